@@ -1,0 +1,165 @@
+"""Intervals, rank correlations, the fit on log n, and the rows that a comparison at matched n uses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from ..errors import must
+from .counts import class_counts
+from .draws import bits, integers
+
+_BLOCK = 1 << 22  # numbers drawn at a time: 32 MB per int64 temporary
+_UNCORRELATED = 1e-12  # a residual smaller than this share of a variable is rounding
+
+
+def wilson_interval(successes: Tensor, totals: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Low and high end of a proportion's score interval, in [0, 1]; the shape of `successes`, float64.
+
+    NaN where the total is 0. Wilson 1927, without continuity correction.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    total = totals.double()
+    share = successes.double() / total
+    shrink = 1 + z**2 / total
+    middle = (share + z**2 / (2 * total)) / shrink
+    half = z / shrink * (share * (1 - share) / total + (z / (2 * total)) ** 2).sqrt()
+    defined = total > 0
+    low = torch.where(successes > 0, (middle - half).clamp(0, 1), 0.0)  # exactly 0 and 1 at the ends
+    high = torch.where(successes < totals, (middle + half).clamp(0, 1), 1.0)
+    return torch.where(defined, low, torch.nan), torch.where(defined, high, torch.nan)
+
+
+def bootstrap_class_mean(
+    values: Tensor, labels: Tensor, num_classes: int, draws: int = 200, *, seed: int, name: str
+) -> Tensor:
+    """`(draws, C)` float64: class means of `values` `(N,)` over rows drawn with replacement inside each class.
+
+    NaN for an absent class; a class of one row gives its value in every draw. A class's draws depend on
+    (name, seed, class, draw, position within the class), not on the other classes, and are independent of theirs.
+    The caller filters rows to restrict the mean to a group, for example to true positives.
+    """
+    order = torch.argsort(labels, stable=True)
+    label, value = labels[order], values[order].double()
+    counts = class_counts(labels, num_classes)
+    start = (counts.cumsum(0) - counts)[label]
+    position = torch.arange(len(label), device=labels.device) - start
+    size = counts[label]
+    total = torch.zeros(num_classes, draws, dtype=torch.float64, device=values.device)
+    for block in torch.arange(draws, device=labels.device).split(max(1, _BLOCK // max(len(label), 1))):
+        row = start[:, None] + integers(size[:, None], name, seed, label[:, None], position[:, None], block)  # (N, B)
+        total[:, int(block[0]) : int(block[-1]) + 1].index_add_(0, label, value[row])
+    return (total / counts[:, None]).T
+
+
+def interval(draws: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Low and high percentile of `draws` `(B, ...)` over its first dimension, each `(...)`.
+
+    NaN draws are left out; NaN where all are NaN.
+    """
+    tail = (1 - confidence) / 2
+    ends = torch.nanquantile(draws, torch.tensor([tail, 1 - tail], dtype=draws.dtype, device=draws.device), dim=0)
+    return ends[0], ends[1]
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """`(N,)` float64 ranks from 1; equal values share the mean of their ranks."""
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    mean_rank: Tensor = counts.cumsum(0) - (counts.double() - 1) / 2
+    return mean_rank[inverse]
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    """Pearson's correlation of two float64 vectors; NaN if one is constant."""
+    first, second = first - first.mean(), second - second.mean()
+    scale = float(first.norm() * second.norm())
+    return max(-1.0, min(1.0, float(first @ second) / scale)) if scale > 0 else math.nan
+
+
+def spearman(first: Tensor, second: Tensor) -> float:
+    """Rank correlation in [-1, 1] over the positions where both are finite; ties get average ranks.
+
+    NaN with fewer than 3 such positions, or when one side is constant there.
+    """
+    both = torch.isfinite(first) & torch.isfinite(second)
+    if int(both.sum()) < 3:
+        return math.nan
+    return _correlation(_ranks(first[both]), _ranks(second[both]))
+
+
+def partial_spearman(first: Tensor, second: Tensor, given: Tensor) -> float:
+    """Rank correlation of `first` and `second` after the ranks of `given` are removed linearly from the ranks of both.
+
+    Over the positions where all three are finite. NaN with fewer than 4 of them, when one side is constant there or
+    when `given` explains the whole of it. A constant `given` removes nothing.
+    """
+    every = torch.isfinite(first) & torch.isfinite(second) & torch.isfinite(given)
+    if int(every.sum()) < 4:
+        return math.nan
+    one, two, known = (_ranks(values[every]) for values in (first, second, given))
+    between, with_one, with_two = _correlation(one, two), _correlation(one, known), _correlation(two, known)
+    if math.isnan(with_one) or math.isnan(with_two):  # `given` is constant, or one side is and so is `between`
+        return between
+    left = (1 - with_one**2) * (1 - with_two**2)
+    if left < _UNCORRELATED:
+        return math.nan
+    return max(-1.0, min(1.0, (between - with_one * with_two) / math.sqrt(left)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogCountFit:
+    """Least squares of a class's value on the natural log of its count, and what that predicts.
+
+    `predicted` is `(C,)`, NaN for a class without images; `r_squared` is in [0, 1], NaN when the values are constant.
+    """
+
+    slope: float
+    intercept: float
+    r_squared: float
+    predicted: Tensor
+
+
+def fit_log_count(values: Tensor, counts: Tensor) -> LogCountFit | None:
+    """What log n alone says about `values` `(C,)`: a line fitted over the classes with a finite value and count > 0.
+
+    None with fewer than 5 such classes, or when their counts are all equal.
+    """
+    used = torch.isfinite(values) & (counts > 0)
+    if int(used.sum()) < 5 or bool(counts[used].min() == counts[used].max()):
+        return None
+    log_count, value = counts[used].double().log(), values[used].double()
+    centred, deviation = log_count - log_count.mean(), value - value.mean()
+    slope = float(centred @ deviation) / float(centred @ centred)
+    intercept = float(value.mean()) - slope * float(log_count.mean())
+    constant = bool(value.min() == value.max())
+    unexplained = float((deviation - slope * centred).square().sum())
+    r_squared = math.nan if constant else max(0.0, 1 - unexplained / float(deviation @ deviation))
+    predicted = torch.where(counts > 0, intercept + slope * counts.double().log(), torch.nan)
+    return LogCountFit(slope=slope, intercept=intercept, r_squared=r_squared, predicted=predicted.to(values.dtype))
+
+
+def matched_rows(labels: Tensor, num_classes: int, n: int = 20, draws: int = 50, *, seed: int, name: str) -> Tensor:
+    """`(C, draws, n)` int64: in each draw, n different rows of each class; -1 for a class with fewer than n rows.
+
+    A class's draw depends on (seed, name, draw, position of the row within its class) and on nothing else, so that
+    neither other classes nor renumbering them changes it.
+    """
+    if n < 1:
+        raise must("n", "be at least 1", n)
+    order = torch.argsort(labels, stable=True)
+    counts = class_counts(labels, num_classes).tolist()
+    rows = labels.new_full((num_classes, draws, n), -1, dtype=torch.int64)
+    position = torch.arange(max(counts, default=0), device=labels.device)
+    for block in torch.arange(draws, device=labels.device).split(max(1, _BLOCK // max(len(position), 1))):
+        words = bits(name, seed, block[:, None], position)  # shared by the classes: the key has no class in it
+        start = 0
+        for index, count in enumerate(counts):
+            if count >= n:
+                chosen = words[:, :count].topk(n, dim=1, largest=False).indices
+                rows[index, block] = order[start + chosen]
+            start += count
+    return rows

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+from reference import draws as plain_draws
+from reference import stats as plain
+from reference.compare import same
+
+from diversify.errors import InputError
+from diversify.functional import counts
+
+
+def test_class_mean_is_the_plain_loop_s():
+    features, labels, num_classes = plain_draws.labelled(0)
+    means = counts.class_mean(torch.tensor(features, dtype=torch.float64), torch.tensor(labels), num_classes)
+    assert same(means.tolist(), plain.class_mean_rows(features, labels, num_classes))
+    assert means[4].isnan().all()
+    column = [row[0] for row in features]
+    means = counts.class_mean(torch.tensor(column), torch.tensor(labels), num_classes)
+    assert means.dtype == torch.float32
+    assert same(means.tolist(), plain.class_mean(column, labels, num_classes), 1e-6)
+
+
+def test_class_mean_of_many_rows_and_blocks_does_not_drift():
+    values = torch.full((200_000,), 0.1)
+    means = counts.class_mean(values, torch.zeros(200_000, dtype=torch.int64), 1)
+    assert means.item() == values[0].item()
+
+
+def test_class_mean_of_whole_numbers_and_truths_is_a_float():
+    assert counts.class_mean(torch.tensor([True, False, True]), torch.tensor([0, 0, 1]), 2).tolist() == [0.5, 1.0]
+    assert counts.class_mean(torch.tensor([1, 2, 4]), torch.tensor([0, 0, 1]), 2).tolist() == [1.5, 4.0]
+
+
+def test_counts_include_absent_classes():
+    assert counts.class_counts(torch.tensor([3, 0, 3]), 5).tolist() == [1, 0, 0, 2, 0]
+    assert counts.imbalance_ratio(torch.tensor([10, 0, 4])) == 2.5
+
+
+def test_the_long_tailed_profile_of_cifar_10():
+    assert counts.exponential_profile(10, 100, 5000) == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert counts.exponential_profile(1, 100, 7) == [7]
+    assert counts.exponential_profile(3, 1, 7) == [7, 7, 7]
+
+
+def test_the_step_profile():
+    assert counts.step_profile(4, 10, 0.5, 100) == [100, 100, 10, 10]
+    assert counts.step_profile(5, 3, 0.2, 10) == [10, 10, 10, 10, 3]
+
+
+def test_profiles_refuse_what_is_no_imbalance():
+    with pytest.raises(InputError, match=r"imbalance ratio must be at least 1, got 0.01"):
+        counts.exponential_profile(10, 0.01, 5000)
+    with pytest.raises(InputError, match=r"imbalance ratio must be at least 1, got 0.5"):
+        counts.step_profile(10, 0.5, 0.5, 5000)
+    with pytest.raises(InputError, match="step fraction must lie strictly between 0 and 1, got 1"):
+        counts.step_profile(10, 2, 1, 5000)
+
+
+def test_effective_number_is_the_geometric_sum():
+    expected = [sum(0.9**power for power in range(n)) for n in (0, 1, 5, 60)]
+    assert same(counts.effective_number(torch.tensor([0, 1, 5, 60]), 0.9).tolist(), expected)
+
+
+def test_shot_groups_at_their_borders():
+    assert counts.shot_groups(torch.tensor([101, 100, 20, 19, 0])).tolist() == [0, 1, 1, 2, 2]
+
+
+def test_thirds_go_by_count_and_ties_by_class():
+    assert counts.count_thirds(torch.tensor([1, 50, 7, 50, 3, 2])).tolist() == [2, 0, 1, 0, 1, 2]
+    assert counts.count_thirds(torch.tensor([5, 5, 5])).tolist() == [0, 1, 2]
+    assert counts.count_thirds(torch.tensor([], dtype=torch.int64)).tolist() == []
+    sizes = torch.bincount(counts.count_thirds(torch.arange(11)), minlength=3)
+    assert int(sizes.max() - sizes.min()) <= 1
+
+
+def test_effective_number_limits():
+    assert same(counts.effective_number(torch.tensor([4]), 1 - 1e-12).tolist(), [4.0], 1e-3)
+    assert math.isclose(counts.effective_number(torch.tensor([4]), 0.0).item(), 1.0)
