@@ -1,0 +1,425 @@
+"""A trained model split at its linear head: backbone and head, parameters shared, nothing about the model changed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import MethodType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from .errors import must, unknown
+
+_LINEAR = "be linear (W f + b) or cosine"
+
+
+# The head
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearHead:
+    """A classifier's last layer as numbers: `logits = scale * (features' @ weight'.T + bias')`.
+
+    For a plain head `features'`, `weight'` and `bias'` are the values themselves and `scale` is 1. For a cosine head
+    features and weight rows are normalised and the bias is 0; after that, everything that holds for a linear head
+    holds for it too.
+
+    Attributes:
+        weight: `(C, D)` float32.
+        bias: `(C,)` float32; zeros where the module has none.
+        cosine: Whether features and weight rows are normalised.
+        scale: What multiplies the cosines; 1 for a plain head.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    cosine: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2:
+            raise must("head weight", "have shape (C, D)", tuple(self.weight.shape))
+        if self.bias.shape != self.weight.shape[:1]:
+            raise must("head bias", f"have shape ({len(self.weight)},)", tuple(self.bias.shape))
+        for name, values in (("head weight", self.weight), ("head bias", self.bias)):
+            if values.dtype != torch.float32:
+                raise must(name, "be float32", values.dtype)
+            if not values.isfinite().all():
+                raise must(name, "be finite", "nan or infinite values")
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.weight.shape[0]
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.weight.shape[1]
+
+    def effective(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`(features', weight', bias')` with `features' @ weight'.T + bias' = logits / scale`."""
+        if not self.cosine:
+            return features, self.weight, self.bias
+        return F.normalize(features, dim=1), F.normalize(self.weight, dim=1), self.bias
+
+    def logits(self, features: Tensor) -> Tensor:
+        """`(N, C)`: what the module that this was read from gives for features `(N, D)`."""
+        rows, weight, bias = self.effective(features)
+        return self.scale * F.linear(rows, weight, bias)
+
+
+def read_head(module: nn.Module | LinearHead, probe_features: Tensor | None = None) -> LinearHead:
+    """The numbers of a linear or cosine head, found by what the module does, not by its name.
+
+    A few fixed feature vectors are sent through the module (in eval mode, its own mode restored). The head is the one
+    of these forms that gives the module's outputs: `W f + b` with the module's own weight; `s cos(W, f)` with the
+    weight stored as (C, D) or (D, C) and any scale s; or any other affine map (weight normalisation, learned scales
+    per class), whose W and b are then read off the unit vectors.
+
+    Args:
+        module: The head. A `LinearHead` is returned as it is.
+        probe_features: `(M, D)` features to use as probes, where made-up ones would not do.
+
+    Raises:
+        InputError: The module is none of these.
+    """
+    if isinstance(module, LinearHead):
+        return module
+    refusal = must("head", _LINEAR, type(module).__name__, "name another layer with --head NAME (head=NAME in Python)")
+    tensors = _parameters_of_head(module)
+    weights = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.is_floating_point() and tensor.numel()]
+    if not weights or any(tensor.ndim > 2 for tensor in tensors):
+        raise refusal
+    tolerance = 2e-3 if weights[0].dtype in (torch.float32, torch.float64) else 3e-2
+    for weight in (weights[0], weights[0].t()):
+        call = functools.partial(_call_head, module, weights[0])
+        probes = _probe_features(weight.shape[1]) if probe_features is None else probe_features[:16].float().cpu()
+        outputs = call(probes) if probes.shape[1] == weight.shape[1] else None
+        if outputs is None or outputs.shape != (len(probes), len(weight)):
+            continue
+        close = functools.partial(torch.allclose, outputs, rtol=0.0, atol=tolerance * float(outputs.abs().max()))
+        weight = weight.detach().cpu().float().contiguous()
+        biases = [bias.detach().cpu().float() for bias in tensors if bias.shape == weight.shape[:1]]
+        head = LinearHead(weight=weight.clone(), bias=biases[0].clone() if biases else torch.zeros(len(weight)))
+        if close(head.logits(probes)):
+            return head
+        cosines = replace(head, bias=torch.zeros(len(weight)), cosine=True)
+        unscaled = cosines.logits(probes).double()
+        scale = float((outputs.double() * unscaled).sum() / unscaled.square().sum())
+        if scale > 0 and close((scale * unscaled).float()):
+            return replace(cosines, scale=scale)
+        head = _read_affine(call, weight.shape[1])
+        if close(head.logits(probes)):
+            return head
+    raise refusal
+
+
+def _parameters_of_head(module: nn.Module) -> list[Tensor]:
+    """Its tensors, `weight` and `bias` first as the module shows them: they may be computed (weight normalisation)."""
+    shown = [getattr(module, name, None) for name in ("weight", "bias")]
+    tensors = [tensor for tensor in shown if isinstance(tensor, Tensor)]
+    return tensors + [tensor for tensor in module.parameters() if not any(tensor is other for other in tensors)]
+
+
+def _probe_features(num_features: int) -> Tensor:
+    """`(8, D)`: fixed, of both signs and of lengths that differ, so that only the right form fits."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(8, num_features, generator=generator)
+    rows[4:] = rows[4:].abs()
+    return rows * torch.tensor([0.5, 1.0, 2.0, 4.0] * 2).unsqueeze(1)
+
+
+def _call_head(module: nn.Module, weight: Tensor, features: Tensor) -> Tensor | None:
+    """The module's outputs as float32 on the CPU, or None where it does not take such features."""
+    device = weight.device.type
+    try:
+        with evaluating(module), torch.no_grad(), torch.autocast(device, enabled=False):
+            outputs = module(features.to(weight.device, weight.dtype))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return None
+    return outputs.detach().float().cpu() if isinstance(outputs, Tensor) else None
+
+
+def _read_affine(call: Callable[[Tensor], Tensor | None], num_features: int) -> LinearHead:
+    outputs = call(torch.cat([torch.zeros(1, num_features), torch.eye(num_features)]))
+    if outputs is None or not outputs.isfinite().all():
+        return LinearHead(weight=torch.zeros(1, num_features), bias=torch.zeros(1))
+    return LinearHead(weight=(outputs[1:] - outputs[0]).t().contiguous(), bias=outputs[0].clone())
+
+
+# The split
+
+
+class _Recorder(nn.Module):
+    """Stands in the head's place: calls the head, and keeps what went in and came out until it is taken."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.calls: list[tuple[Any, Any]] = []
+
+    def forward(self, *args: Any) -> Any:
+        output = self.head(*args)
+        self.calls.append((args[0], output))
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        """The head's attributes too: a model may ask its head for `in_features`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "head":
+                raise
+            return getattr(self.head, name)
+
+
+class SplitModel(nn.Module):
+    """A model that returns `(features, logits)`: what enters its head `(N, D)`, and what leaves it `(N, C)`.
+
+    Parameters and buffers are the user's own. The modules from the root to the head are shallow copies, so that the
+    user's module tree keeps its head and its hooks; they follow the modes of the modules that they stand for. Whatever
+    the model does after its head does not matter. Made by `split_head`.
+    """
+
+    def __init__(self, model: nn.Module, head_name: str, *, check_output: bool) -> None:
+        super().__init__()
+        recorder = _Recorder(model.get_submodule(head_name))
+        self.head_name = head_name
+        self._copies: dict[nn.Module, nn.Module] = {}
+        self.body = _graft(model, recorder, self._copies)
+        self._unregistered = (model, recorder)
+        self._check_output = check_output
+
+    @property
+    def head(self) -> nn.Module:
+        """The user's own head module."""
+        return self._unregistered[1].head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter is."""
+        return next(self.parameters()).device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The user's model's state dict, by the model's own names."""
+        state = self._unregistered[0].state_dict()
+        return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+    def train(self, mode: bool = True) -> Self:
+        """The user's model in training mode, or in eval mode."""
+        self._unregistered[0].train(mode)
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`(N, D)` features and `(N, C)` logits, in the precision that the head saw and gave."""
+        recorder = self._unregistered[1]
+        recorder.calls = []
+        for module, twin in self._copies.items():
+            twin.training = module.training
+        try:
+            output = self.body(images)
+            calls = recorder.calls
+        finally:
+            recorder.calls = []
+        if len(calls) != 1:
+            law = "be called once in the model's forward"
+            advice = "pass the unwrapped model, or name the module that gives the logits with --head NAME"
+            raise must(f"head {self.head_name!r}", law, f"{len(calls)} calls", advice)
+        features, logits = calls[0]
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise must("features", "have shape (N, D) where they enter the head", shape)
+        if self._check_output:
+            _require_same_output(self.head_name, logits, output)
+            self._check_output = False
+        return features, logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """`(N, D)`: what enters the head."""
+        features, _ = self(images)
+        return features  # type: ignore[no-any-return]
+
+
+def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Module]) -> nn.Module:
+    """`module` copied shallowly with the recorder in the head's place; `module` itself where the head is not in it."""
+    if module is recorder.head:
+        return recorder
+    if module in copies:
+        return copies[module]
+    children = {name: child and _graft(child, recorder, copies) for name, child in module._modules.items()}
+    if all(child is module._modules[name] for name, child in children.items()):
+        return module
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    for name, value in module.__dict__.items():
+        if isinstance(value, MethodType) and value.__self__ is module:
+            twin.__dict__[name] = MethodType(value.__func__, twin)
+    twin.__dict__["_modules"] = children
+    twin.__dict__["_compiled_call_impl"] = None  # of model.compile(): it would run the original
+    copies[module] = twin
+    return twin
+
+
+def _require_same_output(name: str, logits: Tensor, output: object) -> None:
+    """An InputError unless the model's output, when it is one tensor, is largest where the head's is."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return
+    if output.shape == logits.shape:
+        chosen = output.detach().gather(1, logits.detach().argmax(1, keepdim=True)).float()
+        largest = output.detach().amax(1, keepdim=True).float()
+        if not largest.isfinite().all() or bool((chosen >= largest - 1e-2 * largest.abs()).all()):
+            return
+    raise must("head", "give the model's output", f"{name!r}, which does not", "name the right layer with --head NAME")
+
+
+def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
+    """A `SplitModel` over the user's own parameters; nothing about `model` changes.
+
+    The head is found by structure: a linear layer whose outputs no later layer takes in, last in its own branch.
+    Branches named `aux...` (GoogLeNet, Inception) are auxiliary by convention and left aside, and so are layers with
+    one output. The first forward then checks that the head runs once and decides the model's output.
+
+    Args:
+        model: Any classifier; `DataParallel`, `DistributedDataParallel` and `torch.compile` are unwrapped.
+        head: The name of the head in `model.named_modules()`, where the structure leaves a choice.
+
+    Raises:
+        InputError: No linear head, several, or no layer of that name.
+    """
+    model = _unwrap(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise must("model", "be a Python module", "a TorchScript module", "pass the model that it was made from")
+    name = _find_head(model) if head is None else _named_head(model, head)
+    read_head(model.get_submodule(name))
+    return SplitModel(model, name, check_output=head is None)
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    while True:
+        parallel = isinstance(model, DataParallel | DistributedDataParallel)
+        inner = getattr(model, "module" if parallel else "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _named_head(model: nn.Module, name: str) -> str:
+    modules = dict(model.named_modules())
+    while name not in modules and name.startswith(("module.", "_orig_mod.")):
+        name = name.partition(".")[2]
+    if name not in modules:
+        linear = [layer.name for layer in _layers(model) if layer.outputs]
+        raise unknown("head", name, linear or [key for key in modules if key])
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A module with a weight of two or more dimensions; `outputs` is empty for one that cannot be a head."""
+
+    name: str
+    kind: str
+    inputs: frozenset[int]
+    outputs: frozenset[int]
+
+    def is_within(self, branch: str) -> bool:
+        return self.name == branch or self.name.startswith(f"{branch}.")
+
+
+def _layers(model: nn.Module, name: str = "") -> list[_Layer]:
+    """In the order of registration, auxiliary branches left out, attention and linear layers taken whole."""
+    weights = [tuple(tensor.shape) for tensor in model.parameters(recurse=False) if tensor.ndim >= 2]
+    kind = type(model).__name__
+    if isinstance(model, nn.Linear):
+        sizes = frozenset([model.in_features]), frozenset([model.out_features])
+        return [_Layer(name=name, kind=kind, inputs=sizes[0], outputs=sizes[1])]
+    if isinstance(model, nn.MultiheadAttention | nn.RNNBase | nn.Embedding | nn.EmbeddingBag):
+        sizes = frozenset(size for shape in weights for size in shape), frozenset()
+        return [_Layer(name=name, kind=kind, inputs=sizes[0], outputs=sizes[1])]
+    children = [
+        layer
+        for child_name, child in model.named_children()
+        if not child_name.lower().startswith("aux")
+        for layer in _layers(child, f"{name}.{child_name}" if name else child_name)
+    ]
+    if children or not weights:
+        return children
+    inputs = getattr(model, "in_features", getattr(model, "in_channels", None))
+    outputs = getattr(model, "out_features", None)
+    both = frozenset(weights[0])
+    headlike = len(weights) == 1 and len(weights[0]) == 2
+    return [
+        _Layer(
+            name=name,
+            kind=kind,
+            inputs=frozenset([inputs]) if isinstance(inputs, int) else both,
+            outputs=(frozenset([outputs]) if isinstance(outputs, int) else both) if headlike else frozenset(),
+        )
+    ]
+
+
+def _find_head(model: nn.Module) -> str:
+    layers = _layers(model)
+    taken: set[int] = set()
+    ends: list[_Layer] = []
+    for layer in reversed(layers):
+        if layer.outputs and not layer.outputs & taken and max(layer.outputs) > 1:
+            ends.insert(0, layer)
+        taken |= layer.inputs
+    last = [end for end in ends if all(_is_last_in_branch(end, other, layers) for other in ends)]
+    candidates = last or ends
+    if len(candidates) == 1:
+        return candidates[0].name
+    if candidates:
+        names = ", ".join(layer.name for layer in candidates)
+        advice = "name one with --head NAME (head=NAME in Python)"
+        raise must("head", "be one linear layer", f"{len(candidates)} candidates ({names})", advice)
+    if layers:
+        got = f"{layers[-1].kind} {layers[-1].name!r} as the last layer"
+        linear = [layer.name for layer in layers if layer.outputs]
+        advice = f"name a linear layer with --head NAME: {', '.join(linear)}" if linear else "give it a linear head"
+        raise must("head", _LINEAR, got, advice)
+    raise must("head", _LINEAR, f"a {type(model).__name__} without weights")
+
+
+def _is_last_in_branch(layer: _Layer, other: _Layer, layers: Sequence[_Layer]) -> bool:
+    """Whether `layer` ends its own side of the fork at which it and `other` part.
+
+    A true parallel head does. A layer inside the backbone whose outputs happen to match no later input (the position
+    bias of Swin v2) is followed, on its side of the fork, by the rest of the backbone.
+    """
+    if layer is other:
+        return True
+    parts, others = layer.name.split("."), other.name.split(".")
+    shared = next(i for i, (own, theirs) in enumerate(zip(parts, others, strict=False)) if own != theirs)
+    branch = ".".join(parts[: shared + 1])
+    return [each for each in layers if each.is_within(branch)][-1] is layer
+
+
+# No trace
+
+
+@contextlib.contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; afterwards each submodule has its own mode back, on an error too.
+
+    The flags are set directly: a `train()` or `eval()` that a model overrides may do more than set them.
+    """
+    modules = [module for model in models for module in model.modules()]
+    modules += [module for model in models if isinstance(model, SplitModel) for module in model._copies]
+    modes = {module: module.training for module in modules}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

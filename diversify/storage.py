@@ -1,0 +1,392 @@
+"""Files: arrays, JSON, JSON lines, safetensors and checkpoints. Written whole or not at all; knows no type of ours.
+
+Whole files are written beside their target and renamed onto it; folders too. No pickle is written, and none is read
+except by `torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle  # for the name of its error only
+import secrets
+import shutil
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import InputError, must
+
+try:
+    import fcntl
+except ImportError:  # Windows: appends from several processes at once are then not serialised
+    fcntl = None  # type: ignore[assignment]
+
+Array = np.ndarray[Any, Any]
+
+MARKER = "run.json"
+"""The file by which a folder is known to be an earlier run of ours, which `--overwrite` may replace."""
+
+_NESTS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+_RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
+
+
+# Whole files
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling of `path` to write to: renamed onto it on success, removed on any error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name was being written when its process was killed."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file; on any error the old one, if there was one, is still there."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, data: str) -> None:
+    """Write a whole UTF-8 text file, line ends as given."""
+    write_bytes(path, data.encode())
+
+
+def write_json(path: Path, obj: object) -> None:
+    """Write one JSON value, keys in their order; NaN must have become None before (ValueError otherwise)."""
+    write_text(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, object]]) -> None:
+    """Write all records of a JSON-lines file at once."""
+    write_text(path, "".join(map(_line, records)))
+
+
+def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
+    """Add one record as one line, in one write: several processes may append, and a kill loses one line at most.
+
+    A last line without an end, left by a kill or a full disk, is cut off first.
+    """
+    line = _line(record).encode()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # released by the close below
+        _cut_torn_line(descriptor)
+        if os.write(descriptor, line) != len(line):
+            raise OSError(f"could not write a whole record to {path}: is the disk full?")
+    finally:
+        os.close(descriptor)
+
+
+def _line(record: Mapping[str, object]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    size = end = os.lseek(descriptor, 0, os.SEEK_END)
+    while end > 0:
+        start = max(end - (1 << 16), 0)
+        os.lseek(descriptor, start, os.SEEK_SET)
+        newline = os.read(descriptor, end - start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(descriptor, end)
+
+
+def read_json(path: Path, name: str) -> Any:
+    """The value in a JSON file; `name` is what the error calls it."""
+    data = _read(path, name)
+    if not data.strip():
+        raise must(name, "not be empty", path)
+    try:
+        return json.loads(data)
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise must(name, "be whole, valid JSON", f"{path} ({error})") from None
+
+
+def read_jsonl(path: Path, name: str = "records") -> list[dict[str, Any]]:
+    """The records of a JSON-lines file, without a torn last line; a bad line elsewhere is an InputError."""
+    whole, _, _ = _read(path, name).rpartition(b"\n")
+    records = []
+    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise must(name, "hold one JSON object per line", f"another thing on line {number} of {path}")
+        records.append(record)
+    return records
+
+
+def _read(path: Path, name: str) -> bytes:
+    _require_file(path, name)
+    return Path(path).read_bytes()
+
+
+def _require_file(path: Path, name: str) -> None:
+    path = Path(path)
+    if path.is_dir():
+        raise must(name, "be a file", f"the folder {path}")
+    if not path.is_file():
+        raise must(name, "be an existing file", path)
+    if not os.access(path, os.R_OK):
+        raise must(name, "be readable", path)
+
+
+# Arrays
+
+
+def write_array(path: Path, array: Array) -> None:
+    """Write a whole `.npy` file."""
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> Array:
+    """A new `.npy` file of zeros, mapped into memory for writing; written to disk by `flush_array`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if 0 in shape:  # an empty map is refused by the system
+        write_array(path, np.zeros(shape, dtype))
+        return np.zeros(shape, dtype)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+
+
+def open_array(path: Path, name: str, *, writable: bool = False) -> Array:
+    """A `.npy` file mapped into memory: changes stay in memory, or go to the file when `writable`."""
+    _require_file(path, name)
+    try:
+        array: Array = np.load(path, mmap_mode="r+" if writable else "c", allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        if Path(path).stat().st_size and (empty := _empty_array(path)) is not None:
+            return empty
+        raise must(name, "be a whole .npy file", f"{path} (truncated, or not an array)") from None
+    return array
+
+
+def _empty_array(path: Path) -> Array | None:
+    try:
+        array: Array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        return None
+    return array if array.size == 0 else None
+
+
+def flush_array(array: Array) -> None:
+    """Hand a mapped array's changes to the disk; nothing for an array in memory."""
+    if isinstance(array, np.memmap):
+        array.flush()
+
+
+# Tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file; tensors that share memory or are not contiguous are written as copies."""
+    copies = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.preserve_format).contiguous()
+        for name, tensor in tensors.items()
+    }
+    with _replacing(path) as temporary:
+        save_file(copies, temporary, metadata=dict(metadata) if metadata else None)
+
+
+def read_tensors(path: Path, name: str = "weights") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and its metadata."""
+    _require_file(path, name)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise must(name, "be a whole safetensors file", f"{path} ({error})", "copy or download it again") from None
+
+
+def load_checkpoint(path: Path, name: str = "weights") -> dict[str, Tensor]:
+    """The state dict in a `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` file, on the CPU.
+
+    The content decides, not the suffix. A state dict under `state_dict`, `model_state_dict` or `model` is unwrapped,
+    entries that are not tensors are left out, and a `module.` or `_orig_mod.` that begins every key is taken off.
+
+    Raises:
+        InputError: The file is missing, a folder, empty, truncated, no checkpoint, holds objects that only a pickle
+            could bring back, or holds no tensors.
+    """
+    path = Path(path)
+    _require_file(path, name)
+    kind = _checkpoint_kind(path, name)
+    content: object = read_tensors(path, name)[0] if kind == "safetensors" else _torch_load(path, name)
+    while isinstance(content, Mapping):
+        nested = [content[key] for key in _NESTS if isinstance(content.get(key), Mapping)]
+        if not nested:
+            break
+        content = nested[0]
+    if not isinstance(content, Mapping):
+        raise must(name, "hold a state dict of named tensors", f"a {type(content).__name__} in {path}", _RESAVE)
+    tensors = {key: value.detach() for key, value in content.items() if isinstance(key, str) and torch.is_tensor(value)}
+    if not tensors:
+        raise must(name, "hold named tensors", f"none in {path}", _RESAVE)
+    return _without_prefixes(tensors)
+
+
+def _checkpoint_kind(path: Path, name: str) -> str:
+    """`zip`, `pickle` or `safetensors`, by the first bytes; an InputError for anything else."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        raise must(name, "not be empty", f"0 bytes in {path}")
+    if start[:4] == b"PK\x03\x04":
+        if not zipfile.is_zipfile(path):
+            raise _damaged(name, path)
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+        if any(member.rpartition("/")[2] == "constants.pkl" for member in members):
+            raise must(name, "be a state dict", f"the TorchScript archive {path}", _RESAVE)
+        if any(member.rpartition("/")[2] == "data.pkl" for member in members):
+            return "zip"
+    elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000:  # before: its first byte may be 0x80
+        return "safetensors"
+    elif start[:1] == b"\x80":
+        return "pickle"
+    raise must(name, "be a PyTorch or safetensors checkpoint", f"{path}, which is neither")
+
+
+def _damaged(name: str, path: Path) -> InputError:
+    return must(name, "be a whole checkpoint", f"{path}, which is truncated or damaged", "copy or download it again")
+
+
+def _torch_load(path: Path, name: str) -> object:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols: the error below says it
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "nsupported" in str(error) or "GLOBAL" in str(error):  # a class or an opcode that weights_only refuses
+            raise must(name, "hold tensors only", f"pickled objects in {path}", _RESAVE) from None
+        raise _damaged(name, path) from None
+    except Exception:  # whatever the unpickler and the archive reader make of broken bytes
+        raise _damaged(name, path) from None
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), ""):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+# Digests
+
+
+def sha256(path: Path) -> str:
+    """The hex digest of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """One hex digest of names, dtypes, shapes and bytes, by sorted name: equal for equal values on any device."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# Folders
+
+
+def ensure_available(target: Path, overwrite: bool) -> None:
+    """Say early, before long work, that `staged_directory` could not write to `target`."""
+    target = Path(target)
+    if target.is_dir():
+        if any(target.iterdir()):
+            if not overwrite:
+                raise must("DIR", "be new or empty", target, "pass --overwrite to replace it")
+            if not (target / MARKER).is_file():
+                raise must("DIR", f"be new, empty or an earlier run (with a {MARKER})", target, "choose another folder")
+    elif os.path.lexists(target):
+        raise must("DIR", "be a folder", f"the file {target}")
+    ancestor = next(folder for folder in target.resolve().parents if os.path.lexists(folder))
+    if not ancestor.is_dir():
+        raise must("DIR", "lie in a folder", f"{target}, in the file {ancestor}")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise must("DIR", "be writable", target)
+
+
+@contextlib.contextmanager
+def staged_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A new folder to fill, which becomes `target` when the block ends well, and is removed when it does not.
+
+    A target that is there must be empty, or, with `overwrite`, an earlier run, kept until the moment it is replaced.
+    """
+    ensure_available(target, overwrite)
+    target = Path(target).resolve()
+    made = [folder for folder in target.parents if not folder.exists()]  # innermost first
+    staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        ensure_available(target, overwrite)  # again: the block may have taken hours
+        _swap(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty: somebody else's by now
+                folder.rmdir()
+        raise
+
+
+def _swap(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    earlier = target.with_name(f"{staging.name}.old")
+    target.rename(earlier)
+    try:
+        staging.rename(target)
+    except BaseException:
+        earlier.rename(target)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def clear(target: Path) -> None:
+    """Remove what an earlier run left in a folder, known by its `run.json`; a folder without one is left alone."""
+    target = Path(target)
+    if (target / MARKER).is_file():
+        for entry in sorted(target.iterdir(), key=lambda path: path.name == MARKER):  # the marker last
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def digest_json(value: object) -> str:
+    """The hex digest of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()

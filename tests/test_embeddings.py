@@ -1,0 +1,901 @@
+"""The split finds the head and shares the model; the extraction is exact, resumable, and leaves no trace."""
+
+import copy
+import json
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from diversify import embeddings, storage
+from diversify.embeddings import Embeddings
+from diversify.errors import InputError
+from diversify.extraction import extract
+from diversify.heads import LinearHead, evaluating, read_head, split_head
+
+torch.set_num_threads(1)
+
+CLASSES = 7
+ARCHITECTURES = {  # name: (image size, options)
+    "alexnet": (63, {}),
+    "vgg11": (32, {}),
+    "resnet18": (32, {}),
+    "densenet121": (32, {}),
+    "googlenet": (32, {"init_weights": False}),
+    "inception_v3": (75, {"init_weights": False}),
+    "mobilenet_v2": (32, {}),
+    "mobilenet_v3_small": (32, {}),
+    "efficientnet_b0": (32, {}),
+    "regnet_y_400mf": (32, {}),
+    "shufflenet_v2_x0_5": (32, {}),
+    "mnasnet0_5": (32, {}),
+    "convnext_tiny": (32, {}),
+    "vit_b_32": (32, {"image_size": 32}),
+    "swin_t": (32, {}),
+    "swin_v2_t": (32, {}),
+    "maxvit_t": (224, {}),
+}
+
+
+def seeded(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Net(nn.Module):
+    """A small network with everything that could keep a trace: batch norm, dropout, buffers, an own mode per part."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+        self.tail = nn.Sequential(nn.Linear(16, 6), nn.ReLU(), nn.Dropout(0.5))
+        self.head = nn.Linear(6, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.tail(self.features(images).flatten(1)))
+
+
+def make_net(seed: int = 0) -> Net:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Net()
+
+
+class Images(Dataset):
+    """`count` grey images; counts what is read, draws from every global source of chance, and can fail at an index."""
+
+    def __init__(self, count: int = 20, error: BaseException | None = None, at: int = -1) -> None:
+        self.images = seeded(count, 1, 8, 8)
+        self.labels = [index % 3 for index in range(count)]
+        self.error, self.at = error, at
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002, S311
+        if index == self.at and self.error is not None:
+            raise self.error
+        self.read.append(index)
+        return self.images[index], self.labels[index]
+
+
+def expected(model: nn.Module, dataset: Images, rows: list[int]) -> Tensor:
+    twin = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        return twin(dataset.images[rows])
+
+
+# Leaving no trace
+
+
+def mix_modes(model: nn.Module) -> None:
+    for number, module in enumerate(model.modules()):
+        module.training = number % 3 != 1
+
+
+def trace(model: nn.Module, loader: DataLoader | None = None) -> dict[str, object]:
+    """Everything about a model, a loader and chance that an extraction could change; tensors by value and address."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+    state: dict[str, object] = {
+        "keys": list(model.state_dict()),
+        "values": storage.digest_tensors(model.state_dict()),
+        "addresses": [tensor.data_ptr() for tensor in model.state_dict().values()],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "grads": [None if p.grad is None else p.grad.sum().item() for p in model.parameters()],
+        "modes": [module.training for module in model.modules()],
+        "tree": [(name, id(module)) for name, module in model.named_modules()],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
+        "hooks": [[list(getattr(module, name).items()) for name in hooks] for module in model.modules()],
+        "torch": torch.get_rng_state().tolist(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
+        "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+    }
+    if loader is not None:
+        state["loader"] = sorted(vars(loader), key=str)
+        state["generator"] = None if loader.generator is None else loader.generator.get_state().tolist()
+    return state
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_torchvision_heads(name):
+    size, options = ARCHITECTURES[name]
+    with warnings.catch_warnings(action="ignore"):
+        model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
+    mix_modes(model)
+    next(model.parameters()).requires_grad_(False)
+    images = seeded(2, 3, size, size)
+    before = trace(model)
+
+    split = split_head(model)
+    with evaluating(split), torch.no_grad():
+        features, logits = split(images)
+    assert trace(model) == before
+    found = extract(split, [(images, torch.tensor([0, 6]))])
+    assert trace(model) == before
+
+    with evaluating(model), torch.no_grad():
+        wanted = model(images)
+    assert torch.equal(logits, wanted)
+    head = read_head(split.head)
+    torch.testing.assert_close(F.linear(features, head.weight, head.bias), wanted)
+    torch.testing.assert_close(found.logits, wanted)
+    assert torch.equal(found.features, features)
+    assert (head.num_classes, head.num_features) == (CLASSES, features.shape[1])
+    assert {p.data_ptr() for p in split.parameters()} == {p.data_ptr() for p in model.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("error", "workers"), [(None, 0), (ValueError("broken image"), 0), (KeyboardInterrupt(), 0), (None, 2)]
+)
+def test_extract_leaves_no_trace(error, workers):
+    model = make_net()
+    model(seeded(4, 1, 8, 8)).sum().backward()
+    mix_modes(model)
+    loader = DataLoader(
+        Images(error=error, at=11),
+        batch_size=3,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(3),
+        num_workers=workers,
+    )
+    split = split_head(model)
+    before = trace(model, loader)
+    if error is None:
+        extract(split, loader)
+    else:
+        with pytest.raises(type(error)):
+            extract(split, loader)
+    assert trace(model, loader) == before
+
+
+def test_the_trace_sees_a_change():
+    model = make_net()
+    changes = (
+        lambda: model.tail[2].train(not model.tail[2].training),
+        lambda: model.features[1].running_mean.add_(1),
+        lambda: model.register_forward_hook(lambda *_: None),
+        lambda: torch.rand(1),
+        lambda: random.seed(99),
+        lambda: model.head.bias.requires_grad_(False),
+        lambda: setattr(model, "head", nn.Linear(6, 3)),
+    )
+    for change in changes:
+        before = trace(model)
+        change()
+        assert trace(model) != before
+
+
+def test_what_a_data_set_keeps_stays_usable_for_training():
+    class Caching(Images):
+        cache: Tensor | None = None
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            self.cache = self.images[index] * 2
+            return super().__getitem__(index)
+
+    dataset = Caching()
+    found = extract(split_head(make_net()), DataLoader(dataset, batch_size=4))
+    assert not dataset.cache.is_inference()
+    assert not any(getattr(found, name).is_inference() for name in ("features", "labels", "logits", "indices"))
+
+
+def test_evaluating_restores_each_mode_on_an_error():
+    model = make_net()
+    mix_modes(model)
+    before = [module.training for module in model.modules()]
+
+    def fail() -> None:
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [module.training for module in model.modules()] == before
+
+
+# The split
+
+
+def test_gradients_reach_the_users_parameters_and_modes_follow():
+    model = make_net()
+    split = split_head(model)
+    model.train()
+    features, logits = split(seeded(4, 1, 8, 8))
+    assert model.features[1].num_batches_tracked == 1  # ran in training mode
+    assert torch.equal(split.head(features), logits)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    split.eval()
+    assert not any(module.training for module in model.modules())
+    split.train()
+    assert all(module.training for module in model.modules())
+    assert split.head is model.head
+    assert torch.equal(split.features(seeded(1, 1, 8, 8)).detach(), split.eval().features(seeded(1, 1, 8, 8))) is False
+
+
+def test_the_users_own_hooks_still_run():
+    model = make_net()
+    seen = []
+    model.head.register_forward_hook(lambda *_: seen.append("head"))
+    model.register_forward_hook(lambda *_: seen.append("model"))
+    split_head(model).eval()(seeded(1, 1, 8, 8))
+    assert seen[-2:] == ["head", "model"]
+
+
+def test_wrappers_are_unwrapped():
+    model = make_net().eval()
+    images = seeded(2, 1, 8, 8)
+    compiled = torch.compile(model)  # compiles at the first call, which never comes
+    compiled_in_place = make_net().eval()
+    compiled_in_place.compile()
+    wanted = model(images)
+    for wrapped in (nn.DataParallel(model), compiled, nn.DataParallel(compiled), compiled_in_place):
+        split = split_head(wrapped)
+        assert split.head_name == "head"
+        assert torch.equal(split(images)[1], wanted)
+    assert split_head(nn.DataParallel(model), head="module.head").head_name == "head"
+
+
+def test_what_follows_the_head_does_not_matter():
+    class After(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).log_softmax(1)
+
+    class Dictionary(Net):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"logits": super().forward(images), "more": images}
+
+    class Method(Net):
+        """Calls itself through a bound method that was kept."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.call = self.run
+
+        def run(self, images: Tensor) -> Tensor:
+            return Net.forward(self, images)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.call(images)
+
+    for kind in (After, Dictionary, Method):
+        model = kind().eval()
+        features, logits = split_head(model)(seeded(2, 1, 8, 8))
+        assert torch.equal(model.head(features), logits)
+
+
+def test_a_head_used_under_two_names_is_still_found():
+    class Twice(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([self.tail, self.head])
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.parts[1](self.tail(self.features(images).flatten(1)))
+
+    features, logits = split_head(Twice().eval(), head="head")(seeded(2, 1, 8, 8))
+    assert features.shape == (2, 6)
+    assert logits.shape == (2, 3)
+
+
+class TwoTasks(nn.Module):
+    def __init__(self, heads: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU())
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.backbone(images)
+        return tuple(head(features) for head in self.heads.values())
+
+
+def test_two_heads_are_ambiguous_and_resolved_by_name():
+    deep = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    cases = (
+        ({"age": nn.Linear(8, 5), "kind": nn.Linear(8, 3)}, "heads.age, heads.kind", "heads.age"),
+        ({"age": nn.Linear(8, 5), "kind": deep}, "heads.age, heads.kind.2", "heads.kind.2"),
+    )
+    for heads, candidates, name in cases:
+        model = TwoTasks(heads).eval()
+        with pytest.raises(InputError) as error:
+            split_head(model)
+        assert str(error.value) == (
+            f"head must be one linear layer, got 2 candidates ({candidates}); "
+            "name one with --head NAME (head=NAME in Python)"
+        )
+        images = seeded(2, 1, 2, 2)
+        features, logits = split_head(model, head=name)(images)
+        assert torch.equal(model.get_submodule(name)(features), logits)
+    with pytest.raises(InputError) as error:
+        split_head(model, head="heads.kine.2")
+    assert str(error.value) == (
+        "head must be one of backbone.1, heads.age, heads.kind.0, heads.kind.2, got 'heads.kine.2'; "
+        "did you mean 'heads.kind.2'?"
+    )
+
+
+def test_a_head_registered_first_and_a_scalar_output_beside_it():
+    class Early(Net):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.head = nn.Linear(6, 3)
+            self.features = Net().features
+            self.tail = Net().tail
+            self.gate = nn.Linear(6, 1)
+
+    assert split_head(Early()).head_name == "head"
+
+
+def message_of(error: type[Exception], call, *args, **kwargs) -> str:
+    with pytest.raises(error) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_heads_that_are_not_linear():
+    with warnings.catch_warnings(action="ignore"):
+        squeezenet = torchvision.models.squeezenet1_1(weights=None, num_classes=3)
+    assert message_of(InputError, split_head, squeezenet) == (
+        "head must be linear (W f + b) or cosine, got Conv2d 'classifier.1' as the last layer; give it a linear head"
+    )
+    assert message_of(InputError, split_head, squeezenet, "classifier.1") == (
+        "head must be linear (W f + b) or cosine, got Conv2d; name another layer with --head NAME (head=NAME in Python)"
+    )
+    assert message_of(InputError, split_head, nn.ReLU()) == (
+        "head must be linear (W f + b) or cosine, got a ReLU without weights"
+    )
+
+    class Squared(nn.Linear):
+        def forward(self, features: Tensor) -> Tensor:
+            return super().forward(features) ** 2
+
+    assert "got Squared;" in message_of(InputError, split_head, nn.Sequential(nn.Flatten(), Squared(4, 3)))
+    with warnings.catch_warnings(action="ignore"):
+        script = torch.jit.script(make_net())
+    assert message_of(InputError, split_head, script) == (
+        "model must be a Python module, got a TorchScript module; pass the model that it was made from"
+    )
+
+
+def test_first_forward_errors():
+    images = seeded(2, 1, 8, 8)
+
+    class Bypassing(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            hidden = self.tail(self.features(images).flatten(1))
+            return F.linear(hidden, self.head.weight, self.head.bias)
+
+    calls = (
+        "head 'head' must be called once in the model's forward, got {} calls; pass the unwrapped model, or name the "
+    )
+    calls += "module that gives the logits with --head NAME"
+    assert message_of(InputError, split_head(Bypassing()), images) == calls.format(0)
+
+    patched = make_net()
+    inner = patched.forward
+    patched.forward = lambda images: inner(images)
+    assert message_of(InputError, split_head(patched), images) == calls.format(0)
+
+    class Twice(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) + super().forward(images.flip(3))
+
+    assert message_of(InputError, split_head(Twice()), images) == calls.format(2)
+
+    class Tokens(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.tail(self.features(images).flatten(1)).unsqueeze(1)).mean(1)
+
+    assert message_of(InputError, split_head(Tokens()), images) == (
+        "features must have shape (N, D) where they enter the head, got (2, 1, 6)"
+    )
+
+    class Negated(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            return -super().forward(images)
+
+    wrong = "head must give the model's output, got 'head', which does not; name the right layer with --head NAME"
+    assert message_of(InputError, split_head(Negated()).eval(), images) == wrong
+    split_head(Negated(), head="head").eval()(images)  # the user's word is taken
+
+
+# Heads as numbers
+
+
+class Cosine(nn.Module):
+    """A cosine head in the forms that the field uses."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        rows = seeded(3, 6, seed=1)
+        self.weight = nn.Parameter(rows.t().contiguous() if form == "ldam" else rows)
+        if form == "buffer":
+            self.register_buffer("s", torch.tensor(16.0))
+        elif form == "parameter":
+            self.logit_scale = nn.Parameter(torch.tensor(2.5))
+        elif form == "temperature":
+            self.temperature = 0.05
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.form == "ldam":
+            return F.normalize(features, dim=1).mm(F.normalize(self.weight, dim=0))
+        cosines = F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+        if self.form == "buffer":
+            return self.s * cosines
+        return self.logit_scale.exp() * cosines if self.form == "parameter" else cosines / self.temperature
+
+
+@pytest.mark.parametrize(
+    ("form", "scale"), [("ldam", 1.0), ("buffer", 16.0), ("parameter", 12.182494), ("temperature", 20.0)]
+)
+def test_cosine_heads(form, scale):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), Cosine(form))
+    split = split_head(model)
+    features, logits = split(seeded(5, 1, 2, 2))
+    head = read_head(split.head)
+    assert head.cosine
+    assert head.scale == pytest.approx(scale, rel=1e-5)
+    torch.testing.assert_close(head.logits(features), logits)
+    rows, weight, bias = head.effective(features)
+    torch.testing.assert_close(head.scale * (rows @ weight.T + bias), logits)
+    embedding = rows * weight[0]  # the classification embedding of class 0: its row sum is the logit
+    torch.testing.assert_close(head.scale * embedding.sum(1), logits[:, 0])
+    assert read_head(head) is head
+
+
+def test_linear_heads_in_other_clothes():
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(seeded(6, 6))
+            self.offset = nn.Parameter(seeded(6, seed=2))
+
+        def forward(self, features: Tensor) -> Tensor:
+            return features @ self.kernel + self.offset
+
+    class Scaled(nn.Linear):
+        """Learned scales per class (Kang et al. 2020, LWS)."""
+
+        def forward(self, features: Tensor) -> Tensor:
+            return super().forward(features) * torch.arange(1, 4)
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, features: Tensor) -> Tensor:
+            return self.linear(features)
+
+    plain = nn.Linear(6, 3)
+    features = seeded(5, 6)
+    heads = (
+        plain,
+        nn.Linear(6, 3, bias=False),
+        nn.Linear(6, 6),
+        nn.utils.parametrizations.weight_norm(nn.Linear(6, 3)),
+        nn.Linear(6, 3).double(),
+        Transposed(),
+        Scaled(6, 3),
+        Wrapped(),
+    )
+    for module in heads:
+        head = read_head(module)
+        wanted = module(features.to(next(module.parameters()).dtype)).float()
+        torch.testing.assert_close(head.logits(features), wanted, rtol=1e-4, atol=1e-5)
+        assert not head.cosine
+        assert head.scale == 1
+        assert not head.weight.requires_grad
+    copied = read_head(plain)
+    assert torch.equal(copied.weight, plain.weight)
+    assert copied.weight.data_ptr() != plain.weight.data_ptr()
+    torch.testing.assert_close(read_head(plain, probe_features=features).weight, copied.weight)
+    half = read_head(nn.Linear(6, 3).bfloat16())
+    assert half.weight.dtype == torch.float32
+
+
+def test_linear_head_laws():
+    weight, bias = torch.zeros(3, 2), torch.zeros(3)
+    cases = (
+        ({"weight": bias, "bias": bias}, "head weight must have shape (C, D), got (3,)"),
+        ({"weight": weight, "bias": torch.zeros(2)}, "head bias must have shape (3,), got (2,)"),
+        ({"weight": weight.double(), "bias": bias}, "head weight must be float32, got torch.float64"),
+        ({"weight": weight, "bias": bias / 0}, "head bias must be finite, got nan or infinite values"),
+    )
+    for values, message in cases:
+        assert message_of(InputError, LinearHead, **values) == message
+
+
+# The extraction
+
+
+def make_embeddings(**changes: Tensor) -> Embeddings:
+    values = {
+        "features": seeded(5, 4),
+        "labels": torch.tensor([0, 1, 2, 0, 1]),
+        "logits": seeded(5, 3),
+        "indices": torch.arange(5),
+    }
+    return Embeddings(**{**values, **changes})
+
+
+def test_embeddings_laws():
+    bad = seeded(5, 4)
+    bad[3, 1] = torch.nan
+    infinite = seeded(5, 3)
+    infinite[2, 0] = -torch.inf
+    cases = (
+        ({"features": bad}, "features must be finite, got nan at row 3, feature 1"),
+        ({"logits": infinite}, "logits must be finite, got -inf at row 2, class 0"),
+        ({"labels": torch.tensor([0, 1, 2, 12, 1])}, "labels must lie in [0, C - 1 = 2], got 12 at row 3"),
+        ({"labels": torch.tensor([0, -1, 2, 0, 1])}, "labels must lie in [0, C - 1 = 2], got -1 at row 1"),
+        ({"labels": torch.zeros(4, dtype=torch.int64)}, "labels must have one row per image, 5, got 4"),
+        ({"labels": torch.zeros(5)}, "labels must be int64, got float32"),
+        ({"features": seeded(5, 4).double()}, "features must be float32, got float64"),
+        ({"features": seeded(5)}, "features must have 2 dimensions, got shape (5,)"),
+    )
+    for changes, message in cases:
+        assert message_of(InputError, make_embeddings, **changes) == message
+    values = make_embeddings()
+    assert (len(values), values.num_classes, values.num_features) == (5, 3, 4)
+    chosen = values.select(torch.tensor([4, 0]))
+    assert chosen.indices.tolist() == [4, 0]
+    assert torch.equal(values.select(values.labels == 1).features, values.features[[1, 4]])
+
+
+def test_finite_check_counts_rows_across_blocks():
+    features = torch.zeros(10_000, 2)
+    features[9_000, 1] = torch.inf
+    assert (
+        message_of(
+            InputError,
+            Embeddings,
+            features=features,
+            labels=torch.zeros(10_000, dtype=torch.int64),
+            logits=torch.zeros(10_000, 2),
+            indices=torch.arange(10_000),
+        )
+        == "features must be finite, got inf at row 9000, feature 1"
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shuffled_loader_gives_the_data_sets_own_indices(workers):
+    model, dataset = make_net(), Images()
+    loader = DataLoader(dataset, batch_size=6, shuffle=True, drop_last=True, num_workers=workers)
+    found = extract(split_head(model), loader)
+    rows = found.indices.tolist()
+    assert len(rows) == 18
+    assert len(set(rows)) == 18
+    assert rows != sorted(rows)
+    assert found.labels.tolist() == [dataset.labels[row] for row in rows]
+    torch.testing.assert_close(found.logits, expected(model, dataset, rows))
+    head = read_head(model.head)
+    torch.testing.assert_close(head.logits(found.features), found.logits)
+
+
+def test_subsets_and_batch_samplers():
+    dataset = Images()
+    subset = Subset(dataset, [5, 3, 9])
+    assert extract(split_head(make_net()), DataLoader(subset, batch_size=2)).indices.tolist() == [0, 1, 2]
+    sampler = BatchSampler(RandomSampler(dataset, generator=torch.Generator().manual_seed(0)), 7, drop_last=False)
+    found = extract(split_head(make_net()), DataLoader(dataset, batch_sampler=sampler))
+    assert sorted(found.indices.tolist()) == list(range(20))
+
+
+def test_other_loaders_give_positions_or_their_own_indices():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from zip(seeded(5, 1, 8, 8), [0, 1, 2, 0, 1], strict=True)
+
+    class Custom(DataLoader):
+        def __iter__(self):
+            for images, labels in super().__iter__():
+                yield images * 0, labels
+
+    split = split_head(make_net())
+    images, labels = seeded(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
+    assert extract(split, DataLoader(Stream(), batch_size=2)).indices.tolist() == [0, 1, 2, 3, 4]
+    assert extract(split, [(images[:2], labels[:2]), (images[2:], labels[2:])]).indices.tolist() == [0, 1, 2, 3, 4]
+    own = torch.tensor([7, 5, 3, 2, 0])
+    assert torch.equal(extract(split, [(images, labels, own)]).indices, own)
+    found = extract(split, Custom(TensorDataset(images, labels), batch_size=5))
+    assert torch.equal(found.features[0], found.features[1])
+    unbatched = DataLoader(TensorDataset(images.unsqueeze(1), labels.unsqueeze(1)), batch_size=None)
+    assert len(extract(split, unbatched)) == 5
+
+
+def test_labels_of_shape_n_by_1_and_progress():
+    seen = []
+    loader = [(seeded(4, 1, 8, 8), torch.tensor([[0], [1], [2], [1]], dtype=torch.uint8))] * 2
+    found = extract(split_head(make_net()), loader, progress=lambda done, rows: seen.append((done, rows)))
+    assert found.labels.tolist() == [0, 1, 2, 1] * 2
+    assert found.labels.dtype == torch.int64
+    assert seen == [(4, None), (8, None)]
+    seen.clear()
+    extract(split_head(make_net()), DataLoader(Images(5), batch_size=3), progress=lambda *counts: seen.append(counts))
+    assert seen == [(3, 5), (5, 5)]
+
+
+def test_precision():
+    split, loader = split_head(make_net()), DataLoader(Images(), batch_size=5)
+    full, half = extract(split, loader), extract(split, loader, precision="bf16")
+    assert half.features.dtype == half.logits.dtype == torch.float32
+    assert not torch.equal(full.logits, half.logits)
+    torch.testing.assert_close(full.logits, half.logits, rtol=0.05, atol=0.05)
+    extract(split, loader, precision="auto")
+    assert message_of(InputError, extract, split, loader, precision="fp16") == (
+        "precision must be one of fp32, bf16, auto, got 'fp16'; did you mean 'bf16'?"
+    )
+
+
+def test_another_device_gets_a_copy():
+    model = make_net()
+    split = split_head(model)
+    moved = copy.deepcopy(split).to("meta")
+    assert moved.device.type == "meta"
+    assert moved.head.weight.device.type == "meta"
+    assert split.device.type == model.head.weight.device.type == "cpu"
+
+
+def batch(labels: Tensor, images: int = 4) -> list[tuple[Tensor, Tensor]]:
+    return [(seeded(images, 1, 8, 8), labels)]
+
+
+def test_extract_errors():
+    split = split_head(make_net())
+    images = seeded(4, 1, 8, 8)
+    images[2] = torch.nan
+    weighted = WeightedRandomSampler([1.0] * 20, 20, generator=torch.Generator().manual_seed(0))
+    cases = (
+        (
+            batch(torch.tensor([0, 1, 5, 2])),
+            "model must have one output per class, got 3 outputs and the label 5 at row 2",
+        ),
+        (batch(torch.tensor([0, -1, 1, 2])), "labels must lie in [0, C - 1 = 2], got -1 at row 1"),
+        (batch(torch.rand(4)), "labels must be integers, got float32"),
+        (batch(torch.zeros(4, 3)), "labels must have shape (N,) or (N, 1), got (4, 3)"),
+        (batch(torch.zeros(3, dtype=torch.int64)), "labels must have one row per image, 4, got 3"),
+        ([(images, torch.zeros(4, dtype=torch.int64))], "features must be finite, got nan at row 2, feature 0"),
+        ([{"image": images}], "loader must yield (images, labels), both tensors, got a dict"),
+        ([images], "loader must yield (images, labels), both tensors, got a Tensor"),
+        ([(images, ["cat"])], "loader must yield (images, labels), both tensors, got a tuple of Tensor, list"),
+        ([], "loader must yield at least one image, got 0"),
+        (DataLoader(Subset(Images(), [])), "loader must yield at least one image, got 0"),
+        (DataLoader(Images(), sampler=weighted), "loader must visit each image at most once, got index 12 twice"),
+    )
+    for loader, message in cases:
+        if "twice" in message:
+            drawn = list(weighted)
+            first = next(index for place, index in enumerate(drawn) if index in drawn[:place])
+            weighted.generator.manual_seed(0)
+            message = message.replace("index 12", f"index {first}")
+        assert message_of(InputError, extract, split, loader) == message
+
+
+# On disk
+
+
+def equal(one: Embeddings, other: Embeddings) -> bool:
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name)) for name in ("features", "labels", "logits", "indices")
+    )
+
+
+def index_of(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "index.json").read_text())
+
+
+def test_save_and_load(tmp_path):
+    values = make_embeddings()
+    values.save(tmp_path / "a")
+    loaded = Embeddings.load(tmp_path / "a")
+    assert equal(values, loaded)
+    loaded.features[0] = 0  # in memory only
+    assert equal(values, Embeddings.load(tmp_path / "a"))
+    assert message_of(InputError, values.save, tmp_path / "a") == (
+        f"embeddings folder must be new or empty, got {tmp_path / 'a'}"
+    )
+
+
+def test_load_errors(tmp_path):
+    folder = tmp_path / "a"
+    assert message_of(InputError, Embeddings.load, folder) == f"embeddings must be an existing folder, got {folder}"
+    make_embeddings().save(folder)
+    index = index_of(folder)
+
+    storage.write_json(folder / "index.json", {**index, "rows_done": 3})
+    assert message_of(InputError, Embeddings.load, folder) == (
+        f"embeddings must be complete, got 3 of 5 rows in {folder}; run the extraction again to finish it"
+    )
+    storage.write_json(folder / "index.json", {**index, "schema_version": 9})
+    assert message_of(InputError, Embeddings.load, folder) == "embeddings index must have schema_version 1, got 9"
+    storage.write_json(folder / "index.json", {"rows": 5})
+    assert message_of(InputError, Embeddings.load, folder).startswith("embeddings index must hold rows, rows_done")
+    storage.write_json(folder / "index.json", {**index, "num_features": 9})
+    assert message_of(InputError, Embeddings.load, folder) == (
+        "embeddings features must be <f4 of shape (5, 9), got <f4 of shape (5, 4)"
+    )
+    storage.write_json(folder / "index.json", index)
+    path = folder / "logits.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert message_of(InputError, Embeddings.load, folder) == (
+        f"embeddings logits must be a whole .npy file, got {path} (truncated, or not an array)"
+    )
+    path.unlink()
+    assert message_of(InputError, Embeddings.load, folder) == f"embeddings logits must be an existing file, got {path}"
+
+
+def test_memory_mapped_equals_in_memory_and_is_read_once(tmp_path):
+    split, dataset = split_head(make_net()), Images()
+    loader = DataLoader(dataset, batch_size=6, shuffle=True, generator=torch.Generator().manual_seed(0))
+    in_memory = extract(split, loader)
+    mapped = extract(split, loader, out=tmp_path / "deep" / "train")
+    assert equal(in_memory, mapped)
+    dataset.read.clear()
+    assert equal(in_memory, extract(split, loader, out=tmp_path / "deep" / "train"))
+    assert dataset.read == []
+    assert sorted(path.name for path in (tmp_path / "deep" / "train").iterdir()) == [
+        "features.npy",
+        "index.json",
+        "indices.npy",
+        "labels.npy",
+        "logits.npy",
+    ]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_resume_after_an_interruption(tmp_path, shuffle):
+    split = split_head(make_net())
+    dataset = Images(error=KeyboardInterrupt(), at=13)
+    loader = DataLoader(dataset, batch_size=3, shuffle=shuffle)  # another order each time, when it shuffles
+    whole = extract(split, DataLoader(Images(), batch_size=20))
+    folder = tmp_path / "train"
+    with pytest.raises(KeyboardInterrupt):
+        extract(split, loader, out=folder)
+    done = index_of(folder)["rows_done"] if (folder / "index.json").exists() else 0
+    assert shuffle or done == 12
+    with pytest.raises(InputError, match="embeddings must be complete") if done else warnings.catch_warnings():
+        Embeddings.load(folder) if done else None
+
+    dataset.error = None
+    dataset.read.clear()
+    torch.manual_seed(99)
+    resumed = extract(split, loader, out=folder)
+    assert len(dataset.read) == 20 - done
+    order = resumed.indices.argsort()
+    assert resumed.indices[order].tolist() == list(range(20))
+    again = resumed.select(order)
+    assert torch.equal(again.labels, whole.labels)
+    torch.testing.assert_close(again.features, whole.features)
+    torch.testing.assert_close(again.logits, whole.logits)
+
+
+def test_a_kill_between_two_records_costs_only_the_rows_after_the_last(tmp_path, monkeypatch):
+    """The files of a run killed without warning: arrays further on than the index says."""
+    monkeypatch.setattr(embeddings, "BLOCK_ROWS", 6)
+    split, dataset = split_head(make_net()), Images()
+    loader = DataLoader(dataset, batch_size=3)
+    folder = tmp_path / "train"
+    seen = []
+
+    def die(done, rows):
+        seen.append(index_of(folder)["rows_done"])
+        if done == 15:
+            raise KeyboardInterrupt
+
+    record = embeddings.Table.record
+    with monkeypatch.context() as patch:
+        # what runs on the way out of an interrupt does not run when a process is killed
+        patch.setattr(embeddings.Table, "record", lambda table: None if table.done == 15 else record(table))
+        with pytest.raises(KeyboardInterrupt):
+            extract(split, loader, out=folder, progress=die)
+    assert seen == [0, 6, 6, 12, 12]
+    dataset.read.clear()
+    resumed = extract(split, loader, out=folder)
+    assert dataset.read == list(range(12, 20))
+    assert equal(resumed, extract(split, loader))
+
+
+def test_a_kill_before_the_first_record(tmp_path):
+    split, loader = split_head(make_net()), DataLoader(Images(), batch_size=5)
+    (tmp_path / ".index.json.0a1b2c3d.tmp").write_text('{"sch')
+    storage.create_array(tmp_path / "features.npy", (20, 6), "<f4")
+    assert equal(extract(split, loader, out=tmp_path), extract(split, loader))
+
+
+def test_another_model_or_other_data_is_refused(tmp_path):
+    folder = tmp_path / "train"
+    dataset = Images(error=KeyboardInterrupt(), at=13)
+    loader = DataLoader(dataset, batch_size=3)
+    model = make_net()
+    with pytest.raises(KeyboardInterrupt):
+        extract(split_head(model), loader, out=folder, fingerprint="a")
+    dataset.error = None
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    message = f"out must be new or hold the same extraction, unfinished, got {folder} with {{}}; "
+    message += "use another folder or delete it"
+    shorter = DataLoader(Subset(dataset, range(19)), batch_size=3)
+    other = DataLoader(dataset, batch_size=3, sampler=[*range(12), *range(20, 12, -1)])
+    dataset.labels.append(0)
+    cases = (
+        (make_net(seed=1), loader, {"fingerprint": "a"}, "another model"),
+        (model, loader, {"fingerprint": "b"}, "another data"),
+        (model, loader, {"fingerprint": "a", "precision": "bf16"}, "another precision"),
+        (model, shorter, {"fingerprint": "a"}, "20 rows, not 19"),
+    )
+    dataset.labels.pop()
+    for net, data, options, what in cases:
+        assert message_of(InputError, extract, split_head(net), data, out=folder, **options) == message.format(what)
+    dataset.labels.append(0)
+    dataset.images = seeded(21, 1, 8, 8)
+    moved = DataLoader(dataset, batch_size=3, sampler=[*range(1, 21)])  # as many rows, but index 0 is not among them
+    got = message_of(InputError, extract, split_head(model), moved, out=folder, fingerprint="a")
+    assert got == message.format("other images")
+    assert len(list(other)) == 7
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+
+
+def test_bad_input_leaves_nothing_behind(tmp_path):
+    dataset = Images()
+    dataset.labels[13] = 9
+    loader = DataLoader(dataset, batch_size=3)
+    split = split_head(make_net())
+    assert message_of(InputError, extract, split, loader, out=tmp_path / "train") == (
+        "model must have one output per class, got 3 outputs and the label 9 at row 13"
+    )
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "notes.txt").write_text("mine")
+    assert message_of(InputError, extract, split, loader, out=tmp_path) == (
+        f"out must be new, empty or an unfinished extraction, got {tmp_path} with notes.txt"
+    )
+    assert message_of(InputError, extract, split, loader, out=tmp_path / "notes.txt") == (
+        f"out must be a folder, got the file {tmp_path / 'notes.txt'}"
+    )
+    assert message_of(InputError, extract, split, batch(torch.zeros(4).long()), out=tmp_path / "b") == (
+        "loader must be a DataLoader over a map-style data set where out is given, got list; "
+        "extract without out, then save the embeddings"
+    )
+    assert (tmp_path / "notes.txt").read_text() == "mine"
