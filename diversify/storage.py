@@ -150,11 +150,12 @@ def read_jsonl(path: Path, name: str = "records") -> list[dict[str, Any]]:
 
 
 def _read(path: Path, name: str) -> bytes:
-    _require_file(path, name)
+    require_file(path, name)
     return Path(path).read_bytes()
 
 
-def _require_file(path: Path, name: str) -> None:
+def require_file(path: Path, name: str) -> None:
+    """Say in one line when a file is missing, a folder, or unreadable; `name` is what the error calls it."""
     path = Path(path)
     if path.is_dir():
         raise must(name, "be a file", f"the folder {path}")
@@ -184,7 +185,7 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> Array:
 
 def open_array(path: Path, name: str, *, writable: bool = False) -> Array:
     """A `.npy` file mapped into memory: changes stay in memory, or go to the file when `writable`."""
-    _require_file(path, name)
+    require_file(path, name)
     try:
         array: Array = np.load(path, mmap_mode="r+" if writable else "c", allow_pickle=False)
     except (ValueError, EOFError, OSError):
@@ -223,7 +224,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def read_tensors(path: Path, name: str = "weights") -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file, on the CPU, and its metadata."""
-    _require_file(path, name)
+    require_file(path, name)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -242,7 +243,7 @@ def load_checkpoint(path: Path, name: str = "weights") -> dict[str, Tensor]:
             could bring back, or holds no tensors.
     """
     path = Path(path)
-    _require_file(path, name)
+    require_file(path, name)
     kind = _checkpoint_kind(path, name)
     content: object = read_tensors(path, name)[0] if kind == "safetensors" else _torch_load(path, name)
     while isinstance(content, Mapping):

@@ -8,7 +8,7 @@ from reference import stats as plain_stats
 from reference.compare import same
 
 from diversify.errors import InputError
-from diversify.functional import counts, magnitude
+from diversify.functional import counts, draws, magnitude
 
 NAN = math.nan
 COLUMNS = 5

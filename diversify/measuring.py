@@ -1,0 +1,480 @@
+"""From the embeddings of training and held-out images to a `Diagnosis`: one column per measure, one row per class."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .diagnosis import MATCHED_N, Diagnosis
+from .embeddings import Embeddings
+from .errors import must
+from .extraction import extract
+from .findings import find
+from .functional import ceiling, counts, diversity, draws, geometry, magnitude, metrics, neighbors, stats
+from .heads import LinearHead, read_head, split_head
+from .measures import EXPLANATIONS, MEASURES
+
+QUERY_ROWS = 10_000  # neighbours, ceilings and bootstraps use at most so many rows
+DRAWS = 50
+BOOTSTRAPS = 200
+ENEMY_NEIGHBORS = 10
+
+Step = Callable[[int, int], None]
+
+
+def parse_top_k(top_k: int | str, num_features: int) -> int:
+    """K from an integer or from a percentage of D such as "10%" (rounded, at least 1)."""
+    text = str(top_k).strip()
+    share = text.endswith("%")
+    try:
+        number = float(text[:-1]) if share else float(int(text))
+    except ValueError:
+        raise must("--top-k", "be an integer or a percentage of D", repr(top_k)) from None
+    k = max(1, round(number / 100 * num_features)) if share and number > 0 else int(number)
+    if not 1 <= k <= num_features:
+        raise must("--top-k", f"lie in [1, {num_features}], the number of features", text)
+    return k
+
+
+def query_rows(labels: Tensor, num_classes: int, limit: int, *, seed: int, name: str) -> Tensor:
+    """At most `limit` rows, ascending: small classes whole, large ones cut to one common size, drawn by hash."""
+    if len(labels) <= limit:
+        return torch.arange(len(labels), device=labels.device)
+    size = counts.class_counts(labels, num_classes).sort().values
+    left, cap = limit, 0
+    for smaller, count in enumerate(size.tolist()):
+        cap = left // (len(size) - smaller)
+        if count > cap:
+            break
+        left -= count
+    order = torch.argsort(draws.bits(name, seed, torch.arange(len(labels), device=labels.device)), stable=True)
+    order = order[torch.argsort(labels[order], stable=True)]
+    sizes = counts.class_counts(labels, num_classes)
+    start = (sizes.cumsum(0) - sizes)[labels[order]]
+    place = torch.arange(len(labels), device=labels.device) - start
+    return order[place < cap].sort().values
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Side:
+    """One split, ready to measure: `features` and `logits` are those in which CE are products with the head's rows."""
+
+    raw: Tensor
+    features: Tensor
+    labels: Tensor
+    predictions: Tensor
+    logits: Tensor
+    queries: Tensor
+
+
+class _Table:
+    """Collects the columns: a value per class, and the interval that goes with it."""
+
+    def __init__(self, num_classes: int, seed: int) -> None:
+        self.num_classes, self.seed = num_classes, seed
+        self.columns: dict[str, Tensor] = {}
+
+    def put(self, name: str, values: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> None:
+        """A column, and its interval where it has one."""
+        self.columns[name] = values.double().cpu()
+        if low is not None and high is not None:
+            self.columns[f"{name}_low"], self.columns[f"{name}_high"] = low.double().cpu(), high.double().cpu()
+
+    def put_draws(self, name: str, values: Tensor | None, drawn: Tensor, centre: Tensor | None = None) -> None:
+        """A column from draws `(B, C)`: their mean, or `values`, to which the draws' spread about `centre` is added."""
+        low, high = stats.interval(drawn.double())
+        if values is None:
+            return self.put(name, drawn.double().nanmean(0), low, high)
+        shift = 0 if centre is None else values.double() - centre.double()
+        return self.put(name, values, low + shift, high + shift)
+
+    def put_share(self, name: str, hits: Tensor, totals: Tensor) -> None:
+        """A proportion with its Wilson interval."""
+        self.put(name, hits.double() / totals.double(), *stats.wilson_interval(hits, totals))
+
+    def means(self, values: Tensor, labels: Tensor) -> Tensor:
+        """`(C,)` class means in float64."""
+        return counts.class_mean(values.double(), labels, self.num_classes)
+
+    def bootstrap(self, values: Tensor, labels: Tensor, name: str) -> Tensor:
+        """`(B, C)` class means of resampled rows."""
+        return stats.bootstrap_class_mean(values, labels, self.num_classes, BOOTSTRAPS, seed=self.seed, name=name)
+
+    def put_mean(self, name: str, values: Tensor, labels: Tensor, queries: Tensor) -> None:
+        """The class means of one value per row, with a bootstrap interval over the query rows."""
+        drawn = self.bootstrap(values[queries], labels[queries], name)
+        self.put_draws(name, self.means(values, labels), drawn, self.means(values[queries], labels[queries]))
+
+
+def _recognition(table: _Table, train: _Side, heldout: _Side, num_classes: int) -> None:
+    confusions = [metrics.confusion_matrix(side.labels, side.predictions, num_classes) for side in (train, heldout)]
+    table.put("count", confusions[0].sum(1))
+    table.put("count_heldout", confusions[1].sum(1))
+    for name, confusion in zip(("recall_train", "recall_heldout"), confusions, strict=True):
+        table.put_share(name, confusion.diagonal(), confusion.sum(1))
+    table.put_share("precision_heldout", confusions[1].diagonal(), confusions[1].sum(0))
+    recall = table.columns["recall_heldout"]
+    table.put("fragile", (table.columns["recall_heldout_high"] < recall.nanmean()).double())
+    table.put_mean("margin", metrics.margin(heldout.logits, heldout.labels), heldout.labels, heldout.queries)
+    table.put("ece", metrics.calibration_error(heldout.logits, heldout.labels))
+
+
+def _magnitudes(table: _Table, train: _Side, heldout: _Side, head: LinearHead, k: int) -> dict[str, Tensor]:
+    """Top-K of the classification embedding: which, how strong on either side, how many are needed."""
+    num_classes, num_features = head.num_classes, head.num_features
+    _, weight, bias = head.effective(train.features[:1])
+    mean_train = counts.class_mean(train.features, train.labels, num_classes) * weight
+    mean_heldout = counts.class_mean(heldout.features, heldout.labels, num_classes) * weight
+    indices = magnitude.top_k(mean_train, k)
+
+    table.put("top_k_share", magnitude.top_k_share(mean_train, indices))
+    positive = (train.features * (weight * (mean_train > 0))[train.labels]).double().sum(1)
+    strength = magnitude.top_k_magnitude(train.features, weight * (mean_train > 0), train.labels, indices).double() * k
+    rows, labels = train.queries, train.labels[train.queries]
+    both = torch.stack([table.bootstrap(values[rows], labels, "top_k_share") for values in (strength, positive)])
+    centre = table.means(strength[rows], labels) / table.means(positive[rows], labels)
+    table.put_draws("top_k_share", table.columns["top_k_share"], both[0] / both[1], centre)
+
+    _ratios(table, train, heldout, weight, indices)
+    feature_means = counts.class_mean(train.raw, train.labels, num_classes)
+    _ratio(table, "fe_magnitude_ratio", train, heldout, None, magnitude.top_k(feature_means, k))
+
+    overlap = magnitude.identity_overlap(indices, magnitude.top_k(mean_heldout, k), num_features)
+    drawn = magnitude.bootstrap_identity_overlap(
+        heldout.features[heldout.queries], weight, heldout.labels[heldout.queries], indices, BOOTSTRAPS, seed=table.seed
+    )
+    low, high = stats.interval(drawn)
+    table.put("identity_overlap", overlap, torch.minimum(low, overlap), torch.maximum(high, overlap))
+
+    needed = magnitude.number_needed(heldout.features, weight, bias).double()
+    hit = heldout.predictions == heldout.labels
+    for name, chosen in (("needed_tp", hit), ("needed_error", ~hit)):
+        queries = heldout.queries[chosen[heldout.queries]]
+        drawn = table.bootstrap(needed[queries], heldout.labels[queries], name)
+        centre = table.means(needed[queries], heldout.labels[queries])
+        table.put_draws(name, table.means(needed[chosen], heldout.labels[chosen]), drawn, centre)
+    frequency = magnitude.needed_frequency(heldout.features, weight, bias, heldout.labels)
+    column = indices.clamp(min=0)
+    absent = indices < 0
+    return {
+        "top_k_features": indices,
+        "top_k_train": mean_train.gather(1, column).masked_fill(absent, torch.nan),
+        "top_k_heldout": mean_heldout.gather(1, column).masked_fill(absent, torch.nan),
+        "top_k_frequency": frequency.gather(1, column).masked_fill(absent, torch.nan),
+    }
+
+
+def _ratios(table: _Table, train: _Side, heldout: _Side, weight: Tensor, indices: Tensor) -> None:
+    hit = heldout.predictions == heldout.labels
+    train_mean, heldout_mean, train_draws, heldout_draws = _ratio(
+        table, "ce_magnitude_ratio", train, heldout, weight, indices
+    )
+    gap = magnitude.magnitude_gap(train_mean[0], heldout_mean[0])
+    table.put_draws("ce_magnitude_gap", gap, train_draws - heldout_draws, train_mean[1] - heldout_mean[1])
+    for name, chosen in (("ce_magnitude_ratio_tp", hit), ("ce_magnitude_ratio_fn", ~hit)):
+        _ratio(table, name, train, heldout, weight, indices, chosen)
+
+
+def _ratio(
+    table: _Table,
+    name: str,
+    train: _Side,
+    heldout: _Side,
+    weight: Tensor | None,
+    indices: Tensor,
+    chosen: Tensor | None = None,
+) -> tuple[Any, Any, Tensor, Tensor]:
+    """Held-out over train of the class means of the top-K magnitude; returns both means (all rows, query rows) and draws."""
+    means, drawn = [], []
+    for side, keep in ((train, None), (heldout, chosen)):
+        features = side.raw if weight is None else side.features
+        values = magnitude.top_k_magnitude(features, weight, side.labels, indices)
+        rows = torch.arange(len(values), device=values.device) if keep is None else keep.nonzero()[:, 0]
+        queries = side.queries if keep is None else side.queries[keep[side.queries]]
+        means.append((table.means(values[rows], side.labels[rows]), table.means(values[queries], side.labels[queries])))
+        drawn.append(
+            table.bootstrap(values[queries], side.labels[queries], f"{name} {'train' if side is train else 'heldout'}")
+        )
+    ratio = magnitude.magnitude_ratio(means[0][0], means[1][0])
+    centre = magnitude.magnitude_ratio(means[0][1], means[1][1])
+    table.put_draws(name, ratio, magnitude.magnitude_ratio(drawn[0], drawn[1]), centre)
+    return means[0], means[1], drawn[0], drawn[1]
+
+
+def _diversities(table: _Table, train: _Side, heldout: _Side, head: LinearHead, k: int) -> None:
+    _, weight, _ = head.effective(train.features[:1])
+    centre = train.raw.mean(0, dtype=torch.float64).to(train.raw.dtype)
+    for name, side in (("train", train), ("heldout", heldout)):
+        measured = diversity.matched_diversity(
+            side.raw,
+            side.labels,
+            head.num_classes,
+            centre=centre,
+            weight=weight,
+            k=k,
+            n=MATCHED_N,
+            draws=DRAWS,
+            seed=table.seed,
+            name=f"diversity {name}",
+        )
+        for measure, drawn in measured.items():
+            table.put_draws(f"diversity_{measure}_{name}", None, drawn)
+
+
+def _places(table: _Table, train: _Side, heldout: _Side, num_classes: int) -> Tensor:
+    """Archetypes of the training rows; returns the enemy matrix of the held-out errors."""
+    rows = train.queries
+    if len(train.labels) > 5:
+        near = neighbors.nearest_neighbors(train.raw[rows], train.raw, 5, same=rows)[1]
+        kinds = neighbors.archetypes(train.labels[near], train.labels[rows])
+        fractions = neighbors.archetype_fractions(kinds, train.labels[rows], num_classes)
+        total = counts.class_counts(train.labels[rows], num_classes)
+        table.put_share("safe", counts.class_counts(train.labels[rows][kinds == 0], num_classes), total)
+    else:
+        fractions = torch.full((num_classes, 4), torch.nan)
+        table.put("safe", fractions[:, 0], fractions[:, 0], fractions[:, 0])
+    for place, name in enumerate(("border", "rare", "outlier"), start=1):
+        table.put(name, fractions[:, place])
+    wrong = heldout.queries[(heldout.predictions != heldout.labels)[heldout.queries]]
+    k = min(ENEMY_NEIGHBORS, len(train.labels))
+    near = neighbors.nearest_neighbors(heldout.raw[wrong], train.raw, k)[1]
+    return neighbors.enemy_matrix(train.labels[near], heldout.labels[wrong], num_classes)
+
+
+def _geometry(table: _Table, train: _Side, heldout: _Side, head: LinearHead) -> dict[str, float]:
+    num_classes = head.num_classes
+    pair = (train.raw, train.labels, heldout.raw, heldout.labels, num_classes, MATCHED_N, DRAWS)
+    table.put_draws("feature_deviation", None, geometry.feature_deviation(*pair, seed=table.seed))
+    table.put_draws("range_gap", None, geometry.range_gap(*pair, seed=table.seed))
+    table.put("head_norm", geometry.head_norms(head.weight))
+    table.put("nc1", geometry.nc1(train.raw, train.labels, num_classes))
+    table.put("nc1_heldout", geometry.nc1(heldout.raw, heldout.labels, num_classes))
+    means = counts.class_mean(train.raw, train.labels, num_classes)
+    present = table.columns["count"]
+    norms, angles = geometry.nc2(means)
+    return {
+        "nc2_norms": norms,
+        "nc2_angles": angles,
+        "nc3": geometry.nc3(head.weight.to(means.device), means),
+        "nc4_train": geometry.nc4(train.raw, train.predictions, means),
+        "nc4_heldout": geometry.nc4(heldout.raw, heldout.predictions, means),
+        "head_norm_count_correlation": stats.spearman(table.columns["head_norm"], present),
+        "minority_cosine": geometry.minority_cosine(head.weight, present.long()),
+    }
+
+
+def _ceiling(table: _Table, heldout: _Side, num_classes: int) -> dict[str, float]:
+    rows = heldout.queries
+    labels = heldout.labels[rows]
+    if len(rows) < 2 or len(labels.unique()) < 2:
+        nothing = torch.full((num_classes,), torch.nan)
+        table.put("recall_ceiling", nothing)
+        table.put("ceiling_gain", nothing, nothing, nothing)
+        return dict.fromkeys(("head_ceiling", "head_ceiling_low", "head_ceiling_high"), math.nan)
+    refitted = ceiling.cross_fitted_predictions(
+        heldout.raw[rows], labels, num_classes, folds=min(5, len(rows)), seed=table.seed
+    )
+    gain = (refitted == labels).double() - (heldout.predictions[rows] == labels).double()
+    table.put("recall_ceiling", table.means((refitted == labels).double(), labels))
+    drawn = table.bootstrap(gain, labels, "ceiling_gain")
+    table.put_draws("ceiling_gain", table.means(gain, labels), drawn)
+    low, high = stats.interval(drawn.nanmean(1))
+    mean = float(table.columns["ceiling_gain"].nanmean())
+    return {"head_ceiling": mean, "head_ceiling_low": float(low), "head_ceiling_high": float(high)}
+
+
+def _balanced(table: _Table, side: _Side, name: str) -> dict[str, float]:
+    """Mean recall with its bootstrap interval, drawn from the query rows and centred on the value over all rows."""
+    hit = (side.predictions == side.labels).double()
+    rows, labels = side.queries, side.labels[side.queries]
+    value, centre = (float(mean.nanmean()) for mean in (table.means(hit, side.labels), table.means(hit[rows], labels)))
+    low, high = stats.interval(table.bootstrap(hit[rows], labels, f"balanced {name}").nanmean(1))
+    ends = {"": value, "_low": value + float(low) - centre, "_high": value + float(high) - centre}
+    return {f"balanced_accuracy_{name}{end}": number for end, number in ends.items()}
+
+
+def _groups(columns: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean held-out recall of the shot groups, and of the thirds of the classes by count; NaN for an empty group."""
+    count, recall = columns["count"].long(), columns["recall_heldout"]
+    groups = {
+        "recall_many": counts.shot_groups(count) == 0,
+        "recall_medium": counts.shot_groups(count) == 1,
+        "recall_few": counts.shot_groups(count) == 2,
+        "recall_largest_third": counts.count_thirds(count) == 0,
+        "recall_middle_third": counts.count_thirds(count) == 1,
+        "recall_smallest_third": counts.count_thirds(count) == 2,
+    }
+    return {name: float(recall[chosen].nanmean()) for name, chosen in groups.items()}
+
+
+def _log_count(columns: dict[str, Tensor]) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Lines on log n per measure, and what each measure says about recall beyond log n."""
+    count, recall = columns["count"], columns["recall_heldout"]
+    lines = {}
+    fit = stats.fit_log_count(recall, count)
+    columns["recall_log_count"] = torch.full_like(recall, torch.nan) if fit is None else fit.predicted.clamp(0, 1)
+    for name in ("recall_heldout", *EXPLANATIONS):
+        line = stats.fit_log_count(columns[name], count)
+        if line is not None:
+            lines[name] = {"slope": line.slope, "intercept": line.intercept, "r_squared": line.r_squared}
+    beyond = {
+        name: {
+            "correlation_with_recall": stats.spearman(columns[name], recall),
+            "correlation_with_count": stats.spearman(columns[name], count),
+            "correlation_with_recall_given_count": stats.partial_spearman(columns[name], recall, count),
+        }
+        for name in EXPLANATIONS
+    }
+    return lines, beyond
+
+
+def diagnose(
+    train: Embeddings,
+    heldout: Embeddings,
+    *,
+    head: nn.Module | LinearHead,
+    class_names: Sequence[str] | None = None,
+    heldout_split: str = "val",
+    top_k: int | str = 10,
+    seed: int = 0,
+    progress: Step | None = None,
+) -> Diagnosis:
+    """Diagnose a network from the embeddings of its own training images and of images it did not learn from.
+
+    Args:
+        train: Embeddings of the images the network was trained on, without augmentation.
+        heldout: Embeddings of unseen images. "test" as `heldout_split` makes a diagnosis that is only to be read.
+        head: The network's head, or what `read_head` made of it.
+        class_names: One name per class; "class 0" and so on by default.
+        top_k: How many features count as a class's strongest: an integer, or a share of D such as "10%".
+        seed: Of matched-n draws, bootstraps and folds.
+        progress: Called with (steps done, steps in all).
+
+    Returns:
+        The diagnosis; the measures are defined in `MEASURES`. Every value is on CPU.
+
+    Raises:
+        InputError: the embeddings and the head do not fit each other, K is above D, or the names are not one per class.
+    """
+    head = read_head(head)
+    device = train.features.device
+    head = dataclasses.replace(head, weight=head.weight.to(device), bias=head.bias.to(device))
+    num_classes = head.num_classes
+    for name, side in (("train", train), ("heldout", heldout)):
+        if (side.num_features, side.num_classes) != (head.num_features, num_classes):
+            got = f"{side.num_features} features and {side.num_classes} classes"
+            raise must(
+                f"{name} embeddings", f"have the head's {head.num_features} features and {num_classes} classes", got
+            )
+    if heldout_split not in ("val", "test"):
+        raise must("heldout_split", "be val or test", repr(heldout_split))
+    names = tuple(class_names) if class_names is not None else tuple(f"class {c}" for c in range(num_classes))
+    if len(names) != num_classes:
+        raise must("class_names", f"be one per class of the head, {num_classes}", len(names))
+    k = parse_top_k(top_k, head.num_features)
+    table = _Table(num_classes, seed)
+    sides = [_side(embeddings, head, seed, name) for name, embeddings in (("train", train), ("heldout", heldout))]
+    seen, unseen = sides
+
+    tick = _Ticker(progress, 7)
+    _recognition(table, seen, unseen, num_classes)
+    tick()
+    top = _magnitudes(table, seen, unseen, head, k)
+    tick()
+    _diversities(table, seen, unseen, head, k)
+    tick()
+    enemies = _places(table, seen, unseen, num_classes)
+    tick()
+    summary = _balanced(table, seen, "train") | _balanced(table, unseen, "heldout")
+    summary |= _ceiling(table, unseen, num_classes)
+    tick()
+    summary |= _geometry(table, seen, unseen, head)
+    tick()
+    columns = table.columns
+    lines, beyond = _log_count(columns)
+    summary |= _groups(columns) | {
+        "imbalance_ratio": counts.imbalance_ratio(columns["count"]),
+        "identity_chance": k / head.num_features,
+        "fragile_classes": float(columns["fragile"].sum()),
+    }
+    kinds = [f"diversity_{measure}_heldout" for measure in diversity.DIVERSITY_MEASURES]
+    agreement = {one: {other: stats.spearman(columns[one], columns[other]) for other in kinds} for one in kinds}
+    findings = find(columns, names, enemies.cpu(), recall_slope_known="recall_heldout" in lines)
+    tick()
+    order = [
+        "count",
+        "count_heldout",
+        "fragile",
+        *(name for name in MEASURES if name not in ("count", "count_heldout")),
+    ]
+    ordered = [n + end for n in order for end in ("", "_low", "_high") if n + end in columns]
+    return Diagnosis(
+        heldout_split=heldout_split,
+        top_k=k,
+        num_features=head.num_features,
+        class_names=names,
+        columns={name: columns[name] for name in ordered},
+        **{name: value.cpu() for name, value in top.items()},
+        enemies=enemies.cpu(),
+        summary=summary,
+        log_count=lines,
+        beyond_log_count=beyond,
+        diversity_agreement=agreement,
+        findings=findings,
+        queries={
+            name: {"rows": len(side.queries), "of": len(side.labels)}
+            for name, side in (("train", seen), ("heldout", unseen))
+        },
+        seed=seed,
+    )
+
+
+def _side(embeddings: Embeddings, head: LinearHead, seed: int, name: str) -> _Side:
+    features, _, _ = head.effective(embeddings.features)
+    return _Side(
+        raw=embeddings.features,
+        features=features,
+        labels=embeddings.labels,
+        predictions=embeddings.logits.argmax(1),
+        logits=embeddings.logits,
+        queries=query_rows(embeddings.labels, head.num_classes, QUERY_ROWS, seed=seed, name=f"queries {name}"),
+    )
+
+
+class _Ticker:
+    def __init__(self, progress: Step | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+def diagnose_model(
+    model: nn.Module,
+    train_loader: DataLoader[Any],
+    heldout_loader: DataLoader[Any],
+    *,
+    class_names: Sequence[str] | None = None,
+    head: str | None = None,
+    heldout_split: str = "val",
+    top_k: int | str = 10,
+    seed: int = 0,
+) -> Diagnosis:
+    """`split_head`, `extract` twice and `diagnose`, for a model in hand; the model is left as it was.
+
+    `train_loader` has to give the model's own training images, without augmentation; `heldout_loader` images that it did
+    not learn from. Both give `(images, labels)` as the model sees them.
+    """
+    split = split_head(model, head)
+    train, heldout = extract(split, train_loader), extract(split, heldout_loader)
+    return diagnose(
+        train, heldout, head=split.head, class_names=class_names, heldout_split=heldout_split, top_k=top_k, seed=seed
+    )

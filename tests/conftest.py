@@ -1,0 +1,51 @@
+"""What the tests share: one thread, and a small diagnosis made once."""
+
+import pytest
+import torch
+
+from diversify.diagnosis import Diagnosis
+from diversify.embeddings import Embeddings
+from diversify.functional import counts, draws
+from diversify.heads import LinearHead
+from diversify.measuring import diagnose
+
+torch.set_num_threads(1)
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def synthetic(
+    sizes: list[int], name: str, *, num_features: int = 16, spread: float = 0.6
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Non-negative features around one centre per class, and their labels."""
+    centre = draws.uniform("centre", torch.arange(len(sizes) * num_features)).view(len(sizes), num_features)
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    cell = torch.arange(len(labels) * num_features).view(-1, num_features)
+    noise = sum(draws.uniform(name, turn, cell) for turn in range(6)) - 3
+    return (centre[labels] + spread * noise).relu(), labels
+
+
+def embeddings_of(features: torch.Tensor, labels: torch.Tensor, head: LinearHead) -> Embeddings:
+    return Embeddings(features=features, labels=labels, logits=head.logits(features), indices=torch.arange(len(labels)))
+
+
+def synthetic_head(features: torch.Tensor, labels: torch.Tensor, num_classes: int) -> LinearHead:
+    means = counts.class_mean(features, labels, num_classes)
+    weight = (4 * (means - means.nanmean(0))).nan_to_num(0)
+    return LinearHead(weight=weight, bias=-(weight * means.nan_to_num(0)).sum(1) / 2)
+
+
+@pytest.fixture(scope="session")
+def sides() -> tuple[Embeddings, Embeddings, LinearHead]:
+    """Long-tailed training embeddings, balanced held-out ones, and the head."""
+    seen, seen_labels = synthetic([200, 120, 70, 40, 30, 25, 22, 20, 8, 3], "train")
+    unseen, unseen_labels = synthetic([30] * 10, "heldout")
+    head = synthetic_head(seen, seen_labels, 10)
+    return embeddings_of(seen, seen_labels, head), embeddings_of(unseen, unseen_labels, head), head
+
+
+@pytest.fixture(scope="session")
+def diagnosis(sides: tuple[Embeddings, Embeddings, LinearHead]) -> Diagnosis:
+    """Their diagnosis."""
+    train, heldout, head = sides
+    return diagnose(train, heldout, head=head, class_names=NAMES, top_k=5)

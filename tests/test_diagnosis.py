@@ -1,0 +1,455 @@
+"""A diagnosis as a whole: the contract's columns, plain-Python values, laws, words, and the way to the disk and back."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import NAMES, embeddings_of, synthetic, synthetic_head
+
+from diversify.diagnosis import Diagnosis
+from diversify.embeddings import Embeddings
+from diversify.errors import InputError
+from diversify.findings import REMEDIES, RULES, find
+from diversify.heads import LinearHead
+from diversify.measures import EXPLANATIONS, MEASURES
+from diversify.measuring import QUERY_ROWS, query_rows, diagnose, diagnose_model, parse_top_k
+
+CONTRACT = """name, count, count_heldout, recall_train, recall_heldout, precision_heldout, top_k_share, needed_tp, needed_error,
+ce_magnitude_ratio, ce_magnitude_ratio_tp, ce_magnitude_ratio_fn, ce_magnitude_gap, fe_magnitude_ratio, identity_overlap,
+feature_deviation, range_gap, safe, border, rare, outlier, head_norm, nc1, margin, ece"""
+MATCHED = [name for name in MEASURES if name.startswith("diversity_")] + ["feature_deviation", "range_gap"]
+
+
+def test_the_file_has_every_field_of_the_contract(diagnosis: Diagnosis) -> None:
+    record = json.loads(diagnosis.to_json())
+    classes = record["classes"]
+    for name in CONTRACT.replace("\n", " ").split(", "):
+        assert len(classes[name.strip()]) == 10
+    for name in (name for name in MEASURES if name.startswith("diversity_")):
+        assert {name, f"{name}_low", f"{name}_high"} <= set(classes)
+    for field in (
+        "schema_version",
+        "heldout_split",
+        "top_k",
+        "enemies",
+        "top_k_features",
+        "head_ceiling",
+        "findings",
+        "plan_ready",
+    ):
+        assert field in record
+    assert torch.tensor(record["top_k_features"]).shape == (10, 5)
+    assert len(record["enemies"]) == len(record["enemies"][0]) == 10
+    assert classes["diversity_vendi_train"][9] is None  # three images: NaN as null
+
+
+def test_every_measure_has_a_column_and_an_interval_where_it_says_so(diagnosis: Diagnosis) -> None:
+    for name, measure in MEASURES.items():
+        assert diagnosis[name].shape == (10,)
+        assert (f"{name}_low" in diagnosis.columns) == measure.interval, name
+        if measure.interval:
+            low, value, high = (diagnosis[name + end] for end in ("_low", "", "_high"))
+            known = ~(low.isnan() | value.isnan())
+            assert bool(known.any())
+            assert bool((low <= value + 1e-9)[known].all()), name
+            assert bool((value <= high + 1e-9)[known].all()), name
+    assert set(EXPLANATIONS) <= set(MEASURES)
+
+
+def test_small_classes_are_nan_at_matched_n_and_only_there(diagnosis: Diagnosis) -> None:
+    for name in MATCHED:
+        small = [9] if name.endswith("train") else []
+        small = [8, 9] if name in ("feature_deviation", "range_gap") or name.endswith("_train") else small
+        assert diagnosis[name].isnan().nonzero().flatten().tolist() == small, name
+
+
+def test_top_k_columns_are_those_of_a_plain_loop(
+    sides: tuple[Embeddings, Embeddings, LinearHead], diagnosis: Diagnosis
+) -> None:
+    train, heldout, head = sides
+    weight = head.weight.tolist()
+    for c in (0, 4, 9):
+
+        def mean_embedding(side: Embeddings, keep: str, c: int = c) -> list[float]:
+            predicted = side.logits.argmax(1).tolist()
+            rows = [
+                row
+                for row, label, guess in zip(side.features.tolist(), side.labels.tolist(), predicted, strict=True)
+                if label == c and (keep == "all" or (guess == c) == (keep == "tp"))
+            ]
+            return [
+                math.fsum(row[d] * weight[c][d] for row in rows) / len(rows) if rows else math.nan for d in range(16)
+            ]
+
+        seen, unseen = mean_embedding(train, "all"), mean_embedding(heldout, "all")
+        top = sorted(range(16), key=lambda d: -seen[d])[:5]
+        assert diagnosis.top_k_features[c].tolist() == top
+        strong = sum(seen[d] for d in top) / 5
+        assert float(diagnosis["ce_magnitude_ratio"][c]) == pytest.approx(
+            sum(unseen[d] for d in top) / 5 / strong, rel=1e-4
+        )
+        assert float(diagnosis["ce_magnitude_gap"][c]) == pytest.approx(
+            strong - sum(unseen[d] for d in top) / 5, abs=1e-4
+        )
+        share = sum(max(seen[d], 0) for d in top) / sum(max(v, 0) for v in seen)
+        assert float(diagnosis["top_k_share"][c]) == pytest.approx(share, rel=1e-4)
+        top_unseen = sorted(range(16), key=lambda d: -unseen[d])[:5]
+        assert float(diagnosis["identity_overlap"][c]) == pytest.approx(len(set(top) & set(top_unseen)) / 5)
+        for name, keep in (("ce_magnitude_ratio_tp", "tp"), ("ce_magnitude_ratio_fn", "fn")):
+            want = sum(mean_embedding(heldout, keep)[d] for d in top) / 5 / strong
+            assert float(diagnosis[name][c]) == pytest.approx(want, rel=1e-4, nan_ok=True)
+        assert diagnosis.top_k_train[c].tolist() == pytest.approx([seen[d] for d in top], rel=1e-4)
+
+
+def test_classes_share_features_with_themselves(diagnosis: Diagnosis) -> None:
+    overlap = diagnosis.top_k_overlap
+    assert overlap.diagonal().tolist() == [1.0] * 10
+    first, second = (set(diagnosis.top_k_features[c].tolist()) for c in (0, 3))
+    assert float(overlap[0, 3]) == float(overlap[3, 0]) == len(first & second) / 5
+
+
+def test_fragile_is_an_interval_below_the_mean(diagnosis: Diagnosis) -> None:
+    recall = diagnosis["recall_heldout"].tolist()
+    mean = sum(recall) / 10
+    for c in range(10):
+        assert bool(diagnosis["fragile"][c]) == (float(diagnosis["recall_heldout_high"][c]) < mean)
+    assert 0 < sum(diagnosis["fragile"].tolist()) < 10
+
+
+def values_of(diagnosis: Diagnosis) -> dict[str, torch.Tensor]:
+    """Columns that are not drawn at random."""
+    drawn = {"recall_ceiling", "ceiling_gain"}
+    return {
+        name: column
+        for name, column in diagnosis.columns.items()
+        if name not in drawn | set(MATCHED) and not name.endswith(("_low", "_high"))
+    }
+
+
+def test_permuted_classes_permute_the_columns(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    order = torch.tensor([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
+    place = torch.argsort(order)
+    permuted_head = LinearHead(weight=head.weight[order], bias=head.bias[order])
+    permuted = [
+        dataclasses.replace(side, labels=place[side.labels], logits=side.logits[:, order]) for side in (train, heldout)
+    ]
+    before = values_of(diagnose(train, heldout, head=head, top_k=5))
+    after = values_of(diagnose(*permuted, head=permuted_head, top_k=5))
+    for name, column in before.items():
+        torch.testing.assert_close(after[name], column[order], equal_nan=True, msg=name)
+
+
+def test_permuted_features_change_nothing_but_their_names(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    permuted = [dataclasses.replace(side, features=side.features[:, order]) for side in (train, heldout)]
+    before = diagnose(train, heldout, head=head, top_k=5)
+    after = diagnose(*permuted, head=LinearHead(weight=head.weight[:, order], bias=head.bias), top_k=5)
+    for name, column in before.columns.items():
+        if name not in ("recall_ceiling",) and not name.startswith("ceiling_gain"):
+            torch.testing.assert_close(after[name], column, equal_nan=True, rtol=1e-4, atol=1e-5, msg=name)
+    assert order[after.top_k_features].tolist() == before.top_k_features.tolist()
+
+
+def test_a_scaled_head_changes_only_what_is_in_logits(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    scaled_head = LinearHead(weight=4 * head.weight, bias=4 * head.bias)
+    scaled = [dataclasses.replace(side, logits=4 * side.logits) for side in (train, heldout)]
+    before = diagnose(train, heldout, head=head, top_k=5)
+    after = diagnose(*scaled, head=scaled_head, top_k=5)
+    in_logits = {"ce_magnitude_gap", "margin", "head_norm"}
+    for name, column in before.columns.items():
+        base = name.removesuffix("_low").removesuffix("_high")
+        if base != "ece":
+            factor = 4 if base in in_logits else 1
+            torch.testing.assert_close(after[name], factor * column, equal_nan=True, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_all_features_as_top_k(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    whole = diagnose(train, heldout, head=head, top_k="100%")
+    assert whole.top_k == 16
+    assert whole["top_k_share"].tolist() == pytest.approx([1.0] * 10)
+    assert whole["identity_overlap"].tolist() == [1.0] * 10
+    assert whole.summary["identity_chance"] == 1
+
+
+def test_a_cosine_head_ignores_the_length_of_the_features(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    cosine = LinearHead(weight=head.weight, bias=torch.zeros(10), cosine=True, scale=30.0)
+    plain, longer = (
+        diagnose(
+            *(
+                embeddings_of(side.features * length.view(-1, 1)[: len(side)], side.labels, cosine)
+                for side, length in ((train, lengths), (heldout, lengths))
+            ),
+            head=cosine,
+            top_k=5,
+        )
+        for lengths in (torch.ones(1000), 1 + torch.arange(1000) % 3)
+    )
+    for name in (
+        "ce_magnitude_ratio",
+        "ce_magnitude_gap",
+        "top_k_share",
+        "identity_overlap",
+        "needed_tp",
+        "needed_error",
+    ):
+        torch.testing.assert_close(longer[name], plain[name], equal_nan=True, rtol=1e-4, atol=1e-4, msg=name)
+    assert float(plain["ce_magnitude_gap"].abs().max()) < 1  # cosines: the scale of 30 stays outside
+
+
+def test_it_is_written_and_read_back(diagnosis: Diagnosis) -> None:
+    again = Diagnosis.from_json(diagnosis.to_json())
+    assert again.to_json() == diagnosis.to_json()
+    assert again.findings == Diagnosis.from_json(again.to_json()).findings
+    assert again.class_names == NAMES
+    assert diagnosis.to_dataframe().loc["cat", "count"] == 40
+
+
+def test_the_same_in_a_fresh_process(diagnosis: Diagnosis) -> None:
+    program = (
+        "import conftest as c\n"
+        "from diversify.measuring import diagnose\n"
+        "t = c.synthetic([200, 120, 70, 40, 30, 25, 22, 20, 8, 3], 'train'); h = c.synthetic([30] * 10, 'heldout')\n"
+        "head = c.synthetic_head(*t, 10)\n"
+        "print(diagnose(c.embeddings_of(*t, head), c.embeddings_of(*h, head), head=head, class_names=c.NAMES, top_k=5).to_json())"
+    )
+    here = Path(__file__).parent
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(here.parent), "PYTHONHASHSEED": "123"},
+    )
+    assert run.stdout.strip() == diagnosis.to_json()
+
+
+def test_another_seed_moves_intervals_but_no_value(
+    sides: tuple[Embeddings, Embeddings, LinearHead], diagnosis: Diagnosis
+) -> None:
+    train, heldout, head = sides
+    other = diagnose(train, heldout, head=head, class_names=NAMES, top_k=5, seed=7)
+    for name, column in values_of(diagnosis).items():
+        assert torch.equal(other[name].nan_to_num(-1), column.nan_to_num(-1)), name
+    assert not torch.equal(other["ce_magnitude_ratio_low"], diagnosis["ce_magnitude_ratio_low"])
+
+
+def test_an_absent_class_is_nan_and_a_finding() -> None:
+    seen, labels = synthetic([40, 30, 0, 25, 22], "train")
+    unseen, unseen_labels = synthetic([25] * 5, "heldout")
+    head = synthetic_head(seen, labels, 5)
+    found = diagnose(embeddings_of(seen, labels, head), embeddings_of(unseen, unseen_labels, head), head=head, top_k=3)
+    for name in (
+        "recall_train",
+        "ce_magnitude_ratio",
+        "top_k_share",
+        "identity_overlap",
+        "safe",
+        "nc1",
+        "diversity_vendi_train",
+    ):
+        assert math.isnan(float(found[name][2])), name
+    assert found.top_k_features[2].tolist() == [-1] * 3
+    assert found.findings[0].class_index == 2
+    assert found.findings[0].remedy == "collect images"
+    assert Diagnosis.from_json(found.to_json()).to_json() == found.to_json()
+
+
+def test_one_image_of_a_class_is_enough() -> None:
+    seen, labels = synthetic([40, 30, 1], "train")
+    unseen, unseen_labels = synthetic([25, 25, 1], "heldout")
+    head = synthetic_head(seen, labels, 3)
+    found = diagnose(embeddings_of(seen, labels, head), embeddings_of(unseen, unseen_labels, head), head=head, top_k=3)
+    assert float(found["count"][2]) == 1
+    assert math.isfinite(float(found["ce_magnitude_ratio"][2]))
+    assert not found.log_count  # three classes: what log n predicts is undefined
+    assert all("undefined here" in finding.text for finding in found.findings)
+
+
+def test_equal_counts_leave_log_n_undefined() -> None:
+    seen, labels = synthetic([25] * 6, "train")
+    unseen, unseen_labels = synthetic([25] * 6, "heldout", spread=1.5)
+    head = synthetic_head(seen, labels, 6)
+    found = diagnose(embeddings_of(seen, labels, head), embeddings_of(unseen, unseen_labels, head), head=head, top_k=3)
+    assert not found.log_count
+    assert found["recall_log_count"].isnan().all()
+
+
+def test_test_is_a_dead_end(sides: tuple[Embeddings, Embeddings, LinearHead], diagnosis: Diagnosis) -> None:
+    train, heldout, head = sides
+    assert diagnosis.plan_ready
+    on_test = diagnose(train, heldout, head=head, heldout_split="test", top_k=5)
+    assert not on_test.plan_ready
+    assert json.loads(on_test.to_json())["plan_ready"] is False
+    assert not Diagnosis.from_json(on_test.to_json()).plan_ready
+
+
+def test_inputs_are_not_changed(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    copies = [side.features.clone() for side in (train, heldout)]
+    state = torch.get_rng_state()
+    diagnose(train, heldout, head=head, top_k=5)
+    assert all(torch.equal(side.features, copy) for side, copy in zip((train, heldout), copies, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_short_way_is_the_long_way() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    images = torch.randn(60, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60) % 3
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=16)
+    found = diagnose_model(model, loader, loader, class_names=("a", "b", "c"), top_k=2)
+    logits = model(images)
+    for c in range(3):
+        assert float(found["recall_heldout"][c]) == pytest.approx(
+            float((logits.argmax(1) == c)[labels == c].float().mean())
+        )
+    assert found["ce_magnitude_gap"].tolist() == pytest.approx([0.0] * 3, abs=1e-6)  # the same images on both sides
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+def columns_for(**changed: tuple[float, float, float]) -> dict[str, torch.Tensor]:
+    """Three classes of which the last is fragile and otherwise like the others, until a measure is changed."""
+    columns = {
+        "count": torch.tensor([100.0, 50, 10]),
+        "count_heldout": torch.tensor([50.0, 50, 50]),
+        "fragile": torch.tensor([0.0, 0, 1]),
+        "recall_log_count": torch.tensor([0.9, 0.8, 0.5]),
+    }
+    usual = {"recall_train": 0.99, "ceiling_gain": 0.0, "ce_magnitude_ratio": 1.0, "safe": 0.9, "identity_overlap": 0.9}
+    for name in ("recall_heldout", *(rule.measure for rule in RULES)):
+        value = {"recall_heldout": 0.9}.get(name, usual.get(name, 10.0))
+        columns |= {name + end: torch.tensor([value] * 3) for end in ("", "_low", "_high")}
+    changed = {"recall_heldout": (0.4, 0.3, 0.5), **changed}
+    for name, values in changed.items():
+        for end, value in zip(("", "_low", "_high"), values, strict=True):
+            columns[name + end][2] = value
+    return columns
+
+
+ENEMIES = torch.tensor([[0, 1, 0], [1, 0, 0], [0.8, 0.2, 0]], dtype=torch.float64)
+TRIGGERS = {
+    "recall_train": (0.5, 0.4, 0.6),
+    "ceiling_gain": (0.2, 0.1, 0.3),
+    "ce_magnitude_ratio": (0.6, 0.5, 0.7),
+    "diversity_vendi_heldout": (5.0, 4.0, 6.0),
+    "identity_overlap": (0.3, 0.2, 0.4),
+    "safe": (0.3, 0.2, 0.4),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.measure)
+def test_each_rule_fires_on_its_measure_and_on_nothing_else(rule: object) -> None:
+    fired = find(columns_for(**{rule.measure: TRIGGERS[rule.measure]}), "abc", ENEMIES, recall_slope_known=True)
+    (finding,) = fired
+    assert finding.causes == (rule.remedy,)
+    assert REMEDIES[rule.remedy] in finding.text
+    assert [one.measure for one in finding.evidence] == ["recall_heldout", rule.measure]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.measure)
+def test_no_rule_fires_on_an_interval_that_reaches_the_mean(rule: object) -> None:
+    value, low, high = TRIGGERS[rule.measure]
+    wide = (value, low, 1e3) if rule.bad == "low" else (value, -1e3, high)
+    (finding,) = find(columns_for(**{rule.measure: wide}), "abc", ENEMIES, recall_slope_known=True)
+    assert finding.remedy == "more images"
+
+
+def test_a_finding_says_what_the_evidence_is_and_what_log_n_predicts() -> None:
+    (finding,) = find(columns_for(safe=TRIGGERS["safe"]), "abc", ENEMIES, recall_slope_known=True)
+    assert "c is found in 40% [30%, 50%] of its 50 held-out images (mean of the classes 73%)" in finding.text
+    assert "From log n alone one would expect 50%: its size explains that." in finding.text
+    assert "its errors lie nearest to a (80%)" in finding.text
+
+
+def test_a_sound_class_gets_no_finding(diagnosis: Diagnosis) -> None:
+    assert {f.class_index for f in diagnosis.findings} == set(diagnosis["fragile"].nonzero().flatten().tolist())
+    recalls = [float(diagnosis["recall_heldout"][f.class_index]) for f in diagnosis.findings]
+    assert recalls == sorted(recalls)
+
+
+# ------------------------------------------------------------------------------------------------------------- the door
+def test_top_k_is_an_integer_or_a_share() -> None:
+    assert (parse_top_k(10, 64), parse_top_k("10", 64), parse_top_k("10%", 64), parse_top_k("0.1%", 64)) == (
+        10,
+        10,
+        6,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda t, h, w: diagnose(t, h, head=w, top_k=17),
+            "--top-k must lie in [1, 16], the number of features, got 17",
+        ),
+        (lambda t, h, w: diagnose(t, h, head=w, top_k=0), "--top-k must lie in [1, 16], the number of features, got 0"),
+        (
+            lambda t, h, w: diagnose(t, h, head=w, top_k="0%"),
+            "--top-k must lie in [1, 16], the number of features, got 0%",
+        ),
+        (
+            lambda t, h, w: diagnose(t, h, head=w, top_k="many"),
+            "--top-k must be an integer or a percentage of D, got 'many'",
+        ),
+        (
+            lambda t, h, w: diagnose(t, h, head=w, class_names=["a"]),
+            "class_names must be one per class of the head, 10, got 1",
+        ),
+        (lambda t, h, w: diagnose(t, h, head=w, heldout_split="dev"), "heldout_split must be val or test, got 'dev'"),
+        (
+            lambda t, h, w: diagnose(t, h, head=LinearHead(weight=torch.ones(3, 16), bias=torch.ones(3))),
+            "train embeddings must have the head's 16 features and 3 classes, got 16 features and 10 classes",
+        ),
+        (lambda t, h, w: Diagnosis.from_json("{"), "diagnosis must be whole, valid JSON, got Expecting property name"),
+        (lambda t, h, w: Diagnosis.from_json('{"schema_version": 9}'), "diagnosis must have schema_version 1, got 9"),
+        (
+            lambda t, h, w: Diagnosis.from_json('{"schema_version": 1}'),
+            "diagnosis field heldout_split must be valid (Field required), got",
+        ),
+    ],
+)
+def test_messages(sides: tuple[Embeddings, Embeddings, LinearHead], call: object, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call(*sides)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["classes"].update(recall_train=[0.5]), "diagnosis field diagnosis must be valid (Value error, classes.recall_train"),
+        (lambda r: r["classes"].pop("name"), "diagnosis field diagnosis must be valid (Value error, classes.name is missing)"),
+        (lambda r: r["enemies"].pop(), "diagnosis field diagnosis must be valid (Value error, enemies is not 10 rows of 10)"),
+        (lambda r: r["findings"][0].pop("text"), "diagnosis field findings.0.text must be valid (Field required), got"),
+        (lambda r: r.update(top_k="many"), "diagnosis field top_k must be valid ("),
+    ],
+)
+def test_a_damaged_file_is_named_by_its_field(diagnosis: Diagnosis, change: object, message: str) -> None:
+    record = json.loads(diagnosis.to_json())
+    change(record)
+    with pytest.raises(InputError) as caught:
+        Diagnosis.from_dict(record)
+    assert str(caught.value).startswith(message)
+
+
+def test_query_rows_keep_small_classes_whole() -> None:
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor([500, 90, 10]))
+    rows = query_rows(labels, 3, 200, seed=0, name="queries")
+    assert torch.bincount(labels[rows]).tolist() == [100, 90, 10]
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert len(query_rows(labels, 3, QUERY_ROWS, seed=0, name="queries")) == 600
