@@ -1,0 +1,53 @@
+"""Augmentation of a whole batch on its device, with a draw per image."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .errors import must
+from .functional import draws
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawKey:
+    """What a random choice in training may depend on: `indices` are the images' places in the training set, `(N,)`."""
+
+    seed: int
+    epoch: int
+    step: int
+    indices: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CropFlip:
+    """Zero-pad by `padding` pixels, crop at a random place, mirror half of the images when `mirror`.
+
+    The classic augmentation of small images. Takes and returns `(N, C, H, W)` of any type, and leaves the targets
+    alone.
+    """
+
+    padding: int
+    mirror: bool
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise must("padding", "not be negative", self.padding)
+
+    def __call__(self, images: Tensor, targets: Tensor, key: DrawKey) -> tuple[Tensor, Tensor]:
+        """The same batch, cropped and mirrored by draws of (seed, epoch, index)."""
+        indices = key.indices.to(images.device)
+        if self.padding:
+            height, width = images.shape[2:]
+            top, left = (
+                draws.integers(2 * self.padding + 1, name, key.seed, key.epoch, indices) for name in ("top", "left")
+            )
+            windows = functional.pad(images, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+            images = windows[torch.arange(len(images), device=images.device), :, top, left]
+        if self.mirror:
+            flip = draws.uniform("mirror", key.seed, key.epoch, indices) < 0.5
+            images = torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
+        return images, targets

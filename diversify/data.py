@@ -1,0 +1,472 @@
+"""A data source as train / val / test, made imbalanced if asked, with what the model sees said out loud.
+
+`load_data` does it all; `imbalance_indices` picks the long-tailed or step subset, `holdout_indices` cuts a stratified
+hold-out, `make_loader` gives batches as the model sees them. The sources themselves are read in `sources.py`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms.v2 import functional as tvf
+
+from .errors import InputError, must, unknown
+from .functional import counts, draws
+from .sources import (
+    SOURCES,
+    Batch,
+    ImageArray,
+    ImageFiles,
+    Images,
+    Source,
+    as_image,
+    check_labels,
+    labels_of,
+    read_source,
+)
+
+# What the model sees
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """What a model sees of an image: resized (shorter side), centre-cropped, scaled to [0, 1], less `mean`, over `std`.
+
+    `mean` and `std` have one number per channel; grey images are repeated when there are three.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | None = None
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise must("--mean and --std", "have the same length", f"{len(self.mean)} and {len(self.std)}")
+        if not all(value > 0 for value in self.std):
+            raise must("--std", "be positive", ",".join(map(str, self.std)))
+        for name, size in (("--resize", self.resize), ("--crop", self.crop)):
+            if size is not None and size < 1:
+                raise must(name, "be at least 1 pixel", size)
+
+    def shape(self, images: Tensor) -> Tensor:
+        """`(..., H, W)` images resized and cropped, still in their own type."""
+        if self.resize is not None:
+            images = tvf.resize(images, [self.resize], antialias=True)
+        if self.crop is not None:
+            images = tvf.center_crop(images, [self.crop, self.crop])
+        return images
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """`(N, C, H, W)` float32 for the model, from uint8 or from float in [0, 1]."""
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32) / 255
+        elif not images.is_floating_point():
+            raise must("images", "be uint8, or float in [0, 1]", images.dtype)
+        images = images.to(torch.float32)
+        if images.shape[1] == 1 and len(self.mean) == 3:
+            images = images.expand(-1, 3, -1, -1)
+        if images.shape[1] != len(self.mean):
+            raise must("images", f"have as many channels as --mean has numbers, {len(self.mean)}", images.shape[1])
+        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (images - mean) / std
+
+    def __str__(self) -> str:
+        size = "".join(f", {n} {v}" for n, v in (("resize", self.resize), ("crop", self.crop)) if v is not None)
+        return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}{size}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ",".join(f"{value:.4g}" for value in values)
+
+
+# Which images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Imbalance:
+    """A profile of images per class: `kind` is "none", "exp" or "step"."""
+
+    kind: str = "none"
+    ratio: float = 1.0
+    fraction: float = 0.5
+    n_max: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("none", "exp", "step"):
+            raise unknown("kind of imbalance", self.kind, ("none", "exp", "step"))
+        if not 1 <= self.ratio < math.inf:
+            raise must("RATIO of --imbalance", "be at least 1 and finite", self.ratio)
+        if not 0 < self.fraction < 1:
+            raise must("FRACTION of --imbalance", "lie strictly between 0 and 1", self.fraction)
+        if self.n_max is not None and self.n_max < 1:
+            raise must("NMAX of --imbalance", "be at least 1", self.n_max)
+
+    @classmethod
+    def parse(cls, text: str) -> Imbalance:
+        """From `none`, `exp:RATIO[:NMAX]` or `step:RATIO:FRACTION`."""
+        kind, *rest = text.split(":")
+        try:
+            if kind == "none" and not rest:
+                return cls()
+            if kind == "exp" and len(rest) in (1, 2):
+                return cls(kind=kind, ratio=float(rest[0]), n_max=int(rest[1]) if rest[1:] else None)
+            if kind == "step" and len(rest) == 2:
+                return cls(kind=kind, ratio=float(rest[0]), fraction=float(rest[1]))
+        except InputError:
+            raise
+        except ValueError:
+            pass
+        raise must("--imbalance", "be exp:RATIO[:NMAX], step:RATIO:FRACTION or none", repr(text))
+
+    def profile(self, num_classes: int, n_max: int) -> list[int]:
+        """Images per rank, largest class first."""
+        if self.kind == "step":
+            return counts.step_profile(num_classes, self.ratio, self.fraction, n_max)
+        return counts.exponential_profile(num_classes, self.ratio, n_max)
+
+    def __str__(self) -> str:
+        if self.kind == "none":
+            return "none"
+        if self.kind == "step":
+            return f"step:{self.ratio:g}:{self.fraction:g}"
+        return f"exp:{self.ratio:g}" + (f":{self.n_max}" if self.n_max else "")
+
+
+def class_order(tail_order: str, num_classes: int) -> list[int]:
+    """Classes from the largest to the smallest: 0, 1, ... for "canonical", else a permutation drawn from the seed."""
+    if tail_order == "canonical":
+        return list(range(num_classes))
+    if not (tail_order.isascii() and tail_order.isdigit()):
+        raise must("--tail-order", "be canonical or a seed", repr(tail_order))
+    return cast("list[int]", draws.permutation(num_classes, "tail order", int(tail_order)).tolist())
+
+
+def imbalance_indices(labels: Tensor, imbalance: Imbalance, tail_order: str = "canonical") -> Tensor:
+    """`(M,)` indices of the imbalanced subset, class by class.
+
+    For each class in turn, `numpy.random.RandomState(0)` shuffles its indices and the first `n` are taken, exactly as
+    in the code of Cao et al. 2019 (LDAM-DRW), so that the long-tailed CIFAR subsets are the field's, index for index.
+    With a permuted tail the same shuffles are cut at other lengths. Without NMAX, the largest count that every class
+    can meet.
+
+    Raises:
+        InputError: a class has fewer images than the profile wants, or the profile leaves a class without any.
+    """
+    if imbalance.kind == "none":
+        return torch.arange(len(labels))
+    num_classes = int(labels.max()) + 1
+    order = class_order(tail_order, num_classes)
+    available = counts.class_counts(labels, num_classes).tolist()
+
+    def wanted(n_max: int) -> dict[int, int]:
+        return dict(zip(order, imbalance.profile(num_classes, n_max), strict=True))
+
+    n_max = imbalance.n_max
+    if n_max is None:  # what is wanted grows with NMAX: count how many of 2, 3, ... can be met
+        candidates = range(2, max(available) + 1)
+        unmet = bisect.bisect_left(
+            candidates, True, key=lambda n: any(want > available[c] for c, want in wanted(n).items())
+        )
+        n_max = 1 + unmet
+    take = wanted(n_max)
+    for c, want in take.items():
+        if want > available[c]:
+            raise must(f"class {c}", f"have the {want} images that {imbalance} asks of it", available[c], "lower NMAX")
+        if want < 1:
+            raise must(f"class {c}", "keep at least one image", 0, f"lower the ratio of {imbalance} or raise NMAX")
+    shuffle = np.random.RandomState(0)
+    chosen = []
+    for c in range(num_classes):
+        indices = np.where(labels.numpy() == c)[0]
+        shuffle.shuffle(indices)
+        chosen.append(torch.from_numpy(indices[: take[c]]))
+    return torch.cat(chosen)
+
+
+def holdout_indices(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """`(kept, held out)` positions: a stratified hold-out of `round(n * fraction)` per class.
+
+    Every class keeps at least one image. The cut depends on the labels alone, so any two runs on the same data agree.
+    """
+    if not 0 <= fraction < 1:
+        raise must("--holdout", "lie in [0, 1)", fraction)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    word = draws.bits("holdout", torch.arange(len(labels)))
+    for c in sorted(set(labels.tolist())):
+        rows = (labels == c).nonzero()[:, 0]
+        take = min(round(len(rows) * fraction), len(rows) - 1)
+        held[rows[torch.argsort(word[rows], stable=True)[:take]]] = True
+    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+# Splits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """One of train, val, test: the images, their labels `(N,)`, and each one's index in the source's own list."""
+
+    dataset: Images
+    labels: Tensor
+    indices: Tensor
+    origin: str  # "source": the data source has this split; "cut": taken from its training images
+    source: str  # which list of the source `indices` points into
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def digest(self) -> str:
+        """sha256 of the source list's name, the indices and the labels."""
+        content = self.source.encode() + self.indices.numpy().tobytes() + self.labels.numpy().tobytes()
+        return hashlib.sha256(content).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """A data source, split, with what the model sees; `view` is None when the source's images are used as they are."""
+
+    spec: str
+    imbalance: str
+    tail_order: str
+    holdout: float
+    train: Split
+    val: Split | None
+    test: Split | None
+    class_names: tuple[str, ...]
+    view: View | None
+    view_origin: str  # "given", "usual" for this source, "measured" on training images, "as the source gives them"
+    mirror: bool  # whether an image and its mirror image show the same class
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the source, present in training or not."""
+        return len(self.class_names)
+
+    def record(self) -> dict[str, object]:
+        """What `run.json` keeps: enough to find the same images again, and to see that they are the same."""
+        splits = {
+            name: {"images": len(split), "origin": split.origin, "digest": split.digest()}
+            for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
+            if split is not None
+        }
+        return {
+            "spec": self.spec,
+            "imbalance": self.imbalance,
+            "tail_order": self.tail_order,
+            "holdout": self.holdout,
+            "class_names": list(self.class_names),
+            "class_counts": counts.class_counts(self.train.labels, self.num_classes).tolist(),
+            "splits": splits,
+        }
+
+
+def load_data(
+    spec: str = "digits",
+    *,
+    root: Path | str = "data",
+    imbalance: Imbalance | str = "none",
+    tail_order: str = "canonical",
+    holdout: float = 0.2,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    download: bool = False,
+    measure_view: bool = False,
+) -> Data:
+    """A data source, made imbalanced, split into train / val / test.
+
+    `spec` is one of `SOURCES`. The imbalance is applied to the training images; then, unless the source has a val of
+    its own, `holdout` is cut from what is left. `measure_view` allows `mean` and `std` to be measured on the training
+    images when neither the caller nor the source knows them (for training a new model; a trained one has its own).
+
+    Raises:
+        InputError: the source is unknown, missing or damaged, or an option is out of range.
+    """
+    if not 0 <= holdout < 1:
+        raise must("--holdout", "lie in [0, 1)", holdout)
+    imbalance = Imbalance.parse(imbalance) if isinstance(imbalance, str) else imbalance
+    source = _with_test(read_source(spec, Path(root), download=download))
+    num_classes = 1 + max(int(labels.max()) for _, labels in source.splits.values())
+    names = [f"class {c}" for c in range(num_classes)] if source.class_names is None else source.class_names
+    if len(names) < num_classes:
+        raise must("class names", f"be as many as the classes, {num_classes}", len(names))
+    view, view_origin = _choose_view(source, mean, std, resize, crop, measure_view)
+    splits = {name: (_shaped(dataset, view), labels) for name, (dataset, labels) in source.splits.items()}
+
+    labels = splits["train"][1]
+    kept = imbalance_indices(labels, imbalance, tail_order)
+    held: Tensor | None = None
+    if "val" not in splits:
+        inner, outer = holdout_indices(labels[kept], holdout)
+        kept, held = kept[inner], (kept[outer] if len(outer) else None)
+
+    def whole(name: str) -> Split | None:
+        if name not in splits:
+            return None
+        images, found = splits[name]
+        return Split(dataset=images, labels=found, indices=torch.arange(len(found)), origin="source", source=name)
+
+    def part(rows: Tensor, origin: str) -> Split:
+        images, found = splits["train"]
+        return Split(dataset=_subset(images, rows), labels=found[rows], indices=rows, origin=origin, source="train")
+
+    return Data(
+        spec=spec,
+        imbalance=str(imbalance),
+        tail_order=tail_order,
+        holdout=0.0 if "val" in splits else holdout,
+        train=part(kept, "source"),
+        val=whole("val") if held is None else part(held, "cut"),
+        test=whole("test"),
+        class_names=tuple(map(str, names)),
+        view=view,
+        view_origin=view_origin,
+        mirror=source.mirror,
+    )
+
+
+def _with_test(source: Source) -> Source:
+    """The source with a test set, cut from train where it has none and names a share for it."""
+    if not source.test_share:
+        return source
+    images, labels = source.splits["train"]
+    rows = dict(zip(("train", "test"), holdout_indices(labels, source.test_share), strict=True))
+    splits = {name: (_subset(images, chosen), labels[chosen]) for name, chosen in rows.items()}
+    return dataclasses.replace(source, splits=splits)
+
+
+def _subset(dataset: Images, rows: Tensor) -> Images:
+    if isinstance(dataset, ImageArray):
+        return ImageArray(dataset.images[rows], dataset.targets[rows])
+    return Subset(dataset, rows.tolist())
+
+
+def _shaped(dataset: Images, view: View | None) -> Images:
+    resized = view is not None and (view.resize is not None or view.crop is not None)
+    if isinstance(dataset, ImageFiles) and not resized:
+        dataset.require_one_size()
+    if view is None or not resized:
+        return dataset
+    if isinstance(dataset, ImageArray):
+        return ImageArray(view.shape(dataset.images), dataset.targets)
+    if isinstance(dataset, ImageFiles):
+        return ImageFiles(dataset.paths, dataset.targets, view.shape)
+    raise must("--resize and --crop", "be left out for a data set of your own", view, "let the data set resize")
+
+
+def _choose_view(
+    source: Source,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    resize: int | None,
+    crop: int | None,
+    measure: bool,
+) -> tuple[View | None, str]:
+    dataset, labels = source.splits["train"]
+    if (mean is None) != (std is None):
+        raise must("--mean and --std", "be given together", "only one of them")
+    if mean is not None and std is not None:
+        view = View(mean=tuple(mean), std=tuple(std), resize=resize, crop=crop)
+        channels = len(_first_image(dataset))
+        if len(view.mean) == 1:
+            view = dataclasses.replace(view, mean=view.mean * channels, std=view.std * channels)
+        if len(view.mean) != channels and (channels, len(view.mean)) != (1, 3):
+            raise must("--mean and --std", f"have one number, or one per channel, {channels}", len(view.mean))
+        return view, "given"
+    if source.ready:
+        if resize is not None or crop is not None:
+            got = f"--resize {resize}" if resize is not None else f"--crop {crop}"
+            raise must("--resize and --crop", "be left out for a data set of your own", got, "let the data set resize")
+        if not (image := _first_image(dataset)).is_floating_point():
+            law, advice = "be floating point, as the model sees them", "scale them there, or give --mean and --std"
+            raise must("images of a data set of your own", law, image.dtype, advice)
+        return None, "as the source gives them"
+    if source.mean is not None and source.std is not None:
+        return View(mean=source.mean, std=source.std, resize=resize, crop=crop), "usual"
+    if not measure:
+        advice = "for example --mean 0.5 --std 0.5"
+        raise must("--mean and --std", "say what the model was trained with", "nothing", advice)
+    view = View(mean=(0.0,), std=(1.0,), resize=resize, crop=crop)
+    rows = draws.permutation(len(labels), "measure view")[:1000].tolist()
+    pixels = [view.shape(as_image(dataset[row][0])) for row in rows]
+    flat = torch.cat([(p / 255 if p.dtype == torch.uint8 else p).flatten(1).double() for p in pixels], dim=1)
+    measured = [tuple(round(float(v), 4) for v in value) for value in (flat.mean(1), flat.std(1).clamp_min(1e-3))]
+    return dataclasses.replace(view, mean=measured[0], std=measured[1]), "measured"
+
+
+def _first_image(dataset: Images) -> Tensor:
+    example = dataset[0]
+    if not isinstance(example, tuple | list) or len(example) < 2:
+        raise must("an example of the data set", "be (image, label)", type(example).__name__)
+    return as_image(example[0])
+
+
+# Loading
+
+
+def collate(examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """`(images (N, C, H, W), labels (N,))` from `(image, label)` pairs: images as `as_image` takes them."""
+    if isinstance(examples, Batch):
+        return examples.images, examples.labels
+    images = [as_image(example[0]) for example in examples]
+    for image in images:
+        if image.shape != images[0].shape:
+            got = f"{tuple(images[0].shape)} and {tuple(image.shape)}"
+            raise must("images", "have one size", got, "resize them in the data set, or pass --resize N --crop N")
+    return torch.stack(images), torch.tensor([_label(example[1]) for example in examples])
+
+
+def _label(label: Any) -> int:
+    """One integer from a number, or from an array or tensor of one element."""
+    return int(label if isinstance(label, int) else label.item() if hasattr(label, "item") else label)
+
+
+class Loaded:
+    """A collate function that hands the model what it sees: `view.normalize` after `collate`."""
+
+    def __init__(self, view: View | None) -> None:
+        self.view = view
+
+    def __call__(self, examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """`(images, labels)` of a batch."""
+        images, labels = collate(examples)
+        return (images if self.view is None else self.view.normalize(images)), labels
+
+
+def make_loader(split: Split, view: View | None, *, batch_size: int = 256, workers: int = 0) -> DataLoader[Any]:
+    """Batches of `(images, labels)` in the order of the split, as the model sees them."""
+    return DataLoader(split.dataset, batch_size=batch_size, num_workers=workers, collate_fn=Loaded(view))
+
+
+__all__ = [
+    "SOURCES",
+    "Data",
+    "ImageArray",
+    "ImageFiles",
+    "Images",
+    "Imbalance",
+    "Loaded",
+    "Split",
+    "View",
+    "as_image",
+    "check_labels",
+    "class_order",
+    "collate",
+    "holdout_indices",
+    "imbalance_indices",
+    "labels_of",
+    "load_data",
+    "make_loader",
+]

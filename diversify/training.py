@@ -1,0 +1,482 @@
+"""The one reference loop. Methods differ only in the `Ingredients` they put into it.
+
+`fit` yields a record per epoch. All chance in an epoch is a function of (seed, epoch), so a run that is killed and
+resumed from its last whole epoch ends with the same weights, to the bit, as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sized
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from . import storage
+from .augment import DrawKey
+from .errors import InputError, must, unknown
+from .extraction import PRECISIONS, autocast
+from .functional import draws, metrics
+from .heads import evaluating, split_head
+from .sampler import EpochSampler
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Progress = Callable[[int, int], None]
+
+
+def cross_entropy_at(epoch: int) -> Criterion:
+    """Cross entropy, at every epoch; class indices or class probabilities as targets."""
+    return functional.cross_entropy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ingredients:
+    """What a method may bring to the loop; the defaults are plain training.
+
+    Args:
+        criterion: The loss of an epoch: `criterion(epoch)(logits (N, C), targets)` is a scalar.
+        sampler: Which image, how often; `set_epoch(epoch)` is called where it exists. Global: the launcher shards it.
+        wrap_dataset: Image space, in loader workers: the training set in, a map-style data set of the same length out;
+            its `set_epoch(epoch)` too is called where it exists.
+        augment: Image space, on the device: `(images, targets, DrawKey)` to `(images, targets)`; targets may become
+            class probabilities `(N, C)`. Images come as the data set gives them, before normalisation.
+        augment_features: Feature space, between backbone and head: `(features, targets, DrawKey)` to the same; the
+            number of rows may change.
+
+    A part with `state_dict` and `load_state_dict` (JSON values) is saved and resumed with the run.
+    """
+
+    criterion: Callable[[int], Criterion] = cross_entropy_at
+    sampler: Sampler[int] | None = None
+    wrap_dataset: Callable[[Dataset[Any]], Dataset[Any]] | None = None
+    augment: Callable[[Tensor, Tensor, DrawKey], tuple[Tensor, Tensor]] | None = None
+    augment_features: Callable[[Tensor, Tensor, DrawKey], tuple[Tensor, Tensor]] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every part that has one."""
+        return {name: part.state_dict() for name, part in self._stateful()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hand every part its own state back."""
+        for name, part in self._stateful():
+            part.load_state_dict(state[name])
+
+    def _stateful(self) -> list[tuple[str, Any]]:
+        parts = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
+        return [
+            (name, part) for name, part in parts if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+        ]
+
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("steps", "cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How long and how: the defaults are the classic long-tailed CIFAR recipe (Cao et al. 2019, LDAM-DRW).
+
+    SGD at 0.1 with momentum 0.9 and no Nesterov step, weight decay 2e-4, batches of 128, 200 epochs, 5 of linear
+    warm-up, learning rate x 0.01 at 80% and again at 90% of the epochs. The rate is set once an epoch.
+    """
+
+    epochs: int = 200
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 2e-4
+    schedule: str = "steps"
+    milestones: tuple[float, ...] = (0.8, 0.9)
+    decay: float = 0.01
+    warmup_epochs: int = 5
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise must(name, "be at least 1", getattr(self, name))
+        for name in ("learning_rate", "decay"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise must(name, "be positive and finite", getattr(self, name))
+        for name in ("weight_decay", "warmup_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise must(name, "not be negative", getattr(self, name))
+        if not 0 <= self.momentum < 1:
+            raise must("momentum", "lie in [0, 1)", self.momentum)
+        if not all(0 < milestone <= 1 for milestone in self.milestones):
+            raise must("milestones", "be shares of the epochs, in (0, 1]", self.milestones)
+
+    def rate_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        if epoch < self.warmup_epochs:
+            return self.learning_rate * (epoch + 1) / self.warmup_epochs
+        if self.schedule == "steps":
+            return self.learning_rate * self.decay ** sum(epoch >= round(m * self.epochs) for m in self.milestones)
+        if self.schedule == "cosine":
+            done = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1)
+            return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        return self.learning_rate
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of the parameters that are to be trained."""
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            parameters, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One line of `metrics.jsonl`.
+
+    `loss`, `accuracy_train` and `images` are over the rows that reached the loss, augmented as they were; the two `_val`
+    are None without a val set.
+    """
+
+    epoch: int
+    learning_rate: float
+    loss: float
+    accuracy_train: float
+    balanced_accuracy_val: float | None
+    recall_val: list[float | None] | None
+    images: int
+    seconds: float
+
+
+class _Indexed(Dataset[Any]):
+    """A data set whose batches, collated, also say which examples they are: `(images, labels (N,), indices (N,))`."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[Any], Any], num_classes: int) -> None:
+        self.dataset, self.collate, self.num_classes = dataset, collate, num_classes
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.dataset))
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        fetch = getattr(self.dataset, "__getitems__", None)
+        examples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
+        images, labels = self.collate(examples)
+        return images, _checked(labels, self.num_classes), torch.tensor(indices)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _checked(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels `(N,)` or `(N, 1)` as `(N,)`, or an error when one is no class."""
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+        raise must("labels", f"lie in [0, {num_classes - 1}]", int(labels[outside][0]))
+    return labels
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch, NumPy and Python draw from `seed` within the block; afterwards each goes on from where it was."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - users' data sets draw from it
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % (1 << 32))  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Loop:
+    """One epoch of training, and what stays the same from step to step."""
+
+    accelerator: Accelerator
+    model: nn.Module
+    network: nn.Module  # the model, or its split into backbone and head; wrapped for several processes
+    head: nn.Module | None  # where features are augmented
+    optimizer: torch.optim.Optimizer
+    loader: Any  # of accelerate's
+    generator: torch.Generator  # of the loader: it seeds the worker processes
+    dataset: Dataset[Any]
+    recipe: Recipe
+    ingredients: Ingredients
+    num_classes: int
+    prepare: Callable[[Tensor], Tensor] | None
+    progress: Progress | None
+
+    def run_epoch(self, epoch: int) -> tuple[float, float, int]:
+        """Trains; mean loss, accuracy and number of the rows that reached the loss, over all processes."""
+        seed, process, device = self.recipe.seed, self.accelerator.process_index, self.accelerator.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate_at(epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+        self.loader.set_epoch(epoch)  # and its sampler's; accelerate would else count from 0 in a resumed run
+        self.generator.manual_seed(draws.seed_for("workers", seed, epoch, process))
+        criterion = self.ingredients.criterion(epoch)
+        totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, rows
+        steps = len(self.loader)
+        self.model.train()
+        with _seeded(draws.seed_for("epoch", seed, epoch, process), device):
+            for step, (images, labels, indices) in enumerate(self.loader):
+                key = DrawKey(seed=seed, epoch=epoch, step=step, indices=indices)
+                logits, targets = self.forward(images, labels, key)
+                if step == 0:
+                    _check_logits(logits, self.num_classes)
+                loss = criterion(logits.float(), targets)
+                self.accelerator.backward(loss)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                with torch.no_grad():
+                    truth = targets if targets.ndim == 1 else targets.argmax(1)
+                    right = (logits.argmax(1) == truth).sum()
+                    totals += torch.stack([loss.detach() * len(logits), right, right.new_tensor(len(logits))]).double()
+                if self.progress is not None:
+                    self.progress(epoch * steps + step + 1, self.recipe.epochs * steps)
+        loss_sum, right_sum, rows = self.accelerator.reduce(totals).tolist()
+        if not math.isfinite(loss_sum):
+            raise must("training loss", "stay finite", f"{loss_sum} in epoch {epoch}", "lower the learning rate")
+        return loss_sum / rows, right_sum / rows, int(rows)
+
+    def forward(self, images: Tensor, targets: Tensor, key: DrawKey) -> tuple[Tensor, Tensor]:
+        """Logits and targets of a batch, through the augmentations on the device."""
+        if self.ingredients.augment is not None:
+            images, targets = self.ingredients.augment(images, targets, key)
+        if self.prepare is not None:
+            images = self.prepare(images)
+        if images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with autocast(self.accelerator.device, self.recipe.precision):
+            if self.ingredients.augment_features is None or self.head is None:
+                return self.network(images), targets
+            features, _ = self.network(images)
+            features, targets = self.ingredients.augment_features(features, targets, key)
+            return self.head(features), targets
+
+
+def fit(
+    model: nn.Module,
+    train: Dataset[Any],
+    *,
+    recipe: Recipe,
+    num_classes: int,
+    ingredients: Ingredients | None = None,
+    val: DataLoader[Any] | None = None,
+    collate: Callable[[Any], Any] = default_collate,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+    workers: int = 0,
+    state: Path | str | None = None,
+    identity: str = "",
+    progress: Progress | None = None,
+) -> Iterator[EpochRecord]:
+    """Train `model` in place; yields a record after every epoch.
+
+    Args:
+        train: Map-style data set of `(image, label)`.
+        num_classes: Outputs of the model.
+        val: Batches of `(images, labels)` as the model sees them, for `balanced_accuracy_val`; never the test set.
+        collate: Makes `(images, labels)` of a list of examples (or of what the data set's `__getitems__` returns).
+        prepare: Images as the data set gives them to images as the model sees them, after `ingredients.augment`.
+        state: A file that keeps the run: written whole after every epoch. If it is there, the run goes on from it, and
+            the records of the epochs it holds are yielded again first.
+        identity: What the run is about (data, model); a state of another identity or recipe is refused.
+        progress: Called with (batches done, batches in all) over the whole run.
+
+    Raises:
+        InputError: the state belongs to another run or is damaged, the loss is not finite, a label is no class, or the
+            model does not return `(N, C)` logits.
+    """
+    ingredients = ingredients or Ingredients()
+    if ingredients.wrap_dataset is not None:
+        train = ingredients.wrap_dataset(train)
+    if len(cast(Sized, train)) == 0:
+        raise must("training set", "have at least one image", 0)
+    # without cpu=True, processes that torchrun starts on a machine without an accelerator would not find each other
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    if accelerator.mixed_precision != "no":
+        raise must("mixed precision of accelerate", "be no", accelerator.mixed_precision, "the recipe has a precision")
+    generator = torch.Generator()
+    loader = DataLoader(
+        _Indexed(train, collate, num_classes),
+        batch_size=recipe.batch_size,
+        sampler=ingredients.sampler or EpochSampler(len(cast(Sized, train)), seed=recipe.seed),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        generator=generator,
+    )
+    model.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    split = split_head(model) if ingredients.augment_features is not None else None
+    network, optimizer, loader = accelerator.prepare(split or model, recipe.build_optimizer(model), loader)
+    vars(model).pop("_is_accelerate_prepared", None)  # leave no trace
+
+    history: list[EpochRecord] = []
+    saved_as = {"recipe": dataclasses.asdict(recipe), "identity": identity}
+    if state is not None and Path(state).exists():
+        history = _load_state(Path(state), model, optimizer, ingredients, saved_as)
+        yield from history
+
+    loop = _Loop(
+        accelerator=accelerator,
+        model=model,
+        network=network,
+        head=None if split is None else split.head,
+        optimizer=optimizer,
+        loader=loader,
+        generator=generator,
+        dataset=train,
+        recipe=recipe,
+        ingredients=ingredients,
+        num_classes=num_classes,
+        prepare=prepare,
+        progress=progress,
+    )
+    for epoch in range(len(history), recipe.epochs):
+        started = time.perf_counter()
+        loss, accuracy, rows = loop.run_epoch(epoch)
+        recall = None if val is None else evaluate(model, val, num_classes=num_classes, precision=recipe.precision)
+        record = EpochRecord(
+            epoch=epoch,
+            learning_rate=recipe.rate_at(epoch),
+            loss=loss,
+            accuracy_train=accuracy,
+            balanced_accuracy_val=None if recall is None else _or_none(float(recall.nanmean())),
+            recall_val=None if recall is None else [_or_none(value) for value in recall.tolist()],
+            images=rows,
+            seconds=time.perf_counter() - started,
+        )
+        history.append(record)
+        if state is not None and accelerator.is_main_process:
+            _save_state(Path(state), model, optimizer, ingredients, saved_as, history)
+        yield record
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _check_logits(logits: object, num_classes: int) -> None:
+    if not isinstance(logits, Tensor):
+        raise must("model", "return one tensor of logits", type(logits).__name__, "wrap it in a function that does")
+    if logits.ndim != 2 or logits.shape[1] != num_classes:
+        raise must("model", f"return logits of shape (N, {num_classes})", tuple(logits.shape))
+
+
+def evaluate(model: nn.Module, loader: DataLoader[Any], *, num_classes: int, precision: str = "fp32") -> Tensor:
+    """`(C,)` float64: recall per class, NaN for a class without examples.
+
+    The model's own modes are restored, and so is the state of chance; a loader that draws draws the same every time.
+    """
+    device = next(model.parameters()).device
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    with _seeded(0, device), evaluating(model), torch.inference_mode(), autocast(device, precision):
+        for images, labels in loader:
+            images = images.to(device)
+            if images.ndim == 4:
+                images = images.contiguous(memory_format=torch.channels_last)
+            logits = model(images)
+            _check_logits(logits, num_classes)
+            confusion += metrics.confusion_matrix(_checked(labels, num_classes), logits.argmax(1).cpu(), num_classes)
+    return metrics.recall(confusion)
+
+
+# The state of a run
+
+
+def _save_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ingredients: Ingredients,
+    saved_as: dict[str, Any],
+    history: list[EpochRecord],
+) -> None:
+    """One safetensors file: the weights, the optimizer's tensors, and the rest as JSON in its header."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    numbers: dict[str, Any] = {}
+    optimizer_state = optimizer.state_dict()
+    for index, entry in optimizer_state["state"].items():
+        for name, value in entry.items():
+            target = tensors if isinstance(value, Tensor) else numbers
+            target[f"optimizer.{index}.{name}"] = value
+    header = {
+        "history": [dataclasses.asdict(record) for record in history],
+        "ingredients": ingredients.state_dict(),
+        "optimizer": numbers,
+        "param_groups": optimizer_state["param_groups"],
+        **saved_as,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_tensors(path, tensors, {"state": json.dumps(header)})
+
+
+def require_resumable(state: Path | str, *, recipe: Recipe, identity: str = "") -> None:
+    """Nothing, when `fit` would go on from this state; else the InputError that it would raise."""
+    _read_state(Path(state), {"recipe": dataclasses.asdict(recipe), "identity": identity})
+
+
+def _read_state(path: Path, saved_as: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], list[EpochRecord]]:
+    """Its tensors, its header and its records, once they are known to be of this run."""
+    tensors, metadata = storage.read_tensors(path, "state")
+    damaged = must("state", "be the state of a training run", path, "start the run anew")
+    try:
+        header = json.loads(metadata["state"])
+        history = [EpochRecord(**record) for record in header["history"]]
+        recipe, identity, _ = header["recipe"], header["identity"], header["param_groups"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged from error
+    wanted = json.loads(json.dumps(saved_as))  # tuples as JSON has them
+    for name, value in wanted["recipe"].items():
+        if recipe.get(name) != value:
+            raise must(f"{name} of a resumed run", f"stay {recipe.get(name)}", value, "start it anew")
+    if identity != wanted["identity"]:
+        raise must("a resumed run", "have the data and the model it began with", "others", "start it anew")
+    return tensors, header, history
+
+
+def _load_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ingredients: Ingredients, saved_as: dict[str, Any]
+) -> list[EpochRecord]:
+    """Puts everything back as it was after the last whole epoch; nothing is changed on an error."""
+    tensors, header, history = _read_state(path, saved_as)
+    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    shapes = {key: value.shape for key, value in weights.items()}
+    if shapes != {key: value.shape for key, value in model.state_dict().items()}:
+        raise must("a resumed run", "have the data and the model it began with", "another model", "start it anew")
+    stateful = ", ".join(header["ingredients"]) or "none"
+    if stateful != (present := ", ".join(ingredients.state_dict()) or "none"):
+        raise must("ingredients with a state of a resumed run", f"stay {stateful}", present, "start it anew")
+    entries: dict[int, dict[str, Any]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for key, value in [*tensors.items(), *header["optimizer"].items()]:
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            like = parameters[int(index)]
+            if isinstance(value, Tensor) and value.shape == like.shape:
+                value = torch.empty_like(like, dtype=value.dtype).copy_(value)  # in the parameter's memory format
+            entries.setdefault(int(index), {})[name] = value
+    model.load_state_dict(weights)
+    optimizer.load_state_dict({"state": entries, "param_groups": header["param_groups"]})
+    ingredients.load_state_dict(header["ingredients"])
+    return history
+
+
+__all__ = ["EpochRecord", "Ingredients", "InputError", "Recipe", "evaluate", "fit", "require_resumable"]
