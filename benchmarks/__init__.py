@@ -1,0 +1,1 @@
+"""Benchmarks: declarations, the code that times and tabulates, and `results/`."""

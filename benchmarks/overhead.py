@@ -1,0 +1,155 @@
+"""What the library costs beside doing the same by hand; appends to `benchmarks/results/overhead.jsonl`.
+
+    python -m benchmarks.overhead [extract] [diagnose] [loop]
+
+Every comparison runs both sides in turn, in one process, on the same data; a ratio is per pair, and the median is quoted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, RandomSampler
+
+from diversify import origin, storage
+from diversify.augment import CropFlip, DrawKey
+from diversify.data import ImageArray, Split, View, collate, make_loader
+from diversify.embeddings import Embeddings
+from diversify.extraction import autocast, extract
+from diversify.functional import counts, draws
+from diversify.heads import LinearHead, split_head
+from diversify.measuring import diagnose
+from diversify.models import build_model
+from diversify.training import Ingredients, Recipe, fit
+
+RESULTS = Path(__file__).parent / "results" / "overhead.jsonl"
+LONG_TAIL = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+VIEW = View(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+PAIRS = 7
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _images(count: int) -> ImageArray:
+    """CIFAR-sized noise: what is timed does not depend on what is in the picture."""
+    pixels = draws.integers(256, "pixels", torch.arange(count * 3 * 32 * 32)).to(torch.uint8)
+    return ImageArray(pixels.view(count, 3, 32, 32), torch.arange(count) % 10)
+
+
+def _paired(figure: str, what: str, ours: Callable[[], Any], bare: Callable[[], Any], images: int) -> dict[str, Any]:
+    ours(), bare()  # warm up
+    pairs = [(_seconds(ours), _seconds(bare)) for _ in range(PAIRS)]
+    ratios = [one / other for one, other in pairs]
+    return {
+        "figure": figure,
+        "what": what,
+        "images": images,
+        "seconds_ours": [round(one, 4) for one, _ in pairs],
+        "seconds_bare": [round(other, 4) for _, other in pairs],
+        "ratio_median": round(statistics.median(ratios), 4),
+        "ratio_lowest": round(min(ratios), 4),
+        "ratio_highest": round(max(ratios), 4),
+    }
+
+
+def time_extract() -> dict[str, Any]:
+    """`extract` beside a bare forward loop: same loader, same precision."""
+    data = _images(4096)
+    split = Split(dataset=data, labels=data.targets, indices=torch.arange(len(data)), origin="source", source="train")
+    loader = make_loader(split, VIEW)
+    model = build_model("resnet32", 10).eval()
+    parts = split_head(model)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for images, _ in loader:
+                model(images)
+
+    return _paired(
+        "extract", "seconds of extract over a bare forward loop, fp32", lambda: extract(parts, loader), bare, len(data)
+    )
+
+
+def time_diagnose() -> dict[str, Any]:
+    """`diagnose` on 12,406 x 64 training and 10,000 x 64 held-out features."""
+    centre = draws.uniform("centre", torch.arange(640)).view(10, 64)
+
+    def features(sizes: list[int], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.repeat_interleave(torch.arange(10), torch.tensor(sizes))
+        cell = torch.arange(len(labels) * 64).view(-1, 64)
+        noise = sum(draws.uniform(name, turn, cell) for turn in range(6)) - 3  # nearly normal
+        return (centre[labels] + 0.6 * noise).relu(), labels
+
+    (seen, seen_labels), (unseen, unseen_labels) = features(LONG_TAIL, "train"), features([1000] * 10, "heldout")
+    means = counts.class_mean(seen, seen_labels, 10)
+    weight = 4 * (means - means.mean(0))
+    head = LinearHead(weight=weight, bias=-(weight * means).sum(1) / 2)
+    sides = [
+        Embeddings(features=rows, labels=labels, logits=head.logits(rows), indices=torch.arange(len(labels)))
+        for rows, labels in ((seen, seen_labels), (unseen, unseen_labels))
+    ]
+    diagnose(*sides, head=head)
+    seconds = [_seconds(lambda: diagnose(*sides, head=head)) for _ in range(5)]
+    return {
+        "figure": "diagnose",
+        "what": "seconds of diagnose on 12,406 x 64 training and 10,000 x 64 held-out features",
+        "seconds": [round(value, 3) for value in seconds],
+        "seconds_median": round(statistics.median(seconds), 3),
+    }
+
+
+def time_loop() -> dict[str, Any]:
+    """`fit` beside a bare bf16 loop with the same augmentation; an epoch of ResNet-32 each."""
+    data = _images(4096)
+    augment = CropFlip(padding=4, mirror=True)
+    recipe = Recipe(epochs=1, precision="bf16", warmup_epochs=0)
+    networks = [build_model("resnet32", 10) for _ in range(2)]
+    bare_model = networks[1].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def ours() -> None:
+        parts = Ingredients(augment=augment)
+        for _ in fit(
+            networks[0], data, recipe=recipe, num_classes=10, ingredients=parts, collate=collate, prepare=VIEW.normalize
+        ):
+            pass
+
+    def bare() -> None:
+        optimizer = torch.optim.SGD(bare_model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
+        generator = torch.Generator().manual_seed(0)
+        loader = DataLoader(data, batch_size=128, sampler=RandomSampler(data, generator=generator), collate_fn=collate)
+        bare_model.train()
+        for step, (images, labels) in enumerate(loader):
+            key = DrawKey(seed=0, epoch=0, step=step, indices=torch.arange(len(labels)) + 128 * step)
+            images = VIEW.normalize(augment(images, labels, key)[0]).contiguous(memory_format=torch.channels_last)
+            with autocast(torch.device("cpu"), "bf16"):
+                logits = bare_model(images)
+            torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return _paired("loop", "seconds of fit over a bare bf16 loop with the same augmentation", ours, bare, len(data))
+
+
+FIGURES = {"extract": time_extract, "diagnose": time_diagnose, "loop": time_loop}
+
+
+def main(names: list[str]) -> None:
+    """Time the named figures (all by default), print each record and keep it."""
+    for name in names or list(FIGURES):
+        record = {"kind": "timing", **FIGURES[name](), "started": origin.now(), **origin.origin(torch.device("cpu"))}
+        print(record)
+        storage.append_jsonl(RESULTS, record)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
