@@ -93,7 +93,9 @@ def test_messages(sides: Sides) -> None:
     train, heldout, head = sides
     narrow = Model(
         name="narrow",
-        train=Embeddings(features=train.features[:, :8], labels=train.labels, logits=train.logits, indices=train.indices),
+        train=Embeddings(
+            features=train.features[:, :8], labels=train.labels, logits=train.logits, indices=train.indices
+        ),
         heldout=heldout,
         head=LinearHead(weight=head.weight[:, :8].contiguous(), bias=head.bias),
     )

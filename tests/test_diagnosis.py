@@ -18,7 +18,7 @@ from diversify.errors import InputError
 from diversify.findings import REMEDIES, RULES, find
 from diversify.heads import LinearHead
 from diversify.measures import EXPLANATIONS, MEASURES
-from diversify.measuring import QUERY_ROWS, query_rows, diagnose, diagnose_model, parse_top_k
+from diversify.measuring import QUERY_ROWS, diagnose, diagnose_model, parse_top_k, query_rows
 
 CONTRACT = """name, count, count_heldout, recall_train, recall_heldout, precision_heldout, top_k_share, needed_tp, needed_error,
 ce_magnitude_ratio, ce_magnitude_ratio_tp, ce_magnitude_ratio_fn, ce_magnitude_gap, fe_magnitude_ratio, identity_overlap,
@@ -432,9 +432,18 @@ def test_messages(sides: tuple[Embeddings, Embeddings, LinearHead], call: object
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r["classes"].update(recall_train=[0.5]), "diagnosis field diagnosis must be valid (Value error, classes.recall_train"),
-        (lambda r: r["classes"].pop("name"), "diagnosis field diagnosis must be valid (Value error, classes.name is missing)"),
-        (lambda r: r["enemies"].pop(), "diagnosis field diagnosis must be valid (Value error, enemies is not 10 rows of 10)"),
+        (
+            lambda r: r["classes"].update(recall_train=[0.5]),
+            "diagnosis field diagnosis must be valid (Value error, classes.recall_train",
+        ),
+        (
+            lambda r: r["classes"].pop("name"),
+            "diagnosis field diagnosis must be valid (Value error, classes.name is missing)",
+        ),
+        (
+            lambda r: r["enemies"].pop(),
+            "diagnosis field diagnosis must be valid (Value error, enemies is not 10 rows of 10)",
+        ),
         (lambda r: r["findings"][0].pop("text"), "diagnosis field findings.0.text must be valid (Field required), got"),
         (lambda r: r.update(top_k="many"), "diagnosis field top_k must be valid ("),
     ],

@@ -266,7 +266,10 @@ def test_the_bootstrap_of_the_overlap_is_a_plain_loop() -> None:
             rows = (labels == c).nonzero().flatten().tolist()
             positions = torch.arange(len(rows))
             chosen = draws.integers(len(rows), "identity overlap", 3, c, draw, positions).tolist()
-            means = [math.fsum(float(features[rows[i], d]) * float(weight[c, d]) for i in chosen) / len(chosen) for d in range(6)]
+            means = [
+                math.fsum(float(features[rows[i], d]) * float(weight[c, d]) for i in chosen) / len(chosen)
+                for d in range(6)
+            ]
             (top,) = plain.top_k([means], 2)
             assert float(drawn[draw, c]) == len(set(top) & set(indices[c].tolist())) / 2
     assert drawn[:, 2:].isnan().all()  # no rows; no top-K

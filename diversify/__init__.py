@@ -1,0 +1,101 @@
+"""Find out why a CNN fails on its rare classes, and which remedy the evidence points to.
+
+The short way, with a trained model and loaders of its training and of unseen images:
+
+    import diversify as dv
+    diagnosis = dv.diagnose_model(model, train_loader, heldout_loader)
+    for finding in diagnosis.findings:
+        print(finding.text)
+
+The same in parts, each usable alone:
+
+    split = dv.split_head(model)                     # backbone and linear head, parameters shared
+    train = dv.extract(split, train_loader)          # Embeddings: features, labels, logits, indices
+    heldout = dv.extract(split, heldout_loader)
+    diagnosis = dv.diagnose(train, heldout, head=split.head)
+    diagnosis.to_dataframe()
+
+Names are imported when they are first used, so `import diversify` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "Diagnosis": "diagnosis",
+    "diagnose": "measuring",
+    "diagnose_model": "measuring",
+    "Finding": "findings",
+    "MEASURES": "measures",
+    "Model": "comparison",
+    "ModelComparison": "comparison",
+    "compare_models": "comparison",
+    "Embeddings": "embeddings",
+    "extract": "extraction",
+    "LinearHead": "heads",
+    "SplitModel": "heads",
+    "read_head": "heads",
+    "split_head": "heads",
+    "Data": "data",
+    "Imbalance": "data",
+    "View": "data",
+    "imbalance_indices": "data",
+    "labels_of": "data",
+    "load_data": "data",
+    "make_loader": "data",
+    "build_model": "models",
+    "load_weights": "models",
+    "CropFlip": "augment",
+    "Ingredients": "training",
+    "Recipe": "training",
+    "evaluate": "training",
+    "fit": "training",
+    "InputError": "errors",
+}
+
+__version__ = "0.1.0"
+__all__ = [*_HOME, "__version__"]
+
+if TYPE_CHECKING:
+    from .augment import CropFlip as CropFlip
+    from .comparison import Model as Model
+    from .comparison import ModelComparison as ModelComparison
+    from .comparison import compare_models as compare_models
+    from .data import Data as Data
+    from .data import Imbalance as Imbalance
+    from .data import View as View
+    from .data import imbalance_indices as imbalance_indices
+    from .data import labels_of as labels_of
+    from .data import load_data as load_data
+    from .data import make_loader as make_loader
+    from .diagnosis import Diagnosis as Diagnosis
+    from .embeddings import Embeddings as Embeddings
+    from .errors import InputError as InputError
+    from .extraction import extract as extract
+    from .findings import Finding as Finding
+    from .heads import LinearHead as LinearHead
+    from .heads import SplitModel as SplitModel
+    from .heads import read_head as read_head
+    from .heads import split_head as split_head
+    from .measures import MEASURES as MEASURES
+    from .measuring import diagnose as diagnose
+    from .measuring import diagnose_model as diagnose_model
+    from .models import build_model as build_model
+    from .models import load_weights as load_weights
+    from .training import Ingredients as Ingredients
+    from .training import Recipe as Recipe
+    from .training import evaluate as evaluate
+    from .training import fit as fit
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = globals()[name] = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        return value
+    raise AttributeError(f"module 'diversify' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

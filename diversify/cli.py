@@ -1,0 +1,438 @@
+"""The command line. The only file that prints; what the commands do is in `runs.py`, imported when one is called."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .errors import InputError, must
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from .diagnosis import Diagnosis
+    from .runs import DataOptions
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Find out which classes a CNN fails on, why, and how sure we are.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="digits | cifar10 | mnist | fashion-mnist | npz:FILE | folder:DIR | package.module:function",
+        rich_help_panel="Data",
+        show_default="digits",
+    ),
+]
+Root = Annotated[Path, typer.Option(help="Where data sets are kept.", rich_help_panel="Data")]
+ImbalanceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--imbalance", help="exp:RATIO[:NMAX] | step:RATIO:FRACTION | none", rich_help_panel="Data", show_default="none"
+    ),
+]
+TailOrder = Annotated[
+    str | None,
+    typer.Option(
+        help="canonical, or a seed that permutes which classes are rare.",
+        rich_help_panel="Data",
+        show_default="canonical",
+    ),
+]
+Holdout = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of train cut off as val, when the source has none.", rich_help_panel="Data", show_default="0.2"
+    ),
+]
+Mean = Annotated[
+    str | None, typer.Option(help="Per channel, for images in [0, 1]: M or M,M,M.", rich_help_panel="Data")
+]
+Std = Annotated[str | None, typer.Option(help="Per channel: S or S,S,S.", rich_help_panel="Data")]
+Resize = Annotated[int | None, typer.Option(help="Shorter side, in pixels.", rich_help_panel="Data")]
+Crop = Annotated[int | None, typer.Option(help="Centre crop, in pixels.", rich_help_panel="Data")]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch a public data set that is not under --root.", rich_help_panel="Data")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="small_cnn | resnet20 | resnet32 | resnet56 | torchvision:NAME | timm:NAME | package.module:function",
+        show_default="small_cnn",
+    ),
+]
+Precision = Annotated[str, typer.Option(help="auto | fp32 | bf16; auto takes bf16 where the hardware has it.")]
+Workers = Annotated[int, typer.Option(min=0, help="Loader processes.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in DIR.")]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")]
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise must(name, "be numbers separated by commas", repr(text)) from None
+
+
+def _data_options(
+    spec: str | None,
+    root: Path,
+    imbalance: str | None,
+    tail_order: str | None,
+    holdout: float | None,
+    mean: str | None,
+    std: str | None,
+    resize: int | None,
+    crop: int | None,
+    download: bool,
+) -> DataOptions:
+    from .runs import DataOptions
+
+    return DataOptions(
+        spec=spec,
+        root=str(root),
+        imbalance=imbalance,
+        tail_order=tail_order,
+        holdout=holdout,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        resize=resize,
+        crop=crop,
+        download=download,
+    )
+
+
+def _say(line: str) -> None:
+    out.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A callable `(what, done, in all)` that draws a bar with the time left, on a terminal; nothing where there is none."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+@app.callback()
+def _commands() -> None:
+    """Find out which classes a CNN fails on, why, and how sure we are."""
+
+
+@app.command()
+def train(
+    *,
+    data: Data = None,
+    root: Root = Path("data"),
+    imbalance: ImbalanceOption = None,
+    tail_order: TailOrder = None,
+    holdout: Holdout = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    download: Download = False,
+    model: Model = None,
+    method: Annotated[str, typer.Option(help="ce: cross entropy.")] = "ce",
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 200,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    optimizer: Annotated[str, typer.Option(help="sgd | adamw")] = "sgd",
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Of every parameter.")] = 2e-4,
+    schedule: Annotated[str, typer.Option(help="steps | cosine | constant")] = "steps",
+    warmup_epochs: Annotated[int, typer.Option(min=0, help="Linear warm-up.")] = 5,
+    augment: Annotated[str, typer.Option(help="auto | none | crop | crop-flip")] = "auto",
+    precision: Precision = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    workers: Workers = 0,
+    directory: Out,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole epoch in DIR.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a network; the defaults are the classic recipe for long-tailed CIFAR."""
+    from .runs import train_run
+    from .training import Recipe
+
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        warmup_epochs=warmup_epochs,
+        precision=precision,
+        seed=seed,
+    )
+    options = _data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download)
+    with _progress() as progress:
+        record = train_run(
+            options,
+            model=model or "small_cnn",
+            method=method,
+            recipe=recipe,
+            out=directory,
+            augment=augment,
+            workers=workers,
+            resume=resume,
+            overwrite=overwrite,
+            say=_say,
+            progress=progress,
+        )
+    accuracy = record["balanced_accuracy_val"]
+    _say(f"balanced accuracy on val: {'no val' if accuracy is None else f'{accuracy:.1%}'}; {record['seconds']:.0f} s")
+    _say(f"wrote {directory / 'model.safetensors'}")
+
+
+@app.command()
+def diagnose(
+    *,
+    data: Data = None,
+    root: Root = Path("data"),
+    imbalance: ImbalanceOption = None,
+    tail_order: TailOrder = None,
+    holdout: Holdout = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    download: Download = False,
+    model: Model = None,
+    weights: Annotated[Path, typer.Option(help="The checkpoint: .pt, .pth or .safetensors.", metavar="FILE")],
+    head: Annotated[
+        str | None, typer.Option(help="The head's name, where the network has several.", metavar="NAME")
+    ] = None,
+    heldout: Annotated[
+        str | None, typer.Option(help="val, or test for a diagnosis that is only to be read.", show_default="val")
+    ] = None,
+    top_k: Annotated[str, typer.Option(help="Strongest features per class: K, or a percentage of D.")] = "10",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
+    precision: Precision = "fp32",
+    seed: Annotated[int, typer.Option(help="Of resampling; same seed, same result.")] = 0,
+    workers: Workers = 0,
+    directory: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say which classes a trained network fails on, why, and how sure we are.
+
+    DATA and MODEL default to what the training record beside the weights says.
+    """
+    from .runs import diagnose_run
+
+    options = _data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download)
+    with _progress() as progress:
+        diagnosis, _ = diagnose_run(
+            options,
+            model=model,
+            weights=weights,
+            out=directory,
+            head=head,
+            heldout=heldout,
+            top_k=top_k,
+            batch_size=batch_size,
+            precision=precision,
+            workers=workers,
+            seed=seed,
+            overwrite=overwrite,
+            say=_say,
+            progress=progress,
+        )
+    _show(diagnosis)
+    _say(f"report: {directory / 'report.html'}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="DIR_A", help="A folder that diagnose left.")],
+    second: Annotated[Path, typer.Argument(metavar="DIR_B", help="Another.")],
+    *,
+    directory: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare the same classes in two networks: number, magnitude and identity of their top-K features."""
+    from .runs import compare_run
+
+    comparison, _ = compare_run(first, second, out=directory, overwrite=overwrite, say=_say)
+    chance = f"chance {comparison.identity_chance:.0%}"
+    table = _table(
+        "class",
+        f"recall {comparison.first_name}",
+        comparison.second_name,
+        "difference",
+        "magnitude ratio",
+        f"same top-K ({chance})",
+    )
+    for c, name in enumerate(comparison.class_names):
+        column = {key: float(value[c]) for key, value in comparison.columns.items()}
+        table.add_row(
+            escape(name),
+            _percent(column["recall_first"]),
+            _percent(column["recall_second"]),
+            _interval(column, "recall_difference", "{:+.0%}"),
+            _interval(column, "magnitude_ratio", "{:.2f}"),
+            _percent(column["identity_overlap"]),
+        )
+    out.print(table)
+    _say(f"report: {directory / 'report.html'}")
+
+
+@app.command()
+def demo(
+    *,
+    directory: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a small network on long-tailed digits, diagnose it and write the report; under a minute."""
+    from .runs import demo_run
+
+    with _progress() as progress:
+        diagnosis, _ = demo_run(directory, seed=seed, overwrite=overwrite, say=_say, progress=progress)
+    _show(diagnosis)
+    _say(f"report: {directory / 'diagnosis' / 'report.html'}")
+
+
+MOST_ROWS = 40
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    """The classes as a table, weakest first where there are too many to list, and the findings."""
+    recall = diagnosis["recall_heldout"]
+    order = list(range(len(diagnosis.class_names)))
+    if len(order) > MOST_ROWS:
+        order = recall.nan_to_num(2.0).argsort().tolist()[:MOST_ROWS]
+    table = _table(
+        "class", "train images", "recall train", "recall held-out", "log n predicts", "top-K magnitude", "diversity"
+    )
+    for c in order:
+        column = {name: float(values[c]) for name, values in diagnosis.columns.items()}
+        name = escape(diagnosis.class_names[c])
+        table.add_row(
+            f"[bold red]{name} ![/]" if column["fragile"] else name,
+            str(int(column["count"])),
+            _percent(column["recall_train"]),
+            _interval(column, "recall_heldout", "{:.0%}"),
+            _percent(column["recall_log_count"]),
+            _interval(column, "ce_magnitude_ratio", "{:.2f}"),
+            _interval(column, "diversity_vendi_heldout", "{:.1f}"),
+        )
+    out.print(table)
+    hidden = len(diagnosis.class_names) - len(order)
+    if hidden:
+        _say(f"({hidden} classes of higher recall are in the report)")
+    summary = diagnosis.summary
+    _say(
+        f"balanced accuracy, held out: {_plain(summary, 'balanced_accuracy_heldout', '{:.1%}')};"
+        f" a refitted head would add {_plain(summary, 'head_ceiling', '{:+.1%}')}"
+    )
+    if not diagnosis.findings:
+        _say("No class is fragile: no recall interval lies below the mean of the classes.")
+    for finding in diagnosis.findings:
+        out.print()
+        out.print(escape(finding.text))
+    if not diagnosis.plan_ready:
+        out.print()
+        _say("Made on the test split: to be read only, not to choose a remedy from.")
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, title in enumerate(titles):
+        table.add_column(escape(title), justify="left" if place == 0 else "right", overflow="fold")
+    return table
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.0%}"
+
+
+def _plain(values: Mapping[str, float], name: str, form: str) -> str:
+    return _interval(values, name, form).replace("[dim]", "").replace("[/]", "")
+
+
+def _interval(values: Mapping[str, float], name: str, form: str) -> str:
+    value, low, high = (values.get(name + end, math.nan) for end in ("", "_low", "_high"))
+    if math.isnan(value):
+        return "–"
+    return form.format(value) + ("" if math.isnan(low) else f" [dim]({form.format(low)} to {form.format(high)})[/]")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code: 0 done, 2 the user's input, 130 interrupted."""
+    try:
+        code = app(list(arguments), standalone_mode=False, prog_name="diversify")
+    except InputError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a usage error of the command-line parser has it, whichever it is
+            raise
+        message = " ".join(error.format_message().split())
+        options = getattr(getattr(error, "param", None), "opts", [])
+        given = [value for option, value in pairwise(arguments) if option in options]
+        if given and repr(given[-1]) not in message:
+            message = f"{message.rstrip('.')}, got {given[-1]!r}"
+        err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+        return 2
+    if code == 130:  # the parser may have turned the interruption into its exit code
+        err.print("interrupted; what was finished is kept", soft_wrap=True)
+    return code if isinstance(code, int) else 0
+
+
+def _terminate(signal_number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The `diversify` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    raise SystemExit(run(sys.argv[1:]))
+
+
+__all__ = ["main", "run"]

@@ -1,0 +1,231 @@
+"""Two networks side by side, as one offline HTML page and as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from . import layout, plots, wording
+from .comparison import ModelComparison
+from .layout import Cell, Chart, Heading, Headline, Meaning, Report, Row, Statement, Table
+from .measures import MEASURES
+from .plots import Rows
+from .wording import DASH
+
+# The comparison's table: column, heading, meaning, unit. Columns it does not know are shown under their own name.
+COMPARISON_COLUMNS = {
+    "recall_first": ("recall, first", "Share of the held-out images that the first model finds.", "share"),
+    "recall_second": ("recall, second", "Share of the held-out images that the second model finds.", "share"),
+    "recall_difference": ("difference, points", "Recall of the second model less that of the first.", "points"),
+    "needed_first": (
+        "features needed, first",
+        "How many of the strongest features a decision of the first takes.",
+        "number",
+    ),
+    "needed_second": (
+        "features needed, second",
+        "How many of the strongest features a decision of the second takes.",
+        "number",
+    ),
+    "top_k_share_first": ("top-K share, first", MEASURES["top_k_share"].meaning, "share"),
+    "top_k_share_second": ("top-K share, second", MEASURES["top_k_share"].meaning, "share"),
+    "magnitude_first": ("top-K magnitude, first", "Mean classification embedding over the top-K, in logits.", "logits"),
+    "magnitude_second": (
+        "top-K magnitude, second",
+        "Mean classification embedding over the top-K, in logits.",
+        "logits",
+    ),
+    "magnitude_ratio": ("magnitude ratio", "Top-K magnitude of the second model over that of the first.", "ratio"),
+    "identity_overlap": ("identity overlap", "Share of the first model's top-K that are also the second's.", "share"),
+    "diversity_vendi_first": ("Vendi, first", "Effective number of directions of the first, at matched n.", "number"),
+    "diversity_vendi_second": (
+        "Vendi, second",
+        "Effective number of directions of the second, at matched n.",
+        "number",
+    ),
+}
+
+
+def render_comparison_html(comparison: ModelComparison, run: Mapping[str, Any]) -> str:
+    """One offline page on two models; `run` as for `render_html`."""
+    return layout.html(comparison_report_of(comparison, run))
+
+
+def render_comparison_markdown(comparison: ModelComparison, run: Mapping[str, Any]) -> str:
+    """The same without the plots."""
+    return layout.markdown(comparison_report_of(comparison, run))
+
+
+def comparison_report_of(comparison: ModelComparison, run: Mapping[str, Any]) -> Report:
+    """What the report of two models says; it shows whichever columns the comparison has."""
+    columns = comparison.columns
+    names = tuple(wording.plain(name) for name in comparison.class_names)
+    first, second = (wording.plain(name) for name in (comparison.first_name, comparison.second_name))
+    sorting = columns.get("recall_difference", columns.get("recall_second"))
+    order, gap = wording.selection(sorting) if sorting is not None else (tuple(range(len(names))), len(names))
+    better, worse = _surely(columns, 1), _surely(columns, -1)
+    bases = [name for name in columns if name.removesuffix("_low").removesuffix("_high") == name]
+    bases.sort(key=lambda name: list(COMPARISON_COLUMNS).index(name) if name in COMPARISON_COLUMNS else 99)
+    known = {name: COMPARISON_COLUMNS.get(name, (name.replace("_", " "), "", "number")) for name in bases}
+    words = dict.fromkeys(better, "▲ better") | dict.fromkeys(worse, "▼ worse")
+    rows = tuple(
+        Row(
+            name=plots.cut(names[c], 48),
+            mark=words.get(c, ""),
+            good=c in better,
+            cells=tuple(
+                Cell(
+                    value=wording.formatted(wording.at(columns, name, c), unit),
+                    interval=wording.column_interval(columns, name, c, unit),
+                    strong=name == "recall_difference" and c in words,
+                )
+                for name, (_, _, unit) in known.items()
+            ),
+        )
+        for c in order
+    )
+    left_out = wording.left_out(len(names), len(order), "difference in recall")
+    return Report(
+        title=f"{first} and {second}, compared",
+        subtitle=f"First: {first}. Second: {second}. {layout.number_of(len(names), 'class', 'classes')}; the top {comparison.top_k} of"
+        f" {comparison.num_features} features, identified with each other by: {comparison.matched_by}. Intervals are 95%.",
+        warning=None,
+        headlines=_comparison_headlines(comparison, len(better), len(worse)),
+        findings_note="Classes whose interval of the recall difference leaves out 0: bold in the table. Each class by itself; of"
+        f" {len(names)} without any difference, about {max(1, round(0.05 * len(names)))} would, by chance."
+        if better or worse
+        else f"No class differs: every interval of the recall difference of the {len(names)} classes holds 0.",
+        findings=tuple(
+            Statement(
+                good=word == "more",
+                title=f"{second} finds {word} of {layout.number_of(len(group), 'class', 'classes')}",
+                text=", ".join(_gain(columns, names, c) for c in group[: wording.WEAKEST])
+                + (" …" if len(group) > wording.WEAKEST else "."),
+            )
+            for word, group in (("less", worse), ("more", better))
+            if group
+        ),
+        classes=Table(
+            title="The classes",
+            caption=f"Largest loss first, largest gain last. ▲ and ▼ where the difference leaves out 0. {DASH}: undefined."
+            f" Overlap by chance: {wording.percent(comparison.identity_chance)}.{left_out}",
+            headings=(
+                Heading(title="class"),
+                *(Heading(title=title, meaning=meaning) for title, meaning, _ in known.values()),
+            ),
+            rows=rows,
+            gap=gap,
+            left_out=len(names) - len(order),
+        ),
+        charts=_comparison_charts(comparison, names, order, words, left_out),
+        beyond_note="",
+        beyond=None,
+        meanings=tuple(Meaning(title=title, text=meaning) for title, meaning, _ in known.values() if meaning),
+        origin=(
+            *wording.origin_of(run),
+            ("first", first),
+            ("second", second),
+            ("matched by", comparison.matched_by),
+            *wording.top_k_origin(comparison),
+        ),
+    )
+
+
+def _surely(columns: Mapping[str, Tensor], sign: int) -> list[int]:
+    """Classes whose difference has its whole interval on one side of 0, largest first."""
+    end = columns.get(f"recall_difference_{'low' if sign > 0 else 'high'}")
+    if end is None:
+        return []
+    found = (end * sign > 0).nonzero().flatten().tolist()
+    return sorted(found, key=lambda c: -sign * wording.at(columns, "recall_difference", c))
+
+
+def _gain(columns: Mapping[str, Tensor], names: Sequence[str], c: int) -> str:
+    interval = wording.column_interval(columns, "recall_difference", c, "points")
+    return f"{names[c]} {wording.formatted(wording.at(columns, 'recall_difference', c), 'points')} points {interval}"
+
+
+def _comparison_headlines(comparison: ModelComparison, better: int, worse: int) -> tuple[Headline, ...]:
+    def mean(name: str) -> float:
+        return float(comparison.columns[name].nanmean()) if name in comparison.columns else math.nan
+
+    numbers = [
+        ("Balanced accuracy, first", "recall_first", "percent", wording.plain(comparison.first_name)),
+        ("Balanced accuracy, second", "recall_second", "percent", wording.plain(comparison.second_name)),
+        ("Top-K magnitude, second / first", "magnitude_ratio", "ratio", "mean of the classes"),
+        (
+            "Identity of the top-K",
+            "identity_overlap",
+            "percent",
+            f"shared, mean of the classes; {wording.percent(comparison.identity_chance)} by chance",
+        ),
+    ]
+    found = [
+        Headline(label=label, value=wording.formatted(mean(name), unit), detail=plots.cut(detail, 60))
+        for label, name, unit, detail in numbers
+        if name in comparison.columns
+    ]
+    if "recall_difference" in comparison.columns:
+        undecided = len(comparison.class_names) - better - worse
+        counted = Headline(
+            label="Classes better / worse",
+            value=f"{better} / {worse}",
+            detail=f"mean difference {wording.points(mean('recall_difference'))} points; {undecided} undecided",
+        )
+        found.insert(min(2, len(found)), counted)
+    return tuple(found)
+
+
+def _comparison_charts(
+    comparison: ModelComparison, names: Sequence[str], order: Sequence[int], words: Mapping[int, str], left_out: str
+) -> tuple[Chart, ...]:
+    columns = comparison.columns
+    sides = ({"color": "muted", "marker": "s", "hollow": True}, {"color": "blue", "marker": "o"})
+    tables: list[tuple[str, str, tuple[str, ...], float | None, bool]] = [
+        (
+            "Which classes gain, which lose?",
+            "Recall of the second less the first, with its interval.",
+            ("recall_difference",),
+            0.0,
+            True,
+        ),
+        ("Recall of both", "Held-out recall with its interval.", ("recall_first", "recall_second"), None, True),
+        ("Which relies on stronger features?", "Top-K magnitude, second over first.", ("magnitude_ratio",), 1.0, False),
+        (
+            "The same features?",
+            "Share of top-K features in common; dashed: by chance.",
+            ("identity_overlap",),
+            comparison.identity_chance,
+            True,
+        ),
+    ]
+    charts = []
+    for title, caption, wanted, reference, percent in tables:
+        if not all(name in columns for name in wanted):
+            continue
+        styles: Sequence[Mapping[str, Any]] = sides if len(wanted) > 1 else sides[1:]
+        labels = ("first", "second") if len(wanted) > 1 else ("",)
+        marks = " ▲ and ▼ where the difference leaves out 0." if words else ""
+        unit = "share" if percent else "ratio"
+        charts.append(
+            Chart(
+                title=title,
+                caption=f"{caption} Ordered as in the table.{marks}{left_out}",
+                alt=f"Dot plot. {caption} " + wording.extremes(columns, wanted[-1], names, unit),
+                data=Rows(
+                    names=tuple(names[c] for c in order),
+                    signs=tuple(words.get(c, "")[:1] for c in order),
+                    series=tuple(
+                        wording.series(columns, name, order, name=label, **style)
+                        for name, label, style in zip(wanted, labels, styles, strict=True)
+                    ),
+                    reference=reference,
+                    limits=(-1.0, 5.0) if wanted == ("magnitude_ratio",) else (-math.inf, math.inf),
+                    percent=percent,
+                ),
+            )
+        )
+    return tuple(charts)

@@ -1,0 +1,226 @@
+"""The record of a report, text and plot data only, and its two layouts: one offline HTML page, and Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import jinja2
+
+from . import plots
+from .plots import FRAGILE, RecallByCount, Rows
+
+FINDINGS = 10  # shown before the rest is folded (HTML) or left to diagnosis.json (Markdown)
+
+
+def number_of(number: int, one: str, many: str) -> str:
+    """A count and its noun."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A formatted value and interval; `strong` where it is the evidence of what the report says."""
+
+    value: str
+    interval: str = ""
+    strong: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heading:
+    """Of a table's column."""
+
+    title: str
+    meaning: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """Of a table; `mark` is a sign and a word beside the name, `good` where it says something good."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    mark: str = ""
+    good: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """One heading more than a row has cells; `left_out` rows are missing before row `gap`."""
+
+    title: str
+    caption: str
+    headings: tuple[Heading, ...]
+    rows: tuple[Row, ...]
+    gap: int = 0
+    left_out: int = 0
+
+    @property
+    def gap_text(self) -> str:
+        """What stands in the place of the rows left out."""
+        return f"{number_of(self.left_out, 'class', 'classes')} between them left out"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Headline:
+    """A number of the whole model."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statement:
+    """A finding in words; `label` is the kind of remedy it points to, `others` are further ones."""
+
+    title: str
+    text: str
+    label: str = ""
+    others: tuple[str, ...] = ()
+    advice: str = ""
+    good: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A figure: what it says in words (`alt`), and the numbers to draw."""
+
+    title: str
+    caption: str
+    alt: str
+    data: RecallByCount | Rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What a measure is, and where it comes from."""
+
+    title: str
+    text: str
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a page says, in its order, as plain text and plot data; nothing is escaped yet."""
+
+    title: str
+    subtitle: str
+    warning: tuple[str, str] | None
+    headlines: tuple[Headline, ...]
+    findings_note: str
+    findings: tuple[Statement, ...]
+    classes: Table
+    charts: tuple[Chart, ...]
+    beyond_note: str
+    beyond: Table | None
+    meanings: tuple[Meaning, ...]
+    origin: tuple[tuple[str, str], ...]
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.PackageLoader("diversify", "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
+
+
+def html(report: Report) -> str:
+    """One offline page: no script, nothing loaded."""
+    charts = []
+    for number, chart in enumerate(report.charts):
+        sizes = {"wide": 7.4, "narrow": 4.4} if isinstance(chart.data, RecallByCount) else {"both": 4.8}
+        drawings = [
+            (kind, plots.draw(chart.data, name=f"{kind} {number}", width=width)) for kind, width in sizes.items()
+        ]
+        charts.append((chart, drawings))
+    template = _environment().get_template("report.html.j2")
+    return template.render(report=report, charts=charts, limit=FINDINGS) + "\n"
+
+
+def markdown(report: Report) -> str:
+    """The same record for a terminal and for code-hosting pages."""
+    parts = [f"# {_md(report.title)}", _md(report.subtitle)]
+    if report.warning:
+        parts.append(f"> **{report.warning[0]}** {report.warning[1]}")
+    parts.append(
+        "\n".join(
+            f"- {_md(one.label)}: **{_md(one.value)}**" + (f" ({_md(one.detail)})" if one.detail else "")
+            for one in report.headlines
+        )
+    )
+    parts += ["## Findings", _md(report.findings_note)]
+    for number, finding in enumerate(report.findings[:FINDINGS], start=1):
+        labels = [f"`{finding.label}`"] if finding.label else []
+        labels += [f"also {other}" for other in finding.others]
+        lines = [
+            f"{number}. **{_md(finding.title)}**" + (f" · {', '.join(labels)}" if labels else ""),
+            _md(finding.text),
+        ]
+        if finding.advice:
+            lines.append(f"Points to: {_md(finding.advice)}")
+        indent = " " * len(f"{number}. ")
+        parts.append(f"\n\n{indent}".join(lines))
+    if len(report.findings) > FINDINGS:
+        parts.append(f"And {len(report.findings) - FINDINGS} more.")
+    parts += [f"## {report.classes.title}", _md(report.classes.caption), _md_table(report.classes)]
+    if report.beyond_note:
+        parts += ["## What each measure says beyond log n", _md(report.beyond_note)]
+        parts += [_md_table(report.beyond)] if report.beyond else []
+    parts += [
+        "## What the measures mean",
+        "\n".join(
+            f"- **{_md(one.title)}**: {_md(one.text)}" + (f" {_md(one.source)}." if one.source else "")
+            for one in report.meanings
+        ),
+        "## Origin of these numbers",
+        "\n".join(f"- {_md(label)}: {_md(value)}" for label, value in report.origin),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is: nothing becomes a tag, a link, a cell's end, code, emphasis or a formula."""
+    text = re.sub(r"([\\`*<|~$])", r"\\\1", text)
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside of a word it is no emphasis
+    return re.sub(r"&(?=#?\w+;)", r"\\&", text).replace("](", "]\\(")
+
+
+def _md_table(table: Table) -> str:
+    """Cells padded to one width, numbers to the right; wide scripts count double."""
+
+    def cell(one: Cell) -> str:
+        value = f"**{_md(one.value)}**" if one.strong else _md(one.value)
+        return f"{value} {_md(one.interval)}" if one.interval else value
+
+    lines = [[_md(heading.title) for heading in table.headings]]
+    for row in table.rows:
+        name = f"{FRAGILE} " if row.mark.startswith(FRAGILE) else f"{row.mark[:1]} " if row.mark else ""
+        lines.append([name + _md(row.name), *map(cell, row.cells)])
+    if table.left_out:
+        lines.insert(1 + table.gap, [f"… {table.left_out} left out", *[""] * (len(table.headings) - 1)])
+    widths = [max(3, *(_width(line[place]) for line in lines)) for place in range(len(table.headings))]
+
+    def laid(line: Sequence[str]) -> str:
+        padded = [" " * (width - _width(text)) for text, width in zip(line, widths, strict=True)]
+        first, *others = (
+            text + pad if not place else pad + text for place, (text, pad) in enumerate(zip(line, padded, strict=True))
+        )
+        return "| " + " | ".join((first, *others)) + " |"
+
+    rule = (
+        "|"
+        + "|".join("-" * (width + 2) if not place else "-" * (width + 1) + ":" for place, width in enumerate(widths))
+        + "|"
+    )
+    return "\n".join((laid(lines[0]), rule, *map(laid, lines[1:])))
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal."""
+    marks = [mark for mark in text if not unicodedata.combining(mark) and unicodedata.category(mark) != "Cf"]
+    return sum(2 if unicodedata.east_asian_width(mark) in "WF" else 1 for mark in marks)

@@ -1,0 +1,317 @@
+"""Drawings of numbers that are already made: frozen plot data in, SVG text out.
+
+The SVG is for inlining in HTML: its colours are CSS variables with a light default, so that one drawing serves light
+and dark pages, and its text stays text. Equal data gives equal text; matplotlib's settings and backend are not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+_FONT = 9.0  # points; the width of a character is taken to be 0.6 of it
+_CHARACTER = 0.6 * _FONT
+_NAME = 18  # characters of a class name that are drawn
+
+# Drawn in a colour that nothing else has, then replaced by the variable. Light defaults: Okabe and Ito 2008.
+_COLORS = {
+    "ink": ("#010203", "#1c2128"),
+    "muted": ("#010204", "#5b6570"),
+    "line": ("#010205", "#d5dae0"),
+    "band": ("#010206", "#f4f6f8"),
+    "blue": ("#010207", "#0072b2"),
+    "vermillion": ("#010208", "#d55e00"),
+}
+FRAGILE = "◆"
+
+Style = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecallByCount:
+    """Held-out recall against training images, one value per class.
+
+    Classes with `shown` are drawn with their interval and, where there is room, their name; the others as pale dots.
+    `line` is (slope, intercept) on the natural log of the count, None where undefined.
+    """
+
+    names: tuple[str, ...]
+    count: tuple[float, ...]
+    recall: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    fragile: tuple[bool, ...]
+    shown: tuple[bool, ...]
+    line: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Series:
+    """One value per row with its interval, NaN where there is none; `marker` and `color` are told apart in grey too."""
+
+    name: str
+    values: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    color: str = "blue"
+    marker: str = "o"
+    hollow: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """One row per class, first at the top, with one mark per series; a sign ("" for none) stands behind its name.
+
+    `reference` is where a vertical line is drawn. Values outside of `limits` are drawn at the edge, as an arrow.
+    """
+
+    names: tuple[str, ...]
+    signs: tuple[str, ...]
+    series: tuple[Series, ...]
+    reference: float | None = None
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    percent: bool = False
+
+
+def draw(data: RecallByCount | Rows, *, name: str, width: float = 4.8) -> str:
+    """The SVG element, `width` inches wide by its own measure; `name` keeps its ids apart from another drawing's."""
+    settings = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
+    ours = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": _FONT, "axes.linewidth": 0.8}
+    with warnings.catch_warnings(), matplotlib.rc_context(settings | ours):
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser has the font
+        figure = _scatter(data, width) if isinstance(data, RecallByCount) else _rows(data, width)
+        return _svg(figure)
+
+
+def cut(name: str, length: int) -> str:
+    """`name`, its end left out where it is longer."""
+    return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+
+
+def _ink(name: str) -> str:
+    return _COLORS[name][0]
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", text, count=1, flags=re.DOTALL)
+    text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)
+    text = text.replace("<use xlink:href=", "<use href=")
+    for variable, (drawn, light) in _COLORS.items():
+        text = text.replace(f": {drawn}", f": var(--{variable}, {light})")
+    return text
+
+
+def _figure(width: float, height: float, left: float, right: float, bottom: float, top: float) -> tuple[Figure, Axes]:
+    """A figure with one plain pair of axes; sizes and margins in inches."""
+    figure = Figure(figsize=(width, height), dpi=72)
+    place = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
+    axes = figure.add_axes(place)
+    axes.patch.set_visible(False)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_ink("muted"))
+    axes.tick_params(color=_ink("muted"), labelcolor=_ink("ink"), length=3, pad=3)
+    return figure, axes
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D], left: float) -> None:
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(left, 1),
+        ncols=len(handles),
+        frameon=False,
+        labelcolor=_ink("ink"),
+        borderpad=0,
+        borderaxespad=0,
+        handlelength=1.6,
+        handletextpad=0.5,
+        columnspacing=1.4,
+    )
+
+
+def _scatter(data: RecallByCount, width: float) -> Figure:
+    figure, axes = _figure(width, 3.9 if width > 6 else 3.7, 0.48, 0.15, 0.55, 0.5)
+    placed = [c for c in range(len(data.names)) if data.count[c] > 0 and math.isfinite(data.recall[c])]
+    shown = [c for c in placed if data.shown[c]]
+    counts = [data.count[c] for c in placed] or [1.0]
+    room = max(1.15, (max(counts) / min(counts)) ** 0.08)
+    axes.set_xscale("log")
+    axes.set_xlim(min(counts) / room, max(counts) * room**1.8)  # room for the name of the largest
+    floor = min((data.low[c] for c in placed if math.isfinite(data.low[c])), default=0.0)
+    axes.set_ylim(max(-0.02, min(0.7, math.floor(floor * 10) / 10) - 0.02), 1.03)
+    axes.xaxis.set_major_locator(FixedLocator(_count_ticks(min(counts), max(counts), room)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}%"))
+    axes.grid(axis="y", color=_ink("line"), linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("training images of the class (log scale)", color=_ink("ink"), labelpad=5)
+    axes.text(0, 1.02, "recall, held-out", transform=axes.transAxes, color=_ink("muted"), ha="left", va="bottom")
+    handles = []
+    if data.line is not None:
+        style: Style = {"color": _ink("muted"), "linewidth": 1.2, "linestyle": (0, (5, 3))}
+        axes.plot(*zip(*_line(data.line, counts), strict=True), zorder=2, **style)
+        handles.append(Line2D([], [], label="what log n predicts", **style))
+    rest = [c for c in placed if not data.shown[c]]
+    if rest:
+        dots: Style = {"linestyle": "none", "marker": "o", "markersize": 2.4, "color": _ink("muted"), "alpha": 0.45}
+        axes.plot([data.count[c] for c in rest], [data.recall[c] for c in rest], zorder=2, **dots)
+        handles.insert(0, Line2D([], [], label="others", **dots))
+    for fragile, color, marker in ((False, "blue", "o"), (True, "vermillion", "D")):
+        group = [c for c in shown if data.fragile[c] is fragile]
+        if not group:
+            continue
+        count = [data.count[c] for c in group]
+        low, high = [data.low[c] for c in group], [data.high[c] for c in group]
+        axes.vlines(count, low, high, color=_ink(color), linewidth=1.3, alpha=0.75, zorder=3)
+        style = {"linestyle": "none", "marker": marker, "markersize": 5.2, "color": _ink(color)}
+        axes.plot(count, [data.recall[c] for c in group], zorder=4, **style)
+        handles.insert(0, Line2D([], [], label="fragile" if fragile else "not fragile", **style))
+    _legend(figure, handles, 0.48 / width)
+    _name_points(axes, data, placed, shown)
+    return figure
+
+
+def _count_ticks(low: float, high: float, room: float) -> list[float]:
+    """1, 2 and 5 of every decade; with many decades only 1; where none falls inside, the counts themselves."""
+    parts = (1, 2, 5) if high / low < 3e3 else (1,)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    ticks = [part * 10.0**decade for decade in decades for part in parts]
+    inside = [tick for tick in ticks if tick >= 1 and low / room <= tick <= high * room]
+    return inside if len(inside) > 1 else sorted({low, high})
+
+
+def _line(line: tuple[float, float], counts: Sequence[float]) -> list[tuple[float, float]]:
+    """(count, recall) along it, over the range of the counts; a recall stays in [0, 1]."""
+    low, high = math.log(min(counts)), math.log(max(counts))
+    logs = [low + (high - low) * step / 150 for step in range(151)]
+    return [(math.exp(log), min(1.0, max(0.0, line[0] * log + line[1]))) for log in logs]
+
+
+def _name_points(axes: Axes, data: RecallByCount, placed: Sequence[int], shown: Sequence[int]) -> None:
+    """Names where there is room, off the line if possible: beside the point, else above or below; weakest first."""
+    left, bottom, right, top = (float(v) for v in axes.bbox.extents)
+
+    def spot(c: int, value: float) -> tuple[float, float]:
+        x, y = axes.transData.transform((data.count[c], value))
+        return float(x), float(y)
+
+    line = []
+    if data.line is not None and placed:
+        spots = axes.transData.transform(_line(data.line, [data.count[c] for c in placed]))
+        line = [(x - 2, y - 2, x + 2, y + 2) for x, y in spots.tolist()]
+    taken = []
+    for c in placed:
+        x, y = spot(c, data.recall[c])
+        taken.append((x - 3, y - 3, x + 3, y + 3))
+        if data.shown[c]:
+            taken.append((x - 1, spot(c, data.low[c])[1], x + 1, spot(c, data.high[c])[1]))
+    for c in sorted(shown, key=lambda c: data.recall[c]):
+        name = cut(data.names[c], _NAME)
+        width, height = _CHARACTER * len(name), _FONT
+        x, y = spot(c, data.recall[c])
+        low, high = spot(c, data.low[c])[1], spot(c, data.high[c])[1]
+        beside = [(x + 6, y + lift) for lift in (0, 7, -7)] + [(x - 6 - width, y + lift) for lift in (0, 7, -7)]
+        beyond = [(x - width / 2, low - 7), (x - width / 2, high + 7)]
+        for avoided, (start, middle) in itertools.product(([*taken, *line], taken), (*beside, *beyond)):
+            box = (start, middle - height / 2, start + width, middle + height / 2)
+            inside = box[0] >= left - 2 and box[2] <= right + 8 and box[1] >= bottom + 1 and box[3] <= top + 6
+            if inside and not any(_meet(box, other) for other in avoided):
+                taken.append(box)
+                weight = "bold" if data.fragile[c] else "normal"
+                place: Style = {"xycoords": "figure pixels", "va": "center_baseline", "annotation_clip": False}
+                axes.annotate(name, (start, middle), color=_ink("ink"), weight=weight, parse_math=False, **place)
+                break
+
+
+def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _rows(data: Rows, width: float) -> Figure:
+    count = len(data.names)
+    names = [f"{cut(name, _NAME)} {sign}".rstrip() for name, sign in zip(data.names, data.signs, strict=True)]
+    left = min(0.42 * width, 0.2 + max((len(name) for name in names), default=0) * _CHARACTER / 72)
+    several = len(data.series) > 1
+    row, top, bottom = 0.32, 0.3, 0.34  # the same for all, so that drawings side by side are level
+    figure, axes = _figure(width, top + bottom + row * max(1, count), left, 0.15, bottom, top)
+    low, high = _range(data)
+    axes.set_xlim(low, high)
+    axes.set_ylim(max(1, count) - 0.5, -0.5)
+    for place in range(0, count, 2):
+        axes.axhspan(place - 0.5, place + 0.5, facecolor=_ink("band"), edgecolor="none", zorder=0)
+    if data.reference is not None:
+        axes.axvline(data.reference, color=_ink("muted"), linewidth=1.1, linestyle=(0, (5, 3)), zorder=1)
+    axes.grid(axis="x", color=_ink("line"), linewidth=0.7, zorder=0.5)
+    axes.set_axisbelow(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    if data.percent:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}%".replace("-", "−")))
+    axes.set_yticks(range(count), names, parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    for label, sign in zip(axes.get_yticklabels(), data.signs, strict=True):
+        label.set_fontweight("bold" if sign else "normal")
+    handles = []
+    for number, series in enumerate(data.series):
+        offset = 0.27 * (number - (len(data.series) - 1) / 2)
+        handles.append(_marks(axes, series, offset, low, high))
+    if several:
+        _legend(figure, handles, left / width)
+    return figure
+
+
+def _marks(axes: Axes, series: Series, offset: float, low: float, high: float) -> Line2D:
+    face = "none" if series.hollow else _ink(series.color)
+    size: Style = {"markersize": 4.4, "markeredgewidth": 1.1}
+    style: Style = {"color": _ink(series.color), "markerfacecolor": face, "linestyle": "none", "zorder": 4, **size}
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for place, (value, start, end) in enumerate(zip(series.values, series.low, series.high, strict=True)):
+        if not math.isfinite(value):
+            continue
+        if math.isfinite(start) and math.isfinite(end) and start < high and end > low:
+            ends = [max(start, low), min(end, high)]
+            axes.plot(ends, [place + offset] * 2, color=_ink(series.color), linewidth=1.2, alpha=0.75, zorder=3)
+        marker = "<" if value < low else ">" if value > high else series.marker
+        groups.setdefault(marker, []).append((min(max(value, low), high), place + offset))
+    for marker, points in groups.items():
+        axes.plot(*zip(*points, strict=True), marker=marker, clip_on=False, **style)
+    return Line2D([], [], label=series.name, marker=series.marker, **style)
+
+
+def _range(data: Rows) -> tuple[float, float]:
+    """The axis: values, reference, and intervals as far as they do not dwarf the values; within the limits."""
+    values = [value for series in data.series for value in series.values if math.isfinite(value)]
+    ends = [end for series in data.series for side in (series.low, series.high) for end in side if math.isfinite(end)]
+    if data.reference is not None:
+        values.append(data.reference)
+    if not values:
+        return 0.0, 1.0
+    low, high = min(values), max(values)
+    span = (high - low) or max(abs(low), 1.0) * 0.5
+    low, high = max(min([low, *ends]), low - span), min(max([high, *ends]), high + span)
+    low, high = max(low, data.limits[0]), min(high, data.limits[1])
+    pad = 0.04 * ((high - low) or span)
+    return low - pad, high + pad

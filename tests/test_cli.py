@@ -1,0 +1,357 @@
+"""The command line: what it leaves, what it says, and one line for every wrong input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diversify import storage
+from diversify.cli import run
+from diversify.importing import import_object
+from diversify.models import build_model
+
+ROOT = Path(__file__).parent.parent
+SHORT = ["--model", "small_cnn", "--epochs", "2", "--batch-size", "64", "--precision", "fp32"]
+SHORT += ["--learning-rate", "0.05", "--schedule", "cosine", "--warmup-epochs", "0"]
+
+
+def command(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "diversify", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
+        check=False,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training run on long-tailed digits, with a hold-out."""
+    out = tmp_path_factory.mktemp("cli") / "train"
+    assert run(["train", "--imbalance", "exp:5", *SHORT, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def diagnosed(trained: Path) -> Path:
+    """Its diagnosis on val."""
+    out = trained.parent / "diagnosis"
+    assert run(["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(out)]) == 0
+    return out
+
+
+def test_help_is_quick_and_does_not_load_torch() -> None:
+    program = "import sys; from diversify.cli import run; run(['--help']); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    for name in ("demo", "train", "diagnose", "compare"):
+        assert name in done.stdout
+    assert done.stdout.strip().endswith("False False")
+
+
+def test_train_leaves_the_files_of_the_contract(trained: Path) -> None:
+    assert {entry.name for entry in trained.iterdir()} == {"model.safetensors", "state", "metrics.jsonl", "run.json"}
+    record = storage.read_json(trained / "run.json", "run.json")
+    for field in ("data", "view", "model", "seed", "versions", "commit", "device", "weights", "recipe"):
+        assert field in record
+    assert record["weights"]["sha256"] == storage.sha256(trained / "model.safetensors")
+    assert set(record["data"]["splits"]) == {"train", "val", "test"}
+    metrics = storage.read_jsonl(trained / "metrics.jsonl")
+    assert [line["epoch"] for line in metrics] == [0, 1]
+    assert 0 <= metrics[-1]["balanced_accuracy_val"] <= 1
+
+
+def test_diagnose_leaves_the_files_of_the_contract(diagnosed: Path) -> None:
+    left = {entry.relative_to(diagnosed).as_posix() for entry in diagnosed.rglob("*") if entry.is_file()}
+    parts = {f"embeddings/{side}/{name}" for side in ("train", "heldout") for name in ("features.npy", "index.json")}
+    assert {"diagnosis.json", "report.html", "report.md", "run.json", "embeddings/head.safetensors"} | parts <= left
+    record = storage.read_json(diagnosed / "run.json", "run.json")
+    assert record["finished"] is True
+    assert record["heldout_split"] == "val"
+    diagnosis = storage.read_json(diagnosed / "diagnosis.json", "diagnosis.json")
+    assert diagnosis["plan_ready"] is True
+    assert diagnosis["heldout_split"] == "val"
+    assert diagnosis["classes"]["count"] == record["data"]["class_counts"]
+
+
+def test_options_come_from_the_record_beside_the_weights(diagnosed: Path, trained: Path) -> None:
+    ours, theirs = (storage.read_json(folder / "run.json", "run.json") for folder in (diagnosed, trained))
+    assert ours["data"] == theirs["data"]
+    assert ours["model"]["name"] == "small_cnn"
+
+
+def test_the_same_diagnosis_twice(diagnosed: Path, trained: Path, tmp_path: Path) -> None:
+    assert run(["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "diagnosis.json").read_bytes() == (diagnosed / "diagnosis.json").read_bytes()
+
+
+def test_diagnose_prints_a_table_and_says_what_the_model_sees(trained: Path, tmp_path: Path) -> None:
+    done = command("diagnose", "--weights", trained / "model.safetensors", "--heldout", "test", "--out", tmp_path / "d")
+    assert done.returncode == 0, done.stderr
+    assert "the model sees: mean 0.3053, std 0.3762 (recorded)" in done.stdout
+    assert "recall held-out" in done.stdout
+    assert "to be read only" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr  # piped: no control codes
+
+
+def test_compare_two_networks(
+    diagnosed: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    assert run(["train", "--imbalance", "exp:5", *SHORT, "--seed", "1", "--out", str(other)]) == 0
+    assert (
+        run(["diagnose", "--weights", str(other / "model.safetensors"), "--out", str(tmp_path / "other-diagnosis")])
+        == 0
+    )
+    assert run(["compare", str(diagnosed), str(tmp_path / "other-diagnosis"), "--out", str(tmp_path / "both")]) == 0
+    assert "channels matched" in capsys.readouterr().out
+    assert {entry.name for entry in (tmp_path / "both").iterdir()} == {
+        "comparison.json",
+        "report.html",
+        "report.md",
+        "run.json",
+    }
+    assert run(["compare", str(diagnosed), str(diagnosed), "--out", str(tmp_path / "self")]) == 0
+    comparison = storage.read_json(tmp_path / "self" / "comparison.json", "comparison.json")
+    assert comparison["matched_by"] == "shared start"
+    assert set(comparison["classes"]["identity_overlap"]) == {1.0}
+    assert set(comparison["classes"]["recall_difference"]) == {0.0}
+
+
+def test_overwrite_is_asked_for(diagnosed: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (diagnosed / "diagnosis.json").read_bytes()
+    arguments = ["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(diagnosed)]
+    assert run(arguments) == 2
+    assert "DIR must be new or empty" in capsys.readouterr().err
+    assert (diagnosed / "diagnosis.json").read_bytes() == before
+    assert run([*arguments, "--overwrite"]) == 0
+    assert (diagnosed / "diagnosis.json").read_bytes() == before
+
+
+def test_an_interrupted_diagnosis_goes_on(
+    diagnosed: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diversify.runs
+
+    arguments = ["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(tmp_path / "d")]
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(diversify.runs, "diagnose", interrupted)
+        assert run(arguments) == 130
+    assert (tmp_path / "d" / "embeddings" / "heldout" / "index.json").exists()
+    assert run(arguments) == 0  # no --overwrite: it is the same run, unfinished
+    assert (tmp_path / "d" / "diagnosis.json").read_bytes() == (diagnosed / "diagnosis.json").read_bytes()
+
+
+def test_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    arguments = ["train", "--imbalance", "exp:5", *SHORT, "--epochs", "8", "--batch-size", "8", "--out"]
+    assert command(*arguments, tmp_path / "whole").returncode == 0
+    killed = tmp_path / "killed"
+    with subprocess.Popen(
+        [sys.executable, "-m", "diversify", *arguments, str(killed)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (killed / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+    finished = len(storage.read_jsonl(killed / "metrics.jsonl"))
+    assert 1 <= finished < 8, "the kill was meant to fall in mid-run"
+    assert not (killed / "model.safetensors").exists()
+    assert command(*arguments, killed, "--resume").returncode == 0
+    one, other = (storage.read_tensors(folder / "model.safetensors")[0] for folder in (tmp_path / "whole", killed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    lines = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in storage.read_jsonl(folder / "metrics.jsonl")]
+        for folder in (tmp_path / "whole", killed)
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_a_refused_resume_changes_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    arguments = ["train", "--imbalance", "exp:5", *SHORT, "--out", str(trained), "--resume"]
+    assert run([*arguments, "--weight-decay", "0.1"]) == 2
+    assert "weight_decay of a resumed run must stay 0.0002, got 0.1; start it anew" in capsys.readouterr().err
+    assert run([*arguments, "--imbalance", "exp:6"]) == 2
+    assert "a resumed run must have the data and the model it began with" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_sigterm_keeps_the_state_and_says_130(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "diversify", "train", *SHORT, "--epochs", "5000", "--out", str(tmp_path / "t")],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "t" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "interrupted; what was finished is kept"
+    assert (tmp_path / "t" / "state" / "state.safetensors").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- wrong inputs
+def spoil(folder: Path) -> dict[str, str]:
+    """Files that are wrong, each in its own way."""
+    files = {
+        name: folder / name
+        for name in ("empty.pt", "page.pt", "cut.safetensors", "array.npy", "old.npz", "cut.npz", "neg.npz", "len.npz")
+    }
+    files["empty.pt"].write_bytes(b"")
+    files["page.pt"].write_text("<!doctype html><title>404</title>")
+    whole = folder / "whole.safetensors"
+    storage.write_tensors(whole, build_model("small_cnn", 10, channels=1).state_dict())
+    files["cut.safetensors"].write_bytes(whole.read_bytes()[:1000])
+    np.save(files["array.npy"], np.zeros(3))
+    np.savez(files["old.npz"], images=np.zeros((2, 8, 8), np.uint8))
+    images = np.zeros((4, 8, 8), np.uint8)
+    np.savez(files["neg.npz"], train_images=images, train_labels=np.array([0, 1, -1, 1]))
+    np.savez(files["len.npz"], train_images=images, train_labels=np.array([0, 1]))
+    files["cut.npz"].write_bytes(files["neg.npz"].read_bytes()[:200])
+    storage.write_tensors(folder / "resnet20.safetensors", build_model("resnet20", 10).state_dict())
+    (folder / "file").write_text("x")
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "thesis.tex").write_text("x")
+    (folder / "one_class.npz").unlink(missing_ok=True)
+    np.savez(folder / "gap.npz", train_images=images, train_labels=np.array([0, 2, 2, 0]))
+    return {"dir": str(folder)}
+
+
+D = "--weights {weights} --out {dir}/out"
+WRONG = {
+    "diagnose --weights {dir}/none.pt --out {dir}/out": "weights must be an existing file, got {dir}/none.pt",
+    "diagnose --weights {dir}/empty.pt --heldout test --out {dir}/out": "weights must not be empty, got 0 bytes in {dir}/empty.pt",
+    "diagnose --weights {dir}/page.pt --heldout test --out {dir}/out": "weights must be",
+    "diagnose --weights {dir}/cut.safetensors --heldout test --out {dir}/out": "weights must be",
+    "diagnose --weights {dir}/array.npy --heldout test --out {dir}/out": "weights must be",
+    "diagnose --weights {dir}/resnet20.safetensors --heldout test --out {dir}/out": "weights {dir}/resnet20.safetensors must fit the model, got",
+    f"diagnose {D} --heldout dev": "--heldout must be one of val, test, got 'dev'",
+    f"diagnose {D} --top-k 65": "--top-k must lie in [1, 64], the number of features, got 65",
+    f"diagnose {D} --top-k few": "--top-k must be an integer or a percentage of D, got 'few'",
+    f"diagnose {D} --head features.0": "head",
+    f"diagnose {D} --model resnet23": "--model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME,",
+    f"diagnose {D} --model torchvision:resnet81": "torchvision model must be one of",
+    f"diagnose {D} --data npz:{{dir}}/gap.npz": "--mean and --std must say what the model was trained with, got nothing; for",
+    f"diagnose {D} --mean 0.5": "--mean and --std must be given together, got only one of them",
+    f"diagnose {D} --mean half --std 1": "--mean must be numbers separated by commas, got 'half'",
+    f"diagnose {D} --precision fp16": "precision must be one of",
+    f"diagnose {D} --data svnh": "--data must be one of digits, cifar10, mnist, fashion-mnist, npz:FILE, folder:DIR,",
+    "diagnose --weights {weights} --out {dir}/file": "DIR must be a folder, got the file {dir}/file",
+    "diagnose --weights {weights} --out {dir}/foreign": "DIR must be new or empty, got {dir}/foreign; pass --overwrite to replace it",
+    "diagnose --weights {weights} --out {dir}/foreign --overwrite": "DIR must be new, empty or an earlier run (with a run.json), got",
+    "train --data npz:{dir}/none.npz --out {dir}/out": "npz file must exist, got {dir}/none.npz",
+    "train --data npz:{dir}/array.npy --out {dir}/out": "npz file must",
+    "train --data npz:{dir}/old.npz --out {dir}/out": "npz file must have train_images and train_labels, got images",
+    "train --data npz:{dir}/cut.npz --out {dir}/out": "npz file must be a whole NumPy .npz without Python objects, got {dir}/cut.npz",
+    "train --data npz:{dir}/neg.npz --out {dir}/out": "labels of train_images must not be negative, got -1 at row 2",
+    "train --data npz:{dir}/len.npz --out {dir}/out": "labels of train_images must be as many as its images, 4, got 2",
+    "train --data npz:{dir}/gap.npz --out {dir}/out": "every class must have a training image, got none of class 1",
+    "train --data folder:{dir}/none --out {dir}/out": "image folder must exist, got {dir}/none",
+    "train --data digit --out {dir}/out": "--data must be one of digits, cifar10, mnist, fashion-mnist, npz:FILE, folder:DIR,",
+    "train --imbalance exp --out {dir}/out": "--imbalance must be exp:RATIO[:NMAX], step:RATIO:FRACTION or none, got 'exp'",
+    "train --imbalance exp:0.1 --out {dir}/out": "RATIO of --imbalance must be at least 1 and finite, got 0.1",
+    "train --imbalance step:10:2 --out {dir}/out": "FRACTION of --imbalance must lie strictly between 0 and 1, got 2.0",
+    "train --imbalance exp:10000 --out {dir}/out": "class 5 must keep at least one image, got 0; lower the ratio of exp:10000 or raise NMAX",
+    "train --imbalance exp:10:9999 --out {dir}/out": "class 0 must have the 9999 images that exp:10:9999 asks of it, got",
+    "train --imbalance exp:2 --tail-order reversed --out {dir}/out": "--tail-order must be canonical or a seed, got 'reversed'",
+    "train --holdout 1 --out {dir}/out": "--holdout must lie in [0, 1), got 1.0",
+    "train --method focal --out {dir}/out": "--method must be one of ce, got 'focal'",
+    "train --schedule linear --out {dir}/out": "schedule must be one of steps, cosine, constant, got 'linear'",
+    "train --epochs 0 --out {dir}/out": "epochs must be at least 1, got 0",
+    "train --augment cutout --out {dir}/out": "--augment must be one of auto, none, crop, crop-flip, got 'cutout'",
+    "train --resume --out {dir}/out": "--resume must find the state of an earlier run, got none in {dir}/out; leave --resume out to start one",
+    "train --data no_such_module:function --out {dir}/out": "--data must name something that can be imported, got 'no_such_module:function'",
+    "train --epochs many --out {dir}/out": "Invalid value for '--epochs': Input should be a valid integer, unable to parse string as an integer, got 'many'",
+    "train": "Missing option '--out'",
+    "tran": "No such command 'tran'.",
+    "compare {dir}/foreign {dir}/foreign --out {dir}/out": "run.json must be an existing file, got {dir}/foreign/run.json",
+    "compare {dir}/none {dir}/none --out {dir}/out": "DIR must be a folder that `diversify diagnose` left, got {dir}/none",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    line: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = spoil(tmp_path) | {"weights": str(trained / "model.safetensors")}
+    before = sorted(path.as_posix() for path in tmp_path.rglob("*"))
+    assert run(line.format(**names).split()) == 2
+    shown = capsys.readouterr().err.strip()
+    assert shown.startswith("error: " + WRONG[line].format(**names)), shown
+    assert "\n" not in shown
+    assert sorted(path.as_posix() for path in tmp_path.rglob("*")) == before
+
+
+def test_a_network_that_cannot_be_trained_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pair.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.linear = nn.Linear(64, 10)\n"
+        "    def forward(self, images):\n        return self.linear(images.flatten(1)), None\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "--model", "pair:Net", "--epochs", "1", "--out", "t"]) == 2
+    assert not Path("t").exists()
+
+
+def test_val_has_to_be_untrained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cut val is only held out when the record shows that this checkpoint was trained without it."""
+    out = tmp_path / "t"
+    assert run(["train", "--imbalance", "exp:5", "--holdout", "0", *SHORT, "--out", str(out)]) == 0
+    weights = str(out / "model.safetensors")
+    for extra in ([], ["--holdout", "0.2"], ["--heldout", "val"]):
+        assert run(["diagnose", "--weights", weights, *extra, "--out", str(tmp_path / "d")]) == 2
+        assert "--heldout must be images that the model did not learn from" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, num_classes))\n"
+        "def data():\n    images = torch.arange(60 * 64).view(60, 1, 8, 8) % 7 / 7\n"
+        "    part = torch.utils.data.TensorDataset(images, torch.arange(60) % 3)\n    return {'train': part, 'val': part}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    net = import_object("mine:net", "--model")  # the working directory is searched
+    torch.save({"state_dict": {f"module.{k}": v for k, v in net(3).state_dict().items()}}, "net.pt")
+    arguments = [
+        "diagnose",
+        "--data",
+        "mine:data",
+        "--model",
+        "mine:net",
+        "--weights",
+        "net.pt",
+        "--top-k",
+        "25%",
+        "--out",
+        "d",
+    ]
+    assert run(arguments) == 0
+    record = json.loads(Path("d/run.json").read_text())
+    assert record["model"]["head"] == "3"
+    assert record["top_k"] == 3
+    assert record["view_origin"] == "as the source gives them"

@@ -1,0 +1,540 @@
+import dataclasses
+import math
+import re
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+from conftest import NAMES
+from scipy.stats import t as student
+
+from diversify import comparison_report, layout, plots, report, wording
+from diversify.comparison import ModelComparison
+from diversify.diagnosis import Diagnosis
+from diversify.findings import find
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+RUN = {
+    "data": {
+        "spec": "cifar10",
+        "imbalance": "exp:100",
+        "tail_order": "canonical",
+        "class_counts": [5000, 50],
+        "splits": {"train": {"images": 12406, "origin": "train"}, "val": {"images": 2481}},
+    },
+    "model": {"name": "resnet32", "parameters": 464154},
+    "view": {"mean": [0.5], "std": [0.25], "resize": None},
+    "weights": {"path": "runs/ce/model.safetensors", "sha256": "0123456789abcdef" * 4},
+    "heldout_split": "val",
+    "seed": 123456,
+    "versions": {"python": "3.11", "torch": "2.9"},
+    "commit": "abc123+",
+    "device": "cpu (2 threads)",
+    "started": "2026-01-01T00:00:00+00:00",
+}
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "a|b",
+    "`code`",
+    "two\nlines\r\n# heading",
+    "*bold* _em_ ~~no~~",
+    '" onload="x',
+    "$x^2$",
+    "\udcff\x00\u202e",
+    "[link](javascript:x)",
+    "猫 &lt; nan &amp;",
+)
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; collects ids, references, text and headings."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.ids, self.references, self.attributes = [], [], [], [], []
+        self.text, self.headings, self.rows = "", [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append(dict(attrs))
+        for name, value in attrs:
+            self.attributes.append((tag, name, value))
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "src", "xlink:href", "srcset", "action"):
+                self.references.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open[-1:] == [tag], f"{tag} at {self.getpos()}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+
+def chosen(diagnosis: Diagnosis, classes: list[int], names: tuple[str, ...] | None = None) -> Diagnosis:
+    """The diagnosis as if it had these classes, each as often as it is listed; the findings made anew."""
+    index = torch.tensor(classes)
+    columns = {name: column[index].clone() for name, column in diagnosis.columns.items()}
+    columns["fragile"] = (columns["recall_heldout_high"] < columns["recall_heldout"].nanmean()).double()
+    names = names or tuple(f"class {place}" for place in range(len(classes)))
+    enemies = diagnosis.enemies[index][:, index]
+    tops = {
+        name: getattr(diagnosis, name)[index]
+        for name in ("top_k_features", "top_k_train", "top_k_heldout", "top_k_frequency")
+    }
+    known = len(classes) >= 5
+    return dataclasses.replace(
+        diagnosis,
+        class_names=names,
+        columns=columns,
+        enemies=enemies,
+        log_count=diagnosis.log_count if known else {},
+        findings=find(columns, names, enemies, recall_slope_known=known),
+        **tops,
+    )
+
+
+def comparison(num_classes: int = 6) -> ModelComparison:
+    place = torch.arange(num_classes, dtype=torch.float64) / num_classes
+    columns = {}
+    for name, values in {
+        "recall_first": 0.4 + 0.5 * place,
+        "recall_second": 0.9 - 0.5 * place,
+        "recall_difference": 0.5 - place,
+        "needed_first": 3 + place,
+        "magnitude_ratio": 0.5 + place,
+        "identity_overlap": place,
+        "something_new": place,
+    }.items():
+        columns |= {name: values, f"{name}_low": values - 0.1, f"{name}_high": values + 0.1}
+    columns["needed_first"][0] = math.nan
+    return ModelComparison(
+        first_name="plain <b>",
+        second_name="balanced|softmax",
+        top_k=10,
+        num_features=64,
+        class_names=tuple(f"class {c}" for c in range(num_classes)),
+        matched_by="channels matched",
+        columns=columns,
+    )
+
+
+def cells_of(line: str) -> list[str]:
+    """Cells of a Markdown table's line; an escaped bar is no border."""
+    return re.split(r"(?<!\\)\|", line)[1:-1]
+
+
+def tables_of(markdown: str) -> list[list[str]]:
+    return [block.split("\n") for block in markdown.split("\n\n") if block.startswith("|")]
+
+
+@pytest.fixture(scope="module")
+def page(diagnosis: Diagnosis) -> str:
+    return report.render_html(diagnosis, RUN)
+
+
+def test_the_page_says_everything_in_order_and_is_whole(page: str, diagnosis: Diagnosis):
+    parsed = Page(page)
+    assert parsed.headings == [
+        "Diagnosis of resnet32 on cifar10",
+        "Findings",
+        "The classes",
+        "In pictures",
+        "What each measure says beyond log n",
+        "What the measures mean",
+        "Origin of these numbers",
+    ]
+    counted = Counter(parsed.tags)
+    assert counted["figure"] == 3
+    assert counted["svg"] == 4  # the first plot in two widths
+    assert counted["caption"] == counted["table"] == 2
+    assert counted["script"] == counted["img"] == 0
+    assert len(page) < 500_000
+    for word in (
+        *NAMES,
+        "464,154 parameters",
+        "exp:100",
+        "train 12,406, val 2,481",
+        "123456",
+        "abc123+",
+        "cpu (2 threads)",
+        "2026-01-01",
+    ):
+        assert word in parsed.text
+    assert "0123456789abcdef…" in parsed.text
+    assert "5 of 16 features; two random sets of 5 share 31.2% by chance" in parsed.text
+    assert "validation split" in parsed.text
+    for measure in diagnosis.beyond_log_count:
+        assert report.MEASURES[measure].meaning in parsed.text
+
+
+def test_the_page_stands_alone(page: str):
+    parsed = Page(page)
+    assert all(reference.startswith(("#", "data:")) for reference in parsed.references)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "@import" not in page
+    assert re.findall(r"url\((?!#)", page) == []
+    assert [value for tag, name, value in parsed.attributes if name.startswith("on")] == []
+    doubled = [name for name, times in Counter(parsed.ids).items() if times > 1]
+    assert doubled == []
+    wanted = {reference[1:] for reference in parsed.references if reference.startswith("#")}
+    assert wanted | set(re.findall(r"url\(#([^)]*)\)", page)) <= set(parsed.ids)
+
+
+def test_tables_and_figures_can_be_read_without_seeing_them(page: str, diagnosis: Diagnosis):
+    parsed = Page(page)
+    headers = [dict(cell) for row in parsed.rows for cell in row if "scope" in cell]
+    assert {cell["scope"] for cell in headers} == {"col", "row"}
+    assert sum(cell.get("title", "") != "" for cell in headers) >= len(report.CLASS_COLUMNS)
+    labels = [value for tag, name, value in parsed.attributes if tag == "div" and name == "aria-label"]
+    assert len(labels) == 2 + 4
+    assert all("Lowest: " in label for label in labels if "plot" in label)
+    assert Counter(len(row) for row in parsed.rows) == {11: 1 + len(NAMES), 5: 1 + len(diagnosis.beyond_log_count)}
+
+
+def test_findings_come_weakest_first_with_their_remedy(diagnosis: Diagnosis):
+    made = report.report_of(diagnosis, RUN)
+    recall = diagnosis["recall_heldout"]
+    assert len(made.findings) == int(diagnosis["fragile"].sum()) > 1
+    found = [float(recall[NAMES.index(one.title)]) for one in made.findings]
+    assert found == sorted(found)
+    assert all(one.label in report.REMEDIES and one.label not in one.others for one in made.findings)
+    assert all("Points to" not in one.text and one.advice for one in made.findings)
+    marked = {row.name for row in made.classes.rows if row.mark}
+    assert marked == {one.title for one in made.findings}
+    assert [row.name for row in made.classes.rows] == [
+        NAMES[c] for c in sorted(range(10), key=lambda c: float(recall[c]))
+    ]
+    for finding in diagnosis.findings:
+        row = next(row for row in made.classes.rows if row.name == finding.class_name)
+        strong = {column for column, cell in zip(report.CLASS_COLUMNS, row.cells, strict=True) if cell.strong}
+        assert strong == {one.measure for one in finding.evidence} & report.CLASS_COLUMNS.keys()
+
+
+def test_a_sound_model_gets_one_sentence(diagnosis: Diagnosis):
+    sound = dataclasses.replace(diagnosis, findings=(), columns={**diagnosis.columns, "fragile": torch.zeros(10)})
+    for text in (report.render_html(sound, {}), report.render_markdown(sound, {})):
+        assert "No class is fragile" in text
+        assert plots.FRAGILE + " fragile" not in text
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_diagnosis_on_test_says_that_it_is_only_to_be_read(diagnosis: Diagnosis, split: str):
+    made = dataclasses.replace(diagnosis, heldout_split=split)
+    for text in (report.render_html(made, RUN), report.render_markdown(made, RUN)):
+        assert ("Made on the test split: to be read only." in text) == (split == "test")
+
+
+def test_what_run_json_does_not_say_is_not_shown(diagnosis: Diagnosis):
+    made = report.report_of(diagnosis, {})
+    assert made.title == "Diagnosis of a network"
+    assert [label for label, _ in made.origin] == ["held out", "top-K", "seed of the diagnosis"]
+    odd = {
+        "model": None,
+        "data": {"spec": None, "splits": 3},
+        "versions": [],
+        "view": {},
+        "weights": {"path": "w.pt"},
+        "seed": 0,
+    }
+    assert (
+        dict(report.report_of(diagnosis, odd).origin).items() >= {"weights": "w.pt", "images": "3", "seed": "0"}.items()
+    )
+    Page(report.render_html(diagnosis, odd))
+
+
+def test_hostile_names_stay_text(diagnosis: Diagnosis):
+    made = chosen(diagnosis, list(range(10)), HOSTILE)
+    run = {"model": {"name": "<img src=x>"}, "data": {"spec": "a|b\n# c"}, "versions": {"<i>": "`|"}}
+    html, markdown = report.render_html(made, run), report.render_markdown(made, run)
+    parsed = Page(html)
+    assert not {"script", "img", "i"} & set(parsed.tags)
+    assert [name for _, name, _ in parsed.attributes if name.startswith("on")] == []
+    assert "<script>alert(1)</script>" in parsed.text
+    assert "猫 &lt; nan &amp;" in parsed.text
+    for text in (html, markdown):
+        text.encode("utf-8")
+        assert "\x00" not in text
+        assert "\u202e" not in text
+    headings = [line for line in markdown.split("\n") if line.startswith("#")]
+    assert len(headings) == 6
+    for table in tables_of(markdown):
+        assert len({len(cells_of(line)) for line in table}) == 1
+    prose = re.sub(r"\\.", "", markdown)
+    assert "<" not in prose
+    assert "`code`" not in prose
+    assert "](" not in prose
+
+
+def test_markdown_tables_are_even(diagnosis: Diagnosis):
+    tables = tables_of(report.render_markdown(chosen(diagnosis, list(range(10)), (*NAMES[:9], "猫" * 9)), RUN))
+    assert [len(table) for table in tables] == [12, 19]
+    for table in tables:
+        assert len({len(cells_of(line)) for line in table}) == 1
+        assert len({layout._width(line) for line in table}) == 1
+
+
+def test_undefined_is_a_dash_everywhere(diagnosis: Diagnosis):
+    empty = {name: torch.full_like(column, torch.nan) for name, column in diagnosis.columns.items()}
+    columns = {**empty, "count": torch.zeros(10), "count_heldout": torch.zeros(10), "fragile": torch.zeros(10)}
+    nothing = dataclasses.replace(
+        diagnosis,
+        columns=columns,
+        summary=dict.fromkeys(diagnosis.summary, math.nan),
+        log_count={},
+        beyond_log_count={name: dict.fromkeys(line, math.nan) for name, line in diagnosis.beyond_log_count.items()},
+        findings=(),
+    )
+    for made in (nothing, diagnosis):
+        for text in (report.render_html(made, {}), report.render_markdown(made, {})):
+            said = Page(text).text if text.startswith("<!DOCTYPE") else text
+            assert not re.search(r"\b(nan|inf|none)\b", said, re.IGNORECASE)
+            assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE)  # nor in a drawing
+            assert report.DASH in text
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 40, 41, 60, 300])
+def test_any_number_of_classes(diagnosis: Diagnosis, num_classes: int):
+    made = chosen(diagnosis, [place % 10 for place in range(num_classes)])
+    built = report.report_of(made, RUN)
+    shown = num_classes if num_classes <= 40 else 30
+    assert len(built.classes.rows) == shown
+    assert built.classes.left_out == num_classes - shown
+    recall = [float(made["recall_heldout"][made.class_names.index(row.name)]) for row in built.classes.rows]
+    assert recall == sorted(recall)
+    assert recall[0] == float(made["recall_heldout"].min())
+    assert recall[-1] == float(made["recall_heldout"].max())
+    html, markdown = report.render_html(made, RUN), report.render_markdown(made, RUN)
+    assert (
+        (f"{num_classes - 30} left out" in html) == (f"{num_classes - 30} left out" in markdown) == (num_classes > 40)
+    )
+    assert (f"{num_classes - 30} classes between them left out" in html) == (num_classes > 40)
+    assert len(Page(html).rows) >= shown + 1
+    assert len(html) < 1_000_000
+    assert isinstance(built.charts[0].data, plots.RecallByCount)
+    assert len(built.charts[0].data.names) == num_classes
+    assert sum(built.charts[0].data.shown) == shown
+    for chart in built.charts[1:]:
+        counts = [float(made["count"][made.class_names.index(name)]) for name in chart.data.names]
+        assert counts == sorted(counts, reverse=True)
+    assert ("Undefined: it takes at least 4 classes" in html) == (num_classes < 4)
+
+
+def test_equal_counts_and_an_absent_class(diagnosis: Diagnosis):
+    flat = dataclasses.replace(diagnosis, columns={**diagnosis.columns, "count": torch.full((10,), 7.0)}, log_count={})
+    assert "What log n alone predicts is undefined here" in report.render_html(flat, {})
+    count = diagnosis["count"].clone()
+    count[3] = 0
+    columns = {**diagnosis.columns, "count": count}
+    gone = dataclasses.replace(
+        diagnosis, columns=columns, findings=find(columns, NAMES, diagnosis.enemies, recall_slope_known=True)
+    )
+    text = report.render_markdown(gone, {})
+    assert "cat has no training image" in text
+    assert "1 class without a training image not drawn" in report.render_html(gone, {})
+
+
+def test_the_critical_correlation_is_the_t_test_s():
+    for classes, given in ((10, 0), (10, 1), (100, 0), (5, 1)):
+        r = report.critical_correlation(classes, given)
+        freedom = classes - 2 - given
+        assert 2 * student.sf(r * math.sqrt(freedom / (1 - r * r)), freedom) == pytest.approx(0.05)
+    assert report.critical_correlation(10) == pytest.approx(0.632, abs=5e-4)
+    assert report.critical_correlation(10, 1) == report.critical_correlation(9)
+    assert report.critical_correlation(2) == report.critical_correlation(3, 1) == 1.0
+
+
+def test_bold_correlations_are_those_beyond_the_critical_value(diagnosis: Diagnosis):
+    table = report.report_of(diagnosis, {}).beyond
+    assert table is not None
+    titles = {report.MEASURES[name].title: line for name, line in diagnosis.beyond_log_count.items()}
+    strengths = []
+    for row in table.rows:
+        line, classes = titles[row.name], int(row.cells[3].value)
+        assert row.cells[0].strong == (
+            abs(line["correlation_with_recall_given_count"]) > report.critical_correlation(classes, 1)
+        )
+        assert row.cells[1].strong == (abs(line["correlation_with_recall"]) > report.critical_correlation(classes))
+        strengths.append(abs(line["correlation_with_recall_given_count"]))
+    defined = [value for value in strengths if value == value]
+    assert defined == sorted(defined, reverse=True)
+    assert strengths[: len(defined)] == defined
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.5, "share", "50%"),
+        (0.0, "share", "0%"),
+        (1.0, "share", "100%"),
+        (0.997, "share", "99.7%"),
+        (0.9999, "share", ">99.9%"),
+        (0.0004, "share", "<0.1%"),
+        (-0.25, "share", "−25%"),
+        (0.123, "points", "+12"),
+        (-0.004, "points", "0"),
+        (-0.5, "points", "−50"),
+        (0.1, "ratio", "0.10"),
+        (-0.001, "ratio", "0.00"),
+        (12345.0, "images", "12,345"),
+        (13.26, "number", "13.3"),
+        (math.nan, "share", "–"),
+        (math.inf, "ratio", "–"),
+    ],
+)
+def test_numbers_are_written_as_a_reader_expects(value: float, unit: str, text: str):
+    assert wording.formatted(value, unit) == text
+
+
+def test_the_same_numbers_give_the_same_bytes_whatever_matplotlib_is_set_to(diagnosis: Diagnosis, page: str):
+    settings = dict(matplotlib.rcParams)
+    assert report.render_html(diagnosis, RUN) == page
+    assert dict(matplotlib.rcParams) == settings
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": True, "svg.hashsalt": "other", "svg.fonttype": "path"}):
+        assert report.render_html(diagnosis, RUN) == page
+    assert "Date" not in page
+    assert "matplotlib" not in page.lower()
+
+
+def test_colours_follow_the_page(page: str):
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert drawings
+    for drawing in drawings:
+        assert {"var(--ink, #1c2128)", "var(--blue, #0072b2)"} <= set(re.findall(r"var\([^)]*\)", drawing))
+        assert set(re.findall(r": (#[0-9a-f]{6})", drawing)) == set()
+
+
+def test_values_beyond_the_limits_are_drawn_at_the_edge():
+    series = plots.Series(name="ratio", values=(1.0, 50.0, -50.0), low=(0.9, 40.0, -60.0), high=(1.1, 60.0, -40.0))
+    rows = plots.Rows(names=("a", "b", "c"), signs=("", "", ""), series=(series,), reference=1.0, limits=(-1.0, 3.0))
+    low, high = plots._range(rows)
+    assert -1.5 < low < -0.9
+    assert 2.9 < high < 3.5
+    text = plots.draw(rows, name="edge")
+    numbers = [float(number) for number in re.findall(r" x=\"(-?[\d.]+)\"", text)]
+    width = float(re.search(r"viewBox=\"0 0 ([\d.]+)", text).group(1))
+    assert all(0 <= number <= width for number in numbers)
+
+
+def test_names_in_the_scatter_plot_do_not_meet(diagnosis: Diagnosis):
+    wide = report.report_of(chosen(diagnosis, [place % 10 for place in range(60)]), {}).charts[0].data
+    figure = plots._scatter(wide, 7.4)
+    written = figure.axes[0].texts
+    boxes = [text.get_window_extent() for text in written]
+    assert len(boxes) > 3
+    for place, box in enumerate(boxes):
+        for other in boxes[:place]:
+            across = min(box.x1, other.x1) - max(box.x0, other.x0)
+            up = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert across < 3 or up < 4  # boxes hold the space for accents and tails
+
+
+def test_two_models_are_compared_in_the_same_form():
+    made = comparison()
+    html, markdown = (
+        comparison_report.render_comparison_html(made, RUN),
+        comparison_report.render_comparison_markdown(made, RUN),
+    )
+    parsed = Page(html)
+    assert parsed.headings[0] == "plain <b> and balanced|softmax, compared"
+    assert Counter(parsed.tags)["figure"] == 4
+    assert "channels matched" in parsed.text
+    assert "15.6% by chance" in parsed.text
+    assert "something new" in parsed.text
+    assert not re.search(r"\bnan\b", html + markdown)
+    (table,) = tables_of(markdown)
+    assert len({len(cells_of(line)) for line in table}) == 1
+    first_cells = [cells_of(line)[0].strip() for line in table[2:]]
+    assert first_cells == ["▼ class 5", "▼ class 4", "class 3", "▲ class 2", "▲ class 1", "▲ class 0"]
+    built = comparison_report.comparison_report_of(made, RUN)
+    assert [(statement.title, statement.good) for statement in built.findings] == [
+        ("balanced|softmax finds less of 2 classes", False),
+        ("balanced|softmax finds more of 3 classes", True),
+    ]
+    assert comparison_report.render_comparison_html(made, RUN) == html
+
+
+def test_a_comparison_shows_whichever_columns_there_are():
+    whole = comparison()
+    recalls = {
+        name: column for name, column in whole.columns.items() if name.startswith(("recall_first", "recall_second"))
+    }
+    few = dataclasses.replace(whole, columns=recalls)
+    assert "No class differs" in comparison_report.render_comparison_html(few, {})
+    bare = dataclasses.replace(few, columns={"recall_first": few.columns["recall_first"]})
+    Page(comparison_report.render_comparison_html(bare, {}))
+    many = comparison_report.comparison_report_of(comparison(60), {})
+    assert len(many.classes.rows) == 30
+    assert many.classes.left_out == 30
+
+
+def browse(folder: Path, body: str, *flags: str, width: int) -> subprocess.CompletedProcess[str]:
+    (folder / "outer.html").write_text(
+        f"<!DOCTYPE html><title>outer</title><body style='margin:0'>{body}", encoding="utf-8"
+    )
+    usual = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+    return subprocess.run(
+        [
+            CHROMIUM,
+            *usual.split(),
+            "--no-first-run",
+            "--enable-logging=stderr",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--window-size={max(width, 500)},1500",
+            *flags,
+            (folder / "outer.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_browser_shows_the_page_without_complaint(page: str, tmp_path: Path, width: int):
+    """In a frame, since a window cannot be as narrow as a phone."""
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    frame = f'<iframe src="report.html" style="border:0;width:{width}px;height:1500px"></iframe>'
+    picture = tmp_path / "report.png"
+    done = browse(tmp_path, frame, f"--screenshot={picture}", width=width)
+    assert "CONSOLE" not in done.stderr
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert picture.stat().st_size > 20_000
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_on_a_phone_only_the_tables_scroll_sideways(page: str, tmp_path: Path):
+    inner = page.replace("&", "&amp;").replace('"', "&quot;")
+    measure = "const page = frame.contentDocument.documentElement; console.log('seen'); document.title = page.scrollWidth - page.clientWidth"
+    frame = (
+        f'<iframe id="frame" style="border:0;width:360px;height:900px" srcdoc="{inner}" onload="{measure}"></iframe>'
+    )
+    done = browse(tmp_path, frame, "--dump-dom", width=360)
+    assert "CONSOLE" in done.stderr  # so that its absence above means something
+    assert "<title>0</title>" in done.stdout
