@@ -15,7 +15,7 @@ from .embeddings import Embeddings
 from .errors import must
 from .functional import counts, diversity, magnitude, metrics, stats
 from .heads import LinearHead, read_head
-from .measuring import BOOTSTRAPS, DRAWS, QUERY_ROWS, parse_top_k, query_rows
+from .measuring import BOOTSTRAPS, DRAWS, QUERY_ROWS, global_centre, parse_top_k, query_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,8 @@ def compare_models(
             columns[f"{name}_low"], columns[f"{name}_high"] = low.double().cpu(), high.double().cpu()
 
     def resample(values: Tensor, labels: Tensor, name: str) -> Tensor:
-        return stats.bootstrap_class_mean(values.double(), labels, num_classes, BOOTSTRAPS, seed=seed, name=name)
+        drawn = stats.bootstrap_class_mean(values.double(), labels, num_classes, BOOTSTRAPS, seed=seed, name=name)
+        return drawn.where(counts.class_counts(labels, num_classes) > 1, torch.nan)
 
     tops = []
     for side, model, head in (("first", first, heads[0]), ("second", second, heads[1])):
@@ -141,11 +142,13 @@ def compare_models(
             mean = counts.class_mean(values.double(), groups, num_classes)
             put(f"{name}_{side}", mean, *stats.interval(drawn[f"{name}_{side}"]))
         rows = stats.matched_rows(labels, num_classes, MATCHED_N, DRAWS, seed=seed, name="diversity heldout")
-        centre = model.train.features.mean(0)
+        centre = global_centre(model.train.features, model.train.labels, num_classes)
         vendi = torch.full((DRAWS, num_classes), torch.nan, dtype=torch.float64)
         for c in (rows >= 0).flatten(1).any(1).nonzero().flatten().tolist():
             vendi[:, c] = diversity.vendi_score((model.heldout.features[rows[c]] - centre).double()).cpu()
-        put(f"diversity_vendi_{side}", vendi.mean(0), *stats.interval(vendi))
+        enough = counts.class_counts(labels, num_classes).cpu() >= 2 * MATCHED_N
+        ends = (end.where(enough, torch.nan) for end in stats.interval(vendi))
+        put(f"diversity_vendi_{side}", vendi.mean(0), *ends)
 
     ratio = magnitude.magnitude_ratio(columns["magnitude_first"], columns["magnitude_second"])
     put(

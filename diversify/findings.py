@@ -55,8 +55,10 @@ class Finding:
 class Rule:
     """If the interval of `measure` lies on the `bad` side of the mark, `text` says so and `remedy` follows.
 
-    The mark is the mean over the classes, or `mark` where that is stricter. `text` may use {value}, {low}, {high}, {mean}
-    and {enemy}.
+    The mark is the mean over the classes; with `beyond_count`, for measures that follow class size by themselves, it is
+    what the line on log n predicts for the class. `mark` is a fixed mark beside it: the stricter counts. A class needs
+    `least_count` training images, and a difference of `least_features` / K. `text` may use {value}, {low}, {high}, {mean}
+    (the mark compared with) and {enemy}.
     """
 
     measure: str
@@ -64,6 +66,9 @@ class Rule:
     remedy: str
     text: str
     mark: float | None = None
+    beyond_count: bool = False
+    least_count: int = 1
+    least_features: int = 0
 
 
 RULES: tuple[Rule, ...] = (
@@ -94,31 +99,41 @@ RULES: tuple[Rule, ...] = (
         measure="diversity_vendi_heldout",
         bad="low",
         remedy="image space",
-        text="Its unseen images spread over {value:.1f} [{low:.1f}, {high:.1f}] effective directions of 20 images"
-        " (mean of the classes {mean:.1f}).",
+        text="Its unseen images spread over {value:.2f} [{low:.2f}, {high:.2f}] effective directions of 20 images"
+        " (mean of the classes {mean:.2f}).",
     ),
     Rule(
         measure="identity_overlap",
         bad="low",
         remedy="image space",
         text="Only {value:.0%} [{low:.0%}, {high:.0%}] of its top-K are also the top-K of its unseen images"
-        " (mean of the classes {mean:.0%}).",
+        " (expected at its size {mean:.0%}).",
+        beyond_count=True,
+        least_features=2,
     ),
     Rule(
         measure="safe",
         bad="low",
         remedy="toward the enemies",
         text="Only {value:.0%} [{low:.0%}, {high:.0%}] of its training images lie among their own class"
-        " (mean of the classes {mean:.0%}); its errors lie nearest to {enemy}.",
+        " (expected at its size {mean:.0%}); its errors lie nearest to {enemy}.",
         mark=0.8,
+        beyond_count=True,
+        least_count=6,  # with fewer, no image can have 5 neighbours of its own class
     ),
 )
 
 
+Lines = Mapping[str, Mapping[str, float]]
+
+
 def find(
-    columns: Columns, class_names: Sequence[str], enemies: Tensor, *, recall_slope_known: bool
+    columns: Columns, class_names: Sequence[str], enemies: Tensor, log_count: Lines, *, top_k: int
 ) -> tuple[Finding, ...]:
-    """A finding for each class absent from training, and for each fragile one, weakest first."""
+    """A finding for each class absent from training, and for each fragile one, weakest first.
+
+    `log_count` holds per measure the line on log n (`slope`, `intercept`, `r_squared`), where there is one.
+    """
     absent = [c for c in range(len(class_names)) if float(columns["count"][c]) == 0]
     found = [
         Finding(
@@ -133,21 +148,28 @@ def find(
     ]
     fragile = [c for c in range(len(class_names)) if bool(columns["fragile"][c]) and c not in absent]
     fragile.sort(key=lambda c: float(columns["recall_heldout"][c]))
-    return (*found, *(_finding(columns, class_names, enemies, c, recall_slope_known) for c in fragile))
+    return (*found, *(_finding(columns, class_names, enemies, log_count, top_k, c) for c in fragile))
 
 
 def _value(columns: Columns, name: str, c: int) -> float:
     return float(columns[name][c])
 
 
-def _evidence(columns: Columns, measure: str, c: int) -> Evidence:
+def _evidence(columns: Columns, measure: str, c: int, line: Mapping[str, float] | None = None) -> Evidence:
+    """The class's value beside the mean of the classes, or beside what a line on log n predicts for it."""
     low, high = (_value(columns, f"{measure}_{end}", c) for end in ("low", "high"))
-    mean = float(columns[measure].double().nanmean())
-    return Evidence(measure=measure, value=_value(columns, measure, c), low=low, high=high, compared_with=mean)
+    mark = float(columns[measure].double().nanmean())
+    if line is not None:
+        mark = line["intercept"] + line["slope"] * math.log(_value(columns, "count", c))
+    return Evidence(measure=measure, value=_value(columns, measure, c), low=low, high=high, compared_with=mark)
 
 
-def _fires(rule: Rule, evidence: Evidence) -> bool:
+def _fires(rule: Rule, evidence: Evidence, *, count: int = 1 << 30, top_k: int = 1 << 30) -> bool:
     if any(math.isnan(number) for number in (evidence.low, evidence.high, evidence.compared_with)):
+        return False
+    if count < rule.least_count or evidence.low == evidence.high:
+        return False
+    if abs(evidence.value - evidence.compared_with) < rule.least_features / top_k:
         return False
     if rule.bad == "low":
         mark = evidence.compared_with if rule.mark is None else min(rule.mark, evidence.compared_with)
@@ -156,30 +178,35 @@ def _fires(rule: Rule, evidence: Evidence) -> bool:
     return evidence.low > mark
 
 
-def _finding(
-    columns: Columns, class_names: Sequence[str], enemies: Tensor, c: int, recall_slope_known: bool
-) -> Finding:
-    recall = _evidence(columns, "recall_heldout", c)
-    sentences = [
+def _opening(columns: Columns, class_names: Sequence[str], recall: Evidence, log_count: Lines, c: int) -> list[str]:
+    """How well the class is found, and what its size alone would say."""
+    found = (
         f"{class_names[c]} is found in {recall.value:.0%} [{recall.low:.0%}, {recall.high:.0%}] of its"
         f" {int(_value(columns, 'count_heldout', c))} held-out images (mean of the classes {recall.compared_with:.0%});"
         f" it has {int(_value(columns, 'count', c))} training images."
-    ]
-    if recall_slope_known:
-        predicted = _value(columns, "recall_log_count", c)
-        verdict = (
-            "its size explains that"
-            if recall.low <= predicted <= recall.high
-            else f"it does {abs(recall.value - predicted) * 100:.0f} points {'worse' if recall.value < predicted else 'better'}"
-            " than its size explains"
-        )
-        sentences.append(f"From log n alone one would expect {predicted:.0%}: {verdict}.")
-    else:
-        sentences.append("What log n alone would predict is undefined here (equal counts, or fewer than 5 classes).")
+    )
+    if "recall_heldout" not in log_count:
+        return [found, "What log n alone would predict is undefined here (equal counts, or fewer than 5 classes)."]
+    predicted = _value(columns, "recall_log_count", c)
+    verdict = (
+        "its size is compatible with that"
+        if recall.low <= predicted <= recall.high
+        else f"it does {abs(recall.value - predicted) * 100:.0f} points {'worse' if recall.value < predicted else 'better'}"
+        " than its size explains"
+    )
+    fit = log_count["recall_heldout"]["r_squared"]
+    return [found, f"From log n alone one would expect {predicted:.0%} (R² {fit:.2f}): {verdict}."]
+
+
+def _finding(
+    columns: Columns, class_names: Sequence[str], enemies: Tensor, log_count: Lines, top_k: int, c: int
+) -> Finding:
+    recall = _evidence(columns, "recall_heldout", c)
+    sentences = _opening(columns, class_names, recall, log_count, c)
     evidence, causes = [recall], []
     for rule in RULES:
-        one = _evidence(columns, rule.measure, c)
-        if not _fires(rule, one):
+        one = _evidence(columns, rule.measure, c, log_count.get(rule.measure) if rule.beyond_count else None)
+        if not _fires(rule, one, count=int(_value(columns, "count", c)), top_k=top_k):
             continue
         evidence.append(one)
         causes.append(rule.remedy)

@@ -28,7 +28,7 @@ def _diversity(title: str, meaning: str, bad: Direction, source: str) -> dict[st
     return {
         f"diversity_{name}_{split}": Measure(
             title=f"{long}, {words}",
-            meaning=f"{meaning}; {words} images, at matched n.",
+            meaning=f"{meaning}; {words} images, at matched n. The interval is over draws of n, and given from 2n images on.",
             unit="number",
             bad=bad if split == "heldout" else "",
             interval=True,
@@ -66,7 +66,8 @@ MEASURES: dict[str, Measure] = {
     ),
     "recall_ceiling": Measure(
         title="recall of a refitted head",
-        meaning="Recall of a linear head fitted on class-balanced held-out features, each image by a head that did not see it.",
+        meaning="Recall of a linear head fitted on class-balanced held-out features, each image by a head that did not see it;"
+        " undefined below 5 images.",
         unit="share",
     ),
     "ceiling_gain": Measure(
@@ -100,7 +101,8 @@ MEASURES: dict[str, Measure] = {
     ),
     "ce_magnitude_ratio": Measure(
         title="top-K magnitude, held-out / train",
-        meaning="Mean classification embedding over the class's top-K, on held-out over training images; 1 where they match.",
+        meaning="Mean classification embedding over the class's top-K, on held-out over training images; 1 where they match."
+        " Choosing the top-K on few images alone takes it somewhat below 1.",
         unit="ratio",
         bad="low",
         interval=True,
@@ -162,7 +164,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "safe": Measure(
         title="safe",
-        meaning="Training images with 4 or 5 of 5 neighbours of their class.",
+        meaning="Training images with 4 or 5 of 5 neighbours of their class; falls with class size by itself.",
         unit="share",
         bad="low",
         interval=True,
@@ -193,14 +195,14 @@ MEASURES: dict[str, Measure] = {
     ),
     "margin": Measure(
         title="margin",
-        meaning="Mean of the true class's logit less the best other, on held-out images.",
+        meaning="Mean of the true class's logit less the best other, on held-out images; of the head's own logits.",
         unit="logits",
         bad="low",
         interval=True,
     ),
     "ece": Measure(
         title="calibration error",
-        meaning="Expected calibration error over the held-out images predicted as this class, 15 bins.",
+        meaning="Expected calibration error over the held-out images predicted as this class, 15 bins; of the head's own logits.",
         unit="share",
         bad="high",
         source="Guo et al. 2017",

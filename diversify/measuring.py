@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from . import storage
 from .diagnosis import MATCHED_N, Diagnosis
 from .embeddings import Embeddings
 from .errors import must
@@ -24,6 +25,7 @@ QUERY_ROWS = 10_000  # neighbours, ceilings and bootstraps use at most so many r
 DRAWS = 50
 BOOTSTRAPS = 200
 ENEMY_NEIGHBORS = 10
+FOLDS = 5  # of the refitted head; a class with fewer rows says nothing about it
 
 Step = Callable[[int, int], None]
 
@@ -35,10 +37,12 @@ def parse_top_k(top_k: int | str, num_features: int) -> int:
     try:
         number = float(text[:-1]) if share else float(int(text))
     except ValueError:
-        raise must("--top-k", "be an integer or a percentage of D", repr(top_k)) from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise must("top-K", "be an integer or a percentage of D", repr(top_k))
     k = max(1, round(number / 100 * num_features)) if share and number > 0 else int(number)
     if not 1 <= k <= num_features:
-        raise must("--top-k", f"lie in [1, {num_features}], the number of features", text)
+        raise must("top-K", f"lie in [1, {num_features}], the number of features", text)
     return k
 
 
@@ -90,9 +94,17 @@ class _Table:
         """A column from draws `(B, C)`: their mean, or `values`, to which the draws' spread about `centre` is added."""
         low, high = stats.interval(drawn.double())
         if values is None:
-            return self.put(name, drawn.double().nanmean(0), low, high)
-        shift = 0 if centre is None else values.double() - centre.double()
-        return self.put(name, values, low + shift, high + shift)
+            values = drawn.double().nanmean(0)
+        elif centre is not None:
+            low, high = (end + values.double() - centre.double() for end in (low, high))
+        self.put(name, values, torch.minimum(low, values), torch.maximum(high, values))
+
+    def put_matched(self, name: str, drawn: Tensor, *labels: Tensor) -> None:
+        """A column from draws at matched n; no interval below 2n rows, where the draws share most of theirs."""
+        rows = torch.stack([counts.class_counts(each, self.num_classes) for each in labels]).amin(0).cpu()
+        low, high = (end.cpu().where(rows >= 2 * MATCHED_N, torch.nan) for end in stats.interval(drawn.double()))
+        values = drawn.double().nanmean(0).cpu()
+        self.put(name, values, torch.minimum(low, values), torch.maximum(high, values))
 
     def put_share(self, name: str, hits: Tensor, totals: Tensor) -> None:
         """A proportion with its Wilson interval."""
@@ -103,8 +115,9 @@ class _Table:
         return counts.class_mean(values.double(), labels, self.num_classes)
 
     def bootstrap(self, values: Tensor, labels: Tensor, name: str) -> Tensor:
-        """`(B, C)` class means of resampled rows."""
-        return stats.bootstrap_class_mean(values, labels, self.num_classes, BOOTSTRAPS, seed=self.seed, name=name)
+        """`(B, C)` class means of resampled rows; NaN for a class of one row, which has nothing to resample."""
+        drawn = stats.bootstrap_class_mean(values, labels, self.num_classes, BOOTSTRAPS, seed=self.seed, name=name)
+        return drawn.where(counts.class_counts(labels, self.num_classes) > 1, torch.nan)
 
     def put_mean(self, name: str, values: Tensor, labels: Tensor, queries: Tensor) -> None:
         """The class means of one value per row, with a bootstrap interval over the query rows."""
@@ -207,9 +220,18 @@ def _ratio(
     return means[0], means[1], drawn[0], drawn[1]
 
 
+def global_centre(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """`(D,)`: the mean of the class means of training features, each class weighing the same.
+
+    Centred on the mean of all rows, which is where the largest classes are, every small class would lie to one side, and
+    look uniform for being small.
+    """
+    return counts.class_mean(features, labels, num_classes).nanmean(0)
+
+
 def _diversities(table: _Table, train: _Side, heldout: _Side, head: LinearHead, k: int) -> None:
     _, weight, _ = head.effective(train.features[:1])
-    centre = train.raw.mean(0, dtype=torch.float64).to(train.raw.dtype)
+    centre = global_centre(train.raw, train.labels, head.num_classes)
     for name, side in (("train", train), ("heldout", heldout)):
         measured = diversity.matched_diversity(
             side.raw,
@@ -224,7 +246,7 @@ def _diversities(table: _Table, train: _Side, heldout: _Side, head: LinearHead, 
             name=f"diversity {name}",
         )
         for measure, drawn in measured.items():
-            table.put_draws(f"diversity_{measure}_{name}", None, drawn)
+            table.put_matched(f"diversity_{measure}_{name}", drawn, side.labels)
 
 
 def _places(table: _Table, train: _Side, heldout: _Side, num_classes: int) -> Tensor:
@@ -250,8 +272,8 @@ def _places(table: _Table, train: _Side, heldout: _Side, num_classes: int) -> Te
 def _geometry(table: _Table, train: _Side, heldout: _Side, head: LinearHead) -> dict[str, float]:
     num_classes = head.num_classes
     pair = (train.raw, train.labels, heldout.raw, heldout.labels, num_classes, MATCHED_N, DRAWS)
-    table.put_draws("feature_deviation", None, geometry.feature_deviation(*pair, seed=table.seed))
-    table.put_draws("range_gap", None, geometry.range_gap(*pair, seed=table.seed))
+    for name, measure in (("feature_deviation", geometry.feature_deviation), ("range_gap", geometry.range_gap)):
+        table.put_matched(name, measure(*pair, seed=table.seed), train.labels, heldout.labels)
     table.put("head_norm", geometry.head_norms(head.weight))
     table.put("nc1", geometry.nc1(train.raw, train.labels, num_classes))
     table.put("nc1_heldout", geometry.nc1(heldout.raw, heldout.labels, num_classes))
@@ -272,31 +294,32 @@ def _geometry(table: _Table, train: _Side, heldout: _Side, head: LinearHead) -> 
 def _ceiling(table: _Table, heldout: _Side, num_classes: int) -> dict[str, float]:
     rows = heldout.queries
     labels = heldout.labels[rows]
-    if len(rows) < 2 or len(labels.unique()) < 2:
+    enough = counts.class_counts(labels, num_classes) >= FOLDS
+    if int(enough.sum()) < 2:
         nothing = torch.full((num_classes,), torch.nan)
         table.put("recall_ceiling", nothing)
         table.put("ceiling_gain", nothing, nothing, nothing)
         return dict.fromkeys(("head_ceiling", "head_ceiling_low", "head_ceiling_high"), math.nan)
-    refitted = ceiling.cross_fitted_predictions(
-        heldout.raw[rows], labels, num_classes, folds=min(5, len(rows)), seed=table.seed
-    )
+    refitted = ceiling.cross_fitted_predictions(heldout.raw[rows], labels, num_classes, folds=FOLDS, seed=table.seed)
     gain = (refitted == labels).double() - (heldout.predictions[rows] == labels).double()
-    table.put("recall_ceiling", table.means((refitted == labels).double(), labels))
-    drawn = table.bootstrap(gain, labels, "ceiling_gain")
-    table.put_draws("ceiling_gain", table.means(gain, labels), drawn)
+    recall, gained = (table.means(v, labels).where(enough, torch.nan) for v in ((refitted == labels).double(), gain))
+    table.put("recall_ceiling", recall)
+    drawn = table.bootstrap(gain, labels, "ceiling_gain").where(enough, torch.nan)
+    table.put_draws("ceiling_gain", gained, drawn)
     low, high = stats.interval(drawn.nanmean(1))
     mean = float(table.columns["ceiling_gain"].nanmean())
     return {"head_ceiling": mean, "head_ceiling_low": float(low), "head_ceiling_high": float(high)}
 
 
-def _balanced(table: _Table, side: _Side, name: str) -> dict[str, float]:
-    """Mean recall with its bootstrap interval, drawn from the query rows and centred on the value over all rows."""
-    hit = (side.predictions == side.labels).double()
-    rows, labels = side.queries, side.labels[side.queries]
-    value, centre = (float(mean.nanmean()) for mean in (table.means(hit, side.labels), table.means(hit[rows], labels)))
-    low, high = stats.interval(table.bootstrap(hit[rows], labels, f"balanced {name}").nanmean(1))
-    ends = {"": value, "_low": value + float(low) - centre, "_high": value + float(high) - centre}
-    return {f"balanced_accuracy_{name}{end}": number for end, number in ends.items()}
+def _balanced(columns: Mapping[str, Tensor], name: str) -> dict[str, float]:
+    """Mean recall over the classes, with the interval that follows from theirs."""
+    recall, low, high = (columns[f"recall_{name}{end}"] for end in ("", "_low", "_high"))
+    ends = stats.mean_share_interval(recall, low, high)
+    return {
+        f"balanced_accuracy_{name}": float(recall.nanmean()),
+        f"balanced_accuracy_{name}_low": ends[0],
+        f"balanced_accuracy_{name}_high": ends[1],
+    }
 
 
 def _groups(columns: Mapping[str, Tensor]) -> dict[str, float]:
@@ -391,7 +414,7 @@ def diagnose(
     tick()
     enemies = _places(table, seen, unseen, num_classes)
     tick()
-    summary = _balanced(table, seen, "train") | _balanced(table, unseen, "heldout")
+    summary = _balanced(table.columns, "train") | _balanced(table.columns, "heldout")
     summary |= _ceiling(table, unseen, num_classes)
     tick()
     summary |= _geometry(table, seen, unseen, head)
@@ -405,7 +428,7 @@ def diagnose(
     }
     kinds = [f"diversity_{measure}_heldout" for measure in diversity.DIVERSITY_MEASURES]
     agreement = {one: {other: stats.spearman(columns[one], columns[other]) for other in kinds} for one in kinds}
-    findings = find(columns, names, enemies.cpu(), recall_slope_known="recall_heldout" in lines)
+    findings = find(columns, names, enemies.cpu(), lines, top_k=k)
     tick()
     order = [
         "count",
@@ -428,7 +451,12 @@ def diagnose(
         diversity_agreement=agreement,
         findings=findings,
         queries={
-            name: {"rows": len(side.queries), "of": len(side.labels)}
+            name: {
+                "rows": len(side.queries),
+                "of": len(side.labels),
+                "rule": f"at most {QUERY_ROWS}, the large classes cut to one size",
+                "digest": storage.digest_tensors({"rows": side.queries}),
+            }
             for name, side in (("train", seen), ("heldout", unseen))
         },
         seed=seed,

@@ -72,6 +72,15 @@ class DataOptions:
             measure_view=measure_view,
         )
 
+    def inputs(self) -> list[Path]:
+        """The file or folder that `--data` names, if it names one: never to be written over."""
+        kind, _, place = (self.spec or "").partition(":")
+        return [Path(place)] if kind in ("npz", "folder") and place else []
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of the file that `--data npz:FILE` names: two files may have the same labels."""
+        return {place.name: storage.sha256(place) for place in self.inputs() if place.is_file()}
+
     def filled_from(self, record: dict[str, Any] | None) -> DataOptions:
         """The flags the user gave, and for the rest those that a training run recorded."""
         if record is None:
@@ -135,6 +144,7 @@ class _Training:
             "finished": False,
             "started": origin.now(),
             "data": data.record(),
+            "files": data_options.digests(),
             "view": dataclasses.asdict(view) if view else None,
             "view_origin": data.view_origin,
             "model": {
@@ -191,18 +201,22 @@ def train_run(
         raise unknown("--method", method, METHODS)
     first = os.environ.get("RANK", "0") == "0"
     state = out / "state" / "state.safetensors"
+    begun = _unfinished(out, "train")
+    if first and begun and not overwrite and not resume:
+        raise must("DIR", "be new or empty", out, "pass --resume to go on with the run in it, or --overwrite")
     if first:
-        storage.ensure_available(out, overwrite or resume)
-    if resume and not state.exists():
+        storage.ensure_available(out, overwrite or resume, inputs=data_options.inputs())
+    if resume and not state.exists() and not begun:
         raise must("--resume", "find the state of an earlier run", f"none in {out}", "leave --resume out to start one")
+    goes_on = resume and state.exists()  # a run that was stopped in its first epoch begins again
     run = _Training.prepared(data_options, model, method, recipe, augment)
     data, view, record = run.data, run.view, run.record
     new = not out.exists()
-    if resume:
+    if goes_on:
         require_resumable(state, recipe=recipe, identity=run.identity)
     if first:
         run.describe(say)
-        if resume:
+        if goes_on:
             record["started"] = storage.read_json(out / "run.json", "run.json").get("started", record["started"])
         else:
             storage.clear(out)
@@ -227,7 +241,7 @@ def train_run(
             history.append(dataclasses.asdict(epoch))
             if first:
                 storage.write_jsonl(out / "metrics.jsonl", history)
-    except InputError:
+    except Exception:
         if first and not state.exists():
             discard(out, new)
         raise
@@ -291,7 +305,18 @@ def load_trained(spec: str, weights: Path, num_classes: int, channels: int) -> n
     return network.to(device).eval()
 
 
-def _heldout(data: Data, wanted: str | None, training: dict[str, Any] | None) -> tuple[str, Split]:
+def _trained_on(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> bool:
+    """Whether the record of a training run names exactly these training images."""
+    if training is None:
+        return False
+    return (
+        training["data"]["splits"]["train"]["digest"] == data.train.digest() and training.get("files", files) == files
+    )
+
+
+def _heldout(
+    data: Data, wanted: str | None, training: dict[str, Any] | None, files: dict[str, str]
+) -> tuple[str, Split]:
     """The held-out split: val where the user brought one or the checkpoint's record shows it untrained, test on request."""
     if wanted not in (None, "val", "test"):
         raise unknown("--heldout", str(wanted), ("val", "test"))
@@ -299,10 +324,8 @@ def _heldout(data: Data, wanted: str | None, training: dict[str, Any] | None) ->
         if data.test is None:
             raise must("--heldout test", "find a test split", f"none in {data.spec}")
         return "test", data.test
-    if data.val is not None:
-        trained_on = training["data"]["splits"]["train"]["digest"] if training else None
-        if data.val.origin == "source" or trained_on == data.train.digest():
-            return "val", data.val
+    if data.val is not None and (data.val.origin == "source" or _trained_on(training, data, files)):
+        return "val", data.val
     raise must(
         "--heldout",
         "be images that the model did not learn from",
@@ -334,15 +357,16 @@ def diagnose_run(
     Options that are not given come from the training record beside the checkpoint, where there is one.
     """
     storage.require_file(weights, "weights")
-    if not (out / "run.json").is_file():  # an unfinished run may go on: `run_folder` looks closer
-        storage.ensure_available(out, overwrite)
+    storage.ensure_available(  # an unfinished run may go on: `run_folder` looks closer
+        out, overwrite or _unfinished(out, "diagnose"), inputs=[weights, *data_options.inputs()]
+    )
     training = recorded_training(weights)
     options = data_options.filled_from(training)
     data = options.load(measure_view=False)
     view_origin = "recorded" if options.mean != data_options.mean else data.view_origin
     spec = model or (training["model"]["name"] if training else "small_cnn")
     view = _fit_channels(data.view, spec)
-    split_name, unseen = _heldout(data, heldout, training)
+    split_name, unseen = _heldout(data, heldout, training, options.digests())
     network = load_trained(spec, weights, data.num_classes, _channels(data, view))
     split = split_head(network, head)
     k = parse_top_k(top_k, read_head(split.head).num_features)
@@ -352,6 +376,7 @@ def diagnose_run(
         "finished": False,
         "started": origin.now(),
         "data": data.record(),
+        "files": options.digests(),
         "view": dataclasses.asdict(view) if view else None,
         "view_origin": view_origin,
         "model": {"name": spec, "parameters": parameter_count(network), "head": split.head_name},
@@ -371,7 +396,7 @@ def diagnose_run(
         say(
             "note: no training record beside the weights; that train holds the images it learned from is taken on trust"
         )
-    elif training["data"]["splits"]["train"]["digest"] != data.train.digest():
+    elif not _trained_on(training, data, options.digests()):
         say("note: these training images are not those that the checkpoint's record names")
     identity = storage.digest_json(
         {n: record[n] for n in ("data", "view", "model", "weights", "precision", "heldout_split")}
@@ -422,8 +447,10 @@ def run_folder(out: Path, record: dict[str, Any], *, overwrite: bool) -> Iterato
     new = not out.exists()
     goes_on = False
     if (out / "run.json").is_file() and not overwrite:
-        earlier = storage.read_json(out / "run.json", "run.json")
-        goes_on = not earlier.get("finished", True) and earlier.get("identity") == record["identity"]
+        goes_on = (
+            _unfinished(out, record["command"])
+            and storage.read_json(out / "run.json", "run.json").get("identity") == record["identity"]
+        )
     storage.ensure_available(out, overwrite or goes_on)
     if not goes_on:
         storage.clear(out)
@@ -438,8 +465,16 @@ def run_folder(out: Path, record: dict[str, Any], *, overwrite: bool) -> Iterato
 def discard(out: Path, new: bool) -> None:
     """Remove what a run left, and its folder too where it is of this run's making."""
     storage.clear(out)
-    if new:
+    if new and not any(out.iterdir()):
         out.rmdir()
+
+
+def _unfinished(out: Path, command: str) -> bool:
+    """Whether `out` holds a run of this command that was stopped before its end."""
+    if not storage.is_run(out):
+        return False
+    record = storage.read_json(out / "run.json", "run.json")
+    return record["command"] == command and record.get("finished") is False
 
 
 def load_diagnosed(folder: Path) -> tuple[Diagnosis, Model, dict[str, Any]]:
@@ -462,7 +497,7 @@ def compare_run(
     first: Path, second: Path, *, out: Path, overwrite: bool = False, say: Say
 ) -> tuple[ModelComparison, dict[str, Any]]:
     """Compare two folders of `diagnose_run`; leaves `comparison.json`, `report.html`, `report.md`, `run.json` in `out`."""
-    storage.ensure_available(out, overwrite)
+    storage.ensure_available(out, overwrite, inputs=(first, second))
     (one, one_model, one_record), (two, two_model, two_record) = load_diagnosed(first), load_diagnosed(second)
     if one.class_names != two.class_names:
         differ = [f"{a} and {b}" for a, b in zip(one.class_names, two.class_names, strict=False) if a != b]
@@ -510,12 +545,20 @@ def demo_run(
     """Train `small_cnn` on long-tailed digits and diagnose it on their test images; `out/diagnosis/report.html` shows it."""
     storage.ensure_available(out, overwrite)
     storage.clear(out)
-    storage.write_json(out / "run.json", {"schema_version": SCHEMA_VERSION, "command": "demo", "started": origin.now()})
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "demo",
+        "finished": False,
+        "seed": seed,
+        "started": origin.now(),
+        **origin.origin(torch.device("cpu")),
+    }
+    storage.write_json(out / "run.json", record)
     options = DataOptions(spec="digits", imbalance="exp:20:100", holdout=0.0)
     trained = out / "train"
     recipe = dataclasses.replace(DEMO_RECIPE, seed=seed)
     train_run(options, model="small_cnn", recipe=recipe, out=trained, say=say, progress=progress)
-    return diagnose_run(
+    found = diagnose_run(
         DataOptions(),
         model=None,
         weights=trained / "model.safetensors",
@@ -525,6 +568,8 @@ def demo_run(
         say=say,
         progress=progress,
     )
+    storage.write_json(out / "run.json", record | {"finished": True, "parts": ["train", "diagnosis"]})
+    return found
 
 
 __all__ = [

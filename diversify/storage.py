@@ -325,15 +325,45 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 # Folders
 
 
-def ensure_available(target: Path, overwrite: bool) -> None:
-    """Say early, before long work, that `staged_directory` could not write to `target`."""
+# What runs leave in their folders; nothing else is ever removed.
+OWNED = (
+    *("run.json", "model.safetensors", "state", "metrics.jsonl"),  # train
+    *("diagnosis.json", "embeddings", "report.html", "report.md"),  # diagnose
+    *("comparison.json", "train", "diagnosis"),  # compare, demo
+)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run left this folder: a `run.json` that says so."""
+    try:
+        record = read_json(Path(folder) / MARKER, MARKER)
+    except InputError:
+        return False
+    return isinstance(record, dict) and {"schema_version", "command"} <= set(record)
+
+
+def ensure_available(target: Path, overwrite: bool, *, inputs: Iterable[Path] = ()) -> None:
+    """Say early, before long work, that a run could not write to `target`.
+
+    It may be new or empty, or with `overwrite` what an earlier run left; never a folder that holds anything else, or one
+    of the `inputs` of the command.
+    """
     target = Path(target)
+    for given in inputs:
+        if target.resolve() in (given.resolve(), *given.resolve().parents):
+            raise must("DIR", f"not hold {given}, which the command reads", target, "choose another folder")
     if target.is_dir():
-        if any(target.iterdir()):
+        entries = sorted(entry.name for entry in target.iterdir() if not is_temporary(entry.name))
+        if entries:
             if not overwrite:
                 raise must("DIR", "be new or empty", target, "pass --overwrite to replace it")
-            if not (target / MARKER).is_file():
+            if not is_run(target):
                 raise must("DIR", f"be new, empty or an earlier run (with a {MARKER})", target, "choose another folder")
+            foreign = [name for name in entries if name not in OWNED]
+            if foreign:
+                raise must(
+                    "DIR", "hold nothing but an earlier run", f"{target} with {foreign[0]}", "choose another folder"
+                )
     elif os.path.lexists(target):
         raise must("DIR", "be a folder", f"the file {target}")
     ancestor = next(folder for folder in target.resolve().parents if os.path.lexists(folder))
@@ -381,11 +411,13 @@ def _swap(staging: Path, target: Path) -> None:
 
 
 def clear(target: Path) -> None:
-    """Remove what an earlier run left in a folder, known by its `run.json`; a folder without one is left alone."""
+    """Remove what an earlier run left in a folder, known by its `run.json`; anything else in it is left alone."""
     target = Path(target)
-    if (target / MARKER).is_file():
-        for entry in sorted(target.iterdir(), key=lambda path: path.name == MARKER):  # the marker last
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if not is_run(target):
+        return
+    for entry in sorted(target.iterdir(), key=lambda path: path.name == MARKER):  # the marker last
+        if entry.name in OWNED or is_temporary(entry.name):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def digest_json(value: object) -> str:

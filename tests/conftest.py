@@ -39,7 +39,7 @@ def synthetic_head(features: torch.Tensor, labels: torch.Tensor, num_classes: in
 def sides() -> tuple[Embeddings, Embeddings, LinearHead]:
     """Long-tailed training embeddings, balanced held-out ones, and the head."""
     seen, seen_labels = synthetic([200, 120, 70, 40, 30, 25, 22, 20, 8, 3], "train")
-    unseen, unseen_labels = synthetic([30] * 10, "heldout")
+    unseen, unseen_labels = synthetic([50] * 10, "heldout")
     head = synthetic_head(seen, seen_labels, 10)
     return embeddings_of(seen, seen_labels, head), embeddings_of(unseen, unseen_labels, head), head
 

@@ -16,6 +16,7 @@ from diversify.diagnosis import Diagnosis
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
 from diversify.findings import REMEDIES, RULES, find
+from diversify.functional import draws, stats
 from diversify.heads import LinearHead
 from diversify.measures import EXPLANATIONS, MEASURES
 from diversify.measuring import QUERY_ROWS, diagnose, diagnose_model, parse_top_k, query_rows
@@ -219,7 +220,7 @@ def test_the_same_in_a_fresh_process(diagnosis: Diagnosis) -> None:
     program = (
         "import conftest as c\n"
         "from diversify.measuring import diagnose\n"
-        "t = c.synthetic([200, 120, 70, 40, 30, 25, 22, 20, 8, 3], 'train'); h = c.synthetic([30] * 10, 'heldout')\n"
+        "t = c.synthetic([200, 120, 70, 40, 30, 25, 22, 20, 8, 3], 'train'); h = c.synthetic([50] * 10, 'heldout')\n"
         "head = c.synthetic_head(*t, 10)\n"
         "print(diagnose(c.embeddings_of(*t, head), c.embeddings_of(*h, head), head=head, class_names=c.NAMES, top_k=5).to_json())"
     )
@@ -338,6 +339,11 @@ def columns_for(**changed: tuple[float, float, float]) -> dict[str, torch.Tensor
     return columns
 
 
+LINES = {
+    "recall_heldout": {"slope": 0.1, "intercept": 0.3, "r_squared": 0.5},
+    "identity_overlap": {"slope": 0.0, "intercept": 0.9, "r_squared": 0.0},
+    "safe": {"slope": 0.0, "intercept": 0.9, "r_squared": 0.0},
+}
 ENEMIES = torch.tensor([[0, 1, 0], [1, 0, 0], [0.8, 0.2, 0]], dtype=torch.float64)
 TRIGGERS = {
     "recall_train": (0.5, 0.4, 0.6),
@@ -351,7 +357,7 @@ TRIGGERS = {
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.measure)
 def test_each_rule_fires_on_its_measure_and_on_nothing_else(rule: object) -> None:
-    fired = find(columns_for(**{rule.measure: TRIGGERS[rule.measure]}), "abc", ENEMIES, recall_slope_known=True)
+    fired = find(columns_for(**{rule.measure: TRIGGERS[rule.measure]}), "abc", ENEMIES, LINES, top_k=10)
     (finding,) = fired
     assert finding.causes == (rule.remedy,)
     assert REMEDIES[rule.remedy] in finding.text
@@ -362,15 +368,68 @@ def test_each_rule_fires_on_its_measure_and_on_nothing_else(rule: object) -> Non
 def test_no_rule_fires_on_an_interval_that_reaches_the_mean(rule: object) -> None:
     value, low, high = TRIGGERS[rule.measure]
     wide = (value, low, 1e3) if rule.bad == "low" else (value, -1e3, high)
-    (finding,) = find(columns_for(**{rule.measure: wide}), "abc", ENEMIES, recall_slope_known=True)
+    (finding,) = find(columns_for(**{rule.measure: wide}), "abc", ENEMIES, LINES, top_k=10)
     assert finding.remedy == "more images"
 
 
 def test_a_finding_says_what_the_evidence_is_and_what_log_n_predicts() -> None:
-    (finding,) = find(columns_for(safe=TRIGGERS["safe"]), "abc", ENEMIES, recall_slope_known=True)
+    (finding,) = find(columns_for(safe=TRIGGERS["safe"]), "abc", ENEMIES, LINES, top_k=10)
     assert "c is found in 40% [30%, 50%] of its 50 held-out images (mean of the classes 73%)" in finding.text
-    assert "From log n alone one would expect 50%: its size explains that." in finding.text
+    assert "From log n alone one would expect 50% (R² 0.50): its size is compatible with that." in finding.text
     assert "its errors lie nearest to a (80%)" in finding.text
+
+
+def test_what_follows_size_by_itself_is_compared_with_its_line() -> None:
+    """A tiny class among few of its own is what its size predicts; one of four images cannot be safe at all."""
+    expected = {**LINES, "safe": {"slope": 0.3, "intercept": -0.5, "r_squared": 0.9}}  # 0.19 at 10 images
+    (finding,) = find(columns_for(safe=TRIGGERS["safe"]), "abc", ENEMIES, expected, top_k=10)
+    assert finding.remedy == "more images"
+    columns = columns_for(safe=(0.0, 0.0, 0.4))
+    columns["count"][2] = 4
+    assert find(columns, "abc", ENEMIES, LINES, top_k=10)[0].remedy == "more images"
+
+
+def test_one_feature_in_ten_is_no_evidence() -> None:
+    for value, remedy in ((0.8, "more images"), (0.6, "image space")):
+        columns = columns_for(identity_overlap=(value, value - 0.1, value))
+        assert find(columns, "abc", ENEMIES, LINES, top_k=10)[0].remedy == remedy
+
+
+def test_diversity_does_not_fall_with_size_where_there_is_nothing_to_find() -> None:
+    """Classes of the same kind and very different size: held-out diversity at matched n has no trend."""
+    sizes = [500, 300, 180, 110, 65, 40, 24, 14, 8, 4]
+    trends = []
+    for seed in range(4):
+        base = 0.6 * draws.uniform("base", seed, torch.arange(640)).view(10, 64)
+        for c in range(10):
+            base[c, 6 * c : 6 * c + 6] += 1.2
+
+        def side(
+            sizes: list[int], name: str, base: torch.Tensor = base, seed: int = seed
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            labels = torch.repeat_interleave(torch.arange(10), torch.tensor(sizes))
+            cell = torch.arange(len(labels) * 64).view(-1, 64)
+            return base[labels] * -torch.log1p(-draws.uniform(name, seed, cell)), labels
+
+        seen, unseen = side(sizes, "null train"), side([60] * 10, "null heldout")
+        head = LinearHead(weight=base - base.mean(0) + 0.3, bias=-base.square().sum(1) / 2)
+        found = diagnose(embeddings_of(*seen, head), embeddings_of(*unseen, head), head=head)
+        trends.append(stats.spearman(found["diversity_vendi_heldout"], found["count"]))
+    assert abs(sum(trends) / 4) < 0.45, trends
+
+
+def test_few_images_are_not_certainty() -> None:
+    """No interval where there is nothing to resample, and no verdict on a head that saw no other image of a class."""
+    seen, labels = synthetic([40, 30, 1], "train")
+    unseen, unseen_labels = synthetic([1, 1, 1], "heldout")
+    head = synthetic_head(seen, labels, 3)
+    found = diagnose(embeddings_of(seen, labels, head), embeddings_of(unseen, unseen_labels, head), head=head, top_k=3)
+    assert found["margin_low"].isnan().all()
+    assert found["ceiling_gain"].isnan().all()
+    assert found["nc1_heldout"].isnan().all()
+    low, high = (found.summary[f"balanced_accuracy_heldout_{end}"] for end in ("low", "high"))
+    assert high - low > 0.3
+    assert math.isnan(found.head_ceiling)
 
 
 def test_a_sound_class_gets_no_finding(diagnosis: Diagnosis) -> None:
@@ -394,16 +453,16 @@ def test_top_k_is_an_integer_or_a_share() -> None:
     [
         (
             lambda t, h, w: diagnose(t, h, head=w, top_k=17),
-            "--top-k must lie in [1, 16], the number of features, got 17",
+            "top-K must lie in [1, 16], the number of features, got 17",
         ),
-        (lambda t, h, w: diagnose(t, h, head=w, top_k=0), "--top-k must lie in [1, 16], the number of features, got 0"),
+        (lambda t, h, w: diagnose(t, h, head=w, top_k=0), "top-K must lie in [1, 16], the number of features, got 0"),
         (
             lambda t, h, w: diagnose(t, h, head=w, top_k="0%"),
-            "--top-k must lie in [1, 16], the number of features, got 0%",
+            "top-K must lie in [1, 16], the number of features, got 0%",
         ),
         (
             lambda t, h, w: diagnose(t, h, head=w, top_k="many"),
-            "--top-k must be an integer or a percentage of D, got 'many'",
+            "top-K must be an integer or a percentage of D, got 'many'",
         ),
         (
             lambda t, h, w: diagnose(t, h, head=w, class_names=["a"]),

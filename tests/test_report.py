@@ -112,7 +112,13 @@ def chosen(diagnosis: Diagnosis, classes: list[int], names: tuple[str, ...] | No
         columns=columns,
         enemies=enemies,
         log_count=diagnosis.log_count if known else {},
-        findings=find(columns, names, enemies, recall_slope_known=known),
+        findings=find(
+            columns,
+            names,
+            enemies,
+            {"recall_heldout": {"slope": 0.1, "intercept": 0.3, "r_squared": 0.5}} if known else {},
+            top_k=10,
+        ),
         **tops,
     )
 
@@ -351,7 +357,7 @@ def test_equal_counts_and_an_absent_class(diagnosis: Diagnosis):
     count[3] = 0
     columns = {**diagnosis.columns, "count": count}
     gone = dataclasses.replace(
-        diagnosis, columns=columns, findings=find(columns, NAMES, diagnosis.enemies, recall_slope_known=True)
+        diagnosis, columns=columns, findings=find(columns, NAMES, diagnosis.enemies, diagnosis.log_count, top_k=5)
     )
     text = report.render_markdown(gone, {})
     assert "cat has no training image" in text

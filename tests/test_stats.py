@@ -203,3 +203,14 @@ def test_matched_rows_choose_every_row_equally_often():
     rows = stats.matched_rows(torch.zeros(10, dtype=torch.int64), 1, 3, 3000, seed=1, name="even")
     counts = torch.bincount(rows.flatten(), minlength=10)
     assert float((counts - 900).abs().max()) < 5 * math.sqrt(3000 * 0.3 * 0.7)
+
+
+def test_the_interval_of_a_mean_of_shares():
+    share, low, high = (
+        torch.tensor(v, dtype=torch.float64) for v in ([0.5, 1.0, NAN], [0.2, 0.7, NAN], [0.8, 1.0, NAN])
+    )
+    found = stats.mean_share_interval(share, low, high)
+    assert found == pytest.approx((0.75 - math.hypot(0.3, 0.3) / 2, 0.75 + 0.3 / 2))
+    one = stats.mean_share_interval(share[:1], low[:1], high[:1])
+    assert one == pytest.approx((0.2, 0.8))  # one class: its own interval
+    assert all(math.isnan(end) for end in stats.mean_share_interval(share[2:], low[2:], high[2:]))

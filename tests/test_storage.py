@@ -314,13 +314,13 @@ def test_staged_directory_replaces_only_an_earlier_run_and_only_on_success(tmp_p
     target = tmp_path / "run"
     target.mkdir()
     with storage.staged_directory(target, overwrite=False) as folder:  # empty: free to use
-        (folder / "run.json").write_text("1")
+        storage.write_json(folder / "run.json", RUN | {"number": 1})
     with pytest.raises(KeyboardInterrupt):
         fill_then_fail(target, overwrite=True)
-    assert (target / "run.json").read_text() == "1"
+    assert json.loads((target / "run.json").read_text())["number"] == 1
     with storage.staged_directory(target, overwrite=True) as folder:
-        (folder / "run.json").write_text("2")
-    assert (target / "run.json").read_text() == "2"
+        storage.write_json(folder / "run.json", RUN | {"number": 2})
+    assert json.loads((target / "run.json").read_text())["number"] == 2
     assert names(tmp_path) == ["run"]
 
 
@@ -358,14 +358,39 @@ def test_directory_not_writable(tmp_path):
         storage.ensure_available(tmp_path / "run", False)
 
 
+RUN = {"schema_version": 1, "command": "train"}
+
+
 def test_clear_empties_only_an_earlier_run(tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "a").write_text("")
     storage.clear(tmp_path)
     assert names(tmp_path) == ["state"]
-    (tmp_path / "run.json").write_text("{}")
+    for foreign in ("[]", "null", "{}", '{"mlflow": 1}', "not json"):
+        (tmp_path / "run.json").write_text(foreign)
+        storage.clear(tmp_path)
+        assert names(tmp_path) == ["run.json", "state"]
+    storage.write_json(tmp_path / "run.json", RUN)
+    (tmp_path / "thesis.tex").write_text("irreplaceable")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model").write_text("kept")
+    (tmp_path / "embeddings").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"hold nothing but an earlier run, got .* with elsewhere; choose another"):
+        storage.ensure_available(tmp_path, True)
     storage.clear(tmp_path)
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["elsewhere", "thesis.tex"]
+    assert (tmp_path / "elsewhere" / "model").read_text() == "kept"
+
+
+def test_a_command_does_not_write_over_what_it_reads(tmp_path):
+    run = tmp_path / "run"
+    storage.write_json(run / "run.json", RUN)
+    weights = run / "model.safetensors"
+    weights.write_text("")
+    for target, given in ((run, weights), (run, run), (tmp_path, run / "deep" / "file")):
+        with pytest.raises(InputError, match="DIR must not hold .*, which the command reads"):
+            storage.ensure_available(target, True, inputs=[given])
+    storage.ensure_available(tmp_path / "other", True, inputs=[weights])
 
 
 def test_digest_json_ignores_the_order_of_keys():

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from .counts import class_mean, count_thirds
+from .counts import class_counts, class_mean, count_thirds
 from .stats import matched_rows
 
 _BLOCK = 1 << 20  # numbers per float64 temporary: 8 MB
@@ -40,13 +40,15 @@ def nc1(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """`(C,)` >= 0: a class's scatter around its mean, over the scatter of the class means around their mean.
 
     Both are traces, that is mean squared distances, and classes weigh equally in the second. Near 0: collapsed. NaN for
-    an absent class and when the class means coincide. The per-class form of Papyan et al.'s first property.
+    a class of fewer than two rows and when the class means coincide. The scatter is divided by n - 1, so that a small
+    class does not look collapsed for being small. The per-class form of Papyan et al.'s first property.
     """
     means = class_mean(features, labels, num_classes).double()
     known = means[_present(means)]
     between = (known - known.mean(0)).square().sum(1).mean()
-    within = class_mean(_distance_to_own_mean(features, labels, means), labels, num_classes)
-    return (within / between).where(between > 0, torch.nan).to(features.dtype)
+    size = class_counts(labels, num_classes)
+    within = class_mean(_distance_to_own_mean(features, labels, means), labels, num_classes) * size / (size - 1)
+    return (within / between).where((between > 0) & (size > 1), torch.nan).to(features.dtype)
 
 
 def nc2(means: Tensor) -> tuple[float, float]:

@@ -34,6 +34,21 @@ def wilson_interval(successes: Tensor, totals: Tensor, confidence: float = 0.95)
     return torch.where(defined, low, torch.nan), torch.where(defined, high, torch.nan)
 
 
+def mean_share_interval(share: Tensor, low: Tensor, high: Tensor) -> tuple[float, float]:
+    """Low and high end for the mean of independent proportions, from their own intervals; NaN ones are left out.
+
+    The distances to the ends add in squares (MOVER: Zou and Donner 2008), so the interval keeps its width where classes
+    have a single image, and a bootstrap would have none.
+    """
+    known = ~share.isnan()
+    count = int(known.sum())
+    if count == 0:
+        return math.nan, math.nan
+    mean = float(share[known].mean())
+    down, up = ((end - share)[known].square().sum().sqrt() / count for end in (low, high))
+    return max(0.0, mean - float(down)), min(1.0, mean + float(up))
+
+
 def bootstrap_class_mean(
     values: Tensor, labels: Tensor, num_classes: int, draws: int = 200, *, seed: int, name: str
 ) -> Tensor:

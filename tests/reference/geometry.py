@@ -30,7 +30,11 @@ def scatter(features, labels, num_classes, means):
 def nc1(features, labels, num_classes):
     means = stats.class_mean_rows(features, labels, num_classes)
     between = stats.mean([norm(row) ** 2 for row in centre(means)[0]])
-    return [value / between for value in scatter(features, labels, num_classes, means)]
+    sizes = [labels.count(c) for c in range(num_classes)]
+    return [
+        value * size / (size - 1) / between if size > 1 else math.nan
+        for value, size in zip(scatter(features, labels, num_classes, means), sizes, strict=True)
+    ]
 
 
 def pairs(rows):
