@@ -40,6 +40,7 @@ def overhead() -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "overhead": overhead,
+    "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,
     "cifar10_lt_answers": cifar10_lt_diagnosis.answer_table,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .errors import InputError, must
 
@@ -31,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
+PIPED_WIDTH = 140  # columns where nobody said how many there are
+out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 Data = Annotated[
@@ -298,7 +301,7 @@ def compare(
 
     comparison, _ = compare_run(first, second, out=directory, overwrite=overwrite, say=_say)
     chance = f"chance {comparison.identity_chance:.0%}"
-    table = _table(
+    titles = (
         "class",
         f"recall {comparison.first_name}",
         comparison.second_name,
@@ -306,17 +309,20 @@ def compare(
         "magnitude ratio",
         f"same top-K ({chance})",
     )
+    rows = []
     for c, name in enumerate(comparison.class_names):
         column = {key: float(value[c]) for key, value in comparison.columns.items()}
-        table.add_row(
-            escape(name),
-            _percent(column["recall_first"]),
-            _percent(column["recall_second"]),
-            _interval(column, "recall_difference", "{:+.0%}"),
-            _interval(column, "magnitude_ratio", "{:.2f}"),
-            _percent(column["identity_overlap"]),
+        rows.append(
+            [
+                escape(name),
+                _percent(column["recall_first"]),
+                _percent(column["recall_second"]),
+                _interval(column, "recall_difference", "{:+.0%}"),
+                _interval(column, "magnitude_ratio", "{:.2f}"),
+                _percent(column["identity_overlap"]),
+            ]
         )
-    out.print(table)
+    out.print(_table(titles, rows))
     _say(f"report: {directory / 'report.html'}")
 
 
@@ -337,6 +343,7 @@ def demo(
 
 
 MOST_ROWS = 40
+NARROW, NARROWEST = 100, 60  # widths of a terminal below which columns are left out
 
 
 def _show(diagnosis: Diagnosis) -> None:
@@ -345,22 +352,23 @@ def _show(diagnosis: Diagnosis) -> None:
     order = list(range(len(diagnosis.class_names)))
     if len(order) > MOST_ROWS:
         order = recall.nan_to_num(2.0).argsort().tolist()[:MOST_ROWS]
-    table = _table(
-        "class", "train images", "recall train", "recall held-out", "log n predicts", "top-K magnitude", "diversity"
-    )
+    rows = []
     for c in order:
         column = {name: float(values[c]) for name, values in diagnosis.columns.items()}
         name = escape(diagnosis.class_names[c])
-        table.add_row(
-            f"[bold red]{name} ![/]" if column["fragile"] else name,
-            str(int(column["count"])),
-            _percent(column["recall_train"]),
-            _interval(column, "recall_heldout", "{:.0%}"),
-            _percent(column["recall_log_count"]),
-            _interval(column, "ce_magnitude_ratio", "{:.2f}"),
-            _interval(column, "diversity_vendi_heldout", "{:.1f}"),
-        )
-    out.print(table)
+        row = {
+            "class": f"[bold red]{name} ![/]" if column["fragile"] else name,
+            "images" if out.width < NARROWEST else "train images": str(int(column["count"])),
+            "recall train": _percent(column["recall_train"]),
+            "recall" if out.width < NARROWEST else "recall held-out": _interval(column, "recall_heldout", "{:.0%}"),
+            "log n predicts": _percent(column["recall_log_count"]),
+            "top-K magnitude": _interval(column, "ce_magnitude_ratio", "{:.2f}", bare=out.width < NARROW),
+            "diversity": _interval(column, "diversity_vendi_heldout", "{:.1f}"),
+        }
+        left_out = ["recall train", "diversity"] if out.width < NARROW else []
+        left_out += ["log n predicts", "top-K magnitude"] if out.width < NARROWEST else []
+        rows.append({title: cell for title, cell in row.items() if title not in left_out})
+    out.print(_table(list(rows[0]), [list(row.values()) for row in rows]))
     hidden = len(diagnosis.class_names) - len(order)
     if hidden:
         _say(f"({hidden} classes of higher recall are in the report)")
@@ -379,10 +387,20 @@ def _show(diagnosis: Diagnosis) -> None:
         _say("Made on the test split: to be read only, not to choose a remedy from.")
 
 
-def _table(*titles: str) -> Table:
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table as wide as the terminal allows: titles are wrapped between words, and the first column takes the rest."""
+    cells = [max((Text.from_markup(cell).cell_len for cell in column), default=0) for column in zip(*rows, strict=True)]
+    whole = [max(cell, Text(title).cell_len) for cell, title in zip(cells, titles, strict=True)]
+    words = [max(Text(word).cell_len for word in title.split() or [""]) for title in titles]
+    least = [max(cell, word) for cell, word in zip(cells, words, strict=True)]
+    gaps = 2 * (len(titles) - 1)
+    wrapped = sum(whole) + gaps > out.width >= sum(least[1:]) + words[0] + gaps
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, title in enumerate(titles):
-        table.add_column(escape(title), justify="left" if place == 0 else "right", overflow="fold")
+        width = least[place] if wrapped and place else None
+        table.add_column(escape(title), justify="right" if place else "left", overflow="fold", width=width)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -394,11 +412,13 @@ def _plain(values: Mapping[str, float], name: str, form: str) -> str:
     return _interval(values, name, form).replace("[dim]", "").replace("[/]", "")
 
 
-def _interval(values: Mapping[str, float], name: str, form: str) -> str:
+def _interval(values: Mapping[str, float], name: str, form: str, *, bare: bool = False) -> str:
     value, low, high = (values.get(name + end, math.nan) for end in ("", "_low", "_high"))
     if math.isnan(value):
         return "–"
-    return form.format(value) + ("" if math.isnan(low) else f" [dim]({form.format(low)} to {form.format(high)})[/]")
+    return form.format(value) + (
+        "" if bare or math.isnan(low) else f" [dim]({form.format(low)} to {form.format(high)})[/]"
+    )
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -407,6 +427,9 @@ def run(arguments: Sequence[str]) -> int:
         code = app(list(arguments), standalone_mode=False, prog_name="diversify")
     except InputError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return 2
+    except OSError as error:  # a full disk, a folder that is gone or not ours: what the system said
+        err.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -418,7 +441,8 @@ def run(arguments: Sequence[str]) -> int:
         given = [value for option, value in pairwise(arguments) if option in options]
         if given and repr(given[-1]) not in message:
             message = f"{message.rstrip('.')}, got {given[-1]!r}"
-        err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+        if message:  # the parser has none where it printed the help instead
+            err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
         return 2
     if code == 130:  # the parser may have turned the interruption into its exit code
         err.print("interrupted; what was finished is kept", soft_wrap=True)

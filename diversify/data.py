@@ -10,6 +10,7 @@ import bisect
 import dataclasses
 import hashlib
 import math
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +54,9 @@ class View:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
             raise must("--mean and --std", "have the same length", f"{len(self.mean)} and {len(self.std)}")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            got = f"{','.join(map(str, self.mean))} and {','.join(map(str, self.std))}"
+            raise must("--mean and --std", "be finite", got)
         if not all(value > 0 for value in self.std):
             raise must("--std", "be positive", ",".join(map(str, self.std)))
         for name, size in (("--resize", self.resize), ("--crop", self.crop)):
@@ -330,11 +334,16 @@ def load_data(
         train=part(kept, "source"),
         val=whole("val") if held is None else part(held, "cut"),
         test=whole("test"),
-        class_names=tuple(map(str, names)),
+        class_names=tuple(_on_one_line(str(name)) for name in names),
         view=view,
         view_origin=view_origin,
         mirror=source.mirror,
     )
+
+
+def _on_one_line(text: str) -> str:
+    """The text with a space for each control character and line break: it goes into tables, reports and terminals."""
+    return "".join(" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in text)
 
 
 def _with_test(source: Source) -> Source:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from types import MethodType
 from typing import Any, Self
 
@@ -165,9 +165,9 @@ class _Recorder(nn.Module):
         self.head = head
         self.calls: list[tuple[Any, Any]] = []
 
-    def forward(self, *args: Any) -> Any:
-        output = self.head(*args)
-        self.calls.append((args[0], output))
+    def forward(self, *args: Any, **named: Any) -> Any:
+        output = self.head(*args, **named)
+        self.calls.append((next(iter([*args, *named.values()]), None), output))
         return output
 
     def __getattr__(self, name: str) -> Any:
@@ -269,15 +269,34 @@ def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Mo
 
 
 def _require_same_output(name: str, logits: Tensor, output: object) -> None:
-    """An InputError unless the model's output, when it is one tensor, is largest where the head's is."""
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        return
-    if output.shape == logits.shape:
-        chosen = output.detach().gather(1, logits.detach().argmax(1, keepdim=True)).float()
-        largest = output.detach().amax(1, keepdim=True).float()
-        if not largest.isfinite().all() or bool((chosen >= largest - 1e-2 * largest.abs()).all()):
-            return
-    raise must("head", "give the model's output", f"{name!r}, which does not", "name the right layer with --head NAME")
+    """An InputError unless the model's output is largest where the head's is.
+
+    Of a dict, tuple, list or dataclass, one of the tensors that have the logits' shape has to be; there may be none.
+    """
+    if isinstance(output, Tensor):
+        outputs = [output] if output.is_floating_point() else []
+    else:
+        found = [part for part in _parts(output) if isinstance(part, Tensor) and part.is_floating_point()]
+        outputs = [part for part in found if part.shape == logits.shape]
+    if outputs and not any(_is_largest_where(part, logits) for part in outputs):
+        advice = "name the right layer with --head NAME"
+        raise must("head", "give the model's output", f"{name!r}, which does not", advice)
+
+
+def _parts(output: object) -> list[Any]:
+    if isinstance(output, Mapping):
+        return list(output.values())
+    if isinstance(output, tuple | list):
+        return list(output)
+    return list(vars(output).values()) if is_dataclass(output) and hasattr(output, "__dict__") else []
+
+
+def _is_largest_where(output: Tensor, logits: Tensor) -> bool:
+    if output.shape != logits.shape:
+        return False
+    chosen = output.detach().gather(1, logits.detach().argmax(1, keepdim=True)).float()
+    largest = output.detach().amax(1, keepdim=True).float()
+    return not largest.isfinite().all() or bool((chosen >= largest - 1e-2 * largest.abs()).all())
 
 
 def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
@@ -292,14 +311,19 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
         head: The name of the head in `model.named_modules()`, where the structure leaves a choice.
 
     Raises:
-        InputError: No linear head, several, or no layer of that name.
+        InputError: No linear head, several, one with a single output, or no layer of that name.
     """
     model = _unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise must("model", "be a Python module", "a TorchScript module", "pass the model that it was made from")
     name = _find_head(model) if head is None else _named_head(model, head)
-    read_head(model.get_submodule(name))
+    _require_several(read_head(model.get_submodule(name)).num_classes)
     return SplitModel(model, name, check_output=head is None)
+
+
+def _require_several(num_outputs: int) -> None:
+    if num_outputs < 2:
+        raise must("head", "have at least 2 outputs", num_outputs)
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
@@ -383,8 +407,11 @@ def _find_head(model: nn.Module) -> str:
         advice = "name one with --head NAME (head=NAME in Python)"
         raise must("head", "be one linear layer", f"{len(candidates)} candidates ({names})", advice)
     if layers:
+        widths = {layer.name: max(layer.outputs) for layer in layers if layer.outputs}
+        if widths:
+            _require_several(min(widths.get(layers[-1].name, 2), max(widths.values())))
         got = f"{layers[-1].kind} {layers[-1].name!r} as the last layer"
-        linear = [layer.name for layer in layers if layer.outputs]
+        linear = list(widths)
         advice = f"name a linear layer with --head NAME: {', '.join(linear)}" if linear else "give it a linear head"
         raise must("head", _LINEAR, got, advice)
     raise must("head", _LINEAR, f"a {type(model).__name__} without weights")

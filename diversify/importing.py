@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .errors import must
+from .errors import InputError, must
 
 
 def import_object(path: str, name: str) -> Any:
@@ -23,8 +23,11 @@ def import_object(path: str, name: str) -> Any:
     sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise must(name, "name something that can be imported", repr(path), str(error)) from error
+    except Exception as error:  # whatever a module of the user's raises while it is imported
+        if is_passed_on(error):
+            raise
+        advice = str(error) if isinstance(error, ImportError | AttributeError) else describe(error)
+        raise must(name, "name something that can be imported", repr(path), advice) from error
     finally:
         sys.path.remove("")
 
@@ -36,3 +39,32 @@ def accepts(function: Callable[..., Any], name: str) -> bool:
     except (TypeError, ValueError):
         return False
     return any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def call_object(path: str, make: Any, law: str, **options: Any) -> Any:
+    """What the object at `path` returns when called.
+
+    Raises:
+        InputError: it cannot be called, or raises an error; `law` says what it must do.
+    """
+    if not callable(make):
+        raise must(path, "be callable", type(make).__name__)
+    try:
+        return make(**options)
+    except Exception as error:  # whatever a function of the user's raises
+        if is_passed_on(error):
+            raise
+        raise must(f"{path}()", law, describe(error)) from error
+
+
+def describe(error: BaseException) -> str:
+    """`Type: first line` of an error; the type alone where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+
+
+def is_passed_on(error: BaseException) -> bool:
+    """Whether an error out of the user's code stays as it is: our own one-liners, and memory that ran out."""
+    text = str(error).lower()
+    scarce = "out of memory" in text or "can't allocate memory" in text  # torch's on the CPU is a plain RuntimeError
+    return isinstance(error, InputError | MemoryError) or (isinstance(error, RuntimeError) and scarce)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from . import storage
 from .errors import must, unknown
-from .importing import accepts, import_object
+from .importing import accepts, call_object, import_object
 
 
 class BasicBlock(nn.Module):
@@ -109,7 +109,7 @@ def build_model(spec: str, num_classes: int, *, channels: int = 3, seed: int = 0
     `spec` is one of `MODEL_CHOICES`. A function of your own is called with `num_classes=` when it takes it.
 
     Raises:
-        InputError: the name is unknown, or what it names cannot be imported or is not a network.
+        InputError: the name is unknown, or what it names cannot be imported, fails, or is not a network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
@@ -139,9 +139,10 @@ def _build(spec: str, num_classes: int, channels: int) -> nn.Module:
             raise unknown("timm model", name, timm.list_models())
         return cast(nn.Module, timm.create_model(name, pretrained=False, num_classes=num_classes))
     make = import_object(spec, "--model")
-    model = make(num_classes=num_classes) if accepts(make, "num_classes") else make()
+    law = "return a torch.nn.Module"
+    model = call_object(spec, make, law, **({"num_classes": num_classes} if accepts(make, "num_classes") else {}))
     if not isinstance(model, nn.Module):
-        raise must(f"{spec}()", "return a torch.nn.Module", type(model).__name__)
+        raise must(f"{spec}()", law, type(model).__name__)
     return model
 
 

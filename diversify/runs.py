@@ -309,9 +309,8 @@ def _trained_on(training: dict[str, Any] | None, data: Data, files: dict[str, st
     """Whether the record of a training run names exactly these training images."""
     if training is None:
         return False
-    return (
-        training["data"]["splits"]["train"]["digest"] == data.train.digest() and training.get("files", files) == files
-    )
+    same_images = training["data"]["splits"]["train"]["digest"] == data.train.digest()
+    return bool(same_images and training.get("files", files) == files)
 
 
 def _heldout(

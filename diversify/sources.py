@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torchvision.transforms.v2 import functional as tvf
 
 from .errors import InputError, must, unknown
-from .importing import import_object
+from .importing import call_object, import_object
 
 Images = Dataset[Any]
 Array = np.ndarray[Any, Any]
@@ -356,13 +356,11 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _python(spec: str) -> Source:
-    make = import_object(spec, "--data")
-    if not callable(make):
-        raise must("--data", "name a function", f"{spec!r}, which is a {type(make).__name__}")
-    made = make()
+    law = "return a mapping with a data set under 'train'"
+    made = call_object(spec, import_object(spec, "--data"), law)
     if not isinstance(made, Mapping) or made.get("train") is None:
         got = f"one with {', '.join(map(str, made)) or 'nothing'}" if isinstance(made, Mapping) else type(made).__name__
-        raise must(f"{spec}()", "return a mapping with a data set under 'train'", got)
+        raise must(f"{spec}()", law, got)
     splits = {split: (made[split], labels_of(made[split])) for split in SPLITS if made.get(split) is not None}
     return Source(splits=splits, class_names=made.get("class_names"), ready=True)
 

@@ -29,6 +29,7 @@ from .errors import InputError, must, unknown
 from .extraction import PRECISIONS, autocast
 from .functional import draws, metrics
 from .heads import evaluating, split_head
+from .importing import describe, is_passed_on
 from .sampler import EpochSampler
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -119,6 +120,8 @@ class Recipe:
                 raise must(name, "not be negative", getattr(self, name))
         if not 0 <= self.momentum < 1:
             raise must("momentum", "lie in [0, 1)", self.momentum)
+        if not 0 <= self.seed < 1 << 63:
+            raise must("seed", "lie in [0, 2^63 - 1]", self.seed)
         if not all(0 < milestone <= 1 for milestone in self.milestones):
             raise must("milestones", "be shares of the epochs, in (0, 1]", self.milestones)
 
@@ -172,8 +175,13 @@ class _Indexed(Dataset[Any]):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         fetch = getattr(self.dataset, "__getitems__", None)
-        examples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
-        images, labels = self.collate(examples)
+        try:
+            examples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
+            images, labels = self.collate(examples)
+        except Exception as error:  # whatever a data set of the user's raises
+            if is_passed_on(error):
+                raise
+            raise must("training set", "give its images", describe(error)) from error
         return images, _checked(labels, self.num_classes), torch.tensor(indices)
 
 
@@ -222,6 +230,7 @@ class _Loop:
     num_classes: int
     prepare: Callable[[Tensor], Tensor] | None
     progress: Progress | None
+    first_epoch: int  # 0, or the one at which a resumed run goes on
 
     def run_epoch(self, epoch: int) -> tuple[float, float, int]:
         """Trains; mean loss, accuracy and number of the rows that reached the loss, over all processes."""
@@ -266,11 +275,23 @@ class _Loop:
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.accelerator.device, self.recipe.precision):
+            first = (key.epoch, key.step) == (self.first_epoch, 0)
+            outputs = self.try_network(images) if first else self.network(images)
             if self.ingredients.augment_features is None or self.head is None:
-                return self.network(images), targets
-            features, _ = self.network(images)
+                return outputs, targets
+            features, _ = outputs
             features, targets = self.ingredients.augment_features(features, targets, key)
             return self.head(features), targets
+
+    def try_network(self, images: Tensor) -> Any:
+        """What the network gives; an InputError where it does not take such images."""
+        try:
+            return self.network(images)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            if is_passed_on(error):
+                raise
+            shape = ", ".join(["N", *map(str, images.shape[1:])])
+            raise must("model", "take these images", describe(error), f"they have shape ({shape})") from error
 
 
 def fit(
@@ -302,8 +323,8 @@ def fit(
         progress: Called with (batches done, batches in all) over the whole run.
 
     Raises:
-        InputError: the state belongs to another run or is damaged, the loss is not finite, a label is no class, or the
-            model does not return `(N, C)` logits.
+        InputError: the state belongs to another run or is damaged, the loss is not finite, a label is no class, the
+            data set fails, or the model does not take its images or does not return `(N, C)` logits.
     """
     ingredients = ingredients or Ingredients()
     if ingredients.wrap_dataset is not None:
@@ -348,6 +369,7 @@ def fit(
         num_classes=num_classes,
         prepare=prepare,
         progress=progress,
+        first_epoch=len(history),
     )
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()

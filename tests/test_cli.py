@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from diversify import storage
+from diversify import cli, storage
 from diversify.cli import run
+from diversify.diagnosis import Diagnosis
 from diversify.importing import import_object
 from diversify.models import build_model
 
@@ -194,6 +196,54 @@ def test_a_refused_resume_changes_nothing(trained: Path, capsys: pytest.CaptureF
     assert {path.name: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_stopped_in_its_first_epoch_begins_again(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "t"
+    record = storage.read_json(trained / "run.json", "run.json")
+    storage.write_json(out / "run.json", {**record, "finished": False, "weights": None})
+    arguments = ["train", "--imbalance", "exp:5", *SHORT, "--out", str(out)]
+    assert run(arguments) == 2
+    assert "pass --resume to go on with the run in it, or --overwrite" in capsys.readouterr().err
+    assert run([*arguments, "--resume"]) == 0
+    assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_overwrite_never_takes_what_the_command_reads(
+    trained: Path, diagnosed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(trained / "model.safetensors")
+    assert run(["diagnose", "--weights", weights, "--out", str(trained), "--overwrite"]) == 2
+    assert "which the command reads" in capsys.readouterr().err
+    assert run(["compare", str(diagnosed), str(diagnosed), "--out", str(diagnosed), "--overwrite"]) == 2
+    assert (trained / "model.safetensors").exists()
+    assert (diagnosed / "diagnosis.json").exists()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "run.json").write_text('{"mlflow": 1}')
+    (tmp_path / "theirs" / "thesis.tex").write_text("irreplaceable")
+    assert run(["demo", "--out", str(tmp_path / "theirs"), "--overwrite"]) == 2
+    assert (tmp_path / "theirs" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"schema_version": 1}'])
+def test_a_foreign_run_json_is_no_run_of_ours(trained: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "run.json").write_text(content)
+    arguments = ["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(tmp_path / "d")]
+    assert run(arguments) == run([*arguments, "--overwrite"]) == 2
+    assert (tmp_path / "d" / "run.json").read_text() == content
+
+
+def test_the_demo_records_where_it_comes_from(tmp_path: Path) -> None:
+    assert run(["demo", "--out", str(tmp_path / "demo")]) == 0
+    record = storage.read_json(tmp_path / "demo" / "run.json", "run.json")
+    assert record["finished"] is True
+    assert {"seed", "versions", "commit", "device", "started"} <= set(record)
+    assert (tmp_path / "demo" / "diagnosis" / "report.html").exists()
+    assert run(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert run(["demo", "--out", str(tmp_path / "demo"), "--overwrite"]) == 0
+
+
 def test_sigterm_keeps_the_state_and_says_130(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "diversify", "train", *SHORT, "--epochs", "5000", "--out", str(tmp_path / "t")],
@@ -248,8 +298,8 @@ WRONG = {
     "diagnose --weights {dir}/array.npy --heldout test --out {dir}/out": "weights must be",
     "diagnose --weights {dir}/resnet20.safetensors --heldout test --out {dir}/out": "weights {dir}/resnet20.safetensors must fit the model, got",
     f"diagnose {D} --heldout dev": "--heldout must be one of val, test, got 'dev'",
-    f"diagnose {D} --top-k 65": "--top-k must lie in [1, 64], the number of features, got 65",
-    f"diagnose {D} --top-k few": "--top-k must be an integer or a percentage of D, got 'few'",
+    f"diagnose {D} --top-k 65": "top-K must lie in [1, 64], the number of features, got 65",
+    f"diagnose {D} --top-k few": "top-K must be an integer or a percentage of D, got 'few'",
     f"diagnose {D} --head features.0": "head",
     f"diagnose {D} --model resnet23": "--model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME,",
     f"diagnose {D} --model torchvision:resnet81": "torchvision model must be one of",
@@ -355,3 +405,34 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert record["model"]["head"] == "3"
     assert record["top_k"] == 3
     assert record["view_origin"] == "as the source gives them"
+
+
+# ------------------------------------------------------------------------------------------------------------ the screen
+def test_no_arguments_print_the_help_and_no_empty_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) in (0, 2)
+    shown = capsys.readouterr()
+    assert "diagnose" in shown.out + shown.err
+    assert "error" not in shown.out + shown.err
+
+
+TITLES = {
+    40: {"class", "images", "recall"},
+    80: {"class", "train", "images", "recall", "held-out", "log", "n", "predicts", "top-K", "magnitude"},
+    100: {"class", "train", "images", "recall", "held-out", "log", "n", "predicts", "top-K", "magnitude", "diversity"},
+}
+TITLES[59], TITLES[60], TITLES[99], TITLES[160] = TITLES[40], TITLES[80], TITLES[80], TITLES[100]
+
+
+@pytest.mark.parametrize("width", sorted(TITLES))
+def test_the_class_table_keeps_its_words_whole(
+    width: int, diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "out", Console(width=width, highlight=False))
+    cli._show(diagnosis)
+    lines = capsys.readouterr().out.splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("airplane"))
+    assert {word for line in lines[:first] for word in line.split()} == TITLES[width]
+    assert all(len(line) <= width for line in lines[: first + 10])
+    rows = [line for line in lines[first:] if line.startswith(diagnosis.class_names)][:10]
+    assert [row.split()[0] for row in rows] == list(diagnosis.class_names)
+    assert all("to" in row and "%" in row for row in rows)

@@ -635,6 +635,10 @@ def own_module(tmp_path, monkeypatch):
         "    return {'train': TensorDataset((images * 255).byte(), labels)}\n"
         "def nothing():\n"
         "    return {'test': 3}\n"
+        "def raising():\n"
+        "    raise OSError('no disk')\n"
+        "def two_lines():\n"
+        "    return {**make(), 'class_names': ('a\\nb', '\\x1b[31mred\\u2028', 'caf\u00e9 [x]')}\n"
         "def a_list():\n"
         "    return [images]\n"
     )
@@ -660,6 +664,11 @@ def test_a_function_of_your_own_gives_what_the_model_sees():
     assert torch.equal(images, ((own.images * 255).byte().float() / 255 - 0.5) / 0.25)
 
 
+@pytest.mark.usefixtures("own_module")
+def test_control_characters_and_line_breaks_in_class_names_become_spaces():
+    assert load_data("own_data:two_lines").class_names == ("a b", " [31mred ", "caf\u00e9 [x]")
+
+
 OWN_ERRORS = [
     (
         {"spec": "own_data:whole_numbers"},
@@ -671,7 +680,12 @@ OWN_ERRORS = [
         "own_data:nothing() must return a mapping with a data set under 'train', got one with test",
     ),
     ({"spec": "own_data:a_list"}, "own_data:a_list() must return a mapping with a data set under 'train', got list"),
-    ({"spec": "own_data:images"}, "--data must name a function, got 'own_data:images', which is a Tensor"),
+    ({"spec": "own_data:images"}, "own_data:images must be callable, got Tensor"),
+    ({"spec": "os:path"}, "os:path must be callable, got module"),
+    (
+        {"spec": "own_data:raising"},
+        "own_data:raising() must return a mapping with a data set under 'train', got OSError: no disk",
+    ),
     (
         {"spec": "own_data:made"},
         "--data must name something that can be imported, got 'own_data:made'; "
@@ -800,7 +814,10 @@ def of_two_channels():
 VIEW_ERRORS = [
     (lambda: View(mean=(1, 2), std=(1,)), "--mean and --std must have the same length, got 2 and 1"),
     (lambda: View(mean=(0,), std=(0,)), "--std must be positive, got 0"),
-    (lambda: View(mean=(0, 0), std=(1, float("nan"))), "--std must be positive, got 1,nan"),
+    (lambda: View(mean=(0,), std=(-1,)), "--std must be positive, got -1"),
+    (lambda: View(mean=(0, 0), std=(1, float("nan"))), "--mean and --std must be finite, got 0,0 and 1,nan"),
+    (lambda: View(mean=(float("-inf"),), std=(1,)), "--mean and --std must be finite, got -inf and 1"),
+    (lambda: View(mean=(0,), std=(float("inf"),)), "--mean and --std must be finite, got 0 and inf"),
     (lambda: View(mean=(0,), std=(1,), resize=0), "--resize must be at least 1 pixel, got 0"),
     (lambda: View(mean=(0,), std=(1,), crop=-1), "--crop must be at least 1 pixel, got -1"),
     (lambda: load_data("digits", mean=(0.5,)), "--mean and --std must be given together, got only one of them"),

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -302,6 +303,67 @@ def test_what_follows_the_head_does_not_matter():
         model = kind().eval()
         features, logits = split_head(model)(seeded(2, 1, 8, 8))
         assert torch.equal(model.head(features), logits)
+
+
+class Moved(Net):
+    """Hands every class the logit of another after its head, where it is told to, and wraps what it returns."""
+
+    def __init__(self, moves: bool, wrap) -> None:
+        super().__init__()
+        self.moves, self.wrap = moves, wrap
+
+    def forward(self, images: Tensor) -> object:
+        return self.wrap(super().forward(images).roll(int(self.moves), 1))
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    loss: None = None
+
+
+WRAPPINGS = {
+    "tensor": lambda logits: logits,
+    "dict": lambda logits: {"loss": None, "logits": logits},
+    "tuple": lambda logits: (logits, logits.argmax(1)),
+    "list": lambda logits: [logits],
+    "dataclass": Output,
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPINGS)
+def test_what_a_model_returns_is_what_its_head_gives_in_whatever_it_is_wrapped(kind):
+    wrap, images = WRAPPINGS[kind], seeded(2, 1, 8, 8)
+    model = Moved(False, wrap).eval()
+    features, logits = split_head(model)(images)
+    assert torch.equal(model.head(features), logits)
+    expected = "head must give the model's output, got 'head', which does not; name the right layer with --head NAME"
+    assert message_of(InputError, split_head(Moved(True, wrap).eval()), images) == expected
+
+
+def test_one_of_several_outputs_is_enough_and_there_may_be_none():
+    images = seeded(2, 1, 8, 8)
+    for wrap in (lambda logits: (-logits, logits), lambda logits: {"two": logits[:, :2]}, lambda logits: "text"):
+        split_head(Moved(False, wrap).eval())(images)
+    split_head(Moved(True, lambda logits: {"two": logits[:, :2]}).eval())(images)
+
+
+def test_a_head_that_is_called_with_a_keyword():
+    class Named(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(input=self.tail(self.features(images).flatten(1)))
+
+    model = Named().eval()
+    features, logits = split_head(model)(seeded(2, 1, 8, 8))
+    assert features.shape == (2, 6)
+    assert torch.equal(model.head(features), logits)
+
+
+def test_a_head_with_one_output_is_refused():
+    expected = "head must have at least 2 outputs, got 1"
+    only = nn.Sequential(nn.Conv2d(1, 6, 8), nn.Flatten(), nn.Linear(6, 1))
+    for model, name in ((only, None), (only, "2"), (Net(1), None), (Net(1), "head")):
+        assert message_of(InputError, split_head, model, name) == expected
 
 
 def test_a_head_used_under_two_names_is_still_found():

@@ -91,12 +91,17 @@ def test_torchvision_classifiers_by_name():
 @pytest.fixture
 def own_module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("failing_nets.py").write_text("raise RuntimeError('at import')\n")
     Path("own_nets.py").write_text(
         "from torch import nn\n"
         "def wide(num_classes, width=8):\n    return nn.Linear(width, num_classes)\n"
         "def fixed():\n    return nn.Linear(2, 5)\n"
         "class Net(nn.Linear):\n    def __init__(self, **options):\n        super().__init__(3, options['num_classes'])\n"
         "def text():\n    return 'net'\n"
+        "def raising():\n    raise RuntimeError('no such file\\nand more')\n"
+        "def silent():\n    raise ValueError\n"
+        "def interrupted():\n    raise KeyboardInterrupt\n"
+        "def large():\n    raise MemoryError\n"
     )
     yield
     sys.modules.pop("own_nets", None)
@@ -115,6 +120,14 @@ NAME_ERRORS = [
     ("small_cn", f"--model must be one of {CHOICES}, got 'small_cn'; did you mean 'small_cnn'?"),
     ("torchvision:", f"--model must be one of {CHOICES}, got 'torchvision:'; did you mean 'torchvision:NAME'?"),
     ("own_nets:text", "own_nets:text() must return a torch.nn.Module, got str"),
+    ("own_nets:nn", "own_nets:nn must be callable, got module"),
+    ("os:path", "os:path must be callable, got module"),
+    ("own_nets:raising", "own_nets:raising() must return a torch.nn.Module, got RuntimeError: no such file"),
+    ("own_nets:silent", "own_nets:silent() must return a torch.nn.Module, got ValueError"),
+    (
+        "failing_nets:net",
+        "--model must name something that can be imported, got 'failing_nets:net'; RuntimeError: at import",
+    ),
     (
         "own_nets:tall",
         "--model must name something that can be imported, got 'own_nets:tall'; module 'own_nets' has no attribute 'tall'",
@@ -128,6 +141,13 @@ NAME_ERRORS = [
 @pytest.mark.parametrize(("spec", "message"), NAME_ERRORS, ids=[spec for spec, _ in NAME_ERRORS])
 def test_a_network_that_there_is_not(spec, message):
     assert message_of(lambda: build_model(spec, 10)) == message
+
+
+@pytest.mark.usefixtures("own_module")
+def test_interruptions_and_scarce_memory_pass_through_a_function_of_your_own():
+    for name, error in (("interrupted", KeyboardInterrupt), ("large", MemoryError)):
+        with pytest.raises(error):
+            build_model(f"own_nets:{name}", 10)
 
 
 def test_an_unknown_torchvision_name_suggests_the_nearest():

@@ -87,6 +87,31 @@ def test_minus_one_leaves_nothing_out_and_all_others_can_be_asked_for(monkeypatc
         assert mixed.tolist() == [[1, 2], [1, 0], [1, 0]]
 
 
+@pytest.mark.parametrize("tile", [4096, 1000])
+def test_thousands_of_equal_rows_go_by_index(tile, monkeypatch):
+    monkeypatch.setattr(neighbors, "_TILE", tile)
+    rows = torch.full((3000, 8), 0.3)
+    rows[[4, 2000]] = 0.7
+    distances, indices = neighbors.nearest_neighbors(rows, rows, 3, same=torch.arange(3000))
+    assert indices[[0, 1, 2, 3, 2999]].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [0, 1, 2]]
+    assert indices[[4, 2000]].tolist() == [[2000, 0, 1], [4, 0, 1]]
+    assert same(distances[4].tolist(), [0.0] + [0.4 * math.sqrt(8)] * 2, 1e-6)
+    assert (distances[5:2000] == 0).all()
+
+
+@pytest.mark.parametrize("tile", [4096, 40])
+def test_groups_of_equal_rows_are_ranked_as_direct_distances_are(tile, monkeypatch):
+    monkeypatch.setattr(neighbors, "_TILE", tile)
+    kinds = tensor(plain_draws.normals(5, 4, "kinds"))
+    rows = kinds[torch.arange(200) * 7 % 5]
+    rows[::3] = kinds[0]
+    distances, indices = neighbors.nearest_neighbors(rows, rows, 6, same=torch.arange(200))
+    direct = (rows[:, None] - rows).square().sum(-1).fill_diagonal_(math.inf)
+    expected = direct.sort(dim=1, stable=True)
+    assert torch.equal(indices, expected.indices[:, :6])
+    assert torch.equal(distances, expected.values[:, :6].sqrt())
+
+
 def test_too_many_neighbors_are_refused():
     rows = torch.zeros(3, 2)
     with pytest.raises(InputError, match=r"k must lie in \[1, 2\], the number of other rows, got 3"):

@@ -48,7 +48,6 @@ def test_tables_are_what_the_records_give(document: str) -> None:
 
     text = (ROOT / document).read_text()
     assert tables.filled(text) == text
-    assert tables.filled(text.replace("| ", "| 1", 3)) == text or "| " not in text
 
 
 def test_a_table_that_was_typed_is_noticed() -> None:

@@ -22,13 +22,21 @@ def test_records_carry_their_origin(path: Path) -> None:
 
 
 def test_a_pooled_estimate_keeps_a_classes_points_together() -> None:
-    from benchmarks.cifar10_lt_diagnosis import _with_interval
-    from diversify.functional import stats
+    from benchmarks.cifar10_lt_diagnosis import _with_interval, spearman
 
     line = torch.arange(10.0)
-    shown = _with_interval(stats.spearman, [(line, line), (line + 0.5, line + 0.5)])
+    shown = _with_interval(spearman, [(line, line), (line + 0.5, line + 0.5)])
     assert shown == "+1.00 (+1.00 to +1.00)"
-    assert _with_interval(stats.spearman, [(line, -line)]).startswith("-1.00")
+    assert _with_interval(spearman, [(line, -line)]).startswith("-1.00")
+
+
+def test_many_samples_at_once_are_the_librarys_own_correlations() -> None:
+    from benchmarks.cifar10_lt_diagnosis import partial_spearman, spearman
+    from diversify.functional import draws, stats
+
+    values = draws.integers(7, "values", torch.arange(60)).double().view(3, 20)  # with ties
+    assert float(spearman(*values[:2].numpy())) == pytest.approx(stats.spearman(values[0], values[1]))
+    assert float(partial_spearman(*values.numpy())) == pytest.approx(stats.partial_spearman(*values))
 
 
 def test_answers_come_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:

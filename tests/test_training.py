@@ -722,7 +722,41 @@ def with_labels(**options):
     return lambda: train(dataset=Mislabelled(), **options)
 
 
+class Failing(Pictures):
+    def __getitem__(self, index):
+        if index == 3:
+            raise OSError(f"no file {index}\nand more")
+        return super().__getitem__(index)
+
+
+class Refusing(nn.Module):
+    """Raises the error at the call of that number, counted from 0."""
+
+    def __init__(self, error, at=0):
+        super().__init__()
+        self.net, self.error, self.left = make_net(), error, at
+
+    def forward(self, images):
+        self.left -= 1
+        if self.left == -1:
+            raise self.error
+        return self.net(images)
+
+
+UNREADABLE = "training set must give its images, got OSError: no file 3"
 LOOP_ERRORS = [
+    (lambda: train(dataset=Failing()), UNREADABLE),
+    (lambda: train(dataset=Failing(), workers=1), UNREADABLE),
+    (
+        lambda: train(net=Refusing(AssertionError("Wrong image height!"))),
+        "model must take these images, got AssertionError: Wrong image height!; they have shape (N, 1, 6, 6)",
+    ),
+    (
+        lambda: train(net=Refusing(RuntimeError("too small\nby far"))),
+        "model must take these images, got RuntimeError: too small; they have shape (N, 1, 6, 6)",
+    ),
+    (lambda: Recipe(seed=-1), "seed must lie in [0, 2^63 - 1], got -1"),
+    (lambda: Recipe(seed=1 << 63), f"seed must lie in [0, 2^63 - 1], got {1 << 63}"),
     (
         lambda: train(ingredients=Ingredients(augment=exploding)),
         "training loss must stay finite, got nan in epoch 1; lower the learning rate",
@@ -764,6 +798,24 @@ LOOP_ERRORS = [
 @pytest.mark.parametrize(("call", "message"), LOOP_ERRORS, ids=[text[:60] for _, text in LOOP_ERRORS])
 def test_what_cannot_be_trained(call, message):
     assert message_of(call) == message
+
+
+def test_later_errors_of_the_network_and_scarce_memory_stay_as_they_are():
+    memory = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+    for error, at in (
+        (RuntimeError("later"), 1),
+        (memory, 0),
+        (torch.OutOfMemoryError("CUDA out of memory."), 0),
+        (MemoryError(), 0),
+        (KeyError("own"), 0),
+    ):
+        with pytest.raises(type(error)) as caught:
+            train(net=Refusing(error, at))
+        assert caught.value is error
+    with pytest.raises(InputError) as caught:
+        train(net=Refusing(error := ValueError("first")))
+    assert caught.value.__cause__ is error
+    assert Recipe(seed=(1 << 63) - 1).seed == (1 << 63) - 1
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_whole_epoch(tmp_path):

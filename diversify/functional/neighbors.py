@@ -13,6 +13,7 @@ from .counts import class_mean
 
 _TILE = 4096  # reference rows compared at a time
 _GATHERED = 1 << 22  # numbers of gathered pairs at a time: 32 MB
+_MANY = 4  # candidates per query and neighbour above which equal rows are looked for
 
 
 def _pair_distances(queries: Tensor, reference: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -25,14 +26,23 @@ def _pair_distances(queries: Tensor, reference: Tensor, row: Tensor, column: Ten
     return torch.cat(parts)
 
 
+def _among_first_equals(rows: Tensor, k: int) -> Tensor:
+    """`(R,)` bool: whether fewer than k rows before this one are equal to it."""
+    group = torch.unique(rows, dim=0, return_inverse=True)[1]
+    sizes = torch.bincount(group)
+    order = group.argsort(stable=True)
+    earlier = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[group[order]]
+    return torch.empty_like(group, dtype=torch.bool).scatter_(0, order, earlier < k)
+
+
 def nearest_neighbors(
     queries: Tensor, reference: Tensor, k: int, *, same: Tensor | None = None, block: int = 1024
 ) -> tuple[Tensor, Tensor]:
     """The k nearest rows of `reference` to each of `queries`: Euclidean distances and indices, each `(Q, k)`.
 
     Exact: nearest first, ties to the lower index. Matrix products about the reference's mean only rule out rows that
-    are too far by more than their rounding; the rest are ranked by differences computed directly in float64. Slow
-    where thousands of rows tie, as identical ones do.
+    are too far by more than their rounding; the rest are ranked by differences computed directly in float64. Equal
+    rows beyond the first k + 1 are passed over; slow only where thousands of rows that differ tie.
 
     Args:
         queries: Rows to look up, `(Q, D)`.
@@ -56,6 +66,7 @@ def nearest_neighbors(
         tile = reference[tile_start : tile_start + _TILE].double() - centre
         tile_square = tile.square().sum(1)
         reach = tile_square.max().sqrt()
+        first_equals: Tensor | None = None
         for start in range(0, len(queries), block):
             part = slice(start, start + block)
             query = queries[part].double() - centre
@@ -69,7 +80,12 @@ def nearest_neighbors(
             limit = distances[part, -1:]
             if k <= len(tile):
                 limit = torch.minimum(limit, bound.topk(k, dim=1, largest=False).values[:, -1:] + slack)
-            row, column = ((bound <= limit + slack) & (bound < torch.inf)).nonzero(as_tuple=True)
+            near = (bound <= limit + slack) & (bound < torch.inf)
+            if near.sum() > _MANY * (k + 1) * len(near):
+                if first_equals is None:  # k + 1 of them: a query's own row may be one
+                    first_equals = _among_first_equals(reference[tile_start : tile_start + _TILE], k + 1)
+                near &= first_equals
+            row, column = near.nonzero(as_tuple=True)
             found = _pair_distances(queries[part], reference[tile_start : tile_start + _TILE], row, column)
             distances[part], indices[part] = _merge(distances[part], indices[part], row, column + tile_start, found)
     return distances.sqrt().to(queries.dtype), indices
