@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from .diagnosis import MATCHED_N
 from .embeddings import Embeddings
 from .errors import must
-from .functional import counts, diversity, magnitude, metrics, stats
+from .functional import counts, diversity, magnitude, metrics
 from .heads import LinearHead, read_head
-from .measuring import BOOTSTRAPS, DRAWS, QUERY_ROWS, global_centre, parse_top_k, query_rows
+from .measuring import BOOTSTRAPS, DRAWS, QUERY_ROWS, ClassTable, global_centre, parse_top_k, query_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,74 +112,30 @@ def compare_models(
             "be the same, to match the channels of networks that began with different weights",
             f"{len(first.heldout)} and {len(second.heldout)} others",
         )
-    columns: dict[str, Tensor] = {}
-    drawn: dict[str, Tensor] = {}
-
-    def put(name: str, values: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> None:
-        columns[name] = values.double().cpu()
-        if low is not None and high is not None:
-            columns[f"{name}_low"], columns[f"{name}_high"] = low.double().cpu(), high.double().cpu()
-
-    def resample(values: Tensor, labels: Tensor, name: str) -> Tensor:
-        drawn = stats.bootstrap_class_mean(values.double(), labels, num_classes, BOOTSTRAPS, seed=seed, name=name)
-        return drawn.where(counts.class_counts(labels, num_classes) > 1, torch.nan)
-
-    tops = []
-    for side, model, head in (("first", first, heads[0]), ("second", second, heads[1])):
-        train_features, weight, bias = head.effective(model.train.features)
-        heldout_features, _, _ = head.effective(model.heldout.features)
-        labels = model.heldout.labels
-        confusion = metrics.confusion_matrix(labels, model.heldout.logits.argmax(1), num_classes)
-        put(f"recall_{side}", metrics.recall(confusion), *stats.wilson_interval(confusion.diagonal(), confusion.sum(1)))
-        means = counts.class_mean(train_features, model.train.labels, num_classes) * weight
-        indices = magnitude.top_k(means, k)
-        tops.append(indices)
-        put(f"top_k_share_{side}", magnitude.top_k_share(means, indices))
-        strength = magnitude.top_k_magnitude(train_features, weight, model.train.labels, indices)
-        needed = magnitude.number_needed(heldout_features, weight, bias)
-        for name, values, groups in (("magnitude", strength, model.train.labels), ("needed", needed, labels)):
-            drawn[f"{name}_{side}"] = resample(values, groups, f"{name}_{side}")
-            mean = counts.class_mean(values.double(), groups, num_classes)
-            put(f"{name}_{side}", mean, *stats.interval(drawn[f"{name}_{side}"]))
-        rows = stats.matched_rows(labels, num_classes, MATCHED_N, DRAWS, seed=seed, name="diversity heldout")
-        centre = global_centre(model.train.features, model.train.labels, num_classes)
-        vendi = torch.full((DRAWS, num_classes), torch.nan, dtype=torch.float64)
-        for c in (rows >= 0).flatten(1).any(1).nonzero().flatten().tolist():
-            vendi[:, c] = diversity.vendi_score((model.heldout.features[rows[c]] - centre).double()).cpu()
-        enough = counts.class_counts(labels, num_classes).cpu() >= 2 * MATCHED_N
-        ends = (end.where(enough, torch.nan) for end in stats.interval(vendi))
-        put(f"diversity_vendi_{side}", vendi.mean(0), *ends)
-
-    ratio = magnitude.magnitude_ratio(columns["magnitude_first"], columns["magnitude_second"])
-    put(
-        "magnitude_ratio",
-        ratio,
-        *stats.interval(magnitude.magnitude_ratio(drawn["magnitude_first"], drawn["magnitude_second"])),
+    table = ClassTable(num_classes, seed)
+    tops, magnitudes = zip(
+        *(
+            _measure(table, side, model, head, k)
+            for side, model, head in zip(_SIDES, (first, second), heads, strict=True)
+        ),
+        strict=True,
     )
+    columns = table.columns
+    ratio = magnitude.magnitude_ratio(columns["magnitude_first"], columns["magnitude_second"])
+    table.put_draws("magnitude_ratio", ratio, magnitude.magnitude_ratio(*magnitudes))
     hits = [(m.heldout.logits.argmax(1) == m.heldout.labels).double() for m in (first, second)]
     if same:
-        difference = resample(hits[1] - hits[0], first.heldout.labels, "recall difference")
+        difference = table.bootstrap(hits[1] - hits[0], first.heldout.labels, "recall difference")
     else:
-        difference = resample(hits[1], second.heldout.labels, "recall second") - resample(
-            hits[0], first.heldout.labels, "recall first"
-        )
-    put("recall_difference", columns["recall_second"] - columns["recall_first"], *stats.interval(difference))
+        difference = table.bootstrap(hits[1], second.heldout.labels, "recall second")
+        difference = difference - table.bootstrap(hits[0], first.heldout.labels, "recall first")
+    table.put_draws("recall_difference", columns["recall_second"] - columns["recall_first"], difference)
     partner = (
         torch.arange(num_features)
         if shared_start
-        else magnitude.match_channels(first.heldout.features, second.heldout.features).cpu()
+        else magnitude.match_channels(first.heldout.features, second.heldout.features)
     )
-    place = torch.argsort(partner)  # where a channel of the second stands among those of the first
-    moved = torch.where(tops[1] < 0, tops[1], place.to(tops[1].device)[tops[1].clamp(min=0)])
-    overlap = magnitude.identity_overlap(tops[0], moved, num_features)
-    rows = query_rows(second.train.labels, num_classes, QUERY_ROWS, seed=seed, name="queries identity")
-    features, weight, _ = heads[1].effective(second.train.features[rows])
-    wanted = torch.where(tops[0] < 0, tops[0], partner.to(tops[0].device)[tops[0].clamp(min=0)])
-    resampled = magnitude.bootstrap_identity_overlap(
-        features, weight, second.train.labels[rows], wanted, BOOTSTRAPS, seed=seed
-    )
-    low, high = stats.interval(resampled)
-    put("identity_overlap", overlap, torch.minimum(low, overlap), torch.maximum(high, overlap))
+    _put_overlap(table, tops, partner.to(tops[0].device), second.train, heads[1])
     return ModelComparison(
         first_name=first.name,
         second_name=second.name,
@@ -189,3 +145,53 @@ def compare_models(
         matched_by="shared start" if shared_start else "channels matched",
         columns=columns,
     )
+
+
+_SIDES = ("first", "second")
+
+
+def _measure(table: ClassTable, side: str, model: Model, head: LinearHead, k: int) -> tuple[Tensor, Tensor]:
+    """Puts the columns of one network; returns its top-K `(C, K)` and the draws of their magnitude."""
+    train_features, weight, bias = head.effective(model.train.features)
+    heldout_features, _, _ = head.effective(model.heldout.features)
+    labels = model.heldout.labels
+    confusion = metrics.confusion_matrix(labels, model.heldout.logits.argmax(1), table.num_classes)
+    table.put_share(f"recall_{side}", confusion.diagonal(), confusion.sum(1))
+    means = counts.class_mean(train_features, model.train.labels, table.num_classes) * weight
+    indices = magnitude.top_k(means, k)
+    table.put(f"top_k_share_{side}", magnitude.top_k_share(means, indices))
+    strength = magnitude.top_k_magnitude(train_features, weight, model.train.labels, indices)
+    needed = magnitude.number_needed(heldout_features, weight, bias)
+    drawn = {}
+    for name, values, groups in (("magnitude", strength, model.train.labels), ("needed", needed, labels)):
+        drawn[name] = table.bootstrap(values, groups, f"{name}_{side}")
+        table.put_draws(f"{name}_{side}", table.means(values, groups), drawn[name])
+    diversities = diversity.matched_diversity(
+        model.heldout.features,
+        labels,
+        table.num_classes,
+        centre=global_centre(model.train.features, model.train.labels, table.num_classes),
+        weight=weight,
+        k=k,
+        n=MATCHED_N,
+        draws=DRAWS,
+        seed=table.seed,
+        name="diversity heldout",
+    )
+    table.put_matched(f"diversity_vendi_{side}", diversities["vendi"], labels)
+    return indices, drawn["magnitude"]
+
+
+def _put_overlap(
+    table: ClassTable, tops: Sequence[Tensor], partner: Tensor, train: Embeddings, head: LinearHead
+) -> None:
+    """The share of top-K that are the same; `partner[i]` is the second network's channel for channel i of the first."""
+    place = torch.argsort(partner)  # where a channel of the second stands among those of the first
+    moved = torch.where(tops[1] < 0, tops[1], place[tops[1].clamp(min=0)])
+    wanted = torch.where(tops[0] < 0, tops[0], partner[tops[0].clamp(min=0)])
+    rows = query_rows(train.labels, table.num_classes, QUERY_ROWS, seed=table.seed, name="queries identity")
+    features, weight, _ = head.effective(train.features[rows])
+    drawn = magnitude.bootstrap_identity_overlap(
+        features, weight, train.labels[rows], wanted, BOOTSTRAPS, seed=table.seed
+    )
+    table.put_draws("identity_overlap", magnitude.identity_overlap(tops[0], moved, len(partner)), drawn)

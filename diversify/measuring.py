@@ -77,7 +77,7 @@ class _Side:
     queries: Tensor
 
 
-class _Table:
+class ClassTable:
     """Collects the columns: a value per class, and the interval that goes with it."""
 
     def __init__(self, num_classes: int, seed: int) -> None:
@@ -125,7 +125,7 @@ class _Table:
         self.put_draws(name, self.means(values, labels), drawn, self.means(values[queries], labels[queries]))
 
 
-def _recognition(table: _Table, train: _Side, heldout: _Side, num_classes: int) -> None:
+def _recognition(table: ClassTable, train: _Side, heldout: _Side, num_classes: int) -> None:
     confusions = [metrics.confusion_matrix(side.labels, side.predictions, num_classes) for side in (train, heldout)]
     table.put("count", confusions[0].sum(1))
     table.put("count_heldout", confusions[1].sum(1))
@@ -138,7 +138,7 @@ def _recognition(table: _Table, train: _Side, heldout: _Side, num_classes: int) 
     table.put("ece", metrics.calibration_error(heldout.logits, heldout.labels))
 
 
-def _magnitudes(table: _Table, train: _Side, heldout: _Side, head: LinearHead, k: int) -> dict[str, Tensor]:
+def _magnitudes(table: ClassTable, train: _Side, heldout: _Side, head: LinearHead, k: int) -> dict[str, Tensor]:
     """Top-K of the classification embedding: which, how strong on either side, how many are needed."""
     num_classes, num_features = head.num_classes, head.num_features
     _, weight, bias = head.effective(train.features[:1])
@@ -183,7 +183,7 @@ def _magnitudes(table: _Table, train: _Side, heldout: _Side, head: LinearHead, k
     }
 
 
-def _ratios(table: _Table, train: _Side, heldout: _Side, weight: Tensor, indices: Tensor) -> None:
+def _ratios(table: ClassTable, train: _Side, heldout: _Side, weight: Tensor, indices: Tensor) -> None:
     hit = heldout.predictions == heldout.labels
     train_mean, heldout_mean, train_draws, heldout_draws = _ratio(
         table, "ce_magnitude_ratio", train, heldout, weight, indices
@@ -195,7 +195,7 @@ def _ratios(table: _Table, train: _Side, heldout: _Side, weight: Tensor, indices
 
 
 def _ratio(
-    table: _Table,
+    table: ClassTable,
     name: str,
     train: _Side,
     heldout: _Side,
@@ -229,7 +229,7 @@ def global_centre(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return counts.class_mean(features, labels, num_classes).nanmean(0)
 
 
-def _diversities(table: _Table, train: _Side, heldout: _Side, head: LinearHead, k: int) -> None:
+def _diversities(table: ClassTable, train: _Side, heldout: _Side, head: LinearHead, k: int) -> None:
     _, weight, _ = head.effective(train.features[:1])
     centre = global_centre(train.raw, train.labels, head.num_classes)
     for name, side in (("train", train), ("heldout", heldout)):
@@ -249,7 +249,7 @@ def _diversities(table: _Table, train: _Side, heldout: _Side, head: LinearHead, 
             table.put_matched(f"diversity_{measure}_{name}", drawn, side.labels)
 
 
-def _places(table: _Table, train: _Side, heldout: _Side, num_classes: int) -> Tensor:
+def _places(table: ClassTable, train: _Side, heldout: _Side, num_classes: int) -> Tensor:
     """Archetypes of the training rows; returns the enemy matrix of the held-out errors."""
     rows = train.queries
     if len(train.labels) > 5:
@@ -269,7 +269,7 @@ def _places(table: _Table, train: _Side, heldout: _Side, num_classes: int) -> Te
     return neighbors.enemy_matrix(train.labels[near], heldout.labels[wrong], num_classes)
 
 
-def _geometry(table: _Table, train: _Side, heldout: _Side, head: LinearHead) -> dict[str, float]:
+def _geometry(table: ClassTable, train: _Side, heldout: _Side, head: LinearHead) -> dict[str, float]:
     num_classes = head.num_classes
     pair = (train.raw, train.labels, heldout.raw, heldout.labels, num_classes, MATCHED_N, DRAWS)
     for name, measure in (("feature_deviation", geometry.feature_deviation), ("range_gap", geometry.range_gap)):
@@ -291,7 +291,7 @@ def _geometry(table: _Table, train: _Side, heldout: _Side, head: LinearHead) -> 
     }
 
 
-def _ceiling(table: _Table, heldout: _Side, num_classes: int) -> dict[str, float]:
+def _ceiling(table: ClassTable, heldout: _Side, num_classes: int) -> dict[str, float]:
     rows = heldout.queries
     labels = heldout.labels[rows]
     enough = counts.class_counts(labels, num_classes) >= FOLDS
@@ -401,7 +401,7 @@ def diagnose(
     if len(names) != num_classes:
         raise must("class_names", f"be one per class of the head, {num_classes}", len(names))
     k = parse_top_k(top_k, head.num_features)
-    table = _Table(num_classes, seed)
+    table = ClassTable(num_classes, seed)
     sides = [_side(embeddings, head, seed, name) for name, embeddings in (("train", train), ("heldout", heldout))]
     seen, unseen = sides
 
