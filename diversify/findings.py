@@ -58,7 +58,7 @@ class Rule:
     The mark is the mean over the classes; with `beyond_count`, for measures that follow class size by themselves, it is
     what the line on log n predicts for the class. `mark` is a fixed mark beside it: the stricter counts. A class needs
     `least_count` training images, and a difference of `least_features` / K. `text` may use {value}, {low}, {high}, {mean}
-    (the mark compared with) and {enemy}.
+    (the mark compared with), {points} (all four, times 100) and {enemy}.
     """
 
     measure: str
@@ -83,8 +83,8 @@ RULES: tuple[Rule, ...] = (
         measure="ceiling_gain",
         bad="high",
         remedy="head repair",
-        text="A head refitted on balanced held-out features would find {value:+.0%} [{low:+.0%}, {high:+.0%}] more of it"
-        " (mean of the classes {mean:+.0%}).",
+        text="A head refitted on balanced held-out features would gain {points[0]:+.0f} [{points[1]:+.0f}, {points[2]:+.0f}]"
+        " points of its recall (mean of the classes {points[3]:+.0f}).",
         mark=0.0,
     ),
     Rule(
@@ -216,6 +216,7 @@ def _finding(
                 low=one.low,
                 high=one.high,
                 mean=one.compared_with,
+                points=[100 * number for number in (one.value, one.low, one.high, one.compared_with)],
                 enemy=_enemy(class_names, enemies, c),
             )
         )
