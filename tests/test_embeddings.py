@@ -152,6 +152,11 @@ def test_torchvision_heads(name):
     assert trace(model) == before
     found = extract(split, [(images, torch.tensor([0, 6]))])
     assert trace(model) == before
+    with pytest.raises(InputError):  # after the forward: a label that is no class
+        extract(split, [(images, torch.tensor([0, CLASSES]))])
+    with pytest.raises(RuntimeError):  # in the forward: four channels
+        extract(split, [(seeded(2, 4, size, size), torch.tensor([0, 6]))])
+    assert trace(model) == before
 
     with evaluating(model), torch.no_grad():
         wanted = model(images)
