@@ -398,7 +398,7 @@ def diagnose_run(
     elif not _trained_on(training, data, options.digests()):
         say("note: these training images are not those that the checkpoint's record names")
     identity = storage.digest_json(
-        {n: record[n] for n in ("data", "view", "model", "weights", "precision", "heldout_split")}
+        {n: record[n] for n in ("data", "files", "view", "model", "weights", "precision", "heldout_split")}
     )
     with run_folder(out, record | {"identity": identity}, overwrite=overwrite):
         sides = []
@@ -410,7 +410,7 @@ def diagnose_run(
                     make_loader(part, view, batch_size=batch_size, workers=workers),
                     precision=precision,  # type: ignore[arg-type]
                     out=folder,
-                    fingerprint=storage.digest_json([part.digest(), record["view"]]),
+                    fingerprint=storage.digest_json([part.digest(), record["files"], record["view"]]),
                     progress=None if progress is None else partial(progress, f"reading {name}"),
                 )
             )

@@ -349,8 +349,10 @@ def test_what_a_model_returns_is_what_its_head_gives_in_whatever_it_is_wrapped(k
 def test_one_of_several_outputs_is_enough_and_there_may_be_none():
     images = seeded(2, 1, 8, 8)
     for wrap in (lambda logits: (-logits, logits), lambda logits: {"two": logits[:, :2]}, lambda logits: "text"):
-        split_head(Moved(False, wrap).eval())(images)
-    split_head(Moved(True, lambda logits: {"two": logits[:, :2]}).eval())(images)
+        features, logits = split_head(Moved(False, wrap).eval())(images)
+        assert len(features) == len(logits) == 2
+    _, logits = split_head(Moved(True, lambda logits: {"two": logits[:, :2]}).eval())(images)
+    assert logits.shape == (2, 3)
 
 
 def test_a_head_that_is_called_with_a_keyword():
