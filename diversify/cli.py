@@ -1,4 +1,4 @@
-"""The command line. The only file that prints; what the commands do is in `runs.py`, imported when one is called."""
+"""The command line. The only file that prints; what the commands do is in `runs/`, imported when one is called."""
 
 from __future__ import annotations
 

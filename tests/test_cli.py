@@ -143,7 +143,7 @@ def test_overwrite_is_asked_for(diagnosed: Path, trained: Path, capsys: pytest.C
 def test_an_interrupted_diagnosis_goes_on(
     diagnosed: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import diversify.runs
+    import diversify.runs.diagnose
 
     arguments = ["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(tmp_path / "d")]
 
@@ -151,7 +151,7 @@ def test_an_interrupted_diagnosis_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(diversify.runs, "diagnose", interrupted)
+        patch.setattr(diversify.runs.diagnose, "diagnose", interrupted)
         assert run(arguments) == 130
     assert (tmp_path / "d" / "embeddings" / "heldout" / "index.json").exists()
     assert run(arguments) == 0  # no --overwrite: it is the same run, unfinished
