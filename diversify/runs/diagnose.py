@@ -1,0 +1,184 @@
+"""The `diagnose` command, and what it left read back."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import origin, storage
+from ..comparison import Model
+from ..data import Data, Split, make_loader
+from ..diagnosis import Diagnosis
+from ..embeddings import Embeddings
+from ..errors import must, unknown
+from ..extraction import extract
+from ..heads import LinearHead, read_head, split_head
+from ..measuring import diagnose, parse_top_k
+from ..models import build_model, load_weights, parameter_count
+from ..report import render_html, render_markdown
+from .folders import SCHEMA_VERSION, run_folder, unfinished
+from .options import DataOptions, channels_of, fit_channels
+from .train import Progress, Say, recorded_training
+
+HEAD = Path("embeddings") / "head.safetensors"
+
+
+def load_trained(spec: str, weights: Path, num_classes: int, channels: int) -> nn.Module:
+    """A network with the weights of a checkpoint, in eval mode, on the accelerator where there is one."""
+    network = build_model(spec, num_classes, channels=channels)
+    load_weights(network, weights)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return network.to(device).eval()
+
+
+def _trained_on(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> bool:
+    """Whether the record of a training run names exactly these training images."""
+    if training is None:
+        return False
+    same_images = training["data"]["splits"]["train"]["digest"] == data.train.digest()
+    return bool(same_images and training.get("files", files) == files)
+
+
+def _heldout(
+    data: Data, wanted: str | None, training: dict[str, Any] | None, files: dict[str, str]
+) -> tuple[str, Split]:
+    """The held-out split: val where the user brought one or the checkpoint's record shows it untrained, test on request."""
+    if wanted not in (None, "val", "test"):
+        raise unknown("--heldout", str(wanted), ("val", "test"))
+    if wanted == "test":
+        if data.test is None:
+            raise must("--heldout test", "find a test split", f"none in {data.spec}")
+        return "test", data.test
+    if data.val is not None and (data.val.origin == "source" or _trained_on(training, data, files)):
+        return "val", data.val
+    raise must(
+        "--heldout",
+        "be images that the model did not learn from",
+        "none: there is no val split, or no record beside the weights that shows it untrained",
+        "bring a val split (npz: or folder: with val, or train with --holdout), or pass --heldout test for a diagnosis"
+        " that is only to be read",
+    )
+
+
+def diagnose_run(
+    data_options: DataOptions,
+    *,
+    model: str | None,
+    weights: Path,
+    out: Path,
+    head: str | None = None,
+    heldout: str | None = None,
+    top_k: int | str = 10,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    workers: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say,
+    progress: Progress | None = None,
+) -> tuple[Diagnosis, dict[str, Any]]:
+    """Diagnose a checkpoint and leave `diagnosis.json`, `embeddings/`, `report.html`, `report.md`, `run.json` in `out`.
+
+    Options that are not given come from the training record beside the checkpoint, where there is one.
+    """
+    storage.require_file(weights, "weights")
+    storage.ensure_available(  # an unfinished run may go on: `run_folder` looks closer
+        out, overwrite or unfinished(out, "diagnose"), inputs=[weights, *data_options.inputs()]
+    )
+    training = recorded_training(weights)
+    options = data_options.filled_from(training)
+    data = options.load(measure_view=False)
+    view_origin = "recorded" if options.mean != data_options.mean else data.view_origin
+    spec = model or (training["model"]["name"] if training else "small_cnn")
+    view = fit_channels(data.view, spec)
+    split_name, unseen = _heldout(data, heldout, training, options.digests())
+    network = load_trained(spec, weights, data.num_classes, channels_of(data, view))
+    split = split_head(network, head)
+    k = parse_top_k(top_k, read_head(split.head).num_features)
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "diagnose",
+        "finished": False,
+        "started": origin.now(),
+        "data": data.record(),
+        "files": options.digests(),
+        "view": dataclasses.asdict(view) if view else None,
+        "view_origin": view_origin,
+        "model": {"name": spec, "parameters": parameter_count(network), "head": split.head_name},
+        "weights": {"path": str(weights), "sha256": storage.sha256(weights)},
+        "training": {"seed": training["seed"], "recipe": training["recipe"], **training["model"]} if training else None,
+        "heldout_split": split_name,
+        "top_k": k,
+        "precision": precision,
+        "seed": seed,
+        **origin.origin(split.device),
+    }
+    say(
+        f"data: {data.spec}, imbalance {data.imbalance}; {len(data.train)} train, {len(unseen)} held out ({split_name})"
+    )
+    say(f"the model sees: {view or 'images as the data set gives them'} ({view_origin})")
+    if training is None:
+        say(
+            "note: no training record beside the weights; that train holds the images it learned from is taken on trust"
+        )
+    elif not _trained_on(training, data, options.digests()):
+        say("note: these training images are not those that the checkpoint's record names")
+    identity = storage.digest_json(
+        {n: record[n] for n in ("data", "files", "view", "model", "weights", "precision", "heldout_split")}
+    )
+    with run_folder(out, record | {"identity": identity}, overwrite=overwrite):
+        sides = []
+        for name, part in (("train", data.train), ("heldout", unseen)):
+            folder = out / "embeddings" / name
+            sides.append(
+                extract(
+                    split,
+                    make_loader(part, view, batch_size=batch_size, workers=workers),
+                    precision=precision,  # type: ignore[arg-type]
+                    out=folder,
+                    fingerprint=storage.digest_json([part.digest(), record["files"], record["view"]]),
+                    progress=None if progress is None else partial(progress, f"reading {name}"),
+                )
+            )
+        diagnosis = diagnose(
+            *sides,
+            head=split.head,
+            class_names=data.class_names,
+            heldout_split=split_name,
+            top_k=k,
+            seed=seed,
+            progress=None if progress is None else partial(progress, "measuring"),
+        )
+        numbers = read_head(split.head)
+        storage.write_tensors(
+            out / HEAD,
+            {"weight": numbers.weight, "bias": numbers.bias},
+            {"cosine": str(int(numbers.cosine)), "scale": repr(numbers.scale)},
+        )
+        storage.write_json(out / "diagnosis.json", diagnosis.to_dict())
+        storage.write_text(out / "report.html", render_html(diagnosis, record))
+        storage.write_text(out / "report.md", render_markdown(diagnosis, record))
+        record |= {"identity": identity, "finished": True}
+        storage.write_json(out / "run.json", record)
+    return diagnosis, record
+
+
+def load_diagnosed(folder: Path) -> tuple[Diagnosis, Model, dict[str, Any]]:
+    """What `diagnose_run` left: the diagnosis, the embeddings and the head, and the record."""
+    if not folder.is_dir():
+        raise must("DIR", "be a folder that `diversify diagnose` left", folder)
+    record = storage.read_json(folder / "run.json", "run.json")
+    diagnosis = Diagnosis.from_dict(storage.read_json(folder / "diagnosis.json", "diagnosis.json"))
+    tensors, metadata = storage.read_tensors(folder / HEAD, "head")
+    try:
+        cosine, scale = bool(int(metadata["cosine"])), float(metadata["scale"])
+        numbers = LinearHead(weight=tensors["weight"], bias=tensors["bias"], cosine=cosine, scale=scale)
+    except (KeyError, ValueError) as error:
+        raise must("head", "be one that `diversify diagnose` left", folder / HEAD) from error
+    sides = [Embeddings.load(folder / "embeddings" / name) for name in ("train", "heldout")]
+    return diagnosis, Model(name=folder.name, train=sides[0], heldout=sides[1], head=numbers), record

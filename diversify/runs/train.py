@@ -1,0 +1,209 @@
+"""The `train` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from torch import nn
+
+from .. import origin, storage
+from ..augment import CropFlip
+from ..data import Data, View, collate, make_loader
+from ..errors import InputError, must, unknown
+from ..functional import counts
+from ..models import build_model, parameter_count
+from ..training import Ingredients, Recipe, fit, require_resumable
+from .folders import SCHEMA_VERSION, discard, unfinished
+from .options import DataOptions, augmentation_of, channels_of, fit_channels
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+METHODS = ("ce",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What a training run is made of, and its record so far."""
+
+    data: Data
+    view: View | None
+    network: nn.Module
+    augmentation: CropFlip | None
+    record: dict[str, Any]
+    identity: str
+
+    @classmethod
+    def prepared(cls, data_options: DataOptions, model: str, method: str, recipe: Recipe, augment: str) -> _Training:
+        """Load the data and build the network, or say what is wrong with either."""
+        data = data_options.load(measure_view=True)
+        present = counts.class_counts(data.train.labels, data.num_classes)
+        if int(present.min()) == 0:
+            absent = ", ".join(data.class_names[c] for c in (present == 0).nonzero()[:, 0].tolist())
+            raise must("every class", "have a training image", f"none of {absent}")
+        view = fit_channels(data.view, model)
+        network = build_model(model, data.num_classes, channels=channels_of(data, view), seed=recipe.seed)
+        augmentation = augmentation_of(augment, data)
+        record: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "command": "train",
+            "finished": False,
+            "started": origin.now(),
+            "data": data.record(),
+            "files": data_options.digests(),
+            "view": dataclasses.asdict(view) if view else None,
+            "view_origin": data.view_origin,
+            "model": {
+                "name": model,
+                "parameters": parameter_count(network),
+                "initial_weights": storage.digest_tensors(network.state_dict()),
+            },
+            "method": method,
+            "augmentation": dataclasses.asdict(augmentation) if augmentation else None,
+            "recipe": dataclasses.asdict(recipe),
+            "seed": recipe.seed,
+        }
+        identity = [record["data"], record["view"], record["model"], record["augmentation"], method]
+        return cls(
+            data=data,
+            view=view,
+            network=network,
+            augmentation=augmentation,
+            record=record,
+            identity=storage.digest_json(identity),
+        )
+
+    def describe(self, say: Say) -> None:
+        """The data, what the model sees, and the model, in words."""
+        data, recipe = self.data, self.record["recipe"]
+        sizes = f"{len(data.train)} train, {len(data.val) if data.val else 0} val"
+        say(f"data: {data.spec}, {data.num_classes} classes, {sizes}; imbalance {data.imbalance}")
+        say(f"the model sees: {self.view or 'images as the data set gives them'} ({data.view_origin})")
+        say(f"augmentation in training: {self.augmentation or 'none'}")
+        parameters = self.record["model"]["parameters"]
+        name, method = self.record["model"]["name"], self.record["method"]
+        say(f"model: {name}, {parameters:,} parameters; {method}, {recipe['epochs']} epochs")
+
+
+def train_run(
+    data_options: DataOptions,
+    *,
+    model: str,
+    method: str = "ce",
+    recipe: Recipe,
+    out: Path,
+    augment: str = "auto",
+    workers: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a network and leave `model.safetensors`, `metrics.jsonl`, `state/`, `run.json` in `out`; returns the record.
+
+    Under a launcher of several processes (torchrun, accelerate) the first one checks, writes and speaks.
+    """
+    if method not in METHODS:
+        raise unknown("--method", method, METHODS)
+    first = os.environ.get("RANK", "0") == "0"
+    state = out / "state" / "state.safetensors"
+    begun = unfinished(out, "train")
+    if first and begun and not overwrite and not resume:
+        raise must("DIR", "be new or empty", out, "pass --resume to go on with the run in it, or --overwrite")
+    if first:
+        storage.ensure_available(out, overwrite or resume, inputs=data_options.inputs())
+    if resume and not state.exists() and not begun:
+        raise must("--resume", "find the state of an earlier run", f"none in {out}", "leave --resume out to start one")
+    goes_on = resume and state.exists()  # a run that was stopped in its first epoch begins again
+    run = _Training.prepared(data_options, model, method, recipe, augment)
+    data, view, record = run.data, run.view, run.record
+    new = not out.exists()
+    if goes_on:
+        require_resumable(state, recipe=recipe, identity=run.identity)
+    if first:
+        run.describe(say)
+        if goes_on:
+            record["started"] = storage.read_json(out / "run.json", "run.json").get("started", record["started"])
+        else:
+            storage.clear(out)
+        storage.write_json(out / "run.json", record)  # the folder is known as a run from now on
+    epochs = fit(
+        run.network,
+        data.train.dataset,
+        recipe=recipe,
+        num_classes=data.num_classes,
+        ingredients=Ingredients(augment=run.augmentation),
+        val=make_loader(data.val, view, workers=workers) if data.val else None,
+        collate=collate,
+        prepare=view.normalize if view else None,
+        workers=workers,
+        state=state,
+        identity=run.identity,
+        progress=None if progress is None or not first else partial(progress, "training"),
+    )
+    history = []
+    try:
+        for epoch in epochs:
+            history.append(dataclasses.asdict(epoch))
+            if first:
+                storage.write_jsonl(out / "metrics.jsonl", history)
+    except Exception:
+        if first and not state.exists():
+            discard(out, new)
+        raise
+    weights = out / "model.safetensors"
+    record |= {
+        **origin.origin(next(run.network.parameters()).device),
+        "finished": True,
+        "seconds": sum(line["seconds"] for line in history),
+        "balanced_accuracy_val": history[-1]["balanced_accuracy_val"],
+    }
+    if first:
+        storage.write_tensors(weights, run.network.state_dict())
+        record["weights"] = {"path": weights.name, "sha256": storage.sha256(weights)}
+        storage.write_json(out / "run.json", record)
+    return record
+
+
+class _Recorded(pydantic.BaseModel, extra="allow"):
+    """What is read of a training run's `run.json`."""
+
+    class Data(pydantic.BaseModel):
+        spec: str
+        imbalance: str
+        tail_order: str
+        holdout: float
+        splits: dict[str, dict[str, Any]]
+
+    class Weights(pydantic.BaseModel):
+        sha256: str
+
+    class Model(pydantic.BaseModel):
+        name: str
+        initial_weights: str
+
+    data: Data
+    view: View | None
+    model: Model
+    recipe: dict[str, Any]
+    seed: int
+    weights: Weights
+
+
+def recorded_training(weights: Path) -> dict[str, Any] | None:
+    """The `run.json` beside a checkpoint, when a training run wrote it for exactly this checkpoint; else None."""
+    beside = weights.parent / "run.json"
+    if not beside.is_file():
+        return None
+    try:
+        record: dict[str, Any] = storage.read_json(beside, "run.json")
+        recorded = _Recorded.model_validate(record)
+    except (InputError, pydantic.ValidationError):
+        return None  # somebody else's file of that name
+    return record if recorded.weights.sha256 == storage.sha256(weights) else None
