@@ -41,7 +41,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits | cifar10 | mnist | fashion-mnist | npz:FILE | folder:DIR | package.module:function",
+        help="digits | cifar10 | cifar100 | svhn | mnist | fashion-mnist | places365 | inaturalist | npz:FILE | folder:DIR"
+        " | package.module:function",
         rich_help_panel="Data",
         show_default="digits",
     ),
@@ -75,6 +76,9 @@ Resize = Annotated[int | None, typer.Option(help="Shorter side, in pixels.", ric
 Crop = Annotated[int | None, typer.Option(help="Centre crop, in pixels.", rich_help_panel="Data")]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a public data set that is not under --root.", rich_help_panel="Data")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out image files that cannot be read.", rich_help_panel="Data")
 ]
 Model = Annotated[
     str | None,
@@ -110,6 +114,7 @@ def _data_options(
     resize: int | None,
     crop: int | None,
     download: bool,
+    skip_bad: bool,
 ) -> DataOptions:
     from .runs import DataOptions
 
@@ -124,6 +129,7 @@ def _data_options(
         resize=resize,
         crop=crop,
         download=download,
+        skip_bad=skip_bad,
     )
 
 
@@ -179,6 +185,7 @@ def train(
     resize: Resize = None,
     crop: Crop = None,
     download: Download = False,
+    skip_bad: SkipBad = False,
     model: Model = None,
     method: Annotated[str, typer.Option(help="ce: cross entropy.")] = "ce",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 200,
@@ -211,7 +218,7 @@ def train(
         precision=precision,
         seed=seed,
     )
-    options = _data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download)
+    options = _data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download, skip_bad)
     with _progress() as progress:
         record = train_run(
             options,
@@ -244,6 +251,7 @@ def diagnose(
     resize: Resize = None,
     crop: Crop = None,
     download: Download = False,
+    skip_bad: SkipBad = False,
     model: Model = None,
     weights: Annotated[Path, typer.Option(help="The checkpoint: .pt, .pth or .safetensors.", metavar="FILE")],
     head: Annotated[
@@ -266,7 +274,7 @@ def diagnose(
     """
     from .runs import diagnose_run
 
-    options = _data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download)
+    options = _data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download, skip_bad)
     with _progress() as progress:
         diagnosis, _ = diagnose_run(
             options,

@@ -1,7 +1,8 @@
 """A data source as train / val / test, made imbalanced if asked, with what the model sees said out loud.
 
 `load_data` does it all; `imbalance_indices` picks the long-tailed or step subset, `holdout_indices` cuts a stratified
-hold-out, `make_loader` gives batches as the model sees them. The sources themselves are read in `sources.py`.
+hold-out, `make_loader` gives batches as the model sees them. The sources themselves are read in `sources.py` and
+`named_sources.py`, images in `images.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import bisect
 import dataclasses
 import hashlib
 import math
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,18 +23,19 @@ from torchvision.transforms.v2 import functional as tvf
 
 from .errors import InputError, must, unknown
 from .functional import counts, draws
-from .sources import (
-    SOURCES,
+from .images import (
     Batch,
     ImageArray,
     ImageFiles,
     Images,
-    Source,
+    Progress,
+    Relabelled,
     as_image,
-    check_labels,
-    labels_of,
-    read_source,
+    check_files,
 )
+from .named_sources import SOURCES, read_source
+from .sources import Source, check_labels, labels_of, listed, on_one_line
+from .tables import Table
 
 # What the model sees
 
@@ -191,11 +192,17 @@ def imbalance_indices(labels: Tensor, imbalance: Imbalance, tail_order: str = "c
             raise must(f"class {c}", "keep at least one image", 0, f"lower the ratio of {imbalance} or raise NMAX")
     shuffle = np.random.RandomState(0)
     chosen = []
-    for c in range(num_classes):
-        indices = np.where(labels.numpy() == c)[0]
+    for c, rows in enumerate(_rows_per_class(labels, num_classes)):
+        indices = rows.numpy()
         shuffle.shuffle(indices)
         chosen.append(torch.from_numpy(indices[: take[c]]))
     return torch.cat(chosen)
+
+
+def _rows_per_class(labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:
+    """For each class, the rows that have it, in order; found in one pass, however many classes there are."""
+    sizes = torch.bincount(labels, minlength=num_classes)
+    return torch.split(torch.argsort(labels, stable=True), sizes.tolist())
 
 
 def holdout_indices(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
@@ -207,8 +214,8 @@ def holdout_indices(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
         raise must("--holdout", "lie in [0, 1)", fraction)
     held = torch.zeros(len(labels), dtype=torch.bool)
     word = draws.bits("holdout", torch.arange(len(labels)))
-    for c in sorted(set(labels.tolist())):
-        rows = (labels == c).nonzero()[:, 0]
+    present, classes = torch.unique(labels, return_inverse=True)
+    for rows in _rows_per_class(classes, len(present)):
         take = min(round(len(rows) * fraction), len(rows) - 1)
         held[rows[torch.argsort(word[rows], stable=True)[:take]]] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
@@ -236,6 +243,9 @@ class Split:
         return hashlib.sha256(content).hexdigest()
 
 
+MOST_SKIPPED_NAMES = 1000  # in a record; the count says the rest
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
     """A data source, split, with what the model sees; `view` is None when the source's images are used as they are."""
@@ -251,6 +261,9 @@ class Data:
     view: View | None
     view_origin: str  # "given", "usual" for this source, "measured" on training images, "as the source gives them"
     mirror: bool  # whether an image and its mirror image show the same class
+    label_numbers: tuple[int, ...] | None = None  # what the source calls each class, where its labels skip numbers
+    skipped: tuple[str, ...] = ()  # files that cannot be read and were left out, as named in the tree
+    notes: tuple[str, ...] = ()  # what a reader of the results should know, one line each
 
     @property
     def num_classes(self) -> int:
@@ -264,6 +277,11 @@ class Data:
             for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
             if split is not None
         }
+        told: dict[str, object] = {}
+        if self.label_numbers is not None:
+            told["label_numbers"] = list(self.label_numbers)
+        if self.skipped:
+            told |= {"skipped": list(self.skipped[:MOST_SKIPPED_NAMES]), "skipped_count": len(self.skipped)}
         return {
             "spec": self.spec,
             "imbalance": self.imbalance,
@@ -272,6 +290,7 @@ class Data:
             "class_names": list(self.class_names),
             "class_counts": counts.class_counts(self.train.labels, self.num_classes).tolist(),
             "splits": splits,
+            **told,
         }
 
 
@@ -288,6 +307,9 @@ def load_data(
     crop: int | None = None,
     download: bool = False,
     measure_view: bool = False,
+    skip_bad: bool = False,
+    relabel: bool = True,
+    check_progress: Progress | None = None,
 ) -> Data:
     """A data source, made imbalanced, split into train / val / test.
 
@@ -295,13 +317,20 @@ def load_data(
     its own, `holdout` is cut from what is left. `measure_view` allows `mean` and `std` to be measured on the training
     images when neither the caller nor the source knows them (for training a new model; a trained one has its own).
 
+    Image files are decoded once before anything else, and those that cannot be read are named, all at once; `skip_bad`
+    leaves them out instead. `relabel` makes classes 0, 1, ... of labels that skip numbers, where the source names no
+    classes; without it they stay, and the numbers between are classes without images.
+
     Raises:
         InputError: the source is unknown, missing or damaged, or an option is out of range.
     """
     if not 0 <= holdout < 1:
         raise must("--holdout", "lie in [0, 1)", holdout)
     imbalance = Imbalance.parse(imbalance) if isinstance(imbalance, str) else imbalance
-    source = _with_test(read_source(spec, Path(root), download=download))
+    source = read_source(spec, Path(root), download=download)
+    source, positions, skipped = _readable(source, spec, skip_bad, check_progress)
+    source, label_numbers = _relabelled(source) if relabel else (source, None)
+    source = _with_test(source)
     num_classes = 1 + max(int(labels.max()) for _, labels in source.splits.values())
     names = [f"class {c}" for c in range(num_classes)] if source.class_names is None else source.class_names
     if len(names) < num_classes:
@@ -320,11 +349,13 @@ def load_data(
         if name not in splits:
             return None
         images, found = splits[name]
-        return Split(dataset=images, labels=found, indices=torch.arange(len(found)), origin="source", source=name)
+        indices = positions.get(name, torch.arange(len(found)))
+        return Split(dataset=images, labels=found, indices=indices, origin="source", source=name)
 
     def part(rows: Tensor, origin: str) -> Split:
         images, found = splits["train"]
-        return Split(dataset=_subset(images, rows), labels=found[rows], indices=rows, origin=origin, source="train")
+        indices = positions["train"][rows] if "train" in positions else rows
+        return Split(dataset=_subset(images, rows), labels=found[rows], indices=indices, origin=origin, source="train")
 
     return Data(
         spec=spec,
@@ -334,16 +365,72 @@ def load_data(
         train=part(kept, "source"),
         val=whole("val") if held is None else part(held, "cut"),
         test=whole("test"),
-        class_names=tuple(_on_one_line(str(name)) for name in names),
+        class_names=tuple(on_one_line(str(name)) for name in names),
         view=view,
         view_origin=view_origin,
         mirror=source.mirror,
+        label_numbers=label_numbers,
+        skipped=skipped,
+        notes=tuple(on_one_line(note) for note in source.notes),
     )
 
 
-def _on_one_line(text: str) -> str:
-    """The text with a space for each control character and line break: it goes into tables, reports and terminals."""
-    return "".join(" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in text)
+def _readable(
+    source: Source, spec: str, skip_bad: bool, progress: Progress | None
+) -> tuple[Source, dict[str, Tensor], tuple[str, ...]]:
+    """The source without the image files that cannot be read, where each file left stands in the source's own list of
+    its split, and the names of those left out; an InputError that names them unless `skip_bad`."""
+    files = {name: part for name, (part, _) in source.splits.items() if isinstance(part, ImageFiles)}
+    wrong = dict(zip(files, check_files(list(files.values()), progress), strict=True)) if files else {}
+    named = [(on_one_line(files[split].name(row)), why) for split in files for row, why in wrong[split].items()]
+    if not named:
+        return source, {}, ()
+    if not skip_bad:
+        got = f"{len(named):,} that cannot be read: {listed([f'{name} ({why})' for name, why in named])}"
+        raise must(f"image files of {spec}", "be readable images", got, "--skip-bad leaves them out")
+    splits = dict(source.splits)
+    positions = {}
+    for split, part in files.items():
+        kept = torch.tensor([row for row in range(len(part)) if row not in wrong[split]], dtype=torch.int64)
+        if not len(kept):
+            raise must("--skip-bad", f"leave {split} an image", f"none of {len(part):,} files")
+        positions[split] = kept
+        splits[split] = (part.chosen(kept.tolist()), part.targets[kept])
+    if lost := sorted(set(files["train"].targets.tolist()) - set(splits["train"][1].tolist())):
+        names = source.class_names or {c: f"class {c}" for c in lost}
+        law = "leave every class a training image"
+        raise must(
+            "--skip-bad", law, f"none of {listed([on_one_line(str(names[c])) for c in lost])}", "mend their files"
+        )
+    note = f"left out: {len(named):,} image file{'s' * (len(named) > 1)} that cannot be read"
+    source = dataclasses.replace(source, splits=splits, notes=(*source.notes, note))
+    return source, positions, tuple(name for name, _ in named)
+
+
+def _relabelled(source: Source) -> tuple[Source, tuple[int, ...] | None]:
+    """The source with labels 0, 1, ... in the order of the numbers it uses, and these, where it skips any."""
+    if source.class_names is not None:
+        return source, None
+    present = torch.unique(torch.cat([labels for _, labels in source.splits.values()]))
+    numbers = tuple(present.tolist())
+    if len(numbers) == numbers[-1] + 1:
+        return source, None
+    splits = {}
+    for name, (dataset, labels) in source.splits.items():
+        renumbered = torch.searchsorted(present, labels)
+        splits[name] = (_with_labels(dataset, renumbered), renumbered)
+    note = (
+        f"labels skip numbers: the {len(numbers):,} with images, of 0 to {numbers[-1]:,}, are classes 0 to"
+        f" {len(numbers) - 1:,}, named by their own numbers"
+    )
+    names = [f"class {number}" for number in numbers]
+    return dataclasses.replace(source, splits=splits, class_names=names, notes=(*source.notes, note)), numbers
+
+
+def _with_labels(dataset: Images, labels: Tensor) -> Images:
+    if isinstance(dataset, ImageArray):
+        return ImageArray(dataset.images, labels)
+    return dataset.relabelled(labels) if isinstance(dataset, Table) else Relabelled(dataset, labels)
 
 
 def _with_test(source: Source) -> Source:
@@ -370,8 +457,8 @@ def _shaped(dataset: Images, view: View | None) -> Images:
         return dataset
     if isinstance(dataset, ImageArray):
         return ImageArray(view.shape(dataset.images), dataset.targets)
-    if isinstance(dataset, ImageFiles):
-        return ImageFiles(dataset.paths, dataset.targets, view.shape)
+    if isinstance(dataset, ImageFiles) or (isinstance(dataset, Table) and dataset.holds_pil()):
+        return dataset.shaped(view.shape)
     raise must("--resize and --crop", "be left out for a data set of your own", view, "let the data set resize")
 
 

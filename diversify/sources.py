@@ -1,133 +1,30 @@
-"""Where images and labels come from: the named sources, `.npz` files, folders of images, and data sets of your own.
+"""Where images and labels come from: `.npz` files, folders of images, and data sets of your own.
 
-Each reader returns a `Source`: its splits as the source has them, whole, with what is usual for it. Choosing a subset,
-cutting a hold-out and scaling are the business of `data.py`.
+Each reader returns a `Source`: its splits as the source has them, whole, with what is usual for it. Public data sets have
+their names in `named_sources.py`; choosing a subset, cutting a hold-out and scaling are the business of `data.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
-from torchvision.transforms.v2 import functional as tvf
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from .errors import InputError, must, unknown
+from .errors import must
+from .images import IMAGE_ENDINGS, Array, ImageArray, ImageFiles, Images
 from .importing import call_object, import_object
+from .tables import Table, image_column, is_table, table_class_names, table_labels
 
-Images = Dataset[Any]
-Array = np.ndarray[Any, Any]
 SPLITS = ("train", "val", "test")
-
-
-# Images
-
-
-class Batch(Sequence[tuple[Tensor, Tensor]]):
-    """A list of `(image, label)` that was fetched whole: `images` `(N, C, H, W)` and `labels` `(N,)`."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.images[index], self.labels[index]
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.images, self.labels, strict=True)
-
-
-class ImageArray(Images):
-    """Images in memory: `(N, C, H, W)` uint8, or float in [0, 1]; a batch is fetched with one index operation."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.targets = images, labels
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.targets[index]
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        rows = torch.as_tensor(indices)
-        return Batch(self.images[rows], self.targets[rows])
-
-
-class ImageFiles(Images):
-    """Image files, read as RGB uint8 `(3, H, W)`; `shape`, where there is one, resizes and crops each."""
-
-    def __init__(self, paths: Sequence[Path], labels: Tensor, shape: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.paths, self.targets, self.shape = list(paths), labels, shape
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = _read_image(self.paths[index])
-        return (self.shape(image) if self.shape else image), self.targets[index]
-
-    def require_one_size(self) -> None:
-        """An InputError that names the first two sizes, unless there is one; reads the files' headers only."""
-        width, height = first = _image_size(self.paths[0])
-        for path in self.paths[1:]:
-            if (size := _image_size(path)) != first:
-                got = f"{width} x {height} in {self.paths[0]} and {size[0]} x {size[1]} in {path}"
-                raise must("image files", "have one size", got, "pass --resize N --crop N")
-
-
-def _read_image(path: Path) -> Tensor:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return as_image(image.convert("RGB") if _has_8_bits(image) else image)
-    except InputError as error:
-        raise must("image file", "have 8 bits per channel", path, "save it as 8-bit grey or RGB") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise must("image file", "be a readable image", path) from error
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise must("image file", "be a readable image", path) from error
-
-
-def _has_8_bits(image: Any) -> bool:
-    """False for Pillow's 16 and 32 bit modes, which it would clip at 255 without a word."""
-    return not image.mode.startswith(("I", "F"))
-
-
-def as_image(image: Any) -> Tensor:
-    """`(C, H, W)` tensor from a tensor, a PIL image, or a numpy array `(H, W)` or `(H, W, C)`; no value is changed.
-
-    PIL images that are neither grey nor RGB (palettes, transparency) become RGB.
-    """
-    if isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] > 4):
-            raise must("an image of the data set", "have shape (H, W) or (H, W, C) as a numpy array", image.shape)
-        return torch.from_numpy(image[None].copy() if image.ndim == 2 else image.transpose(2, 0, 1).copy())
-    if isinstance(image, Tensor):
-        if image.ndim not in (2, 3):
-            raise must("an image of the data set", "have shape (C, H, W) or (H, W)", tuple(image.shape))
-        return image if image.ndim == 3 else image.unsqueeze(0)
-    if hasattr(image, "getbands"):
-        if not _has_8_bits(image):
-            raise must("an image of the data set", "have 8 bits per channel", f"PIL mode {image.mode}")
-        return cast(Tensor, tvf.pil_to_tensor(image if image.mode in ("L", "RGB") else image.convert("RGB")))
-    raise must("an image of the data set", "be a tensor, a numpy array or a PIL image", type(image).__name__)
+SPELLINGS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
 # Labels
@@ -137,7 +34,7 @@ def labels_of(dataset: Images) -> Tensor:
     """`(N,)` int64 labels of a map-style data set, found without loading an image.
 
     Looks through `Subset` and `ConcatDataset`, at the second tensor of a `TensorDataset`, at `targets`, `labels`,
-    `_labels`, `y`, and at `samples` / `imgs` as ImageFolder keeps them.
+    `_labels`, `y`, at `samples` / `imgs` as ImageFolder keeps them, and at the column of a data set of dicts.
 
     Raises:
         InputError: nothing of the kind is there, or what is there is not one integer per example.
@@ -157,6 +54,8 @@ def labels_of(dataset: Images) -> Tensor:
     for attribute in ("samples", "imgs"):
         if found is None and hasattr(dataset, attribute):
             found = [example[1] for example in getattr(dataset, attribute)]
+    if found is None and is_table(dataset):
+        found = table_labels(dataset)
     if found is None:
         raise must("data set", "show its labels without loading images, as an attribute `targets` or `labels`", name)
     return check_labels(name, found, rows=len(dataset))
@@ -180,7 +79,8 @@ def check_labels(name: str, labels: object, *, rows: int | None = None) -> Tenso
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        raise must(f"labels of {name}", "have shape (N,) or (N, 1)", tuple(labels.shape))
+        advice = _about_labels(labels) if labels.ndim == 2 else ""
+        raise must(f"labels of {name}", "have shape (N,) or (N, 1)", tuple(labels.shape), advice)
     if rows is not None and len(labels) != rows:
         raise must(f"labels of {name}", f"be as many as its images, {rows}", len(labels))
     if len(labels) == 0:
@@ -188,6 +88,13 @@ def check_labels(name: str, labels: object, *, rows: int | None = None) -> Tenso
     if (low := int(labels.min())) < 0:
         raise must(f"labels of {name}", "not be negative", f"{low} at row {int((labels == low).nonzero()[0, 0])}")
     return labels
+
+
+def _about_labels(labels: Tensor) -> str:
+    one_hot = bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all())
+    if one_hot and len(labels):
+        return "convert one-hot labels with .argmax(1)"
+    return "several labels per image (multi-label data) cannot be diagnosed: each image needs one class"
 
 
 # Sources
@@ -204,69 +111,42 @@ class Source:
     mirror: bool = True  # whether an image and its mirror image show the same class
     ready: bool = False  # the images are already what the model sees
     test_share: float = 0.0  # to be cut from train, stratified, for a source without a test set
+    notes: tuple[str, ...] = ()  # what a reader of the results should know, one line each
 
 
-def _digits(root: Path, argument: str, download: bool) -> Source:
-    from sklearn.datasets import load_digits
+def on_one_line(text: str) -> str:
+    """The text with a space for each control character and line break: it goes into tables, reports and terminals.
 
-    bunch = load_digits()
-    images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8)).unsqueeze(1)
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
-    return Source(
-        splits={"train": (ImageArray(images, labels), labels)},
-        class_names=[str(digit) for digit in range(10)],
-        mean=(0.3053,),
-        std=(0.3762,),
-        mirror=False,
-        test_share=0.3,
+    Bytes of a file's name that are no Unicode text become question marks in a diamond.
+    """
+    readable = (
+        " " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else "\ufffd" if "\ud800" <= each <= "\udfff" else each
+        for each in text
     )
+    return "".join(readable)
 
 
-_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+def _spelled(found: Collection[str], what: str) -> dict[str, str]:
+    """For each split, what it is called among the names that were found."""
+    places: dict[str, str] = {}
+    for split, spellings in SPELLINGS.items():
+        names = [name for name in spellings if name in found]
+        if len(names) > 1:
+            raise must(what, f"have one {split} split", " and ".join(names))
+        if names:
+            places[split] = names[0]
+    return places
 
 
-def _cifar10(root: Path, argument: str, download: bool) -> Source:
-    stored = root / "cifar10.npz"
-    source = _npz(root, str(stored), download) if stored.exists() else _torchvision("CIFAR10", root, download)
-    return dataclasses.replace(
-        source, class_names=_CIFAR10_CLASSES, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
-    )
+def _read_as(places: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{name} is read as {split}" for split, name in places.items() if name != split)
 
 
-def _mnist(root: Path, argument: str, download: bool) -> Source:
-    return dataclasses.replace(_torchvision("MNIST", root, download), mean=(0.1307,), std=(0.3081,), mirror=False)
-
-
-def _fashion_mnist(root: Path, argument: str, download: bool) -> Source:
-    return dataclasses.replace(_torchvision("FashionMNIST", root, download), mean=(0.2860,), std=(0.3530,))
-
-
-def _torchvision(name: str, root: Path, download: bool) -> Source:
-    from torchvision import datasets
-
-    splits: dict[str, tuple[Images, Tensor]] = {}
-    for split in ("train", "test"):
-        try:
-            found = getattr(datasets, name)(str(root), train=split == "train", download=download)
-        except Exception as error:  # whatever a reader makes of absent files, of broken ones, and of no network
-            if download:
-                raise must(name, "be downloaded", f"{type(error).__name__}: {error}") from error
-            if isinstance(error, RuntimeError) and "not found" in str(error):
-                advice = "pass the right --root, or --download"
-                raise must(f"{name} under --root", "be there", root, advice) from error
-            raise must(f"{name} under --root", "be whole", root, "remove it and pass --download") from error
-        images = torch.as_tensor(found.data)
-        images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-        labels = check_labels(f"{name} {split}", found.targets, rows=len(images))
-        splits[split] = (ImageArray(images, labels), labels)
-    return Source(splits=splits, class_names=[str(name) for name in found.classes])
-
-
-def _npz(root: Path, argument: str, download: bool) -> Source:
-    path = Path(argument)
+def read_npz(path: Path) -> Source:
+    """The splits of an `.npz` file under MedMNIST's key names."""
     if not path.is_file():
         raise must("npz file", "exist", path)
-    stored = _read_npz(path)
+    stored = _stored_arrays(path)
     splits: dict[str, tuple[Images, Tensor]] = {}
     for split in SPLITS:
         if f"{split}_images" in stored:
@@ -284,10 +164,17 @@ def _npz(root: Path, argument: str, download: bool) -> Source:
     names = stored.get("class_names")
     if names is not None and (names.ndim != 1 or names.dtype.kind not in "US"):
         raise must("class_names", "be a list of names", f"{names.dtype} of shape {names.shape}")
-    return Source(splits=splits, class_names=None if names is None else names.astype(str).tolist())
+    return Source(splits=splits, class_names=None if names is None else [_text(name) for name in names.tolist()])
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
+def _text(name: str | bytes) -> str:
+    try:
+        return name.decode() if isinstance(name, bytes) else name
+    except UnicodeDecodeError as error:
+        raise must("class_names", "be text in UTF-8", repr(name)) from error
+
+
+def _stored_arrays(path: Path) -> dict[str, Array]:
     """The arrays of an `.npz` under names that we know; under other names an empty one, the stored one unread."""
     known = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")} | {"class_names"}
     try:
@@ -308,12 +195,20 @@ def _member(stored: Any, name: str) -> Array:
     return array
 
 
+def _about_shape(shape: tuple[int, ...]) -> str:
+    if len(shape) == 5 or (len(shape) == 4 and shape[1] > 4 and shape[3] > 4):
+        return "volumes (3-D data) cannot be read: bring 2-D images, for example slices"
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] > 4:
+        return "put the channels last with .transpose(0, 2, 3, 1)"
+    return ""
+
+
 def _image_array(name: str, array: Array) -> Tensor:
     """`(N, C, H, W)` uint8, or float32 in [0, 1], from `(N, H, W)` or `(N, H, W, C)`."""
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[3] not in (1, 3):
-        raise must(name, "have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)", array.shape)
+        raise must(name, "have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)", array.shape, _about_shape(array.shape))
     if array.dtype.kind == "f":
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
         if not (low >= 0 and high <= 1):
@@ -324,68 +219,107 @@ def _image_array(name: str, array: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+def read_folder(top: Path) -> Source:
+    """The splits of a tree of image files with a folder per class: `train`, `val` and `test`, or one tree without splits.
 
-
-def _folder(root: Path, argument: str, download: bool) -> Source:
-    top = Path(argument)
+    `validation` and `valid` are read as val. A folder `train` beside folders of other names is a class, unless it has
+    folders of its own. The same name in two Unicode normal forms is one class.
+    """
     if not top.is_dir():
         raise must("image folder", "exist", top)
     found = {entry.name for entry in _subfolders(top)}
-    if found and found <= {"val", "test"}:
+    known = {name for spellings in SPELLINGS.values() for name in spellings}
+    if found and found <= known - {"train"}:
         raise must("image folder", "have a folder train beside val and test", ", ".join(sorted(found)))
-    places = {split: top / split for split in SPLITS if split in found} if "train" in found else {"train": top}
-    names = sorted({entry.name for place in places.values() for entry in _subfolders(place)})
-    if not names:
+    places, notes = {"train": top}, []
+    if "train" in found and (found <= known or _subfolders(top / "train")):
+        spelled = _spelled(found, "image folder")
+        places = {split: top / name for split, name in spelled.items()}
+        notes = [f"folder {line}" for line in _read_as(spelled)]
+        if extra := sorted(found - known):
+            notes.append(f"not read: {listed(extra)}, beside train in {top}")
+    folders = {split: _class_folders(place) for split, place in places.items()}
+    spellings_on_disk: dict[str, str] = {}
+    for by_key in folders.values():
+        for key, folder in by_key.items():
+            spellings_on_disk.setdefault(key, folder.name)
+    keys = sorted(spellings_on_disk, key=spellings_on_disk.__getitem__)
+    if not keys:
         raise must("image folder", "have one folder per class", f"none in {places['train']}")
     splits: dict[str, tuple[Images, Tensor]] = {}
     for split, place in places.items():
         files = [
             (path, number)
-            for number, name in enumerate(names)
-            for path in sorted((place / name).rglob("*"))
-            if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".") and path.is_file()
+            for number, key in enumerate(keys)
+            if key in folders[split]
+            for path in image_paths(folders[split][key])
         ]
         labels = check_labels(f"image folder {place}", [number for _, number in files])
-        splits[split] = (ImageFiles([path for path, _ in files], labels), labels)
-    return Source(splits=splits, class_names=names)
+        splits[split] = (ImageFiles([path for path, _ in files], labels, top=top), labels)
+    return Source(splits=splits, class_names=[spellings_on_disk[key] for key in keys], notes=tuple(notes))
+
+
+def _class_folders(place: Path) -> dict[str, Path]:
+    """The class folders, by name in one Unicode normal form: macOS keeps another one than most."""
+    folders: dict[str, Path] = {}
+    for folder in sorted(_subfolders(place)):
+        key = unicodedata.normalize("NFC", folder.name)
+        if key in folders:
+            got = f"two that read {folder.name} in {place}, written with different characters"
+            raise must("class folders", "have names of their own", got, "join the two")
+        folders[key] = folder
+    return folders
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _python(spec: str) -> Source:
+def image_paths(folder: Path) -> list[Path]:
+    """The image files in a folder and below it, by their endings, sorted; links that lead nowhere too."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise must("image folder", "be one that you may read", folder)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_ENDINGS
+        and not path.name.startswith(".")
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
+    )
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def read_python(spec: str) -> Source:
+    """What a function of the user's own returns: data sets under `train`, `val` and `test`, and `class_names`.
+
+    Data sets of dicts with named columns, as Hugging Face's `datasets` makes them, are read by their columns; their
+    PIL images are read as image files are.
+    """
     law = "return a mapping with a data set under 'train'"
     made = call_object(spec, import_object(spec, "--data"), law)
     if not isinstance(made, Mapping) or made.get("train") is None:
         got = f"one with {', '.join(map(str, made)) or 'nothing'}" if isinstance(made, Mapping) else type(made).__name__
         raise must(f"{spec}()", law, got)
-    splits = {split: (made[split], labels_of(made[split])) for split in SPLITS if made.get(split) is not None}
-    return Source(splits=splits, class_names=made.get("class_names"), ready=True)
-
-
-_READERS: dict[str, Callable[[Path, str, bool], Source]] = {
-    "digits": _digits,
-    "cifar10": _cifar10,
-    "mnist": _mnist,
-    "fashion-mnist": _fashion_mnist,
-    "npz": _npz,
-    "folder": _folder,
-}
-_WITH_ARGUMENT = ("npz", "folder")
-SOURCES = ("digits", "cifar10", "mnist", "fashion-mnist", "npz:FILE", "folder:DIR", "package.module:function")
-
-
-def read_source(spec: str, root: Path, *, download: bool = False) -> Source:
-    """The source that `spec`, one of `SOURCES`, names; `root` is where named sources are kept.
-
-    Raises:
-        InputError: the source is unknown, missing or damaged.
-    """
-    kind, _, argument = spec.partition(":")
-    if kind in _READERS and bool(argument) == (kind in _WITH_ARGUMENT):
-        return _READERS[kind](root, argument, download)
-    if argument and kind not in _READERS:
-        return _python(spec)
-    raise unknown("--data", spec, SOURCES)
+    spelled = _spelled([name for name in made if made[name] is not None], f"{spec}()")
+    splits: dict[str, tuple[Images, Tensor]] = {}
+    names: list[Sequence[str]] = []
+    for split, name in spelled.items():
+        dataset, labels = made[name], labels_of(made[name])
+        if is_table(dataset):
+            if (of_classes := table_class_names(dataset)) is not None:
+                names.append(of_classes)
+            dataset = Table(dataset, image_column(dataset), labels)
+        splits[split] = (dataset, labels)
+    if any(other != names[0] for other in names):
+        raise must(f"{spec}()", "name the same classes in every split", "names that differ")
+    train, given = splits["train"][0], made.get("class_names")
+    return Source(
+        splits=splits,
+        class_names=given if given is not None else names[0] if names else None,
+        ready=not (isinstance(train, Table) and train.holds_pil()),
+        notes=_read_as(spelled),
+    )

@@ -10,6 +10,7 @@ from .. import storage
 from ..augment import CropFlip
 from ..data import Data, Imbalance, View, collate, load_data
 from ..errors import unknown
+from ..images import Progress
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
 
@@ -28,8 +29,10 @@ class DataOptions:
     resize: int | None = None
     crop: int | None = None
     download: bool = False
+    skip_bad: bool = False
+    relabel: bool = True  # False for a network trained elsewhere that has an output for every number up to the largest
 
-    def load(self, *, measure_view: bool) -> Data:
+    def load(self, *, measure_view: bool, progress: Progress | None = None) -> Data:
         """The data that these flags name, with the contract's defaults where they are silent."""
         return load_data(
             self.spec or "digits",
@@ -43,6 +46,9 @@ class DataOptions:
             crop=self.crop,
             download=self.download,
             measure_view=measure_view,
+            skip_bad=self.skip_bad,
+            relabel=self.relabel,
+            check_progress=progress,
         )
 
     def inputs(self) -> list[Path]:
@@ -65,7 +71,8 @@ class DataOptions:
         if self.mean is None and self.std is None:
             recorded |= {name: tuple(view[name]) for name in ("mean", "std") if name in view}
         recorded |= {name: view[name] for name in ("resize", "crop") if view.get(name) is not None}
-        return dataclasses.replace(self, **{k: v for k, v in recorded.items() if getattr(self, k) is None})
+        given = {name: value for name, value in recorded.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **given, skip_bad=self.skip_bad or bool(data.get("skipped")))
 
 
 def fit_channels(view: View | None, model: str) -> View | None:
@@ -76,6 +83,7 @@ def fit_channels(view: View | None, model: str) -> View | None:
 
 
 def channels_of(data: Data, view: View | None) -> int:
+    """Channels of what the model sees."""
     return len(view.mean) if view is not None else int(collate([data.train.dataset[0]])[0].shape[1])
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from .. import origin, storage
 from ..augment import CropFlip
 from ..data import Data, View, collate, make_loader
+from ..duplicates import find_duplicates
 from ..errors import InputError, must, unknown
 from ..functional import counts
 from ..models import build_model, parameter_count
@@ -40,9 +41,17 @@ class _Training:
     identity: str
 
     @classmethod
-    def prepared(cls, data_options: DataOptions, model: str, method: str, recipe: Recipe, augment: str) -> _Training:
+    def prepared(
+        cls,
+        data_options: DataOptions,
+        model: str,
+        method: str,
+        recipe: Recipe,
+        augment: str,
+        progress: Progress | None = None,
+    ) -> _Training:
         """Load the data and build the network, or say what is wrong with either."""
-        data = data_options.load(measure_view=True)
+        data = data_options.load(measure_view=True, progress=progress)
         present = counts.class_counts(data.train.labels, data.num_classes)
         if int(present.min()) == 0:
             absent = ", ".join(data.class_names[c] for c in (present == 0).nonzero()[:, 0].tolist())
@@ -79,11 +88,32 @@ class _Training:
             identity=storage.digest_json(identity),
         )
 
+    def look_for_copies(self, progress: Progress | None) -> None:
+        """Record how many images of val are also in train."""
+        if self.data.val is not None:
+            found = find_duplicates(self.data.train, self.data.val, progress)
+            self.record["duplicates"] = {
+                "heldout": "val",
+                "images": len(self.data.val),
+                "count": found.count,
+                "same_label": found.same_label,
+            }
+
     def describe(self, say: Say) -> None:
         """The data, what the model sees, and the model, in words."""
         data, recipe = self.data, self.record["recipe"]
         sizes = f"{len(data.train)} train, {len(data.val) if data.val else 0} val"
         say(f"data: {data.spec}, {data.num_classes} classes, {sizes}; imbalance {data.imbalance}")
+        for note in data.notes:
+            say(f"note: {note}")
+        copies = self.record.get("duplicates")
+        if copies and copies["count"]:
+            other = copies["count"] - copies["same_label"]
+            say(
+                f"note: {copies['count']:,} of {copies['images']:,} val images are also in train (exact copies):"
+                " recall on val is too good by them"
+                + (f"; {other:,} of them have another label there" if other else "")
+            )
         say(f"the model sees: {self.view or 'images as the data set gives them'} ({data.view_origin})")
         say(f"augmentation in training: {self.augmentation or 'none'}")
         parameters = self.record["model"]["parameters"]
@@ -121,12 +151,13 @@ def train_run(
     if resume and not state.exists() and not begun:
         raise must("--resume", "find the state of an earlier run", f"none in {out}", "leave --resume out to start one")
     goes_on = resume and state.exists()  # a run that was stopped in its first epoch begins again
-    run = _Training.prepared(data_options, model, method, recipe, augment)
+    run = _Training.prepared(data_options, model, method, recipe, augment, progress if first else None)
     data, view, record = run.data, run.view, run.record
     new = not out.exists()
     if goes_on:
         require_resumable(state, recipe=recipe, identity=run.identity)
     if first:
+        run.look_for_copies(progress)
         run.describe(say)
         if goes_on:
             record["started"] = storage.read_json(out / "run.json", "run.json").get("started", record["started"])
