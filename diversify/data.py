@@ -212,12 +212,14 @@ def holdout_indices(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """
     if not 0 <= fraction < 1:
         raise must("--holdout", "lie in [0, 1)", fraction)
-    held = torch.zeros(len(labels), dtype=torch.bool)
     word = draws.bits("holdout", torch.arange(len(labels)))
     present, classes = torch.unique(labels, return_inverse=True)
+    chosen = [torch.empty(0, dtype=torch.int64)]
     for rows in _rows_per_class(classes, len(present)):
         take = min(round(len(rows) * fraction), len(rows) - 1)
-        held[rows[torch.argsort(word[rows], stable=True)[:take]]] = True
+        chosen.append(rows[torch.argsort(word[rows], stable=True)[:take]])
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[torch.cat(chosen)] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
 

@@ -159,8 +159,6 @@ def check_files(parts: Sequence[ImageFiles], progress: Progress | None = None) -
 
     Every file is decoded to its end, JPEG at an eighth of its size, by several threads.
     """
-    from PIL import Image
-
     paths = [path for part in parts for path in part.paths]
 
     def check(row: int) -> tuple[tuple[int, int] | None, str | None]:
@@ -172,8 +170,8 @@ def check_files(parts: Sequence[ImageFiles], progress: Progress | None = None) -
         except Exception as error:  # whatever a decoder makes of broken bytes
             return None, _what_is_wrong(error)
 
-    with warnings.catch_warnings():  # what Pillow warns of is refused here
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with warnings.catch_warnings():  # of what Pillow warns, bombs are refused here and odd metadata is no matter
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         found = in_threads(check, len(paths), progress, "checking images")
     bad = []
     for part in parts:
