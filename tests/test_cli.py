@@ -285,7 +285,8 @@ def spoil(folder: Path) -> dict[str, str]:
     (folder / "foreign").mkdir()
     (folder / "foreign" / "thesis.tex").write_text("x")
     (folder / "one_class.npz").unlink(missing_ok=True)
-    np.savez(folder / "gap.npz", train_images=images, train_labels=np.array([0, 2, 2, 0]))
+    names = np.array(["ant", "bee", "cat"])
+    np.savez(folder / "gap.npz", train_images=images, train_labels=np.array([0, 2, 2, 0]), class_names=names)
     return {"dir": str(folder)}
 
 
@@ -307,7 +308,7 @@ WRONG = {
     f"diagnose {D} --mean 0.5": "--mean and --std must be given together, got only one of them",
     f"diagnose {D} --mean half --std 1": "--mean must be numbers separated by commas, got 'half'",
     f"diagnose {D} --precision fp16": "precision must be one of",
-    f"diagnose {D} --data svnh": "--data must be one of digits, cifar10, mnist, fashion-mnist, npz:FILE, folder:DIR,",
+    f"diagnose {D} --data svnh": "--data must be one of digits, cifar10, cifar100, svhn, mnist, fashion-mnist, places365,",
     "diagnose --weights {weights} --out {dir}/file": "DIR must be a folder, got the file {dir}/file",
     "diagnose --weights {weights} --out {dir}/foreign": "DIR must be new or empty, got {dir}/foreign; pass --overwrite to replace it",
     "diagnose --weights {weights} --out {dir}/foreign --overwrite": "DIR must be new, empty or an earlier run (with a run.json), got",
@@ -317,9 +318,9 @@ WRONG = {
     "train --data npz:{dir}/cut.npz --out {dir}/out": "npz file must be a whole NumPy .npz without Python objects, got {dir}/cut.npz",
     "train --data npz:{dir}/neg.npz --out {dir}/out": "labels of train_images must not be negative, got -1 at row 2",
     "train --data npz:{dir}/len.npz --out {dir}/out": "labels of train_images must be as many as its images, 4, got 2",
-    "train --data npz:{dir}/gap.npz --out {dir}/out": "every class must have a training image, got none of class 1",
+    "train --data npz:{dir}/gap.npz --out {dir}/out": "every class must have a training image, got none of bee",
     "train --data folder:{dir}/none --out {dir}/out": "image folder must exist, got {dir}/none",
-    "train --data digit --out {dir}/out": "--data must be one of digits, cifar10, mnist, fashion-mnist, npz:FILE, folder:DIR,",
+    "train --data digit --out {dir}/out": "--data must be one of digits, cifar10, cifar100, svhn, mnist, fashion-mnist, places365,",
     "train --imbalance exp --out {dir}/out": "--imbalance must be exp:RATIO[:NMAX], step:RATIO:FRACTION or none, got 'exp'",
     "train --imbalance exp:0.1 --out {dir}/out": "RATIO of --imbalance must be at least 1 and finite, got 0.1",
     "train --imbalance step:10:2 --out {dir}/out": "FRACTION of --imbalance must lie strictly between 0 and 1, got 2.0",

@@ -1,6 +1,7 @@
 """Public data sets in their own layouts, MedMNIST files, trees, data sets of dicts, class names and labels of any kind."""
 
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -17,6 +18,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from diversify import cli
 from diversify.data import Imbalance, collate, holdout_indices, imbalance_indices, labels_of, load_data, make_loader
 from diversify.errors import InputError
 from diversify.functional import draws
@@ -513,6 +515,20 @@ def test_numbers_are_kept_on_request_and_under_names(tmp_path):
     named = load_data(skipping(tmp_path / "b.npz", class_names=names), holdout=0, **VIEW)
     assert (named.num_classes, named.label_numbers) == (14, None)
     assert named.train.labels.tolist() == [7, 3, 3, 7, 3, 9]
+
+
+def test_train_says_that_labels_skip_numbers_and_diagnose_finds_the_same_classes(tmp_path, capsys):
+    labels = np.arange(20) % 2 * 4 + 3
+    np.savez(tmp_path / "a.npz", train_images=noise(20, 8, 8), train_labels=labels)
+    arguments = f"train --data npz:{tmp_path}/a.npz --epochs 1 --warmup-epochs 0 --augment none --out {tmp_path}/run"
+    assert cli.run(arguments.split()) == 0
+    expected = "note: labels skip numbers: the 2 with images, of 0 to 7, are classes 0 to 1, named by their own numbers"
+    assert expected in capsys.readouterr().out
+    assert cli.run(f"diagnose --weights {tmp_path}/run/model.safetensors --out {tmp_path}/diagnosis".split()) == 0
+    trained, diagnosed = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "diagnosis"))
+    assert diagnosed["data"] == trained["data"]
+    assert trained["data"]["label_numbers"] == [3, 7]
+    assert trained["data"]["class_names"] == ["class 3", "class 7"]
 
 
 def test_huge_numbers_are_classes_too(tmp_path):
