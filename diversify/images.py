@@ -186,14 +186,10 @@ def in_threads(work: Callable[[int], Result], count: int, progress: Progress | N
     chunks = [range(start, min(start + 32, count)) for start in range(0, count, 32)]
     done: list[Result] = []
     with ThreadPoolExecutor() as pool:
-        try:
-            for part in pool.map(lambda rows: [work(row) for row in rows], chunks):
-                done += part
-                if progress is not None:
-                    progress(what, len(done), count)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for part in pool.map(lambda rows: [work(row) for row in rows], chunks):
+            done += part
+            if progress is not None:
+                progress(what, len(done), count)
     return done
 
 

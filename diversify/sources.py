@@ -86,7 +86,9 @@ def check_labels(name: str, labels: object, *, rows: int | None = None) -> Tenso
     if len(labels) == 0:
         raise must(name, "have at least one image", 0)
     if (low := int(labels.min())) < 0:
-        raise must(f"labels of {name}", "not be negative", f"{low} at row {int((labels == low).nonzero()[0, 0])}")
+        advice = "leave this split out: -1 throughout means that it has no labels" if bool((labels == -1).all()) else ""
+        got = f"{low} at row {int((labels == low).nonzero()[0, 0])}"
+        raise must(f"labels of {name}", "not be negative", got, advice)
     return labels
 
 

@@ -683,6 +683,11 @@ TABLE_ERRORS = [
         "their_data:make() must have one val split, got val and validation",
     ),
     (
+        lambda: {"train": Rows(image=pictures(1), label=[0]), "test": Rows(image=pictures(2), label=[-1, -1])},
+        "labels of Rows must not be negative, got -1 at row 0; "
+        "leave this split out: -1 throughout means that it has no labels",
+    ),
+    (
         lambda: {"train": broken()},
         "an image of the data set must have whole numbers for pixels, got floating point, PIL mode F (row 0)",
     ),
