@@ -10,6 +10,7 @@ import dataclasses
 import io
 import itertools
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -163,6 +164,19 @@ def _drawn(data: Plot, width: float) -> Figure:
 def cut(name: str, length: int) -> str:
     """`name`, its end left out where it is longer."""
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+
+
+def shortened(names: Sequence[str], length: int) -> list[str]:
+    """Names cut to a length at their end; where that leaves several the same, without the words they begin with."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(cut(name, length), []).append(name)
+    found = []
+    for name in names:
+        group = groups[cut(name, length)]
+        start = os.path.commonprefix(group).rfind(" ") + 1 if len(set(group)) > 1 else 0
+        found.append(cut(f"…{name[start:]}" if start else name, length))
+    return found
 
 
 def _ink(name: str) -> str:
@@ -333,7 +347,7 @@ def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def _rows(data: Rows, width: float) -> Figure:
     count = len(data.names)
-    names = [f"{cut(name, _NAME)} {sign}".rstrip() for name, sign in zip(data.names, data.signs, strict=True)]
+    names = [f"{name} {sign}".rstrip() for name, sign in zip(shortened(data.names, _NAME), data.signs, strict=True)]
     left = min(0.42 * width, 0.2 + max((len(name) for name in names), default=0) * _CHARACTER / 72)
     several = len(data.series) > 1
     row, top, bottom = 0.32, 0.3, 0.34  # the same for all, so that drawings side by side are level
@@ -424,7 +438,7 @@ _PARTS = (("blue", "on-dark"), ("sky", "on-light"), ("orange", "on-light"), ("ve
 
 def _stacked(data: Stacked, width: float) -> Figure:
     count = len(data.names)
-    names = [f"{cut(name, _NAME)} {sign}".rstrip() for name, sign in zip(data.names, data.signs, strict=True)]
+    names = [f"{name} {sign}".rstrip() for name, sign in zip(shortened(data.names, _NAME), data.signs, strict=True)]
     left = min(0.42 * width, 0.2 + max((len(name) for name in names), default=0) * _CHARACTER / 72)
     figure, axes = _figure(width, 0.3 + 0.34 + 0.32 * max(1, count), left, 0.15, 0.34, 0.3)
     axes.set_xlim(0, 1)

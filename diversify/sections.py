@@ -201,7 +201,7 @@ def _top_k(subject: Subject) -> Section:
         small=tuple(_profiles(subject)),
         small_title="Which features give way?",
         small_caption="Mean part of the logit that each of the top-K gives: grey squares on training images, blue triangles on hits,"
-        " red triangles, pointing down, on misses. The weakest fragile classes, and the class of the highest recall.",
+        " orange triangles, pointing down, on misses. The weakest fragile classes, and the class of the highest recall.",
         grids=tuple(grid for grid in (_feature_grid(subject),) if grid.rows and grid.columns),
         summary=subject.summary(
             "Top-K features",
@@ -304,6 +304,8 @@ def _feature_grid(subject: Subject) -> Grid:
 
 # Diversity
 
+_SIDES = ("heldout", "train")
+
 
 def _diversity(subject: Subject) -> Section:
     charts = []
@@ -320,6 +322,11 @@ def _diversity(subject: Subject) -> Section:
         ),
     ):
         column = f"diversity_{measure}_heldout"
+        values = [
+            wording.at(subject.columns, f"diversity_{measure}_{side}", c) for side in _SIDES for c in subject.order
+        ]
+        if not any(map(math.isfinite, values)):
+            continue
         charts.append(
             Chart(
                 title=title,
@@ -336,7 +343,10 @@ def _diversity(subject: Subject) -> Section:
         title="Latent diversity",
         anchor="diversity",
         note="The same number of images of every class, drawn again and again, so that class size plays no part. Training features"
-        " collapse as training goes on; the held-out value is the one that speaks of the class.",
+        " collapse as training goes on; the held-out value is the one that speaks of the class."
+        + (
+            "" if charts else f" No class shown has {MATCHED_N} images on either side, so nothing can be compared here."
+        ),
         charts=tuple(charts),
         summary=subject.summary(
             "Latent diversity",

@@ -446,6 +446,24 @@ def test_values_beyond_the_limits_are_drawn_at_the_edge():
     assert all(0 <= number <= width for number in numbers)
 
 
+def test_long_names_stay_apart_when_they_are_cut():
+    names = ["species number 17 of it", "species number 18 of it", "short", "another name that is long"]
+    short = plots.shortened(names, 12)
+    assert len(set(short)) == 4
+    assert all(len(name) <= 12 for name in short)
+    assert short == ["…17 of it", "…18 of it", "short", "another nam…"]
+
+
+def test_small_classes_leave_no_empty_figure(diagnosis: Diagnosis):
+    columns = {
+        name: torch.full_like(column, torch.nan) if name.startswith("diversity_") else column
+        for name, column in diagnosis.columns.items()
+    }
+    section = report.report_of(dataclasses.replace(diagnosis, columns=columns), {}).sections[2]
+    assert section.charts == ()
+    assert "nothing can be compared here" in section.note
+
+
 def test_names_in_the_scatter_plot_do_not_meet(diagnosis: Diagnosis):
     wide = report.report_of(repeated(diagnosis, [place % 10 for place in range(60)]), {}).sections[0].charts[0].data
     figure = plots._scatter(wide, 4.8)
