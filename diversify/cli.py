@@ -335,6 +335,20 @@ def compare(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that diagnose or compare left.")],
+    *,
+    directory: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make the report of a folder again from its numbers; neither data nor network are needed."""
+    from .runs import report_run
+
+    report_run(folder, out=directory, overwrite=overwrite)
+    _say(f"report: {directory / 'report.html'}")
+
+
+@app.command()
 def demo(
     *,
     directory: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")] = Path("runs/demo"),
