@@ -6,6 +6,7 @@ with the parameter names that the field's public checkpoints use.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -135,8 +136,17 @@ def _build(spec: str, num_classes: int, channels: int) -> nn.Module:
             timm = importlib.import_module("timm")
         except ImportError as error:
             raise must("timm", "be installed for --model timm:NAME", "no such package", "pip install timm") from error
-        if not timm.is_model(name):
-            raise unknown("timm model", name, timm.list_models())
+        if not timm.is_model(name) or "/" in name:
+            near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=1)
+            advice = f"did you mean {near[0]!r}?" if near else ""
+            raise must("timm model", "be one that timm has", repr(name), advice)
+        plain, _, tag = name.partition(".")
+        if (
+            tag
+            and (tags := [each.partition(".")[2] for each in timm.list_pretrained(f"{plain}.*")])
+            and tag not in tags
+        ):
+            raise unknown(f"tag of timm's {plain}", tag, tags)
         return cast(nn.Module, timm.create_model(name, pretrained=False, num_classes=num_classes))
     make = import_object(spec, "--model")
     law = "return a torch.nn.Module"

@@ -4,13 +4,15 @@ import copy
 import json
 import random
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import (
@@ -31,27 +33,6 @@ from diversify.extraction import extract
 from diversify.heads import LinearHead, evaluating, read_head, split_head
 
 torch.set_num_threads(1)
-
-CLASSES = 7
-ARCHITECTURES = {  # name: (image size, options)
-    "alexnet": (63, {}),
-    "vgg11": (32, {}),
-    "resnet18": (32, {}),
-    "densenet121": (32, {}),
-    "googlenet": (32, {"init_weights": False}),
-    "inception_v3": (75, {"init_weights": False}),
-    "mobilenet_v2": (32, {}),
-    "mobilenet_v3_small": (32, {}),
-    "efficientnet_b0": (32, {}),
-    "regnet_y_400mf": (32, {}),
-    "shufflenet_v2_x0_5": (32, {}),
-    "mnasnet0_5": (32, {}),
-    "convnext_tiny": (32, {}),
-    "vit_b_32": (32, {"image_size": 32}),
-    "swin_t": (32, {}),
-    "swin_v2_t": (32, {}),
-    "maxvit_t": (224, {}),
-}
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:
@@ -134,39 +115,6 @@ def trace(model: nn.Module, loader: DataLoader | None = None) -> dict[str, objec
         state["loader"] = sorted(vars(loader), key=str)
         state["generator"] = None if loader.generator is None else loader.generator.get_state().tolist()
     return state
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_torchvision_heads(name):
-    size, options = ARCHITECTURES[name]
-    with warnings.catch_warnings(action="ignore"):
-        model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
-    mix_modes(model)
-    next(model.parameters()).requires_grad_(False)
-    images = seeded(2, 3, size, size)
-    before = trace(model)
-
-    split = split_head(model)
-    with evaluating(split), torch.no_grad():
-        features, logits = split(images)
-    assert trace(model) == before
-    found = extract(split, [(images, torch.tensor([0, 6]))])
-    assert trace(model) == before
-    with pytest.raises(InputError):  # after the forward: a label that is no class
-        extract(split, [(images, torch.tensor([0, CLASSES]))])
-    with pytest.raises(RuntimeError):  # in the forward: four channels
-        extract(split, [(seeded(2, 4, size, size), torch.tensor([0, 6]))])
-    assert trace(model) == before
-
-    with evaluating(model), torch.no_grad():
-        wanted = model(images)
-    assert torch.equal(logits, wanted)
-    head = read_head(split.head)
-    torch.testing.assert_close(F.linear(features, head.weight, head.bias), wanted)
-    torch.testing.assert_close(found.logits, wanted)
-    assert torch.equal(found.features, features)
-    assert (head.num_classes, head.num_features) == (CLASSES, features.shape[1])
-    assert {p.data_ptr() for p in split.parameters()} == {p.data_ptr() for p in model.parameters()}
 
 
 @pytest.mark.parametrize(
@@ -327,12 +275,34 @@ class Output:
     loss: None = None
 
 
+@dataclass(slots=True)
+class SlottedOutput:
+    logits: Tensor
+
+
+class ModelOutput(OrderedDict):
+    """As transformers has it: a dict whose values are attributes too."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        return self[name]
+
+
+class NamedOutput(NamedTuple):
+    hidden: Tensor
+    logits: Tensor
+
+
 WRAPPINGS = {
     "tensor": lambda logits: logits,
     "dict": lambda logits: {"loss": None, "logits": logits},
     "tuple": lambda logits: (logits, logits.argmax(1)),
     "list": lambda logits: [logits],
     "dataclass": Output,
+    "dataclass with slots": SlottedOutput,
+    "ordered dict": lambda logits: ModelOutput(hidden=logits[:, :1], logits=logits),
+    "named tuple": lambda logits: NamedOutput(logits[:, :1], logits),
+    "namespace": lambda logits: SimpleNamespace(logits=logits),
+    "nested": lambda logits: {"outputs": {"main": [logits]}},
 }
 
 
@@ -346,13 +316,36 @@ def test_what_a_model_returns_is_what_its_head_gives_in_whatever_it_is_wrapped(k
     assert message_of(InputError, split_head(Moved(True, wrap).eval()), images) == expected
 
 
-def test_one_of_several_outputs_is_enough_and_there_may_be_none():
+def test_one_of_several_outputs_is_enough():
     images = seeded(2, 1, 8, 8)
-    for wrap in (lambda logits: (-logits, logits), lambda logits: {"two": logits[:, :2]}, lambda logits: "text"):
+    for wrap in (lambda logits: (-logits, logits), lambda logits: {"two": logits[:, :2], "all": [logits]}):
         features, logits = split_head(Moved(False, wrap).eval())(images)
         assert len(features) == len(logits) == 2
-    _, logits = split_head(Moved(True, lambda logits: {"two": logits[:, :2]}).eval())(images)
-    assert logits.shape == (2, 3)
+
+
+UNKNOWN = {
+    "a dict with tensors of shape (2, 2)": lambda logits: {"two": logits[:, :2]},
+    "a tuple with tensors of shape (2,), (2, 1), (3, 2) and 1 more": lambda logits: (
+        logits.argmax(1),
+        logits[:, :1],
+        logits.t(),
+        logits[0],
+    ),
+    "a tensor of int64 of shape (2,)": lambda logits: logits.argmax(1),
+    "a str without tensors": lambda logits: "text",
+    "a NoneType without tensors": lambda logits: None,
+}
+
+
+@pytest.mark.parametrize("got", UNKNOWN)
+def test_an_output_without_the_logits_is_refused_unless_the_head_is_named(got):
+    images, model = seeded(2, 1, 8, 8), Moved(False, UNKNOWN[got]).eval()
+    assert message_of(InputError, split_head(model), images) == (
+        f"model must return the logits of its head, got {got}; name its head with --head NAME (head=NAME in Python), "
+        "or wrap it in a module that does (on the command line, --model package.module:function makes it)"
+    )
+    features, logits = split_head(model, head="head")(images)
+    assert torch.equal(model.head(features), logits)
 
 
 def test_a_head_that_is_called_with_a_keyword():
@@ -443,14 +436,6 @@ def message_of(error: type[Exception], call, *args, **kwargs) -> str:
 
 
 def test_heads_that_are_not_linear():
-    with warnings.catch_warnings(action="ignore"):
-        squeezenet = torchvision.models.squeezenet1_1(weights=None, num_classes=3)
-    assert message_of(InputError, split_head, squeezenet) == (
-        "head must be linear (W f + b) or cosine, got Conv2d 'classifier.1' as the last layer; give it a linear head"
-    )
-    assert message_of(InputError, split_head, squeezenet, "classifier.1") == (
-        "head must be linear (W f + b) or cosine, got Conv2d; name another layer with --head NAME (head=NAME in Python)"
-    )
     assert message_of(InputError, split_head, nn.ReLU()) == (
         "head must be linear (W f + b) or cosine, got a ReLU without weights"
     )

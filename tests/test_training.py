@@ -763,7 +763,8 @@ LOOP_ERRORS = [
     ),
     (
         lambda: train(net=TwoHeads()),
-        "model must return one tensor of logits, got tuple; wrap it in a function that does",
+        "model must return one tensor of logits, got a tuple with tensors of shape (8, 3), (8, 3); wrap it in a module that "
+        "does (on the command line, --model package.module:function makes it)",
     ),
     (lambda: train(net=make_net(7)), "model must return logits of shape (N, 3), got (8, 7)"),
     (lambda: train(net=nn.Conv2d(1, 3, 3)), "model must return logits of shape (N, 3), got (8, 3, 4, 4)"),
