@@ -102,8 +102,9 @@ def extract(
         loader: A `DataLoader`, or any iterable of `(images, labels)` or `(images, labels, indices)`. A `DataLoader`
             over a map-style data set is read in its own order by a private twin, which records every image's index.
         device: Where to run; by default where the model is. Elsewhere, a copy of the model runs. Images are moved there
-            and cast to the type of the model's weights (float16, bfloat16).
-        precision: `bf16` runs under autocast; `auto` does so where the hardware has it. The result is float32.
+            and cast to the type of the model's weights.
+        precision: `bf16` runs under autocast; `auto` does so where the hardware has it. Weights in float16 or bfloat16
+            run as they are. The result is float32.
         out: A folder for the arrays, which are then mapped into memory. An extraction that was interrupted goes on
             from there without reading finished images again, when model, precision, `fingerprint` and number of
             rows are the same. Needs a `DataLoader` over a map-style data set.
@@ -169,12 +170,13 @@ def _fill(
             waiting = 0
             table.add(block)
 
+    half = net.dtype in (torch.float16, torch.bfloat16)
     position = table.done
     try:
         for images, labels, indices in batches:
             if indices is None:
                 indices = torch.arange(position, position + len(labels))
-            with torch.inference_mode(), autocast(device, precision):
+            with torch.inference_mode(), autocast(device, "fp32" if half else precision):
                 images = images.to(device, net.dtype if images.is_floating_point() else None, non_blocking=True)
                 if precision == "bf16" and images.ndim == 4:
                     images = images.contiguous(memory_format=torch.channels_last)

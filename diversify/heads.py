@@ -265,7 +265,9 @@ def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Mo
         return recorder
     if module in copies:
         return copies[module]
-    children = {name: child and _graft(child, recorder, copies) for name, child in module._modules.items()}
+    children = {
+        name: None if child is None else _graft(child, recorder, copies) for name, child in module._modules.items()
+    }
     compiled = getattr(module, "_compiled_call_impl", None) is not None  # by model.compile()
     if not compiled and all(child is module._modules[name] for name, child in children.items()):
         return module
@@ -353,6 +355,8 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
     model = _unwrap(model)
     _require_images_alone(model)
     name = _find_head(model) if head is None else _named_head(model, head)
+    while (inner := _wrapped(model.get_submodule(name))) is not None:
+        name = f"{name}.{inner}"
     _require_several(read_head(model.get_submodule(name)).num_classes)
     return SplitModel(model, name, check_output=head is None)
 
@@ -362,13 +366,19 @@ def _require_several(num_outputs: int) -> None:
         raise must("head", "have at least 2 outputs", num_outputs)
 
 
+_WRAPPERS = ("module", "_orig_mod")
+
+
+def _wrapped(module: nn.Module) -> str | None:
+    """The attribute in which a wrapper for several devices or of `torch.compile` keeps a module; None for no wrapper."""
+    name = "module" if isinstance(module, DataParallel | DistributedDataParallel) else "_orig_mod"
+    return name if isinstance(getattr(module, name, None), nn.Module) else None
+
+
 def _unwrap(model: nn.Module) -> nn.Module:
-    while True:
-        parallel = isinstance(model, DataParallel | DistributedDataParallel)
-        inner = getattr(model, "module" if parallel else "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
+    while (name := _wrapped(model)) is not None:
+        model = getattr(model, name)
+    return model
 
 
 def _script() -> InputError:
@@ -405,9 +415,6 @@ def _require_images_alone(model: nn.Module) -> None:
         shown = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
         forward = signature.replace(parameters=shown, return_annotation=signature.empty)
         raise must("model", "take images as its one argument", f"forward{forward}", ADAPTER) from None
-
-
-_WRAPPERS = ("module", "_orig_mod")
 
 
 def _named_head(model: nn.Module, name: str) -> str:
