@@ -1,6 +1,7 @@
 """Every family of torchvision's and timm's classifiers: the right head, the model's own logits, and no trace."""
 
 import random
+import re
 import warnings
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diversify import storage
 from diversify.errors import InputError
 from diversify.extraction import extract
 from diversify.heads import evaluating, read_head, split_head
-from diversify.models import build_model
+from diversify.models import build_model, load_weights
 
 torch.set_num_threads(1)
 
@@ -103,6 +105,14 @@ def require_split(model: nn.Module, size: int, head: str) -> Tensor:
     return features
 
 
+def require_loading(model: nn.Module, monkeypatch: pytest.MonkeyPatch, rename=lambda key: key) -> None:
+    """A checkpoint of the model's own weights loads: as plain tensors, without what torch keeps beside them."""
+    saved = {rename(key): torch.full_like(value, 2) for key, value in model.state_dict().items()}
+    monkeypatch.setattr(storage, "load_checkpoint", lambda _: saved)
+    load_weights(model, "weights.pth")
+    assert all(bool((tensor.flatten()[:9] == 2).all()) for tensor in model.state_dict().values())
+
+
 def test_the_trace_sees_a_change():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
     changes = (
@@ -140,11 +150,20 @@ def test_every_family_of_torchvision_is_here():
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision(name):
+def test_torchvision(name, monkeypatch):
     size, head = TORCHVISION[name]
     with warnings.catch_warnings(action="ignore"):
         model = build_model(f"torchvision:{name}", CLASSES)
     require_split(model, size, head)
+    require_loading(model, monkeypatch)
+
+
+LEGACY = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")
+
+
+def test_densenets_published_files_have_older_names(monkeypatch):
+    model = build_model("torchvision:densenet121", CLASSES)
+    require_loading(model, monkeypatch, lambda key: LEGACY.sub(r"\1.\2.", key))
 
 
 def test_the_head_of_squeezenet_is_not_linear_on_its_features():

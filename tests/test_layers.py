@@ -29,6 +29,7 @@ ROOMS = {
     "training": 6.0,
     "data": 6.0,
     "models": 6.0,
+    "transforms": 6.1,
     "plots": 8.0,
     "layout": 8.1,
     "wording": 8.1,

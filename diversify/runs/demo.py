@@ -16,7 +16,6 @@ from .folders import SCHEMA_VERSION
 from .options import DataOptions
 from .train import Progress, Say, train_run
 
-
 DEMO_RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.05, schedule="cosine", warmup_epochs=3, precision="fp32")
 
 
