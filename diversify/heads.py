@@ -272,7 +272,7 @@ def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Mo
     if not compiled and all(child is module._modules[name] for name, child in children.items()):
         return module
     if isinstance(module, torch.jit.ScriptModule):
-        raise _script()
+        raise _not_python("a TorchScript module")
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     for name, value in module.__dict__.items():
@@ -349,7 +349,7 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
 
     Raises:
         InputError: No linear head, several, one with a single output, or no layer of that name; a model that is
-            TorchScript, quantized, not made yet (lazy), or takes more than images.
+            TorchScript, exported, quantized, not made yet (lazy), or takes more than images.
     """
     require_usable(model)
     model = _unwrap(model)
@@ -357,6 +357,8 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
     name = _find_head(model) if head is None else _named_head(model, head)
     while (inner := _wrapped(model.get_submodule(name))) is not None:
         name = f"{name}.{inner}"
+    if type(model.get_submodule(name)) is nn.Module:  # keeps weights for others: as a graph of torch.export has them
+        raise _not_python("an exported graph")
     _require_several(read_head(model.get_submodule(name)).num_classes)
     return SplitModel(model, name, check_output=head is None)
 
@@ -381,8 +383,8 @@ def _unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def _script() -> InputError:
-    return must("model", "be a Python module", "a TorchScript module", "pass the model that it was made from")
+def _not_python(kind: str) -> InputError:
+    return must("model", "be a Python module", kind, "pass the model that it was made from")
 
 
 def require_usable(model: object) -> None:
@@ -391,7 +393,7 @@ def require_usable(model: object) -> None:
         advice = "load it into a network first" if isinstance(model, Mapping) else ""
         raise must("model", "be a torch.nn.Module", f"a {type(model).__name__}", advice)
     if isinstance(_unwrap(model), torch.jit.ScriptModule):
-        raise _script()
+        raise _not_python("a TorchScript module")
     for name, module in model.named_modules():
         layer = f"{type(module).__name__} {name!r}"
         own = list(module.parameters(recurse=False))

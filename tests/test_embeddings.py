@@ -141,6 +141,16 @@ def test_extract_leaves_no_trace(error, workers):
     assert trace(model, loader) == before
 
 
+def test_a_frozen_batch_norm_keeps_its_mode_and_its_statistics():
+    model = make_net().train()
+    model.features[1].eval().requires_grad_(False)
+    before = trace(model)
+    extract(split_head(model), DataLoader(Images(), batch_size=5))
+    assert trace(model) == before
+    assert model.training
+    assert not model.features[1].training
+
+
 def test_the_trace_sees_a_change():
     model = make_net()
     changes = (
@@ -784,6 +794,10 @@ def scripted(name: str = "") -> nn.Module:
     return model
 
 
+def exported() -> nn.Module:
+    return torch.export.export(make_net().eval(), (seeded(2, 1, 8, 8),)).module()
+
+
 def quantized() -> nn.Module:
     with warnings.catch_warnings(action="ignore"):
         return torch.ao.quantization.quantize_dynamic(make_net(), {nn.Linear}, torch.qint8)
@@ -799,6 +813,10 @@ UNUSABLE = [
     (
         scripted,
         "model must be a Python module, got a TorchScript module; pass the model that it was made from",
+    ),
+    (
+        exported,
+        "model must be a Python module, got an exported graph; pass the model that it was made from",
     ),
     (
         quantized,
