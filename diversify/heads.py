@@ -353,7 +353,6 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
     """
     require_usable(model)
     model = _unwrap(model)
-    _require_images_alone(model)
     name = _find_head(model) if head is None else _named_head(model, head)
     while (inner := _wrapped(model.get_submodule(name))) is not None:
         name = f"{name}.{inner}"
@@ -388,7 +387,7 @@ def _not_python(kind: str) -> InputError:
 
 
 def require_usable(model: object) -> None:
-    """An InputError for what is no network in Python with weights in floating point."""
+    """An InputError for what is no network in Python that has weights in floating point and takes images alone."""
     if not isinstance(model, nn.Module):
         advice = "load it into a network first" if isinstance(model, Mapping) else ""
         raise must("model", "be a torch.nn.Module", f"a {type(model).__name__}", advice)
@@ -403,6 +402,7 @@ def require_usable(model: object) -> None:
         integers = any(not tensor.is_floating_point() and not tensor.is_complex() for tensor in own)
         if integers or (home[0] == "torch" and "quantized" in home):
             raise must("model", "have weights in floating point", f"the quantized {layer}", "pass it unquantized")
+    _require_images_alone(_unwrap(model))
 
 
 def _require_images_alone(model: nn.Module) -> None:

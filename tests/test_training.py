@@ -700,6 +700,11 @@ def test_a_state_that_is_damaged(tmp_path, stopped_state, kind):
 # Errors
 
 
+class ByKeyword(nn.Linear):
+    def forward(self, *, pixel_values):
+        return super().forward(pixel_values)
+
+
 class ADictionary(nn.Module):
     def __init__(self):
         super().__init__()
@@ -788,6 +793,11 @@ LOOP_ERRORS = [
     (
         lambda: train(net=nn.Sequential(nn.Flatten(), nn.LazyLinear(3))),
         "model must have its weights made, got the lazy LazyLinear '1'; run a batch of images through it first",
+    ),
+    (
+        lambda: train(net=ByKeyword(36, CLASSES)),
+        "model must take images as its one argument, got forward(*, pixel_values); wrap it in a module that does "
+        "(on the command line, --model package.module:function makes it)",
     ),
     (lambda: train(net=make_net(7)), "model must return logits of shape (N, 3), got (8, 7)"),
     (lambda: train(net=nn.Conv2d(1, 3, 3)), "model must return logits of shape (N, 3), got (8, 3, 4, 4)"),
