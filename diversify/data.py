@@ -50,8 +50,11 @@ class View:
     std: tuple[float, ...]
     resize: int | None = None
     crop: int | None = None
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise unknown("interpolation", self.interpolation, ("bilinear", "bicubic"))
         if len(self.mean) != len(self.std):
             raise must("--mean and --std", "have the same length", f"{len(self.mean)} and {len(self.std)}")
         if not all(map(math.isfinite, (*self.mean, *self.std))):
@@ -66,7 +69,8 @@ class View:
     def shape(self, images: Tensor) -> Tensor:
         """`(..., H, W)` images resized and cropped, still in their own type."""
         if self.resize is not None:
-            images = tvf.resize(images, [self.resize], antialias=True)
+            mode = tvf.InterpolationMode(self.interpolation)
+            images = tvf.resize(images, [self.resize], interpolation=mode, antialias=True)
         if self.crop is not None:
             images = tvf.center_crop(images, [self.crop, self.crop])
         return images
@@ -87,7 +91,8 @@ class View:
 
     def __str__(self) -> str:
         size = "".join(f", {n} {v}" for n, v in (("resize", self.resize), ("crop", self.crop)) if v is not None)
-        return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}{size}"
+        how = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}{size}{how}"
 
 
 def _numbers(values: Sequence[float]) -> str:

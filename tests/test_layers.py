@@ -31,6 +31,7 @@ ROOMS = {
     "data": 6.0,
     "models": 6.0,
     "thumbnails": 6.1,
+    "transforms": 6.1,
     "plots": 8.0,
     "layout": 8.1,
     "wording": 8.1,
