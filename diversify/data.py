@@ -291,6 +291,7 @@ def load_data(
     std: Sequence[float] | None = None,
     resize: int | None = None,
     crop: int | None = None,
+    interpolation: str = "bilinear",
     download: bool = False,
     measure_view: bool = False,
 ) -> Data:
@@ -312,6 +313,7 @@ def load_data(
     if len(names) < num_classes:
         raise must("class names", f"be as many as the classes, {num_classes}", len(names))
     view, view_origin = _choose_view(source, mean, std, resize, crop, measure_view)
+    view = view and dataclasses.replace(view, interpolation=interpolation)
     splits = {name: (_shaped(dataset, view), labels) for name, (dataset, labels) in source.splits.items()}
 
     labels = splits["train"][1]

@@ -9,7 +9,7 @@ from typing import Any
 from .. import storage
 from ..augment import CropFlip
 from ..data import SOURCES, Data, Imbalance, View, collate, load_data
-from ..errors import must, unknown
+from ..errors import unknown
 from ..transforms import count_outputs, published_view
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
@@ -33,8 +33,6 @@ class DataOptions:
 
     def load(self, *, measure_view: bool) -> Data:
         """The data that these flags name, with the contract's defaults where they are silent."""
-        if self.interpolation not in (None, "bilinear"):
-            raise must("interpolation of a view", "be bilinear", self.interpolation, "give --resize")
         return load_data(
             self.spec or "digits",
             root=self.root,
@@ -45,6 +43,7 @@ class DataOptions:
             std=self.std,
             resize=self.resize,
             crop=self.crop,
+            interpolation=self.interpolation or "bilinear",
             download=self.download,
             measure_view=measure_view,
         )
