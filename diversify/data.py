@@ -51,8 +51,11 @@ class View:
     std: tuple[float, ...]
     resize: int | None = None
     crop: int | None = None
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise unknown("interpolation", self.interpolation, ("bilinear", "bicubic"))
         if len(self.mean) != len(self.std):
             raise must("--mean and --std", "have the same length", f"{len(self.mean)} and {len(self.std)}")
         if not all(map(math.isfinite, (*self.mean, *self.std))):
@@ -67,7 +70,8 @@ class View:
     def shape(self, images: Tensor) -> Tensor:
         """`(..., H, W)` images resized and cropped, still in their own type."""
         if self.resize is not None:
-            images = tvf.resize(images, [self.resize], antialias=True)
+            mode = tvf.InterpolationMode(self.interpolation)
+            images = tvf.resize(images, [self.resize], interpolation=mode, antialias=True)
         if self.crop is not None:
             images = tvf.center_crop(images, [self.crop, self.crop])
         return images
@@ -88,7 +92,8 @@ class View:
 
     def __str__(self) -> str:
         size = "".join(f", {n} {v}" for n, v in (("resize", self.resize), ("crop", self.crop)) if v is not None)
-        return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}{size}"
+        how = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}{size}{how}"
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -307,6 +312,7 @@ def load_data(
     std: Sequence[float] | None = None,
     resize: int | None = None,
     crop: int | None = None,
+    interpolation: str = "bilinear",
     download: bool = False,
     measure_view: bool = False,
     skip_bad: bool = False,
@@ -338,6 +344,7 @@ def load_data(
     if len(names) < num_classes:
         raise must("class names", f"be as many as the classes, {num_classes}", len(names))
     view, view_origin = _choose_view(source, mean, std, resize, crop, measure_view)
+    view = view and dataclasses.replace(view, interpolation=interpolation)
     splits = {name: (_shaped(dataset, view), labels) for name, (dataset, labels) in source.splits.items()}
 
     labels = splits["train"][1]

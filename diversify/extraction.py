@@ -23,6 +23,7 @@ from . import storage
 from .embeddings import BLOCK_ROWS, COLUMNS, Embeddings, Table, other_run
 from .errors import InputError, must, unknown
 from .heads import SplitModel, evaluating
+from .importing import describe, is_passed_on
 
 Precision = Literal["fp32", "bf16", "auto"]
 Progress = Callable[[int, int | None], None]
@@ -66,6 +67,21 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use)
 
 
+@contextlib.contextmanager
+def taking(images: Tensor) -> Iterator[None]:
+    """What a model's first forward raises becomes an InputError: it does not take such images."""
+    try:
+        yield
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        if is_passed_on(error):
+            raise
+        shape = ", ".join(["N", *map(str, images.shape[1:])])
+        advice = f"they have shape ({shape})"
+        if "not implemented for 'Half'" in str(error):
+            advice = "this device cannot run float16 weights: call model.float() first"
+        raise must("model", "take these images", describe(error), advice) from error
+
+
 # The extraction
 
 
@@ -85,8 +101,10 @@ def extract(
         split: From `split_head`.
         loader: A `DataLoader`, or any iterable of `(images, labels)` or `(images, labels, indices)`. A `DataLoader`
             over a map-style data set is read in its own order by a private twin, which records every image's index.
-        device: Where to run; by default where the model is. Elsewhere, a copy of the model runs.
-        precision: `bf16` runs under autocast; `auto` does so where the hardware has it. The result is float32.
+        device: Where to run; by default where the model is. Elsewhere, a copy of the model runs. Images are moved there
+            and cast to the type of the model's weights.
+        precision: `bf16` runs under autocast; `auto` does so where the hardware has it. Weights in float16 or bfloat16
+            run as they are. The result is float32.
         out: A folder for the arrays, which are then mapped into memory. An extraction that was interrupted goes on
             from there without reading finished images again, when model, precision, `fingerprint` and number of
             rows are the same. Needs a `DataLoader` over a map-style data set.
@@ -95,7 +113,8 @@ def extract(
 
     Raises:
         InputError: Labels that are not integers or out of range, features that are not finite, an image visited
-            twice, a head that does not run once, or an `out` that holds something else.
+            twice, a model that does not take the images, a head that does not run once, or an `out` that holds something
+            else.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", str(precision), PRECISIONS)
@@ -151,16 +170,18 @@ def _fill(
             waiting = 0
             table.add(block)
 
+    half = net.dtype in (torch.float16, torch.bfloat16)
     position = table.done
     try:
         for images, labels, indices in batches:
             if indices is None:
                 indices = torch.arange(position, position + len(labels))
-            with torch.inference_mode(), autocast(device, precision):
-                images = images.to(device, non_blocking=True)
+            with torch.inference_mode(), autocast(device, "fp32" if half else precision):
+                images = images.to(device, net.dtype if images.is_floating_point() else None, non_blocking=True)
                 if precision == "bf16" and images.ndim == 4:
                     images = images.contiguous(memory_format=torch.channels_last)
-                features, logits = net(images)
+                with taking(images) if position == 0 else contextlib.nullcontext():
+                    features, logits = net(images)
                 block = {"features": features.float(), "logits": logits.float()}
             if not len(images) == len(features) == len(labels) == len(indices):
                 got = f"{len(images)} images, {len(features)} features, {len(labels)} labels, {len(indices)} indices"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MethodType
 from typing import Any, Self
 
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
-from .errors import must, unknown
+from .errors import InputError, must, unknown
 
 _LINEAR = "be linear (W f + b) or cosine"
+ADAPTER = "wrap it in a module that does (on the command line, --model package.module:function makes it)"
 
 
 # The head
@@ -93,12 +96,13 @@ def read_head(module: nn.Module | LinearHead, probe_features: Tensor | None = No
     if isinstance(module, LinearHead):
         return module
     refusal = must("head", _LINEAR, type(module).__name__, "name another layer with --head NAME (head=NAME in Python)")
+    module = _unwrap(module)
     tensors = _parameters_of_head(module)
     weights = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.is_floating_point() and tensor.numel()]
     if not weights or any(tensor.ndim > 2 for tensor in tensors):
         raise refusal
     tolerance = 2e-3 if weights[0].dtype in (torch.float32, torch.float64) else 3e-2
-    for weight in (weights[0], weights[0].t()):
+    for weight in (turned for either in weights for turned in (either, either.t())):
         call = functools.partial(_call_head, module, weights[0])
         probes = _probe_features(weight.shape[1]) if probe_features is None else probe_features[:16].float().cpu()
         outputs = call(probes) if probes.shape[1] == weight.shape[1] else None
@@ -190,7 +194,7 @@ class SplitModel(nn.Module):
 
     def __init__(self, model: nn.Module, head_name: str, *, check_output: bool) -> None:
         super().__init__()
-        recorder = _Recorder(model.get_submodule(head_name))
+        recorder = _Recorder(_unwrap(model.get_submodule(head_name)))
         self.head_name = head_name
         self._copies: dict[nn.Module, nn.Module] = {}
         self.body = _graft(model, recorder, self._copies)
@@ -206,6 +210,12 @@ class SplitModel(nn.Module):
     def device(self) -> torch.device:
         """Where the model's first parameter is."""
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that images have to have: that of the first weight."""
+        weights = (tensor.dtype for tensor in self.parameters() if tensor.is_floating_point() and tensor.ndim > 1)
+        return next(weights, torch.float32)
 
     def tensors(self) -> dict[str, Tensor]:
         """The user's model's state dict, by the model's own names."""
@@ -249,21 +259,27 @@ class SplitModel(nn.Module):
 
 
 def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Module]) -> nn.Module:
-    """`module` copied shallowly with the recorder in the head's place; `module` itself where the head is not in it."""
+    """`module` copied shallowly with the recorder in the head's place, wrappers left out; itself where neither is in it."""
+    module = _unwrap(module)
     if module is recorder.head:
         return recorder
     if module in copies:
         return copies[module]
-    children = {name: child and _graft(child, recorder, copies) for name, child in module._modules.items()}
-    if all(child is module._modules[name] for name, child in children.items()):
+    children = {
+        name: None if child is None else _graft(child, recorder, copies) for name, child in module._modules.items()
+    }
+    compiled = getattr(module, "_compiled_call_impl", None) is not None  # by model.compile()
+    if not compiled and all(child is module._modules[name] for name, child in children.items()):
         return module
+    if isinstance(module, torch.jit.ScriptModule):
+        raise _not_python("a TorchScript module")
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     for name, value in module.__dict__.items():
         if isinstance(value, MethodType) and value.__self__ is module:
             twin.__dict__[name] = MethodType(value.__func__, twin)
     twin.__dict__["_modules"] = children
-    twin.__dict__["_compiled_call_impl"] = None  # of model.compile(): it would run the original
+    twin.__dict__["_compiled_call_impl"] = None  # it would run the original
     copies[module] = twin
     return twin
 
@@ -271,24 +287,44 @@ def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Mo
 def _require_same_output(name: str, logits: Tensor, output: object) -> None:
     """An InputError unless the model's output is largest where the head's is.
 
-    Of a dict, tuple, list or dataclass, one of the tensors that have the logits' shape has to be; there may be none.
+    Of a dict, tuple, list or other object, one of the tensors that have the logits' shape has to be.
     """
-    if isinstance(output, Tensor):
-        outputs = [output] if output.is_floating_point() else []
-    else:
-        found = [part for part in _parts(output) if isinstance(part, Tensor) and part.is_floating_point()]
-        outputs = [part for part in found if part.shape == logits.shape]
-    if outputs and not any(_is_largest_where(part, logits) for part in outputs):
+    outputs = [part for part in _tensors_in(output) if part.is_floating_point()]
+    if not isinstance(output, Tensor) or not outputs:
+        outputs = [part for part in outputs if part.shape == logits.shape]
+        if not outputs:
+            advice = f"name its head with --head NAME (head=NAME in Python), or {ADAPTER}"
+            raise must("model", "return the logits of its head", describe_output(output), advice)
+    if not any(_is_largest_where(part, logits) for part in outputs):
         advice = "name the right layer with --head NAME"
         raise must("head", "give the model's output", f"{name!r}, which does not", advice)
 
 
-def _parts(output: object) -> list[Any]:
+def describe_output(output: object) -> str:
+    """What a model returned, in a few words."""
+    shapes = [str(tuple(part.shape)) for part in _tensors_in(output)]
+    if isinstance(output, Tensor):
+        return f"a tensor of {str(output.dtype).removeprefix('torch.')} of shape {shapes[0]}"
+    more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
+    inside = f" with tensors of shape {', '.join(shapes[:3])}{more}" if shapes else " without tensors"
+    return f"a {type(output).__name__}{inside}"
+
+
+def _tensors_in(output: object, depth: int = 3) -> list[Tensor]:
+    """The tensors of a tensor, dict, tuple, list or other object, in their order, `depth` containers deep."""
+    if isinstance(output, Tensor):
+        return [output]
+    if depth == 0 or isinstance(output, nn.Module):
+        return []
     if isinstance(output, Mapping):
-        return list(output.values())
-    if isinstance(output, tuple | list):
-        return list(output)
-    return list(vars(output).values()) if is_dataclass(output) and hasattr(output, "__dict__") else []
+        parts: list[object] = list(output.values())
+    elif isinstance(output, tuple | list):
+        parts = list(output)
+    elif is_dataclass(output):
+        parts = [getattr(output, field.name, None) for field in fields(output)]
+    else:
+        parts = list(getattr(output, "__dict__", {}).values())
+    return [tensor for part in parts for tensor in _tensors_in(part, depth - 1)]
 
 
 def _is_largest_where(output: Tensor, logits: Tensor) -> bool:
@@ -307,16 +343,21 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
     one output. The first forward then checks that the head runs once and decides the model's output.
 
     Args:
-        model: Any classifier; `DataParallel`, `DistributedDataParallel` and `torch.compile` are unwrapped.
+        model: Any classifier that takes images and returns logits, alone or in a tuple, dict or other object.
+            `DataParallel`, `DistributedDataParallel` and `torch.compile` are unwrapped, around parts of it too.
         head: The name of the head in `model.named_modules()`, where the structure leaves a choice.
 
     Raises:
-        InputError: No linear head, several, one with a single output, or no layer of that name.
+        InputError: No linear head, several, one with a single output, or no layer of that name; a model that is
+            TorchScript, exported, quantized, not made yet (lazy), or takes more than images.
     """
+    require_usable(model)
     model = _unwrap(model)
-    if isinstance(model, torch.jit.ScriptModule):
-        raise must("model", "be a Python module", "a TorchScript module", "pass the model that it was made from")
     name = _find_head(model) if head is None else _named_head(model, head)
+    while (inner := _wrapped(model.get_submodule(name))) is not None:
+        name = f"{name}.{inner}"
+    if type(model.get_submodule(name)) is nn.Module:  # keeps weights for others: as a graph of torch.export has them
+        raise _not_python("an exported graph")
     _require_several(read_head(model.get_submodule(name)).num_classes)
     return SplitModel(model, name, check_output=head is None)
 
@@ -326,19 +367,65 @@ def _require_several(num_outputs: int) -> None:
         raise must("head", "have at least 2 outputs", num_outputs)
 
 
+_WRAPPERS = ("module", "_orig_mod")
+
+
+def _wrapped(module: nn.Module) -> str | None:
+    """The attribute in which a wrapper for several devices or of `torch.compile` keeps a module; None for no wrapper."""
+    name = "module" if isinstance(module, DataParallel | DistributedDataParallel) else "_orig_mod"
+    return name if isinstance(getattr(module, name, None), nn.Module) else None
+
+
 def _unwrap(model: nn.Module) -> nn.Module:
-    while True:
-        parallel = isinstance(model, DataParallel | DistributedDataParallel)
-        inner = getattr(model, "module" if parallel else "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
+    while (name := _wrapped(model)) is not None:
+        model = getattr(model, name)
+    return model
+
+
+def _not_python(kind: str) -> InputError:
+    return must("model", "be a Python module", kind, "pass the model that it was made from")
+
+
+def require_usable(model: object) -> None:
+    """An InputError for what is no network in Python that has weights in floating point and takes images alone."""
+    if not isinstance(model, nn.Module):
+        advice = "load it into a network first" if isinstance(model, Mapping) else ""
+        raise must("model", "be a torch.nn.Module", f"a {type(model).__name__}", advice)
+    if isinstance(_unwrap(model), torch.jit.ScriptModule):
+        raise _not_python("a TorchScript module")
+    for name, module in model.named_modules():
+        layer = f"{type(module).__name__} {name!r}"
+        own = list(module.parameters(recurse=False))
+        if any(is_lazy(tensor) for tensor in [*own, *module.buffers(recurse=False)]):
+            raise must("model", "have its weights made", f"the lazy {layer}", "run a batch of images through it first")
+        home = type(module).__module__.split(".")
+        integers = any(not tensor.is_floating_point() and not tensor.is_complex() for tensor in own)
+        if integers or (home[0] == "torch" and "quantized" in home):
+            raise must("model", "have weights in floating point", f"the quantized {layer}", "pass it unquantized")
+    _require_images_alone(_unwrap(model))
+
+
+def _require_images_alone(model: nn.Module) -> None:
+    """An InputError when images alone, by position, are not what the model's forward takes."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        shown = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+        forward = signature.replace(parameters=shown, return_annotation=signature.empty)
+        raise must("model", "take images as its one argument", f"forward{forward}", ADAPTER) from None
 
 
 def _named_head(model: nn.Module, name: str) -> str:
+    """The layer of this name, wherever wrappers add to it."""
     modules = dict(model.named_modules())
-    while name not in modules and name.startswith(("module.", "_orig_mod.")):
-        name = name.partition(".")[2]
+    if name not in modules:
+        plain = {each: [part for part in each.split(".") if part not in _WRAPPERS] for each in modules}
+        wanted = [part for part in name.split(".") if part not in _WRAPPERS]
+        name = next((each for each in modules if wanted and plain[each] == wanted), name)
     if name not in modules:
         linear = [layer.name for layer in _layers(model) if layer.outputs]
         raise unknown("head", name, linear or [key for key in modules if key])

@@ -6,8 +6,11 @@ with the parameter names that the field's public checkpoints use.
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Callable
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +20,7 @@ from torch.nn import functional
 
 from . import storage
 from .errors import must, unknown
+from .heads import require_usable
 from .importing import accepts, call_object, import_object
 
 
@@ -135,19 +139,31 @@ def _build(spec: str, num_classes: int, channels: int) -> nn.Module:
             timm = importlib.import_module("timm")
         except ImportError as error:
             raise must("timm", "be installed for --model timm:NAME", "no such package", "pip install timm") from error
-        if not timm.is_model(name):
-            raise unknown("timm model", name, timm.list_models())
+        if not timm.is_model(name) or "/" in name:
+            near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=1)
+            advice = f"did you mean {near[0]!r}?" if near else ""
+            raise must("timm model", "be one that timm has", repr(name), advice)
+        plain, _, tag = name.partition(".")
+        if (
+            tag
+            and (tags := [each.partition(".")[2] for each in timm.list_pretrained(f"{plain}.*")])
+            and tag not in tags
+        ):
+            raise unknown(f"tag of timm's {plain}", tag, tags)
         return cast(nn.Module, timm.create_model(name, pretrained=False, num_classes=num_classes))
     make = import_object(spec, "--model")
     law = "return a torch.nn.Module"
     model = call_object(spec, make, law, **({"num_classes": num_classes} if accepts(make, "num_classes") else {}))
     if not isinstance(model, nn.Module):
         raise must(f"{spec}()", law, type(model).__name__)
+    require_usable(model)
     return model
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
     """Read a checkpoint into `model`, in place; every name and shape has to match.
+
+    Where `model` is an adapter around a network, the checkpoint may be of the network alone.
 
     Raises:
         InputError: the file is not a checkpoint, or does not fit; the first keys that differ are named, and what would
@@ -155,6 +171,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     """
     tensors = storage.load_checkpoint(Path(path))
     want = model.state_dict()
+    tensors = _within_adapter(_renamed(tensors, want), want)
     differ = [key for key in want if key not in tensors] + [key for key in tensors if key not in want]
     differ += [key for key in want if key in tensors and want[key].shape != tensors[key].shape]
     ignorable = {key for key in differ if key.endswith("num_batches_tracked")}
@@ -163,7 +180,27 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
         shown = ", ".join(_difference(key, want, tensors) for key in differ[:3])
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise must(f"weights {path}", "fit the model", f"{shown}{more}", _advice(differ, want, tensors))
-    model.load_state_dict(tensors, strict=not ignorable)
+    state = OrderedDict(tensors)
+    state._metadata = getattr(want, "_metadata", {})  # type: ignore[attr-defined] # versions that MNASNet asks for
+    model.load_state_dict(state, strict=not ignorable)
+
+
+# torchvision published its DenseNets with the first form of these names
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+
+def _renamed(tensors: dict[str, Tensor], want: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the names that the model has where a published file has older ones."""
+    newer = {key: _DENSENET.sub(r"\1\2", key) for key in tensors}
+    return {key if key in want or newer[key] not in want else newer[key]: value for key, value in tensors.items()}
+
+
+def _within_adapter(tensors: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, Tensor]:
+    """By the names of an adapter, when they are the checkpoint's own behind one prefix; else as they are."""
+    first, dot, _ = next(iter(want), "").partition(".")
+    named = {f"{first}{dot}{key}": value for key, value in tensors.items()}
+    inside = bool(dot) and all(key.startswith(f"{first}.") for key in want) and not want.keys() & tensors.keys()
+    return named if inside and want.keys() & named.keys() else tensors
 
 
 def _difference(key: str, want: dict[str, Tensor], got: dict[str, Tensor]) -> str:

@@ -10,7 +10,6 @@ import dataclasses
 import io
 import itertools
 import math
-import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -174,7 +173,9 @@ def shortened(names: Sequence[str], length: int) -> list[str]:
     found = []
     for name in names:
         group = groups[cut(name, length)]
-        start = os.path.commonprefix(group).rfind(" ") + 1 if len(set(group)) > 1 else 0
+        ends = zip(min(group), max(group), strict=False)
+        shared = "".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
+        start = shared.rfind(" ") + 1 if len(set(group)) > 1 else 0
         found.append(cut(f"…{name[start:]}" if start else name, length))
     return found
 

@@ -21,14 +21,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from . import storage
 from .augment import DrawKey
 from .errors import InputError, must, unknown
-from .extraction import PRECISIONS, autocast
+from .extraction import PRECISIONS, autocast, taking
 from .functional import draws, metrics
-from .heads import evaluating, split_head
+from .heads import ADAPTER, describe_output, evaluating, require_usable, split_head
 from .importing import describe, is_passed_on
 from .sampler import EpochSampler
 
@@ -219,6 +220,7 @@ class _Loop:
 
     accelerator: Accelerator
     model: nn.Module
+    frozen: tuple[nn.Module, ...]  # batch norms that stay in eval mode
     network: nn.Module  # the model, or its split into backbone and head; wrapped for several processes
     head: nn.Module | None  # where features are augmented
     optimizer: torch.optim.Optimizer
@@ -245,6 +247,8 @@ class _Loop:
         totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, rows
         steps = len(self.loader)
         self.model.train()
+        for module in self.frozen:
+            module.eval()
         with _seeded(draws.seed_for("epoch", seed, epoch, process), device):
             for step, (images, labels, indices) in enumerate(self.loader):
                 key = DrawKey(seed=seed, epoch=epoch, step=step, indices=indices)
@@ -285,13 +289,8 @@ class _Loop:
 
     def try_network(self, images: Tensor) -> Any:
         """What the network gives; an InputError where it does not take such images."""
-        try:
+        with taking(images):
             return self.network(images)
-        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-            if is_passed_on(error):
-                raise
-            shape = ", ".join(["N", *map(str, images.shape[1:])])
-            raise must("model", "take these images", describe(error), f"they have shape ({shape})") from error
 
 
 def fit(
@@ -311,6 +310,10 @@ def fit(
 ) -> Iterator[EpochRecord]:
     """Train `model` in place; yields a record after every epoch.
 
+    A batch norm that its owner froze stays frozen: in eval mode, its running statistics as they are. It counts as frozen
+    when it is in eval mode at the start while the model is in training mode, or in eval mode with a weight and a bias of
+    which none requires a gradient.
+
     Args:
         train: Map-style data set of `(image, label)`.
         num_classes: Outputs of the model.
@@ -324,8 +327,14 @@ def fit(
 
     Raises:
         InputError: the state belongs to another run or is damaged, the loss is not finite, a label is no class, the
-            data set fails, or the model does not take its images or does not return `(N, C)` logits.
+            data set fails, no parameter requires a gradient, or the model does not take its images or does not return
+            `(N, C)` logits.
     """
+    require_usable(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        advice = "unfreeze some with requires_grad_(True)"
+        raise must("model", "have a parameter that requires a gradient", "none", advice)
+    frozen = _frozen_norms(model)
     ingredients = ingredients or Ingredients()
     if ingredients.wrap_dataset is not None:
         train = ingredients.wrap_dataset(train)
@@ -358,6 +367,7 @@ def fit(
     loop = _Loop(
         accelerator=accelerator,
         model=model,
+        frozen=frozen,
         network=network,
         head=None if split is None else split.head,
         optimizer=optimizer,
@@ -391,13 +401,22 @@ def fit(
         yield record
 
 
+def _frozen_norms(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The batch norms that are to stay in eval mode, as the docstring of `fit` says."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not module.training]
+    own = {norm: list(norm.parameters(recurse=False)) for norm in norms}
+    return tuple(
+        norm for norm in norms if model.training or (own[norm] and not any(p.requires_grad for p in own[norm]))
+    )
+
+
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
 def _check_logits(logits: object, num_classes: int) -> None:
     if not isinstance(logits, Tensor):
-        raise must("model", "return one tensor of logits", type(logits).__name__, "wrap it in a function that does")
+        raise must("model", "return one tensor of logits", describe_output(logits), ADAPTER)
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         raise must("model", f"return logits of shape (N, {num_classes})", tuple(logits.shape))
 

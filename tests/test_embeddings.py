@@ -4,13 +4,15 @@ import copy
 import json
 import random
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import (
@@ -31,27 +33,6 @@ from diversify.extraction import extract
 from diversify.heads import LinearHead, evaluating, read_head, split_head
 
 torch.set_num_threads(1)
-
-CLASSES = 7
-ARCHITECTURES = {  # name: (image size, options)
-    "alexnet": (63, {}),
-    "vgg11": (32, {}),
-    "resnet18": (32, {}),
-    "densenet121": (32, {}),
-    "googlenet": (32, {"init_weights": False}),
-    "inception_v3": (75, {"init_weights": False}),
-    "mobilenet_v2": (32, {}),
-    "mobilenet_v3_small": (32, {}),
-    "efficientnet_b0": (32, {}),
-    "regnet_y_400mf": (32, {}),
-    "shufflenet_v2_x0_5": (32, {}),
-    "mnasnet0_5": (32, {}),
-    "convnext_tiny": (32, {}),
-    "vit_b_32": (32, {"image_size": 32}),
-    "swin_t": (32, {}),
-    "swin_v2_t": (32, {}),
-    "maxvit_t": (224, {}),
-}
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:
@@ -136,39 +117,6 @@ def trace(model: nn.Module, loader: DataLoader | None = None) -> dict[str, objec
     return state
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_torchvision_heads(name):
-    size, options = ARCHITECTURES[name]
-    with warnings.catch_warnings(action="ignore"):
-        model = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
-    mix_modes(model)
-    next(model.parameters()).requires_grad_(False)
-    images = seeded(2, 3, size, size)
-    before = trace(model)
-
-    split = split_head(model)
-    with evaluating(split), torch.no_grad():
-        features, logits = split(images)
-    assert trace(model) == before
-    found = extract(split, [(images, torch.tensor([0, 6]))])
-    assert trace(model) == before
-    with pytest.raises(InputError):  # after the forward: a label that is no class
-        extract(split, [(images, torch.tensor([0, CLASSES]))])
-    with pytest.raises(RuntimeError):  # in the forward: four channels
-        extract(split, [(seeded(2, 4, size, size), torch.tensor([0, 6]))])
-    assert trace(model) == before
-
-    with evaluating(model), torch.no_grad():
-        wanted = model(images)
-    assert torch.equal(logits, wanted)
-    head = read_head(split.head)
-    torch.testing.assert_close(F.linear(features, head.weight, head.bias), wanted)
-    torch.testing.assert_close(found.logits, wanted)
-    assert torch.equal(found.features, features)
-    assert (head.num_classes, head.num_features) == (CLASSES, features.shape[1])
-    assert {p.data_ptr() for p in split.parameters()} == {p.data_ptr() for p in model.parameters()}
-
-
 @pytest.mark.parametrize(
     ("error", "workers"), [(None, 0), (ValueError("broken image"), 0), (KeyboardInterrupt(), 0), (None, 2)]
 )
@@ -191,6 +139,16 @@ def test_extract_leaves_no_trace(error, workers):
         with pytest.raises(type(error)):
             extract(split, loader)
     assert trace(model, loader) == before
+
+
+def test_a_frozen_batch_norm_keeps_its_mode_and_its_statistics():
+    model = make_net().train()
+    model.features[1].eval().requires_grad_(False)
+    before = trace(model)
+    extract(split_head(model), DataLoader(Images(), batch_size=5))
+    assert trace(model) == before
+    assert model.training
+    assert not model.features[1].training
 
 
 def test_the_trace_sees_a_change():
@@ -268,18 +226,74 @@ def test_the_users_own_hooks_still_run():
     assert seen[-2:] == ["head", "model"]
 
 
-def test_wrappers_are_unwrapped():
+class Wrapper(nn.Module):
+    """As other libraries wrap a network for several processes or for averaging."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images)
+
+
+def wrapped_inside(wrap) -> Net:
     model = make_net().eval()
+    model.features, model.tail, model.head = wrap(model.features), wrap(model.tail), wrap(model.head)
+    return model
+
+
+WRAPPED = {  # the head's name
+    "DataParallel": (lambda: nn.DataParallel(make_net()), "head"),
+    "compiled": (lambda: torch.compile(make_net()), "head"),
+    "both": (lambda: nn.DataParallel(torch.compile(make_net())), "head"),
+    "both, twice": (lambda: torch.compile(nn.DataParallel(torch.compile(make_net()))), "head"),
+    "another library": (lambda: Wrapper(make_net()), "module.head"),
+    "around another library": (lambda: torch.compile(Wrapper(nn.DataParallel(make_net()))), "module.module.head"),
+    "averaged": (lambda: torch.optim.swa_utils.AveragedModel(make_net()), "module.head"),
+    "parts compiled": (lambda: wrapped_inside(torch.compile), "head._orig_mod"),
+    "parts parallel": (lambda: wrapped_inside(nn.DataParallel), "head.module"),
+    "parts both": (lambda: wrapped_inside(lambda part: nn.DataParallel(torch.compile(part))), "head.module._orig_mod"),
+    "traced by fx": (lambda: torch.fx.symbolic_trace(make_net()), "head"),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_wrappers_are_unwrapped(kind, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a diagnosis does not compile")
+
+    make, name = WRAPPED[kind]
+    model, images = make().eval(), seeded(2, 1, 8, 8)
+    wanted = make_net().eval()(images)
+    before = trace(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch._dynamo.eval_frame.OptimizedModule, "__call__", refuse)
+        for split in (split_head(model), split_head(model, "head"), split_head(model, "module.head")):
+            assert split.head_name == name
+            assert isinstance(split.head, nn.Linear)
+            features, logits = split(images)
+            assert torch.equal(logits, wanted)
+            found = extract(split, [(images, torch.tensor([0, 1]))])
+            assert torch.equal(found.features, features)
+    assert trace(model) == before
+
+
+def test_a_wrapped_head_is_read():
+    plain = nn.Linear(6, 3)
+    for head in (torch.compile(plain), nn.DataParallel(plain)):
+        assert torch.equal(read_head(head).weight, plain.weight)
+
+
+def test_modules_compiled_in_place_run_as_they_are():
+    def refuse(*_: object) -> None:
+        raise AssertionError("a diagnosis does not compile")
+
     images = seeded(2, 1, 8, 8)
-    compiled = torch.compile(model)  # compiles at the first call, which never comes
-    compiled_in_place = make_net().eval()
-    compiled_in_place.compile()
-    wanted = model(images)
-    for wrapped in (nn.DataParallel(model), compiled, nn.DataParallel(compiled), compiled_in_place):
-        split = split_head(wrapped)
-        assert split.head_name == "head"
-        assert torch.equal(split(images)[1], wanted)
-    assert split_head(nn.DataParallel(model), head="module.head").head_name == "head"
+    model = make_net().eval()
+    model._compiled_call_impl = model.features._compiled_call_impl = refuse  # what model.compile() sets
+    assert torch.equal(split_head(model)(images)[1], make_net().eval()(images))
+    assert model._compiled_call_impl is model.features._compiled_call_impl is refuse
 
 
 def test_what_follows_the_head_does_not_matter():
@@ -327,12 +341,34 @@ class Output:
     loss: None = None
 
 
+@dataclass(slots=True)
+class SlottedOutput:
+    logits: Tensor
+
+
+class ModelOutput(OrderedDict):
+    """As transformers has it: a dict whose values are attributes too."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        return self[name]
+
+
+class NamedOutput(NamedTuple):
+    hidden: Tensor
+    logits: Tensor
+
+
 WRAPPINGS = {
     "tensor": lambda logits: logits,
     "dict": lambda logits: {"loss": None, "logits": logits},
     "tuple": lambda logits: (logits, logits.argmax(1)),
     "list": lambda logits: [logits],
     "dataclass": Output,
+    "dataclass with slots": SlottedOutput,
+    "ordered dict": lambda logits: ModelOutput(hidden=logits[:, :1], logits=logits),
+    "named tuple": lambda logits: NamedOutput(logits[:, :1], logits),
+    "namespace": lambda logits: SimpleNamespace(logits=logits),
+    "nested": lambda logits: {"outputs": {"main": [logits]}},
 }
 
 
@@ -346,13 +382,36 @@ def test_what_a_model_returns_is_what_its_head_gives_in_whatever_it_is_wrapped(k
     assert message_of(InputError, split_head(Moved(True, wrap).eval()), images) == expected
 
 
-def test_one_of_several_outputs_is_enough_and_there_may_be_none():
+def test_one_of_several_outputs_is_enough():
     images = seeded(2, 1, 8, 8)
-    for wrap in (lambda logits: (-logits, logits), lambda logits: {"two": logits[:, :2]}, lambda logits: "text"):
+    for wrap in (lambda logits: (-logits, logits), lambda logits: {"two": logits[:, :2], "all": [logits]}):
         features, logits = split_head(Moved(False, wrap).eval())(images)
         assert len(features) == len(logits) == 2
-    _, logits = split_head(Moved(True, lambda logits: {"two": logits[:, :2]}).eval())(images)
-    assert logits.shape == (2, 3)
+
+
+UNKNOWN = {
+    "a dict with tensors of shape (2, 2)": lambda logits: {"two": logits[:, :2]},
+    "a tuple with tensors of shape (2,), (2, 1), (3, 2) and 1 more": lambda logits: (
+        logits.argmax(1),
+        logits[:, :1],
+        logits.t(),
+        logits[0],
+    ),
+    "a tensor of int64 of shape (2,)": lambda logits: logits.argmax(1),
+    "a str without tensors": lambda logits: "text",
+    "a NoneType without tensors": lambda logits: None,
+}
+
+
+@pytest.mark.parametrize("got", UNKNOWN)
+def test_an_output_without_the_logits_is_refused_unless_the_head_is_named(got):
+    images, model = seeded(2, 1, 8, 8), Moved(False, UNKNOWN[got]).eval()
+    assert message_of(InputError, split_head(model), images) == (
+        f"model must return the logits of its head, got {got}; name its head with --head NAME (head=NAME in Python), "
+        "or wrap it in a module that does (on the command line, --model package.module:function makes it)"
+    )
+    features, logits = split_head(model, head="head")(images)
+    assert torch.equal(model.head(features), logits)
 
 
 def test_a_head_that_is_called_with_a_keyword():
@@ -443,14 +502,6 @@ def message_of(error: type[Exception], call, *args, **kwargs) -> str:
 
 
 def test_heads_that_are_not_linear():
-    with warnings.catch_warnings(action="ignore"):
-        squeezenet = torchvision.models.squeezenet1_1(weights=None, num_classes=3)
-    assert message_of(InputError, split_head, squeezenet) == (
-        "head must be linear (W f + b) or cosine, got Conv2d 'classifier.1' as the last layer; give it a linear head"
-    )
-    assert message_of(InputError, split_head, squeezenet, "classifier.1") == (
-        "head must be linear (W f + b) or cosine, got Conv2d; name another layer with --head NAME (head=NAME in Python)"
-    )
     assert message_of(InputError, split_head, nn.ReLU()) == (
         "head must be linear (W f + b) or cosine, got a ReLU without weights"
     )
@@ -460,11 +511,6 @@ def test_heads_that_are_not_linear():
             return super().forward(features) ** 2
 
     assert "got Squared;" in message_of(InputError, split_head, nn.Sequential(nn.Flatten(), Squared(4, 3)))
-    with warnings.catch_warnings(action="ignore"):
-        script = torch.jit.script(make_net())
-    assert message_of(InputError, split_head, script) == (
-        "model must be a Python module, got a TorchScript module; pass the model that it was made from"
-    )
 
 
 def test_first_forward_errors():
@@ -615,6 +661,274 @@ def test_linear_head_laws():
     )
     for values, message in cases:
         assert message_of(InputError, LinearHead, **values) == message
+
+
+class OwnCosine(nn.Module):
+    """A cosine head around a linear layer, its scale learned, kept or plain; weight normalised or not."""
+
+    def __init__(self, scale: object, norm) -> None:
+        super().__init__()
+        self.linear = norm(nn.Linear(6, 3, bias=False))
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.linear.weight, dim=1))
+
+
+class UnitRows(OwnCosine):
+    """Weight normalisation does the rows: of length 1, as DINO has it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * self.linear(F.normalize(features, dim=1))
+
+
+def unit_rows(linear: nn.Linear) -> nn.Linear:
+    normed = nn.utils.parametrizations.weight_norm(linear)
+    normed.parametrizations.weight.original0.data.fill_(1)
+    return normed
+
+
+@pytest.mark.parametrize("scale", [nn.Parameter(torch.tensor([7.0])), torch.tensor(7.0), 7.0], ids=type)
+@pytest.mark.parametrize(
+    ("kind", "norm"),
+    [
+        (OwnCosine, nn.Identity()),
+        (OwnCosine, nn.utils.parametrizations.weight_norm),
+        (UnitRows, unit_rows),
+    ],
+)
+def test_cosine_heads_around_a_linear_layer(kind, norm, scale):
+    torch.manual_seed(0)
+    module, features = kind(scale, norm), seeded(5, 6)
+    head = read_head(module)
+    assert head.cosine
+    assert head.scale == pytest.approx(7, rel=1e-5)
+    torch.testing.assert_close(head.logits(features), module(features))
+
+
+def test_a_length_learned_for_each_class_is_no_cosine():
+    lengths = UnitRows(2.0, nn.utils.parametrizations.weight_norm)
+    lengths.linear.parametrizations.weight.original0.data.copy_(torch.tensor([[1.0], [2.0], [3.0]]))
+    assert message_of(InputError, read_head, lengths) == (
+        "head must be linear (W f + b) or cosine, got UnitRows; name another layer with --head NAME (head=NAME in Python)"
+    )
+
+
+TAILS = {  # what follows 16 features; the head's name, and what enters it
+    "linear": (lambda: nn.Sequential(nn.Linear(16, 3)), "1.0", 16),
+    "under dropout": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(16, 3)), "1.1", 16),
+    "two layers": (lambda: nn.Sequential(nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3)), "1.2", 6),
+    "two layers of one size": (lambda: nn.Sequential(nn.Linear(16, 3), nn.ReLU(), nn.Linear(3, 3)), "1.2", 3),
+    "two layers under dropout": (
+        lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(16, 6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, 3)),
+        "1.4",
+        6,
+    ),
+    "after a norm": (lambda: nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3)), "1.1", 16),
+    "followed by a scale": (lambda: nn.Sequential(nn.Linear(16, 3), nn.LogSoftmax(1)), "1.0", 16),
+    "cosine": (lambda: nn.Sequential(nn.Linear(16, 6), Cosine("ldam")), "1.1", 6),
+}
+
+
+@pytest.mark.parametrize("kind", TAILS)
+def test_the_last_linear_layer_is_the_head(kind):
+    make, name, width = TAILS[kind]
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    model = nn.Sequential(backbone, make()).eval()
+    images = seeded(2, 1, 8, 8)
+    split = split_head(model)
+    features, logits = split(images)
+    assert (split.head_name, features.shape) == (name, (2, width))
+    torch.testing.assert_close(read_head(split.head).logits(features), logits)
+    torch.testing.assert_close(logits.softmax(1), model(images).softmax(1))
+
+
+@pytest.mark.parametrize("kind", ["under dropout", "two layers"])
+def test_a_named_block_is_the_head_where_it_is_linear(kind):
+    block = nn.Sequential(nn.Flatten(), TAILS[kind][0]()).eval()
+    if kind == "two layers":
+        assert "got Sequential;" in message_of(InputError, split_head, block, "1")
+    else:
+        features, logits = split_head(block, "1")(seeded(2, 1, 4, 4))
+        torch.testing.assert_close(read_head(block[1]).logits(features), logits)
+
+
+# What is no network for a diagnosis
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Flatten(), nn.LazyLinear(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.body(images))
+
+
+class ByKeyword(Net):
+    def forward(self, *, pixel_values: Tensor, labels: Tensor | None = None) -> Tensor:
+        return super().forward(pixel_values)
+
+
+class OfTwo(Net):
+    def forward(self, images: Tensor, lengths: Tensor) -> Tensor:
+        return super().forward(images) * lengths
+
+
+class Integers(nn.Module):
+    """As libraries that quantize keep their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 4, dtype=torch.int8), requires_grad=False)
+
+
+def scripted(name: str = "") -> nn.Module:
+    model = make_net()
+    with warnings.catch_warnings(action="ignore"):
+        script = torch.jit.script(model.get_submodule(name))
+    if not name:
+        return nn.DataParallel(script)
+    model.tail = nn.Sequential(script, nn.Identity())
+    return model
+
+
+def exported() -> nn.Module:
+    return torch.export.export(make_net().eval(), (seeded(2, 1, 8, 8),)).module()
+
+
+def quantized() -> nn.Module:
+    with warnings.catch_warnings(action="ignore"):
+        return torch.ao.quantization.quantize_dynamic(make_net(), {nn.Linear}, torch.qint8)
+
+
+WRAP = "wrap it in a module that does (on the command line, --model package.module:function makes it)"
+UNUSABLE = [
+    (
+        lambda: make_net().state_dict(),
+        "model must be a torch.nn.Module, got a OrderedDict; load it into a network first",
+    ),
+    (lambda: F.relu, "model must be a torch.nn.Module, got a function"),
+    (
+        scripted,
+        "model must be a Python module, got a TorchScript module; pass the model that it was made from",
+    ),
+    (
+        exported,
+        "model must be a Python module, got an exported graph; pass the model that it was made from",
+    ),
+    (
+        quantized,
+        "model must have weights in floating point, got the quantized Linear 'tail.0'; pass it unquantized",
+    ),
+    (
+        lambda: nn.Sequential(Integers(), nn.Linear(2, 3)),
+        "model must have weights in floating point, got the quantized Integers '0'; pass it unquantized",
+    ),
+    (
+        Lazy,
+        "model must have its weights made, got the lazy LazyLinear 'fc'; run a batch of images through it first",
+    ),
+    (
+        ByKeyword,
+        f"model must take images as its one argument, got forward(*, pixel_values, labels=None); {WRAP}",
+    ),
+    (OfTwo, f"model must take images as its one argument, got forward(images, lengths); {WRAP}"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), UNUSABLE, ids=[text[:60] for _, text in UNUSABLE])
+def test_what_is_no_network_for_a_diagnosis(make, message):
+    model = make()
+    with warnings.catch_warnings(action="ignore"):
+        assert message_of(InputError, split_head, model) == message
+
+
+def test_a_lazy_network_is_taken_once_its_weights_are_made():
+    model, images = Lazy().eval(), seeded(2, 1, 2, 2)
+    model(images)
+    assert split_head(model)(images)[0].shape == (2, 4)
+
+
+def test_parts_in_torchscript_run_as_they_are():
+    model, images = scripted("tail").eval(), seeded(2, 1, 8, 8)
+    split = split_head(model)
+    assert split.head_name == "head"
+    assert torch.equal(split(images)[1], make_net().eval()(images))
+    assert message_of(InputError, split_head, model, "tail.0.0") == (
+        "model must be a Python module, got a TorchScript module; pass the model that it was made from"
+    )
+
+
+def test_a_network_with_no_trainable_parameter():
+    model = make_net().requires_grad_(False).eval()
+    found = extract(split_head(model), [(seeded(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))])
+    torch.testing.assert_close(read_head(model.head).logits(found.features), found.logits)
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_images_are_cast_to_the_weights_and_features_are_float32(dtype, precision):
+    model, images, labels = make_net().to(dtype), seeded(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    before = trace(model)
+    found = extract(split_head(model), [(images, labels)], precision=precision)
+    assert trace(model) == before
+    assert seen == [dtype]
+    assert found.features.dtype == found.logits.dtype == torch.float32
+    with torch.no_grad():
+        wanted = make_net().eval()(images)
+    torch.testing.assert_close(found.logits, wanted, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(read_head(model.head).logits(found.features), found.logits, rtol=0.05, atol=0.05)
+
+
+def test_images_that_are_no_floats_stay_what_they_are():
+    class Own(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            assert images.dtype == torch.uint8
+            return super().forward(images / 255)
+
+    extract(split_head(Own()), [(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))])
+
+
+class Refusing(Net):
+    def __init__(self, error: Exception, calls: int = 0) -> None:
+        super().__init__()
+        self.error, self.calls = error, calls
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls -= 1
+        if self.calls < 0:
+            raise self.error
+        return super().forward(images)
+
+
+def test_images_that_the_model_does_not_take(tmp_path):
+    half = RuntimeError("\"slow_conv2d_cpu\" not implemented for 'Half'")
+    cases = (
+        (
+            AssertionError("Input height (8) doesn't match model (224)."),
+            "got AssertionError: Input height (8) doesn't match model (224).; they have shape (N, 1, 8, 8)",
+        ),
+        (half, f"got RuntimeError: {half}; this device cannot run float16 weights: call model.float() first"),
+    )
+    for error, message in cases:
+        split = split_head(Refusing(error))
+        loader = DataLoader(Images(), batch_size=5)
+        assert (
+            message_of(InputError, extract, split, loader, out=tmp_path / "new")
+            == f"model must take these images, {message}"
+        )
+        assert list(tmp_path.iterdir()) == []
+    for error, calls in ((RuntimeError("later"), 1), (MemoryError(), 0), (RuntimeError("CUDA out of memory"), 0)):
+        with pytest.raises(type(error)) as caught:
+            extract(split_head(Refusing(error, calls)), loader)
+        assert caught.value is error
 
 
 # The extraction

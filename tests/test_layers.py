@@ -35,6 +35,7 @@ ROOMS = {
     "models": 6.0,
     "duplicates": 6.1,
     "thumbnails": 6.1,
+    "transforms": 6.1,
     "plots": 8.0,
     "layout": 8.1,
     "wording": 8.1,

@@ -96,6 +96,7 @@ def own_module(tmp_path, monkeypatch):
         "from torch import nn\n"
         "def wide(num_classes, width=8):\n    return nn.Linear(width, num_classes)\n"
         "def fixed():\n    return nn.Linear(2, 5)\n"
+        "def lazy(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))\n"
         "class Net(nn.Linear):\n    def __init__(self, **options):\n        super().__init__(3, options['num_classes'])\n"
         "def text():\n    return 'net'\n"
         "def raising():\n    raise RuntimeError('no such file\\nand more')\n"
@@ -120,6 +121,10 @@ NAME_ERRORS = [
     ("small_cn", f"--model must be one of {CHOICES}, got 'small_cn'; did you mean 'small_cnn'?"),
     ("torchvision:", f"--model must be one of {CHOICES}, got 'torchvision:'; did you mean 'torchvision:NAME'?"),
     ("own_nets:text", "own_nets:text() must return a torch.nn.Module, got str"),
+    (
+        "own_nets:lazy",
+        "model must have its weights made, got the lazy LazyLinear '1'; run a batch of images through it first",
+    ),
     ("own_nets:nn", "own_nets:nn must be callable, got module"),
     ("os:path", "os:path must be callable, got module"),
     ("own_nets:raising", "own_nets:raising() must return a torch.nn.Module, got RuntimeError: no such file"),
@@ -170,10 +175,18 @@ def under(prefix, state):
     return {prefix + key: value for key, value in state.items()}
 
 
+def other(state):
+    """Of the same names and shapes, other values."""
+    return {key: value + 1 for key, value in state.items()}
+
+
 FORMS = {
     "bare": lambda state: state,
     "state_dict": lambda state: {"epoch": 3, "state_dict": state, "best_acc": 0.5},
     "model": lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+    "state_dict and its average": lambda state: {"state_dict_ema": other(state), "epoch": 3, "state_dict": state},
+    "model and its average": lambda state: {"model_ema": other(state), "model": state, "optimizer": {}},
+    "model, its average and arguments": lambda state: {"args": {"lr": 0.1}, "model": state, "model_ema": other(state)},
     "DataParallel": lambda state: {"state_dict": under("module.", state)},
     "compiled": lambda state: under("_orig_mod.", state),
     "both": lambda state: {"model": under("module._orig_mod.", state)},
@@ -202,6 +215,44 @@ def test_a_checkpoint_loads_from_any_usual_form(tmp_path, form, ending):
     load_weights(model, path)
     assert same(model, trained)
     assert model[1].num_batches_tracked == counter
+
+
+class Adapter(nn.Module):
+    """Hands on the logits of a network that returns a tuple."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images)[0]
+
+
+def test_an_adapter_takes_the_checkpoint_of_the_network_that_it_wraps(tmp_path):
+    trained = network()
+    for state in (trained.state_dict(), Adapter(trained).state_dict(), nn.DataParallel(Adapter(trained)).state_dict()):
+        adapter = Adapter(network(3))
+        nn.init.zeros_(adapter.network[3].weight)
+        load_weights(adapter, save(tmp_path / "a.pt", state))
+        assert same(adapter.network, trained)
+    path = save(tmp_path / "b.pt", network(5))
+    assert message_of(lambda: load_weights(adapter, path)) == (
+        f"weights {path} must fit the model, got network.3.weight of shape (5, 4) instead of (3, 4), "
+        "network.3.bias of shape (5,) instead of (3,); they are for 5 classes and the model has 3"
+    )
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mnasnet0_5", "googlenet"])
+def test_published_weights_have_another_number_of_classes(tmp_path, name):
+    """As torchvision's are, for 1000: auxiliary heads too, each differs in its number of outputs alone."""
+    with torch.device("meta"):
+        published = build_model(f"torchvision:{name}", 1000).state_dict()
+        mine = build_model(f"torchvision:{name}", 7)
+    path = tmp_path / "weights.pth"
+    torch.save({key: torch.zeros(()).expand(value.shape) for key, value in published.items()}, path)
+    text = message_of(lambda: load_weights(mine, path))
+    assert text.startswith(f"weights {path} must fit the model, got ")
+    assert text.endswith("; they are for 1000 classes and the model has 7")
 
 
 def test_half_precision_is_read_into_the_network_s_own(tmp_path):

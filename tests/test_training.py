@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
@@ -699,6 +700,20 @@ def test_a_state_that_is_damaged(tmp_path, stopped_state, kind):
 # Errors
 
 
+class ByKeyword(nn.Linear):
+    def forward(self, *, pixel_values):
+        return super().forward(pixel_values)
+
+
+class ADictionary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(36, CLASSES)
+
+    def forward(self, images):
+        return {"logits": self.linear(images.flatten(1))}
+
+
 class TwoHeads(nn.Module):
     def __init__(self):
         super().__init__()
@@ -763,7 +778,26 @@ LOOP_ERRORS = [
     ),
     (
         lambda: train(net=TwoHeads()),
-        "model must return one tensor of logits, got tuple; wrap it in a function that does",
+        "model must return one tensor of logits, got a tuple with tensors of shape (8, 3), (8, 3); wrap it in a module that "
+        "does (on the command line, --model package.module:function makes it)",
+    ),
+    (
+        lambda: evaluate(ADictionary(), val_loader(), num_classes=3),
+        "model must return one tensor of logits, got a dict with tensors of shape (6, 3); wrap it in a module that "
+        "does (on the command line, --model package.module:function makes it)",
+    ),
+    (
+        lambda: train(net=make_net().requires_grad_(False)),
+        "model must have a parameter that requires a gradient, got none; unfreeze some with requires_grad_(True)",
+    ),
+    (
+        lambda: train(net=nn.Sequential(nn.Flatten(), nn.LazyLinear(3))),
+        "model must have its weights made, got the lazy LazyLinear '1'; run a batch of images through it first",
+    ),
+    (
+        lambda: train(net=ByKeyword(36, CLASSES)),
+        "model must take images as its one argument, got forward(*, pixel_values); wrap it in a module that does "
+        "(on the command line, --model package.module:function makes it)",
     ),
     (lambda: train(net=make_net(7)), "model must return logits of shape (N, 3), got (8, 7)"),
     (lambda: train(net=nn.Conv2d(1, 3, 3)), "model must return logits of shape (N, 3), got (8, 3, 4, 4)"),
@@ -872,3 +906,106 @@ if __name__ == "__main__":
     elif kind == "sharded":
         torch.set_num_threads(1)
         write_sharded(Path(rest[0]))
+
+
+# Batch norms that their owner froze
+
+
+def norm_net() -> nn.Module:
+    """Three batch norms before a head; the last has neither weight nor bias."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()),
+        nn.BatchNorm2d(4, affine=False),
+        nn.Flatten(),
+        nn.Linear(64, CLASSES),
+    )
+
+
+def freeze(*norms: nn.Module) -> None:
+    for norm in norms:
+        norm.eval().requires_grad_(False)
+
+
+def first_in_eval(net: nn.Module) -> None:
+    net.train()
+    net[1].eval()
+
+
+def first_without_gradients(net: nn.Module) -> None:
+    net.eval()
+    freeze(net[1])
+
+
+def without_gradients_in_training_mode(net: nn.Module) -> None:
+    net.train()
+    net[1].requires_grad_(False)
+
+
+def all_in_eval(net: nn.Module) -> None:
+    net.train()
+    for index in (1, 3):
+        net[index].eval()
+    net[2].eval()
+
+
+FROZEN = {  # which of the three norms do not move
+    "training mode": (lambda net: net.train(), (False, False, False)),
+    "eval mode": (lambda net: net.eval(), (False, False, False)),
+    "one in eval mode": (first_in_eval, (True, False, False)),
+    "all in eval mode": (all_in_eval, (True, True, True)),
+    "without gradients, model in eval mode": (first_without_gradients, (True, False, False)),
+    "without gradients, but in training mode": (without_gradients_in_training_mode, (False, False, False)),
+}
+
+
+@pytest.mark.parametrize("features", [False, True], ids=["plain", "features augmented"])
+@pytest.mark.parametrize("kind", FROZEN)
+def test_a_frozen_batch_norm_stays_frozen(kind, features):
+    prepare, frozen = FROZEN[kind]
+    net = norm_net()
+    prepare(net)
+    norms = [net[1], net[2][1], net[3]]
+    before = [norm.running_mean.clone() for norm in norms]
+    modes = []
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda norm, _: modes.append(norm.training) if torch.is_grad_enabled() else None)
+    ingredients = Ingredients(augment_features=lambda rows, targets, key: (rows, targets)) if features else None
+    recipe = dataclasses.replace(RECIPE, epochs=2)
+    list(fit(net, Pictures(), recipe=recipe, num_classes=CLASSES, ingredients=ingredients, val=val_loader()))
+    moved = [not torch.equal(norm.running_mean, old) for norm, old in zip(norms, before, strict=True)]
+    assert moved == [not each for each in frozen]
+    assert modes == [not each for each in frozen] * (len(modes) // 3)
+    assert len(modes) == 2 * 3 * math.ceil(COUNT / RECIPE.batch_size)
+    assert [norm.training for norm in norms] == [not each for each in frozen]
+
+
+def test_a_batch_norm_frozen_by_its_class_or_by_the_model_itself():
+    class Freezing(nn.Sequential):
+        def train(self, mode: bool = True):
+            super().train(mode)
+            self[1].eval()
+            return self
+
+    for net in (
+        nn.Sequential(nn.Conv2d(1, 4, 3), torchvision.ops.FrozenBatchNorm2d(4), nn.Flatten(), nn.Linear(64, CLASSES)),
+        Freezing(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, CLASSES)),
+    ):
+        before = net[1].running_mean.clone()
+        train(net=net)
+        assert torch.equal(net[1].running_mean, before)
+
+
+def test_the_rest_of_a_frozen_network_is_trained():
+    net = norm_net().requires_grad_(False).eval()
+    net[5].requires_grad_(True)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    train(net=net)
+    moved = {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {
+        "5.weight",
+        "5.bias",
+        *(f"3.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")),
+    }

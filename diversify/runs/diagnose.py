@@ -94,9 +94,12 @@ def diagnose_run(
     )
     training = recorded_training(weights)
     options = data_options.filled_from(training)
-    data = options.load(measure_view=False)
-    view_origin = "recorded" if options.mean != data_options.mean else data.view_origin
     spec = model or (training["model"]["name"] if training else "small_cnn")
+    published = None
+    if training is None:
+        options, published = options.with_published(spec, weights)
+    data = options.load(measure_view=False)
+    view_origin = published or ("recorded" if options.mean != data_options.mean else data.view_origin)
     view = fit_channels(data.view, spec)
     split_name, unseen = _heldout(data, heldout, training, options.digests())
     network = load_trained(spec, weights, data.num_classes, channels_of(data, view))

@@ -8,9 +8,10 @@ from typing import Any
 
 from .. import storage
 from ..augment import CropFlip
-from ..data import Data, Imbalance, View, collate, load_data
+from ..data import SOURCES, Data, Imbalance, View, collate, load_data
 from ..errors import unknown
 from ..images import Progress
+from ..transforms import count_outputs, published_view
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
 
@@ -28,6 +29,7 @@ class DataOptions:
     std: tuple[float, ...] | None = None
     resize: int | None = None
     crop: int | None = None
+    interpolation: str | None = None
     download: bool = False
     skip_bad: bool = False
     relabel: bool = True  # False for a network trained elsewhere that has an output for every number up to the largest
@@ -44,6 +46,7 @@ class DataOptions:
             std=self.std,
             resize=self.resize,
             crop=self.crop,
+            interpolation=self.interpolation or "bilinear",
             download=self.download,
             measure_view=measure_view,
             skip_bad=self.skip_bad,
@@ -70,9 +73,32 @@ class DataOptions:
         recorded = {name: data[name] for name in ("spec", "imbalance", "tail_order", "holdout")}
         if self.mean is None and self.std is None:
             recorded |= {name: tuple(view[name]) for name in ("mean", "std") if name in view}
-        recorded |= {name: view[name] for name in ("resize", "crop") if view.get(name) is not None}
+        recorded |= {name: view[name] for name in ("resize", "crop", "interpolation") if view.get(name) is not None}
         given = {name: value for name, value in recorded.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **given, skip_bad=self.skip_bad or bool(data.get("skipped")))
+
+    def with_published(self, model: str, weights: Path) -> tuple[DataOptions, str | None]:
+        """These flags, and for the rest what the published weights in this file were evaluated with; whose they are.
+
+        What a model sees is decided, flag by flag, in this order: the user's own flags; the training record beside the
+        weights (`filled_from`); where there is none, the transform of the published weights; what is usual for the data
+        source. If none of them gives a mean and a standard deviation, `load` asks for --mean and --std. Images of a data
+        set of the user's own are what the model sees already: these flags are returned as they are, and None.
+        """
+        known = {choice.partition(":")[0] for choice in SOURCES}
+        if (self.spec or "digits").partition(":")[0] not in known:
+            return self, None
+        tagged = not model.startswith("timm:") or "." in model
+        outputs = None if tagged else count_outputs(model, storage.load_checkpoint(weights))
+        found = published_view(model, storage.sha256(weights), outputs)
+        if found is None:
+            return self, None
+        view, origin = found
+        groups = (("mean", "std"), ("resize", "interpolation"), ("crop",))
+        silent = [group for group in groups if all(getattr(self, name) is None for name in group)]
+        given = {name: getattr(view, name) for group in silent for name in group}
+        told = origin if len(silent) == len(groups) else f"given, the rest {origin}"
+        return dataclasses.replace(self, **given), told if silent else None
 
 
 def fit_channels(view: View | None, model: str) -> View | None:
@@ -83,7 +109,7 @@ def fit_channels(view: View | None, model: str) -> View | None:
 
 
 def channels_of(data: Data, view: View | None) -> int:
-    """Channels of what the model sees."""
+    """Channels of the images that the model sees."""
     return len(view.mean) if view is not None else int(collate([data.train.dataset[0]])[0].shape[1])
 
 
