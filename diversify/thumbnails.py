@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .exhibits import ClassExamples, Example, Exhibits
 from .extraction import unchanged_randomness
-from .images import Images, as_image
+from .images import ImageFiles, Images, Relabelled, as_image
+from .sources import on_one_line
 
 SIDE = 96  # pixels of the longer side, at most
 _LOSSLESS = 48  # up to so many pixels a picture is kept as it is
@@ -40,15 +41,21 @@ def take_pictures(exhibits: Exhibits, train: Images, heldout: Images) -> Exhibit
 
 
 def file_name(dataset: Any, index: int) -> str:
-    """The path of an image file, as far as its data set says it: through `Subset`, at `paths`, `samples` or `imgs`."""
-    while hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
-        dataset, index = dataset.dataset, int(dataset.indices[index])
+    """The path of an image file, as far as its data set says it: through `Subset`, at `paths`, `samples` or `imgs`.
+
+    Relative to the tree for files that we read ourselves; on one line, and without what cannot be written as UTF-8.
+    """
+    while isinstance(dataset, Relabelled) or (hasattr(dataset, "indices") and hasattr(dataset, "dataset")):
+        index = index if isinstance(dataset, Relabelled) else int(dataset.indices[index])
+        dataset = dataset.dataset
+    if isinstance(dataset, ImageFiles):
+        return on_one_line(dataset.name(index))
     for attribute in ("paths", "samples", "imgs"):
         listed = getattr(dataset, attribute, None)
         if isinstance(listed, list | tuple) and index < len(listed):
             entry = listed[index]
             path = entry[0] if isinstance(entry, list | tuple) and entry else entry
-            return str(path) if isinstance(path, str | Path) else ""
+            return on_one_line(str(path)) if isinstance(path, str | Path) else ""
     return ""
 
 

@@ -14,6 +14,7 @@ from .. import origin, storage
 from ..comparison import Model
 from ..data import Data, Split, make_loader
 from ..diagnosis import Diagnosis
+from ..duplicates import find_duplicates
 from ..embeddings import Embeddings
 from ..errors import must, unknown
 from ..exhibits import choose_exhibits
@@ -67,6 +68,27 @@ def _heldout(
     )
 
 
+def _data_for(
+    weights: Path, spec: str, options: DataOptions, training: dict[str, Any] | None, progress: Progress | None
+) -> Data:
+    """The data; where its labels skip numbers, numbered as the outputs of the checkpoint's head are."""
+    data = options.load(measure_view=False, progress=progress)
+    if data.label_numbers is None or training is not None:
+        return data
+    every = 1 + max(data.label_numbers)
+    channels = channels_of(data, fit_channels(data.view, spec))
+    tensors = storage.load_checkpoint(weights)
+    for outputs in (data.num_classes, every):
+        shapes = build_model(spec, outputs, channels=channels).state_dict()
+        if all(name in tensors and tensors[name].shape == value.shape for name, value in shapes.items() if value.ndim):
+            break
+    else:
+        return data  # it fits neither, which `load_weights` puts into words
+    if outputs == data.num_classes:
+        return data
+    return dataclasses.replace(options, relabel=False).load(measure_view=False)
+
+
 def diagnose_run(
     data_options: DataOptions,
     *,
@@ -98,7 +120,7 @@ def diagnose_run(
     published = None
     if training is None:
         options, published = options.with_published(spec, weights)
-    data = options.load(measure_view=False)
+    data = _data_for(weights, spec, options, training, progress)
     view_origin = published or ("recorded" if options.mean != data_options.mean else data.view_origin)
     view = fit_channels(data.view, spec)
     split_name, unseen = _heldout(data, heldout, training, options.digests())
@@ -126,6 +148,8 @@ def diagnose_run(
     say(
         f"data: {data.spec}, imbalance {data.imbalance}; {len(data.train)} train, {len(unseen)} held out ({split_name})"
     )
+    for note in data.notes:
+        say(f"note: {note}")
     say(f"the model sees: {view or 'images as the data set gives them'} ({view_origin})")
     if training is None:
         say(
@@ -149,6 +173,19 @@ def diagnose_run(
                     fingerprint=storage.digest_json([part.digest(), record["files"], record["view"]]),
                     progress=None if progress is None else partial(progress, f"reading {name}"),
                 )
+            )
+        copies = find_duplicates(data.train, unseen, progress)
+        record["duplicates"] = {
+            "heldout": split_name,
+            "images": len(unseen),
+            "count": copies.count,
+            "same_label": copies.same_label,
+        }
+        if copies.count:
+            other = copies.count - copies.same_label
+            say(
+                f"note: {copies.count:,} of {len(unseen):,} {split_name} images are also in train (exact copies): what is found"
+                " there is too good by them" + (f"; {other:,} of them have another label there" if other else "")
             )
         diagnosis = diagnose(
             *sides,
