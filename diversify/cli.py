@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,11 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from . import process
 from .errors import InputError, must
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from .diagnosis import Diagnosis
     from .runs import DataOptions
 
@@ -33,9 +32,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class _NoReaderError(Exception):
+    """What reads the output is gone."""
+
+
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Write nothing more, and stop: nobody reads it."""
+        self.quiet = True
+        raise _NoReaderError
+
+
+NO_READER = 141  # as the shell counts a process that a closed pipe ended
 PIPED_WIDTH = 140  # columns where nobody said how many there are
-out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
-err = Console(stderr=True, highlight=False)
+out = _Screen(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
+err = _Screen(stderr=True, highlight=False)
 
 Data = Annotated[
     str | None,
@@ -133,7 +146,10 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    """A callable `(what, done, in all)` that draws a bar with the time left, on a terminal; nothing where there is none."""
+    """A callable `(what, done, in all)` that draws a bar with the time left, on a terminal; nothing where there is none.
+
+    Within the block an interruption keeps what is finished.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -150,7 +166,9 @@ def _progress() -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    process.begin_work()
+    still = not err.is_terminal or err.is_dumb_terminal
+    with Progress(*columns, console=err, transient=True, disable=still) as bar:
         tasks: dict[str, Any] = {}
 
         def update(what: str, done: int, total: int) -> None:
@@ -299,6 +317,7 @@ def compare(
     """Compare the same classes in two networks: number, magnitude and identity of their top-K features."""
     from .runs import compare_run
 
+    process.begin_work()
     comparison, _ = compare_run(first, second, out=directory, overwrite=overwrite, say=_say)
     chance = f"chance {comparison.identity_chance:.0%}"
     titles = (
@@ -424,15 +443,31 @@ def _interval(values: Mapping[str, float], name: str, form: str, *, bare: bool =
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code: 0 done, 2 the user's input, 130 interrupted."""
     try:
+        code = _run(arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        code = process.INTERRUPTED
+    except _NoReaderError:
+        return NO_READER
+    except Exception:
+        if not process.was_interrupted():
+            raise
+        code = process.INTERRUPTED
+    if code == process.INTERRUPTED or (code and process.was_interrupted()):
+        with suppress(_NoReaderError, OSError):
+            err.print(process.INTERRUPTED_LINE, soft_wrap=True)
+        return process.INTERRUPTED
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
         code = app(list(arguments), standalone_mode=False, prog_name="diversify")
     except InputError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return 2
+        return _refuse(str(error))
     except OSError as error:  # a full disk, a folder that is gone or not ours: what the system said
-        err.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True)
-        return 2
+        return _refuse(_system_error(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        raise
     except Exception as error:
         if not hasattr(error, "format_message"):  # a usage error of the command-line parser has it, whichever it is
             raise
@@ -441,22 +476,22 @@ def run(arguments: Sequence[str]) -> int:
         given = [value for option, value in pairwise(arguments) if option in options]
         if given and repr(given[-1]) not in message:
             message = f"{message.rstrip('.')}, got {given[-1]!r}"
-        if message:  # the parser has none where it printed the help instead
-            err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
-        return 2
-    if code == 130:  # the parser may have turned the interruption into its exit code
-        err.print("interrupted; what was finished is kept", soft_wrap=True)
+        return _refuse(message) if message else 2  # the parser has none where it printed the help instead
     return code if isinstance(code, int) else 0
 
 
-def _terminate(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _refuse(message: str) -> int:
+    if not process.was_interrupted():
+        err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    return 2
 
 
-def main() -> None:
-    """The `diversify` command."""
-    signal.signal(signal.SIGTERM, _terminate)
-    raise SystemExit(run(sys.argv[1:]))
+def _system_error(error: OSError) -> str:
+    """`FILE: reason`, and what to do where that is plain."""
+    text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += "; make room and run the command again"
+    return " ".join(text.split())
 
 
-__all__ = ["main", "run"]
+__all__ = ["run"]

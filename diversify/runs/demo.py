@@ -12,14 +12,14 @@ from .. import origin, storage
 from ..diagnosis import Diagnosis
 from ..training import Recipe
 from .diagnose import diagnose_run
-from .folders import SCHEMA_VERSION
+from .folders import SCHEMA_VERSION, alone
 from .options import DataOptions
 from .train import Progress, Say, train_run
-
 
 DEMO_RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.05, schedule="cosine", warmup_epochs=3, precision="fp32")
 
 
+@alone
 def demo_run(
     out: Path, *, seed: int = 0, overwrite: bool = False, say: Say, progress: Progress | None = None
 ) -> tuple[Diagnosis, dict[str, Any]]:

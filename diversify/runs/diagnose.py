@@ -21,7 +21,7 @@ from ..heads import LinearHead, read_head, split_head
 from ..measuring import diagnose, parse_top_k
 from ..models import build_model, load_weights, parameter_count
 from ..report import render_html, render_markdown
-from .folders import SCHEMA_VERSION, run_folder, unfinished
+from .folders import SCHEMA_VERSION, alone, run_folder, unfinished
 from .options import DataOptions, channels_of, fit_channels
 from .train import Progress, Say, recorded_training
 
@@ -65,6 +65,7 @@ def _heldout(
     )
 
 
+@alone
 def diagnose_run(
     data_options: DataOptions,
     *,

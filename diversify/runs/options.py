@@ -76,6 +76,7 @@ def fit_channels(view: View | None, model: str) -> View | None:
 
 
 def channels_of(data: Data, view: View | None) -> int:
+    """Channels of the images that the model sees."""
     return len(view.mean) if view is not None else int(collate([data.train.dataset[0]])[0].shape[1])
 
 
