@@ -13,8 +13,12 @@ def main() -> None:
     process.receive_signals()
     from .cli import run
 
-    code = run(sys.argv[1:])
-    process.end_work()
+    try:
+        code = run(sys.argv[1:])
+        process.end_work()
+    except KeyboardInterrupt:  # after the last that `run` does
+        process.end_work()
+        code = process.INTERRUPTED
     process.flush_streams()
     raise SystemExit(code)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import process
-from .errors import InputError, must
+from .errors import InputError, must, unknown
 
 if TYPE_CHECKING:
     from .diagnosis import Diagnosis
@@ -59,7 +61,7 @@ Data = Annotated[
         show_default="digits",
     ),
 ]
-Root = Annotated[Path, typer.Option(help="Where data sets are kept.", rich_help_panel="Data")]
+Root = Annotated[Path, typer.Option(help="Where data sets are kept.", readable=False, rich_help_panel="Data")]
 ImbalanceOption = Annotated[
     str | None,
     typer.Option(
@@ -100,7 +102,7 @@ Model = Annotated[
 Precision = Annotated[str, typer.Option(help="auto | fp32 | bf16; auto takes bf16 where the hardware has it.")]
 Workers = Annotated[int, typer.Option(min=0, help="Loader processes.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in DIR.")]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR", readable=False)]
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
@@ -263,7 +265,9 @@ def diagnose(
     crop: Crop = None,
     download: Download = False,
     model: Model = None,
-    weights: Annotated[Path, typer.Option(help="The checkpoint: .pt, .pth or .safetensors.", metavar="FILE")],
+    weights: Annotated[
+        Path, typer.Option(help="The checkpoint: .pt, .pth or .safetensors.", metavar="FILE", readable=False)
+    ],
     head: Annotated[
         str | None, typer.Option(help="The head's name, where the network has several.", metavar="NAME")
     ] = None,
@@ -308,8 +312,8 @@ def diagnose(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="DIR_A", help="A folder that diagnose left.")],
-    second: Annotated[Path, typer.Argument(metavar="DIR_B", help="Another.")],
+    first: Annotated[Path, typer.Argument(metavar="DIR_A", readable=False, help="A folder that diagnose left.")],
+    second: Annotated[Path, typer.Argument(metavar="DIR_B", readable=False, help="Another.")],
     *,
     directory: Out,
     overwrite: Overwrite = False,
@@ -348,7 +352,9 @@ def compare(
 @app.command()
 def demo(
     *,
-    directory: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")] = Path("runs/demo"),
+    directory: Annotated[
+        Path, typer.Option("--out", help="The folder to write.", metavar="DIR", readable=False)
+    ] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -463,7 +469,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), standalone_mode=False, prog_name="diversify")
     except InputError as error:
-        return _refuse(str(error))
+        return _refuse(_with_flags(str(error), arguments))
     except OSError as error:  # a full disk, a folder that is gone or not ours: what the system said
         return _refuse(_system_error(error))
     except (KeyboardInterrupt, typer.Abort):
@@ -471,13 +477,62 @@ def _run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):  # a usage error of the command-line parser has it, whichever it is
             raise
-        message = " ".join(error.format_message().split())
-        options = getattr(getattr(error, "param", None), "opts", [])
-        given = [value for option, value in pairwise(arguments) if option in options]
-        if given and repr(given[-1]) not in message:
-            message = f"{message.rstrip('.')}, got {given[-1]!r}"
+        message = _usage_error(error, arguments)
         return _refuse(message) if message else 2  # the parser has none where it printed the help instead
     return code if isinstance(code, int) else 0
+
+
+def _options(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command that is called, as typed before its options, and the options it has."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    name = next((each for each in arguments if not each.startswith("-")), "")
+    if name not in commands:
+        return "diversify", ["--help"]
+    return f"diversify {name}", [option for each in commands[name].params for option in each.opts if option[:2] == "--"]
+
+
+def _with_flags(message: str, arguments: Sequence[str]) -> str:
+    """An error that begins with a parameter's name says the option that was typed for it."""
+    name, rest = re.match(r"([a-z_]*)(.*)", message).groups()  # type: ignore[union-attr]
+    option = f"--{name.replace('_', '-')}"
+    named = rest.startswith((" must ", " of a resumed run must ")) and option in _options(arguments)[1]
+    return f"{option}{rest}" if named else message
+
+
+_VALUES = {  # what the parser's messages about a value have in common, in all its versions
+    r"valid integer": "be an integer",
+    r"valid (number|float)": "be a number",
+    r"(?:greater than or equal to|range [a-z]*>=) ?(-?\d+)": r"be at least \1",
+}
+
+
+def _usage_error(error: Any, arguments: Sequence[str]) -> str:
+    """A usage error of the parser in the form of all our errors; its own words where it says something else."""
+    message = " ".join(error.format_message().split())
+    command, options = _options(arguments)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    advice = f"see `{command} --help`"
+    if "NoSuchOption" in kinds:
+        near = difflib.get_close_matches(error.option_name, options, n=1)
+        advice = f"did you mean {near[0]}?" if near else advice
+        return str(must("option", f"be one that `{command}` has", error.option_name, advice))
+    if "BadOptionUsage" in kinds:
+        law, got = ("be followed by a value", "none") if "requires" in message else ("stand alone", "a value")
+        return str(must(error.option_name, law, got, advice))
+    opts = getattr(getattr(error, "param", None), "opts", ())
+    name = str(opts[0] if opts and opts[0].startswith("-") else getattr(getattr(error, "param", None), "metavar", ""))
+    if "MissingParameter" in kinds:
+        return str(must(name, "be given", "none", advice))
+    given = [part for each in arguments for part in each.split("=", 1)]
+    values = [value for option, value in pairwise(given) if option in opts]
+    for pattern, law in _VALUES.items():
+        if values and (found := re.search(pattern, message)):
+            return str(must(name, found.expand(law), repr(values[-1])))
+    if message.startswith("No such command"):
+        return str(unknown("command", arguments[0], [each.callback.__name__ for each in app.registered_commands]))  # type: ignore[union-attr]
+    if found := re.search(r"unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
+        return str(must("command line", f"hold only what `{command}` takes", found[1], advice))
+    return message
 
 
 def _refuse(message: str) -> int:

@@ -16,7 +16,7 @@ from types import FrameType
 INTERRUPTED = 130
 INTERRUPTED_LINE = "interrupted; what was finished is kept"
 
-_stage = "starting"  # then "working", then "ended"
+_working = False
 _received = 0  # interruptions so far
 
 
@@ -82,14 +82,17 @@ def receive_signals() -> None:
 
 def begin_work() -> None:
     """From here on an interruption is a KeyboardInterrupt."""
-    global _stage
-    _stage = "working"
+    global _working
+    _working = True
 
 
 def end_work() -> None:
     """From here on an interruption changes nothing: all is written."""
-    global _stage
-    _stage = "ended"
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # to be ignored by the system: Python takes its handlers down at exit
+        signal.signal(number, signal.SIG_IGN)
 
 
 def was_interrupted() -> bool:
@@ -99,10 +102,8 @@ def was_interrupted() -> bool:
 
 def _receive(number: int, frame: FrameType | None) -> None:
     global _received
-    if _stage == "ended":
-        return
     _received += 1
-    if _stage == "starting" or _received > 2:
+    if not _working or _received > 2:
         with contextlib.suppress(OSError):
             os.write(2, f"{INTERRUPTED_LINE}\n".encode())
         os._exit(INTERRUPTED)

@@ -118,7 +118,9 @@ def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # released by the close below
         _cut_torn_line(descriptor)
+        end = os.lseek(descriptor, 0, os.SEEK_END)
         if os.write(descriptor, line) != len(line):
+            os.ftruncate(descriptor, end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
