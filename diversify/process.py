@@ -112,11 +112,15 @@ def _receive(number: int, frame: FrameType | None) -> None:
 
 
 def _again(unraisable: sys.UnraisableHookArgs) -> None:
-    """A KeyboardInterrupt that fell into a destructor would be shown and lost: it comes once more."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(unraisable)
-        return
+    """A KeyboardInterrupt that fell into a destructor would be shown and lost: it comes once more.
+
+    What else destructors raise after an interruption is about objects that are only half made.
+    """
     global _received
+    if not _received:
+        sys.__unraisablehook__(unraisable)
+    if not _received or not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        return
     _received = 0
     threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
 

@@ -5,14 +5,18 @@ Most runs here happen in processes of their own, forked from one that has import
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,7 +42,7 @@ ROOT = Path(__file__).parent.parent
 FULL = "No space left on device; make room and run the command again"
 
 SERVER = """
-import json, os, resource, signal, sys, time
+import importlib, io, json, os, resource, signal, sys, time
 import accelerate, matplotlib.backends.backend_svg, matplotlib.figure, PIL.Image, rich.progress, scipy.optimize
 import sklearn.datasets, sklearn.linear_model, torchvision, diversify.__main__, diversify.cli, diversify.runs
 from diversify import process
@@ -52,12 +56,33 @@ for line in sys.stdin:
             os.setpgid(0, 0)
         os.chdir(task["folder"])
         for descriptor, place in ((0, os.devnull), (1, task["out"]), (2, task["err"])):
-            os.dup2(os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND), descriptor)
+            if place == "closed":
+                os.close(descriptor)
+            elif place == "nobody":
+                read, write = os.pipe()
+                os.dup2(write, descriptor)
+                os.close(read)
+                os.close(write)
+            else:
+                opened = os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
+                os.dup2(opened, descriptor)
+                os.close(opened)
+        encoding = task["env"].get("PYTHONIOENCODING", "utf-8")
+        for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+            try:
+                setattr(sys, name, io.TextIOWrapper(open(descriptor, "wb" if descriptor else "rb", closefd=False), encoding))
+            except OSError:
+                setattr(sys, name, None)
+        for name in ("COLUMNS", "NO_COLOR", "TERM"):
+            os.environ.pop(name, None)
+        os.environ.update(task["env"])
         if task["limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], resource.RLIM_INFINITY))
         process.receive_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         sys.argv = ["diversify", *task["arguments"]]
+        process.open_streams()
+        importlib.reload(diversify.cli)
         diversify.__main__.main()
     deadline = time.monotonic() + 60
     for name, wait in task["signals"]:
@@ -91,23 +116,29 @@ class Commands:
         signals: list[tuple[str, float]] | None = None,
         limit: int = 0,
         group: bool = False,
+        env: dict[str, str] | None = None,
+        out: str | None = None,
+        err: str | None = None,
+        while_it_runs: Callable[[], None] = lambda: None,
     ) -> tuple[int, str, str, int]:
-        out, err = self.folder / "out", self.folder / "err"
-        for path in (out, err):
+        stdout, stderr = self.folder / "out", self.folder / "err"
+        for path in (stdout, stderr):
             path.write_text("")
         task = {
             "arguments": list(map(str, arguments)),
             "folder": str(self.folder),
-            "out": str(out),
-            "err": str(err),
+            "out": out or str(stdout),
+            "err": err or str(stderr),
+            "env": env or {"COLUMNS": "120"},
             "signals": signals or [],
             "limit": limit,
             "group": group,
         }
         self.server.stdin.write(json.dumps(task) + "\n")
         self.server.stdin.flush()
+        while_it_runs()
         code, process = json.loads(self.server.stdout.readline())
-        return code, out.read_text(), err.read_text(), process
+        return code, stdout.read_text(encoding="latin-1"), stderr.read_text(), process
 
     def close(self) -> None:
         self.server.stdin.close()
@@ -118,6 +149,7 @@ class Commands:
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     server = Commands(tmp_path_factory.mktemp("commands"))
+    assert server("--help")[0] == 0  # its imports are done
     yield server
     server.close()
 
@@ -193,6 +225,11 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     tmp_path: Path, data: Path, trained: Path, diagnosed: Path, commands: Commands
 ) -> None:
@@ -201,6 +238,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
         code, _, errors, _ = commands(*training(data, disk / "t"))
         assert (code, errors) == (2, f"error: {disk}/t/state/state.safetensors: {FULL}\n")
         assert files(disk) == ["ballast"]
+        (disk / "more").write_bytes(bytes(free_bytes(disk) - 16_384))
         code, _, errors, _ = commands(*diagnosing(trained, disk / "d"))
         assert code == 2
         assert errors.endswith(f": {FULL}\n"), errors
@@ -208,6 +246,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
         assert errors.count("\n") == 1
         assert not leftovers(disk)
         (disk / "ballast").unlink()
+        (disk / "more").unlink()
         assert commands(*diagnosing(trained, disk / "d"))[0] == 0
         assert (disk / "d" / "diagnosis.json").read_bytes() == (diagnosed / "diagnosis.json").read_bytes()
 
@@ -462,8 +501,9 @@ def test_signals_at_any_moment_lose_nothing(
     out = tmp_path / "run"
     command = training(data, out, epochs=12) if name == "train" else diagnosing(trained, out)
     result = "model.safetensors" if name == "train" else "diagnosis.json"
+    undisturbed(command, out, commands)
     seconds, whole = undisturbed(command, out, commands)
-    moments = (seconds * draws.uniform("moments", name, torch.arange(12))).tolist()
+    moments = (seconds * draws.uniform("moments", name, torch.arange(8))).tolist()
     codes = []
     for number, moment in enumerate(moments):
         kind = ("SIGINT", "SIGTERM")[number % 2]
@@ -643,8 +683,6 @@ def test_a_claim_removes_what_a_killed_run_was_writing(tmp_path: Path) -> None:
 
 
 def test_file_systems_without_locks_go_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks available")
 
@@ -673,108 +711,90 @@ def test_a_clock_that_jumps_back_changes_nothing(
 # Terminals
 
 
-PROGRAM = [sys.executable, "-m", "diversify"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR", "TERM")}
-    return {**kept, "OMP_NUM_THREADS": "1", **more}
-
-
-def on_a_terminal(arguments: list[str], *, width: int, **more: str) -> tuple[int, str]:
-    """What a terminal of this width shows."""
-    ours, theirs = pty.openpty()
-    import fcntl
-    import struct
-    import termios
-
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    with subprocess.Popen(
-        [*PROGRAM, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment(**more)
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        while select.select([ours], [], [], 60)[0]:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # the other side is closed
-                break
-            if not part:
-                break
-            shown += part
-    os.close(ours)
-    return process.returncode, shown.decode()
-
-
 @pytest.fixture(scope="module")
-def named(data: Path) -> Path:
+def named(diagnosed: Path) -> Path:
     """A diagnosis of classes whose names no plain terminal can show."""
-    folder = data.parent / "named"
-    shutil.copytree(data.parent / "diagnosed", folder)
-    for name in ("diagnosis.json",):
-        path = folder / name
-        path.write_text(path.read_text().replace('"class 1"', '"◆ Käfer – 甲虫"'))
+    folder = diagnosed.parent / "named"
+    shutil.copytree(diagnosed, folder)
+    path = folder / "diagnosis.json"
+    path.write_text(path.read_text().replace('"class 1"', '"◆ Käfer – 甲虫"'), encoding="utf-8")
     return folder
 
 
-@pytest.mark.parametrize("more", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}, {"TERM": "xterm"}])
-def test_terminals(more: dict[str, str], tmp_path: Path, trained: Path, diagnosed: Path) -> None:
-    code, shown = on_a_terminal(diagnosing(trained, tmp_path / "d"), width=40, **more)
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}, {"TERM": "xterm"}], ids=str)
+def test_terminals(env: dict[str, str], tmp_path: Path, trained: Path, commands: Commands) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    shown = b""
+
+    def watch() -> None:
+        nonlocal shown
+        while select.select([ours], [], [], 60)[0]:
+            shown += (part := os.read(ours, 65536))
+            if b"report.html" in part:
+                break
+
+    terminal = os.ttyname(theirs)
+    code, *_ = commands(*diagnosing(trained, tmp_path / "d"), env=env, out=terminal, err=terminal, while_it_runs=watch)
+    os.close(theirs)
+    os.close(ours)
+    text = shown.decode()
     assert code == 0
-    assert "class 0" in shown
-    if more["TERM"] == "dumb":
-        assert "\x1b" not in shown
-    if "NO_COLOR" in more:
-        assert "\x1b[31m" not in shown
-        assert "\x1b[1;31m" not in shown
-    assert ("reading train" in shown) == (more["TERM"] != "dumb")  # the bar
+    assert "class 0" in text
+    assert ("\x1b" in text) == (env["TERM"] != "dumb")
+    assert not ("NO_COLOR" in env and re.search(r"\x1b\[[0-9;]*3[0-9]m", text))
+    assert ("reading train" in text) == (env["TERM"] != "dumb")  # the bar
 
 
-@pytest.mark.parametrize("more", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C"}])
-def test_plain_encodings(more: dict[str, str], tmp_path: Path, named: Path, diagnosed: Path) -> None:
-    done = subprocess.run(
-        [*PROGRAM, "compare", str(named), str(named), "--out", str(tmp_path / "c")],
-        capture_output=True,
-        cwd=ROOT,
-        env=environment(**more),
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"\x1b" not in done.stdout
-    if more == {"PYTHONIOENCODING": "ascii"}:
-        assert b"* K?fer - ??" in done.stdout
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_encodings_without_our_signs(encoding: str, tmp_path: Path, named: Path, commands: Commands) -> None:
+    line = ["compare", named, named, "--out", tmp_path / "c"]
+    code, out, errors, _ = commands(*line, env={"PYTHONIOENCODING": encoding, "COLUMNS": "200"})
+    assert (code, errors) == (0, "")
+    assert "\x1b" not in out
+    shown = {"ascii": "* K?fer - ??", "latin-1": "* Käfer - ??", "utf-8": "◆ Käfer – 甲虫".encode().decode("latin-1")}
+    assert shown[encoding] in out
     assert "◆ Käfer – 甲虫" in (tmp_path / "c" / "comparison.json").read_text(encoding="utf-8")
+    if encoding == "ascii":
+        code, _, errors, _ = commands("compare", "–", "–", "--out", tmp_path / "x", env={"PYTHONIOENCODING": encoding})
+        assert (code, errors) == (2, "error: DIR must be a folder that `diversify diagnose` left, got -\n")
 
 
-def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
-    """A line of bash in which `$@` is the command."""
-    given = ["bash", "-c", line, "bash", *PROGRAM, *map(str, arguments)]
-    return subprocess.run(given, capture_output=True, cwd=ROOT, env=environment(), check=False)
+def test_output_into_a_pipe_holds_no_control_codes(tmp_path: Path, trained: Path, commands: Commands) -> None:
+    code, out, errors, _ = commands(*diagnosing(trained, tmp_path / "d"), env={"TERM": "xterm-256color"})
+    assert (code, errors) == (0, "")
+    assert out.startswith("data: npz:")
+    assert not [sign for sign in out if ord(sign) < 32 and sign != "\n"]
 
 
-def test_nobody_reads_the_output(tmp_path: Path, trained: Path, diagnosed: Path) -> None:
-    done = shell('"$@" | true; exit ${PIPESTATUS[0]}', *diagnosing(trained, tmp_path / "d"))
-    assert (done.returncode, done.stderr) == (141, b"")
-    assert run(diagnosing(trained, tmp_path / "d")) == 0  # as after an interruption, it goes on
+def test_nobody_reads_the_output(tmp_path: Path, trained: Path, diagnosed: Path, commands: Commands) -> None:
+    code, _, errors, _ = commands(*diagnosing(trained, tmp_path / "d"), out="nobody")
+    assert (code, errors) == (141, "")
+    assert commands(*diagnosing(trained, tmp_path / "d"), out="nobody", err="nobody")[0] == 141
+    assert run(diagnosing(trained, tmp_path / "d")) == 0
     assert (tmp_path / "d" / "diagnosis.json").read_bytes() == (diagnosed / "diagnosis.json").read_bytes()
+    code, _, errors, _ = commands("--help", out="nobody")
+    assert errors == ""
+    assert commands("train", err="nobody")[0] in (2, 141)
 
 
-def test_no_streams_at_all(tmp_path: Path, diagnosed: Path) -> None:
-    line = ["compare", str(diagnosed), str(diagnosed), "--out"]
-    done = shell('"$@" <&- >&- 2>&-', *line, tmp_path / "c")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+def test_no_streams_at_all(tmp_path: Path, diagnosed: Path, commands: Commands) -> None:
+    line = ["compare", str(diagnosed), str(diagnosed), "--out", str(tmp_path / "c")]
+    assert commands(*line, out="closed", err="closed")[:3] == (0, "", "")
     assert files(tmp_path / "c") == ["comparison.json", "report.html", "report.md", "run.json"]
     assert json.loads((tmp_path / "c" / "run.json").read_text())["command"] == "compare"
-    assert shell('"$@" <&- >&- 2>&-', "compare").returncode == 2
+    for streams in ("<&- >&- 2>&-", "<&-", ">&-"):
+        given = ["bash", "-c", f'"$@" {streams}', "bash", sys.executable, "-m", "diversify", "compare"]
+        done = subprocess.run(given, capture_output=True, cwd=ROOT, check=False)
+        shown = b"" if "2>" in streams else b"error: DIR_A must be given, got none; see `diversify compare --help`\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, b"", shown)
 
 
-def test_a_full_device_as_output(diagnosed: Path, tmp_path: Path) -> None:
+def test_a_full_device_as_output(diagnosed: Path, tmp_path: Path, commands: Commands) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    line = ["compare", str(diagnosed), str(diagnosed), "--out", str(tmp_path / "c")]
-    done = shell('"$@" >/dev/full', *line)
-    assert done.returncode == 2
-    assert done.stderr.decode() == "error: [Errno 28] No space left on device; make room and run the command again\n"
+    code, _, errors, _ = commands("compare", diagnosed, diagnosed, "--out", tmp_path / "c", out="/dev/full")
+    assert (code, errors) == (2, "error: [Errno 28] No space left on device; make room and run the command again\n")
 
 
 def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
