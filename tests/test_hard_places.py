@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent
 FULL = "No space left on device; make room and run the command again"
 
 SERVER = """
-import importlib, io, json, os, resource, signal, sys, time
+import importlib, io, json, multiprocessing.util, os, resource, signal, sys, time
 import accelerate, matplotlib.backends.backend_svg, matplotlib.figure, PIL.Image, rich.progress, scipy.optimize
 import sklearn.datasets, sklearn.linear_model, torchvision, diversify.__main__, diversify.cli, diversify.runs
 from diversify import process
@@ -83,13 +83,17 @@ for line in sys.stdin:
         sys.argv = ["diversify", *task["arguments"]]
         process.open_streams()
         importlib.reload(diversify.cli)
-        diversify.__main__.main()
+        try:
+            diversify.__main__.main()
+        except SystemExit as ended:  # taking down all that was imported takes seconds
+            multiprocessing.util._exit_function()
+            os._exit(ended.code)
     deadline = time.monotonic() + 60
     for name, wait in task["signals"]:
         time.sleep(wait)
         (os.killpg if task["group"] else os.kill)(child, getattr(signal, name))
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        time.sleep(0.001)
+        time.sleep(0.005)
         if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
     print(json.dumps([os.waitstatus_to_exitcode(ended[1]), child]), flush=True)
