@@ -277,7 +277,7 @@ def diagnose(
     top_k: Annotated[str, typer.Option(help="Strongest features per class: K, or a percentage of D.")] = "10",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
     precision: Precision = "fp32",
-    seed: Annotated[int, typer.Option(help="Of resampling; same seed, same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of resampling; same seed, same result.")] = 0,
     workers: Workers = 0,
     directory: Out,
     overwrite: Overwrite = False,
@@ -493,9 +493,10 @@ def _options(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def _with_flags(message: str, arguments: Sequence[str]) -> str:
     """An error that begins with a parameter's name says the option that was typed for it."""
-    name, rest = re.match(r"([a-z_]*)(.*)", message).groups()  # type: ignore[union-attr]
-    option = f"--{name.replace('_', '-')}"
-    named = rest.startswith((" must ", " of a resumed run must ")) and option in _options(arguments)[1]
+    name, rest = re.match(r"([\w-]*)(.*)", message).groups()  # type: ignore[union-attr]
+    option = f"--{name.lower().replace('_', '-')}"
+    about = rest.startswith((" must ", " of a resumed run must ")) or name == "weights"
+    named = about and option in _options(arguments)[1]
     return f"{option}{rest}" if named else message
 
 

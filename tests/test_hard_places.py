@@ -696,6 +696,23 @@ def test_file_systems_without_locks_go_on_without(tmp_path: Path, monkeypatch: p
     assert files(tmp_path) == ["run", "run/run.json"]
 
 
+def test_only_the_first_process_of_a_launcher_holds_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diversify.runs.folders import alone
+
+    @alone
+    def listed(out: Path) -> list[str]:
+        return files(out) if out.exists() else ["not there"]
+
+    assert listed(tmp_path / "run") == [".lock"]
+    with storage.claimed(tmp_path / "run"):
+        monkeypatch.setenv("RANK", "1")
+        assert listed(tmp_path / "run") == [".lock"]
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(InputError, match="DIR must not be in use by another run"):
+            listed(out=tmp_path / "run")
+    assert files(tmp_path) == []
+
+
 # Clocks
 
 

@@ -24,6 +24,7 @@ def demo_run(
     out: Path, *, seed: int = 0, overwrite: bool = False, say: Say, progress: Progress | None = None
 ) -> tuple[Diagnosis, dict[str, Any]]:
     """Train `small_cnn` on long-tailed digits and diagnose it on their test images; `out/diagnosis/report.html` shows it."""
+    recipe = dataclasses.replace(DEMO_RECIPE, seed=seed)
     storage.ensure_available(out, overwrite)
     storage.clear(out)
     record = {
@@ -37,7 +38,6 @@ def demo_run(
     storage.write_json(out / "run.json", record)
     options = DataOptions(spec="digits", imbalance="exp:20:100", holdout=0.0)
     trained = out / "train"
-    recipe = dataclasses.replace(DEMO_RECIPE, seed=seed)
     train_run(options, model="small_cnn", recipe=recipe, out=trained, say=say, progress=progress)
     found = diagnose_run(
         DataOptions(),
