@@ -32,6 +32,11 @@ _HOME = {
     "Model": "comparison",
     "ModelComparison": "comparison",
     "compare_models": "comparison",
+    "Exhibits": "exhibits",
+    "choose_exhibits": "exhibits",
+    "take_pictures": "thumbnails",
+    "render_html": "report",
+    "render_markdown": "report",
     "Embeddings": "embeddings",
     "extract": "extraction",
     "LinearHead": "heads",
@@ -73,6 +78,8 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis as Diagnosis
     from .embeddings import Embeddings as Embeddings
     from .errors import InputError as InputError
+    from .exhibits import Exhibits as Exhibits
+    from .exhibits import choose_exhibits as choose_exhibits
     from .extraction import extract as extract
     from .findings import Finding as Finding
     from .heads import LinearHead as LinearHead
@@ -84,6 +91,9 @@ if TYPE_CHECKING:
     from .measuring import diagnose_model as diagnose_model
     from .models import build_model as build_model
     from .models import load_weights as load_weights
+    from .report import render_html as render_html
+    from .report import render_markdown as render_markdown
+    from .thumbnails import take_pictures as take_pictures
     from .training import Ingredients as Ingredients
     from .training import Recipe as Recipe
     from .training import evaluate as evaluate

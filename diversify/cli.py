@@ -350,6 +350,23 @@ def compare(
 
 
 @app.command()
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose or compare left.")
+    ],
+    *,
+    directory: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make the report of a folder again from its numbers; neither data nor network are needed."""
+    from .runs import report_run
+
+    process.begin_work()
+    report_run(folder, out=directory, overwrite=overwrite)
+    _say(f"report: {directory / 'report.html'}")
+
+
+@app.command()
 def demo(
     *,
     directory: Annotated[

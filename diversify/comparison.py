@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pydantic
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +63,44 @@ class ModelComparison:
     def to_json(self) -> str:
         """`to_dict` as text."""
         return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> ModelComparison:
+        """The comparison that `to_dict` came from, to the precision of the file.
+
+        Raises:
+            InputError: a field is missing or has another form (it is named), or the file is of another version.
+        """
+        version = record.get("schema_version") if isinstance(record, Mapping) else None
+        if version != 1:
+            raise must("comparison", "have schema_version 1", version)
+        try:
+            file = _File.model_validate(record)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "comparison"
+            raise must(f"comparison field {place}", f"be valid ({first['msg']})", repr(first["input"])[:80]) from None
+        for name, column in file.classes.items():
+            if len(column) != len(file.class_names):
+                raise must(f"comparison field classes.{name}", f"have {len(file.class_names)} numbers", len(column))
+        columns = {
+            name: torch.tensor([math.nan if value is None else value for value in column], dtype=torch.float64)
+            for name, column in file.classes.items()
+        }
+        fields = file.model_dump(exclude={"classes", "class_names"})
+        return cls(**fields, class_names=tuple(file.class_names), columns=columns)
+
+
+class _File(pydantic.BaseModel):
+    """The form of `comparison.json`, for reading one back."""
+
+    first_name: str
+    second_name: str
+    top_k: pydantic.PositiveInt
+    num_features: pydantic.PositiveInt
+    class_names: list[str]
+    matched_by: str
+    classes: dict[str, list[float | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from . import layout, plots, wording
 from .comparison import ModelComparison
-from .layout import Cell, Chart, Heading, Headline, Meaning, Report, Row, Statement, Table
+from .diagnosis import MATCHED_N
+from .layout import Cell, Chart, Heading, Headline, Meaning, Report, Row, Section, Statement, Table
 from .measures import MEASURES
 from .plots import Rows
 from .wording import DASH
@@ -92,7 +93,7 @@ def comparison_report_of(comparison: ModelComparison, run: Mapping[str, Any]) ->
         title=f"{first} and {second}, compared",
         subtitle=f"First: {first}. Second: {second}. {layout.number_of(len(names), 'class', 'classes')}; the top {comparison.top_k} of"
         f" {comparison.num_features} features, identified with each other by: {comparison.matched_by}. Intervals are 95%.",
-        warning=None,
+        warnings=(),
         headlines=_comparison_headlines(comparison, len(better), len(worse)),
         findings_note="Classes whose interval of the recall difference leaves out 0: bold in the table. Each class by itself; of"
         f" {len(names)} without any difference, about {max(1, round(0.05 * len(names)))} would, by chance."
@@ -120,7 +121,7 @@ def comparison_report_of(comparison: ModelComparison, run: Mapping[str, Any]) ->
             gap=gap,
             left_out=len(names) - len(order),
         ),
-        charts=_comparison_charts(comparison, names, order, words, left_out),
+        sections=_comparison_sections(comparison, names, order, words, left_out),
         beyond_note="",
         beyond=None,
         meanings=tuple(Meaning(title=title, text=meaning) for title, meaning, _ in known.values() if meaning),
@@ -179,53 +180,99 @@ def _comparison_headlines(comparison: ModelComparison, better: int, worse: int) 
     return tuple(found)
 
 
-def _comparison_charts(
+# Per section: title, anchor, and its charts: title, caption, columns, where a line is drawn (None: nowhere), in shares of 1.
+_SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str, tuple[str, ...], str, bool], ...]], ...] = (
+    (
+        "Recall",
+        "recall",
+        (
+            (
+                "Which classes gain, which lose?",
+                "Recall of the second less the first, with its interval.",
+                ("recall_difference",),
+                "zero",
+                True,
+            ),
+            ("Recall of both", "Held-out recall with its interval.", ("recall_first", "recall_second"), "", True),
+        ),
+    ),
+    (
+        "Top-K features",
+        "top-k",
+        (
+            (
+                "Which relies on stronger features?",
+                "Top-K magnitude, second over first.",
+                ("magnitude_ratio",),
+                "one",
+                False,
+            ),
+            (
+                "The same features?",
+                "Share of top-K features in common; dashed: by chance.",
+                ("identity_overlap",),
+                "chance",
+                True,
+            ),
+            (
+                "How many does a decision take?",
+                "How many of the strongest features it takes to beat the runner-up, on held-out images.",
+                ("needed_first", "needed_second"),
+                "",
+                False,
+            ),
+        ),
+    ),
+    (
+        "Latent diversity",
+        "diversity",
+        (
+            (
+                "Whose features are more diverse?",
+                f"Vendi score of {MATCHED_N} held-out images at a time; fewer give no value.",
+                ("diversity_vendi_first", "diversity_vendi_second"),
+                "",
+                False,
+            ),
+        ),
+    ),
+)
+
+
+def _comparison_sections(
     comparison: ModelComparison, names: Sequence[str], order: Sequence[int], words: Mapping[int, str], left_out: str
-) -> tuple[Chart, ...]:
+) -> tuple[Section, ...]:
     columns = comparison.columns
     sides = ({"color": "muted", "marker": "s", "hollow": True}, {"color": "blue", "marker": "o"})
-    tables: list[tuple[str, str, tuple[str, ...], float | None, bool]] = [
-        (
-            "Which classes gain, which lose?",
-            "Recall of the second less the first, with its interval.",
-            ("recall_difference",),
-            0.0,
-            True,
-        ),
-        ("Recall of both", "Held-out recall with its interval.", ("recall_first", "recall_second"), None, True),
-        ("Which relies on stronger features?", "Top-K magnitude, second over first.", ("magnitude_ratio",), 1.0, False),
-        (
-            "The same features?",
-            "Share of top-K features in common; dashed: by chance.",
-            ("identity_overlap",),
-            comparison.identity_chance,
-            True,
-        ),
-    ]
-    charts = []
-    for title, caption, wanted, reference, percent in tables:
-        if not all(name in columns for name in wanted):
-            continue
-        styles: Sequence[Mapping[str, Any]] = sides if len(wanted) > 1 else sides[1:]
-        labels = ("first", "second") if len(wanted) > 1 else ("",)
-        marks = " ▲ and ▼ where the difference leaves out 0." if words else ""
-        unit = "share" if percent else "ratio"
-        charts.append(
-            Chart(
-                title=title,
-                caption=f"{caption} Ordered as in the table.{marks}{left_out}",
-                alt=f"Dot plot. {caption} " + wording.extremes(columns, wanted[-1], names, unit),
-                data=Rows(
-                    names=tuple(names[c] for c in order),
-                    signs=tuple(words.get(c, "")[:1] for c in order),
-                    series=tuple(
-                        wording.series(columns, name, order, name=label, **style)
-                        for name, label, style in zip(wanted, labels, styles, strict=True)
+    references = {"zero": 0.0, "one": 1.0, "chance": comparison.identity_chance}
+    marks = " ▲ and ▼ where the difference leaves out 0." if words else ""
+    sections = []
+    for section, anchor, listed in _SECTIONS:
+        charts = []
+        for title, caption, wanted, reference, percent in listed:
+            if not all(name in columns for name in wanted):
+                continue
+            styles: Sequence[Mapping[str, Any]] = sides if len(wanted) > 1 else sides[1:]
+            labels = ("first", "second") if len(wanted) > 1 else ("",)
+            charts.append(
+                Chart(
+                    title=title,
+                    caption=f"{caption} Ordered as in the table.{marks}{left_out}",
+                    alt=f"Dot plot. {caption} "
+                    + wording.extremes(columns, wanted[-1], names, "share" if percent else "ratio"),
+                    data=Rows(
+                        names=tuple(names[c] for c in order),
+                        signs=tuple(words.get(c, "")[:1] for c in order),
+                        series=tuple(
+                            wording.series(columns, name, order, name=label, **style)
+                            for name, label, style in zip(wanted, labels, styles, strict=True)
+                        ),
+                        reference=references.get(reference),
+                        limits=(-1.0, 5.0) if wanted == ("magnitude_ratio",) else (-math.inf, math.inf),
+                        percent=percent,
                     ),
-                    reference=reference,
-                    limits=(-1.0, 5.0) if wanted == ("magnitude_ratio",) else (-math.inf, math.inf),
-                    percent=percent,
-                ),
+                )
             )
-        )
-    return tuple(charts)
+        if charts:
+            sections.append(Section(title=section, anchor=anchor, charts=tuple(charts)))
+    return tuple(sections)

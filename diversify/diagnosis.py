@@ -34,6 +34,8 @@ class Diagnosis:
         top_k_features: `(C, K)` int64, strongest first; -1 for a class absent from training.
         top_k_train: `(C, K)` mean classification embedding of these features on training images, in logits.
         top_k_heldout: The same on held-out images.
+        top_k_heldout_tp: The same on held-out images that are found; NaN in a file written before these two were kept.
+        top_k_heldout_fn: The same on held-out images that are missed.
         top_k_frequency: `(C, K)` how often each of them is among the features a held-out decision needs.
         enemies: `(C, C)` which classes the training neighbours of a class's held-out errors belong to.
         summary: Numbers of the whole model; `*_low`, `*_high` are 95% intervals.
@@ -52,6 +54,8 @@ class Diagnosis:
     top_k_features: Tensor
     top_k_train: Tensor
     top_k_heldout: Tensor
+    top_k_heldout_tp: Tensor
+    top_k_heldout_fn: Tensor
     top_k_frequency: Tensor
     enemies: Tensor
     summary: Mapping[str, float]
@@ -106,6 +110,8 @@ class Diagnosis:
             "top_k_features": self.top_k_features.tolist(),
             "top_k_train": _json_rows(self.top_k_train),
             "top_k_heldout": _json_rows(self.top_k_heldout),
+            "top_k_heldout_tp": _json_rows(self.top_k_heldout_tp),
+            "top_k_heldout_fn": _json_rows(self.top_k_heldout_fn),
             "top_k_frequency": _json_rows(self.top_k_frequency),
             "queries": dict(self.queries),
             "seed": self.seed,
@@ -132,6 +138,7 @@ class Diagnosis:
             place = ".".join(map(str, first["loc"])) or "diagnosis"
             raise must(f"diagnosis field {place}", f"be valid ({first['msg']})", repr(first["input"])[:80]) from None
         names = file.classes.pop("name")
+        unknown: _Rows = [[None] * file.top_k for _ in names]
         return cls(
             heldout_split=file.heldout_split,
             top_k=file.top_k,
@@ -141,6 +148,8 @@ class Diagnosis:
             top_k_features=torch.tensor(file.top_k_features, dtype=torch.int64).view(-1, file.top_k),
             top_k_train=_tensor_rows(file.top_k_train, file.top_k),
             top_k_heldout=_tensor_rows(file.top_k_heldout, file.top_k),
+            top_k_heldout_tp=_tensor_rows(file.top_k_heldout_tp or unknown, file.top_k),
+            top_k_heldout_fn=_tensor_rows(file.top_k_heldout_fn or unknown, file.top_k),
             top_k_frequency=_tensor_rows(file.top_k_frequency, file.top_k),
             enemies=_tensor_rows(file.enemies, len(names)),
             summary=_numbers(file.summary),
@@ -263,6 +272,8 @@ class _File(pydantic.BaseModel):
     top_k_features: list[list[int]]
     top_k_train: _Rows
     top_k_heldout: _Rows
+    top_k_heldout_tp: _Rows | None = None
+    top_k_heldout_fn: _Rows | None = None
     top_k_frequency: _Rows
     queries: dict[str, Any]
     seed: int
@@ -279,12 +290,19 @@ class _File(pydantic.BaseModel):
             ("enemies", self.enemies, count),
             *((name, getattr(self, name), self.top_k) for name in _TOP_K_ROWS),
         ):
-            if len(rows) != count or any(len(row) != width for row in rows):
+            if rows is not None and (len(rows) != count or any(len(row) != width for row in rows)):
                 raise ValueError(f"{name} is not {count} rows of {width}")
         return self
 
 
-_TOP_K_ROWS = ("top_k_features", "top_k_train", "top_k_heldout", "top_k_frequency")
+_TOP_K_ROWS = (
+    "top_k_features",
+    "top_k_train",
+    "top_k_heldout",
+    "top_k_heldout_tp",
+    "top_k_heldout_fn",
+    "top_k_frequency",
+)
 
 
 def _tensor(column: Sequence[Any]) -> Tensor:

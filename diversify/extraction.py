@@ -31,7 +31,7 @@ PRECISIONS = ("fp32", "bf16", "auto")
 
 
 @contextlib.contextmanager
-def _unchanged_randomness(device: torch.device, loader: object) -> Iterator[None]:
+def unchanged_randomness(device: torch.device, loader: object) -> Iterator[None]:
     """Every random state that reading a loader and running a model may advance is put back afterwards."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
@@ -106,7 +106,7 @@ def extract(
     if out is not None:
         origin["model"] = storage.digest_tensors(split.tensors())
     net = split if target == split.device else copy.deepcopy(split).to(target)
-    with _unchanged_randomness(target, loader), evaluating(net):
+    with unchanged_randomness(target, loader), evaluating(net):
         batches = _index_batches(loader)
         rows = None if batches is None else sum(map(len, batches))
         if rows is None and out is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
+import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 import jinja2
 
 from . import plots
-from .plots import FRAGILE, RecallByCount, Rows
+from .plots import FRAGILE, Plot, Profile
 
 FINDINGS = 10  # shown before the rest is folded (HTML) or left to diagnosis.json (Markdown)
 
@@ -32,10 +34,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heading:
-    """Of a table's column."""
+    """Of a table's column; `anchor` is that of its meaning, where the page has one."""
 
     title: str
     meaning: str = ""
+    anchor: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """One heading more than a row has cells; `left_out` rows are missing before row `gap`."""
+    """One heading more than a row has cells; `left_out` rows are missing before row `gap`.
+
+    `rest` are those rows, for the page, in a table of their own under `rest_headings`.
+    """
 
     title: str
     caption: str
@@ -58,6 +64,8 @@ class Table:
     rows: tuple[Row, ...]
     gap: int = 0
     left_out: int = 0
+    rest_headings: tuple[Heading, ...] = ()
+    rest: tuple[Row, ...] = ()
 
     @property
     def gap_text(self) -> str:
@@ -88,12 +96,78 @@ class Statement:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A figure: what it says in words (`alt`), and the numbers to draw."""
+    """A figure: what it says in words (`alt`), and the numbers to draw; `mark` stands before its title."""
 
     title: str
     caption: str
     alt: str
-    data: RecallByCount | Rows
+    data: Plot
+    mark: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shade:
+    """A cell of a `Grid`: how much of the colour it has, in [0, 1], its text, and what is said of it on hover."""
+
+    value: float
+    text: str = ""
+    title: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A heat map as a table; cells without a value are None. `hue` is "blue" or "vermillion"."""
+
+    title: str
+    caption: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Shade | None, ...]], ...]
+    hue: str = "blue"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image; `source` is a `data:` address, empty where the picture is not at hand."""
+
+    source: str
+    alt: str
+    caption: str
+    details: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Album:
+    """Pictures of one kind; `note` says how they were chosen, or why there are none."""
+
+    title: str
+    note: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """The albums of one class."""
+
+    title: str
+    text: str
+    albums: tuple[Album, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page: charts, series of small ones, grids, galleries. `summary` says the same in Markdown."""
+
+    title: str
+    anchor: str
+    note: str = ""
+    charts: tuple[Chart, ...] = ()
+    small: tuple[Chart, ...] = ()
+    small_title: str = ""
+    small_caption: str = ""
+    grids: tuple[Grid, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
+    summary: Table | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +177,7 @@ class Meaning:
     title: str
     text: str
     source: str = ""
+    anchor: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,12 +186,12 @@ class Report:
 
     title: str
     subtitle: str
-    warning: tuple[str, str] | None
+    warnings: tuple[tuple[str, str], ...]
     headlines: tuple[Headline, ...]
     findings_note: str
     findings: tuple[Statement, ...]
     classes: Table
-    charts: tuple[Chart, ...]
+    sections: tuple[Section, ...]
     beyond_note: str
     beyond: Table | None
     meanings: tuple[Meaning, ...]
@@ -130,23 +205,31 @@ def _environment() -> jinja2.Environment:
 
 
 def html(report: Report) -> str:
-    """One offline page: no script, nothing loaded."""
-    charts = []
-    for number, chart in enumerate(report.charts):
-        sizes = {"wide": 7.4, "narrow": 4.4} if isinstance(chart.data, RecallByCount) else {"both": 4.8}
-        drawings = [
-            (kind, plots.draw(chart.data, name=f"{kind} {number}", width=width)) for kind, width in sizes.items()
-        ]
-        charts.append((chart, drawings))
-    template = _environment().get_template("report.html.j2")
-    return template.render(report=report, charts=charts, limit=FINDINGS) + "\n"
+    """One offline page: nothing is loaded, and the one script, a search over rows of tables, is not needed to read it."""
+    environment = _environment()
+    script = environment.loader.get_source(environment, "report.js")[0] if environment.loader else ""
+    template = environment.get_template("report.html.j2")
+    return (
+        template.render(
+            report=report,
+            drawing_of=_drawing,
+            limit=FINDINGS,
+            script=script,
+            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+        + "\n"
+    )
+
+
+def _drawing(chart: Chart, name: str) -> str:
+    """The SVG, as wide as its place on a page that is neither narrow nor wide."""
+    return plots.draw(chart.data, name=name, width=3.0 if isinstance(chart.data, Profile) else 4.8)
 
 
 def markdown(report: Report) -> str:
     """The same record for a terminal and for code-hosting pages."""
     parts = [f"# {_md(report.title)}", _md(report.subtitle)]
-    if report.warning:
-        parts.append(f"> **{report.warning[0]}** {report.warning[1]}")
+    parts += [f"> **{_md(title)}** {_md(text)}" for title, text in report.warnings]
     parts.append(
         "\n".join(
             f"- {_md(one.label)}: **{_md(one.value)}**" + (f" ({_md(one.detail)})" if one.detail else "")
@@ -168,6 +251,8 @@ def markdown(report: Report) -> str:
     if len(report.findings) > FINDINGS:
         parts.append(f"And {len(report.findings) - FINDINGS} more.")
     parts += [f"## {report.classes.title}", _md(report.classes.caption), _md_table(report.classes)]
+    for section in report.sections:
+        parts += _md_section(section)
     if report.beyond_note:
         parts += ["## What each measure says beyond log n", _md(report.beyond_note)]
         parts += [_md_table(report.beyond)] if report.beyond else []
@@ -181,6 +266,24 @@ def markdown(report: Report) -> str:
         "\n".join(f"- {_md(label)}: {_md(value)}" for label, value in report.origin),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _md_section(section: Section) -> list[str]:
+    """The table of a section and its galleries as lists; nothing for a section that has neither."""
+    parts = [_md_table(section.summary)] if section.summary else []
+    if section.summary and section.summary.caption:
+        parts.insert(0, _md(section.summary.caption))
+    for gallery in section.galleries:
+        parts += [f"### {_md(gallery.title)}", _md(gallery.text)]
+        for album in gallery.albums:
+            lines = [
+                f"  - {_md(one.caption)}" + (f": {_md('; '.join(one.details))}" if one.details else "")
+                for one in album.pictures
+            ]
+            parts.append("\n".join([f"- {_md(album.title)}: {_md(album.note)}", *lines]))
+    if not parts:
+        return []
+    return [f"## {section.title}", *([_md(section.note)] if section.note else []), *parts]
 
 
 def _md(text: str) -> str:

@@ -144,6 +144,11 @@ def _magnitudes(table: ClassTable, train: _Side, heldout: _Side, head: LinearHea
     _, weight, bias = head.effective(train.features[:1])
     mean_train = counts.class_mean(train.features, train.labels, num_classes) * weight
     mean_heldout = counts.class_mean(heldout.features, heldout.labels, num_classes) * weight
+    hit = heldout.predictions == heldout.labels
+    mean_hits, mean_misses = (
+        counts.class_mean(heldout.features[chosen], heldout.labels[chosen], num_classes) * weight
+        for chosen in (hit, ~hit)
+    )
     indices = magnitude.top_k(mean_train, k)
 
     table.put("top_k_share", magnitude.top_k_share(mean_train, indices))
@@ -166,7 +171,6 @@ def _magnitudes(table: ClassTable, train: _Side, heldout: _Side, head: LinearHea
     table.put("identity_overlap", overlap, torch.minimum(low, overlap), torch.maximum(high, overlap))
 
     needed = magnitude.number_needed(heldout.features, weight, bias).double()
-    hit = heldout.predictions == heldout.labels
     for name, chosen in (("needed_tp", hit), ("needed_error", ~hit)):
         queries = heldout.queries[chosen[heldout.queries]]
         drawn = table.bootstrap(needed[queries], heldout.labels[queries], name)
@@ -179,6 +183,8 @@ def _magnitudes(table: ClassTable, train: _Side, heldout: _Side, head: LinearHea
         "top_k_features": indices,
         "top_k_train": mean_train.gather(1, column).masked_fill(absent, torch.nan),
         "top_k_heldout": mean_heldout.gather(1, column).masked_fill(absent, torch.nan),
+        "top_k_heldout_tp": mean_hits.gather(1, column).masked_fill(absent, torch.nan),
+        "top_k_heldout_fn": mean_misses.gather(1, column).masked_fill(absent, torch.nan),
         "top_k_frequency": frequency.gather(1, column).masked_fill(absent, torch.nan),
     }
 

@@ -10,10 +10,11 @@ import dataclasses
 import io
 import itertools
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -33,28 +34,41 @@ _COLORS = {
     "band": ("#010206", "#f4f6f8"),
     "blue": ("#010207", "#0072b2"),
     "vermillion": ("#010208", "#d55e00"),
+    "sky": ("#010209", "#56b4e9"),
+    "orange": ("#01020a", "#e69f00"),
+    "green": ("#01020b", "#009e73"),
+    "purple": ("#01020c", "#cc79a7"),
+    "paper": ("#01020d", "#ffffff"),
+    "on-dark": ("#01020e", "#ffffff"),
+    "on-light": ("#01020f", "#0d0f12"),
 }
 FRAGILE = "◆"
+MOST_DOTS = 2000  # of the classes that a scatter plot does not name
 
 Style = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecallByCount:
-    """Held-out recall against training images, one value per class.
+class ByCount:
+    """A measure, called `label`, against training images, one value per class.
 
     Classes with `shown` are drawn with their interval and, where there is room, their name; the others as pale dots.
-    `line` is (slope, intercept) on the natural log of the count, None where undefined.
+    `line` is (slope, intercept) on the natural log of the count, None where undefined. `percent` is for shares of 1;
+    `bad` is the end of the scale at which names are placed first.
     """
+
+    label: str
 
     names: tuple[str, ...]
     count: tuple[float, ...]
-    recall: tuple[float, ...]
+    value: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
     fragile: tuple[bool, ...]
     shown: tuple[bool, ...]
     line: tuple[float, float] | None
+    percent: bool = True
+    bad: Literal["low", "high"] = "low"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,19 +99,84 @@ class Rows:
     percent: bool = False
 
 
-def draw(data: RecallByCount | Rows, *, name: str, width: float = 4.8) -> str:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A class's top-K features, strongest first, and per series the mean magnitude of each, in logits."""
+
+    features: tuple[int, ...]
+    series: tuple[Series, ...]
+    top: float  # of the axis, the same for profiles that stand side by side
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stacked:
+    """One bar per class, first at the top, cut into parts that add up to 1; NaN for a class that has none.
+
+    `parts` are (name, shares), at most four: drawn from blue over sky and orange to vermillion.
+    """
+
+    names: tuple[str, ...]
+    signs: tuple[str, ...]
+    parts: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Points:
+    """Images on a map. `group` is an index into `groups`, told apart by colour and sign, or -1 for the pale rest.
+
+    `missed` images are drawn as crosses. `places` are names with the place where each is written.
+    """
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    group: tuple[int, ...]
+    missed: tuple[bool, ...]
+    groups: tuple[str, ...]
+    places: tuple[tuple[str, float, float], ...]
+
+
+Plot = ByCount | Rows | Profile | Stacked | Points
+
+
+def draw(data: Plot, *, name: str, width: float = 4.8) -> str:
     """The SVG element, `width` inches wide by its own measure; `name` keeps its ids apart from another drawing's."""
     settings = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
     ours = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": _FONT, "axes.linewidth": 0.8}
     with warnings.catch_warnings(), matplotlib.rc_context(settings | ours):
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser has the font
-        figure = _scatter(data, width) if isinstance(data, RecallByCount) else _rows(data, width)
-        return _svg(figure)
+        return _svg(_drawn(data, width))
+
+
+def _drawn(data: Plot, width: float) -> Figure:
+    match data:
+        case ByCount():
+            return _scatter(data, width)
+        case Rows():
+            return _rows(data, width)
+        case Profile():
+            return _profile(data, width)
+        case Stacked():
+            return _stacked(data, width)
+        case Points():
+            return _points(data, width)
 
 
 def cut(name: str, length: int) -> str:
     """`name`, its end left out where it is longer."""
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+
+
+def shortened(names: Sequence[str], length: int) -> list[str]:
+    """Names cut to a length at their end; where that leaves several the same, without the words they begin with."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(cut(name, length), []).append(name)
+    found = []
+    for name in names:
+        group = groups[cut(name, length)]
+        start = os.path.commonprefix(group).rfind(" ") + 1 if len(set(group)) > 1 else 0
+        found.append(cut(f"…{name[start:]}" if start else name, length))
+    return found
 
 
 def _ink(name: str) -> str:
@@ -149,46 +228,47 @@ def _legend(figure: Figure, handles: Sequence[Line2D], left: float) -> None:
     )
 
 
-def _scatter(data: RecallByCount, width: float) -> Figure:
-    figure, axes = _figure(width, 3.9 if width > 6 else 3.7, 0.48, 0.15, 0.55, 0.5)
-    placed = [c for c in range(len(data.names)) if data.count[c] > 0 and math.isfinite(data.recall[c])]
+def _scatter(data: ByCount, width: float) -> Figure:
+    figure, axes = _figure(width, 3.7, 0.48, 0.15, 0.55, 0.5)
+    placed = [c for c in range(len(data.names)) if data.count[c] > 0 and math.isfinite(data.value[c])]
     shown = [c for c in placed if data.shown[c]]
     counts = [data.count[c] for c in placed] or [1.0]
     room = max(1.15, (max(counts) / min(counts)) ** 0.08)
     axes.set_xscale("log")
     axes.set_xlim(min(counts) / room, max(counts) * room**1.8)  # room for the name of the largest
-    floor = min((data.low[c] for c in placed if math.isfinite(data.low[c])), default=0.0)
-    axes.set_ylim(max(-0.02, min(0.7, math.floor(floor * 10) / 10) - 0.02), 1.03)
+    axes.set_ylim(*_heights(data, placed))
     axes.xaxis.set_major_locator(FixedLocator(_count_ticks(min(counts), max(counts), room)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}%"))
+    if data.percent:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}%"))
     axes.grid(axis="y", color=_ink("line"), linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("training images of the class (log scale)", color=_ink("ink"), labelpad=5)
-    axes.text(0, 1.02, "recall, held-out", transform=axes.transAxes, color=_ink("muted"), ha="left", va="bottom")
+    axes.text(0, 1.02, data.label, transform=axes.transAxes, color=_ink("muted"), ha="left", va="bottom")
     handles = []
     if data.line is not None:
         style: Style = {"color": _ink("muted"), "linewidth": 1.2, "linestyle": (0, (5, 3))}
-        axes.plot(*zip(*_line(data.line, counts), strict=True), zorder=2, **style)
+        axes.plot(*zip(*_line(data, counts), strict=True), zorder=2, **style)
         handles.append(Line2D([], [], label="what log n predicts", **style))
     rest = [c for c in placed if not data.shown[c]]
+    rest = rest[:: -(-len(rest) // MOST_DOTS)] if rest else []
     if rest:
         dots: Style = {"linestyle": "none", "marker": "o", "markersize": 2.4, "color": _ink("muted"), "alpha": 0.45}
-        axes.plot([data.count[c] for c in rest], [data.recall[c] for c in rest], zorder=2, **dots)
+        axes.plot([data.count[c] for c in rest], [data.value[c] for c in rest], zorder=2, **dots)
         handles.insert(0, Line2D([], [], label="others", **dots))
     for fragile, color, marker in ((False, "blue", "o"), (True, "vermillion", "D")):
         group = [c for c in shown if data.fragile[c] is fragile]
         if not group:
             continue
         count = [data.count[c] for c in group]
-        low, high = [data.low[c] for c in group], [data.high[c] for c in group]
+        low, high = [data.low[c] for c in group], [data.high[c] for c in group]  # NaN draws nothing
         axes.vlines(count, low, high, color=_ink(color), linewidth=1.3, alpha=0.75, zorder=3)
         style = {"linestyle": "none", "marker": marker, "markersize": 5.2, "color": _ink(color)}
-        axes.plot(count, [data.recall[c] for c in group], zorder=4, **style)
+        axes.plot(count, [data.value[c] for c in group], zorder=4, **style)
         handles.insert(0, Line2D([], [], label="fragile" if fragile else "not fragile", **style))
     _legend(figure, handles, 0.48 / width)
     _name_points(axes, data, placed, shown)
@@ -204,14 +284,27 @@ def _count_ticks(low: float, high: float, room: float) -> list[float]:
     return inside if len(inside) > 1 else sorted({low, high})
 
 
-def _line(line: tuple[float, float], counts: Sequence[float]) -> list[tuple[float, float]]:
-    """(count, recall) along it, over the range of the counts; a recall stays in [0, 1]."""
+def _heights(data: ByCount, placed: Sequence[int]) -> tuple[float, float]:
+    """The ends of the axis: for shares up to 1; else around values and intervals that do not dwarf them."""
+    if data.percent:
+        floor = min((data.low[c] for c in placed if math.isfinite(data.low[c])), default=0.0)
+        return max(-0.02, min(0.7, math.floor(floor * 10) / 10) - 0.02), 1.03
+    series = Series(name="", values=data.value, low=data.low, high=data.high)
+    return _range(Rows(names=data.names, signs=(), series=(series,), reference=0.0))
+
+
+def _line(data: ByCount, counts: Sequence[float]) -> list[tuple[float, float]]:
+    """(count, value) along it, over the range of the counts; a share stays in [0, 1]."""
+    slope, intercept = data.line or (math.nan, math.nan)
     low, high = math.log(min(counts)), math.log(max(counts))
     logs = [low + (high - low) * step / 150 for step in range(151)]
-    return [(math.exp(log), min(1.0, max(0.0, line[0] * log + line[1]))) for log in logs]
+    values = [slope * log + intercept for log in logs]
+    if data.percent:
+        values = [min(1.0, max(0.0, value)) for value in values]
+    return [(math.exp(log), value) for log, value in zip(logs, values, strict=True)]
 
 
-def _name_points(axes: Axes, data: RecallByCount, placed: Sequence[int], shown: Sequence[int]) -> None:
+def _name_points(axes: Axes, data: ByCount, placed: Sequence[int], shown: Sequence[int]) -> None:
     """Names where there is room, off the line if possible: beside the point, else above or below; weakest first."""
     left, bottom, right, top = (float(v) for v in axes.bbox.extents)
 
@@ -221,19 +314,20 @@ def _name_points(axes: Axes, data: RecallByCount, placed: Sequence[int], shown: 
 
     line = []
     if data.line is not None and placed:
-        spots = axes.transData.transform(_line(data.line, [data.count[c] for c in placed]))
+        spots = axes.transData.transform(_line(data, [data.count[c] for c in placed]))
         line = [(x - 2, y - 2, x + 2, y + 2) for x, y in spots.tolist()]
     taken = []
     for c in placed:
-        x, y = spot(c, data.recall[c])
+        x, y = spot(c, data.value[c])
         taken.append((x - 3, y - 3, x + 3, y + 3))
-        if data.shown[c]:
+        if data.shown[c] and math.isfinite(data.low[c]):
             taken.append((x - 1, spot(c, data.low[c])[1], x + 1, spot(c, data.high[c])[1]))
-    for c in sorted(shown, key=lambda c: data.recall[c]):
+    for c in sorted(shown, key=lambda c: data.value[c] if data.bad == "low" else -data.value[c]):
         name = cut(data.names[c], _NAME)
         width, height = _CHARACTER * len(name), _FONT
-        x, y = spot(c, data.recall[c])
-        low, high = spot(c, data.low[c])[1], spot(c, data.high[c])[1]
+        x, y = spot(c, data.value[c])
+        ends = (data.low[c], data.high[c]) if math.isfinite(data.low[c]) else (data.value[c], data.value[c])
+        low, high = (spot(c, end)[1] for end in ends)
         beside = [(x + 6, y + lift) for lift in (0, 7, -7)] + [(x - 6 - width, y + lift) for lift in (0, 7, -7)]
         beyond = [(x - width / 2, low - 7), (x - width / 2, high + 7)]
         for avoided, (start, middle) in itertools.product(([*taken, *line], taken), (*beside, *beyond)):
@@ -253,7 +347,7 @@ def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def _rows(data: Rows, width: float) -> Figure:
     count = len(data.names)
-    names = [f"{cut(name, _NAME)} {sign}".rstrip() for name, sign in zip(data.names, data.signs, strict=True)]
+    names = [f"{name} {sign}".rstrip() for name, sign in zip(shortened(data.names, _NAME), data.signs, strict=True)]
     left = min(0.42 * width, 0.2 + max((len(name) for name in names), default=0) * _CHARACTER / 72)
     several = len(data.series) > 1
     row, top, bottom = 0.32, 0.3, 0.34  # the same for all, so that drawings side by side are level
@@ -315,3 +409,128 @@ def _range(data: Rows) -> tuple[float, float]:
     low, high = max(low, data.limits[0]), min(high, data.limits[1])
     pad = 0.04 * ((high - low) or span)
     return low - pad, high + pad
+
+
+def _profile(data: Profile, width: float) -> Figure:
+    figure, axes = _figure(width, 1.85, 0.38, 0.06, 0.42, 0.12)
+    ranks = list(range(1, len(data.features) + 1))
+    lows = [v for series in data.series for v in series.values if math.isfinite(v)]
+    axes.set_ylim(min([0.0, *lows]) * 1.08, max(data.top, 1e-9) * 1.08)
+    axes.set_xlim(0.6, max(len(ranks), 2) + 0.4)
+    axes.grid(axis="y", color=_ink("line"), linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    marked = ranks if len(ranks) <= 12 else ranks[:: -(-len(ranks) // 8)]
+    axes.set_xticks(marked, [str(data.features[rank - 1]) for rank in marked])
+    axes.set_xlabel("feature, strongest in training first", color=_ink("muted"), labelpad=3)
+    for series in data.series:
+        style: Style = {"color": _ink(series.color), "linewidth": 1.3, "zorder": 3}
+        if len(ranks) <= 30:
+            face = _ink("paper") if series.hollow else _ink(series.color)
+            style |= {"marker": series.marker, "markersize": 4.2, "markerfacecolor": face, "markeredgewidth": 1.1}
+        axes.plot(ranks, series.values, **style)
+    return figure
+
+
+_PARTS = (("blue", "on-dark"), ("sky", "on-light"), ("orange", "on-light"), ("vermillion", "on-light"))
+
+
+def _stacked(data: Stacked, width: float) -> Figure:
+    count = len(data.names)
+    names = [f"{name} {sign}".rstrip() for name, sign in zip(shortened(data.names, _NAME), data.signs, strict=True)]
+    left = min(0.42 * width, 0.2 + max((len(name) for name in names), default=0) * _CHARACTER / 72)
+    figure, axes = _figure(width, 0.3 + 0.34 + 0.32 * max(1, count), left, 0.15, 0.34, 0.3)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(max(1, count) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}%"))
+    axes.set_yticks(range(count), names, parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    for label, sign in zip(axes.get_yticklabels(), data.signs, strict=True):
+        label.set_fontweight("bold" if sign else "normal")
+    start = [0.0] * count
+    handles = []
+    room = 34 / (72 * (width - left - 0.15))  # of the axis, for a written percentage
+    for (name, shares), (color, text) in zip(data.parts, _PARTS, strict=False):
+        values = [share if math.isfinite(share) else 0.0 for share in shares]
+        edge: Style = {"edgecolor": _ink("paper"), "linewidth": 1.0}
+        axes.barh(range(count), values, left=start, height=0.74, color=_ink(color), **edge)
+        for place, value in enumerate(values):
+            if value >= room:
+                where = (start[place] + value / 2, place)
+                style: Style = {"ha": "center", "va": "center_baseline", "size": 8, "color": _ink(text)}
+                axes.text(*where, f"{value * 100:.0f}%", **style)
+        start = [done + value for done, value in zip(start, values, strict=True)]
+        handles.append(Line2D([], [], label=name, linestyle="none", marker="s", markersize=6.5, color=_ink(color)))
+    _legend(figure, handles, left / width)
+    return figure
+
+
+_GROUPS = (
+    ("vermillion", "D"),
+    ("blue", "o"),
+    ("green", "^"),
+    ("purple", "s"),
+    ("orange", "v"),
+    ("sky", "P"),
+)
+MAP_GROUPS = len(_GROUPS)
+
+
+def _points(data: Points, width: float) -> Figure:
+    figure, axes = _figure(width, 0.86 * width, 0.05, 0.05, 0.05, 0.32)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.margins(0.03)
+    handles = []
+    for group in range(-1, len(data.groups)):
+        color, marker = ("muted", "o") if group < 0 else _GROUPS[group % len(_GROUPS)]
+        style: Style = {"linestyle": "none", "color": _ink(color), "alpha": 0.35 if group < 0 else 0.85}
+        for missed in (False, True):
+            members = [
+                i
+                for i, (one, wrong) in enumerate(zip(data.group, data.missed, strict=True))
+                if one == group and wrong is missed
+            ]
+            sign: dict[str, Any] = (
+                {"marker": "x", "markersize": 3.6, "markeredgewidth": 1.0} if missed else {"marker": marker}
+            )
+            sign = {"markersize": 2.2 if group < 0 else 3.4, "markeredgewidth": 0.0, **sign}
+            axes.plot([data.x[i] for i in members], [data.y[i] for i in members], zorder=3 + group, **style, **sign)
+        if group >= 0:
+            name = cut(data.groups[group], _NAME)
+            handles.append(
+                Line2D([], [], linestyle="none", marker=marker, markersize=4.5, color=_ink(color), label=name)
+            )
+    handles.append(Line2D([], [], linestyle="none", marker="x", markersize=4.5, color=_ink("muted"), label="missed"))
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0, 1),
+        ncols=max(2, int(width * 72 / 100)),
+        frameon=False,
+        labelcolor=_ink("ink"),
+        borderpad=0,
+        borderaxespad=0,
+        handlelength=0.8,
+        handletextpad=0.4,
+        columnspacing=1.2,
+    )
+    for name, x, y in data.places:
+        halo: Style = {
+            "bbox": {"boxstyle": "round,pad=0.15", "facecolor": _ink("paper"), "edgecolor": "none", "alpha": 0.75}
+        }
+        axes.text(
+            x,
+            y,
+            cut(name, _NAME),
+            ha="center",
+            va="center",
+            size=8.5,
+            color=_ink("ink"),
+            zorder=20,
+            parse_math=False,
+            **halo,
+        )
+    return figure

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
+from types import FrameType, TracebackType
 
 INTERRUPTED = 130
 INTERRUPTED_LINE = "interrupted; what was finished is kept"
@@ -129,3 +129,10 @@ def _leave_to_parent() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.excepthook = _unless_parent_left
+
+
+def _unless_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error of a loader process, but not that its parent, interrupted, has hung up on it."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

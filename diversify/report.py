@@ -10,10 +10,12 @@ from scipy.special import stdtrit
 
 from . import layout, plots, wording
 from .diagnosis import MATCHED_N, Diagnosis
+from .exhibits import Exhibits
 from .findings import REMEDIES, Finding
-from .layout import Cell, Chart, Heading, Headline, Meaning, Report, Row, Statement, Table
-from .measures import MEASURES
-from .plots import FRAGILE, RecallByCount, Rows, Series
+from .layout import Cell, Heading, Headline, Meaning, Report, Row, Statement, Table
+from .measures import MEASURES, Measure
+from .plots import FRAGILE
+from .sections import sections_of
 from .wording import DASH
 
 # The per-class table: column, heading. `ceiling_gain` is in points.
@@ -31,20 +33,37 @@ CLASS_COLUMNS = {
 }
 _NO_INTERVAL = ("recall_train", "safe")  # they have one, but the table is wide enough
 
+# Shown in the sections, and explained.
+SECTION_COLUMNS = (
+    *("ce_magnitude_gap", "ce_magnitude_ratio_tp", "ce_magnitude_ratio_fn", "identity_overlap"),
+    *(
+        "diversity_vendi_train",
+        "diversity_effective_rank_heldout",
+        "diversity_spread_heldout",
+        "diversity_spread_train",
+    ),
+    *("border", "rare", "outlier", "recall_ceiling"),
+)
+ALL_COLUMNS = 2000  # classes up to which those left out of the table are listed with every column
+_FEW_COLUMNS = ("count", "count_heldout", "recall_heldout")
+
 _SPLITS = {"val": "validation", "test": "test"}
 
 
-def render_html(diagnosis: Diagnosis, run: Mapping[str, Any]) -> str:
-    """One offline page, for light and dark, without scripts; `run` is the content of run.json, all of it optional."""
-    return layout.html(report_of(diagnosis, run))
+def render_html(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> str:
+    """One offline page, for light and dark, narrow and wide, screen and paper.
+
+    `run` is the content of run.json, all of it optional; `exhibits`, from `choose_exhibits`, adds the images and the map.
+    """
+    return layout.html(report_of(diagnosis, run, exhibits))
 
 
-def render_markdown(diagnosis: Diagnosis, run: Mapping[str, Any]) -> str:
-    """The same without the plots, readable in a terminal and on a code-hosting page."""
-    return layout.markdown(report_of(diagnosis, run))
+def render_markdown(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> str:
+    """The same without the plots and pictures, readable in a terminal and on a code-hosting page."""
+    return layout.markdown(report_of(diagnosis, run, exhibits))
 
 
-def report_of(diagnosis: Diagnosis, run: Mapping[str, Any]) -> Report:
+def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> Report:
     """What the report of a diagnosis says."""
     summary = diagnosis.summary
     names = tuple(wording.plain(name) for name in diagnosis.class_names)
@@ -56,20 +75,15 @@ def report_of(diagnosis: Diagnosis, run: Mapping[str, Any]) -> Report:
         title=f"Diagnosis of {wording.plain(model or 'a network')}" + (f" on {wording.plain(data)}" if data else ""),
         subtitle=f"{layout.number_of(len(names), 'class', 'classes')}, {images[0]} training images, {images[1]} held-out images"
         f" ({split} split); the top {diagnosis.top_k} of {diagnosis.num_features} features. Intervals are 95%.",
-        warning=None
-        if diagnosis.plan_ready
-        else (
-            "Made on the test split: to be read only.",
-            "No plan, remedy or setting may be chosen from it, or the test score would no longer be one on unseen images.",
-        ),
+        warnings=_warnings(diagnosis, run),
         headlines=_headlines(summary, len(names)),
         findings_note=_findings_note(diagnosis, names),
         findings=tuple(_statement(finding) for finding in diagnosis.findings),
         classes=_class_table(diagnosis, names, order, gap),
-        charts=_charts(diagnosis, names, order),
+        sections=sections_of(diagnosis, names, order, exhibits),
         beyond_note=_beyond_note(diagnosis),
         beyond=_beyond_table(diagnosis),
-        meanings=_meanings([*CLASS_COLUMNS, *diagnosis.beyond_log_count]),
+        meanings=_meanings([*CLASS_COLUMNS, *SECTION_COLUMNS, *diagnosis.beyond_log_count]),
         origin=(
             *wording.origin_of(run),
             ("held out", f"{split} split"),
@@ -82,6 +96,28 @@ def report_of(diagnosis: Diagnosis, run: Mapping[str, Any]) -> Report:
             ("seed of the diagnosis", str(diagnosis.seed)),
         ),
     )
+
+
+def _warnings(diagnosis: Diagnosis, run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    found = []
+    if not diagnosis.plan_ready:
+        found.append(
+            (
+                "Made on the test split: to be read only.",
+                "No plan, remedy or setting may be chosen from it, or the test score would no longer be one on unseen images.",
+            )
+        )
+    copies = wording.look(run, "duplicates", "count")
+    if isinstance(copies, int) and copies > 0:
+        other = wording.look(run, "duplicates", "count") - (wording.look(run, "duplicates", "same_label") or 0)
+        labelled = f", {other:,} of them under another label" if other > 0 else ""
+        found.append(
+            (
+                f"{layout.number_of(copies, 'held-out image is', 'held-out images are')} also in training.",
+                f"Exact copies{labelled}: the model has seen them, so held-out recall and magnitudes look better than they are.",
+            )
+        )
+    return tuple(found)
 
 
 def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline, ...]:
@@ -133,7 +169,16 @@ def _findings_note(diagnosis: Diagnosis, names: Sequence[str]) -> str:
         return f"No class is fragile: no interval of held-out recall lies below the mean of the {len(names)} classes, {mean}."
     return (
         f"A class is fragile when the interval of its held-out recall lies below the mean of the classes, {mean}. Weakest first;"
-        " the first label is the kind of remedy that the evidence points to."
+        " the first label is the kind of remedy that the evidence points to." + _by_chance(len(names))
+    )
+
+
+def _by_chance(classes: int) -> str:
+    """An interval of 95% lies wholly below its true value for one class in 40."""
+    if classes < 40:
+        return ""
+    return (
+        f" Of {classes} classes that all had the mean's recall, about {classes / 40:.0f} would be called so by chance."
     )
 
 
@@ -151,10 +196,10 @@ def _statement(finding: Finding) -> Statement:
 def _class_table(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int], gap: int) -> Table:
     evidence = {finding.class_index: {one.measure for one in finding.evidence} for finding in diagnosis.findings}
     shown = {column: heading for column, heading in CLASS_COLUMNS.items() if column in diagnosis.columns}
-    rows = []
-    for c in order:
+
+    def row(c: int, columns: Iterable[str]) -> Row:
         cells = []
-        for column in shown:
+        for column in columns:
             unit = "points" if column == "ceiling_gain" else MEASURES[column].unit
             cells.append(
                 Cell(
@@ -165,7 +210,17 @@ def _class_table(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int
                     strong=column in evidence.get(c, ()),
                 )
             )
-        rows.append(Row(name=plots.cut(names[c], 48), cells=tuple(cells), mark=_mark(diagnosis, c)))
+        return Row(name=plots.cut(names[c], 48), cells=tuple(cells), mark=_mark(diagnosis, c))
+
+    def headings(columns: Iterable[str]) -> tuple[Heading, ...]:
+        explained = (
+            Heading(title=shown[name], meaning=_with_source(MEASURES[name]), anchor=_anchor(name)) for name in columns
+        )
+        return (Heading(title="class"), *explained)
+
+    rest = wording.order_of(diagnosis["recall_heldout"])
+    rest = [c for c in rest if c not in set(order)]
+    few = [name for name in shown if name in _FEW_COLUMNS] if len(names) > ALL_COLUMNS else list(shown)
     caption = "Weakest class first. "
     if evidence:
         caption += f"{FRAGILE} marks a fragile class, bold the evidence of its finding. "
@@ -173,105 +228,27 @@ def _class_table(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int
     return Table(
         title="The classes",
         caption=caption + wording.left_out(len(names), len(order), "held-out recall"),
-        headings=(
-            Heading(title="class"),
-            *(Heading(title=shown[name], meaning=MEASURES[name].meaning) for name in shown),
-        ),
-        rows=tuple(rows),
+        headings=headings(shown),
+        rows=tuple(row(c, shown) for c in order),
         gap=gap,
-        left_out=len(names) - len(order),
+        left_out=len(rest),
+        rest_headings=headings(few) if rest else (),
+        rest=tuple(row(c, few) for c in rest),
     )
+
+
+def _anchor(measure: str) -> str:
+    return f"measure-{measure.replace('_', '-')}"
+
+
+def _with_source(measure: Measure) -> str:
+    return f"{measure.meaning} {measure.source}." if measure.source else measure.meaning
 
 
 def _mark(diagnosis: Diagnosis, c: int) -> str:
     if wording.at(diagnosis.columns, "fragile", c) > 0:
         return f"{FRAGILE} fragile"
     return f"{FRAGILE} no training image" if wording.at(diagnosis.columns, "count", c) == 0 else ""
-
-
-def _charts(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int]) -> tuple[Chart, ...]:
-    columns = diagnosis.columns
-    left_out = wording.left_out(len(names), len(order), "held-out recall")
-    line = diagnosis.log_count.get("recall_heldout", {})
-    known = math.isfinite(line.get("slope", math.nan)) and math.isfinite(line.get("intercept", math.nan))
-    fit = (
-        f" Dashed: what log n alone predicts, fitted to these classes (R² {wording.formatted(line.get('r_squared', math.nan), 'ratio')})."
-        if known
-        else " What log n alone predicts is undefined here (equal counts, or fewer than 5 classes)."
-    )
-    absent = int((columns["count"] == 0).sum())
-    every = range(len(names))
-    of = {
-        name: tuple(columns[name].tolist())
-        for name in ("count", "recall_heldout", "recall_heldout_low", "recall_heldout_high")
-    }
-    scatter = Chart(
-        title="Is it only the number of images?",
-        caption=f"Held-out recall of each class with its interval, against its training images.{fit}"
-        + (f" {layout.number_of(absent, 'class', 'classes')} without a training image not drawn." if absent else "")
-        + (
-            f" Named of {len(names)} classes, where there is room: the {wording.WEAKEST} weakest and {wording.STRONGEST} strongest."
-            if left_out
-            else ""
-        ),
-        alt=f"Scatter plot of held-out recall against training images for {layout.number_of(len(names), 'class', 'classes')}. "
-        + wording.extremes(columns, "recall_heldout", names, "share"),
-        data=RecallByCount(
-            names=tuple(names),
-            count=of["count"],
-            recall=of["recall_heldout"],
-            low=of["recall_heldout_low"],
-            high=of["recall_heldout_high"],
-            fragile=tuple(bool(value) for value in (columns["fragile"] > 0).tolist()),
-            shown=tuple(c in set(order) for c in every),
-            line=(line["slope"], line["intercept"]) if known else None,
-        ),
-    )
-    by_size = sorted(order, key=lambda c: (-wording.at(columns, "count", c), c))
-    signs = tuple(FRAGILE if wording.at(columns, "fragile", c) > 0 else "" for c in by_size)
-    drawn = tuple(names[c] for c in by_size)
-    largest = f" Largest class at the top; {FRAGILE} is fragile."
-
-    def series(column: str, name: str, **style: Any) -> Series:
-        return wording.series(columns, column, by_size, name=name, **style)
-
-    magnitude = Chart(
-        title="Does the evidence shrink on unseen images?",
-        caption="Magnitude of the class's top-K features on held-out images over training images; 1 where they match."
-        + largest
-        + left_out,
-        alt="Dot plot of the top-K magnitude ratio per class, for all held-out images, hits and misses. "
-        + wording.extremes(columns, "ce_magnitude_ratio", names, "ratio"),
-        data=Rows(
-            names=drawn,
-            signs=signs,
-            series=(
-                series("ce_magnitude_ratio_tp", "hits", color="blue", marker="^"),
-                series("ce_magnitude_ratio", "all images", color="ink", marker="o"),
-                series("ce_magnitude_ratio_fn", "misses", color="vermillion", marker="v"),
-            ),
-            reference=1.0,
-            limits=(-1.0, 3.0),
-        ),
-    )
-    diversity = Chart(
-        title="Are its features as diverse?",
-        caption=f"Vendi score of {MATCHED_N} images at a time, the effective number of directions they span; the same number"
-        f" for every class, so that size plays no part. Classes with fewer than {MATCHED_N} images have no value."
-        + largest
-        + left_out,
-        alt="Dot plot of the Vendi score at matched n per class, held-out and training. "
-        + wording.extremes(columns, "diversity_vendi_heldout", names, "number"),
-        data=Rows(
-            names=drawn,
-            signs=signs,
-            series=(
-                series("diversity_vendi_heldout", "held-out", color="blue", marker="o"),
-                series("diversity_vendi_train", "training", color="muted", marker="s", hollow=True),
-            ),
-        ),
-    )
-    return scatter, magnitude, diversity
 
 
 def critical_correlation(classes: int, given: int = 0) -> float:
@@ -342,8 +319,9 @@ def _beyond_table(diagnosis: Diagnosis) -> Table | None:
 
 
 def _meanings(measures: Iterable[str]) -> tuple[Meaning, ...]:
-    wanted = {*measures, "ce_magnitude_ratio_tp", "ce_magnitude_ratio_fn"}
-    known = [
-        measure for name, measure in MEASURES.items() if name in wanted
-    ]  # in the order in which they refer to each other
-    return tuple(Meaning(title=one.title, text=one.meaning, source=one.source) for one in known)
+    wanted = set(measures)
+    return tuple(  # in the order in which they refer to each other
+        Meaning(title=one.title, text=one.meaning, source=one.source, anchor=_anchor(name))
+        for name, one in MEASURES.items()
+        if name in wanted
+    )

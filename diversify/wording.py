@@ -19,15 +19,20 @@ DASH = "–"
 
 def selection(values: Tensor) -> tuple[tuple[int, ...], int]:
     """Classes to show, smallest value first and undefined ones last, and how many of them come before those left out."""
-    listed = values.tolist()
-    order = sorted(
-        range(len(listed)), key=lambda c: (math.isnan(listed[c]), listed[c] if listed[c] == listed[c] else 0.0, c)
-    )
+    order = order_of(values)
     if len(order) <= ALL_CLASSES:
         return tuple(order), len(order)
-    defined = [c for c in order if not math.isnan(listed[c])]
+    defined = [c for c in order if not math.isnan(float(values[c]))]
     weak = defined[:WEAKEST]
     return (*weak, *defined[max(len(weak), len(defined) - STRONGEST) :]), len(weak)
+
+
+def order_of(values: Tensor) -> list[int]:
+    """Every class, smallest value first and undefined ones last."""
+    listed = values.tolist()
+    return sorted(
+        range(len(listed)), key=lambda c: (math.isnan(listed[c]), listed[c] if listed[c] == listed[c] else 0.0, c)
+    )
 
 
 def left_out(classes: int, shown: int, by: str) -> str:

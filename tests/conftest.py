@@ -1,10 +1,13 @@
 """What the tests share: one thread, and a small diagnosis made once."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from diversify.diagnosis import Diagnosis
 from diversify.embeddings import Embeddings
+from diversify.findings import find
 from diversify.functional import counts, draws
 from diversify.heads import LinearHead
 from diversify.measuring import diagnose
@@ -49,3 +52,34 @@ def diagnosis(sides: tuple[Embeddings, Embeddings, LinearHead]) -> Diagnosis:
     """Their diagnosis."""
     train, heldout, head = sides
     return diagnose(train, heldout, head=head, class_names=NAMES, top_k=5)
+
+
+def repeated(diagnosis: Diagnosis, classes: list[int], names: tuple[str, ...] | None = None) -> Diagnosis:
+    """The diagnosis as if it had these classes, each as often as it is listed; the findings made anew."""
+    index = torch.tensor(classes)
+    columns = {name: column[index].clone() for name, column in diagnosis.columns.items()}
+    columns["fragile"] = (columns["recall_heldout_high"] < columns["recall_heldout"].nanmean()).double()
+    names = names or tuple(f"class {place}" for place in range(len(classes)))
+    enemies = diagnosis.enemies[index][:, index]
+    tops = {
+        field.name: getattr(diagnosis, field.name)[index]
+        for field in dataclasses.fields(diagnosis)
+        if field.name.startswith("top_k_")
+    }
+    known = len(classes) >= 5
+    lines = {"recall_heldout": {"slope": 0.1, "intercept": 0.3, "r_squared": 0.5}} if known else {}
+    return dataclasses.replace(
+        diagnosis,
+        class_names=names,
+        columns=columns,
+        enemies=enemies,
+        log_count=diagnosis.log_count if known else {},
+        findings=find(columns, names, enemies, lines, top_k=10),
+        **tops,
+    )
+
+
+@pytest.fixture(scope="session")
+def many(diagnosis: Diagnosis) -> Diagnosis:
+    """A diagnosis of a thousand classes."""
+    return repeated(diagnosis, [place % 10 for place in range(1000)])

@@ -74,7 +74,14 @@ def test_train_leaves_the_files_of_the_contract(trained: Path) -> None:
 def test_diagnose_leaves_the_files_of_the_contract(diagnosed: Path) -> None:
     left = {entry.relative_to(diagnosed).as_posix() for entry in diagnosed.rglob("*") if entry.is_file()}
     parts = {f"embeddings/{side}/{name}" for side in ("train", "heldout") for name in ("features.npy", "index.json")}
-    assert {"diagnosis.json", "report.html", "report.md", "run.json", "embeddings/head.safetensors"} | parts <= left
+    assert {
+        "diagnosis.json",
+        "exhibits.json",
+        "report.html",
+        "report.md",
+        "run.json",
+        "embeddings/head.safetensors",
+    } | parts <= left
     record = storage.read_json(diagnosed / "run.json", "run.json")
     assert record["finished"] is True
     assert record["heldout_split"] == "val"
@@ -126,6 +133,26 @@ def test_compare_two_networks(
     assert comparison["matched_by"] == "shared start"
     assert set(comparison["classes"]["identity_overlap"]) == {1.0}
     assert set(comparison["classes"]["recall_difference"]) == {0.0}
+
+
+def test_the_report_is_made_again_from_its_numbers(
+    diagnosed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["report", str(diagnosed), "--out", str(tmp_path / "again")]) == 0
+    assert {entry.name for entry in (tmp_path / "again").iterdir()} == {"report.html", "report.md", "run.json"}
+    for name in ("report.html", "report.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (diagnosed / name).read_bytes()
+    assert storage.read_json(tmp_path / "again" / "run.json", "run.json")["of"]["command"] == "diagnose"
+    assert run(["compare", str(diagnosed), str(diagnosed), "--out", str(tmp_path / "both")]) == 0
+    assert run(["report", str(tmp_path / "both"), "--out", str(tmp_path / "both-again")]) == 0
+    assert (tmp_path / "both-again" / "report.md").read_bytes() == (tmp_path / "both" / "report.md").read_bytes()
+    capsys.readouterr()
+    assert run(["report", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
+    assert "DIR must be a folder that `diversify diagnose` or `diversify compare` left" in capsys.readouterr().err
+    assert run(["report", str(tmp_path / "again"), "--out", str(tmp_path / "x")]) == 2
+    assert "DIR must hold a diagnosis.json or a comparison.json" in capsys.readouterr().err
+    assert run(["report", str(diagnosed), "--out", str(diagnosed), "--overwrite"]) == 2
+    assert not (tmp_path / "x").exists()
 
 
 def test_overwrite_is_asked_for(diagnosed: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import NAMES
 
-from diversify.comparison import Model, compare_models
+from diversify.comparison import Model, ModelComparison, compare_models
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
 from diversify.heads import LinearHead
@@ -29,6 +29,19 @@ def shuffled(sides: Sides, order: torch.Tensor) -> Model:
     return Model(
         name="shuffled", train=parts[0], heldout=parts[1], head=LinearHead(weight=head.weight[:, order], bias=head.bias)
     )
+
+
+def test_there_and_back_through_json(sides: Sides) -> None:
+    found = compare_models(model(sides), model(sides, "again"), class_names=NAMES, shared_start=True, top_k=5)
+    record = json.loads(found.to_json())
+    assert ModelComparison.from_dict(record).to_dict() == record
+    for field, value, message in (
+        ("schema_version", 2, "comparison must have schema_version 1, got 2"),
+        ("top_k", 0, "comparison field top_k must be valid"),
+        ("classes", {"recall_first": [1.0]}, r"comparison field classes.recall_first must have 10 numbers, got 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ModelComparison.from_dict({**record, field: value})
 
 
 def test_a_network_beside_itself(sides: Sides) -> None:

@@ -1,8 +1,7 @@
 import dataclasses
+import itertools
 import math
 import re
-import shutil
-import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,15 +9,15 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
-from conftest import NAMES
+from conftest import NAMES, repeated
 from scipy.stats import t as student
 
-from diversify import comparison_report, layout, plots, report, wording
+from diversify import comparison_report, layout, plots, report, sections, wording
 from diversify.comparison import ModelComparison
 from diversify.diagnosis import Diagnosis
+from diversify.exhibits import Exhibits, choose_exhibits
 from diversify.findings import find
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 RUN = {
     "data": {
         "spec": "cifar10",
@@ -94,35 +93,6 @@ class Page(HTMLParser):
             self.headings.append(data)
 
 
-def chosen(diagnosis: Diagnosis, classes: list[int], names: tuple[str, ...] | None = None) -> Diagnosis:
-    """The diagnosis as if it had these classes, each as often as it is listed; the findings made anew."""
-    index = torch.tensor(classes)
-    columns = {name: column[index].clone() for name, column in diagnosis.columns.items()}
-    columns["fragile"] = (columns["recall_heldout_high"] < columns["recall_heldout"].nanmean()).double()
-    names = names or tuple(f"class {place}" for place in range(len(classes)))
-    enemies = diagnosis.enemies[index][:, index]
-    tops = {
-        name: getattr(diagnosis, name)[index]
-        for name in ("top_k_features", "top_k_train", "top_k_heldout", "top_k_frequency")
-    }
-    known = len(classes) >= 5
-    return dataclasses.replace(
-        diagnosis,
-        class_names=names,
-        columns=columns,
-        enemies=enemies,
-        log_count=diagnosis.log_count if known else {},
-        findings=find(
-            columns,
-            names,
-            enemies,
-            {"recall_heldout": {"slope": 0.1, "intercept": 0.3, "r_squared": 0.5}} if known else {},
-            top_k=10,
-        ),
-        **tops,
-    )
-
-
 def comparison(num_classes: int = 6) -> ModelComparison:
     place = torch.arange(num_classes, dtype=torch.float64) / num_classes
     columns = {}
@@ -158,8 +128,14 @@ def tables_of(markdown: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def page(diagnosis: Diagnosis) -> str:
-    return report.render_html(diagnosis, RUN)
+def exhibits(diagnosis: Diagnosis, sides) -> Exhibits:
+    train, heldout, head = sides
+    return choose_exhibits(train, heldout, head=head, diagnosis=diagnosis)
+
+
+@pytest.fixture(scope="module")
+def page(diagnosis: Diagnosis, exhibits: Exhibits) -> str:
+    return report.render_html(diagnosis, RUN, exhibits)
 
 
 def test_the_page_says_everything_in_order_and_is_whole(page: str, diagnosis: Diagnosis):
@@ -168,17 +144,25 @@ def test_the_page_says_everything_in_order_and_is_whole(page: str, diagnosis: Di
         "Diagnosis of resnet32 on cifar10",
         "Findings",
         "The classes",
-        "In pictures",
+        "Class size",
+        "Top-K features",
+        "Latent diversity",
+        "Neighbours",
+        "The head",
+        "The images",
         "What each measure says beyond log n",
         "What the measures mean",
         "Origin of these numbers",
     ]
     counted = Counter(parsed.tags)
-    assert counted["figure"] == 3
-    assert counted["svg"] == 4  # the first plot in two widths
-    assert counted["caption"] == counted["table"] == 2
-    assert counted["script"] == counted["img"] == 0
-    assert len(page) < 500_000
+    fragile = int(diagnosis["fragile"].sum())
+    assert counted["figure"] == counted["svg"] == 10 + min(fragile, sections.PROFILES - 1) + 1
+    assert counted["table"] == 4
+    assert counted["caption"] == 2  # the other two are heat maps, with a note above
+    assert counted["article"] == fragile
+    assert counted["script"] == 1
+    assert counted["img"] == 0  # no pictures have been taken
+    assert len(page) < 1_000_000
     for word in (
         *NAMES,
         "464,154 parameters",
@@ -215,11 +199,14 @@ def test_tables_and_figures_can_be_read_without_seeing_them(page: str, diagnosis
     parsed = Page(page)
     headers = [dict(cell) for row in parsed.rows for cell in row if "scope" in cell]
     assert {cell["scope"] for cell in headers} == {"col", "row"}
-    assert sum(cell.get("title", "") != "" for cell in headers) >= len(report.CLASS_COLUMNS)
+    explained = [value for tag, name, value in parsed.attributes if tag == "a" and name == "title"]
+    assert len(explained) == len(report.CLASS_COLUMNS)
+    assert any("Dablain et al. 2023" in text for text in explained)  # with its source
     labels = [value for tag, name, value in parsed.attributes if tag == "div" and name == "aria-label"]
-    assert len(labels) == 2 + 4
-    assert all("Lowest: " in label for label in labels if "plot" in label)
-    assert Counter(len(row) for row in parsed.rows) == {11: 1 + len(NAMES), 5: 1 + len(diagnosis.beyond_log_count)}
+    assert len(labels) == Counter(parsed.tags)["svg"] + Counter(parsed.tags)["table"]
+    assert all("Lowest: " in label or "Sums in logits: " in label for label in labels if " plot " in label)
+    assert all(len(row) == 11 for row in parsed.rows[: 1 + len(NAMES)])
+    assert all(len(row) == 5 for row in parsed.rows[-1 - len(diagnosis.beyond_log_count) :])
 
 
 def test_findings_come_weakest_first_with_their_remedy(diagnosis: Diagnosis):
@@ -274,11 +261,12 @@ def test_what_run_json_does_not_say_is_not_shown(diagnosis: Diagnosis):
 
 
 def test_hostile_names_stay_text(diagnosis: Diagnosis):
-    made = chosen(diagnosis, list(range(10)), HOSTILE)
+    made = repeated(diagnosis, list(range(10)), HOSTILE)
     run = {"model": {"name": "<img src=x>"}, "data": {"spec": "a|b\n# c"}, "versions": {"<i>": "`|"}}
     html, markdown = report.render_html(made, run), report.render_markdown(made, run)
     parsed = Page(html)
-    assert not {"script", "img", "i"} & set(parsed.tags)
+    assert not {"img", "i"} & set(parsed.tags)
+    assert parsed.tags.count("script") == 1
     assert [name for _, name, _ in parsed.attributes if name.startswith("on")] == []
     assert "<script>alert(1)</script>" in parsed.text
     assert "猫 &lt; nan &amp;" in parsed.text
@@ -287,7 +275,7 @@ def test_hostile_names_stay_text(diagnosis: Diagnosis):
         assert "\x00" not in text
         assert "\u202e" not in text
     headings = [line for line in markdown.split("\n") if line.startswith("#")]
-    assert len(headings) == 6
+    assert len(headings) == 6 + 4
     for table in tables_of(markdown):
         assert len({len(cells_of(line)) for line in table}) == 1
     prose = re.sub(r"\\.", "", markdown)
@@ -297,8 +285,8 @@ def test_hostile_names_stay_text(diagnosis: Diagnosis):
 
 
 def test_markdown_tables_are_even(diagnosis: Diagnosis):
-    tables = tables_of(report.render_markdown(chosen(diagnosis, list(range(10)), (*NAMES[:9], "猫" * 9)), RUN))
-    assert [len(table) for table in tables] == [12, 19]
+    tables = tables_of(report.render_markdown(repeated(diagnosis, list(range(10)), (*NAMES[:9], "猫" * 9)), RUN))
+    assert [len(table) for table in tables] == [12, 12, 12, 12, 12, 19]
     for table in tables:
         assert len({len(cells_of(line)) for line in table}) == 1
         assert len({layout._width(line) for line in table}) == 1
@@ -325,7 +313,7 @@ def test_undefined_is_a_dash_everywhere(diagnosis: Diagnosis):
 
 @pytest.mark.parametrize("num_classes", [1, 2, 40, 41, 60, 300])
 def test_any_number_of_classes(diagnosis: Diagnosis, num_classes: int):
-    made = chosen(diagnosis, [place % 10 for place in range(num_classes)])
+    made = repeated(diagnosis, [place % 10 for place in range(num_classes)])
     built = report.report_of(made, RUN)
     shown = num_classes if num_classes <= 40 else 30
     assert len(built.classes.rows) == shown
@@ -340,13 +328,20 @@ def test_any_number_of_classes(diagnosis: Diagnosis, num_classes: int):
     )
     assert (f"{num_classes - 30} classes between them left out" in html) == (num_classes > 40)
     assert len(Page(html).rows) >= shown + 1
-    assert len(html) < 1_000_000
-    assert isinstance(built.charts[0].data, plots.RecallByCount)
-    assert len(built.charts[0].data.names) == num_classes
-    assert sum(built.charts[0].data.shown) == shown
-    for chart in built.charts[1:]:
-        counts = [float(made["count"][made.class_names.index(name)]) for name in chart.data.names]
-        assert counts == sorted(counts, reverse=True)
+    assert len(html) < 2_000_000
+    assert len(built.classes.rest) == built.classes.left_out
+    assert html.count("<details") == (num_classes > 40) + (len(built.findings) > layout.FINDINGS)
+    charts = [chart for section in built.sections for chart in section.charts]
+    for chart in charts:
+        if isinstance(chart.data, plots.ByCount):
+            assert len(chart.data.names) == num_classes
+            assert sum(chart.data.shown) == shown
+        else:
+            counts = [float(made["count"][made.class_names.index(name)]) for name in chart.data.names]
+            assert counts == sorted(counts, reverse=True)
+    grids = [grid for section in built.sections for grid in section.grids]
+    assert all(len(grid.columns) <= sections.GRID_FEATURES for grid in grids)
+    assert all(len(cells) == len(grid.columns) for grid in grids for _, cells in grid.rows)
     assert ("Undefined: it takes at least 4 classes" in html) == (num_classes < 4)
 
 
@@ -416,21 +411,26 @@ def test_numbers_are_written_as_a_reader_expects(value: float, unit: str, text: 
     assert wording.formatted(value, unit) == text
 
 
-def test_the_same_numbers_give_the_same_bytes_whatever_matplotlib_is_set_to(diagnosis: Diagnosis, page: str):
+def test_the_same_numbers_give_the_same_bytes_whatever_matplotlib_is_set_to(
+    diagnosis: Diagnosis, exhibits: Exhibits, page: str
+):
     settings = dict(matplotlib.rcParams)
-    assert report.render_html(diagnosis, RUN) == page
+    assert report.render_html(diagnosis, RUN, exhibits) == page
     assert dict(matplotlib.rcParams) == settings
     with matplotlib.rc_context({"font.size": 30, "axes.grid": True, "svg.hashsalt": "other", "svg.fonttype": "path"}):
-        assert report.render_html(diagnosis, RUN) == page
+        assert report.render_html(diagnosis, RUN, exhibits) == page
     assert "Date" not in page
     assert "matplotlib" not in page.lower()
 
 
 def test_colours_follow_the_page(page: str):
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    variables = re.findall(r"--([a-z-]+): #", page)
     assert drawings
     for drawing in drawings:
-        assert {"var(--ink, #1c2128)", "var(--blue, #0072b2)"} <= set(re.findall(r"var\([^)]*\)", drawing))
+        used = set(re.findall(r"var\(--([a-z-]*), #[0-9a-f]{6}\)", drawing))
+        assert {"ink", "blue"} & used
+        assert used <= set(variables)
         assert set(re.findall(r": (#[0-9a-f]{6})", drawing)) == set()
 
 
@@ -446,9 +446,27 @@ def test_values_beyond_the_limits_are_drawn_at_the_edge():
     assert all(0 <= number <= width for number in numbers)
 
 
+def test_long_names_stay_apart_when_they_are_cut():
+    names = ["species number 17 of it", "species number 18 of it", "short", "another name that is long"]
+    short = plots.shortened(names, 12)
+    assert len(set(short)) == 4
+    assert all(len(name) <= 12 for name in short)
+    assert short == ["…17 of it", "…18 of it", "short", "another nam…"]
+
+
+def test_small_classes_leave_no_empty_figure(diagnosis: Diagnosis):
+    columns = {
+        name: torch.full_like(column, torch.nan) if name.startswith("diversity_") else column
+        for name, column in diagnosis.columns.items()
+    }
+    section = report.report_of(dataclasses.replace(diagnosis, columns=columns), {}).sections[2]
+    assert section.charts == ()
+    assert "nothing can be compared here" in section.note
+
+
 def test_names_in_the_scatter_plot_do_not_meet(diagnosis: Diagnosis):
-    wide = report.report_of(chosen(diagnosis, [place % 10 for place in range(60)]), {}).charts[0].data
-    figure = plots._scatter(wide, 7.4)
+    wide = report.report_of(repeated(diagnosis, [place % 10 for place in range(60)]), {}).sections[0].charts[0].data
+    figure = plots._scatter(wide, 4.8)
     written = figure.axes[0].texts
     boxes = [text.get_window_extent() for text in written]
     assert len(boxes) > 3
@@ -498,49 +516,85 @@ def test_a_comparison_shows_whichever_columns_there_are():
     assert many.classes.left_out == 30
 
 
-def browse(folder: Path, body: str, *flags: str, width: int) -> subprocess.CompletedProcess[str]:
-    (folder / "outer.html").write_text(
-        f"<!DOCTYPE html><title>outer</title><body style='margin:0'>{body}", encoding="utf-8"
-    )
-    usual = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
-    return subprocess.run(
-        [
-            CHROMIUM,
-            *usual.split(),
-            "--no-first-run",
-            "--enable-logging=stderr",
-            f"--user-data-dir={folder / 'profile'}",
-            f"--window-size={max(width, 500)},1500",
-            *flags,
-            (folder / "outer.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+# Colours
+
+CSS = (Path(layout.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-@pytest.mark.parametrize("width", [400, 1280])
-def test_a_browser_shows_the_page_without_complaint(page: str, tmp_path: Path, width: int):
-    """In a frame, since a window cannot be as narrow as a phone."""
-    (tmp_path / "report.html").write_text(page, encoding="utf-8")
-    frame = f'<iframe src="report.html" style="border:0;width:{width}px;height:1500px"></iframe>'
-    picture = tmp_path / "report.png"
-    done = browse(tmp_path, frame, f"--screenshot={picture}", width=width)
-    assert "CONSOLE" not in done.stderr
-    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert picture.stat().st_size > 20_000
+def palettes() -> dict[str, dict[str, tuple[float, ...]]]:
+    """Variables of the page's schemes as red, green, blue in [0, 1]; dark falls back on light."""
+
+    def read(text: str) -> dict[str, tuple[float, ...]]:
+        found = re.findall(r"--([a-z-]+): #([0-9a-f]{6}|[0-9a-f]{3});", text)
+        digits = {name: code if len(code) == 6 else "".join(2 * mark for mark in code) for name, code in found}
+        return {name: tuple(int(code[at : at + 2], 16) / 255 for at in (0, 2, 4)) for name, code in digits.items()}
+
+    roots = [read(text) for text in re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)]
+    assert len(roots) == 3
+    return {"light": roots[0], "dark": roots[0] | roots[1], "paper": roots[0] | roots[2]}
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_on_a_phone_only_the_tables_scroll_sideways(page: str, tmp_path: Path):
-    inner = page.replace("&", "&amp;").replace('"', "&quot;")
-    measure = "const page = frame.contentDocument.documentElement; console.log('seen'); document.title = page.scrollWidth - page.clientWidth"
-    frame = (
-        f'<iframe id="frame" style="border:0;width:360px;height:900px" srcdoc="{inner}" onload="{measure}"></iframe>'
-    )
-    done = browse(tmp_path, frame, "--dump-dom", width=360)
-    assert "CONSOLE" in done.stderr  # so that its absence above means something
-    assert "<title>0</title>" in done.stdout
+def linear(colour: tuple[float, ...]) -> list[float]:
+    return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """WCAG 2.2's contrast ratio."""
+    light = [sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear(each), strict=True)) for each in (one, other)]
+    return (max(light) + 0.05) / (min(light) + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "paper"])
+def test_text_can_be_read_on_its_ground(scheme: str):
+    colours = palettes()[scheme]
+    for text, ground in (
+        *(("ink", ground) for ground in ("paper", "band", "mark")),
+        *(("muted", ground) for ground in ("paper", "band")),
+        *(("label", ground) for ground in ("paper", "mark")),
+        ("blue", "paper"),
+        ("on-light", "sky"),
+        ("on-light", "orange"),
+        ("on-dark", "blue"),
+        ("on-light", "vermillion"),
+    ):
+        assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    shaded = tuple(0.55 * v + 0.45 * b for v, b in zip(colours["vermillion"], colours["band"], strict=True))
+    assert contrast(colours["ink"], shaded) >= 4.5
+    for mark in ("blue", "vermillion", "muted", "green", "purple"):
+        assert contrast(colours[mark], colours["paper"]) >= 3  # of what is drawn, WCAG 1.4.11
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, in linear RGB.
+BLIND = {
+    "protan": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deutan": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritan": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+
+
+def lab(light: list[float]) -> list[float]:
+    """CIE L*a*b* of linear RGB."""
+    rows = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
+    white = (0.9505, 1.0, 1.089)
+    xyz = [sum(a * b for a, b in zip(row, light, strict=True)) / w for row, w in zip(rows, white, strict=True)]
+    f = [v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in xyz]
+    return [116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])]
+
+
+@pytest.mark.parametrize("eye", [None, *BLIND])
+@pytest.mark.parametrize("scheme", ["light", "dark", "paper"])
+def test_colours_that_mean_something_are_told_apart_by_every_eye(scheme: str, eye: str | None):
+    colours = palettes()[scheme]
+
+    def seen(name: str) -> list[float]:
+        light = linear(colours[name])
+        if eye:
+            light = [min(1, max(0, sum(a * b for a, b in zip(row, light, strict=True)))) for row in BLIND[eye]]
+        return lab(light)
+
+    def apart(one: str, other: str) -> float:
+        return math.dist(seen(one), seen(other))
+
+    assert apart("blue", "vermillion") > 30
+    parts = ("blue", "sky", "orange", "vermillion")  # neighbours in a bar, with the ground's colour between
+    assert all(apart(one, other) > 18 for one, other in itertools.pairwise(parts))

@@ -162,7 +162,7 @@ def made(place: dict[str, str], sides: Any, diagnosis: dv.Diagnosis) -> SimpleNa
 
 LINES = {
     # Usage
-    "tran": "command must be one of train, diagnose, compare, demo, got 'tran'; did you mean 'train'?",
+    "tran": "command must be one of train, diagnose, compare, report, demo, got 'tran'; did you mean 'train'?",
     "train": "--out must be given, got none; see `diversify train --help`",
     "diagnose --out {dir}/out": "--weights must be given, got none; see `diversify diagnose --help`",
     "compare --out {dir}/out": "DIR_A must be given, got none; see `diversify compare --help`",
@@ -319,6 +319,10 @@ LINES = {
     "compare {dir}/missing {diagnosed} --out {dir}/out": "DIR must be a folder that `diversify diagnose` left, got {dir}/missing",
     "compare {dir}/foreign {diagnosed} --out {dir}/out": "run.json must be an existing file, got {dir}/foreign/run.json",
     "compare {diagnosed} {trained} --out {dir}/out": "diagnosis.json must be an existing file, got {trained}/diagnosis.json",
+    "report --out {dir}/out": "DIR must be given, got none; see `diversify report --help`",
+    "report {dir}/foreign --out {dir}/out": "DIR must be a folder that `diversify diagnose` or `diversify compare` left, got {dir}/foreign",
+    "report {trained} --out {dir}/out": "DIR must hold a diagnosis.json or a comparison.json, got {trained}; run `diversify diagnose` to its end",
+    "report {diagnosed} --out {diagnosed} --overwrite": "DIR must not hold {diagnosed}, which the command reads, got {diagnosed}; choose another folder",
     "compare {dir}/spoilt {diagnosed} --out {dir}/out": "diagnosis.json must be whole, valid JSON, got {dir}/spoilt/diagnosis.json (<...>)",
     "compare {dir}/later {diagnosed} --out {dir}/out": "diagnosis must have schema_version 1, got 99",
 }
@@ -680,6 +684,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
 }
 
 SHARED = {  # one mistake, made in two ways: on the command line and in Python, or in two commands
+    "DIR must not hold {diagnosed}, which the command reads, got {diagnosed}; choose another folder",
     "--mean and --std must say what the model was trained with, got nothing; for example --mean 0.5 --std 0.5",
     "--precision must be one of fp32, bf16, auto, got 'fp16'; did you mean 'bf16'?",
     "--seed must lie in [0, 2^63 - 1], got -1",

@@ -7,6 +7,7 @@ from .compare import compare_run
 from .demo import demo_run
 from .diagnose import diagnose_run, load_diagnosed, load_trained
 from .options import DataOptions
+from .report import report_run
 from .train import recorded_training, train_run
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "load_diagnosed",
     "load_trained",
     "recorded_training",
+    "report_run",
     "train_run",
 ]

@@ -55,7 +55,10 @@ def compare_run(
     }
     with storage.staged_directory(out, overwrite=overwrite) as folder:
         storage.write_json(folder / "comparison.json", comparison.to_dict())
-        storage.write_text(folder / "report.html", render_comparison_html(comparison, record))
-        storage.write_text(folder / "report.md", render_comparison_markdown(comparison, record))
+        kept = ModelComparison.from_dict(
+            comparison.to_dict()
+        )  # to the digits of the file, so that `report` gives the same
+        storage.write_text(folder / "report.html", render_comparison_html(kept, record))
+        storage.write_text(folder / "report.md", render_comparison_markdown(kept, record))
         storage.write_json(folder / "run.json", record)
     return comparison, record

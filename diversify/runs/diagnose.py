@@ -16,11 +16,13 @@ from ..data import Data, Split, make_loader
 from ..diagnosis import Diagnosis
 from ..embeddings import Embeddings
 from ..errors import must, unknown
+from ..exhibits import choose_exhibits
 from ..extraction import extract
 from ..heads import LinearHead, read_head, split_head
 from ..measuring import diagnose, parse_top_k
 from ..models import build_model, load_weights, parameter_count
 from ..report import render_html, render_markdown
+from ..thumbnails import take_pictures
 from .folders import SCHEMA_VERSION, alone, run_folder, unfinished
 from .options import DataOptions, channels_of, fit_channels
 from .train import Progress, Say, recorded_training
@@ -83,7 +85,7 @@ def diagnose_run(
     say: Say,
     progress: Progress | None = None,
 ) -> tuple[Diagnosis, dict[str, Any]]:
-    """Diagnose a checkpoint and leave `diagnosis.json`, `embeddings/`, `report.html`, `report.md`, `run.json` in `out`.
+    """Diagnose a checkpoint; leaves `diagnosis.json`, `exhibits.json`, `embeddings/`, the report and `run.json` in `out`.
 
     Options that are not given come from the training record beside the checkpoint, where there is one.
     """
@@ -162,8 +164,12 @@ def diagnose_run(
             {"cosine": str(int(numbers.cosine)), "scale": repr(numbers.scale)},
         )
         storage.write_json(out / "diagnosis.json", diagnosis.to_dict())
-        storage.write_text(out / "report.html", render_html(diagnosis, record))
-        storage.write_text(out / "report.md", render_markdown(diagnosis, record))
+        exhibits = choose_exhibits(*sides, head=numbers, diagnosis=diagnosis)
+        exhibits = take_pictures(exhibits, data.train.dataset, unseen.dataset)
+        storage.write_json(out / "exhibits.json", exhibits.to_dict())
+        kept = Diagnosis.from_dict(diagnosis.to_dict())  # to the digits of the file, so that `report` gives the same
+        storage.write_text(out / "report.html", render_html(kept, record, exhibits))
+        storage.write_text(out / "report.md", render_markdown(kept, record, exhibits))
         record |= {"identity": identity, "finished": True}
         storage.write_json(out / "run.json", record)
     return diagnosis, record

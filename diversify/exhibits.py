@@ -1,0 +1,239 @@
+"""Which images a report shows, and why: examples of each fragile class, and a map of the held-out features.
+
+exhibits = choose_exhibits(train, heldout, head=split.head, diagnosis=diagnosis)
+exhibits = take_pictures(exhibits, train_dataset, heldout_dataset)      # of `thumbnails.py`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from .diagnosis import Diagnosis
+from .embeddings import Embeddings
+from .errors import must
+from .functional import draws, metrics, neighbors, projection
+from .heads import LinearHead, read_head
+from .measuring import query_rows
+
+SCHEMA_VERSION = 1
+CLASSES = 10  # of the fragile ones, the weakest
+EACH = 4  # training images of a kind
+ERRORS, PER_ENEMY = 8, 3  # held-out errors of a class, and of those the most that went to one class
+PULLS = 3  # features named per error
+CANDIDATES = 1000  # training images of a class among which examples are looked for
+MAP_ROWS = 1200
+
+Kind = Literal["typical", "border", "outlier"]
+
+
+class _Value(pydantic.BaseModel):
+    """A frozen value that goes to the disk as JSON."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class Pull(_Value):
+    """A feature that speaks for the class an image went to: by how many logits more than for its own.
+
+    `top_k` is whether it is among the top-K of the class it went to.
+    """
+
+    feature: int
+    logits: float
+    top_k: bool
+
+
+class Example(_Value):
+    """One image of a class.
+
+    `row` is its row in the embeddings, `index` its index in the data set, `margin` its true class's logit less the best
+    other. `pulls` is empty unless it is a held-out error. `picture` is a `data:` address, `name` a file's name; both are
+    empty until `take_pictures` has looked.
+    """
+
+    row: int
+    index: int
+    predicted: int
+    margin: float
+    pulls: tuple[Pull, ...] = ()
+    picture: str = ""
+    name: str = ""
+
+
+class ClassExamples(_Value):
+    """Examples of one class, and how many there are of each kind: training images of `candidates`, held-out of all."""
+
+    class_index: int
+    typical: tuple[Example, ...]
+    border: tuple[Example, ...]
+    outlier: tuple[Example, ...]
+    errors: tuple[Example, ...]
+    candidates: int
+    borders: int
+    outliers: int
+    misses: int
+
+
+class FeatureMap(_Value):
+    """Held-out images in two dimensions, one entry per image; `rows` are rows of the embeddings."""
+
+    method: str
+    rows: tuple[int, ...]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    labels: tuple[int, ...]
+    predicted: tuple[int, ...]
+
+
+class Exhibits(_Value):
+    """What a report shows beside the numbers of a diagnosis; of `fragile` classes the weakest have examples."""
+
+    schema_version: int = SCHEMA_VERSION
+    fragile: int
+    examples: tuple[ClassExamples, ...]
+    feature_map: FeatureMap | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, in the form of `exhibits.json`."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """The exhibits that `to_dict` came from.
+
+        Raises:
+            InputError: a field is missing or has another form, or the file is of another version.
+        """
+        version = record.get("schema_version") if isinstance(record, Mapping) else None
+        if version != SCHEMA_VERSION:
+            raise must("exhibits", f"have schema_version {SCHEMA_VERSION}", version)
+        try:
+            return cls.model_validate(record)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "exhibits"
+            raise must(f"exhibits field {place}", f"be valid ({first['msg']})", repr(first["input"])[:80]) from None
+
+
+def choose_exhibits(
+    train: Embeddings, heldout: Embeddings, *, head: nn.Module | LinearHead, diagnosis: Diagnosis
+) -> Exhibits:
+    """The images worth looking at, by rules that do not depend on how they look.
+
+    For each of the `CLASSES` weakest fragile classes: its most typical training images (nearest to the mean of the class's
+    features), border ones (2 or 3 of 5 neighbours of their class, least margin first), outliers (no neighbour of their
+    class, farthest from the mean first), and held-out errors (from the classes that most went to, the surest first), each
+    with the features that pulled it there: those whose product with the difference of the two head rows is largest.
+
+    Args:
+        train: The embeddings that the diagnosis was made from.
+        heldout: Those of the unseen images.
+        head: The network's head.
+        diagnosis: What was found.
+
+    Raises:
+        InputError: the embeddings have other classes than the diagnosis.
+    """
+    numbers, device = read_head(head), heldout.features.device
+    numbers = dataclasses.replace(numbers, weight=numbers.weight.to(device), bias=numbers.bias.to(device))
+    for name, side in (("train", train), ("heldout", heldout)):
+        if side.num_classes != len(diagnosis.class_names):
+            raise must(
+                f"{name} embeddings", f"have the diagnosis's {len(diagnosis.class_names)} classes", side.num_classes
+            )
+    recall = diagnosis["recall_heldout"]
+    fragile = [c for c in (diagnosis["fragile"] > 0).nonzero()[:, 0].tolist() if float(diagnosis["count"][c]) > 0]
+    fragile.sort(key=lambda c: float(recall[c]))
+    return Exhibits(
+        fragile=len(fragile),
+        examples=tuple(_examples(train, heldout, numbers, diagnosis, c) for c in fragile[:CLASSES]),
+        feature_map=_feature_map(heldout, diagnosis.seed),
+    )
+
+
+def _examples(train: Embeddings, heldout: Embeddings, head: LinearHead, diagnosis: Diagnosis, c: int) -> ClassExamples:
+    rows = (train.labels == c).nonzero()[:, 0]
+    mean = train.features[rows].double().mean(0)
+    if len(rows) > CANDIDATES:
+        rows = rows[draws.permutation(len(rows), "examples", diagnosis.seed, c)[:CANDIDATES]].sort().values
+    distance = (train.features[rows].double() - mean).norm(dim=1)
+    margin = metrics.margin(train.logits[rows], train.labels[rows])
+    if len(train) > 5:
+        near = neighbors.nearest_neighbors(train.features[rows], train.features, 5, same=rows)[1]
+        kinds = neighbors.archetypes(train.labels[near], train.labels[rows])
+    else:
+        kinds = torch.zeros_like(rows)
+
+    def pick(chosen: Tensor, ranking: Tensor) -> tuple[Example, ...]:
+        places = chosen.nonzero()[:, 0]
+        places = places[ranking[places].argsort(stable=True)][:EACH]
+        return tuple(_example(train, int(rows[place]), margin=float(margin[place])) for place in places.tolist())
+
+    return ClassExamples(
+        class_index=c,
+        typical=pick(kinds >= 0, distance),
+        border=pick(kinds == 1, margin),
+        outlier=pick(kinds == 3, -distance),
+        errors=_errors(heldout, head, diagnosis, c),
+        candidates=len(rows),
+        borders=int((kinds == 1).sum()),
+        outliers=int((kinds == 3).sum()),
+        misses=int(((heldout.labels == c) & (heldout.logits.argmax(1) != c)).sum()),
+    )
+
+
+def _example(side: Embeddings, row: int, *, margin: float, pulls: tuple[Pull, ...] = ()) -> Example:
+    predicted = int(side.logits[row].argmax())
+    return Example(row=row, index=int(side.indices[row]), predicted=predicted, margin=round(margin, 4), pulls=pulls)
+
+
+def _errors(heldout: Embeddings, head: LinearHead, diagnosis: Diagnosis, c: int) -> tuple[Example, ...]:
+    """From the classes that most of the errors went to, the surest errors first; at most `PER_ENEMY` of each."""
+    rows = ((heldout.labels == c) & (heldout.logits.argmax(1) != c)).nonzero()[:, 0]
+    if not len(rows):
+        return ()
+    margin = metrics.margin(heldout.logits[rows], heldout.labels[rows])
+    went_to = heldout.logits[rows].argmax(1)
+    counted = torch.bincount(went_to, minlength=heldout.num_classes)
+    chosen = []
+    for enemy in counted.argsort(descending=True, stable=True).tolist():
+        places = (went_to == enemy).nonzero()[:, 0]
+        chosen += places[margin[places].argsort(stable=True)][:PER_ENEMY].tolist()
+    features, weight, _ = head.effective(heldout.features[rows])
+    examples = []
+    for place in chosen[:ERRORS]:
+        enemy = int(went_to[place])
+        difference = head.scale * features[place] * (weight[enemy] - weight[c])
+        most = difference.topk(min(PULLS, len(difference)))
+        strongest = set(diagnosis.top_k_features[enemy].tolist())
+        pulls = tuple(
+            Pull(feature=feature, logits=round(value, 4), top_k=feature in strongest)
+            for value, feature in zip(most.values.tolist(), most.indices.tolist(), strict=True)
+            if value > 0
+        )
+        examples.append(_example(heldout, int(rows[place]), margin=float(margin[place]), pulls=pulls))
+    return tuple(examples)
+
+
+def _feature_map(heldout: Embeddings, seed: int) -> FeatureMap | None:
+    rows = query_rows(heldout.labels, heldout.num_classes, MAP_ROWS, seed=seed, name="feature map")
+    places = projection.two_dimensions(heldout.features[rows], seed=seed)
+    if places is None:
+        return None
+    return FeatureMap(
+        method=projection.METHOD,
+        rows=tuple(rows.tolist()),
+        x=tuple(round(value, 3) for value in places[:, 0].tolist()),
+        y=tuple(round(value, 3) for value in places[:, 1].tolist()),
+        labels=tuple(heldout.labels[rows].tolist()),
+        predicted=tuple(heldout.logits[rows].argmax(1).tolist()),
+    )
+
+
+__all__ = ["ClassExamples", "Example", "Exhibits", "FeatureMap", "Pull", "choose_exhibits"]

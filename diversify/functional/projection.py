@@ -1,0 +1,40 @@
+"""A map of features: places in two dimensions that keep neighbours together."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+METHOD = "t-SNE"
+_LEAST_ROWS = 10
+_DIMENSIONS = 50  # the principal ones, before the map is made
+
+
+def two_dimensions(features: Tensor, *, seed: int) -> Tensor | None:
+    """`(N, 2)` float64 places for features `(N, D)`: t-SNE from a start at the principal components.
+
+    Near each other means alike; how far apart two groups lie, and how large they look, means nothing. None below 10 rows,
+    and where all rows are alike. Equal input gives equal output, whatever the number of threads.
+
+    Source: van der Maaten and Hinton 2008; Kobak and Berens 2019 for the start.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    rows = features.detach().double().cpu().numpy()
+    if len(rows) < _LEAST_ROWS or not float(rows.var(0).sum()) > 0:
+        return None
+    wide = min(rows.shape) > _DIMENSIONS
+    rows = PCA(_DIMENSIONS, svd_solver="full").fit_transform(rows) if wide else rows - rows.mean(0)
+    rows = rows / rows.std(0).max()
+    start = PCA(min(2, rows.shape[1]), svd_solver="full").fit_transform(rows)
+    if rows.shape[1] == 1 or start[:, -1].std() < 1e-6 * start[:, 0].std():  # on a line: a map would be an invention
+        places = torch.zeros(len(rows), 2, dtype=torch.float64)
+        places[:, 0] = torch.from_numpy(start[:, 0].copy())
+        return places
+    with warnings.catch_warnings(action="ignore"):
+        perplexity = min(30.0, (len(rows) - 1) / 3)
+        method = TSNE(perplexity=perplexity, init=1e-4 * start / start[:, 0].std(), random_state=seed % (1 << 32))
+        return torch.from_numpy(method.fit_transform(rows).astype("float64"))

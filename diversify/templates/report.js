@@ -1,0 +1,27 @@
+"use strict";
+// A search over the rows of a table and of the table of those left out. The page reads the same without it.
+for (const box of document.querySelectorAll(".search")) {
+  const place = document.getElementById(box.dataset.place);
+  const field = box.querySelector("input");
+  const status = box.querySelector("output");
+  const rest = place.querySelector("details");
+  const rows = [...place.querySelectorAll("tbody tr")];
+  const plain = (text) => text.normalize("NFKC").toLowerCase().trim();
+  const names = rows.map((row) => plain(row.cells[0].textContent));
+  box.hidden = false;
+  field.addEventListener("input", () => {
+    const wanted = plain(field.value);
+    let found = 0;
+    rows.forEach((row, number) => {
+      const gap = row.classList.contains("gap");
+      row.hidden = wanted !== "" && (gap || !names[number].includes(wanted));
+      found += !gap && !row.hidden;
+    });
+    if (rest) rest.open = wanted !== "";
+    status.textContent = wanted === "" ? "" : `${found} found`;
+  });
+}
+// Paper has no folds: findings that are folded away are printed too.
+const folded = () => [...document.querySelectorAll("details.printed")];
+addEventListener("beforeprint", () => folded().forEach((one) => { one.dataset.was = one.open; one.open = true; }));
+addEventListener("afterprint", () => folded().forEach((one) => { one.open = one.dataset.was === "true"; }));
