@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
 import math
 import os
-import signal
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,11 +20,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .errors import InputError, must
+from . import process
+from .errors import InputError, must, unknown
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from .diagnosis import Diagnosis
     from .runs import DataOptions
 
@@ -33,9 +34,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class _NoReaderError(Exception):
+    """What reads the output is gone."""
+
+
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Write nothing more, and stop: nobody reads it."""
+        self.quiet = True
+        raise _NoReaderError
+
+
+NO_READER = 141  # as the shell counts a process that a closed pipe ended
 PIPED_WIDTH = 140  # columns where nobody said how many there are
-out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
-err = Console(stderr=True, highlight=False)
+out = _Screen(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
+err = _Screen(stderr=True, highlight=False)
 
 Data = Annotated[
     str | None,
@@ -47,7 +62,7 @@ Data = Annotated[
         show_default="digits",
     ),
 ]
-Root = Annotated[Path, typer.Option(help="Where data sets are kept.", rich_help_panel="Data")]
+Root = Annotated[Path, typer.Option(help="Where data sets are kept.", readable=False, rich_help_panel="Data")]
 ImbalanceOption = Annotated[
     str | None,
     typer.Option(
@@ -91,7 +106,7 @@ Model = Annotated[
 Precision = Annotated[str, typer.Option(help="auto | fp32 | bf16; auto takes bf16 where the hardware has it.")]
 Workers = Annotated[int, typer.Option(min=0, help="Loader processes.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in DIR.")]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR", readable=False)]
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
@@ -139,7 +154,10 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    """A callable `(what, done, in all)` that draws a bar with the time left, on a terminal; nothing where there is none."""
+    """A callable `(what, done, in all)` that draws a bar with the time left, on a terminal; nothing where there is none.
+
+    Within the block an interruption keeps what is finished.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -156,7 +174,9 @@ def _progress() -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    process.begin_work()
+    still = not err.is_terminal or err.is_dumb_terminal
+    with Progress(*columns, console=err, transient=True, disable=still) as bar:
         tasks: dict[str, Any] = {}
 
         def update(what: str, done: int, total: int) -> None:
@@ -253,7 +273,9 @@ def diagnose(
     download: Download = False,
     skip_bad: SkipBad = False,
     model: Model = None,
-    weights: Annotated[Path, typer.Option(help="The checkpoint: .pt, .pth or .safetensors.", metavar="FILE")],
+    weights: Annotated[
+        Path, typer.Option(help="The checkpoint: .pt, .pth or .safetensors.", metavar="FILE", readable=False)
+    ],
     head: Annotated[
         str | None, typer.Option(help="The head's name, where the network has several.", metavar="NAME")
     ] = None,
@@ -263,7 +285,7 @@ def diagnose(
     top_k: Annotated[str, typer.Option(help="Strongest features per class: K, or a percentage of D.")] = "10",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
     precision: Precision = "fp32",
-    seed: Annotated[int, typer.Option(help="Of resampling; same seed, same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of resampling; same seed, same result.")] = 0,
     workers: Workers = 0,
     directory: Out,
     overwrite: Overwrite = False,
@@ -298,8 +320,8 @@ def diagnose(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="DIR_A", help="A folder that diagnose left.")],
-    second: Annotated[Path, typer.Argument(metavar="DIR_B", help="Another.")],
+    first: Annotated[Path, typer.Argument(metavar="DIR_A", readable=False, help="A folder that diagnose left.")],
+    second: Annotated[Path, typer.Argument(metavar="DIR_B", readable=False, help="Another.")],
     *,
     directory: Out,
     overwrite: Overwrite = False,
@@ -307,6 +329,7 @@ def compare(
     """Compare the same classes in two networks: number, magnitude and identity of their top-K features."""
     from .runs import compare_run
 
+    process.begin_work()
     comparison, _ = compare_run(first, second, out=directory, overwrite=overwrite, say=_say)
     chance = f"chance {comparison.identity_chance:.0%}"
     titles = (
@@ -336,7 +359,9 @@ def compare(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that diagnose or compare left.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose or compare left.")
+    ],
     *,
     directory: Out,
     overwrite: Overwrite = False,
@@ -344,6 +369,7 @@ def report(
     """Make the report of a folder again from its numbers; neither data nor network are needed."""
     from .runs import report_run
 
+    process.begin_work()
     report_run(folder, out=directory, overwrite=overwrite)
     _say(f"report: {directory / 'report.html'}")
 
@@ -351,7 +377,9 @@ def report(
 @app.command()
 def demo(
     *,
-    directory: Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR")] = Path("runs/demo"),
+    directory: Annotated[
+        Path, typer.Option("--out", help="The folder to write.", metavar="DIR", readable=False)
+    ] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -446,39 +474,105 @@ def _interval(values: Mapping[str, float], name: str, form: str, *, bare: bool =
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code: 0 done, 2 the user's input, 130 interrupted."""
     try:
+        code = _run(arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        code = process.INTERRUPTED
+    except _NoReaderError:
+        return NO_READER
+    except Exception:
+        if not process.was_interrupted():
+            raise
+        code = process.INTERRUPTED
+    if code == process.INTERRUPTED or (code and process.was_interrupted()):
+        with suppress(_NoReaderError, OSError):
+            err.print(process.INTERRUPTED_LINE, soft_wrap=True)
+        return process.INTERRUPTED
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
         code = app(list(arguments), standalone_mode=False, prog_name="diversify")
     except InputError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        return 2
+        return _refuse(_with_flags(str(error), arguments))
     except OSError as error:  # a full disk, a folder that is gone or not ours: what the system said
-        err.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True)
-        return 2
+        return _refuse(_system_error(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        raise
     except Exception as error:
         if not hasattr(error, "format_message"):  # a usage error of the command-line parser has it, whichever it is
             raise
-        message = " ".join(error.format_message().split())
-        options = getattr(getattr(error, "param", None), "opts", [])
-        given = [value for option, value in pairwise(arguments) if option in options]
-        if given and repr(given[-1]) not in message:
-            message = f"{message.rstrip('.')}, got {given[-1]!r}"
-        if message:  # the parser has none where it printed the help instead
-            err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
-        return 2
-    if code == 130:  # the parser may have turned the interruption into its exit code
-        err.print("interrupted; what was finished is kept", soft_wrap=True)
+        message = _usage_error(error, arguments)
+        return _refuse(message) if message else 2  # the parser has none where it printed the help instead
     return code if isinstance(code, int) else 0
 
 
-def _terminate(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _options(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command that is called, as typed before its options, and the options it has."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    name = next((each for each in arguments if not each.startswith("-")), "")
+    if name not in commands:
+        return "diversify", ["--help"]
+    return f"diversify {name}", [option for each in commands[name].params for option in each.opts if option[:2] == "--"]
 
 
-def main() -> None:
-    """The `diversify` command."""
-    signal.signal(signal.SIGTERM, _terminate)
-    raise SystemExit(run(sys.argv[1:]))
+def _with_flags(message: str, arguments: Sequence[str]) -> str:
+    """An error that begins with a parameter's name says the option that was typed for it."""
+    name, rest = re.match(r"([\w-]*)(.*)", message).groups()  # type: ignore[union-attr]
+    option = f"--{name.lower().replace('_', '-')}"
+    about = rest.startswith((" must ", " of a resumed run must ")) or name == "weights"
+    named = about and option in _options(arguments)[1]
+    return f"{option}{rest}" if named else message
 
 
-__all__ = ["main", "run"]
+_VALUES = {  # what the parser's messages about a value have in common, in all its versions
+    r"valid integer": "be an integer",
+    r"valid (number|float)": "be a number",
+    r"(?:greater than or equal to|range [a-z]*>=) ?(-?\d+)": r"be at least \1",
+}
+
+
+def _usage_error(error: Any, arguments: Sequence[str]) -> str:
+    """A usage error of the parser in the form of all our errors; its own words where it says something else."""
+    message = " ".join(error.format_message().split())
+    command, options = _options(arguments)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    advice = f"see `{command} --help`"
+    if "NoSuchOption" in kinds:
+        near = difflib.get_close_matches(error.option_name, options, n=1)
+        advice = f"did you mean {near[0]}?" if near else advice
+        return str(must("option", f"be one that `{command}` has", error.option_name, advice))
+    if "BadOptionUsage" in kinds:
+        law, got = ("be followed by a value", "none") if "requires" in message else ("stand alone", "a value")
+        return str(must(error.option_name, law, got, advice))
+    opts = getattr(getattr(error, "param", None), "opts", ())
+    name = str(opts[0] if opts and opts[0].startswith("-") else getattr(getattr(error, "param", None), "metavar", ""))
+    if "MissingParameter" in kinds:
+        return str(must(name, "be given", "none", advice))
+    given = [part for each in arguments for part in each.split("=", 1)]
+    values = [value for option, value in pairwise(given) if option in opts]
+    for pattern, law in _VALUES.items():
+        if values and (found := re.search(pattern, message)):
+            return str(must(name, found.expand(law), repr(values[-1])))
+    if message.startswith("No such command"):
+        return str(unknown("command", arguments[0], [each.callback.__name__ for each in app.registered_commands]))  # type: ignore[union-attr]
+    if found := re.search(r"unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
+        return str(must("command line", f"hold only what `{command}` takes", found[1], advice))
+    return message
+
+
+def _refuse(message: str) -> int:
+    if not process.was_interrupted():
+        err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    return 2
+
+
+def _system_error(error: OSError) -> str:
+    """`FILE: reason`, and what to do where that is plain."""
+    text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += "; make room and run the command again"
+    return " ".join(text.split())
+
+
+__all__ = ["run"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -231,8 +232,12 @@ class Table:
             self._open({name: np.empty(shape, dtype) for name, (shape, dtype) in forms.items()})
         else:
             folder = self.folder
-            self._open({name: storage.create_array(folder / f"{name}.npy", *form) for name, form in forms.items()})
-            storage.write_json(folder / _INDEX, index)
+            try:
+                self._open({name: storage.create_array(folder / f"{name}.npy", *form) for name, form in forms.items()})
+                storage.write_json(folder / _INDEX, index)
+            except OSError:  # no room for all of them: leave none
+                self.discard()
+                raise
 
     def add(self, block: dict[str, Tensor]) -> None:
         """Take in the next rows, on any device, once they are seen to be sound."""
@@ -261,6 +266,8 @@ class Table:
         """Hand what is finished to the disk."""
         if self.folder is None or not self.columns or self.done == self._recorded:
             return
+        if not self.folder.is_dir():  # the maps of removed files can still be written, and lead nowhere
+            raise FileNotFoundError(errno.ENOENT, "removed while the extraction was writing to it", str(self.folder))
         for array in self._arrays.values():
             storage.flush_array(array)
         features, logits = self.columns["features"], self.columns["logits"]

@@ -7,10 +7,13 @@ except by `torch.load(weights_only=True)`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import pickle  # for the name of its error only
+import re
 import secrets
 import shutil
 import warnings
@@ -37,6 +40,9 @@ Array = np.ndarray[Any, Any]
 MARKER = "run.json"
 """The file by which a folder is known to be an earlier run of ours, which `--overwrite` may replace."""
 
+LOCK = ".lock"
+"""The file by which a process shows that it writes to a folder; gone when it is done."""
+
 _NESTS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
@@ -47,22 +53,34 @@ _RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling of `path` to write to: renamed onto it on success, removed on any error."""
+    """A temporary sibling of `path` to write to: renamed onto it on success, removed on any error.
+
+    The system's errors name `path` and never the sibling.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _require_claim(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(temporary):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    except SafetensorError as error:  # what its writer makes of the system's errors
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name was being written when its process was killed."""
-    return name.startswith(".") and name.endswith(".tmp")
+    """Whether a file of this name is a run's lock, or was being written when its process was killed."""
+    return name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -72,8 +90,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, data: str) -> None:
-    """Write a whole UTF-8 text file, line ends as given."""
-    write_bytes(path, data.encode())
+    """Write a whole UTF-8 text file, line ends as given; bytes of a file name that are no text as JSON's escapes."""
+    write_bytes(path, data.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, obj: object) -> None:
@@ -91,16 +109,21 @@ def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
 
     A last line without an end, left by a kill or a full disk, is cut off first.
     """
-    line = _line(record).encode()
+    line = _line(record).encode(errors="backslashreplace")
     path = Path(path)
+    _require_claim(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # released by the close below
         _cut_torn_line(descriptor)
+        end = os.lseek(descriptor, 0, os.SEEK_END)
         if os.write(descriptor, line) != len(line):
-            raise OSError(f"could not write a whole record to {path}: is the disk full?")
+            os.ftruncate(descriptor, end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 
@@ -175,12 +198,36 @@ def write_array(path: Path, array: Array) -> None:
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> Array:
-    """A new `.npy` file of zeros, mapped into memory for writing; written to disk by `flush_array`."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    """A new `.npy` file of zeros, mapped into memory for writing; written to disk by `flush_array`.
+
+    Its space is taken at once: a process that writes to a map which the disk cannot hold is killed by the system.
+    """
     if 0 in shape:  # an empty map is refused by the system
         write_array(path, np.zeros(shape, dtype))
         return np.zeros(shape, dtype)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        _take_space(file.fileno(), file.tell(), math.prod(shape) * np.dtype(dtype).itemsize)
+    return open_array(path, Path(path).name, writable=True)
+
+
+_ZEROS = bytes(1 << 20)
+
+
+def _take_space(descriptor: int, start: int, size: int) -> None:
+    """Make a file `start + size` bytes long with nothing but zeros from `start` on, and every block of it on the disk."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, start, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
+                raise
+    os.lseek(descriptor, start, os.SEEK_SET)
+    while size > 0:
+        size -= os.write(descriptor, _ZEROS[: min(size, len(_ZEROS))])
 
 
 def open_array(path: Path, name: str, *, writable: bool = False) -> Array:
@@ -206,7 +253,10 @@ def _empty_array(path: Path) -> Array | None:
 def flush_array(array: Array) -> None:
     """Hand a mapped array's changes to the disk; nothing for an array in memory."""
     if isinstance(array, np.memmap):
-        array.flush()
+        try:
+            array.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(array.filename)) from error
 
 
 # Tensors
@@ -349,6 +399,7 @@ def ensure_available(target: Path, overwrite: bool, *, inputs: Iterable[Path] = 
     of the `inputs` of the command.
     """
     target = Path(target)
+    _require_place(target)
     for given in inputs:
         if target.resolve() in (given.resolve(), *given.resolve().parents):
             raise must("DIR", f"not hold {given}, which the command reads", target, "choose another folder")
@@ -364,13 +415,115 @@ def ensure_available(target: Path, overwrite: bool, *, inputs: Iterable[Path] = 
                 raise must(
                     "DIR", "hold nothing but an earlier run", f"{target} with {foreign[0]}", "choose another folder"
                 )
-    elif os.path.lexists(target):
+
+
+def _require_place(target: Path) -> None:
+    """Say when nothing can be written to `target`, or no folder of that name can be made."""
+    if not target.is_dir() and os.path.lexists(target):
         raise must("DIR", "be a folder", f"the file {target}")
-    ancestor = next(folder for folder in target.resolve().parents if os.path.lexists(folder))
-    if not ancestor.is_dir():
-        raise must("DIR", "lie in a folder", f"{target}, in the file {ancestor}")
-    if not os.access(ancestor, os.W_OK | os.X_OK):
-        raise must("DIR", "be writable", target)
+    nearest = next(folder for folder in (target, *target.resolve().parents) if os.path.lexists(folder))
+    if not nearest.is_dir():
+        raise must("DIR", "lie in a folder", f"{target}, in the file {nearest}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise must("DIR", "be writable", target, "choose another folder, or change its permissions")
+
+
+# One process at a time
+
+_claims: dict[
+    Path, tuple[int, int]
+] = {}  # the folders that this process writes to, and their locks' descriptor and inode
+
+if hasattr(os, "register_at_fork"):  # a worker that outlives its parent must not keep the folder locked
+
+    def _forget_claims() -> None:
+        for descriptor, _ in _claims.values():
+            os.close(descriptor)
+        _claims.clear()
+
+    os.register_at_fork(after_in_child=_forget_claims)
+
+
+@contextlib.contextmanager
+def claimed(target: Path) -> Iterator[None]:
+    """Let nobody else write to the folder `target` within the block; an InputError at once where somebody does.
+
+    The folder is made where it is missing, and removed afterwards if it is still empty. What a killed process was
+    writing there is removed. A lock dies with its process, so none is ever stale; where the file system knows no locks,
+    the block goes on without. A folder that holds anything but a run is left alone: `ensure_available` refuses it.
+    """
+    target = Path(target)
+    _require_place(target)
+    if target.is_dir() and not is_run(target) and any(not is_temporary(entry.name) for entry in target.iterdir()):
+        yield
+        return
+    folder = target.resolve()
+    made = [each for each in (folder, *folder.parents) if not each.exists()]  # innermost first
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(target, folder / LOCK)
+        try:
+            inode = os.fstat(descriptor).st_ino
+            _claims[folder] = descriptor, inode
+            _remove_leftovers(folder)
+            yield
+        finally:
+            _claims.pop(folder, None)
+            if _inode(folder / LOCK) == inode:
+                (folder / LOCK).unlink(missing_ok=True)
+            os.close(descriptor)
+    finally:
+        for each in made:
+            with contextlib.suppress(OSError):  # not empty, or gone
+                each.rmdir()
+
+
+def _locked(target: Path, lock: Path) -> int:
+    """The descriptor of a lock file that this process alone holds."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip()
+            os.close(descriptor)
+            got = f"{target} (process {holder})" if holder else target
+            advice = "wait until it is done, or choose another folder"
+            raise must("DIR", "not be in use by another run", got, advice) from None
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP):
+                os.close(descriptor)
+                raise
+        if _inode(lock) == os.fstat(descriptor).st_ino:  # else its holder removed it in the meantime
+            os.ftruncate(descriptor, 0)
+            with contextlib.suppress(OSError):  # a full disk: the lock holds, its holder has no number
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+            return descriptor
+        os.close(descriptor)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the half-written files of processes that were killed, from a run's folder and what belongs to it."""
+    if is_run(folder):
+        for path in [*folder.glob(".*.tmp"), *(path for name in OWNED for path in (folder / name).rglob(".*.tmp"))]:
+            path.unlink(missing_ok=True)
+
+
+def _require_claim(path: Path) -> None:
+    """Say when the claimed folder that `path` lies in was removed: it is not made again with only half of a run."""
+    if _claims:
+        parents = path.resolve().parents
+        for folder, (_, inode) in _claims.items():
+            if folder in parents and _inode(folder / LOCK) != inode:
+                raise FileNotFoundError(errno.ENOENT, "removed while the run was writing to it", str(folder))
 
 
 @contextlib.contextmanager
@@ -397,17 +550,18 @@ def staged_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _swap(staging: Path, target: Path) -> None:
-    if not target.exists():
-        staging.rename(target)
-        return
     earlier = target.with_name(f"{staging.name}.old")
-    target.rename(earlier)
     try:
+        if target.exists():
+            target.rename(earlier)
         staging.rename(target)
     except BaseException:
-        earlier.rename(target)
+        if earlier.exists() and not target.exists():
+            earlier.rename(target)
         raise
-    shutil.rmtree(earlier, ignore_errors=True)
+    finally:
+        if target.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
 
 
 def clear(target: Path) -> None:
@@ -416,7 +570,7 @@ def clear(target: Path) -> None:
     if not is_run(target):
         return
     for entry in sorted(target.iterdir(), key=lambda path: path.name == MARKER):  # the marker last
-        if entry.name in OWNED or is_temporary(entry.name):
+        if entry.name in OWNED or (is_temporary(entry.name) and entry.name != LOCK):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 

@@ -465,7 +465,6 @@ def _save_state(
         "param_groups": optimizer_state["param_groups"],
         **saved_as,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     storage.write_tensors(path, tensors, {"state": json.dumps(header)})
 
 

@@ -106,6 +106,17 @@ def test_jsonl_cuts_a_torn_line_longer_than_a_block(tmp_path):
     assert storage.read_jsonl(path) == [{"a": 1}, {"c": 1}]
 
 
+def test_a_record_that_the_disk_does_not_take_whole_is_taken_back(tmp_path, monkeypatch):
+    path = tmp_path / "results.jsonl"
+    storage.append_jsonl(path, {"a": 1})
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:3]))
+    with pytest.raises(OSError, match="No space left on device") as error:
+        storage.append_jsonl(path, {"a": 2})
+    assert error.value.filename == str(path)
+    assert path.read_text() == '{"a": 1}\n'
+
+
 def test_jsonl_whole_and_damaged_in_the_middle(tmp_path):
     path = tmp_path / "results.jsonl"
     storage.write_jsonl(path, [{"a": 1}, {"a": 2}])
@@ -351,11 +362,15 @@ def test_directory_errors(tmp_path):
     storage.ensure_available(tmp_path / "new" / "deep", False)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_directory_not_writable(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="DIR must be writable"):
-        storage.ensure_available(tmp_path / "run", False)
+@pytest.mark.parametrize("closed", ["run", ""])
+def test_directory_not_writable(tmp_path, monkeypatch, closed):
+    """Patched: root may write anywhere."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / closed)
+    target = tmp_path / "run" if closed else tmp_path / "other"
+    with pytest.raises(InputError) as error:
+        storage.ensure_available(target, False)
+    assert str(error.value) == (f"DIR must be writable, got {target}; choose another folder, or change its permissions")
 
 
 RUN = {"schema_version": 1, "command": "train"}

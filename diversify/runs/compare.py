@@ -13,10 +13,11 @@ from ..comparison import ModelComparison, compare_models
 from ..comparison_report import render_comparison_html, render_comparison_markdown
 from ..errors import must
 from .diagnose import load_diagnosed
-from .folders import SCHEMA_VERSION
+from .folders import SCHEMA_VERSION, alone
 from .train import Say
 
 
+@alone
 def compare_run(
     first: Path, second: Path, *, out: Path, overwrite: bool = False, say: Say
 ) -> tuple[ModelComparison, dict[str, Any]]:

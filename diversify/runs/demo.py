@@ -12,17 +12,19 @@ from .. import origin, storage
 from ..diagnosis import Diagnosis
 from ..training import Recipe
 from .diagnose import diagnose_run
-from .folders import SCHEMA_VERSION
+from .folders import SCHEMA_VERSION, alone
 from .options import DataOptions
 from .train import Progress, Say, train_run
 
 DEMO_RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.05, schedule="cosine", warmup_epochs=3, precision="fp32")
 
 
+@alone
 def demo_run(
     out: Path, *, seed: int = 0, overwrite: bool = False, say: Say, progress: Progress | None = None
 ) -> tuple[Diagnosis, dict[str, Any]]:
     """Train `small_cnn` on long-tailed digits and diagnose it on their test images; `out/diagnosis/report.html` shows it."""
+    recipe = dataclasses.replace(DEMO_RECIPE, seed=seed)
     storage.ensure_available(out, overwrite)
     storage.clear(out)
     record = {
@@ -36,7 +38,6 @@ def demo_run(
     storage.write_json(out / "run.json", record)
     options = DataOptions(spec="digits", imbalance="exp:20:100", holdout=0.0)
     trained = out / "train"
-    recipe = dataclasses.replace(DEMO_RECIPE, seed=seed)
     train_run(options, model="small_cnn", recipe=recipe, out=trained, say=say, progress=progress)
     found = diagnose_run(
         DataOptions(),

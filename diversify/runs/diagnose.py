@@ -24,7 +24,7 @@ from ..measuring import diagnose, parse_top_k
 from ..models import build_model, load_weights, parameter_count
 from ..report import render_html, render_markdown
 from ..thumbnails import take_pictures
-from .folders import SCHEMA_VERSION, run_folder, unfinished
+from .folders import SCHEMA_VERSION, alone, run_folder, unfinished
 from .options import DataOptions, channels_of, fit_channels
 from .train import Progress, Say, recorded_training
 
@@ -89,6 +89,7 @@ def _data_for(
     return dataclasses.replace(options, relabel=False).load(measure_view=False)
 
 
+@alone
 def diagnose_run(
     data_options: DataOptions,
     *,

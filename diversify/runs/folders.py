@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from .. import storage
 from ..errors import InputError
 
 SCHEMA_VERSION = 1
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def is_first() -> bool:
+    """Whether this process checks, writes and speaks; the others that a launcher started beside it only compute."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def alone(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """The command, refused at once while another run writes to its `out`."""
+    signature = inspect.signature(command)
+
+    @functools.wraps(command)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        out = signature.bind(*args, **kwargs).arguments["out"]
+        with storage.claimed(out) if is_first() else contextlib.nullcontext():
+            return command(*args, **kwargs)
+
+    return run
+
 
 @contextlib.contextmanager
 def run_folder(out: Path, record: dict[str, Any], *, overwrite: bool) -> Iterator[None]:
     """`out` as the folder of one run: an interrupted run of the same identity goes on, bad input leaves nothing behind."""
-    new = not out.exists()
     goes_on = False
     if (out / "run.json").is_file() and not overwrite:
         goes_on = (
@@ -30,15 +53,8 @@ def run_folder(out: Path, record: dict[str, Any], *, overwrite: bool) -> Iterato
     try:
         yield
     except InputError:
-        discard(out, new)
+        storage.clear(out)
         raise
-
-
-def discard(out: Path, new: bool) -> None:
-    """Remove what a run left, and its folder too where it is of this run's making."""
-    storage.clear(out)
-    if new and not any(out.iterdir()):
-        out.rmdir()
 
 
 def unfinished(out: Path, command: str) -> bool:

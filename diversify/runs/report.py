@@ -14,9 +14,10 @@ from ..diagnosis import Diagnosis
 from ..errors import must
 from ..exhibits import Exhibits
 from ..report import render_html, render_markdown
-from .folders import SCHEMA_VERSION
+from .folders import SCHEMA_VERSION, alone
 
 
+@alone
 def report_run(folder: Path, *, out: Path, overwrite: bool = False) -> dict[str, Any]:
     """The report of a folder that `diagnose` or `compare` left, made again from its numbers; returns the record.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..errors import InputError, must, unknown
 from ..functional import counts
 from ..models import build_model, parameter_count
 from ..training import Ingredients, Recipe, fit, require_resumable
-from .folders import SCHEMA_VERSION, discard, unfinished
+from .folders import SCHEMA_VERSION, alone, is_first, unfinished
 from .options import DataOptions, augmentation_of, channels_of, fit_channels
 
 Say = Callable[[str], None]
@@ -121,6 +120,7 @@ class _Training:
         say(f"model: {name}, {parameters:,} parameters; {method}, {recipe['epochs']} epochs")
 
 
+@alone
 def train_run(
     data_options: DataOptions,
     *,
@@ -141,7 +141,7 @@ def train_run(
     """
     if method not in METHODS:
         raise unknown("--method", method, METHODS)
-    first = os.environ.get("RANK", "0") == "0"
+    first = is_first()
     state = out / "state" / "state.safetensors"
     begun = unfinished(out, "train")
     if first and begun and not overwrite and not resume:
@@ -153,7 +153,6 @@ def train_run(
     goes_on = resume and state.exists()  # a run that was stopped in its first epoch begins again
     run = _Training.prepared(data_options, model, method, recipe, augment, progress if first else None)
     data, view, record = run.data, run.view, run.record
-    new = not out.exists()
     if goes_on:
         require_resumable(state, recipe=recipe, identity=run.identity)
     if first:
@@ -186,7 +185,7 @@ def train_run(
                 storage.write_jsonl(out / "metrics.jsonl", history)
     except Exception:
         if first and not state.exists():
-            discard(out, new)
+            storage.clear(out)
         raise
     weights = out / "model.safetensors"
     record |= {
