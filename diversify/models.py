@@ -131,7 +131,9 @@ def _build(spec: str, num_classes: int, channels: int) -> nn.Module:
 
         names = models.list_models(module=models)
         if name not in names:
-            raise unknown("torchvision model", name, names)
+            near = difflib.get_close_matches(name, names, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else ""
+            raise must("torchvision model", "be one that torchvision has", repr(name), advice)
         extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
         return cast(nn.Module, models.get_model(name, weights=None, num_classes=num_classes, **extra))
     if family == "timm":

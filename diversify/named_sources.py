@@ -203,12 +203,6 @@ def _inaturalist(root: Path, download: bool) -> Source:
 # The registry
 
 
-def _npz(path: Path) -> Source:
-    if not path.is_file():
-        raise must("npz file", "exist", path)
-    return read_npz(path)
-
-
 _NAMED: dict[str, Callable[[Path, bool], Source]] = {
     "digits": _digits,
     "cifar10": _cifar10,
@@ -219,7 +213,7 @@ _NAMED: dict[str, Callable[[Path, bool], Source]] = {
     "places365": _places365,
     "inaturalist": _inaturalist,
 }
-_PLACED: dict[str, Callable[[Path], Source]] = {"npz": _npz, "folder": read_folder}
+_PLACED: dict[str, Callable[[Path], Source]] = {"npz": read_npz, "folder": read_folder}
 SOURCES = (*_NAMED, "npz:FILE", "folder:DIR", "package.module:function")
 
 

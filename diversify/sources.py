@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from . import storage
 from .errors import must
 from .images import IMAGE_ENDINGS, Array, ImageArray, ImageFiles, Images
 from .importing import call_object, import_object
@@ -146,8 +147,7 @@ def _read_as(places: Mapping[str, str]) -> tuple[str, ...]:
 
 def read_npz(path: Path) -> Source:
     """The splits of an `.npz` file under MedMNIST's key names."""
-    if not path.is_file():
-        raise must("npz file", "exist", path)
+    storage.require_file(path, "npz file")
     stored = _stored_arrays(path)
     splits: dict[str, tuple[Images, Tensor]] = {}
     for split in SPLITS:
@@ -228,7 +228,7 @@ def read_folder(top: Path) -> Source:
     folders of its own. The same name in two Unicode normal forms is one class.
     """
     if not top.is_dir():
-        raise must("image folder", "exist", top)
+        raise must("image folder", "be an existing folder", top)
     found = {entry.name for entry in _subfolders(top)}
     known = {name for spellings in SPELLINGS.values() for name in spellings}
     if found and found <= known - {"train"}:

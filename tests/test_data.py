@@ -475,8 +475,11 @@ def test_a_file_that_is_no_whole_npz(tmp_path, kind):
 
 
 def test_an_npz_that_is_not_there_or_is_one_array(tmp_path):
-    assert message_of(lambda: load_data(f"npz:{tmp_path}/no.npz")) == f"npz file must exist, got {tmp_path}/no.npz"
-    assert message_of(lambda: load_data(f"npz:{tmp_path}")) == f"npz file must exist, got {tmp_path}"
+    assert (
+        message_of(lambda: load_data(f"npz:{tmp_path}/no.npz"))
+        == f"npz file must be an existing file, got {tmp_path}/no.npz"
+    )
+    assert message_of(lambda: load_data(f"npz:{tmp_path}")) == f"npz file must be a file, got the folder {tmp_path}"
     np.save(tmp_path / "a.npy", IMAGES)
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
     expected = f"npz file must hold named arrays, got a single array in {tmp_path}/a.npz; save it with numpy.savez"
@@ -574,7 +577,7 @@ def bare(top):
 
 
 FOLDER_ERRORS = [
-    (lambda top: top.rmdir(), {}, "image folder must exist, got {top}"),
+    (lambda top: top.rmdir(), {}, "image folder must be an existing folder, got {top}"),
     (lambda top: (top / "x.png").touch(), {}, "image folder must have one folder per class, got none in {top}"),
     (bare, {}, "image folder {top} must have at least one image, got 0"),
     (

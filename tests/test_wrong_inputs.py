@@ -94,7 +94,11 @@ def make_files(folder: Path) -> None:
         },
         "names": {"train_images": images, "train_labels": labels, "class_names": np.array(["a"])},
         "numbers": {"train_images": images, "train_labels": labels, "class_names": np.array([1, 2])},
-        "gap": {"train_images": images, "train_labels": np.array([0, 2, 2, 0])},
+        "gap": {
+            "train_images": images,
+            "train_labels": np.array([0, 2, 2, 0]),
+            "class_names": np.array(["ant", "bee", "cat"]),
+        },
         "plain": {"train_images": images, "train_labels": labels},
     }
     for name, stored in arrays.items():
@@ -211,10 +215,10 @@ LINES = {
     "train --out {dir}/out --augment cutout": "--augment must be one of auto, none, crop, crop-flip, got 'cutout'; did you mean 'auto'?",
     "demo --out {dir}/out --seed -1": "--seed must lie in [0, 2^63 - 1], got -1",
     # DATA
-    "train --out {dir}/out --data digit": "--data must be one of digits, cifar10, mnist, fashion-mnist, npz:FILE, folder:DIR, package.module:function, got 'digit'; did you mean 'digits'?",
-    "train --out {dir}/out --data svhm": "--data must be one of digits, cifar10, mnist, fashion-mnist, npz:FILE, folder:DIR, package.module:function, got 'svhm'",
-    "train --out {dir}/out --data npz:": "--data must be one of digits, cifar10, mnist, fashion-mnist, npz:FILE, folder:DIR, package.module:function, got 'npz:'; did you mean 'npz:FILE'?",
-    "train --out {dir}/out --data digits:3": "--data must be one of digits, cifar10, mnist, fashion-mnist, npz:FILE, folder:DIR, package.module:function, got 'digits:3'; did you mean 'digits'?",
+    "train --out {dir}/out --data digit": "--data must be one of digits, cifar10, cifar100, svhn, mnist, fashion-mnist, places365, inaturalist, npz:FILE, folder:DIR, package.module:function, got 'digit'; did you mean 'digits'?",
+    "train --out {dir}/out --data svhm": "--data must be one of digits, cifar10, cifar100, svhn, mnist, fashion-mnist, places365, inaturalist, npz:FILE, folder:DIR, package.module:function, got 'svhm'; did you mean 'svhn'?",
+    "train --out {dir}/out --data npz:": "--data must be one of digits, cifar10, cifar100, svhn, mnist, fashion-mnist, places365, inaturalist, npz:FILE, folder:DIR, package.module:function, got 'npz:'; did you mean 'npz:FILE'?",
+    "train --out {dir}/out --data digits:3": "--data must be one of digits, cifar10, cifar100, svhn, mnist, fashion-mnist, places365, inaturalist, npz:FILE, folder:DIR, package.module:function, got 'digits:3'; did you mean 'digits'?",
     "train --out {dir}/out --data no_such_module:function": "--data must name something that can be imported, got 'no_such_module:function'; No module named 'no_such_module'",
     "train --out {dir}/out --data os:no_such_function": "--data must name something that can be imported, got 'os:no_such_function'; module 'os' has no attribute 'no_such_function'",
     "train --out {dir}/out --data os:sep": "os:sep must be callable, got str",
@@ -246,8 +250,8 @@ LINES = {
     "train --out {dir}/out --data cifar10 --root {dir}": "CIFAR10 under --root must be there, got {dir}; pass the right --root, or --download",
     "train --out {dir}/out --data mnist --root {dir}": "MNIST under --root must be there, got {dir}; pass the right --root, or --download",
     # Files of images
-    "train --out {dir}/out --data npz:{dir}/missing.npz": "npz file must exist, got {dir}/missing.npz",
-    "train --out {dir}/out --data npz:{dir}/foreign": "npz file must exist, got {dir}/foreign",
+    "train --out {dir}/out --data npz:{dir}/missing.npz": "npz file must be an existing file, got {dir}/missing.npz",
+    "train --out {dir}/out --data npz:{dir}/foreign": "npz file must be a file, got the folder {dir}/foreign",
     "train --out {dir}/out --data npz:{dir}/array.npy": "npz file must hold named arrays, got a single array in {dir}/array.npy; save it with numpy.savez",
     "train --out {dir}/out --data npz:{dir}/cut.npz": "npz file must be a whole NumPy .npz without Python objects, got {dir}/cut.npz",
     "train --out {dir}/out --data npz:{dir}/page.pt": "npz file must be a whole NumPy .npz without Python objects, got {dir}/page.pt",
@@ -258,7 +262,7 @@ LINES = {
     "train --out {dir}/out --data npz:{dir}/short.npz": "labels of train_images must be as many as its images, 4, got 2",
     "train --out {dir}/out --data npz:{dir}/floats.npz": "labels of train_images must be integers, got float64; convert them with .astype(int)",
     "train --out {dir}/out --data npz:{dir}/halves.npz": "labels of train_images must be integers, got float64",
-    "train --out {dir}/out --data npz:{dir}/square.npz": "labels of train_images must have shape (N,) or (N, 1), got (4, 4)",
+    "train --out {dir}/out --data npz:{dir}/square.npz": "labels of train_images must have shape (N,) or (N, 1), got (4, 4); several labels per image (multi-label data) cannot be diagnosed: each image needs one class",
     "train --out {dir}/out --data npz:{dir}/flat.npz": "train_images must have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got (4, 64)",
     "train --out {dir}/out --data npz:{dir}/wide.npz": "train_images must be uint8, or float in [0, 1], got int16",
     "train --out {dir}/out --data npz:{dir}/bright.npz": "train_images must be uint8, or float in [0, 1], got float64 from 255 to 255",
@@ -266,16 +270,16 @@ LINES = {
     "train --out {dir}/out --data npz:{dir}/channels.npz": "npz file must have images of one number of channels, got 1 in train, 3 in val",
     "train --out {dir}/out --data npz:{dir}/names.npz": "class names must be as many as the classes, 2, got 1",
     "train --out {dir}/out --data npz:{dir}/numbers.npz": "class_names must be a list of names, got int64 of shape (2,)",
-    "train --out {dir}/out --data npz:{dir}/gap.npz": "every class must have a training image, got none of class 1",
-    "train --out {dir}/out --data folder:{dir}/missing": "image folder must exist, got {dir}/missing",
-    "train --out {dir}/out --data folder:{dir}/file": "image folder must exist, got {dir}/file",
+    "train --out {dir}/out --data npz:{dir}/gap.npz": "every class must have a training image, got none of bee",
+    "train --out {dir}/out --data folder:{dir}/missing": "image folder must be an existing folder, got {dir}/missing",
+    "train --out {dir}/out --data folder:{dir}/file": "image folder must be an existing folder, got {dir}/file",
     "train --out {dir}/out --data folder:{dir}/classless": "image folder must have one folder per class, got none in {dir}/classless",
     "train --out {dir}/out --data folder:{dir}/untrained": "image folder must have a folder train beside val and test, got val",
     "train --out {dir}/out --data folder:{dir}/void": "image folder {dir}/void must have at least one image, got 0",
-    "train --out {dir}/out --data folder:{dir}/broken": "image file must be a readable image, got {dir}/broken/cat/page.png",
+    "train --out {dir}/out --data folder:{dir}/broken": "image files of folder:{dir}/broken must be readable images, got 1 that cannot be read: cat/page.png (no image); --skip-bad leaves them out",
     # MODEL and weights
     "train --out {dir}/out --model resnet23": "--model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function, got 'resnet23'; did you mean 'resnet32'?",
-    "train --out {dir}/out --model torchvision:resnet81": "torchvision model must be one of alexnet, <...>, got 'resnet81'; did you mean '<...>'?",
+    "train --out {dir}/out --model torchvision:resnet81": "torchvision model must be one that torchvision has, got 'resnet81'; did you mean '<...>'?",
     "train --out {dir}/out --model no_such_module:net": "--model must name something that can be imported, got 'no_such_module:net'; No module named 'no_such_module'",
     "train --out {dir}/out --model os:getcwd": "os:getcwd() must return a torch.nn.Module, got str",
     "train --out {dir}/out --model torchvision:": "--model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function, got 'torchvision:'; did you mean 'torchvision:NAME'?",
@@ -578,7 +582,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.load_data('digist')": (
         lambda m: dv.load_data("digist"),
-        "--data must be one of digits, cifar10, mnist, fashion-mnist, npz:FILE, folder:DIR, package.module:function, got 'digist'; did you mean 'digits'?",
+        "--data must be one of digits, cifar10, cifar100, svhn, mnist, fashion-mnist, places365, inaturalist, npz:FILE, folder:DIR, package.module:function, got 'digist'; did you mean 'digits'?",
     ),
     "dv.load_data(holdout=2)": (lambda m: dv.load_data(holdout=2), "--holdout must lie in [0, 1), got 2"),
     "dv.load_data(imbalance='exp:x')": (
@@ -649,7 +653,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
         lambda m: list(
             dv.fit(nn.Sequential(nn.Flatten(), nn.LSTM(64, 3)), set_of([0, 1]), recipe=m.recipe, num_classes=3)
         ),
-        "model must return one tensor of logits, got tuple; wrap it in a function that does",
+        "model must return one tensor of logits, got a tuple with tensors of shape (2, 3), (1, 3), (1, 3); wrap it in a module that does (on the command line, --model package.module:function makes it)",
     ),
     "list(dv.fit(m.net, m.failing, recipe=m.recipe, num_classes=3))": (
         lambda m: list(dv.fit(m.net, m.failing, recipe=m.recipe, num_classes=3)),
@@ -671,7 +675,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.build_model('torchvision:resnet', 10)": (
         lambda m: dv.build_model("torchvision:resnet", 10),
-        "torchvision model must be one of alexnet, <...>, got 'resnet'; did you mean '<...>'?",
+        "torchvision model must be one that torchvision has, got 'resnet'; did you mean '<...>'?",
     ),
     "dv.load_weights(m.net, m.dir / 'whole.safetensors')": (
         lambda m: dv.load_weights(m.net, m.dir / "whole.safetensors"),
