@@ -182,8 +182,8 @@ def _opening(columns: Columns, class_names: Sequence[str], recall: Evidence, log
     """How well the class is found, and what its size alone would say."""
     found = (
         f"{class_names[c]} is found in {recall.value:.0%} [{recall.low:.0%}, {recall.high:.0%}] of its"
-        f" {int(_value(columns, 'count_heldout', c))} held-out images (mean of the classes {recall.compared_with:.0%});"
-        f" it has {int(_value(columns, 'count', c))} training images."
+        f" {int(_value(columns, 'count_heldout', c)):,} held-out images (mean of the classes {recall.compared_with:.0%});"
+        f" it has {int(_value(columns, 'count', c)):,} training images."
     )
     if "recall_heldout" not in log_count:
         return [found, "What log n alone would predict is undefined here (equal counts, or fewer than 5 classes)."]

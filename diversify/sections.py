@@ -293,7 +293,7 @@ def _feature_grid(subject: Subject) -> Grid:
     cut = f" The {GRID_FEATURES} most shared of {len(used)} features." if len(used) > GRID_FEATURES else ""
     return Grid(
         title="Which classes live in which features?",
-        caption="A cell is coloured where the feature is among the class's top-K: the darker, the larger its mean part of the logit"
+        caption="A cell is coloured where the feature is among the class's top-K: the stronger, the larger its mean part of the logit"
         " in training. Features that several classes share come first; a class whose features are all shared has nothing of its"
         f" own. {unused} of {diagnosis.num_features} features are in no shown class's top-K.{cut}{subject.left_out}",
         corner="class",
