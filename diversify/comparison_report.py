@@ -63,27 +63,32 @@ def render_comparison_markdown(comparison: ModelComparison, run: Mapping[str, An
 def comparison_report_of(comparison: ModelComparison, run: Mapping[str, Any]) -> Report:
     """What the report of two models says; it shows whichever columns the comparison has."""
     columns = comparison.columns
-    names = tuple(wording.plain(name) for name in comparison.class_names)
-    first, second = (wording.plain(name) for name in (comparison.first_name, comparison.second_name))
+    names = tuple(wording.named(name) for name in comparison.class_names)
+    first, second = (wording.named(name) for name in (comparison.first_name, comparison.second_name))
     sorting = columns.get("recall_difference", columns.get("recall_second"))
     order, gap = wording.selection(sorting) if sorting is not None else (tuple(range(len(names))), len(names))
     better, worse = _surely(columns, 1), _surely(columns, -1)
     bases = [name for name in columns if name.removesuffix("_low").removesuffix("_high") == name]
     bases.sort(key=lambda name: list(COMPARISON_COLUMNS).index(name) if name in COMPARISON_COLUMNS else 99)
     known = {name: COMPARISON_COLUMNS.get(name, (name.replace("_", " "), "", "number")) for name in bases}
+    counted = _counts(run, len(names))
     words = dict.fromkeys(better, "▲ better") | dict.fromkeys(worse, "▼ worse")
     rows = tuple(
         Row(
             name=plots.cut(names[c], 48),
+            whole=names[c] if len(names[c]) > 48 else "",
             mark=words.get(c, ""),
             good=c in better,
-            cells=tuple(
-                Cell(
-                    value=wording.formatted(wording.at(columns, name, c), unit),
-                    interval=wording.column_interval(columns, name, c, unit),
-                    strong=name == "recall_difference" and c in words,
-                )
-                for name, (_, _, unit) in known.items()
+            cells=(
+                *(Cell(value=f"{counts[c]:,}") for counts in counted.values()),
+                *(
+                    Cell(
+                        value=wording.formatted(wording.at(columns, name, c), unit),
+                        interval=wording.column_interval(columns, name, c, unit),
+                        strong=name == "recall_difference" and c in words,
+                    )
+                    for name, (_, _, unit) in known.items()
+                ),
             ),
         )
         for c in order
@@ -93,7 +98,7 @@ def comparison_report_of(comparison: ModelComparison, run: Mapping[str, Any]) ->
         title=f"{first} and {second}, compared",
         subtitle=f"First: {first}. Second: {second}. {layout.number_of(len(names), 'class', 'classes')}; the top {comparison.top_k} of"
         f" {comparison.num_features} features, identified with each other by: {comparison.matched_by}. Intervals are 95%.",
-        warnings=(),
+        warnings=_warnings(run),
         headlines=_comparison_headlines(comparison, len(better), len(worse)),
         findings_note="Classes whose interval of the recall difference leaves out 0: bold in the table. Each class by itself; of"
         f" {len(names)} without any difference, about {max(1, round(0.05 * len(names)))} would, by chance."
@@ -115,7 +120,11 @@ def comparison_report_of(comparison: ModelComparison, run: Mapping[str, Any]) ->
             f" Overlap by chance: {wording.percent(comparison.identity_chance)}.{left_out}",
             headings=(
                 Heading(title="class"),
-                *(Heading(title=title, meaning=meaning) for title, meaning, _ in known.values()),
+                *(Heading(title=f"images, {side}", short=f"images, {side}") for side in counted),
+                *(
+                    Heading(title=title, short=_SHORT.get(name, ""), meaning=meaning, anchor=wording.anchor(name))
+                    for name, (title, meaning, _) in known.items()
+                ),
             ),
             rows=rows,
             gap=gap,
@@ -124,15 +133,92 @@ def comparison_report_of(comparison: ModelComparison, run: Mapping[str, Any]) ->
         sections=_comparison_sections(comparison, names, order, words, left_out),
         beyond_note="",
         beyond=None,
-        meanings=tuple(Meaning(title=title, text=meaning) for title, meaning, _ in known.values() if meaning),
+        meanings=tuple(
+            Meaning(title=title, text=meaning, source=_source(name), anchor=wording.anchor(name))
+            for name, (title, meaning, _) in known.items()
+            if meaning
+        ),
         origin=(
             *wording.origin_of(run),
             ("first", first),
             ("second", second),
+            *(
+                (f"{side}: {label}", text)
+                for side in _SIDES
+                for label, text in wording.origin_of(wording.look(run, side) or {})
+                if label not in _OF_BOTH
+            ),
             ("matched by", comparison.matched_by),
             *wording.top_k_origin(comparison),
         ),
     )
+
+
+_SIDES = ("first", "second")
+_OF_BOTH = ("versions", "commit", "device", "started")
+_SHORT = {  # in Markdown, whose lines are to fit into a terminal
+    "recall_first": "recall, first",
+    "recall_second": "second",
+    "recall_difference": "difference, points",
+    "magnitude_ratio": "magnitude ratio",
+    "identity_overlap": "same top-K",
+}
+
+
+def _source(column: str) -> str:
+    """Where the measure behind a column comes from."""
+    base = column.removesuffix("_first").removesuffix("_second")
+    names = {
+        "needed": "needed_tp",
+        "magnitude": "ce_magnitude_ratio",
+        "magnitude_ratio": "ce_magnitude_ratio",
+        "diversity_vendi": "diversity_vendi_heldout",
+    }
+    measure = MEASURES.get(names.get(base, base))
+    return measure.source if measure else ""
+
+
+def _counts(run: Mapping[str, Any], classes: int) -> dict[str, list[int]]:
+    """Training images per class on either side, where the record says it."""
+    found = {side: wording.look(run, side, "data", "class_counts") for side in _SIDES}
+    return {
+        side: counts
+        for side, counts in found.items()
+        if isinstance(counts, list) and len(counts) == classes and all(isinstance(count, int) for count in counts)
+    }
+
+
+def _warnings(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What has to be known before a difference is put down to the networks."""
+    found = []
+    splits = [wording.look(run, side, "heldout_split") for side in _SIDES]
+    if "test" in splits:
+        found.append(
+            (
+                "Read on the test split: to be read only.",
+                "Neither of the two may be chosen by it, or the test score would no longer be one on unseen images.",
+            )
+        )
+    if None not in splits and splits[0] != splits[1]:
+        found.append(("Other held-out images.", f"The first was read on {splits[0]}, the second on {splits[1]}."))
+    elif _differ(run, "data", "splits", str(splits[0]), "digest"):
+        found.append(
+            ("Other held-out images.", "The two were not read on the same images, so they are not paired by image.")
+        )
+    if _differ(run, "data", "splits", "train", "digest"):
+        text = "A difference may come from the images, not from how the networks were trained."
+        found.append(("The two learned from other training images.", text))
+    for side in _SIDES:
+        copies = wording.look(run, side, "duplicates", "count")
+        if isinstance(copies, int) and copies > 0:
+            text = f"Of the {side}, {layout.number_of(copies, 'held-out image is', 'held-out images are')} also in its training."
+            found.append(("Exact copies.", text))
+    return tuple(found)
+
+
+def _differ(run: Mapping[str, Any], *path: str) -> bool:
+    values = [wording.look(run, side, *path) for side in _SIDES]
+    return None not in values and values[0] != values[1]
 
 
 def _surely(columns: Mapping[str, Tensor], sign: int) -> list[int]:
@@ -188,7 +274,7 @@ _SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str, tuple[str, ...], str, boo
         (
             (
                 "Which classes gain, which lose?",
-                "Recall of the second less the first, with its interval.",
+                "Recall of the second less the first, in percentage points, with its interval.",
                 ("recall_difference",),
                 "zero",
                 True,
@@ -253,13 +339,16 @@ def _comparison_sections(
             if not all(name in columns for name in wanted):
                 continue
             styles: Sequence[Mapping[str, Any]] = sides if len(wanted) > 1 else sides[1:]
-            labels = ("first", "second") if len(wanted) > 1 else ("",)
+            labels = _SIDES if len(wanted) > 1 else ("",)
+            points = wanted == ("recall_difference",)
             charts.append(
                 Chart(
                     title=title,
                     caption=f"{caption} Ordered as in the table.{marks}{left_out}",
                     alt=f"Dot plot. {caption} "
-                    + wording.extremes(columns, wanted[-1], names, "share" if percent else "ratio"),
+                    + wording.extremes(
+                        columns, wanted[-1], names, "points" if points else "share" if percent else "ratio"
+                    ),
                     data=Rows(
                         names=tuple(names[c] for c in order),
                         signs=tuple(words.get(c, "")[:1] for c in order),
@@ -269,7 +358,8 @@ def _comparison_sections(
                         ),
                         reference=references.get(reference),
                         limits=(-1.0, 5.0) if wanted == ("magnitude_ratio",) else (-math.inf, math.inf),
-                        percent=percent,
+                        percent=percent and not points,
+                        points=points,
                     ),
                 )
             )

@@ -39,7 +39,7 @@ class Diagnosis:
         top_k_frequency: `(C, K)` how often each of them is among the features a held-out decision needs.
         enemies: `(C, C)` which classes the training neighbours of a class's held-out errors belong to.
         summary: Numbers of the whole model; `*_low`, `*_high` are 95% intervals.
-        log_count: Per measure, the line on log n: slope, intercept, r_squared; empty where undefined.
+        log_count: Per measure, the line on log n: slope, intercept, r_squared, scatter; empty where undefined.
         beyond_log_count: Per measure, the rank correlation with held-out recall, and the same with log n partialled out.
         diversity_agreement: Rank correlation over classes between the held-out diversity measures.
         findings: In words, one per fragile or absent class.
@@ -135,7 +135,9 @@ class Diagnosis:
             file = _File.model_validate(record)
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "diagnosis"
+            place = ".".join(map(str, first["loc"]))
+            if not place:  # a rule on several fields, whose message names them
+                raise must("diagnosis", "be valid", first["msg"].removeprefix("Value error, ")) from None
             raise must(f"diagnosis field {place}", f"be valid ({first['msg']})", repr(first["input"])[:80]) from None
         names = file.classes.pop("name")
         unknown: _Rows = [[None] * file.top_k for _ in names]

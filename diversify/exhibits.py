@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import pydantic
 import torch
@@ -28,8 +28,7 @@ ERRORS, PER_ENEMY = 8, 3  # held-out errors of a class, and of those the most th
 PULLS = 3  # features named per error
 CANDIDATES = 1000  # training images of a class among which examples are looked for
 MAP_ROWS = 1200
-
-Kind = Literal["typical", "border", "outlier"]
+SAFE, BORDER, OUTLIER = 0, 1, 3  # of `neighbors.archetypes`
 
 
 class _Value(pydantic.BaseModel):
@@ -62,12 +61,15 @@ class Example(_Value):
     predicted: int
     margin: float
     pulls: tuple[Pull, ...] = ()
-    picture: str = ""
+    picture: Annotated[str, pydantic.Field(pattern=r"^(data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*)?$")] = ""
     name: str = ""
 
 
 class ClassExamples(_Value):
-    """Examples of one class, and how many there are of each kind: training images of `candidates`, held-out of all."""
+    """Examples of one class, and how many there are of each kind: training images of `candidates`, held-out of all.
+
+    `borders` and `outliers` are None where nothing has 5 neighbours.
+    """
 
     class_index: int
     typical: tuple[Example, ...]
@@ -75,8 +77,8 @@ class ClassExamples(_Value):
     outlier: tuple[Example, ...]
     errors: tuple[Example, ...]
     candidates: int
-    borders: int
-    outliers: int
+    borders: int | None
+    outliers: int | None
     misses: int
 
 
@@ -90,6 +92,12 @@ class FeatureMap(_Value):
     labels: tuple[int, ...]
     predicted: tuple[int, ...]
 
+    @pydantic.model_validator(mode="after")
+    def _one_entry_per_image(self) -> Self:
+        if len({len(each) for each in (self.rows, self.x, self.y, self.labels, self.predicted)}) > 1:
+            raise ValueError("rows, x, y, labels and predicted are not equally long")
+        return self
+
 
 class Exhibits(_Value):
     """What a report shows beside the numbers of a diagnosis; of `fragile` classes the weakest have examples."""
@@ -98,6 +106,19 @@ class Exhibits(_Value):
     fragile: int
     examples: tuple[ClassExamples, ...]
     feature_map: FeatureMap | None
+
+    def require_of(self, diagnosis: Diagnosis) -> None:
+        """An InputError unless every class and feature it speaks of is one of the diagnosis."""
+        classes = {each.class_index for each in self.examples}
+        shown = [each for one in self.examples for each in (*one.typical, *one.border, *one.outlier, *one.errors)]
+        classes |= {each.predicted for each in shown}
+        if self.feature_map is not None:
+            classes |= {*self.feature_map.labels, *self.feature_map.predicted}
+        last = len(diagnosis.class_names) - 1
+        if classes and not 0 <= min(classes) <= max(classes) <= last:
+            raise must(
+                "exhibits", f"be of the diagnosis's classes, 0 to {last}", max(classes, key=lambda c: abs(c - last / 2))
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, in the form of `exhibits.json`."""
@@ -148,7 +169,7 @@ def choose_exhibits(
                 f"{name} embeddings", f"have the diagnosis's {len(diagnosis.class_names)} classes", side.num_classes
             )
     recall = diagnosis["recall_heldout"]
-    fragile = [c for c in (diagnosis["fragile"] > 0).nonzero()[:, 0].tolist() if float(diagnosis["count"][c]) > 0]
+    fragile = (diagnosis["fragile"] > 0).nonzero()[:, 0].tolist()
     fragile.sort(key=lambda c: float(recall[c]))
     return Exhibits(
         fragile=len(fragile),
@@ -159,16 +180,16 @@ def choose_exhibits(
 
 def _examples(train: Embeddings, heldout: Embeddings, head: LinearHead, diagnosis: Diagnosis, c: int) -> ClassExamples:
     rows = (train.labels == c).nonzero()[:, 0]
-    mean = train.features[rows].double().mean(0)
+    mean = train.features[rows].double().mean(0)  # NaN for a class without rows, which has nothing to rank
     if len(rows) > CANDIDATES:
         rows = rows[draws.permutation(len(rows), "examples", diagnosis.seed, c)[:CANDIDATES]].sort().values
     distance = (train.features[rows].double() - mean).norm(dim=1)
     margin = metrics.margin(train.logits[rows], train.labels[rows])
-    if len(train) > 5:
+    if len(train) > 5 and len(rows):
         near = neighbors.nearest_neighbors(train.features[rows], train.features, 5, same=rows)[1]
         kinds = neighbors.archetypes(train.labels[near], train.labels[rows])
     else:
-        kinds = torch.zeros_like(rows)
+        kinds = torch.full_like(rows, SAFE)
 
     def pick(chosen: Tensor, ranking: Tensor) -> tuple[Example, ...]:
         places = chosen.nonzero()[:, 0]
@@ -177,13 +198,13 @@ def _examples(train: Embeddings, heldout: Embeddings, head: LinearHead, diagnosi
 
     return ClassExamples(
         class_index=c,
-        typical=pick(kinds >= 0, distance),
-        border=pick(kinds == 1, margin),
-        outlier=pick(kinds == 3, -distance),
+        typical=pick(kinds >= SAFE, distance),
+        border=pick(kinds == BORDER, margin),
+        outlier=pick(kinds == OUTLIER, -distance),
         errors=_errors(heldout, head, diagnosis, c),
         candidates=len(rows),
-        borders=int((kinds == 1).sum()),
-        outliers=int((kinds == 3).sum()),
+        borders=int((kinds == BORDER).sum()) if len(train) > 5 else None,
+        outliers=int((kinds == OUTLIER).sum()) if len(train) > 5 else None,
         misses=int(((heldout.labels == c) & (heldout.logits.argmax(1) != c)).sum()),
     )
 

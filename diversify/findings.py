@@ -139,7 +139,7 @@ def find(
         Finding(
             class_index=c,
             class_name=class_names[c],
-            text=f"{class_names[c]} has no training image, so nothing can be said about its features.",
+            text=f"{class_names[c]} has no training image: the network cannot have learned it.",
             evidence=(),
             causes=("collect images",),
             remedy="collect images",
@@ -183,19 +183,30 @@ def _opening(columns: Columns, class_names: Sequence[str], recall: Evidence, log
     found = (
         f"{class_names[c]} is found in {recall.value:.0%} [{recall.low:.0%}, {recall.high:.0%}] of its"
         f" {int(_value(columns, 'count_heldout', c)):,} held-out images (mean of the classes {recall.compared_with:.0%});"
-        f" it has {int(_value(columns, 'count', c)):,} training images."
+        f" it has {_images(int(_value(columns, 'count', c)))}."
     )
     if "recall_heldout" not in log_count:
         return [found, "What log n alone would predict is undefined here (equal counts, or fewer than 5 classes)."]
     predicted = _value(columns, "recall_log_count", c)
-    verdict = (
-        "its size is compatible with that"
-        if recall.low <= predicted <= recall.high
-        else f"it does {abs(recall.value - predicted) * 100:.0f} points {'worse' if recall.value < predicted else 'better'}"
-        " than its size explains"
-    )
+    off, scatter = abs(recall.value - predicted), log_count["recall_heldout"].get("scatter", math.nan)
+    side = "below" if recall.value < predicted else "above"
+    if recall.low <= predicted <= recall.high:
+        verdict = "its size is compatible with that"
+    elif off > 2 * scatter:
+        verdict = (
+            f"it does {100 * off:.0f} points {'worse' if side == 'below' else 'better'} than its size explains"
+            f" (the classes scatter about that line by {100 * scatter:.0f})"
+        )
+    else:
+        verdict = f"it lies {100 * off:.0f} points {side} that line"
+        if math.isfinite(scatter):
+            verdict += f", which is within the scatter of the classes about it ({100 * scatter:.0f} points)"
     fit = log_count["recall_heldout"]["r_squared"]
     return [found, f"From log n alone one would expect {predicted:.0%} (R² {fit:.2f}): {verdict}."]
+
+
+def _images(number: int) -> str:
+    return f"{number:,} training image{'s' * (number != 1)}"
 
 
 def _finding(

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import re
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ from . import plots
 from .plots import FRAGILE, Plot, Profile
 
 FINDINGS = 10  # shown before the rest is folded (HTML) or left to diagnosis.json (Markdown)
+FOLDED = 100  # at most; the rest is left to diagnosis.json
+PROSE = 100  # columns of a line of Markdown
 
 
 def number_of(number: int, one: str, many: str) -> str:
@@ -34,21 +37,31 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heading:
-    """Of a table's column; `anchor` is that of its meaning, where the page has one."""
+    """Of a table's column; `anchor` is that of its meaning, where the page has one.
+
+    Where some headings of a table have a `short` form, Markdown shows the columns of these alone.
+    """
 
     title: str
+    short: str = ""
     meaning: str = ""
     anchor: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """Of a table; `mark` is a sign and a word beside the name, `good` where it says something good."""
+    """Of a table; `mark` is a sign and a word beside the name, `good` where it says something good.
+
+    `whole` is the name where `name` has been cut; `meaning` and `anchor` are those of a row that is a measure.
+    """
 
     name: str
     cells: tuple[Cell, ...]
     mark: str = ""
     good: bool = False
+    whole: str = ""
+    meaning: str = ""
+    anchor: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,11 +120,15 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shade:
-    """A cell of a `Grid`: how much of the colour it has, in [0, 1], its text, and what is said of it on hover."""
+    """A cell of a `Grid`: how much of the colour it has, in [0, 1], its text, and what is said of it on hover.
+
+    `spoken` is read out where there is no text.
+    """
 
     value: float
     text: str = ""
     title: str = ""
+    spoken: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,6 +231,7 @@ def html(report: Report) -> str:
             report=report,
             drawing_of=_drawing,
             limit=FINDINGS,
+            most=FINDINGS + FOLDED,
             script=script,
             digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
@@ -228,62 +246,79 @@ def _drawing(chart: Chart, name: str) -> str:
 
 def markdown(report: Report) -> str:
     """The same record for a terminal and for code-hosting pages."""
-    parts = [f"# {_md(report.title)}", _md(report.subtitle)]
-    parts += [f"> **{_md(title)}** {_md(text)}" for title, text in report.warnings]
+    parts = [f"# {_md(report.title)}", _prose(report.subtitle)]
+    parts += [_prose(text, title=title, indent="> ") for title, text in report.warnings]
     parts.append(
         "\n".join(
-            f"- {_md(one.label)}: **{_md(one.value)}**" + (f" ({_md(one.detail)})" if one.detail else "")
+            _wrapped(
+                f"{_md(one.label)}: **{_md(one.value)}**" + (f" ({_md(one.detail)})" if one.detail else ""), item="- "
+            )
             for one in report.headlines
         )
     )
-    parts += ["## Findings", _md(report.findings_note)]
+    parts += ["## Findings", _prose(report.findings_note)]
     for number, finding in enumerate(report.findings[:FINDINGS], start=1):
         labels = [f"`{finding.label}`"] if finding.label else []
         labels += [f"also {other}" for other in finding.others]
         lines = [
             f"{number}. **{_md(finding.title)}**" + (f" · {', '.join(labels)}" if labels else ""),
-            _md(finding.text),
+            _prose(finding.text, indent=(indent := " " * len(f"{number}. "))).lstrip(),
         ]
         if finding.advice:
-            lines.append(f"Points to: {_md(finding.advice)}")
-        indent = " " * len(f"{number}. ")
+            lines.append(_prose(f"Points to: {finding.advice}", indent=indent).lstrip())
         parts.append(f"\n\n{indent}".join(lines))
     if len(report.findings) > FINDINGS:
-        parts.append(f"And {len(report.findings) - FINDINGS} more.")
-    parts += [f"## {report.classes.title}", _md(report.classes.caption), _md_table(report.classes)]
+        parts.append(f"And {len(report.findings) - FINDINGS:,} more.")
+    parts += [f"## {report.classes.title}", _prose(report.classes.caption), _md_table(report.classes)]
     for section in report.sections:
         parts += _md_section(section)
     if report.beyond_note:
-        parts += ["## What each measure says beyond log n", _md(report.beyond_note)]
+        parts += ["## What each measure says beyond log n", _prose(report.beyond_note)]
         parts += [_md_table(report.beyond)] if report.beyond else []
     parts += [
         "## What the measures mean",
         "\n".join(
-            f"- **{_md(one.title)}**: {_md(one.text)}" + (f" {_md(one.source)}." if one.source else "")
+            _prose(f"{one.text} {one.source}." if one.source else one.text, title=f"{one.title}:", item="- ")
             for one in report.meanings
         ),
         "## Origin of these numbers",
-        "\n".join(f"- {_md(label)}: {_md(value)}" for label, value in report.origin),
+        "\n".join(_prose(f"{label}: {value}", item="- ") for label, value in report.origin),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _md_section(section: Section) -> list[str]:
-    """The table of a section and its galleries as lists; nothing for a section that has neither."""
-    parts = [_md_table(section.summary)] if section.summary else []
-    if section.summary and section.summary.caption:
-        parts.insert(0, _md(section.summary.caption))
+    """The note and the table of a section, and its galleries as lists; nothing for a section of charts alone."""
+    parts = [_prose(section.note)] if section.note else []
+    if section.summary:
+        parts += [_prose(section.summary.caption)] if section.summary.caption else []
+        parts.append(_md_table(section.summary))
     for gallery in section.galleries:
-        parts += [f"### {_md(gallery.title)}", _md(gallery.text)]
+        parts += [f"### {_md(gallery.title)}", _prose(gallery.text)]
         for album in gallery.albums:
             lines = [
-                f"  - {_md(one.caption)}" + (f": {_md('; '.join(one.details))}" if one.details else "")
+                _prose(f"{one.caption}: {'; '.join(one.details)}" if one.details else one.caption, item="  - ")
                 for one in album.pictures
             ]
-            parts.append("\n".join([f"- {_md(album.title)}: {_md(album.note)}", *lines]))
-    if not parts:
-        return []
-    return [f"## {section.title}", *([_md(section.note)] if section.note else []), *parts]
+            parts.append("\n".join([_prose(f"{album.title}: {album.note}", item="- "), *lines]))
+    return [f"## {section.title}", *parts] if parts else []
+
+
+def _prose(text: str, *, title: str = "", item: str = "", indent: str = "") -> str:
+    """A paragraph or list item of plain text; `title` stands before it in bold."""
+    return _wrapped(f"{f'**{_md(title)}** ' if title else ''}{_md(text)}", item=item, indent=indent)
+
+
+def _wrapped(body: str, *, item: str = "", indent: str = "") -> str:
+    """Markdown in lines of `PROSE` columns, of which none begins what would be read as a block.
+
+    `item` begins the first line, `indent` all of them.
+    """
+    width = PROSE - len(item or indent)
+    lines = textwrap.wrap(body, width, break_long_words=False, break_on_hyphens=False) or [""]
+    lines = [re.sub(r"^([#>+=-]|\d+[.)](?=\s|$))", r"\\\1", line) for line in lines]
+    after = " " * len(item) if item else indent
+    return "\n".join((after if place else item or indent) + line for place, line in enumerate(lines))
 
 
 def _md(text: str) -> str:
@@ -300,13 +335,16 @@ def _md_table(table: Table) -> str:
         value = f"**{_md(one.value)}**" if one.strong else _md(one.value)
         return f"{value} {_md(one.interval)}" if one.interval else value
 
-    lines = [[_md(heading.title) for heading in table.headings]]
+    shown = [place for place, heading in enumerate(table.headings) if heading.short or not place]
+    if len(shown) == 1:
+        shown = list(range(len(table.headings)))
+    lines = [[_md(table.headings[place].short or table.headings[place].title) for place in shown]]
     for row in table.rows:
         name = f"{FRAGILE} " if row.mark.startswith(FRAGILE) else f"{row.mark[:1]} " if row.mark else ""
-        lines.append([name + _md(row.name), *map(cell, row.cells)])
+        lines.append([name + _md(row.name), *(cell(row.cells[place - 1]) for place in shown[1:])])
     if table.left_out:
-        lines.insert(1 + table.gap, [f"… {table.left_out} left out", *[""] * (len(table.headings) - 1)])
-    widths = [max(3, *(_width(line[place]) for line in lines)) for place in range(len(table.headings))]
+        lines.insert(1 + table.gap, [f"… {table.left_out:,} left out", *[""] * (len(shown) - 1)])
+    widths = [max(3, *(_width(line[place]) for line in lines)) for place in range(len(shown))]
 
     def laid(line: Sequence[str]) -> str:
         padded = [" " * (width - _width(text)) for text, width in zip(line, widths, strict=True)]

@@ -94,7 +94,8 @@ MEASURES: dict[str, Measure] = {
     ),
     "needed_error": Measure(
         title="features needed, errors",
-        meaning="The same for the wrongly predicted class; held-out images of this class that are missed.",
+        meaning="How many of the strongest features of the class predicted instead it takes to beat the runner-up; held-out images"
+        " of this class that are missed.",
         unit="number",
         interval=True,
         source=_DABLAIN,
@@ -110,14 +111,14 @@ MEASURES: dict[str, Measure] = {
     ),
     "ce_magnitude_ratio_tp": Measure(
         title="top-K magnitude ratio, hits",
-        meaning="The same for held-out images that are found, against all training images.",
+        meaning="Mean classification embedding over the class's top-K, on held-out images that are found over all training images.",
         unit="ratio",
         interval=True,
         source=_DABLAIN,
     ),
     "ce_magnitude_ratio_fn": Measure(
         title="top-K magnitude ratio, misses",
-        meaning="The same for held-out images that are missed, against all training images.",
+        meaning="Mean classification embedding over the class's top-K, on held-out images that are missed over all training images.",
         unit="ratio",
         interval=True,
         source=_DABLAIN,
@@ -132,7 +133,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "fe_magnitude_ratio": Measure(
         title="top-K feature magnitude ratio",
-        meaning="As above for the features themselves, without the head's weights.",
+        meaning="Mean of the class's K strongest features, without the head's weights, on held-out over training images.",
         unit="ratio",
         bad="low",
         interval=True,
@@ -168,11 +169,20 @@ MEASURES: dict[str, Measure] = {
         unit="share",
         bad="low",
         interval=True,
+        source="Napierala and Stefanowski 2016",
     ),
     "border": Measure(
-        title="border", meaning="Training images with 2 or 3 of 5 neighbours of their class.", unit="share"
+        title="border",
+        meaning="Training images with 2 or 3 of 5 neighbours of their class.",
+        unit="share",
+        source="Napierala and Stefanowski 2016",
     ),
-    "rare": Measure(title="rare", meaning="Training images with 1 of 5 neighbours of their class.", unit="share"),
+    "rare": Measure(
+        title="rare",
+        meaning="Training images with 1 of 5 neighbours of their class.",
+        unit="share",
+        source="Napierala and Stefanowski 2016",
+    ),
     "outlier": Measure(
         title="outlier",
         meaning="Training images with no neighbour of their class among 5.",
@@ -188,7 +198,8 @@ MEASURES: dict[str, Measure] = {
     ),
     "nc1_heldout": Measure(
         title="collapse (NC1), held-out",
-        meaning="The same on held-out images; far above the training value, the class was memorised.",
+        meaning="Scatter of the class around its mean over the scatter of the class means, on held-out images; far above the"
+        " training value, the class was memorised.",
         unit="ratio",
         bad="high",
         source="Papyan et al. 2020",

@@ -351,7 +351,8 @@ def _log_count(columns: dict[str, Tensor]) -> tuple[dict[str, dict[str, float]],
     for name in ("recall_heldout", *EXPLANATIONS):
         line = stats.fit_log_count(columns[name], count)
         if line is not None:
-            lines[name] = {"slope": line.slope, "intercept": line.intercept, "r_squared": line.r_squared}
+            fields = ("slope", "intercept", "r_squared", "scatter")
+            lines[name] = {field: getattr(line, field) for field in fields}
     beyond = {
         name: {
             "correlation_with_recall": stats.spearman(columns[name], recall),

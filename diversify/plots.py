@@ -87,6 +87,8 @@ class Series:
 class Rows:
     """One row per class, first at the top, with one mark per series; a sign ("" for none) stands behind its name.
 
+    `percent` is for shares of 1, `points` for differences of shares.
+
     `reference` is where a vertical line is drawn. Values outside of `limits` are drawn at the edge, as an arrow.
     """
 
@@ -96,6 +98,7 @@ class Rows:
     reference: float | None = None
     limits: tuple[float, float] = (-math.inf, math.inf)
     percent: bool = False
+    points: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,7 @@ class Stacked:
 class Points:
     """Images on a map. `group` is an index into `groups`, told apart by colour and sign, or -1 for the pale rest.
 
-    `missed` images are drawn as crosses. `places` are names with the place where each is written.
+    `missed` images are drawn hollow. `places` are names with the place where each is written.
     """
 
     x: tuple[float, ...]
@@ -175,7 +178,7 @@ def shortened(names: Sequence[str], length: int) -> list[str]:
         group = groups[cut(name, length)]
         ends = zip(min(group), max(group), strict=False)
         shared = "".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
-        start = shared.rfind(" ") + 1 if len(set(group)) > 1 else 0
+        start = 1 + max(shared.rfind(mark) for mark in " _-/.") if len(set(group)) > 1 else 0
         found.append(cut(f"…{name[start:]}" if start else name, length))
     return found
 
@@ -364,7 +367,9 @@ def _rows(data: Rows, width: float) -> Figure:
     axes.set_axisbelow(False)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     if data.percent:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}%".replace("-", "−")))
+        axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    if data.points:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:+.0f}".replace("-", "−")))
     axes.set_yticks(range(count), names, parse_math=False)
     axes.tick_params(axis="y", length=0)
     for label, sign in zip(axes.get_yticklabels(), data.signs, strict=True):
@@ -376,6 +381,10 @@ def _rows(data: Rows, width: float) -> Figure:
     if several:
         _legend(figure, handles, left / width)
     return figure
+
+
+def _percent(value: float, _: object) -> str:
+    return f"{value * 100:.0f}%".replace("-", "−") if value <= 1 + 1e-9 else ""
 
 
 def _marks(axes: Axes, series: Series, offset: float, low: float, high: float) -> Line2D:
@@ -422,14 +431,14 @@ def _profile(data: Profile, width: float) -> Figure:
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    marked = ranks if len(ranks) <= 12 else ranks[:: -(-len(ranks) // 8)]
+    marked = ranks if len(ranks) <= 12 else ranks[:: -(-len(ranks) // 6)]
     axes.set_xticks(marked, [str(data.features[rank - 1]) for rank in marked])
     axes.set_xlabel("feature, strongest in training first", color=_ink("muted"), labelpad=3)
     for series in data.series:
         style: Style = {"color": _ink(series.color), "linewidth": 1.3, "zorder": 3}
-        if len(ranks) <= 30:
-            face = _ink("paper") if series.hollow else _ink(series.color)
-            style |= {"marker": series.marker, "markersize": 4.2, "markerfacecolor": face, "markeredgewidth": 1.1}
+        face = _ink("paper") if series.hollow else _ink(series.color)
+        style |= {"marker": series.marker, "markersize": 4.2, "markerfacecolor": face, "markeredgewidth": 1.1}
+        style["markevery"] = -(-len(ranks) // 15)
         axes.plot(ranks, series.values, **style)
     return figure
 
@@ -441,7 +450,7 @@ def _stacked(data: Stacked, width: float) -> Figure:
     count = len(data.names)
     names = [f"{name} {sign}".rstrip() for name, sign in zip(shortened(data.names, _NAME), data.signs, strict=True)]
     left = min(0.42 * width, 0.2 + max((len(name) for name in names), default=0) * _CHARACTER / 72)
-    figure, axes = _figure(width, 0.3 + 0.34 + 0.32 * max(1, count), left, 0.15, 0.34, 0.3)
+    figure, axes = _figure(width, 0.3 + 0.34 + 0.32 * max(1, count), left, 0.25, 0.34, 0.3)
     axes.set_xlim(0, 1)
     axes.set_ylim(max(1, count) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}%"))
@@ -451,7 +460,7 @@ def _stacked(data: Stacked, width: float) -> Figure:
         label.set_fontweight("bold" if sign else "normal")
     start = [0.0] * count
     handles = []
-    room = 34 / (72 * (width - left - 0.15))  # of the axis, for a written percentage
+    room = 34 / (72 * (width - left - 0.25))  # of the axis, for a written percentage
     for (name, shares), (color, text) in zip(data.parts, _PARTS, strict=False):
         values = [share if math.isfinite(share) else 0.0 for share in shares]
         edge: Style = {"edgecolor": _ink("paper"), "linewidth": 1.0}
@@ -488,23 +497,24 @@ def _points(data: Points, width: float) -> Figure:
     for group in range(-1, len(data.groups)):
         color, marker = ("muted", "o") if group < 0 else _GROUPS[group % len(_GROUPS)]
         style: Style = {"linestyle": "none", "color": _ink(color), "alpha": 0.35 if group < 0 else 0.85}
-        for missed in (False, True):
+        for missed in (False, True):  # hollow, in the sign and colour of their class
             members = [
                 i
                 for i, (one, wrong) in enumerate(zip(data.group, data.missed, strict=True))
                 if one == group and wrong is missed
             ]
-            sign: dict[str, Any] = (
-                {"marker": "x", "markersize": 3.6, "markeredgewidth": 1.0} if missed else {"marker": marker}
-            )
-            sign = {"markersize": 2.2 if group < 0 else 3.4, "markeredgewidth": 0.0, **sign}
+            size = (2.6 if missed else 2.2) if group < 0 else (4.2 if missed else 3.6)
+            face = "none" if missed else _ink(color)
+            sign: Style = {"marker": marker, "markersize": size, "markerfacecolor": face}
+            sign["markeredgewidth"] = 0.9 if missed else 0.0
             axes.plot([data.x[i] for i in members], [data.y[i] for i in members], zorder=3 + group, **style, **sign)
         if group >= 0:
             name = cut(data.groups[group], _NAME)
             handles.append(
                 Line2D([], [], linestyle="none", marker=marker, markersize=4.5, color=_ink(color), label=name)
             )
-    handles.append(Line2D([], [], linestyle="none", marker="x", markersize=4.5, color=_ink("muted"), label="missed"))
+    hollow: Style = {"linestyle": "none", "marker": "o", "markersize": 4.5, "markerfacecolor": "none"}
+    handles.append(Line2D([], [], color=_ink("muted"), label="hollow: missed", **hollow))
     figure.legend(
         handles=handles,
         loc="upper left",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from scipy.special import stdtrit
 
 from . import layout, plots, wording
@@ -13,7 +16,7 @@ from .diagnosis import MATCHED_N, Diagnosis
 from .exhibits import Exhibits
 from .findings import REMEDIES, Finding
 from .layout import Cell, Heading, Headline, Meaning, Report, Row, Statement, Table
-from .measures import MEASURES, Measure
+from .measures import MEASURES
 from .plots import FRAGILE
 from .sections import sections_of
 from .wording import DASH
@@ -31,6 +34,14 @@ CLASS_COLUMNS = {
     "ceiling_gain": "ceiling gain, points",
     "head_norm": "head norm",
 }
+_SHORT = {  # in Markdown, whose lines are to fit into a terminal
+    "count": "images",
+    "recall_heldout": "recall",
+    "recall_log_count": "by log n",
+    "ce_magnitude_ratio": "magnitude",
+    "safe": "safe",
+    "ceiling_gain": "ceiling",
+}
 _NO_INTERVAL = ("recall_train", "safe")  # they have one, but the table is wide enough
 
 # Shown in the sections, and explained.
@@ -44,6 +55,7 @@ SECTION_COLUMNS = (
     ),
     *("border", "rare", "outlier", "recall_ceiling"),
 )
+_EXACT = 9  # classes up to which the distribution of a rank correlation is enumerated
 ALL_COLUMNS = 2000  # classes up to which those left out of the table are listed with every column
 _FEW_COLUMNS = ("count", "count_heldout", "recall_heldout")
 
@@ -66,7 +78,7 @@ def render_markdown(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhi
 def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> Report:
     """What the report of a diagnosis says."""
     summary = diagnosis.summary
-    names = tuple(wording.plain(name) for name in diagnosis.class_names)
+    names = tuple(wording.named(name) for name in diagnosis.class_names)
     split = _SPLITS.get(diagnosis.heldout_split, diagnosis.heldout_split)
     model, data = wording.look(run, "model", "name"), wording.look(run, "data", "spec")
     images = [f"{int(diagnosis[side].nansum()):,}" for side in ("count", "count_heldout")]
@@ -117,6 +129,8 @@ def _warnings(diagnosis: Diagnosis, run: Mapping[str, Any]) -> tuple[tuple[str, 
                 f"Exact copies{labelled}: the model has seen them, so held-out recall and magnitudes look better than they are.",
             )
         )
+    caveats = run.get("caveats")
+    found += [("Mind:", wording.sentence(wording.plain(text))) for text in caveats] if isinstance(caveats, list) else []
     return tuple(found)
 
 
@@ -132,6 +146,10 @@ def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline
         return " / ".join(share.removesuffix("%") for share in shares)
 
     ratio = value("imbalance_ratio")
+    by_size = "many (over 100 images) / medium / few (under 20)"
+    thirds = ("largest_third", "middle_third", "smallest_third")
+    if any(math.isfinite(value(f"recall_{third}")) for third in thirds):
+        by_size += "; thirds of the classes by size " + group(thirds)
     return (
         Headline(
             label="Balanced accuracy",
@@ -141,13 +159,13 @@ def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline
         ),
         Headline(
             label="Fragile classes",
-            value=f"{wording.formatted(value('fragile_classes'), 'images')} of {num_classes}",
+            value=f"{wording.formatted(value('fragile_classes'), 'images')} of {num_classes:,}",
             detail="recall surely below the mean of the classes",
         ),
         Headline(
             label="Head ceiling",
             value=f"{wording.points(value('head_ceiling'))} points" if math.isfinite(value("head_ceiling")) else DASH,
-            detail=f"{interval('head_ceiling', 'tenths')} to gain by refitting the head".strip(),
+            detail=f"{interval('head_ceiling', 'tenths')} for a head refitted on held-out images: an upper mark, no forecast".strip(),
         ),
         Headline(
             label="Imbalance ratio",
@@ -157,8 +175,7 @@ def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline
         Headline(
             label="Recall %, by class size",
             value=group(("many", "medium", "few")),
-            detail="many (over 100 images) / medium / few (under 20); thirds of the classes by size "
-            + group(("largest_third", "middle_third", "smallest_third")),
+            detail=by_size,
         ),
     )
 
@@ -185,7 +202,7 @@ def _by_chance(classes: int) -> str:
 def _statement(finding: Finding) -> Statement:
     text, _, advice = wording.plain(finding.text).rpartition(" Points to: ")
     return Statement(
-        title=wording.plain(finding.class_name),
+        title=wording.named(finding.class_name),
         text=text or advice,
         label=finding.remedy,
         others=tuple(cause for cause in finding.causes if cause != finding.remedy),
@@ -210,11 +227,19 @@ def _class_table(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int
                     strong=column in evidence.get(c, ()),
                 )
             )
-        return Row(name=plots.cut(names[c], 48), cells=tuple(cells), mark=_mark(diagnosis, c))
+        name, whole = plots.cut(names[c], 48), names[c]
+        mark = _mark(diagnosis, c)
+        return Row(name=name, cells=tuple(cells), mark=mark, whole=whole if whole != name else "")
 
     def headings(columns: Iterable[str]) -> tuple[Heading, ...]:
         explained = (
-            Heading(title=shown[name], meaning=_with_source(MEASURES[name]), anchor=_anchor(name)) for name in columns
+            Heading(
+                title=shown[name],
+                short=_SHORT.get(name, ""),
+                meaning=wording.with_source(MEASURES[name]),
+                anchor=wording.anchor(name),
+            )
+            for name in columns
         )
         return (Heading(title="class"), *explained)
 
@@ -237,30 +262,34 @@ def _class_table(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int
     )
 
 
-def _anchor(measure: str) -> str:
-    return f"measure-{measure.replace('_', '-')}"
-
-
-def _with_source(measure: Measure) -> str:
-    return f"{measure.meaning} {measure.source}." if measure.source else measure.meaning
-
-
 def _mark(diagnosis: Diagnosis, c: int) -> str:
-    if wording.at(diagnosis.columns, "fragile", c) > 0:
-        return f"{FRAGILE} fragile"
-    return f"{FRAGILE} no training image" if wording.at(diagnosis.columns, "count", c) == 0 else ""
+    if wording.at(diagnosis.columns, "count", c) == 0:
+        return f"{FRAGILE} no training image"
+    return f"{FRAGILE} fragile" if wording.at(diagnosis.columns, "fragile", c) > 0 else ""
 
 
+@functools.cache
 def critical_correlation(classes: int, given: int = 0) -> float:
-    """Rank correlation over so many classes beyond which two-sided p < 0.05, by the t approximation; 1 below 3 + `given`.
+    """Rank correlation over so many classes beyond which two-sided p <= 0.05; 1 where none is.
 
-    `given` is the number of variables partialled out.
+    `given` is the number of variables partialled out, each of which counts as a class less. Exact, over all orders, up to
+    9 classes; by the t approximation beyond.
     """
-    freedom = classes - 2 - given
-    if freedom < 1:
-        return 1.0
+    if (size := classes - given) <= _EXACT:
+        return _exact_critical(size)
+    freedom = size - 2
     t = float(stdtrit(freedom, 0.975))
     return t / math.sqrt(t * t + freedom)
+
+
+def _exact_critical(classes: int) -> float:
+    """The largest rank correlation that at least 5% of all orders reach in size."""
+    if classes < 3:
+        return 1.0
+    orders = np.array(list(itertools.permutations(range(classes))), dtype=np.int16)
+    distance = ((orders - np.arange(classes, dtype=np.int16)) ** 2).sum(1)
+    size = np.sort(np.abs(1 - 6 * distance / (classes * (classes**2 - 1))))[::-1]
+    return float(min(1.0, size[int(0.05 * len(size))] + 1e-9))
 
 
 def _classes_used(diagnosis: Diagnosis, measure: str) -> int:
@@ -274,11 +303,13 @@ def _beyond_note(diagnosis: Diagnosis) -> str:
         return "Undefined: it takes at least 4 classes to tell a measure from the number of images."
     plainly, given = critical_correlation(classes), critical_correlation(classes, 1)
     measures = len(diagnosis.beyond_log_count)
+    fewer = any(_classes_used(diagnosis, measure) < classes for measure in diagnosis.beyond_log_count)
     return (
         "Rank correlation of each measure with held-out recall over the classes: by itself, and with the number of training"
         f" images held fixed, which is what it adds to log n. With {classes} classes, one within ±{plainly:.2f}"
-        f" (images held fixed: ±{given:.2f}) is not distinguishable from 0 (95%, approximate); bold lies outside."
-        f" Of {measures} measures without any meaning, about {max(1, round(0.05 * measures))} would, by chance."
+        f" (images held fixed: ±{given:.2f}) is not distinguishable from 0 (95%); bold lies outside."
+        + (" A measure that fewer classes have is held to its own, wider limits, and stands last." if fewer else "")
+        + f" Of {measures} measures without any meaning, about {max(1, round(0.05 * measures))} would, by chance."
     )
 
 
@@ -287,9 +318,9 @@ def _beyond_table(diagnosis: Diagnosis) -> Table | None:
     if all(_classes_used(diagnosis, measure) < 4 for measure in diagnosis.beyond_log_count):
         return None
 
-    def strength(measure: str) -> float:
+    def strength(measure: str) -> tuple[int, float]:
         value = abs(diagnosis.beyond_log_count[measure].get(keys[0], math.nan))
-        return -value if math.isfinite(value) else 1.0
+        return -_classes_used(diagnosis, measure), -value if math.isfinite(value) else 1.0
 
     rows = []
     for measure in sorted(diagnosis.beyond_log_count, key=strength):
@@ -300,11 +331,18 @@ def _beyond_table(diagnosis: Diagnosis) -> Table | None:
             Cell(value=wording.signed(value, 2), strong=abs(value) > mark)
             for value, mark in zip(values, marks, strict=True)
         ]
-        title = MEASURES[measure].title if measure in MEASURES else measure
-        rows.append(Row(name=title, cells=(*cells, Cell(value=str(classes)))))
+        known = MEASURES.get(measure)
+        rows.append(
+            Row(
+                name=known.title if known else measure,
+                cells=(*cells, Cell(value=f"{classes:,}")),
+                meaning=wording.with_source(known) if known else "",
+                anchor=wording.anchor(measure) if known else "",
+            )
+        )
     return Table(
         title="Beyond log n",
-        caption="Strongest first. Fewer classes where a measure is undefined for some.",
+        caption="Strongest first.",
         headings=(
             Heading(title="measure"),
             Heading(
@@ -321,7 +359,7 @@ def _beyond_table(diagnosis: Diagnosis) -> Table | None:
 def _meanings(measures: Iterable[str]) -> tuple[Meaning, ...]:
     wanted = set(measures)
     return tuple(  # in the order in which they refer to each other
-        Meaning(title=one.title, text=one.meaning, source=one.source, anchor=_anchor(name))
+        Meaning(title=one.title, text=one.meaning, source=one.source, anchor=wording.anchor(name))
         for name, one in MEASURES.items()
         if name in wanted
     )

@@ -78,6 +78,8 @@ def sections_of(
     diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int], exhibits: Exhibits | None
 ) -> tuple[Section, ...]:
     """The sections in their order; those on single images only where there are `exhibits`."""
+    if exhibits is not None:
+        exhibits.require_of(diagnosis)
     subject = Subject(diagnosis, names, order)
     return (
         _size(subject),
@@ -194,7 +196,8 @@ def _top_k(subject: Subject) -> Section:
     return Section(
         title="Top-K features",
         anchor="top-k",
-        note=f"A class's top-K are the {diagnosis.top_k} features that carry most of its logit on training images: feature times"
+        note=f"A class's top-K, here its top {diagnosis.top_k}, are the features that carry most of its logit on training images:"
+        " feature times"
         " head weight, averaged over the class. They are read on held-out images too: on those that are found (hits) and on those"
         " that are missed.",
         charts=(magnitude, identity),
@@ -287,7 +290,8 @@ def _feature_grid(subject: Subject) -> Grid:
                 f"{subject.names[c]}, feature {feature}: {wording.formatted(value, 'logits')} logits in training,"
                 f" {wording.formatted(seen, 'logits')} held-out; needed in {wording.formatted(frequency, 'share')} of its decisions"
             )
-            cells.append(Shade(value=min(1.0, max(0.06, value / top)) if top > 0 else 0.06, title=said))
+            shade = min(1.0, max(0.06, value / top)) if top > 0 else 0.06
+            cells.append(Shade(value=shade, title=said, spoken=wording.formatted(value, "logits")))
         rows.append((f"{subject.names[c]} {FRAGILE}" if subject.fragile(c) else subject.names[c], tuple(cells)))
     unused = diagnosis.num_features - len(used)
     cut = f" The {GRID_FEATURES} most shared of {len(used)} features." if len(used) > GRID_FEATURES else ""
@@ -295,7 +299,9 @@ def _feature_grid(subject: Subject) -> Grid:
         title="Which classes live in which features?",
         caption="A cell is coloured where the feature is among the class's top-K: the stronger, the larger its mean part of the logit"
         " in training. Features that several classes share come first; a class whose features are all shared has nothing of its"
-        f" own. {unused} of {diagnosis.num_features} features are in no shown class's top-K.{cut}{subject.left_out}",
+        f" own. The strongest colour is {wording.formatted(top, 'logits')} logits."
+        f" Of {diagnosis.num_features:,} features, {unused:,} are in no shown"
+        f" class's top-K.{cut}{subject.left_out}",
         corner="class",
         columns=tuple(map(str, features)),
         rows=tuple(rows),
@@ -318,7 +324,7 @@ def _diversity(subject: Subject) -> Section:
         (
             "spread",
             "How far do they scatter?",
-            f"Mean squared distance of {MATCHED_N} images to their mean, in the units of the features.",
+            f"Mean squared distance of {MATCHED_N} images to their mean, in squared units of the features.",
         ),
     ):
         column = f"diversity_{measure}_heldout"
@@ -448,10 +454,16 @@ def _map_chart(subject: Subject, feature_map: FeatureMap) -> Chart:
         # The image nearest to the medians, so that the name lies on the class even where it is in several pieces.
         near = ((x - middle[0]).square() + (y - middle[1]).square()).masked_fill(~members, torch.inf).argmin()
         places.append((subject.names[c], float(x[near]), float(y[near])))
-    words = f"The {len(fragile)} weakest fragile classes have colours. " if fragile else ""
+    words = ""
+    if fragile:
+        words = (
+            f"Colours: the {len(fragile)} weakest fragile classes. "
+            if len(fragile) > 1
+            else "Coloured: the weakest fragile class. "
+        )
     return Chart(
         title="Where do the held-out images lie?",
-        caption=f"{len(feature_map.rows):,} held-out images by {feature_map.method} of their features; a cross is a missed one. {words}"
+        caption=f"{len(feature_map.rows):,} held-out images by {feature_map.method} of their features; hollow ones were missed. {words}"
         "Near each other means alike; distances between groups, and their sizes, mean nothing.",
         alt=f"Map of {len(feature_map.rows):,} held-out images in two dimensions, by {feature_map.method} of their features."
         + (f" Coloured: {', '.join(subject.names[c] for c in fragile)}." if fragile else ""),
@@ -482,7 +494,7 @@ def _head(subject: Subject) -> Section:
         Chart(
             title="What would a better head find?",
             caption="Held-out recall today, and that of a linear head refitted on class-balanced held-out features, each image judged by"
-            " a head that did not see it: what the features hold and today's head does not use."
+            " a head that did not see it: an upper mark of what the features hold, since it has held-out images to learn from."
             + subject.largest_first,
             alt="Dot plot of held-out recall today and of a refitted head, per class. The gain: "
             + wording.extremes(columns, "ceiling_gain", subject.names, "points"),
@@ -517,7 +529,8 @@ def _images(subject: Subject, exhibits: Exhibits) -> Section:
     note = (
         "For each fragile class: the training images that are most typical of it, those at its border, its outliers, and held-out"
         " images that were missed, each with the class it went to and the features that pulled it there, by how many logits more"
-        f" than they gave its own class. Chosen by the features alone.{cut}"
+        f" than they gave its own class. Chosen by fixed rules, not by how they look; in a small class one image may be shown"
+        f" twice.{cut}"
         if exhibits.examples
         else "No class is fragile, so none is shown."
     )
@@ -528,8 +541,9 @@ def _images(subject: Subject, exhibits: Exhibits) -> Section:
 def _gallery(subject: Subject, one: ClassExamples) -> Gallery:
     name, columns = subject.names[one.class_index], subject.columns
     recall = wording.formatted(wording.at(columns, "recall_heldout", one.class_index), "share")
+    count, unseen = (int(wording.at(columns, column, one.class_index)) for column in ("count", "count_heldout"))
     sampled = (
-        f" of {one.candidates:,} drawn from them"
+        f" (among {one.candidates:,} drawn at random)"
         if one.candidates < wording.at(columns, "count", one.class_index)
         else ""
     )
@@ -540,21 +554,21 @@ def _gallery(subject: Subject, one: ClassExamples) -> Gallery:
 
     return Gallery(
         title=name,
-        text=f"{wording.formatted(wording.at(columns, 'count', one.class_index), 'images')} training images; {recall} of its"
-        f" {wording.formatted(wording.at(columns, 'count_heldout', one.class_index), 'images')} held-out images are found.",
+        text=f"{layout.number_of(count, 'training image', 'training images')}; {recall} of its"
+        f" {layout.number_of(unseen, 'held-out image is', 'held-out images are')} found.",
         albums=(
             album("Typical", f"Nearest to the mean of its features{sampled}.", "None.", one.typical, "train"),
             album(
                 "Border",
                 f"2 or 3 of 5 neighbours are of its class: {_number(one.borders)}{sampled}; least margin first.",
-                f"No image{sampled} has 2 or 3 of 5 neighbours of its class.",
+                _none(one.borders, f"No image{sampled} has 2 or 3 of 5 neighbours of its class."),
                 one.border,
                 "train",
             ),
             album(
                 "Outliers",
                 f"No neighbour is of its class: {_number(one.outliers)}{sampled}; farthest from the mean first.",
-                f"No image{sampled} is without a neighbour of its class.",
+                _none(one.outliers, f"No image{sampled} is without a neighbour of its class."),
                 one.outlier,
                 "train",
             ),
@@ -569,8 +583,12 @@ def _gallery(subject: Subject, one: ClassExamples) -> Gallery:
     )
 
 
-def _number(images: int) -> str:
-    return layout.number_of(images, "image", "images")
+def _none(images: int | None, text: str) -> str:
+    return "Undefined: there are not 5 other training images." if images is None else text
+
+
+def _number(images: int | None) -> str:
+    return "" if images is None else layout.number_of(images, "image", "images")
 
 
 def _picture(subject: Subject, example: Example, c: int, split: str) -> Picture:
@@ -581,7 +599,8 @@ def _picture(subject: Subject, example: Example, c: int, split: str) -> Picture:
         found = "" if example.predicted == c else f", seen as {went_to}"
         return Picture(source=example.picture, alt=f"{subject.names[c]}, {where}{found}", caption=short)
     pulls = [
-        f"feature {pull.feature} {wording.signed(pull.logits, 1)}" + (" ●" if pull.top_k else "")
+        f"feature {pull.feature} {wording.signed(pull.logits, 1 if pull.logits >= 1 else 2)}"
+        + (" ●" if pull.top_k else "")
         for pull in example.pulls
     ]
     return Picture(

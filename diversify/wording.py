@@ -10,11 +10,13 @@ from torch import Tensor
 
 from .comparison import ModelComparison
 from .diagnosis import Diagnosis
-from .plots import Series
+from .measures import Measure
+from .plots import Series, cut
 
 ALL_CLASSES = 40  # up to so many, every class is shown; beyond, the WEAKEST and the STRONGEST
 WEAKEST, STRONGEST = 20, 10
 DASH = "–"
+LONGEST = 200  # characters of a name
 
 
 def selection(values: Tensor) -> tuple[tuple[int, ...], int]:
@@ -25,6 +27,16 @@ def selection(values: Tensor) -> tuple[tuple[int, ...], int]:
     defined = [c for c in order if not math.isnan(float(values[c]))]
     weak = defined[:WEAKEST]
     return (*weak, *defined[max(len(weak), len(defined) - STRONGEST) :]), len(weak)
+
+
+def anchor(measure: str) -> str:
+    """Where a page explains a measure."""
+    return f"measure-{measure.replace('_', '-')}"
+
+
+def with_source(measure: Measure) -> str:
+    """What a measure means, and where it comes from."""
+    return f"{measure.meaning} {measure.source}." if measure.source else measure.meaning
 
 
 def order_of(values: Tensor) -> list[int]:
@@ -38,7 +50,7 @@ def order_of(values: Tensor) -> list[int]:
 def left_out(classes: int, shown: int, by: str) -> str:
     """How many classes a table or plot leaves out, as a sentence; empty when none."""
     return (
-        f" Of {classes} classes the {WEAKEST} lowest and {STRONGEST} highest by {by}; {classes - shown} left out."
+        f" Of {classes:,} classes the {WEAKEST} lowest and {STRONGEST} highest by {by}; {classes - shown:,} left out."
         if shown < classes
         else ""
     )
@@ -83,7 +95,8 @@ def origin_of(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         "imbalance": look(run, "data", "imbalance"),
         "tail order": look(run, "data", "tail_order"),
         "images": sizes,
-        "the model sees": run.get("view"),
+        "the model sees": join(words(run.get("view")) or None, run.get("view_origin")),
+        "note": "; ".join(map(str, run["notes"])) if isinstance(run.get("notes"), list) else None,
         "seed": run.get("seed"),
         "versions": run.get("versions"),
         "commit": run.get("commit"),
@@ -122,6 +135,11 @@ def plain(text: object) -> str:
     """One line of characters that can be printed; control characters, lone surrogates and the like become �."""
     line = " ".join(str(text).split())
     return "".join(mark if mark.isprintable() or mark in "\u200c\u200d" else "�" for mark in line) or "(no name)"
+
+
+def named(text: object) -> str:
+    """A name as `plain` writes it, its end left out beyond `LONGEST` characters."""
+    return cut(plain(text), LONGEST)
 
 
 def sentence(text: str) -> str:
@@ -190,6 +208,6 @@ def unsigned(value: float, places: int) -> str:
 
 
 def signed(value: float, places: int) -> str:
-    """How many classes a table or plot leaves out, as a sentence; empty when none."""
+    """A number with its sign, a true minus or a plus; none on zero."""
     text = unsigned(value, places) if math.isfinite(value) else DASH
     return f"+{text}" if text.strip("0.,") and text[0] not in f"−{DASH}" else text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Browser
-from conftest import NAMES
+from conftest import NAMES, repeated
 from PIL import Image
 
 from diversify import comparison_report, report
@@ -41,13 +41,20 @@ def colours(rows: int, name: str) -> ImageArray:
 
 
 def written(
-    folder: Path, diagnosis: Diagnosis, sides: tuple[Embeddings, Embeddings, LinearHead], run: dict[str, object]
+    folder: Path,
+    diagnosis: Diagnosis,
+    sides: tuple[Embeddings, Embeddings, LinearHead],
+    run: dict[str, object],
+    *,
+    exhibits: bool = True,
 ) -> Path:
     train, heldout, head = sides
-    exhibits = choose_exhibits(train, heldout, head=head, diagnosis=diagnosis)
-    exhibits = take_pictures(exhibits, colours(len(train), "train"), colours(len(heldout), "heldout"))
+    found = None
+    if exhibits:
+        found = choose_exhibits(train, heldout, head=head, diagnosis=diagnosis)
+        found = take_pictures(found, colours(len(train), "train"), colours(len(heldout), "heldout"))
     path = folder / "report.html"
-    path.write_text(report.render_html(diagnosis, run, exhibits), encoding="utf-8")
+    path.write_text(report.render_html(diagnosis, run, found), encoding="utf-8")
     return path
 
 
@@ -142,6 +149,22 @@ def test_hostile_names_stay_text(
     assert browser.run("document.scripts.length") == 1
     text = browser.run("document.body.textContent")
     assert all(name in text for name in HOSTILE)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_long_names_do_not_widen_the_page_and_are_found_whole(
+    browser: Browser, tmp_path: Path, sides: tuple[Embeddings, Embeddings, LinearHead], width: int
+) -> None:
+    train, heldout, head = sides
+    names = tuple(f"{c:05}_Animalia_Arthropoda_Insecta_Lepidoptera_Nymphalidae_Species_number{c}" for c in range(8))
+    names = (*names, "e" + "\u0301" * 60, "x" * 10_000)
+    made = repeated(diagnose(train, heldout, head=head, class_names=names, top_k=5), [*range(10)] * 2, names * 2)
+    browser.show(written(tmp_path, made, sides, {}, exhibits=False), width=width)
+    assert browser.complaints == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    browser.run("document.querySelector('.search input').focus()")
+    browser.type("NUMBER7")
+    assert browser.run("document.querySelector('.search output').textContent") == "2 found"
 
 
 def test_a_thousand_classes_can_be_searched(browser: Browser, tmp_path: Path, many: Diagnosis) -> None:

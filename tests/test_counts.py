@@ -66,9 +66,11 @@ def test_shot_groups_at_their_borders():
     assert counts.shot_groups(torch.tensor([101, 100, 20, 19, 0])).tolist() == [0, 1, 1, 2, 2]
 
 
-def test_thirds_go_by_count_and_ties_by_class():
+def test_thirds_go_by_count_and_do_not_part_equal_classes():
     assert counts.count_thirds(torch.tensor([1, 50, 7, 50, 3, 2])).tolist() == [2, 0, 1, 0, 1, 2]
-    assert counts.count_thirds(torch.tensor([5, 5, 5])).tolist() == [0, 1, 2]
+    assert counts.count_thirds(torch.tensor([5, 5, 5])).tolist() == [-1, -1, -1]
+    assert counts.count_thirds(torch.tensor([9, 5, 5, 5, 2, 1])).tolist() == [*[0, -1, -1, -1, 2, 2]]
+    assert counts.count_thirds(torch.tensor([60, 6])).tolist() == [-1, -1]
     assert counts.count_thirds(torch.tensor([], dtype=torch.int64)).tolist() == []
     sizes = torch.bincount(counts.count_thirds(torch.arange(11)), minlength=3)
     assert int(sizes.max() - sizes.min()) <= 1

@@ -379,6 +379,24 @@ def test_a_finding_says_what_the_evidence_is_and_what_log_n_predicts() -> None:
     assert "its errors lie nearest to a (80%)" in finding.text
 
 
+@pytest.mark.parametrize(
+    ("scatter", "verdict"),
+    [
+        (0.05, "it does 20 points worse than its size explains (the classes scatter about that line by 5)."),
+        (0.15, "it lies 20 points below that line, which is within the scatter of the classes about it (15 points)."),
+        (None, "it lies 20 points below that line."),
+    ],
+)
+def test_worse_than_its_size_explains_means_beyond_the_scatter_of_the_classes(
+    scatter: float | None, verdict: str
+) -> None:
+    columns = columns_for(safe=TRIGGERS["safe"])
+    columns["recall_log_count"] = torch.full_like(columns["recall_log_count"], 0.6)
+    line = {"slope": 0.1, "intercept": 0.1, "r_squared": 0.5} | ({} if scatter is None else {"scatter": scatter})
+    (finding,) = find(columns, "abc", ENEMIES, {"recall_heldout": line}, top_k=10)
+    assert f"one would expect 60% (R² 0.50): {verdict}" in finding.text
+
+
 def test_what_follows_size_by_itself_is_compared_with_its_line() -> None:
     """A tiny class among few of its own is what its size predicts; one of four images cannot be safe at all."""
     expected = {**LINES, "safe": {"slope": 0.3, "intercept": -0.5, "r_squared": 0.9}}  # 0.19 at 10 images
@@ -493,15 +511,15 @@ def test_messages(sides: tuple[Embeddings, Embeddings, LinearHead], call: object
     [
         (
             lambda r: r["classes"].update(recall_train=[0.5]),
-            "diagnosis field diagnosis must be valid (Value error, classes.recall_train",
+            "diagnosis must be valid, got classes.recall_train",
         ),
         (
             lambda r: r["classes"].pop("name"),
-            "diagnosis field diagnosis must be valid (Value error, classes.name is missing)",
+            "diagnosis must be valid, got classes.name is missing",
         ),
         (
             lambda r: r["enemies"].pop(),
-            "diagnosis field diagnosis must be valid (Value error, enemies is not 10 rows of 10)",
+            "diagnosis must be valid, got enemies is not 10 rows of 10",
         ),
         (lambda r: r["findings"][0].pop("text"), "diagnosis field findings.0.text must be valid (Field required), got"),
         (lambda r: r.update(top_k="many"), "diagnosis field top_k must be valid ("),

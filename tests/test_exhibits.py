@@ -142,6 +142,34 @@ def test_there_and_back_through_json(exhibits: Exhibits) -> None:
             Exhibits.from_dict(record)
 
 
+def test_what_does_not_belong_to_the_diagnosis_is_refused(exhibits: Exhibits, diagnosis: Diagnosis) -> None:
+    record = exhibits.to_dict()
+    record["examples"][0]["class_index"] = 99
+    with pytest.raises(InputError, match="exhibits must be of the diagnosis's classes, 0 to 9, got 99"):
+        Exhibits.from_dict(record).require_of(diagnosis)
+    exhibits.require_of(diagnosis)
+    record = exhibits.to_dict()
+    record["feature_map"]["x"].pop()
+    with pytest.raises(InputError, match="exhibits field feature_map must be valid"):
+        Exhibits.from_dict(record)
+    record = exhibits.to_dict()
+    record["examples"][0]["typical"][0]["picture"] = "http://elsewhere/x.png"
+    with pytest.raises(InputError, match=r"exhibits field examples.0.typical.0.picture must be valid"):
+        Exhibits.from_dict(record)
+
+
+def test_a_class_absent_from_training_shows_its_errors(sides: Sides) -> None:
+    train, heldout, head = sides
+    kept = train.select(train.labels != 9)
+    found = diagnose(kept, heldout, head=head, top_k=5)
+    wrong = dataclasses.replace(heldout, logits=heldout.logits - 1e3 * (torch.arange(10) == 9))
+    made = choose_exhibits(kept, wrong, head=head, diagnosis=diagnose(kept, wrong, head=head, top_k=5))
+    absent = next(one for one in made.examples if one.class_index == 9)
+    assert absent.typical == absent.border == absent.outlier == ()
+    assert len(absent.errors) > 0
+    assert found["count"][9] == 0
+
+
 def test_other_classes_are_refused(sides: Sides, diagnosis: Diagnosis) -> None:
     train, heldout, head = sides
     other = dataclasses.replace(train, logits=torch.zeros(len(train), 11))

@@ -200,7 +200,7 @@ def test_tables_and_figures_can_be_read_without_seeing_them(page: str, diagnosis
     headers = [dict(cell) for row in parsed.rows for cell in row if "scope" in cell]
     assert {cell["scope"] for cell in headers} == {"col", "row"}
     explained = [value for tag, name, value in parsed.attributes if tag == "a" and name == "title"]
-    assert len(explained) == len(report.CLASS_COLUMNS)
+    assert len(explained) == len(report.CLASS_COLUMNS) + len(diagnosis.beyond_log_count)
     assert any("Dablain et al. 2023" in text for text in explained)  # with its source
     labels = [value for tag, name, value in parsed.attributes if tag == "div" and name == "aria-label"]
     assert len(labels) == Counter(parsed.tags)["svg"] + Counter(parsed.tags)["table"]
@@ -359,13 +359,21 @@ def test_equal_counts_and_an_absent_class(diagnosis: Diagnosis):
     assert "1 class without a training image not drawn" in report.render_html(gone, {})
 
 
-def test_the_critical_correlation_is_the_t_test_s():
-    for classes, given in ((10, 0), (10, 1), (100, 0), (5, 1)):
+def test_the_critical_correlation_is_exact_for_few_classes_and_the_t_test_s_for_many():
+    for classes, given in ((10, 0), (11, 1), (100, 0)):
         r = report.critical_correlation(classes, given)
         freedom = classes - 2 - given
         assert 2 * student.sf(r * math.sqrt(freedom / (1 - r * r)), freedom) == pytest.approx(0.05)
-    assert report.critical_correlation(10) == pytest.approx(0.632, abs=5e-4)
-    assert report.critical_correlation(10, 1) == report.critical_correlation(9)
+    assert report.critical_correlation(11) == pytest.approx(0.602, abs=5e-4)
+    for classes in (4, 5, 6, 7):
+        found = []
+        for order in itertools.permutations(range(classes)):
+            distance = sum((place - rank) ** 2 for place, rank in enumerate(order))
+            found.append(abs(1 - 6 * distance / (classes * (classes**2 - 1))))
+        mark = report.critical_correlation(classes)
+        assert sum(value > mark for value in found) <= 0.05 * len(found)
+        assert sum(value > mark - 1e-6 for value in found) > 0.05 * len(found)
+        assert report.critical_correlation(classes + 1, 1) == mark
     assert report.critical_correlation(2) == report.critical_correlation(3, 1) == 1.0
 
 
@@ -381,9 +389,11 @@ def test_bold_correlations_are_those_beyond_the_critical_value(diagnosis: Diagno
         )
         assert row.cells[1].strong == (abs(line["correlation_with_recall"]) > report.critical_correlation(classes))
         strengths.append(abs(line["correlation_with_recall_given_count"]))
-    defined = [value for value in strengths if value == value]
-    assert defined == sorted(defined, reverse=True)
-    assert strengths[: len(defined)] == defined
+    used = [int(row.cells[3].value) for row in table.rows]
+    assert used == sorted(used, reverse=True)
+    for classes in set(used):
+        defined = [value for value, each in zip(strengths, used, strict=True) if each == classes and value == value]
+        assert defined == sorted(defined, reverse=True)
 
 
 @pytest.mark.parametrize(
@@ -598,3 +608,79 @@ def test_colours_that_mean_something_are_told_apart_by_every_eye(scheme: str, ey
     assert apart("blue", "vermillion") > 30
     parts = ("blue", "sky", "orange", "vermillion")  # neighbours in a bar, with the ground's colour between
     assert all(apart(one, other) > 18 for one, other in itertools.pairwise(parts))
+
+
+# Names, notes, and what a comparison has to say
+
+
+def test_long_names_are_whole_where_they_are_searched(diagnosis: Diagnosis):
+    names = tuple(f"0077{c}_Animalia_Arthropoda_Insecta_Lepidoptera_Nymphalidae_Species_number77{c}" for c in range(10))
+    made = repeated(diagnosis, list(range(10)), names)
+    built = report.report_of(made, {})
+    assert {row.whole for row in built.classes.rows} == set(names)
+    assert all(len(row.name) <= 48 for row in built.classes.rows)
+    assert len(set(plots.shortened(names, 18))) == 10
+    html = report.render_html(made, {})
+    assert all(f'title="{name}"' in html for name in names)
+
+
+def test_ten_thousand_classes_stay_below_five_megabytes(diagnosis: Diagnosis):
+    names = tuple(f"{c:05} Animalia Arthropoda Insecta Lepidoptera Nymphalidae Species" for c in range(10_000))
+    made = repeated(diagnosis, [place % 10 for place in range(10_000)], names)
+    made = dataclasses.replace(made, enemies=torch.full((1, 1), torch.nan).expand(10_000, 10_000))
+    html = report.render_html(made, {})
+    assert len(html.encode()) < 4_000_000  # and a megabyte for pictures
+    assert html.count("<li><header>") == layout.FINDINGS + layout.FOLDED
+    assert "10,000 classes" in html
+
+
+@pytest.mark.parametrize(
+    "start", ["# nine", "1. nine", "- nine", "+ nine", "> nine", "= nine", "12) nine", "--- nine", "| nine"]
+)
+def test_no_name_begins_a_block_of_markdown(diagnosis: Diagnosis, start: str):
+    made = repeated(diagnosis, list(range(10)), (start, *NAMES[1:]))
+    lines = report.render_markdown(made, {}).split("\n")
+    assert not [line for line in lines if line.lstrip().startswith((f"{start} is found", start))]
+    assert all(len(line) <= layout.PROSE + 20 for line in lines if not line.startswith("|"))
+
+
+def test_caveats_and_notes_of_the_record_are_shown(diagnosis: Diagnosis):
+    run = {
+        "caveats": ["that train holds the images it learned from is taken on trust"],
+        "notes": ["valid is read as val"],
+    }
+    for text in (report.render_html(diagnosis, run), report.render_markdown(diagnosis, run)):
+        assert "taken on trust." in text
+        assert "valid is read as val" in text
+
+
+def test_a_comparison_says_what_else_differs():
+    def side(split: str, train: str, heldout: str, copies: int) -> dict[str, object]:
+        splits = {"train": {"digest": train}, "val": {"digest": heldout}, "test": {"digest": heldout}}
+        data = {"spec": "cifar10", "class_counts": [10, 9, 8, 7, 6, 5], "splits": splits}
+        return {"heldout_split": split, "data": data, "duplicates": {"count": copies}, "seed": 3}
+
+    def titles(first: dict[str, object], second: dict[str, object]) -> list[str]:
+        return [
+            title
+            for title, _ in comparison_report.comparison_report_of(
+                comparison(), {"first": first, "second": second}
+            ).warnings
+        ]
+
+    same = side("val", "a", "b", 0)
+    assert titles(same, same) == []
+    assert titles(side("test", "a", "b", 0), side("test", "a", "b", 0)) == ["Read on the test split: to be read only."]
+    assert titles(same, side("val", "c", "b", 0)) == ["The two learned from other training images."]
+    assert titles(same, side("val", "a", "c", 0)) == ["Other held-out images."]
+    assert titles(same, side("test", "a", "b", 0)) == [
+        "Read on the test split: to be read only.",
+        "Other held-out images.",
+    ]
+    assert titles(same, side("val", "a", "b", 2)) == ["Exact copies."]
+    built = comparison_report.comparison_report_of(comparison(), {"first": same, "second": same})
+    assert [heading.title for heading in built.classes.headings][1:3] == ["images, first", "images, second"]
+    assert [row.cells[0].value for row in built.classes.rows] == ["5", "6", "7", "8", "9", "10"]
+    assert ("first: data", "cifar10") in built.origin
+    assert ("second: seed", "3") in built.origin
+    assert all(meaning.anchor for meaning in built.meanings)

@@ -66,8 +66,18 @@ def shot_groups(counts: Tensor) -> Tensor:
 
 
 def count_thirds(counts: Tensor) -> Tensor:
-    """`(C,)` int64: 0, 1, 2 for the largest, middle and smallest third of the classes; ties by class index."""
+    """`(C,)` int64: 0, 1, 2 for the largest, middle and smallest third of the classes.
+
+    -1 for classes of one count that would fall into several thirds, and for all where there are fewer than 3 classes.
+    """
     order = torch.argsort(counts, descending=True, stable=True)
     thirds = torch.empty_like(order)
     thirds[order] = torch.arange(len(order), device=order.device) * 3 // max(len(order), 1)
-    return thirds
+    if len(order) < 3:
+        return torch.full_like(thirds, -1)
+    group = torch.unique(counts, return_inverse=True)[1]
+    ends = [
+        torch.zeros_like(thirds).scatter_reduce(0, group, thirds, reduce, include_self=False)[group]
+        for reduce in ("amin", "amax")
+    ]
+    return thirds.where(ends[0] == ends[1], -1)

@@ -129,12 +129,14 @@ def partial_spearman(first: Tensor, second: Tensor, given: Tensor) -> float:
 class LogCountFit:
     """Least squares of a class's value on the natural log of its count, and what that predicts.
 
-    `predicted` is `(C,)`, NaN for a class without images; `r_squared` is in [0, 1], NaN when the values are constant.
+    `predicted` is `(C,)`, NaN for a class without images; `r_squared` is in [0, 1], NaN when the values are constant;
+    `scatter` is the standard deviation of the classes about the line, with n - 2 degrees of freedom.
     """
 
     slope: float
     intercept: float
     r_squared: float
+    scatter: float
     predicted: Tensor
 
 
@@ -154,7 +156,13 @@ def fit_log_count(values: Tensor, counts: Tensor) -> LogCountFit | None:
     unexplained = float((deviation - slope * centred).square().sum())
     r_squared = math.nan if constant else max(0.0, 1 - unexplained / float(deviation @ deviation))
     predicted = torch.where(counts > 0, intercept + slope * counts.double().log(), torch.nan)
-    return LogCountFit(slope=slope, intercept=intercept, r_squared=r_squared, predicted=predicted.to(values.dtype))
+    return LogCountFit(
+        slope=slope,
+        intercept=intercept,
+        r_squared=r_squared,
+        scatter=math.sqrt(unexplained / (len(value) - 2)),
+        predicted=predicted.to(values.dtype),
+    )
 
 
 def matched_rows(labels: Tensor, num_classes: int, n: int = 20, draws: int = 50, *, seed: int, name: str) -> Tensor:

@@ -7,7 +7,10 @@ for (const box of document.querySelectorAll(".search")) {
   const rest = place.querySelector("details");
   const rows = [...place.querySelectorAll("tbody tr")];
   const plain = (text) => text.normalize("NFKC").toLowerCase().trim();
-  const names = rows.map((row) => plain(row.cells[0].textContent));
+  const names = rows.map((row) => {
+    const name = row.cells[0].querySelector("bdi");
+    return plain(name ? name.title || name.textContent : "");
+  });
   box.hidden = false;
   field.addEventListener("input", () => {
     const wanted = plain(field.value);
