@@ -1,9 +1,10 @@
 """A headless Chromium for tests, driven through pipes: what a page loads, says, and shows."""
 
 import base64
-import fcntl
+import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -17,6 +18,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--remote-debugging-pipe"),
 )
+CONNECTED = 'exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null'
 SECONDS = 60
 
 
@@ -25,23 +27,18 @@ class Browser:
 
     def __init__(self, profile: Path) -> None:
         assert CHROMIUM is not None
-        pipes = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (*os.pipe(), *os.pipe())]
-        commands_out, commands_in, replies_out, replies_in = pipes
-
-        def connect() -> None:
-            os.dup2(commands_out, 3)
-            os.dup2(replies_in, 4)
-
+        # The browser reads commands from 3 and answers on 4. A shell moves the two there, so that it does not matter which
+        # descriptors are open here, and nothing but the two ends that `Popen` holds is left open.
         self._process = subprocess.Popen(
-            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
-            preexec_fn=connect,
-            pass_fds=(3, 4),
-            stdout=subprocess.DEVNULL,
+            ["/bin/sh", "-c", CONNECTED, CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=0,
         )
-        os.close(commands_out)
-        os.close(replies_in)
-        self._commands, self._replies = commands_in, replies_out
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._commands, self._replies = self._process.stdin, self._process.stdout
         self._unread = b""
         self._number = 0
         self._session: str | None = None
@@ -54,23 +51,27 @@ class Browser:
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command of the DevTools protocol, and its result."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        self._send(method, parameters)
         while True:
             reply = self._next()
             if reply.get("id") == self._number:
                 assert "error" not in reply, reply["error"]
                 return reply["result"]
 
+    def _send(self, method: str, parameters: dict[str, Any]) -> None:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._commands.fileno(), json.dumps(message).encode() + b"\0")
+
     def _next(self) -> dict[str, Any]:
         deadline = time.monotonic() + SECONDS
         while b"\0" not in self._unread:
-            block = os.read(self._replies, 1 << 16)
+            ready, _, _ = select.select([self._replies], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, "the browser does not answer"
+            block = os.read(self._replies.fileno(), 1 << 16)
             assert block, "the browser has gone"
-            assert time.monotonic() < deadline, "the browser does not answer"
             self._unread += block
         message, _, self._unread = self._unread.partition(b"\0")
         event = json.loads(message)
@@ -126,10 +127,13 @@ class Browser:
 
     def close(self) -> None:
         """End it, gently first."""
-        os.close(self._commands)
+        self._session = None
+        with contextlib.suppress(BrokenPipeError):
+            self._send("Browser.close", {})
+        self._commands.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        os.close(self._replies)
+        self._replies.close()
