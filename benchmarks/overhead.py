@@ -1,6 +1,6 @@
 """What the library costs beside doing the same by hand; appends to `benchmarks/results/overhead.jsonl`.
 
-    python -m benchmarks.overhead [extract] [diagnose] [loop]
+    python -m benchmarks.overhead [extract] [diagnose] [report] [loop]
 
 Every comparison runs both sides in turn, in one process, on the same data; a ratio is per pair, and the median is quoted.
 """
@@ -19,13 +19,17 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from diversify import origin, storage
 from diversify.augment import CropFlip, DrawKey
-from diversify.data import ImageArray, Split, View, collate, make_loader
+from diversify.data import Split, View, collate, make_loader
 from diversify.embeddings import Embeddings
+from diversify.exhibits import choose_exhibits
 from diversify.extraction import autocast, extract
 from diversify.functional import counts, draws
 from diversify.heads import LinearHead, split_head
+from diversify.images import ImageArray
 from diversify.measuring import diagnose
 from diversify.models import build_model
+from diversify.report import render_html
+from diversify.thumbnails import take_pictures
 from diversify.training import Ingredients, Recipe, fit
 
 RESULTS = Path(__file__).parent / "results" / "overhead.jsonl"
@@ -80,8 +84,8 @@ def time_extract() -> dict[str, Any]:
     )
 
 
-def time_diagnose() -> dict[str, Any]:
-    """`diagnose` on 12,406 x 64 training and 10,000 x 64 held-out features."""
+def _long_tailed() -> tuple[LinearHead, Embeddings, Embeddings]:
+    """A head, 12,406 x 64 training and 10,000 x 64 held-out features, as of a ResNet-32 on long-tailed CIFAR-10."""
     centre = draws.uniform("centre", torch.arange(640)).view(10, 64)
 
     def features(sizes: list[int], name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,14 +102,38 @@ def time_diagnose() -> dict[str, Any]:
         Embeddings(features=rows, labels=labels, logits=head.logits(rows), indices=torch.arange(len(labels)))
         for rows, labels in ((seen, seen_labels), (unseen, unseen_labels))
     ]
-    diagnose(*sides, head=head)
-    seconds = [_seconds(lambda: diagnose(*sides, head=head)) for _ in range(5)]
+    return head, sides[0], sides[1]
+
+
+def _repeated(figure: str, what: str, work: Callable[[], Any]) -> dict[str, Any]:
+    work()  # warm up
+    seconds = [_seconds(work) for _ in range(5)]
     return {
-        "figure": "diagnose",
-        "what": "seconds of diagnose on 12,406 x 64 training and 10,000 x 64 held-out features",
+        "figure": figure,
+        "what": what,
         "seconds": [round(value, 3) for value in seconds],
         "seconds_median": round(statistics.median(seconds), 3),
     }
+
+
+def time_diagnose() -> dict[str, Any]:
+    """`diagnose` on the features of a ResNet-32 on long-tailed CIFAR-10."""
+    head, *sides = _long_tailed()
+    what = "seconds of diagnose on 12,406 x 64 training and 10,000 x 64 held-out features"
+    return _repeated("diagnose", what, lambda: diagnose(*sides, head=head))
+
+
+def time_report() -> dict[str, Any]:
+    """Everything from a diagnosis to its page: choosing images, the map, pictures, drawing."""
+    head, *sides = _long_tailed()
+    found = diagnose(*sides, head=head)
+    data = [_images(len(side)) for side in sides]
+
+    def work() -> None:
+        exhibits = take_pictures(choose_exhibits(*sides, head=head, diagnosis=found), *data)
+        render_html(found, {}, exhibits)
+
+    return _repeated("report", "seconds from that diagnosis to its HTML page, pictures and map included", work)
 
 
 def time_loop() -> dict[str, Any]:
@@ -140,7 +168,7 @@ def time_loop() -> dict[str, Any]:
     return _paired("loop", "seconds of fit over a bare bf16 loop with the same augmentation", ours, bare, len(data))
 
 
-FIGURES = {"extract": time_extract, "diagnose": time_diagnose, "loop": time_loop}
+FIGURES = {"extract": time_extract, "diagnose": time_diagnose, "report": time_report, "loop": time_loop}
 
 
 def main(names: list[str]) -> None:

@@ -369,7 +369,9 @@ def _rows(data: Rows, width: float) -> Figure:
     if data.percent:
         axes.xaxis.set_major_formatter(FuncFormatter(_percent))
     if data.points:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:+.0f}".replace("-", "−").replace("+0", "0")))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value * 100:+.0f}".replace("-", "−").replace("+0", "0"))
+        )
     axes.set_yticks(range(count), names, parse_math=False)
     axes.tick_params(axis="y", length=0)
     for label, sign in zip(axes.get_yticklabels(), data.signs, strict=True):
