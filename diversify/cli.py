@@ -40,17 +40,30 @@ class _NoReaderError(Exception):
     """What reads the output is gone."""
 
 
+STANDARD_OUTPUT = "standard output"
+
+
 class _Screen(Console):
     def on_broken_pipe(self) -> None:
         """Write nothing more, and stop: nobody reads it."""
         self.quiet = True
         raise _NoReaderError
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich has it; an error of the system names the stream."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            error.filename = "standard error" if self.stderr else STANDARD_OUTPUT
+            raise
+
 
 NO_READER = 141  # as the shell counts a process that a closed pipe ended
 PIPED_WIDTH = 140  # columns where nobody said how many there are
-out = _Screen(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
-err = _Screen(stderr=True, highlight=False)
+out = _Screen(
+    highlight=False, emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+)
+err = _Screen(stderr=True, highlight=False, emoji=False)
 
 Data = Annotated[
     str | None,
@@ -168,7 +181,7 @@ def _progress() -> Iterator[Any]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -336,19 +349,20 @@ def compare(
         "class",
         f"recall {comparison.first_name}",
         comparison.second_name,
-        "difference",
+        "difference, points",
         "magnitude ratio",
         f"same top-K ({chance})",
     )
     rows = []
     for c, name in enumerate(comparison.class_names):
         column = {key: float(value[c]) for key, value in comparison.columns.items()}
+        points = {key: 100 * value for key, value in column.items()}
         rows.append(
             [
                 escape(name),
                 _percent(column["recall_first"]),
                 _percent(column["recall_second"]),
-                _interval(column, "recall_difference", "{:+.0%}"),
+                _interval(points, "recall_difference", "{:+z.0f}"),
                 _interval(column, "magnitude_ratio", "{:.2f}"),
                 _percent(column["identity_overlap"]),
             ]
@@ -439,7 +453,8 @@ def _show(diagnosis: Diagnosis) -> None:
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table as wide as the terminal allows: titles are wrapped between words, and the first column takes the rest."""
-    cells = [max((Text.from_markup(cell).cell_len for cell in column), default=0) for column in zip(*rows, strict=True)]
+    lines = [[Text.from_markup(cell, emoji=False) for cell in row] for row in rows]  # `:cat:` is a name, not a picture
+    cells = [max((cell.cell_len for cell in column), default=0) for column in zip(*lines, strict=True)]
     whole = [max(cell, Text(title).cell_len) for cell, title in zip(cells, titles, strict=True)]
     words = [max(Text(word).cell_len for word in title.split() or [""]) for title in titles]
     least = [max(cell, word) for cell, word in zip(cells, words, strict=True)]
@@ -448,9 +463,9 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, title in enumerate(titles):
         width = least[place] if wrapped and place else None
-        table.add_column(escape(title), justify="right" if place else "left", overflow="fold", width=width)
-    for row in rows:
-        table.add_row(*row)
+        table.add_column(Text(title), justify="right" if place else "left", overflow="fold", width=width)
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
@@ -479,6 +494,10 @@ def run(arguments: Sequence[str]) -> int:
         code = process.INTERRUPTED
     except _NoReaderError:
         return NO_READER
+    except SystemExit as error:  # rich and the parser end the process where the help has no reader
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return NO_READER
     except Exception:
         if not process.was_interrupted():
             raise
@@ -496,6 +515,8 @@ def _run(arguments: Sequence[str]) -> int:
     except InputError as error:
         return _refuse(_with_flags(str(error), arguments))
     except OSError as error:  # a full disk, a folder that is gone or not ours: what the system said
+        if {"-h", "--help"} & set(arguments):  # which the parser prints
+            error.filename = STANDARD_OUTPUT
         return _refuse(_system_error(error))
     except (KeyboardInterrupt, typer.Abort):
         raise
@@ -563,14 +584,17 @@ def _usage_error(error: Any, arguments: Sequence[str]) -> str:
 
 def _refuse(message: str) -> int:
     if not process.was_interrupted():
-        err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+        with suppress(OSError):  # the exit code says it too
+            err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     return 2
 
 
 def _system_error(error: OSError) -> str:
     """`FILE: reason`, and what to do where that is plain."""
     text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.filename == STANDARD_OUTPUT:
+        text += "; what was finished is kept"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
         text += "; make room and run the command again"
     return " ".join(text.split())
 

@@ -113,8 +113,8 @@ def extract(
 
     Raises:
         InputError: Labels that are not integers or out of range, features that are not finite, an image visited
-            twice, a model that does not take the images, a head that does not run once, or an `out` that holds something
-            else.
+            twice, a model that does not take the images, a head that does not run once or whose logits do not decide
+            the model's output, or an `out` that holds something else.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", str(precision), PRECISIONS)
@@ -164,6 +164,7 @@ def _fill(
 
     def hand_over() -> None:
         nonlocal waiting
+        net.finish_check()
         if pending:
             block = {name: torch.cat([each[name] for each in pending]) for name in COLUMNS}
             pending.clear()

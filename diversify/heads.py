@@ -19,7 +19,12 @@ from torch.nn.parameter import is_lazy
 from .errors import InputError, must, unknown
 
 _LINEAR = "be linear (W f + b) or cosine"
-ADAPTER = "wrap it in a module that does (on the command line, --model package.module:function makes it)"
+_MADE_BY = "(on the command line, --model package.module:function makes it)"
+ADAPTER = f"wrap it in a module that does {_MADE_BY}"
+_NOT_ONE_LAYER = (
+    "the model's output is not that of one linear layer (it is changed afterwards, or joined from several); wrap the"
+    f" model in a module that returns what one layer gives {_MADE_BY}"
+)
 
 
 # The head
@@ -162,16 +167,21 @@ def _read_affine(call: Callable[[Tensor], Tensor | None], num_features: int) -> 
 
 
 class _Recorder(nn.Module):
-    """Stands in the head's place: calls the head, and keeps what went in and came out until it is taken."""
+    """Stands in the head's place: calls the head, and keeps what went in and came out until it is taken.
+
+    With `copies`, also what came out as it was then: the model may go on to change it in place.
+    """
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
-        self.calls: list[tuple[Any, Any]] = []
+        self.copies = True
+        self.calls: list[tuple[Any, Any, Any]] = []
 
     def forward(self, *args: Any, **named: Any) -> Any:
         output = self.head(*args, **named)
-        self.calls.append((next(iter([*args, *named.values()]), None), output))
+        kept = output.detach().clone() if self.copies and isinstance(output, Tensor) else output
+        self.calls.append((next(iter([*args, *named.values()]), None), output, kept))
         return output
 
     def __getattr__(self, name: str) -> Any:
@@ -188,18 +198,26 @@ class SplitModel(nn.Module):
     """A model that returns `(features, logits)`: what enters its head `(N, D)`, and what leaves it `(N, C)`.
 
     Parameters and buffers are the user's own. The modules from the root to the head are shallow copies, so that the
-    user's module tree keeps its head and its hooks; they follow the modes of the modules that they stand for. Whatever
-    the model does after its head does not matter. Made by `split_head`.
+    user's module tree keeps its head and its hooks; they follow the modes of the modules that they stand for. Made by
+    `split_head`.
+
+    What the model returns has to be what its head gives, or decide the same by it: the logits times one positive
+    number plus a number per row (temperature, log-softmax), their exponentials up to a factor per row (softmax), or
+    their sigmoid. What is added per class after the head (logit adjustment), or joined with another head, is none of
+    these: a diagnosis would be one of another classifier. The first forward refuses it; later ones only note it,
+    because to look would make an accelerator wait, and `finish_check` refuses it then.
     """
 
-    def __init__(self, model: nn.Module, head_name: str, *, check_output: bool) -> None:
+    def __init__(self, model: nn.Module, head_name: str, *, is_named: bool) -> None:
         super().__init__()
         recorder = _Recorder(_unwrap(model.get_submodule(head_name)))
         self.head_name = head_name
         self._copies: dict[nn.Module, nn.Module] = {}
         self.body = _graft(model, recorder, self._copies)
         self._unregistered = (model, recorder)
-        self._check_output = check_output
+        self._is_named = is_named
+        self._is_checked = False
+        self._agrees: Tensor | None = None
 
     @property
     def head(self) -> nn.Module:
@@ -230,8 +248,26 @@ class SplitModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`(N, D)` features and `(N, C)` logits, in the precision that the head saw and gave."""
+        features, logits, kept, output = self._run(images)
+        if not self._is_checked:
+            self._check_first(images, kept, output)
+        elif not any(part is logits for part in _tensors_in(output)):
+            agrees = _is_among(logits, output)
+            if agrees is not None:
+                self._agrees = agrees if self._agrees is None else self._agrees.to(agrees.device) & agrees
+        return features, logits
+
+    def finish_check(self) -> None:
+        """An InputError if a forward since the last call returned something that its head's logits do not decide."""
+        agrees, self._agrees = self._agrees, None
+        if agrees is not None and not bool(agrees):
+            raise self._refusal([])
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, object]:
+        """Features, logits, the logits before anything could change them, and what the model returns."""
         recorder = self._unregistered[1]
         recorder.calls = []
+        recorder.copies = not self._is_checked
         for module, twin in self._copies.items():
             twin.training = module.training
         try:
@@ -243,14 +279,40 @@ class SplitModel(nn.Module):
             law = "be called once in the model's forward"
             advice = "pass the unwrapped model, or name the module that gives the logits with --head NAME"
             raise must(f"head {self.head_name!r}", law, f"{len(calls)} calls", advice)
-        features, logits = calls[0]
+        features, logits, kept = calls[0]
         if not isinstance(features, Tensor) or features.ndim != 2:
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise must("features", "have shape (N, D) where they enter the head", shape)
-        if self._check_output:
-            _require_same_output(self.head_name, logits, output)
-            self._check_output = False
-        return features, logits
+        return features, logits, kept, output
+
+    def _check_first(self, images: Tensor, logits: Tensor, output: object) -> None:
+        """An InputError unless the logits decide the model's output; a named head may be part of something larger."""
+        agrees = _is_among(logits, output)
+        if agrees is None and not self._is_named and not (isinstance(output, Tensor) and output.is_floating_point()):
+            advice = f"name its head with --head NAME (head=NAME in Python), or {ADAPTER}"
+            raise must("model", "return the logits of its head", describe_output(output), advice)
+        if not (self._is_named if agrees is None else bool(agrees)):
+            raise self._refusal(self._others_that_agree(images, output))
+        self._is_checked = True
+
+    def _others_that_agree(self, images: Tensor, output: object) -> list[str]:
+        """The linear layers that give the model's output, each tried in a forward of its own."""
+        widths = {part.shape[1] for part in _tensors_in(output) if part.ndim == 2}
+        model = self._unregistered[0]
+        found = []
+        for layer in _layers(model):
+            if layer.name != self.head_name and layer.outputs & widths:
+                with contextlib.suppress(InputError), evaluating(model), torch.no_grad():
+                    other = split_head(model, layer.name)
+                    _, _, logits, output = other._run(images)
+                    agrees = _is_among(logits, output)
+                    if agrees is not None and bool(agrees):
+                        found.append(layer.name)
+        return found
+
+    def _refusal(self, others: Sequence[str]) -> InputError:
+        advice = f"name one that does with --head NAME: {', '.join(others)}" if others else _NOT_ONE_LAYER
+        return must("head", "give the model's output", f"{self.head_name!r}, which does not", advice)
 
     def features(self, images: Tensor) -> Tensor:
         """`(N, D)`: what enters the head."""
@@ -284,22 +346,6 @@ def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Mo
     return twin
 
 
-def _require_same_output(name: str, logits: Tensor, output: object) -> None:
-    """An InputError unless the model's output is largest where the head's is.
-
-    Of a dict, tuple, list or other object, one of the tensors that have the logits' shape has to be.
-    """
-    outputs = [part for part in _tensors_in(output) if part.is_floating_point()]
-    if not isinstance(output, Tensor) or not outputs:
-        outputs = [part for part in outputs if part.shape == logits.shape]
-        if not outputs:
-            advice = f"name its head with --head NAME (head=NAME in Python), or {ADAPTER}"
-            raise must("model", "return the logits of its head", describe_output(output), advice)
-    if not any(_is_largest_where(part, logits) for part in outputs):
-        advice = "name the right layer with --head NAME"
-        raise must("head", "give the model's output", f"{name!r}, which does not", advice)
-
-
 def describe_output(output: object) -> str:
     """What a model returned, in a few words."""
     shapes = [str(tuple(part.shape)) for part in _tensors_in(output)]
@@ -327,12 +373,55 @@ def _tensors_in(output: object, depth: int = 3) -> list[Tensor]:
     return [tensor for part in parts for tensor in _tensors_in(part, depth - 1)]
 
 
-def _is_largest_where(output: Tensor, logits: Tensor) -> bool:
-    if output.shape != logits.shape:
-        return False
-    chosen = output.detach().gather(1, logits.detach().argmax(1, keepdim=True)).float()
-    largest = output.detach().amax(1, keepdim=True).float()
-    return not largest.isfinite().all() or bool((chosen >= largest - 1e-2 * largest.abs()).all())
+def _is_among(logits: Tensor, output: object) -> Tensor | None:
+    """Whether the logits decide one of the tensors of their shape in a model's output; None where there is none."""
+    parts = [part for part in _tensors_in(output) if part.is_floating_point() and part.shape == logits.shape]
+    if not parts:
+        return None
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        return torch.stack([_is_decided_by(logits, part) for part in parts]).any()
+
+
+def _is_decided_by(logits: Tensor, output: Tensor) -> Tensor:
+    """Whether the output is one of the forms that `SplitModel` names, as a scalar on its device.
+
+    Where either is not finite nothing is compared. The largest logit has to be the largest output in every row: what
+    has saturated says no more than that.
+    """
+    unit = max(torch.finfo(dtype).eps for dtype in (logits.dtype, output.dtype, torch.float32))
+    tiny = torch.finfo(output.dtype).tiny
+    logits, output = logits.float(), output.float()
+    largest = output.amax(1, keepdim=True)
+    chosen = output.gather(1, logits.argmax(1, keepdim=True))
+    finite = logits.isfinite() & output.isfinite()
+    same_choice = (chosen >= largest - 1e-2 * largest.abs()) | ~largest.isfinite() | ~logits.isfinite().all(1, True)
+    shown = finite & (output > tiny) & (output > 1e-4 * largest)
+    as_powers = _is_scaled(logits, output.where(shown, 1).log(), shown, unit) & ~(output < 0).any()
+    as_sigmoid = _is_sigmoid(logits.where(finite, 0), output.where(finite, 0.5), finite, unit)
+    underflown = (output < -87) & (output <= 0).all()  # a logarithm of probabilities too small to be exact
+    as_values = _is_scaled(logits, output, finite & ~underflown, unit)
+    return same_choice.all() & (as_values | as_powers | as_sigmoid)
+
+
+def _is_scaled(logits: Tensor, values: Tensor, mask: Tensor, unit: float) -> Tensor:
+    """Whether `values = s * logits + b` with one s > 0 and a b per row, within the mask."""
+    logits, values = logits.where(mask, 0), values.where(mask, 0)
+    count = mask.sum(1, keepdim=True).clamp_min(1)
+    steps, found = ((each - each.sum(1, keepdim=True) / count) * mask for each in (logits, values))
+    scale = (steps * found).sum() / steps.square().sum().clamp_min(1e-30)
+    sizes = [each.abs().amax(1, keepdim=True) for each in (found, values, logits)]
+    rounding = 2 * unit * (1 + sizes[1] + scale.abs() * sizes[2])
+    level = steps.abs().amax() <= 4 * unit * logits.abs().amax()
+    return ((found - scale * steps).abs() <= 1e-3 * sizes[0] + rounding).all() & ((scale > 0) | level)
+
+
+def _is_sigmoid(logits: Tensor, output: Tensor, mask: Tensor, unit: float) -> Tensor:
+    """Whether `output = sigmoid(s * logits)` with one s > 0, within the mask; where all have saturated, s is large."""
+    clear = mask & (output > 1e-3) & (output < 1 - 1e-3)
+    inverse, size = output.where(clear, 0.5).logit(), (logits.square() * clear).sum()
+    scale = ((inverse * logits).sum() / size.clamp_min(1e-30)).where(size > 0, 1e4)
+    close = ((scale * logits).sigmoid() - output).abs() <= 1e-3 + 2 * unit
+    return (close | ~mask).all() & (scale > 0) & (output >= 0).all() & (output <= 1).all()
 
 
 def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
@@ -340,12 +429,13 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
 
     The head is found by structure: a linear layer whose outputs no later layer takes in, last in its own branch.
     Branches named `aux...` (GoogLeNet, Inception) are auxiliary by convention and left aside, and so are layers with
-    one output. The first forward then checks that the head runs once and decides the model's output.
+    one output. The first forward then checks that the head runs once and decides the model's output, named or not.
 
     Args:
         model: Any classifier that takes images and returns logits, alone or in a tuple, dict or other object.
             `DataParallel`, `DistributedDataParallel` and `torch.compile` are unwrapped, around parts of it too.
-        head: The name of the head in `model.named_modules()`, where the structure leaves a choice.
+        head: The name of the head in `model.named_modules()`, where the structure leaves a choice. Where the model
+            returns nothing of the shape of its logits, the name is taken on trust.
 
     Raises:
         InputError: No linear head, several, one with a single output, or no layer of that name; a model that is
@@ -359,7 +449,7 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
     if type(model.get_submodule(name)) is nn.Module:  # keeps weights for others: as a graph of torch.export has them
         raise _not_python("an exported graph")
     _require_several(read_head(model.get_submodule(name)).num_classes)
-    return SplitModel(model, name, check_output=head is None)
+    return SplitModel(model, name, is_named=head is not None)
 
 
 def _require_several(num_outputs: int) -> None:
@@ -485,8 +575,8 @@ def _find_head(model: nn.Module) -> str:
         if layer.outputs and not layer.outputs & taken and max(layer.outputs) > 1:
             ends.insert(0, layer)
         taken |= layer.inputs
-    last = [end for end in ends if all(_is_last_in_branch(end, other, layers) for other in ends)]
-    candidates = last or ends
+    last = [end for end in ends if all(_is_last_in_branch(end, other, layers) for other in ends)] or ends
+    candidates = [end for end in last if not _ends_a_stack(end, ends, layers)] or last
     if len(candidates) == 1:
         return candidates[0].name
     if candidates:
@@ -516,6 +606,24 @@ def _is_last_in_branch(layer: _Layer, other: _Layer, layers: Sequence[_Layer]) -
     shared = next(i for i, (own, theirs) in enumerate(zip(parts, others, strict=False)) if own != theirs)
     branch = ".".join(parts[: shared + 1])
     return [each for each in layers if each.is_within(branch)][-1] is layer
+
+
+def _ends_a_stack(layer: _Layer, ends: Sequence[_Layer], layers: Sequence[_Layer]) -> bool:
+    """Whether `layer` belongs to the last of several like blocks, whose twins in the others feed later layers.
+
+    In CoaT such blocks stand side by side with the head. The blocks of several heads are all ends.
+    """
+    parts = layer.name.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    for twin in layers:
+        others = twin.name.split(".")
+        if twin in ends or (twin.inputs, twin.outputs) != (layer.inputs, layer.outputs):
+            continue
+        for place in numbers:
+            like = parts[:place] == others[:place] and parts[place + 1 :] == others[place + 1 :]
+            if like and others[place : place + 1] and others[place].isdigit():
+                return True
+    return False
 
 
 # No trace

@@ -1,12 +1,15 @@
 """The command line: what it leaves, what it says, and one line for every wrong input."""
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -369,3 +372,49 @@ def test_the_class_table_keeps_its_words_whole(
     rows = [line for line in lines[first:] if line.startswith(diagnosis.class_names)][:10]
     assert [row.split()[0] for row in rows] == list(diagnosis.class_names)
     assert all("to" in row and "%" in row for row in rows)
+
+
+def test_text_is_printed_as_it_is(
+    diagnosis: Diagnosis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What rich takes for a picture's code or for markup is a name or a number."""
+    names = (":dog:", "[red]fox[/]", *diagnosis.class_names[2:])
+    finding = dataclasses.replace(diagnosis.findings[0], text="of :dog: and exp:100:100")
+    monkeypatch.setattr(cli.out, "width", 200)
+    cli._say("imbalance exp:100:100")
+    cli._show(dataclasses.replace(diagnosis, class_names=names, findings=(finding,)))
+    cli.out.print(cli._table(["class", "recall :cat:"], [[":dog:", "1"]]))
+    shown = capsys.readouterr().out
+    for text in ("imbalance exp:100:100", "\n:dog: ", "\n[red]fox[/] ", "of :dog: and exp:100:100", "recall :cat:"):
+        assert text in shown
+    assert run(["train", "--imbalance", "exp:100:-1:dog:", "--out", "x"]) == 2
+    assert "exp:100:-1:dog:" in capsys.readouterr().err
+
+
+def test_differences_of_recall_are_in_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison = SimpleNamespace(
+        first_name="A",
+        second_name="B",
+        identity_chance=0.1,
+        class_names=("cat", "dog", "fox"),
+        columns={
+            "recall_first": torch.tensor([0.9, 0.5, 0.5]),
+            "recall_second": torch.tensor([0.45, 0.5, 0.6]),
+            "recall_difference": torch.tensor([-0.45, -0.001, 0.1]),
+            "recall_difference_low": torch.tensor([-0.49, -0.12, math.nan]),
+            "recall_difference_high": torch.tensor([-0.41, 0.13, math.nan]),
+            "magnitude_ratio": torch.tensor([1.0, 1.0, 1.0]),
+            "identity_overlap": torch.tensor([0.2, 0.2, 0.2]),
+        },
+    )
+    monkeypatch.setattr("diversify.runs.compare_run", lambda *_, **__: (comparison, {}))
+    monkeypatch.setattr(cli.out, "width", 200)
+    assert run(["compare", "a", "b", "--out", str(tmp_path / "c")]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines[:3]}
+    assert "difference, points" in title
+    assert " -45 (-49 to -41) " in rows["cat"]
+    assert " +0 (-12 to +13) " in rows["dog"]
+    assert " +10 " in rows["fox"]

@@ -208,8 +208,15 @@ def test_a_hidden_layer_before_timms_head(timm):
     assert torch.equal(features, hidden)
 
 
+NOT_ONE_LAYER = (
+    "which does not; the model's output is not that of one linear layer (it is changed afterwards, or joined from "
+    "several); wrap the model in a module that returns what one layer gives (on the command line, "
+    "--model package.module:function makes it)"
+)
+
+
 def test_the_two_heads_of_a_distilled_network(timm):
-    """Their mean is the model's output: linear in two kinds of features, so that one has to be chosen."""
+    """Their mean is the model's output: linear in two kinds of features, so that neither gives it."""
     model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=CLASSES, img_size=32).eval()
     with pytest.raises(InputError) as caught:
         split_head(model)
@@ -217,9 +224,30 @@ def test_the_two_heads_of_a_distilled_network(timm):
         "head must be one linear layer, got 2 candidates (head, head_dist); name one with --head NAME (head=NAME in Python)"
     )
     images = seeded(2, 3, 32, 32)
-    with torch.no_grad():
-        logits = [split_head(model, name)(images)[1] for name in ("head", "head_dist")]
-        torch.testing.assert_close(sum(logits) / 2, model(images))
+    for name in ("head", "head_dist"):
+        with pytest.raises(InputError) as caught, torch.no_grad():
+            split_head(model, name)(images)
+        assert str(caught.value) == f"head must give the model's output, got {name!r}, {NOT_ONE_LAYER}"
+
+
+JOINED = {  # name: (image size, what the structure finds)
+    "crossvit_tiny_240": (240, "head.1"),  # the mean of two heads
+    "volo_d1_224": (224, "head"),  # plus half the largest of another head's
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_outputs_that_several_heads_make(timm, name):
+    size, head = JOINED[name]
+    model = timm.create_model(name, num_classes=CLASSES).eval()
+    with pytest.raises(InputError) as caught, torch.no_grad():
+        split_head(model)(seeded(2, 3, size, size))
+    assert str(caught.value) == f"head must give the model's output, got {head!r}, {NOT_ONE_LAYER}"
+
+
+def test_the_head_beside_blocks_of_the_backbone(timm):
+    model = timm.create_model("coat_lite_tiny", num_classes=CLASSES)
+    require_split(model, 224, "head")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k"])
