@@ -293,14 +293,14 @@ def test_everything_that_cannot_be_read_is_named_at_once(tmp_path):
 
 def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     spec = tree(tmp_path)
-    opened = Image.open
+    read = Path.read_bytes
 
     def locked(path):
-        if Path(path).name == "2.png":
+        if path.name == "2.png":
             raise PermissionError(path)
-        return opened(path)
+        return read(path)
 
-    monkeypatch.setattr(Image, "open", locked)
+    monkeypatch.setattr(Path, "read_bytes", locked)
     assert "a/2.png (no permission), b/2.png (no permission)" in message_of(lambda: load_data(spec, **VIEW))
     monkeypatch.undo()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "b")

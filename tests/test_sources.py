@@ -689,7 +689,8 @@ TABLE_ERRORS = [
     ),
     (
         lambda: {"train": broken()},
-        "an image of the data set must have whole numbers for pixels, got floating point, PIL mode F (row 0)",
+        "images of their_data:make must be readable images, got 1 that cannot be read: "
+        "row 0 of train (floating point, PIL mode F); --skip-bad leaves them out",
     ),
 ]
 
@@ -699,16 +700,55 @@ def test_data_sets_of_dicts_that_do_not_fit(returned, make, message):
     assert message_of(lambda: load_data(returned(make()), **VIEW)) == message
 
 
-def test_a_row_that_cannot_be_decoded_is_named(returned):
-    class Raising(Rows):
-        def __getitem__(self, key):
-            if key == 1:
-                raise OSError("cannot identify image file")
-            return super().__getitem__(key)
+class Raising(Rows):
+    """Some rows cannot be had."""
 
-    loaded = load_data(returned({"train": Raising(["a"], image=pictures(2), label=[0, 0])}), holdout=0, **VIEW)
-    expected = "an image of the data set must be a readable image, got OSError: cannot identify image file (row 1)"
+    def __init__(self, *args, bad, **columns):
+        super().__init__(*args, **columns)
+        self.bad = bad
+
+    def __getitem__(self, key):
+        if key in self.bad:
+            raise self.bad[key]
+        return super().__getitem__(key)
+
+
+def test_rows_that_cannot_be_decoded_are_named_at_once_and_left_out_on_request(returned):
+    images = pictures(8)
+    images[5] = None
+    bad = {0: OSError("cannot identify image file"), 2: KeyError("colour")}
+    spec = returned({"train": Raising(["a", "b"], image=images, label=[0, 1] * 4, bad=bad)})
+    assert message_of(lambda: load_data(spec, **VIEW)) == (
+        f"images of {spec} must be readable images, got 3 that cannot be read: row 0 of train (OSError: cannot identify "
+        "image file), row 2 of train (KeyError: 'colour'), row 5 of train (no image); --skip-bad leaves them out"
+    )
+    seen = []
+    loaded = load_data(spec, skip_bad=True, holdout=0, check_progress=lambda *state: seen.append(state), **VIEW)
+    assert loaded.skipped == ("row 0 of train", "row 2 of train", "row 5 of train")
+    assert loaded.notes == ("left out: 3 images that cannot be read",)
+    assert seen == [("checking images", 8, 8)]
+    assert loaded.train.indices.tolist() == [1, 3, 4, 6, 7]
+    assert loaded.train.labels.tolist() == [1, 1, 0, 0, 1]
+    expected = [torch.from_numpy(noise(5, 6, 3, key=key)).permute(2, 0, 1) for key in (1, 3, 4, 6, 7)]
+    assert torch.equal(images_of(loaded.train), torch.stack(expected))
+    assert [int(loaded.train.dataset[row][1]) for row in range(5)] == [1, 1, 0, 0, 1]
+
+
+def test_a_row_that_fails_later_is_named(returned):
+    rows = Raising(["a"], image=pictures(3), label=[0, 0, 0], bad={})
+    loaded = load_data(returned({"train": rows}), holdout=0, **VIEW)
+    rows.bad = {1: OSError("disk gone")}
+    expected = "an image of the data set must be a readable image, got OSError: disk gone (row 1)"
     assert message_of(lambda: loaded.train.dataset[1]) == expected
+
+
+def test_rows_of_several_sizes_are_told_before_anything_starts(returned):
+    made = {"train": Rows(["a"], image=[*pictures(2), *pictures(1, size=(6, 7))], label=[0, 0, 0])}
+    expected = "images must have one size, got 6 x 5 in row 0 of train and 6 x 7 in row 2 of train"
+    assert message_of(lambda: load_data(returned(made), **VIEW)) == f"{expected}; pass --resize N --crop N"
+    assert "and 6 x 7 in row 2" in message_of(lambda: load_data(returned(made), resize=16, **VIEW))
+    loaded = load_data(returned(made), holdout=0, resize=4, crop=4, **VIEW)
+    assert images_of(loaded.train).shape == (3, 3, 4, 4)
 
 
 def test_hugging_face_data_sets(returned):
