@@ -122,7 +122,8 @@ class Own(Images):
         except Exception as error:  # whatever a data set of the user's raises
             if is_passed_on(error):
                 raise
-            raise self._failed(error, f"one of the rows {', '.join(map(str, indices[:3]))}, ...") from error
+            listed = ", ".join(map(str, indices[:3])) + ", ..." * (len(indices) > 3)
+            raise self._failed(error, f"one of the rows {listed}") from error
 
     def _failed(self, error: Exception, place: str) -> InputError:
         return must(self.name, "give every example", f"{describe(error)} (at {place})")

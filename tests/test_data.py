@@ -117,6 +117,19 @@ LABEL_ERRORS = [
     (Unreadable(2, targets=[0.0, float("nan")]), "labels of Unreadable must be integers, got float64"),
     (Unreadable(2, targets=torch.zeros(2)), "labels of Unreadable must be integers, got torch.float32"),
     (Unreadable(2, targets=["cat", "dog"]), "labels of Unreadable must be integers, got <U3"),
+    (Unreadable(2, targets=[1, None]), "labels of Unreadable must be integers, got None at row 1"),
+    (
+        Unreadable(2, targets=np.array([1, 2**63 + 5], dtype=np.uint64)),
+        "labels of Unreadable must be less than 2^63, got 9223372036854775813 at row 1",
+    ),
+    (
+        Unreadable(2, targets=torch.tensor([1, 2**63 + 5], dtype=torch.uint64)),
+        "labels of Unreadable must be less than 2^63, got 9223372036854775813 at row 1",
+    ),
+    (
+        Unreadable(2, targets=[0, 2**70]),
+        "labels of Unreadable must be less than 2^63, got 1180591620717411303424 at row 1",
+    ),
     (Unreadable(2, targets=[None, 1]), "labels of Unreadable must be integers, got None at row 0"),
     (
         Unreadable(2, targets=[[0], [0, 1]]),
