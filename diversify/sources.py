@@ -76,7 +76,7 @@ def check_labels(name: str, labels: object, *, rows: int | None = None) -> Tenso
             raise must(f"labels of {name}", "be one integer per image", "lists of several lengths") from None
         if array.dtype == object and array.ndim == 1:
             for row, label in enumerate(array.tolist()):
-                if not isinstance(label, int):
+                if not isinstance(label, int | np.integer):
                     raise must(f"labels of {name}", "be integers", f"{label!r} at row {row}")
         if array.dtype == object or (array.dtype.kind == "u" and array.itemsize == 8):
             for row, label in enumerate(array.ravel().tolist()):

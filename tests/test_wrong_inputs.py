@@ -275,7 +275,7 @@ LINES = {
     "train --out {dir}/out --data npz:{dir}/beyond.npz": "labels of train_images must be less than 2^63, got 9223372036854775813 at row 3",
     "train --out {dir}/out --data npz:{dir}/thin.npz": "train_images must have images of at least 1 x 1 pixels, got 8 x 0",
     "train --out {dir}/out --data npz:{dir}/sizes.npz": "images must have one size, got 8 x 8 in train and 8 x 9 in val; pass --resize N --crop N",
-    "train --out {dir}/out --data test_wrong_inputs:bare": "test_wrong_inputs:bare() must return a mapping with a data set under 'train', got TensorDataset; wrap it as {{'train': data_set}}",
+    "train --out {dir}/out --data test_wrong_inputs:bare": "test_wrong_inputs:bare() must return a mapping with a data set under 'train', got TensorDataset; wrap it as {'train': data_set}",
     "train --out {dir}/out --data npz:{dir}/short.npz": "labels of train_images must be as many as its images, 4, got 2",
     "train --out {dir}/out --data npz:{dir}/floats.npz": "labels of train_images must be integers, got float64; convert them with .astype(int)",
     "train --out {dir}/out --data npz:{dir}/halves.npz": "labels of train_images must be integers, got float64",
