@@ -30,12 +30,14 @@ from .images import (
     Images,
     Progress,
     Relabelled,
+    Size,
     as_image,
     check_files,
+    content_digest,
 )
 from .named_sources import SOURCES, read_source
 from .sources import Source, check_labels, labels_of, listed, on_one_line
-from .tables import Table
+from .tables import Table, check_tables
 
 # What the model sees
 
@@ -75,6 +77,15 @@ class View:
         if self.crop is not None:
             images = tvf.center_crop(images, [self.crop, self.crop])
         return images
+
+    def size_after(self, width: int, height: int) -> Size:
+        """(width, height) of an image of this size once it is resized and cropped."""
+        if self.crop is not None:
+            return self.crop, self.crop
+        if self.resize is None:
+            return width, height
+        longer = int(self.resize * max(width, height) / min(width, height))
+        return (self.resize, longer) if width <= height else (longer, self.resize)
 
     def normalize(self, images: Tensor) -> Tensor:
         """`(N, C, H, W)` float32 for the model, from uint8 or from float in [0, 1]."""
@@ -233,13 +244,19 @@ def holdout_indices(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-    """One of train, val, test: the images, their labels `(N,)`, and each one's index in the source's own list."""
+    """One of train, val, test: the images, their labels `(N,)`, and each one's index in the source's own list.
+
+    `content` is a digest of what the images are: of the pixels before any resizing for images in memory, of each file's name
+    in the tree and its bytes for image files. For Hugging Face tables and data sets of your own it is None: what they are
+    would show only by reading every image of them, and may be another one each time.
+    """
 
     dataset: Images
     labels: Tensor
     indices: Tensor
     origin: str  # "source": the data source has this split; "cut": taken from its training images
     source: str  # which list of the source `indices` points into
+    content: str | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -280,7 +297,12 @@ class Data:
     def record(self) -> dict[str, object]:
         """What `run.json` keeps: enough to find the same images again, and to see that they are the same."""
         splits = {
-            name: {"images": len(split), "origin": split.origin, "digest": split.digest()}
+            name: {
+                "images": len(split),
+                "origin": split.origin,
+                "digest": split.digest(),
+                "content": split.content,
+            }
             for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
             if split is not None
         }
@@ -325,9 +347,10 @@ def load_data(
     its own, `holdout` is cut from what is left. `measure_view` allows `mean` and `std` to be measured on the training
     images when neither the caller nor the source knows them (for training a new model; a trained one has its own).
 
-    Image files are decoded once before anything else, and those that cannot be read are named, all at once; `skip_bad`
-    leaves them out instead. `relabel` makes classes 0, 1, ... of labels that skip numbers, where the source names no
-    classes; without it they stay, and the numbers between are classes without images.
+    Image files, and PIL images in the columns of a data set, are decoded once before anything else, and those that cannot
+    be read are named, all at once; `skip_bad` leaves them out instead. `relabel` makes classes 0, 1, ... of labels that
+    skip numbers, where the source names no classes; without it they stay, and the numbers between are classes without
+    images. Which images are taken is the same either way.
 
     Raises:
         InputError: the source is unknown, missing or damaged, or an option is out of range.
@@ -337,17 +360,19 @@ def load_data(
     imbalance = Imbalance.parse(imbalance) if isinstance(imbalance, str) else imbalance
     source = read_source(spec, Path(root), download=download)
     source, positions, skipped = _readable(source, spec, skip_bad, check_progress)
-    source, label_numbers = _relabelled(source) if relabel else (source, None)
     source = _with_test(source)
+    renumbered, label_numbers = _relabelled(source)
+    labels = renumbered.splits["train"][1]  # a profile is over the classes that there are
+    source, label_numbers = (renumbered, label_numbers) if relabel else (source, None)
     num_classes = 1 + max(int(labels.max()) for _, labels in source.splits.values())
     names = [f"class {c}" for c in range(num_classes)] if source.class_names is None else source.class_names
     if len(names) < num_classes:
         raise must("class names", f"be as many as the classes, {num_classes}", len(names))
     view, view_origin = _choose_view(source, mean, std, resize, crop, measure_view)
     view = view and dataclasses.replace(view, interpolation=interpolation)
+    _require_one_size(source, view)
     splits = {name: (_shaped(dataset, view), labels) for name, (dataset, labels) in source.splits.items()}
 
-    labels = splits["train"][1]
     kept = imbalance_indices(labels, imbalance, tail_order)
     held: Tensor | None = None
     if "val" not in splits:
@@ -359,12 +384,21 @@ def load_data(
             return None
         images, found = splits[name]
         indices = positions.get(name, torch.arange(len(found)))
-        return Split(dataset=images, labels=found, indices=indices, origin="source", source=name)
+        content = content_digest(images)
+        return Split(dataset=images, labels=found, indices=indices, origin="source", source=name, content=content)
 
     def part(rows: Tensor, origin: str) -> Split:
         images, found = splits["train"]
         indices = positions["train"][rows] if "train" in positions else rows
-        return Split(dataset=_subset(images, rows), labels=found[rows], indices=indices, origin=origin, source="train")
+        chosen = _subset(images, rows)
+        return Split(
+            dataset=chosen,
+            labels=found[rows],
+            indices=indices,
+            origin=origin,
+            source="train",
+            content=content_digest(chosen),
+        )
 
     return Data(
         spec=spec,
@@ -387,31 +421,42 @@ def load_data(
 def _readable(
     source: Source, spec: str, skip_bad: bool, progress: Progress | None
 ) -> tuple[Source, dict[str, Tensor], tuple[str, ...]]:
-    """The source without the image files that cannot be read, where each file left stands in the source's own list of
-    its split, and the names of those left out; an InputError that names them unless `skip_bad`."""
+    """The source without the images that cannot be read, where each one left stands in the source's own list of its
+    split, and the names of those left out; an InputError that names them unless `skip_bad`."""
     files = {name: part for name, (part, _) in source.splits.items() if isinstance(part, ImageFiles)}
+    tables = {name: part for name, (part, _) in source.splits.items() if isinstance(part, Table) and part.holds_pil()}
+    parts: dict[str, ImageFiles | Table] = {**files, **tables}
     wrong = dict(zip(files, check_files(list(files.values()), progress), strict=True)) if files else {}
-    named = [(on_one_line(files[split].name(row)), why) for split in files for row, why in wrong[split].items()]
+    wrong |= zip(tables, check_tables(list(tables.values()), progress), strict=True)
+    named = [
+        (on_one_line(part.name(row) + (f" of {split}" if split in tables else "")), why)
+        for split, part in parts.items()
+        for row, why in wrong[split].items()
+    ]
     if not named:
         return source, {}, ()
+    kind = "image file" if files else "image"
     if not skip_bad:
         got = f"{len(named):,} that cannot be read: {listed([f'{name} ({why})' for name, why in named])}"
-        raise must(f"image files of {spec}", "be readable images", got, "--skip-bad leaves them out")
+        raise must(f"{kind}s of {spec}", "be readable images", got, "--skip-bad leaves them out")
     splits = dict(source.splits)
     positions = {}
-    for split, part in files.items():
+    for split, part in parts.items():
         kept = torch.tensor([row for row in range(len(part)) if row not in wrong[split]], dtype=torch.int64)
         if not len(kept):
-            raise must("--skip-bad", f"leave {split} an image", f"none of {len(part):,} files")
+            raise must("--skip-bad", f"leave {split} an image", f"none of {len(part):,} {kind.split()[-1]}s")
         positions[split] = kept
         splits[split] = (part.chosen(kept.tolist()), part.targets[kept])
-    if lost := sorted(set(files["train"].targets.tolist()) - set(splits["train"][1].tolist())):
+    if lost := sorted(set(source.splits["train"][1].tolist()) - set(splits["train"][1].tolist())):
         names = source.class_names or {c: f"class {c}" for c in lost}
         law = "leave every class a training image"
         raise must(
-            "--skip-bad", law, f"none of {listed([on_one_line(str(names[c])) for c in lost])}", "mend their files"
+            "--skip-bad",
+            law,
+            f"none of {listed([on_one_line(str(names[c])) for c in lost])}",
+            f"mend their {kind.split()[-1]}s",
         )
-    note = f"left out: {len(named):,} image file{'s' * (len(named) > 1)} that cannot be read"
+    note = f"left out: {len(named):,} {kind}{'s' * (len(named) > 1)} that cannot be read"
     source = dataclasses.replace(source, splits=splits, notes=(*source.notes, note))
     return source, positions, tuple(name for name, _ in named)
 
@@ -438,7 +483,7 @@ def _relabelled(source: Source) -> tuple[Source, tuple[int, ...] | None]:
 
 def _with_labels(dataset: Images, labels: Tensor) -> Images:
     if isinstance(dataset, ImageArray):
-        return ImageArray(dataset.images, labels)
+        return ImageArray(dataset.images, labels, dataset.shape)
     return dataset.relabelled(labels) if isinstance(dataset, Table) else Relabelled(dataset, labels)
 
 
@@ -454,19 +499,48 @@ def _with_test(source: Source) -> Source:
 
 def _subset(dataset: Images, rows: Tensor) -> Images:
     if isinstance(dataset, ImageArray):
-        return ImageArray(dataset.images[rows], dataset.targets[rows])
+        return ImageArray(dataset.images[rows], dataset.targets[rows], dataset.shape)
     return Subset(dataset, rows.tolist())
 
 
-def _shaped(dataset: Images, view: View | None) -> Images:
-    resized = view is not None and (view.resize is not None or view.crop is not None)
-    if isinstance(dataset, ImageFiles) and not resized:
-        dataset.require_one_size()
-    if view is None or not resized:
-        return dataset
+def _require_one_size(source: Source, view: View | None) -> None:
+    """An InputError that names the first two sizes that differ in what the model would see, unless there is one size.
+
+    Known are the sizes of images in memory, and those of files and of PIL images once they are checked.
+    """
+    view = view or View(mean=(), std=())
+    first: tuple[Size, str] | None = None
+    for split, (dataset, _) in source.splits.items():
+        for size, row in _sizes(dataset).items():
+            if first is not None and view.size_after(*size) != view.size_after(*first[0]):
+                place = _place(dataset, row, split)
+                got = f"{first[0][0]} x {first[0][1]} in {first[1]} and {size[0]} x {size[1]} in {place}"
+                what = "image files" if isinstance(dataset, ImageFiles) else "images"
+                raise must(what, "have one size", got, "pass --resize N --crop N")
+            first = first or (size, _place(dataset, row, split))
+
+
+def _sizes(dataset: Images) -> dict[Size, int]:
+    """The sizes that occur, as far as they are known, and the first row of each."""
     if isinstance(dataset, ImageArray):
-        return ImageArray(view.shape(dataset.images), dataset.targets)
-    if isinstance(dataset, ImageFiles) or (isinstance(dataset, Table) and dataset.holds_pil()):
+        return {(dataset.images.shape[3], dataset.images.shape[2]): 0}
+    found: dict[Size, int] = {}
+    for row, size in enumerate((dataset.sizes or ()) if isinstance(dataset, ImageFiles | Table) else ()):
+        if size is not None:
+            found.setdefault(size, row)
+    return found
+
+
+def _place(dataset: Images, row: int, split: str) -> str:
+    if isinstance(dataset, ImageFiles):
+        return str(dataset.paths[row])
+    return f"{dataset.name(row)} of {split}" if isinstance(dataset, Table) else split
+
+
+def _shaped(dataset: Images, view: View | None) -> Images:
+    if view is None or (view.resize is None and view.crop is None):
+        return dataset
+    if isinstance(dataset, ImageArray | ImageFiles) or (isinstance(dataset, Table) and dataset.holds_pil()):
         return dataset.shaped(view.shape)
     raise must("--resize and --crop", "be left out for a data set of your own", view, "let the data set resize")
 

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
 
 from .data import Split
-from .images import ImageArray, ImageFiles, Images, Progress, Relabelled, as_image, in_threads
+from .images import ImageArray, ImageFiles, Images, Progress, as_image, in_threads, traced
 from .tables import Table
 
 
@@ -34,7 +33,7 @@ def find_duplicates(train: Split, heldout: Split, progress: Progress | None = No
     Files are compared by what they show, decoded and before any resizing, so that a copy in another lossless format or
     with other metadata is found; images of a data set of your own as it yields them. Each image is read once.
     """
-    sides = [_traced(split.dataset) for split in (train, heldout)]
+    sides = [traced(split.dataset) for split in (train, heldout)]
     wanted: dict[int, tuple[Images, list[Tensor]]] = {}
     for dataset, rows in sides:
         wanted.setdefault(id(dataset), (dataset, []))[1].append(rows)
@@ -65,16 +64,6 @@ class _Shifted:
     def __call__(self, what: str, done: int, _: int) -> None:
         if self.progress is not None:
             self.progress(what, self.start + done, self.total)
-
-
-def _traced(dataset: Images) -> tuple[Images, Tensor]:
-    """The data set below subsets and other labels, and the rows of it that these are."""
-    if isinstance(dataset, Subset):
-        below, rows = _traced(dataset.dataset)
-        return below, rows[torch.as_tensor(dataset.indices, dtype=torch.int64)]
-    if isinstance(dataset, Relabelled):
-        return _traced(dataset.dataset)
-    return dataset, torch.arange(len(dataset))  # type: ignore[arg-type]
 
 
 def _digests(dataset: Images, rows: Sequence[int], progress: Progress) -> dict[int, bytes]:

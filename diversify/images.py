@@ -6,6 +6,10 @@ grey is scaled by its full range, and of several frames or pages the first is ta
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import io
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,18 +20,22 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2 import functional as tvf
 
 from .errors import InputError, must
+from .importing import describe, is_passed_on
 
 Images = Dataset[Any]
 Array = np.ndarray[Any, Any]
 Shape = Callable[[Tensor], Tensor]
 Progress = Callable[[str, int, int], None]  # (what, done, in all)
 Result = TypeVar("Result")
+Size = tuple[int, int]  # (width, height)
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TIFF", "WEBP")
+"""What is looked for in a file, whatever its ending: pictures of pixels, never a program to run, as EPS is."""
 
 
 # In memory
@@ -50,20 +58,29 @@ class Batch(Sequence[tuple[Tensor, Tensor]]):
 
 
 class ImageArray(Images):
-    """Images in memory: `(N, C, H, W)` uint8, or float in [0, 1]; a batch is fetched with one index operation."""
+    """Images in memory: `(N, C, H, W)` uint8, or float in [0, 1]; a batch is fetched with one index operation.
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.targets = images, labels
+    `shape`, where there is one, resizes and crops what is fetched; `images` stay as they are stored.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, shape: Shape | None = None) -> None:
+        self.images, self.targets, self.shape = images, labels, shape
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.targets[index]
+        image = self.images[index]
+        return (self.shape(image) if self.shape else image), self.targets[index]
 
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.as_tensor(indices)
-        return Batch(self.images[rows], self.targets[rows])
+        images = self.images[rows]
+        return Batch(self.shape(images) if self.shape else images, self.targets[rows])
+
+    def shaped(self, shape: Shape) -> ImageArray:
+        """The same images, each resized and cropped when it is fetched."""
+        return ImageArray(self.images, self.targets, shape)
 
 
 class Relabelled(Images):
@@ -79,21 +96,84 @@ class Relabelled(Images):
         return self.dataset[index][0], self.targets[index]
 
 
+class Own(Images):
+    """A data set of the user's own; an error while an example is read names the data set and the row."""
+
+    def __init__(self, dataset: Images, name: str) -> None:
+        self.dataset, self.name = dataset, name
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception as error:  # whatever a data set of the user's raises
+            if is_passed_on(error) or (isinstance(error, IndexError) and index >= len(self)):
+                raise
+            raise self._failed(error, f"row {index}") from error
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        fetch = getattr(self.dataset, "__getitems__", None)
+        if fetch is None:
+            return [self[index] for index in indices]
+        try:
+            return fetch(indices)
+        except Exception as error:  # whatever a data set of the user's raises
+            if is_passed_on(error):
+                raise
+            listed = ", ".join(map(str, indices[:3])) + ", ..." * (len(indices) > 3)
+            raise self._failed(error, f"one of the rows {listed}") from error
+
+    def _failed(self, error: Exception, place: str) -> InputError:
+        return must(self.name, "give every example", f"{describe(error)} (at {place})")
+
+
+def traced(dataset: Images) -> tuple[Images, Tensor]:
+    """The data set below subsets and other labels, and the rows of it that these are."""
+    if isinstance(dataset, Subset):
+        below, rows = traced(dataset.dataset)
+        return below, rows[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+    if isinstance(dataset, Relabelled):
+        return traced(dataset.dataset)
+    return dataset, torch.arange(len(dataset))  # type: ignore[arg-type]
+
+
+def content_digest(dataset: Images) -> str | None:
+    """A digest of what the images are, in their order, before any resizing; None where only reading them all could tell.
+
+    Images in memory count by their pixels, files by their names in the tree and their bytes, as `check_files` saw them.
+    """
+    below, rows = traced(dataset)
+    digest = hashlib.blake2b(digest_size=32)
+    if isinstance(below, ImageArray):
+        digest.update(f"{below.images.dtype} {tuple(below.images.shape[1:])}".encode())
+        for part in rows.split(4096):
+            digest.update(below.images[part].contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+    if isinstance(below, ImageFiles) and below.digests is not None:
+        for row in rows.tolist():
+            digest.update(os.fsencode(below.name(row)) + b"\0" + (below.digests[row] or b""))
+        return digest.hexdigest()
+    return None
+
+
 # In files
 
 
 class ImageFiles(Images):
     """Image files, read as RGB uint8 `(3, H, W)`; `shape`, where there is one, resizes and crops each.
 
-    `top` is the folder that names of files are relative to; `sizes` are (width, height), known once `check_files` has
-    looked.
+    `top` is the folder that names of files are relative to; `sizes` and `digests`, of the bytes of each file, are known
+    once `check_files` has looked.
     """
 
     def __init__(
         self, paths: Sequence[Path], labels: Tensor, shape: Shape | None = None, *, top: Path | None = None
     ) -> None:
         self.paths, self.targets, self.shape, self.top = list(paths), labels, shape, top
-        self.sizes: list[tuple[int, int] | None] | None = None
+        self.sizes: list[Size | None] | None = None
+        self.digests: list[bytes | None] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -109,11 +189,13 @@ class ImageFiles(Images):
     def name(self, index: int) -> str:
         """The path below `top`."""
         path = self.paths[index]
-        return str(path.relative_to(self.top) if self.top and path.is_relative_to(self.top) else path)
+        return path.relative_to(self.top).as_posix() if self.top and path.is_relative_to(self.top) else str(path)
 
     def shaped(self, shape: Shape) -> ImageFiles:
         """The same files, each resized and cropped."""
-        return ImageFiles(self.paths, self.targets, shape, top=self.top)
+        files = ImageFiles(self.paths, self.targets, shape, top=self.top)
+        files.sizes, files.digests = self.sizes, self.digests
+        return files
 
     def chosen(self, rows: Sequence[int]) -> ImageFiles:
         """Some of the files, in this order."""
@@ -121,18 +203,8 @@ class ImageFiles(Images):
             [self.paths[row] for row in rows], self.targets[torch.as_tensor(rows)], self.shape, top=self.top
         )
         files.sizes = None if self.sizes is None else [self.sizes[row] for row in rows]
+        files.digests = None if self.digests is None else [self.digests[row] for row in rows]
         return files
-
-    def require_one_size(self) -> None:
-        """An InputError that names the first two sizes, unless there is one; takes sizes as `check_files` found them."""
-        if self.sizes is None:
-            check_files([self])
-        sizes = cast("list[tuple[int, int] | None]", self.sizes)
-        first = sizes[0]
-        for path, size in zip(self.paths, sizes, strict=True):
-            if size is not None and first is not None and size != first:
-                got = f"{first[0]} x {first[1]} in {self.paths[0]} and {size[0]} x {size[1]} in {path}"
-                raise must("image files", "have one size", got, "pass --resize N --crop N")
 
 
 def read_image(path: Path) -> Tensor:
@@ -155,20 +227,23 @@ def read_image(path: Path) -> Tensor:
 
 
 def check_files(parts: Sequence[ImageFiles], progress: Progress | None = None) -> list[dict[int, str]]:
-    """For each part, what is wrong with each file that cannot be read; sets `sizes` of every part.
+    """For each part, what is wrong with each file that cannot be read; sets `sizes` and `digests` of every part.
 
-    Every file is decoded to its end, JPEG at an eighth of its size, by several threads.
+    Every file is read once and decoded to its end, JPEG at an eighth of its size, by several threads.
     """
     paths = [path for part in parts for path in part.paths]
 
-    def check(row: int) -> tuple[tuple[int, int] | None, str | None]:
+    def check(row: int) -> tuple[Size | None, bytes | None, str | None]:
+        digest = None
         try:
-            with _opened(paths[row]) as image:
-                return _checked(image), None
+            content = paths[row].read_bytes()
+            digest = hashlib.blake2b(content, digest_size=16).digest()
+            with _opened(io.BytesIO(content)) as image:
+                return _checked(image), digest, None
         except MemoryError:
             raise
         except Exception as error:  # whatever a decoder makes of broken bytes
-            return None, _what_is_wrong(error)
+            return None, digest, what_is_wrong(error)
 
     with warnings.catch_warnings():  # of what Pillow warns, bombs are refused here and odd metadata is no matter
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -176,8 +251,9 @@ def check_files(parts: Sequence[ImageFiles], progress: Progress | None = None) -
     bad = []
     for part in parts:
         mine, found = found[: len(part)], found[len(part) :]
-        part.sizes = [size for size, _ in mine]
-        bad.append({row: wrong for row, (_, wrong) in enumerate(mine) if wrong is not None})
+        part.sizes = [size for size, _, _ in mine]
+        part.digests = [digest for _, digest, _ in mine]
+        bad.append({row: wrong for row, (_, _, wrong) in enumerate(mine) if wrong is not None})
     return bad
 
 
@@ -235,6 +311,7 @@ def is_pil(image: object) -> bool:
 
 def _from_pil(image: Any, *modes: str) -> Tensor:
     try:
+        _refuse_foreign(image)
         _refuse_bomb(*image.size)
         seen = _rgb(image)
         return cast(Tensor, tvf.pil_to_tensor(seen if seen.mode in modes else seen.convert("RGB")))
@@ -246,12 +323,21 @@ def _from_pil(image: Any, *modes: str) -> Tensor:
         raise must("an image of the data set", "be a readable image", f"{type(error).__name__}: {error}") from error
 
 
-def _opened(path: Path) -> Any:
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow can read."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _opened(file: Path | io.BytesIO) -> Any:
     """The file opened by Pillow, its header read; refused when the header promises more pixels than Pillow's limit."""
     from PIL import Image
 
     try:
-        image = Image.open(path)
+        image = Image.open(file, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second where it is an error
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         raise _too_large(int(pixels[1]) if pixels else 0) from error
@@ -278,18 +364,33 @@ def _too_large(pixels: int) -> _RefusedError:
     return _RefusedError(law, f"{pixels:,}", f"{pixels:,} pixels, Pillow's limit is {limit:,}")
 
 
-def _what_is_wrong(error: Exception) -> str:
+def what_is_wrong(error: Exception, otherwise: str = "damaged") -> str:
+    """A word or two about a file or an image that cannot be read."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, _RefusedError):
         return error.short
     kinds = ((FileNotFoundError, "not there"), (PermissionError, "no permission"), (UnidentifiedImageError, "no image"))
-    return next((wrong for kind, wrong in kinds if isinstance(error, kind)), "damaged")
+    return next((wrong for kind, wrong in kinds if isinstance(error, kind)), otherwise)
 
 
-def _checked(image: Any) -> tuple[int, int]:
+def check_pil(image: Any) -> Size:
+    """(width, height) of a PIL image as it will be read; whatever reading it raises otherwise."""
+    _refuse_foreign(image)
+    _refuse_bomb(*image.size)
+    size: Size = _rgb(image).size
+    return size
+
+
+def _refuse_foreign(image: Any) -> None:
+    """Nothing, unless the image would be drawn by another program when it is loaded, as EPS is."""
+    if (found := getattr(image, "format", None)) in ("EPS", "WMF"):
+        raise _RefusedError("be made of pixels", found, found)
+
+
+def _checked(image: Any) -> Size:
     """(width, height) as they will be read, after decoding the whole file."""
-    size: tuple[int, int] = image.size
+    size: Size = image.size
     if image.format in ("JPEG", "MPO"):
         image.draft("L", (1, 1))
         image.load()
@@ -342,10 +443,12 @@ def _orientation(image: Any) -> int:
 
 
 def _eight_bits(image: Any) -> Any:
-    """Grey of 16 bits, scaled so that 65535 is 255."""
+    """Grey of 16 bits, scaled so that 65535 is 255; the one value that a PNG may name as transparent shows white."""
     from PIL import Image
 
     values = np.asarray(image).astype(np.int64)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        values = np.where(values == transparent, 65535, values)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         got = f"grey values from {low} to {high}"

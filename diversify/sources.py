@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from . import storage
 from .errors import must
-from .images import IMAGE_ENDINGS, Array, ImageArray, ImageFiles, Images
+from .images import IMAGE_ENDINGS, Array, ImageArray, ImageFiles, Images, Own
 from .importing import call_object, import_object
 from .tables import Table, image_column, is_table, table_class_names, table_labels
 
 SPLITS = ("train", "val", "test")
-SPELLINGS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
+SPELLINGS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+OTHER_ENDINGS = (".apng", ".avif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pnm", ".tga")
+"""Endings of images that are not read."""
+ARCHIVE_LEFTOVERS = "__MACOSX"
+"""The folder of metadata that macOS puts into its archives."""
 
 
 # Labels
@@ -64,11 +69,19 @@ def labels_of(dataset: Images) -> Tensor:
 
 def check_labels(name: str, labels: object, *, rows: int | None = None) -> Tensor:
     """`(N,)` int64 from integers of shape `(N,)` or `(N, 1)`; raises when they are anything else."""
-    if not isinstance(labels, Tensor):
+    if not isinstance(labels, Tensor) or labels.dtype == torch.uint64:
         try:
             array = np.asarray(labels)
         except ValueError:
             raise must(f"labels of {name}", "be one integer per image", "lists of several lengths") from None
+        if array.dtype == object and array.ndim == 1:
+            for row, label in enumerate(array.tolist()):
+                if not isinstance(label, int | np.integer):
+                    raise must(f"labels of {name}", "be integers", f"{label!r} at row {row}")
+        if array.dtype == object or (array.dtype.kind == "u" and array.itemsize == 8):
+            for row, label in enumerate(array.ravel().tolist()):
+                if isinstance(label, int) and label >= 1 << 63:
+                    raise must(f"labels of {name}", "be less than 2^63", f"{label} at row {row}")
         if array.dtype.kind not in "iub" and array.size:
             whole = array.dtype.kind == "f" and bool(np.all(np.isfinite(array) & (array == np.floor(array))))
             advice = "convert them with .astype(int)" if whole else ""
@@ -129,11 +142,16 @@ def on_one_line(text: str) -> str:
     return "".join(readable)
 
 
+def _split_of(name: str) -> str | None:
+    """The split that has this name, in capitals or not."""
+    return next((split for split, spellings in SPELLINGS.items() if name.casefold() in spellings), None)
+
+
 def _spelled(found: Collection[str], what: str) -> dict[str, str]:
     """For each split, what it is called among the names that were found."""
     places: dict[str, str] = {}
-    for split, spellings in SPELLINGS.items():
-        names = [name for name in spellings if name in found]
+    for split in SPLITS:
+        names = [name for name in found if _split_of(name) == split]
         if len(names) > 1:
             raise must(what, f"have one {split} split", " and ".join(names))
         if names:
@@ -211,6 +229,8 @@ def _image_array(name: str, array: Array) -> Tensor:
         array = array[..., None]
     if array.ndim != 4 or array.shape[3] not in (1, 3):
         raise must(name, "have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)", array.shape, _about_shape(array.shape))
+    if 0 in array.shape[1:3]:
+        raise must(name, "have images of at least 1 x 1 pixels", f"{array.shape[2]} x {array.shape[1]}")
     if array.dtype.kind == "f":
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
         if not (low >= 0 and high <= 1):
@@ -224,22 +244,26 @@ def _image_array(name: str, array: Array) -> Tensor:
 def read_folder(top: Path) -> Source:
     """The splits of a tree of image files with a folder per class: `train`, `val` and `test`, or one tree without splits.
 
-    `validation` and `valid` are read as val. A folder `train` beside folders of other names is a class, unless it has
-    folders of its own. The same name in two Unicode normal forms is one class.
+    `validation` and `valid` are read as val, `training` as train, `testing` as test, all in capitals or not. A folder
+    `train` beside folders of other names is a class, unless it has folders of its own. The same name in two Unicode normal
+    forms is one class. Hidden files and folders are not read; links to folders are followed.
     """
     if not top.is_dir():
         raise must("image folder", "be an existing folder", top)
-    found = {entry.name for entry in _subfolders(top)}
-    known = {name for spellings in SPELLINGS.values() for name in spellings}
-    if found and found <= known - {"train"}:
-        raise must("image folder", "have a folder train beside val and test", ", ".join(sorted(found)))
+    found = sorted(entry.name for entry in _subfolders(top))
+    known = [name for name in found if _split_of(name)]
+    trains = [name for name in known if _split_of(name) == "train"]
+    if found and found == known and not trains:
+        raise must("image folder", "have a folder train beside val and test", ", ".join(found))
     places, notes = {"train": top}, []
-    if "train" in found and (found <= known or _subfolders(top / "train")):
+    if trains and (found == known or any(_subfolders(top / name) for name in trains)):
         spelled = _spelled(found, "image folder")
         places = {split: top / name for split, name in spelled.items()}
         notes = [f"folder {line}" for line in _read_as(spelled)]
-        if extra := sorted(found - known):
-            notes.append(f"not read: {listed(extra)}, beside train in {top}")
+        if extra := [name for name in found if name not in known]:
+            notes.append(f"not read: {listed(extra)}, beside {spelled['train']} in {top}")
+    if archives := [place for place in dict.fromkeys((top, *places.values())) if (place / ARCHIVE_LEFTOVERS).is_dir()]:
+        notes.append(f"not read: {ARCHIVE_LEFTOVERS} in {listed([str(place) for place in archives])}")
     folders = {split: _class_folders(place) for split, place in places.items()}
     spellings_on_disk: dict[str, str] = {}
     for by_key in folders.values():
@@ -249,15 +273,19 @@ def read_folder(top: Path) -> Source:
     if not keys:
         raise must("image folder", "have one folder per class", f"none in {places['train']}")
     splits: dict[str, tuple[Images, Tensor]] = {}
+    others: Counter[str] = Counter()
     for split, place in places.items():
-        files = [
-            (path, number)
-            for number, key in enumerate(keys)
-            if key in folders[split]
-            for path in image_paths(folders[split][key])
-        ]
+        files: list[tuple[Path, int]] = []
+        for number, key in enumerate(keys):
+            if key in folders[split]:
+                every = _files_below(folders[split][key])
+                files += [(path, number) for path in every if path.suffix.lower() in IMAGE_ENDINGS]
+                others.update(ending for path in every if (ending := path.suffix.lower()) in OTHER_ENDINGS)
         labels = check_labels(f"image folder {place}", [number for _, number in files])
         splits[split] = (ImageFiles([path for path, _ in files], labels, top=top), labels)
+    if others:
+        endings = listed([f"{count:,} {ending}" for ending, count in sorted(others.items())])
+        notes.append(f"not read: images with other endings than {' '.join(IMAGE_ENDINGS)}: {endings}")
     return Source(splits=splits, class_names=[spellings_on_disk[key] for key in keys], notes=tuple(notes))
 
 
@@ -273,21 +301,47 @@ def _class_folders(place: Path) -> dict[str, Path]:
     return folders
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == ARCHIVE_LEFTOVERS
+
+
 def _subfolders(folder: Path) -> list[Path]:
-    return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return [entry for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name)]
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """The image files in a folder and below it, by their endings, sorted; links that lead nowhere too."""
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise must("image folder", "be one that you may read", folder)
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_ENDINGS
-        and not path.name.startswith(".")
-        and (path.is_file() or (path.is_symlink() and not path.exists()))
-    )
+def _files_below(folder: Path) -> list[Path]:
+    """The files in a folder and below it, sorted, hidden ones and those in hidden folders left out; links to files that
+    lead nowhere too.
+
+    Links to folders are followed, except to one that was read already or that holds this one: no file comes twice, and
+    there is an end.
+    """
+    place = folder.resolve()
+    seen = {_identity(each) for each in place.parents}
+    files: list[Path] = []
+    folders, links = [folder], list[Path]()
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)
+        if (identity := _identity(here)) in seen:
+            continue
+        seen.add(identity)
+        if not os.access(here, os.R_OK | os.X_OK):
+            raise must("image folder", "be one that you may read", here)
+        with os.scandir(here) as entries:
+            found = [entry for entry in entries if not _is_hidden(entry.name)]
+        folders += [here / entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+        links += sorted(here / entry.name for entry in found if entry.is_symlink() and entry.is_dir())
+        files += [here / entry.name for entry in found if entry.is_file() or _leads_nowhere(entry)]
+    return sorted(files)
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
@@ -303,10 +357,12 @@ def read_python(spec: str) -> Source:
     """
     law = "return a mapping with a data set under 'train'"
     made = call_object(spec, import_object(spec, "--data"), law)
-    if not isinstance(made, Mapping) or made.get("train") is None:
-        got = f"one with {', '.join(map(str, made)) or 'nothing'}" if isinstance(made, Mapping) else type(made).__name__
-        raise must(f"{spec}()", law, got)
-    spelled = _spelled([name for name in made if made[name] is not None], f"{spec}()")
+    if not isinstance(made, Mapping):
+        bare = isinstance(made, Dataset) or is_table(made)
+        raise must(f"{spec}()", law, type(made).__name__, "wrap it as {'train': data_set}" if bare else "")
+    spelled = _spelled([name for name in made if isinstance(name, str) and made[name] is not None], f"{spec}()")
+    if "train" not in spelled:
+        raise must(f"{spec}()", law, f"one with {', '.join(map(str, made)) or 'nothing'}")
     splits: dict[str, tuple[Images, Tensor]] = {}
     names: list[Sequence[str]] = []
     for split, name in spelled.items():
@@ -315,6 +371,8 @@ def read_python(spec: str) -> Source:
             if (of_classes := table_class_names(dataset)) is not None:
                 names.append(of_classes)
             dataset = Table(dataset, image_column(dataset), labels)
+        else:
+            dataset = Own(dataset, f"{name} of {spec}()")
         splits[split] = (dataset, labels)
     if any(other != names[0] for other in names):
         raise must(f"{spec}()", "name the same classes in every split", "names that differ")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .exhibits import ClassExamples, Example, Exhibits
 from .extraction import unchanged_randomness
-from .images import ImageFiles, Images, Relabelled, as_image
+from .images import ImageFiles, Images, Own, Relabelled, as_image
 from .sources import on_one_line
 
 SIDE = 96  # pixels of the longer side, at most
@@ -45,8 +45,8 @@ def file_name(dataset: Any, index: int) -> str:
 
     Relative to the tree for files that we read ourselves; on one line, and without what cannot be written as UTF-8.
     """
-    while isinstance(dataset, Relabelled) or (hasattr(dataset, "indices") and hasattr(dataset, "dataset")):
-        index = index if isinstance(dataset, Relabelled) else int(dataset.indices[index])
+    while isinstance(dataset, Relabelled | Own) or (hasattr(dataset, "indices") and hasattr(dataset, "dataset")):
+        index = index if isinstance(dataset, Relabelled | Own) else int(dataset.indices[index])
         dataset = dataset.dataset
     if isinstance(dataset, ImageFiles):
         return on_one_line(dataset.name(index))

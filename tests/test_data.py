@@ -117,7 +117,20 @@ LABEL_ERRORS = [
     (Unreadable(2, targets=[0.0, float("nan")]), "labels of Unreadable must be integers, got float64"),
     (Unreadable(2, targets=torch.zeros(2)), "labels of Unreadable must be integers, got torch.float32"),
     (Unreadable(2, targets=["cat", "dog"]), "labels of Unreadable must be integers, got <U3"),
-    (Unreadable(2, targets=[None, 1]), "labels of Unreadable must be integers, got object"),
+    (Unreadable(2, targets=[1, None]), "labels of Unreadable must be integers, got None at row 1"),
+    (
+        Unreadable(2, targets=np.array([1, 2**63 + 5], dtype=np.uint64)),
+        "labels of Unreadable must be less than 2^63, got 9223372036854775813 at row 1",
+    ),
+    (
+        Unreadable(2, targets=torch.tensor([1, 2**63 + 5], dtype=torch.uint64)),
+        "labels of Unreadable must be less than 2^63, got 9223372036854775813 at row 1",
+    ),
+    (
+        Unreadable(2, targets=[0, 2**70]),
+        "labels of Unreadable must be less than 2^63, got 1180591620717411303424 at row 1",
+    ),
+    (Unreadable(2, targets=[None, 1]), "labels of Unreadable must be integers, got None at row 0"),
     (
         Unreadable(2, targets=[[0], [0, 1]]),
         "labels of Unreadable must be one integer per image, got lists of several lengths",
@@ -593,8 +606,7 @@ FOLDER_ERRORS = [
     (
         several_sizes,
         {"resize": 8},
-        "images must have one size, got (3, 8, 9) and (3, 8, 14); "
-        "resize them in the data set, or pass --resize N --crop N",
+        "image files must have one size, got 6 x 5 in {top}/a/1.png and 7 x 4 in {top}/b/3.png; pass --resize N --crop N",
     ),
     (
         cut_short,

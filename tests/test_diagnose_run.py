@@ -14,6 +14,8 @@ from diversify.functional import draws
 from diversify.models import build_model
 from diversify.transforms import published_view
 
+VIEW = "--mean .5 --std .5"
+
 
 def pixels(rows: int, name: str, side: int = 8) -> np.ndarray:
     cells = torch.arange(rows * side * side).view(rows, side, side)
@@ -59,6 +61,12 @@ def test_copies_between_the_splits_are_said_recorded_and_shown(
     said = capsys.readouterr().out
     assert "3 of 20 val images are also in train (exact copies)" in said
     assert "3 of them have another label there" in said
+    assert record["notes"][-1] in said
+    assert record["notes"][-1].startswith("3 of 20 val images are also in train")
+    assert all(f"note: {caveat}" in said for caveat in record["caveats"])
+    assert record["caveats"] == [
+        "no training record beside the weights; that train holds the images it learned from is taken on trust"
+    ]
     for name in ("report.html", "report.md"):
         assert "3 held-out images are also in training." in (tmp_path / "out" / name).read_text(encoding="utf-8")
 
@@ -75,6 +83,21 @@ def test_labels_that_skip_numbers_follow_the_checkpoint(
     assert [c for c, count in enumerate(classes["count"]) if count == 0] == absent
     assert [c for c, recall in enumerate(classes["recall_heldout"]) if recall is None] == absent
     assert ("labels skip numbers" in capsys.readouterr().out) == (not absent)
+
+
+def test_huge_numbers_are_no_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = npz(tmp_path / "d.npz", [1, 10**12] * 10)
+    arguments = ["--data", f"npz:{data}", *VIEW.split(), "--weights", str(weights(tmp_path / "w.safetensors", 3))]
+    assert run(["diagnose", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert "they are for 3 classes and the model has 2" in capsys.readouterr().err
+
+
+def test_an_imbalance_is_over_the_classes_that_there_are(tmp_path: Path) -> None:
+    """In a checkpoint with an output for every number too: the images are those that `train` takes."""
+    data = npz(tmp_path / "d.npz", [1, 3] * 10)
+    file = weights(tmp_path / "w.safetensors", 4)
+    _, found = diagnosed(tmp_path, "--data", f"npz:{data}", "--weights", file, *VIEW.split(), "--imbalance", "exp:2")
+    assert found["classes"]["count"] == [0, 10, 0, 5]
 
 
 def test_a_head_that_fits_neither_numbering_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,9 +136,37 @@ def test_files_are_named_in_the_report_and_bad_ones_left_out_on_request(
     record, _ = diagnosed(tmp_path, *arguments, "--skip-bad")
     assert "1 image file" in capsys.readouterr().out
     assert record["data"]["splits"]["train"]["images"] == 11
+    assert record["notes"] == ["left out: 1 image file that cannot be read"]
+    assert record["caveats"][-1] == "1 image that cannot be read was left out (--skip-bad)"
     shown = storage.read_json(tmp_path / "out" / "exhibits.json", "exhibits.json")["examples"]
     names = [each["name"] for one in shown for kind in ("typical", "errors") for each in one[kind]]
     assert all((tmp_path / "tree" / name).is_file() and name != "train/dog/2.png" for name in names)
+
+
+def test_notes_and_caveats_are_there_when_the_report_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import diversify.runs.diagnose as module
+
+    trained = tmp_path / "trained"
+    recipe = ["--epochs", "1", "--batch-size", "16", "--precision", "fp32", "--warmup-epochs", "0"]
+    data = npz(tmp_path / "d.npz", [0, 1] * 10)
+    assert run(["train", "--data", f"npz:{data}", *VIEW.split(), *recipe, "--out", str(trained)]) == 0
+    given: list[dict] = []
+    render = module.render_html
+    monkeypatch.setattr(
+        module, "render_html", lambda *rest: (given.append({**rest[1], "notes": [*rest[1]["notes"]]}), render(*rest))[1]
+    )
+    file = trained / "model.safetensors"
+    record, _ = diagnosed(tmp_path, "--weights", file)
+    assert (record["notes"], record["caveats"]) == ([], [])
+    npz(data, [0, 1] * 10, copies=2)  # other images of val, the same of train
+    other = np.load(data)["train_images"] ^ 1
+    np.savez(data, **{**np.load(data), "train_images": other, "val_images": other})
+    record, _ = diagnosed(tmp_path, "--weights", file, "--overwrite")
+    assert record["caveats"] == ["these training images are not those that the checkpoint's record names"]
+    assert len(record["notes"]) == 1
+    assert [(each["notes"], each["caveats"]) for each in given] == [([], []), (record["notes"], record["caveats"])]
 
 
 def test_what_published_weights_see_is_found_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

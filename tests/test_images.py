@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from diversify import images
 from diversify.data import ImageFiles, as_image, load_data
@@ -143,6 +143,26 @@ def test_pixels_without_one_look_are_refused(tmp_path, image, got):
     path = saved(tmp_path / "a.tif", image)
     assert message_of(lambda: read_image(path)) == f"image file must have {got} in {path}"
     assert message_of(lambda: as_image(image)) == f"an image of the data set must have {got}"
+
+
+def test_the_transparent_value_of_sixteen_bit_grey_shows_white(tmp_path):
+    values = np.array([[0, 257, 514, 65535]], dtype=np.uint16)
+    path = saved(tmp_path / "x.png", Image.fromarray(values), transparency=257)
+    assert pixels_of(path)[0, :, 0].tolist() == [0, 255, 2, 255]
+
+
+def test_pictures_that_another_program_would_draw_are_never_opened(tmp_path, monkeypatch):
+    def drawn(*_, **__):
+        raise AssertionError("Ghostscript was asked")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", drawn)
+    path = tmp_path / "x.png"
+    saved(path, Image.fromarray(noise(6, 6, 3)), format="EPS")
+    files = ImageFiles([path], torch.tensor([0]))
+    assert check_files([files]) == [{0: "no image"}]
+    assert message_of(lambda: read_image(path)) == f"image file must be a readable image, got {path}"
+    expected = "an image of the data set must be made of pixels, got EPS"
+    assert message_of(lambda: as_image(Image.open(path))) == expected
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp", "png", "tif"])
@@ -293,14 +313,14 @@ def test_everything_that_cannot_be_read_is_named_at_once(tmp_path):
 
 def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     spec = tree(tmp_path)
-    opened = Image.open
+    read = Path.read_bytes
 
     def locked(path):
-        if Path(path).name == "2.png":
+        if path.name == "2.png":
             raise PermissionError(path)
-        return opened(path)
+        return read(path)
 
-    monkeypatch.setattr(Image, "open", locked)
+    monkeypatch.setattr(Path, "read_bytes", locked)
     assert "a/2.png (no permission), b/2.png (no permission)" in message_of(lambda: load_data(spec, **VIEW))
     monkeypatch.undo()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "b")

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from diversify import cli
 from diversify.data import Imbalance, collate, holdout_indices, imbalance_indices, labels_of, load_data, make_loader
+from diversify.duplicates import find_duplicates
 from diversify.errors import InputError
 from diversify.functional import draws
 from diversify.runs import DataOptions
@@ -355,6 +356,79 @@ def test_a_tree_with_only_train_and_test_and_one_without_splits(tmp_path):
     assert (len(alone.train), len(alone.val), alone.test) == (8, 2, None)
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("Train", "Validation", "Test"), ("TRAIN", "Val", "Testing"), ("training", "x", "testing")],
+)
+def test_splits_are_known_in_capitals_and_by_their_longer_names(tmp_path, train, val, test):
+    for name in (train, val, test):
+        saved(tmp_path / name / "a" / "1.png")
+        saved(tmp_path / name / "b" / "1.png")
+    loaded = load_data(f"folder:{tmp_path}", holdout=0, **VIEW)
+    assert loaded.class_names == ("a", "b")
+    assert (len(loaded.train), len(loaded.test)) == (2, 2)
+    assert (loaded.val is None) == (val == "x")
+    assert f"folder {test} is read as test" in loaded.notes
+    assert f"folder {train} is read as train" in loaded.notes
+
+
+def test_leftovers_of_archives_and_hidden_folders_are_no_images(tmp_path):
+    for name in ("a/1.png", "b/1.png", "__MACOSX/a/9.png", ".git/9.png", "a/.ipynb_checkpoints/1-checkpoint.png"):
+        saved(tmp_path / name)
+    for name in ("a/below/.cache/deep/9.png", "a/__MACOSX/9.png", "a/.9.png", "b/below/2.png"):
+        saved(tmp_path / name)
+    loaded = load_data(f"folder:{tmp_path}", holdout=0, **VIEW)
+    assert loaded.class_names == ("a", "b")
+    assert [path.name for path in loaded.train.dataset.dataset.paths] == ["1.png", "1.png", "2.png"]
+    assert loaded.notes == (f"not read: __MACOSX in {tmp_path}",)
+
+
+def test_links_to_folders_are_followed_and_no_image_is_read_twice(tmp_path):
+    top, store = tmp_path / "tree", tmp_path / "store"
+    for path in (top / "a/1.png", top / "b/1.png", top / "b/real/2.png", store / "3.png", store / "deep/4.png"):
+        saved(path)
+    (top / "c").symlink_to(store)
+    (top / "b/linked").symlink_to(store)
+    (top / "b/again").symlink_to(top / "b/real")
+    (top / "b/same").symlink_to(store / "deep")
+    (top / "b/real/loop").symlink_to(top / "b")
+    (top / "b/all").symlink_to(top)
+    (store / "deep/loop").symlink_to(store)
+    loaded = load_data(f"folder:{top}", holdout=0, **VIEW)
+    files = loaded.train.dataset.dataset
+    names = [files.name(row) for row in range(len(files))]
+    assert names[0] == "a/1.png"
+    assert [name for name in names if name.startswith("c")] == ["c/3.png", "c/deep/4.png"]
+    within = [(top / name).resolve() for name in names if name.startswith("b")]
+    stored = {store / "3.png", store / "deep/4.png"}
+    assert sorted(within) == sorted({top / "b/1.png", top / "b/real/2.png"} | stored)
+
+
+def test_images_with_endings_that_are_not_read_are_counted(tmp_path):
+    for name in ("a/1.png", "b/1.png"):
+        saved(tmp_path / name)
+    for name in ("a/2.jfif", "a/3.JFIF", "b/4.avif", "b/5.txt", "b/.6.heic"):
+        (tmp_path / name).write_bytes(b"")
+    (note,) = load_data(f"folder:{tmp_path}", holdout=0, **VIEW).notes
+    assert note.startswith("not read: images with other endings than .jpg .jpeg ")
+    assert note.endswith(": 1 .avif, 2 .jfif")
+
+
+def test_splits_of_several_sizes_are_told_and_may_be_made_one(tmp_path):
+    arrays = {f"{name}_images": noise(4, side, side) for name, side in (("train", 8), ("val", 16))}
+    labels = {f"{name}_labels": np.arange(4) % 2 for name in ("train", "val")}
+    np.savez(tmp_path / "d.npz", **arrays, **labels)
+    spec = f"npz:{tmp_path / 'd.npz'}"
+    expected = "images must have one size, got 8 x 8 in train and 16 x 16 in val; pass --resize N --crop N"
+    assert message_of(lambda: load_data(spec, **VIEW)) == expected
+    loaded = load_data(spec, resize=8, **VIEW)
+    assert images_of(loaded.val).shape[1:] == images_of(loaded.train).shape[1:] == (1, 8, 8)
+    assert images_of(load_data(spec, crop=12, **VIEW).val).shape[1:] == (1, 12, 12)
+    saved(tmp_path / "tree/train/a/1.png", size=(6, 5))
+    saved(tmp_path / "tree/test/a/1.png", size=(5, 6))
+    assert "got 6 x 5 in" in message_of(lambda: load_data(f"folder:{tmp_path / 'tree'}", **VIEW))
+
+
 def test_two_folders_for_val_are_one_too_many(tmp_path):
     for name in ("train", "val", "valid"):
         saved(tmp_path / f"{name}/a/1.png")
@@ -515,6 +589,19 @@ def test_numbers_are_kept_on_request_and_under_names(tmp_path):
     named = load_data(skipping(tmp_path / "b.npz", class_names=names), holdout=0, **VIEW)
     assert (named.num_classes, named.label_numbers) == (14, None)
     assert named.train.labels.tolist() == [7, 3, 3, 7, 3, 9]
+
+
+def test_the_images_of_an_imbalance_do_not_depend_on_the_numbering(tmp_path):
+    labels = np.repeat([1, 2, 5], 20)
+    np.savez(tmp_path / "d.npz", train_images=noise(60, 4, 4), train_labels=labels)
+    for options in ({"imbalance": "exp:4"}, {"imbalance": "exp:4", "tail_order": "3"}, {"imbalance": "step:5:0.4"}):
+        found = [
+            load_data(f"npz:{tmp_path / 'd.npz'}", relabel=relabel, **options, **VIEW) for relabel in (True, False)
+        ]
+        assert torch.equal(found[0].train.indices, found[1].train.indices)
+        assert torch.equal(found[0].val.indices, found[1].val.indices)
+        assert set(found[1].train.labels.tolist()) == {1, 2, 5}
+        assert (found[0].num_classes, found[1].num_classes) == (3, 6)
 
 
 def test_train_says_that_labels_skip_numbers_and_diagnose_finds_the_same_classes(tmp_path, capsys):
@@ -689,7 +776,8 @@ TABLE_ERRORS = [
     ),
     (
         lambda: {"train": broken()},
-        "an image of the data set must have whole numbers for pixels, got floating point, PIL mode F (row 0)",
+        "images of their_data:make must be readable images, got 1 that cannot be read: "
+        "row 0 of train (floating point, PIL mode F); --skip-bad leaves them out",
     ),
 ]
 
@@ -699,16 +787,97 @@ def test_data_sets_of_dicts_that_do_not_fit(returned, make, message):
     assert message_of(lambda: load_data(returned(make()), **VIEW)) == message
 
 
-def test_a_row_that_cannot_be_decoded_is_named(returned):
-    class Raising(Rows):
-        def __getitem__(self, key):
-            if key == 1:
-                raise OSError("cannot identify image file")
-            return super().__getitem__(key)
+class Failing(TensorDataset):
+    """Some rows cannot be had."""
 
-    loaded = load_data(returned({"train": Raising(["a"], image=pictures(2), label=[0, 0])}), holdout=0, **VIEW)
-    expected = "an image of the data set must be a readable image, got OSError: cannot identify image file (row 1)"
+    bad = (3,)
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise OSError("disk gone")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_data_set_of_ones_own_names_it_and_the_row(returned, workers):
+    spec = returned({"train": Failing(torch.rand(6, 1, 4, 4), torch.arange(6) % 2)})
+    loaded = load_data(spec, holdout=0)
+    expected = f"train of {spec}() must give every example, got OSError: disk gone (at row 3)"
+    assert message_of(lambda: list(make_loader(loaded.train, None, workers=workers))) == expected
+    assert message_of(lambda: find_duplicates(loaded.train, loaded.train)) == expected
+    assert loaded.train.content is None
+
+
+def test_batches_that_a_data_set_of_ones_own_fetches_whole_stay_whole(returned):
+    class Whole(TensorDataset):
+        asked = ()
+
+        def __getitems__(self, indices):
+            self.asked = (*self.asked, indices)
+            if 5 in indices:
+                raise OSError("disk gone")
+            return [self[index] for index in indices]
+
+    own = Whole(torch.rand(6, 1, 4, 4), torch.arange(6) % 2)
+    loaded = load_data(returned({"train": own}), holdout=0)
+    images, _ = next(iter(make_loader(loaded.train, None, batch_size=4)))
+    assert torch.equal(images, own.tensors[0][:4])
+    assert own.asked == ([0, 1, 2, 3],)
+    message = message_of(lambda: list(make_loader(loaded.train, None, batch_size=4)))
+    assert message == (
+        "train of their_data:make() must give every example, got OSError: disk gone (at one of the rows 4, 5)"
+    )
+
+
+class Raising(Rows):
+    """Some rows cannot be had."""
+
+    def __init__(self, *args, bad, **columns):
+        super().__init__(*args, **columns)
+        self.bad = bad
+
+    def __getitem__(self, key):
+        if key in self.bad:
+            raise self.bad[key]
+        return super().__getitem__(key)
+
+
+def test_rows_that_cannot_be_decoded_are_named_at_once_and_left_out_on_request(returned):
+    images = pictures(8)
+    images[5] = None
+    bad = {0: OSError("cannot identify image file"), 2: KeyError("colour")}
+    spec = returned({"train": Raising(["a", "b"], image=images, label=[0, 1] * 4, bad=bad)})
+    assert message_of(lambda: load_data(spec, **VIEW)) == (
+        f"images of {spec} must be readable images, got 3 that cannot be read: row 0 of train (OSError: cannot identify "
+        "image file), row 2 of train (KeyError: 'colour'), row 5 of train (no image); --skip-bad leaves them out"
+    )
+    seen = []
+    loaded = load_data(spec, skip_bad=True, holdout=0, check_progress=lambda *state: seen.append(state), **VIEW)
+    assert loaded.skipped == ("row 0 of train", "row 2 of train", "row 5 of train")
+    assert loaded.notes == ("left out: 3 images that cannot be read",)
+    assert seen == [("checking images", 8, 8)]
+    assert loaded.train.indices.tolist() == [1, 3, 4, 6, 7]
+    assert loaded.train.labels.tolist() == [1, 1, 0, 0, 1]
+    expected = [torch.from_numpy(noise(5, 6, 3, key=key)).permute(2, 0, 1) for key in (1, 3, 4, 6, 7)]
+    assert torch.equal(images_of(loaded.train), torch.stack(expected))
+    assert [int(loaded.train.dataset[row][1]) for row in range(5)] == [1, 1, 0, 0, 1]
+
+
+def test_a_row_that_fails_later_is_named(returned):
+    rows = Raising(["a"], image=pictures(3), label=[0, 0, 0], bad={})
+    loaded = load_data(returned({"train": rows}), holdout=0, **VIEW)
+    rows.bad = {1: OSError("disk gone")}
+    expected = "an image of the data set must be a readable image, got OSError: disk gone (row 1)"
     assert message_of(lambda: loaded.train.dataset[1]) == expected
+
+
+def test_rows_of_several_sizes_are_told_before_anything_starts(returned):
+    made = {"train": Rows(["a"], image=[*pictures(2), *pictures(1, size=(6, 7))], label=[0, 0, 0])}
+    expected = "images must have one size, got 6 x 5 in row 0 of train and 6 x 7 in row 2 of train"
+    assert message_of(lambda: load_data(returned(made), **VIEW)) == f"{expected}; pass --resize N --crop N"
+    assert "and 6 x 7 in row 2" in message_of(lambda: load_data(returned(made), resize=16, **VIEW))
+    loaded = load_data(returned(made), holdout=0, resize=4, crop=4, **VIEW)
+    assert images_of(loaded.train).shape == (3, 3, 4, 4)
 
 
 def test_hugging_face_data_sets(returned):

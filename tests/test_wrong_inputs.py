@@ -57,6 +57,11 @@ def set_of(labels: Any, images: torch.Tensor | None = None) -> TensorDataset:
     return TensorDataset(torch.zeros(len(labels), 1, 8, 8) if images is None else images, labels)
 
 
+def bare() -> TensorDataset:
+    """A data set, but not in a mapping."""
+    return set_of([0, 1, 1, 0])
+
+
 def make_files(folder: Path) -> None:
     """Files and folders that are wrong, each in its own way."""
     (folder / "empty.pt").write_bytes(b"")
@@ -79,6 +84,14 @@ def make_files(folder: Path) -> None:
         "unlabelled": {"train_images": images},
         "negative": {"train_images": images, "train_labels": np.array([0, 1, -1, 1])},
         "short": {"train_images": images, "train_labels": labels[:2]},
+        "sizes": {
+            "train_images": images,
+            "train_labels": labels,
+            "val_images": np.zeros((2, 9, 8), np.uint8),
+            "val_labels": labels[:2],
+        },
+        "thin": {"train_images": images[:, :0], "train_labels": labels},
+        "beyond": {"train_images": images, "train_labels": np.array([0, 1, 1, 2**63 + 5], dtype=np.uint64)},
         "floats": {"train_images": images, "train_labels": labels.astype(float)},
         "halves": {"train_images": images, "train_labels": labels / 2},
         "square": {"train_images": images, "train_labels": np.zeros((4, 4), int)},
@@ -259,6 +272,10 @@ LINES = {
     "train --out {dir}/out --data npz:{dir}/keys.npz": "npz file must have train_images and train_labels, got images",
     "train --out {dir}/out --data npz:{dir}/unlabelled.npz": "npz file must have train_labels beside train_images, got train_images",
     "train --out {dir}/out --data npz:{dir}/negative.npz": "labels of train_images must not be negative, got -1 at row 2",
+    "train --out {dir}/out --data npz:{dir}/beyond.npz": "labels of train_images must be less than 2^63, got 9223372036854775813 at row 3",
+    "train --out {dir}/out --data npz:{dir}/thin.npz": "train_images must have images of at least 1 x 1 pixels, got 8 x 0",
+    "train --out {dir}/out --data npz:{dir}/sizes.npz": "images must have one size, got 8 x 8 in train and 8 x 9 in val; pass --resize N --crop N",
+    "train --out {dir}/out --data test_wrong_inputs:bare": "test_wrong_inputs:bare() must return a mapping with a data set under 'train', got TensorDataset; wrap it as {'train': data_set}",
     "train --out {dir}/out --data npz:{dir}/short.npz": "labels of train_images must be as many as its images, 4, got 2",
     "train --out {dir}/out --data npz:{dir}/floats.npz": "labels of train_images must be integers, got float64; convert them with .astype(int)",
     "train --out {dir}/out --data npz:{dir}/halves.npz": "labels of train_images must be integers, got float64",

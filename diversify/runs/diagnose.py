@@ -40,11 +40,15 @@ def load_trained(spec: str, weights: Path, num_classes: int, channels: int) -> n
 
 
 def _trained_on(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> bool:
-    """Whether the record of a training run names exactly these training images."""
+    """Whether the record of a training run names exactly these training images.
+
+    Records that say nothing of what the images are, as those of data sets of one's own, are believed as far as they go.
+    """
     if training is None:
         return False
-    same_images = training["data"]["splits"]["train"]["digest"] == data.train.digest()
-    return bool(same_images and training.get("files", files) == files)
+    recorded = training["data"]["splits"]["train"]
+    same_rows = recorded["digest"] == data.train.digest() and training.get("files", files) == files
+    return bool(same_rows and recorded.get("content") in (None, data.train.content))
 
 
 def _heldout(
@@ -76,8 +80,10 @@ def _data_for(
     if data.label_numbers is None or training is not None:
         return data
     every = 1 + max(data.label_numbers)
-    channels = channels_of(data, fit_channels(data.view, spec))
     tensors = storage.load_checkpoint(weights)
+    if not any(every in tensor.shape for tensor in tensors.values()):  # numbers may be larger than any network
+        return data
+    channels = channels_of(data, fit_channels(data.view, spec))
     for outputs in (data.num_classes, every):
         shapes = build_model(spec, outputs, channels=channels).state_dict()
         if all(name in tensors and tensors[name].shape == value.shape for name, value in shapes.items() if value.ndim):
@@ -87,6 +93,22 @@ def _data_for(
     if outputs == data.num_classes:
         return data
     return dataclasses.replace(options, relabel=False).load(measure_view=False)
+
+
+def _trust(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> list[str]:
+    """What is not known of the images that the model learned from, one sentence each."""
+    if training is None:
+        return ["no training record beside the weights; that train holds the images it learned from is taken on trust"]
+    if not _trained_on(training, data, files):
+        return ["these training images are not those that the checkpoint's record names"]
+    return []
+
+
+def _left_out(data: Data) -> list[str]:
+    """How many images are not among those that the numbers are about."""
+    count = len(data.skipped)
+    kind = "image that cannot be read was" if count == 1 else "images that cannot be read were"
+    return [f"{count:,} {kind} left out (--skip-bad)"] if count else []
 
 
 @alone
@@ -128,6 +150,7 @@ def diagnose_run(
     network = load_trained(spec, weights, data.num_classes, channels_of(data, view))
     split = split_head(network, head)
     k = parse_top_k(top_k, read_head(split.head).num_features)
+    trust = _trust(training, data, options.digests())
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": "diagnose",
@@ -144,6 +167,8 @@ def diagnose_run(
         "top_k": k,
         "precision": precision,
         "seed": seed,
+        "notes": list(data.notes),
+        "caveats": [*trust, *_left_out(data)],
         **origin.origin(split.device),
     }
     say(
@@ -152,12 +177,8 @@ def diagnose_run(
     for note in data.notes:
         say(f"note: {note}")
     say(f"the model sees: {view or 'images as the data set gives them'} ({view_origin})")
-    if training is None:
-        say(
-            "note: no training record beside the weights; that train holds the images it learned from is taken on trust"
-        )
-    elif not _trained_on(training, data, options.digests()):
-        say("note: these training images are not those that the checkpoint's record names")
+    for caveat in trust:  # what is left out is among the notes
+        say(f"note: {caveat}")
     identity = storage.digest_json(
         {n: record[n] for n in ("data", "files", "view", "model", "weights", "precision", "heldout_split")}
     )
@@ -171,7 +192,7 @@ def diagnose_run(
                     make_loader(part, view, batch_size=batch_size, workers=workers),
                     precision=precision,  # type: ignore[arg-type]
                     out=folder,
-                    fingerprint=storage.digest_json([part.digest(), record["files"], record["view"]]),
+                    fingerprint=storage.digest_json([part.digest(), part.content, record["files"], record["view"]]),
                     progress=None if progress is None else partial(progress, f"reading {name}"),
                 )
             )
@@ -184,10 +205,11 @@ def diagnose_run(
         }
         if copies.count:
             other = copies.count - copies.same_label
-            say(
-                f"note: {copies.count:,} of {len(unseen):,} {split_name} images are also in train (exact copies): what is found"
+            record["notes"].append(
+                f"{copies.count:,} of {len(unseen):,} {split_name} images are also in train (exact copies): what is found"
                 " there is too good by them" + (f"; {other:,} of them have another label there" if other else "")
             )
+            say(f"note: {record['notes'][-1]}")
         diagnosis = diagnose(
             *sides,
             head=split.head,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -37,7 +38,6 @@ class _Training:
     network: nn.Module
     augmentation: CropFlip | None
     record: dict[str, Any]
-    identity: str
 
     @classmethod
     def prepared(
@@ -77,15 +77,28 @@ class _Training:
             "recipe": dataclasses.asdict(recipe),
             "seed": recipe.seed,
         }
-        identity = [record["data"], record["view"], record["model"], record["augmentation"], method]
-        return cls(
-            data=data,
-            view=view,
-            network=network,
-            augmentation=augmentation,
-            record=record,
-            identity=storage.digest_json(identity),
-        )
+        return cls(data=data, view=view, network=network, augmentation=augmentation, record=record)
+
+    def identity(self) -> str:
+        """What the run is about: the images themselves, what is made of them, and the model."""
+        names = ("data", "files", "view", "model", "augmentation", "method")
+        return storage.digest_json([self.record[name] for name in names])
+
+    def earlier_identity(self) -> str:
+        """What `identity` was before it counted what the images are: by this, states of that time are known."""
+        data = copy.deepcopy(self.record["data"])
+        for split in data["splits"].values():
+            del split["content"]
+        return storage.digest_json([data, *(self.record[name] for name in ("view", "model", "augmentation", "method"))])
+
+    def identity_of(self, state: Path, recipe: Recipe) -> str:
+        """The identity under which `state` is one of this run; an InputError where it is of another one."""
+        try:
+            require_resumable(state, recipe=recipe, identity=self.earlier_identity())
+        except InputError:
+            require_resumable(state, recipe=recipe, identity=self.identity())
+            return self.identity()
+        return self.earlier_identity()
 
     def look_for_copies(self, progress: Progress | None) -> None:
         """Record how many images of val are also in train."""
@@ -153,8 +166,7 @@ def train_run(
     goes_on = resume and state.exists()  # a run that was stopped in its first epoch begins again
     run = _Training.prepared(data_options, model, method, recipe, augment, progress if first else None)
     data, view, record = run.data, run.view, run.record
-    if goes_on:
-        require_resumable(state, recipe=recipe, identity=run.identity)
+    identity = run.identity_of(state, recipe) if goes_on else run.identity()
     if first:
         run.look_for_copies(progress)
         run.describe(say)
@@ -174,7 +186,7 @@ def train_run(
         prepare=view.normalize if view else None,
         workers=workers,
         state=state,
-        identity=run.identity,
+        identity=identity,
         progress=None if progress is None or not first else partial(progress, "training"),
     )
     history = []
