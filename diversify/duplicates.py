@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,21 @@ class Duplicates:
     def count(self) -> int:
         """Held-out images that are also in train."""
         return len(self.pairs)
+
+    def record(self, split: str, images: int) -> dict[str, object]:
+        """What `run.json` keeps of copies among the `images` of the held-out split."""
+        return {"heldout": split, "images": images, "count": self.count, "same_label": self.same_label}
+
+
+def copies_in_words(record: Mapping[str, Any]) -> str:
+    """A record of copies in a sentence; empty when there are none."""
+    if not record["count"]:
+        return ""
+    other = record["count"] - record["same_label"]
+    return (
+        f"{record['count']:,} of {record['images']:,} {record['heldout']} images are also in train (exact copies):"
+        " recall on them is too good" + (f"; {other:,} of them have another label there" if other else "")
+    )
 
 
 def find_duplicates(train: Split, heldout: Split, progress: Progress | None = None) -> Duplicates:

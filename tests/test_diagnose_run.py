@@ -61,8 +61,7 @@ def test_copies_between_the_splits_are_said_recorded_and_shown(
     said = capsys.readouterr().out
     assert "3 of 20 val images are also in train (exact copies)" in said
     assert "3 of them have another label there" in said
-    assert record["notes"][-1] in said
-    assert record["notes"][-1].startswith("3 of 20 val images are also in train")
+    assert record["notes"] == []  # what `duplicates` says is kept once
     assert all(f"note: {caveat}" in said for caveat in record["caveats"])
     assert record["caveats"] == [
         "no training record beside the weights; that train holds the images it learned from is taken on trust"
@@ -143,7 +142,7 @@ def test_files_are_named_in_the_report_and_bad_ones_left_out_on_request(
     assert all((tmp_path / "tree" / name).is_file() and name != "train/dog/2.png" for name in names)
 
 
-def test_notes_and_caveats_are_there_when_the_report_is_made(
+def test_copies_and_caveats_are_there_when_the_report_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import diversify.runs.diagnose as module
@@ -154,19 +153,18 @@ def test_notes_and_caveats_are_there_when_the_report_is_made(
     assert run(["train", "--data", f"npz:{data}", *VIEW.split(), *recipe, "--out", str(trained)]) == 0
     given: list[dict] = []
     render = module.render_html
-    monkeypatch.setattr(
-        module, "render_html", lambda *rest: (given.append({**rest[1], "notes": [*rest[1]["notes"]]}), render(*rest))[1]
-    )
+    monkeypatch.setattr(module, "render_html", lambda *rest: (given.append(dict(rest[1])), render(*rest))[1])
     file = trained / "model.safetensors"
     record, _ = diagnosed(tmp_path, "--weights", file)
-    assert (record["notes"], record["caveats"]) == ([], [])
+    assert (record["caveats"], record["duplicates"]["count"]) == ([], 0)
     npz(data, [0, 1] * 10, copies=2)  # other images of val, the same of train
     other = np.load(data)["train_images"] ^ 1
     np.savez(data, **{**np.load(data), "train_images": other, "val_images": other})
     record, _ = diagnosed(tmp_path, "--weights", file, "--overwrite")
     assert record["caveats"] == ["these training images are not those that the checkpoint's record names"]
-    assert len(record["notes"]) == 1
-    assert [(each["notes"], each["caveats"]) for each in given] == [([], []), (record["notes"], record["caveats"])]
+    assert record["duplicates"]["count"] == 20
+    shown = [(each["duplicates"]["count"], each["caveats"]) for each in given]
+    assert shown == [(0, []), (20, record["caveats"])]
 
 
 def test_what_published_weights_see_is_found_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_train_says_and_records_copies(tmp_path, capsys, with_copies):
     assert run("train", "--data", with_copies, *TRAIN, "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert (
-        "note: 2 of 4 val images are also in train (exact copies): recall on val is too good by them;"
+        "note: 2 of 4 val images are also in train (exact copies): recall on them is too good;"
         " 1 of them have another label there" in said
     )
     record = json.loads((tmp_path / "run/run.json").read_text())

@@ -55,9 +55,8 @@ def compare_run(
     }
     with storage.staged_directory(out, overwrite=overwrite) as folder:
         storage.write_json(folder / "comparison.json", comparison.to_dict())
-        kept = ModelComparison.from_dict(
-            comparison.to_dict()
-        )  # to the digits of the file, so that `report` gives the same
+        # To the digits of the file, so that `report` gives the same.
+        kept = ModelComparison.from_dict(comparison.to_dict())
         storage.write_text(folder / "report.html", render_comparison_html(kept, record))
         storage.write_text(folder / "report.md", render_comparison_markdown(kept, record))
         storage.write_json(folder / "run.json", record)

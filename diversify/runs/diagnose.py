@@ -14,7 +14,7 @@ from .. import origin, storage
 from ..comparison import Model
 from ..data import Data, Split, make_loader
 from ..diagnosis import Diagnosis
-from ..duplicates import find_duplicates
+from ..duplicates import copies_in_words, find_duplicates
 from ..embeddings import Embeddings
 from ..errors import must, unknown
 from ..exhibits import choose_exhibits
@@ -197,19 +197,9 @@ def diagnose_run(
                 )
             )
         copies = find_duplicates(data.train, unseen, progress)
-        record["duplicates"] = {
-            "heldout": split_name,
-            "images": len(unseen),
-            "count": copies.count,
-            "same_label": copies.same_label,
-        }
-        if copies.count:
-            other = copies.count - copies.same_label
-            record["notes"].append(
-                f"{copies.count:,} of {len(unseen):,} {split_name} images are also in train (exact copies): what is found"
-                " there is too good by them" + (f"; {other:,} of them have another label there" if other else "")
-            )
-            say(f"note: {record['notes'][-1]}")
+        record["duplicates"] = copies.record(split_name, len(unseen))
+        if note := copies_in_words(record["duplicates"]):
+            say(f"note: {note}")
         diagnosis = diagnose(
             *sides,
             head=split.head,

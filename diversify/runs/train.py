@@ -15,7 +15,7 @@ from torch import nn
 from .. import origin, storage
 from ..augment import CropFlip
 from ..data import Data, View, collate, make_loader
-from ..duplicates import find_duplicates
+from ..duplicates import copies_in_words, find_duplicates
 from ..errors import InputError, must, unknown
 from ..functional import counts
 from ..models import build_model, parameter_count
@@ -104,12 +104,7 @@ class _Training:
         """Record how many images of val are also in train."""
         if self.data.val is not None:
             found = find_duplicates(self.data.train, self.data.val, progress)
-            self.record["duplicates"] = {
-                "heldout": "val",
-                "images": len(self.data.val),
-                "count": found.count,
-                "same_label": found.same_label,
-            }
+            self.record["duplicates"] = found.record("val", len(self.data.val))
 
     def describe(self, say: Say) -> None:
         """The data, what the model sees, and the model, in words."""
@@ -118,14 +113,8 @@ class _Training:
         say(f"data: {data.spec}, {data.num_classes} classes, {sizes}; imbalance {data.imbalance}")
         for note in data.notes:
             say(f"note: {note}")
-        copies = self.record.get("duplicates")
-        if copies and copies["count"]:
-            other = copies["count"] - copies["same_label"]
-            say(
-                f"note: {copies['count']:,} of {copies['images']:,} val images are also in train (exact copies):"
-                " recall on val is too good by them"
-                + (f"; {other:,} of them have another label there" if other else "")
-            )
+        if note := copies_in_words(self.record.get("duplicates", {"count": 0})):
+            say(f"note: {note}")
         say(f"the model sees: {self.view or 'images as the data set gives them'} ({data.view_origin})")
         say(f"augmentation in training: {self.augmentation or 'none'}")
         parameters = self.record["model"]["parameters"]
