@@ -25,6 +25,7 @@ ROOMS = {
     "measuring": 3.05,
     "comparison": 3.1,
     "exhibits": 3.2,
+    "plan": 4.0,
     "sampler": 5.0,
     "augment": 5.0,
     "images": 5.6,
