@@ -25,6 +25,7 @@ from .errors import InputError, must
 from .policies import (
     LARGEST_DIFFERENCE,
     LARGEST_NUMBER,
+    LEAST_CHANGE,
     LEAST_SHARE,
     MOST_AUGMENTED,
     STRENGTHS,
@@ -275,7 +276,7 @@ def rarity(class_counts: Sequence[int] | Tensor) -> list[float]:
     present = [count for count in counts if count]
     if not present or min(present) == max(present):
         return [0.0] * len(counts)
-    largest, whole = math.log(max(present)), math.log(max(present) / min(present))
+    largest, whole = math.log(max(present)), math.log(max(present)) - math.log(min(present))
     return [(largest - math.log(count)) / whole if count else 0.0 for count in counts]
 
 
@@ -556,14 +557,17 @@ class _Draft:
         """Change what is at a path, inside its law; what that did in words, None if nothing."""
         if path == "draws":
             factor = min(max(1 + amount, 0.1), 10.0)
+            if abs(factor - 1) < LEAST_CHANGE or not self.values[path]:
+                return None
             self.values[path] *= factor
-            return f"Drawn {factor:.2f} times as often as otherwise." if factor != 1 and self.values[path] else None
+            return f"Drawn {factor:.2f} times as often as otherwise."
         if path == "features.share":
-            return self._scale_features(max(1 + amount, 0.0))
+            factor = max(1 + amount, 0.0)
+            return self._scale_features(factor) if abs(factor - 1) >= LEAST_CHANGE else None
         old = self.values.get(path, 0.0)
         most = {"image.probability": MOST_AUGMENTED, "mixing.partner": 1e9}.get(path, 1.0)
         new = _tidy(min(max(old + amount, 0.0), most))
-        if new == old or not self._may(path):
+        if abs(new - old) < LEAST_CHANGE or not self._may(path):
             return None
         self.values[path] = new
         did = f"{path}: {old:.2f} -> {new:.2f}"
@@ -586,7 +590,7 @@ class _Draft:
 
     def _scale_features(self, factor: float) -> str | None:
         used = self._feature_shares()
-        if not used or factor == 1:
+        if not used:
             return None
         for path in used:
             self.values[path] = math.floor(min(self.values[path] * factor, 1.0) * 1e4) / 1e4
@@ -597,7 +601,7 @@ class _Draft:
         used = self._feature_shares()
         total = math.fsum(self.values[path] for path in used)
         if total > 1:
-            self._scale_features(1 / total)
+            self._scale_features(1 / total)  # rounded down
             text = f"The shares of its feature policies came to {total:.0%} of its draws and are scaled to all of them."
             self._bound("features.share", total, 1.0, text)
 
