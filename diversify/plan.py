@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -287,8 +288,9 @@ def _counted(class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -
     if len(names) != len(given):
         raise must("class_counts", f"be one per class name, {len(names)}", len(given))
     for count in given:
-        if isinstance(count, bool) or int(count) != count or count < 0:
-            raise must("class_counts", "be whole numbers from 0 on", count)
+        number = math.nan if isinstance(count, bool) or not isinstance(count, numbers.Real) else float(count)
+        if not 0 <= number < math.inf or number % 1:
+            raise must("class_counts", "be whole numbers from 0 on", repr(count))
     counts = [int(count) for count in given]
     if sum(counts) < 1:
         raise must("class_counts", "hold at least one image", sum(counts))
@@ -457,8 +459,13 @@ def make_plan(
             f"one made on {diagnosis.heldout_split}",
             "bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing",
         )
+    if not isinstance(rules, Sequence):
+        raise must("rules", "be a sequence of diversify.plan.Rule", type(rules).__name__)
     for rule in rules:
         require_rule(rule, diagnosis)
+    for column in ("count", "recall_heldout", "recall_heldout_low"):
+        if column not in diagnosis.columns:
+            raise must("diagnosis", f"have the column {column}", "none", "diagnose again")
     names, counts = _counted(diagnosis.class_names, diagnosis["count"])
     if base is None:
         base = Plan.from_counts(names, counts, strengths=strengths)

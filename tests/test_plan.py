@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import diversify as dv
 from diversify.diagnosis import Diagnosis
 from diversify.errors import InputError
-from diversify.functional import image_ops
+from diversify.functional import draws, image_ops
 from diversify.plan import (
     PATHS,
     RULES,
@@ -95,9 +95,9 @@ def test_rarity_is_0_for_the_largest_1_for_the_rarest_and_falls_with_count(count
 @given(st.lists(st.integers(0, 5000), min_size=2, max_size=20).filter(any), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 def test_draws_lie_between_natural_and_even(counts: list[int], exponent: float) -> None:
     names = [f"class {c}" for c in range(len(counts))]
-    draws = Plan.from_counts(names, counts, strengths=Strengths(draws_exponent=exponent)).draws.tolist()
+    shares = Plan.from_counts(names, counts, strengths=Strengths(draws_exponent=exponent)).draws.tolist()
     weights = [n**exponent if n else 0.0 for n in counts]
-    assert draws == pytest.approx([w / sum(weights) for w in weights], rel=1e-6)
+    assert shares == pytest.approx([w / sum(weights) for w in weights], rel=1e-6)
 
 
 def test_what_a_class_gets_from_counts_grows_with_rarity_and_is_bounded() -> None:
@@ -334,6 +334,27 @@ def test_no_rule_can_make_a_plan_that_is_not_valid(path: str, amount: float, qui
         assert max(amounts) - min(amounts) <= plan.largest_difference + 1e-9
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1 << 30), holes=st.floats(0, 0.5))
+def test_whatever_was_measured_makes_a_valid_plan(quiet: Diagnosis, seed: int, holes: float) -> None:
+    columns = {}
+    for number, name in enumerate(quiet.columns):
+        drawn = draws.uniform("measured", seed, number, torch.arange(10)).double() * 2 - 0.5
+        gone = draws.uniform("gone", seed, number, torch.arange(10)) < holes
+        columns[name] = drawn.masked_fill(gone, math.nan)
+        if name in ("count", "count_heldout"):
+            columns[name] = (drawn.clamp(min=0) * 300).round()
+        elif name.endswith(("_low", "_high")):
+            side = -1 if name.endswith("_low") else 1
+            columns[name] = columns[name.rpartition("_")[0]] + side * drawn.abs() / 4
+    told = dataclasses.replace(quiet, columns=columns)
+    plan = make_plan(told)
+    assert Plan.from_json(plan.to_json()) == plan
+    for one in plan.classes:
+        assert one.count or (one.draws == 0 and not one.features and not one.image.amount and not one.reasons)
+    assert make_plan(told.permuted(seed)).num_classes == 10
+
+
 def test_what_was_bounded_is_said(quiet: Diagnosis) -> None:
     changed = {"margin": {9: 0.2}, "margin_low": {9: 0.1}, "margin_high": {9: 0.3}}
     rule = dataclasses.replace(
@@ -408,6 +429,13 @@ def test_permutations_differ_by_seed_and_leave_absent_classes(diagnosis: Diagnos
     one = with_columns(diagnosis, {"count": dict.fromkeys(range(1, 10), 0.0)})
     with pytest.raises(InputError, match="at least two classes with training images"):
         one.permuted(0)
+
+
+@pytest.mark.parametrize("column", ["count", "recall_heldout", "recall_heldout_low"])
+def test_a_diagnosis_without_what_plans_need_is_refused(diagnosis: Diagnosis, column: str) -> None:
+    columns = {name: values for name, values in diagnosis.columns.items() if name != column}
+    with pytest.raises(InputError, match=f"diagnosis must have the column {column}, got none; diagnose again"):
+        make_plan(dataclasses.replace(diagnosis, columns=columns))
 
 
 def test_a_true_diagnosis_does_not_say_that_it_is_permuted(diagnosis: Diagnosis) -> None:

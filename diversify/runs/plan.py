@@ -33,6 +33,9 @@ def _require_free(out: Path, overwrite: bool) -> None:
     if out.is_dir():
         raise must("--out", "be a file", f"the folder {out}", f"for example {out / 'plan.json'}")
     if not os.path.lexists(out):
+        nearest = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+        if not nearest.is_dir():
+            raise must("--out", "lie in a folder", out)
         return
     if not overwrite:
         raise must("--out", "be a file that is not there yet", out, "pass --overwrite to replace it")
