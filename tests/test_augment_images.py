@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 import diversify as dv
 from diversify.augment_images import BatchAugmenter, show_policy
 from diversify.errors import InputError
-from diversify.functional import draws, mixing
+from diversify.functional import draws, image_ops, mixing
 from diversify.functional.image_ops import OPERATIONS
 from diversify.plan import ClassPlan, ImagePolicy, Mixing, Plan, Schedule
 
@@ -352,6 +353,26 @@ def test_a_fresh_process_draws_the_same():
     images, targets = BatchAugmenter(plan, pool=batch(30, name="pool"))(*batch(), key_of())
     here = f"{int(draws.bits(images.long().flatten()).sum())} {targets.double().sum(0).tolist()}\n"
     assert there == here
+
+
+@pytest.mark.parametrize("method", ["cutmix", "remix"])
+def test_on_a_device_no_value_is_waited_for(method):
+    """On tensors without values, which refuse whatever looks at one or whose shape depends on one."""
+    image_ops._table.cache_clear()
+    augment = BatchAugmenter(mixing_plan(method, policies=GRADED), base=dv.CropFlip(padding=2, mirror=True))
+    with FakeTensorMode():
+        for name, column in augment.named_buffers():
+            setattr(augment, name, torch.empty(column.shape, dtype=column.dtype, device="cuda"))
+        images = torch.empty(60, 3, 8, 10, device="cuda")
+        targets = torch.zeros(60, dtype=torch.int64, device="cuda")
+        key = dv.DrawKey(seed=1, epoch=2, step=3, indices=targets)
+        made, soft = augment(images, targets, key)
+        operation, strength = targets[:, None], torch.ones(60, 1, device="cuda")
+        with pytest.raises(DynamicOutputShapeException):  # the way of the CPU does look
+            image_ops.apply_policy(images, operation, strength, strength, by_rows=True)
+    image_ops._table.cache_clear()
+    assert (made.shape, made.device.type) == (images.shape, "cuda")
+    assert soft.shape == (60, 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
