@@ -55,6 +55,8 @@ _HOME = {
     "AdaptivePlan": "adaptive",
     "DiversifySampler": "sampler",
     "CropFlip": "augment",
+    "DrawKey": "augment",
+    "BatchAugmenter": "augment_images",
     "Ingredients": "training",
     "Recipe": "training",
     "evaluate": "training",
@@ -70,6 +72,8 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from .adaptive import AdaptivePlan as AdaptivePlan
     from .augment import CropFlip as CropFlip
+    from .augment import DrawKey as DrawKey
+    from .augment_images import BatchAugmenter as BatchAugmenter
     from .comparison import Model as Model
     from .comparison import ModelComparison as ModelComparison
     from .comparison import compare_models as compare_models

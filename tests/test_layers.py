@@ -32,6 +32,7 @@ ROOMS = {
     "sampler": 5.0,
     "augment": 5.0,
     "adaptive": 5.3,
+    "augment_images": 5.1,
     "images": 5.6,
     "tables": 5.7,
     "sources": 5.8,
