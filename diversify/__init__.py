@@ -55,6 +55,7 @@ _HOME = {
     "CropFlip": "augment",
     "DrawKey": "augment",
     "BatchAugmenter": "augment_images",
+    "DiversifiedDataset": "dataset",
     "Ingredients": "training",
     "Recipe": "training",
     "evaluate": "training",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from .data import labels_of as labels_of
     from .data import load_data as load_data
     from .data import make_loader as make_loader
+    from .dataset import DiversifiedDataset as DiversifiedDataset
     from .diagnosis import Diagnosis as Diagnosis
     from .embeddings import Embeddings as Embeddings
     from .errors import InputError as InputError
