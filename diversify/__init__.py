@@ -56,6 +56,8 @@ _HOME = {
     "DrawKey": "augment",
     "BatchAugmenter": "augment_images",
     "DiversifiedDataset": "dataset",
+    "Leak": "leak",
+    "measure_leak": "leak",
     "Ingredients": "training",
     "Recipe": "training",
     "evaluate": "training",
@@ -92,6 +94,8 @@ if TYPE_CHECKING:
     from .heads import SplitModel as SplitModel
     from .heads import read_head as read_head
     from .heads import split_head as split_head
+    from .leak import Leak as Leak
+    from .leak import measure_leak as measure_leak
     from .measures import MEASURES as MEASURES
     from .measuring import diagnose as diagnose
     from .measuring import diagnose_model as diagnose_model

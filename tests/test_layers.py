@@ -36,6 +36,7 @@ ROOMS = {
     "dataset": 5.85,
     "named_sources": 5.9,
     "training": 6.0,
+    "leak": 6.2,
     "data": 6.0,
     "models": 6.0,
     "duplicates": 6.1,
