@@ -32,7 +32,8 @@ class FeatureAugmenter(nn.Module):
     `manifold_mixup` and `remix`, whose classes are drawn as the plan draws them and whose labels the targets are mixed
     with. Targets become `(N, C)` float32 where some class of the plan mixes labels, and stay as they are otherwise.
 
-    `eos` goes toward an enemy among the row's k nearest neighbours, toward one of its k nearest rows of the same class
+    `toward_enemies` goes toward a row of another class, drawn as the plan's `toward` says, and leaves a class alone of whose
+    partners the bank holds none. `eos` goes toward an enemy among the row's k nearest neighbours, toward one of its k nearest rows of the same class
     where there is none, and leaves the only row of a class as it is. `borderline_smote` leaves rows as they are that are
     not in danger. Neighbours are those of the row's image in the bank, found once, where the bank holds the whole
     training set (its `indices` are 0 to M - 1) and the key says which images these are; else they are looked up for the
@@ -61,6 +62,8 @@ class FeatureAugmenter(nn.Module):
     _neighbors: Tensor
     _class_counts: Tensor
     _partner_share: Tensor
+    _enemy_share: Tensor
+    _has_enemies: Tensor
     _donors: Tensor
     _strongest: Tensor
     _covariance_place: Tensor
@@ -120,7 +123,11 @@ class FeatureAugmenter(nn.Module):
         self._keep("_class_counts", plan.class_counts.to(device))
         present = self._count > 0
         weight = plan.draws.to(device) * present
-        self._keep("_partner_share", torch.where(weight.sum() > 0, weight, present.double())[None])
+        anyone = torch.where(weight.sum() > 0, weight, present.double())[None]
+        self._keep("_partner_share", anyone)
+        enemies = plan.enemies.to(device) * present
+        self._keep("_has_enemies", enemies.sum(1) > 0)
+        self._keep("_enemy_share", torch.where(self._has_enemies[:, None], enemies, anyone))
         self._checked = False
         if self.whole:
             for method in self.methods:
@@ -248,6 +255,10 @@ class FeatureAugmenter(nn.Module):
             if method in _BETWEEN_NEIGHBORS:
                 pick = draws.uniform(method, "partner", *origin, row)
                 made, chosen = self._toward(method, base, classes, indices, chosen, draw, pick, strength)
+            elif method == "toward_enemies":
+                partner = self._enemy(classes, key_of)
+                made = oversample.interpolate(base, self.bank[partner].to(base.dtype), draw, strength)
+                chosen = chosen & self._has_enemies[classes]
             elif method == "covariance":
                 made = oversample.add_noise(base, self._noise(classes, key_of), strength, self._lowest)
             elif method == "magnitude":
@@ -368,6 +379,11 @@ class FeatureAugmenter(nn.Module):
         drawn = draws.uniform("donor", *key, column), draws.uniform("donor row", *key, column)
         residuals = oversample.donor_residuals(self.bank, self._means, self._donors[classes], self._grouped(), drawn)
         return oversample.combined_noise(draws.normal(*key, column), residuals)
+
+    def _enemy(self, classes: Tensor, key: tuple[str | int | Tensor, ...]) -> Tensor:
+        """`(N,)` rows of the bank, of the classes that the plan sends each class toward."""
+        label = oversample.class_of(self._enemy_share[classes], draws.uniform("enemy class", *key))
+        return oversample.row_of(label, self._grouped(), draws.uniform("enemy row", *key))[:, 0]
 
     def _anyone(self, key: tuple[str | int | Tensor, ...]) -> tuple[Tensor, Tensor]:
         """`(N,)` rows of the bank and their classes, the classes drawn as the plan draws them."""

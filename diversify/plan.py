@@ -42,7 +42,7 @@ from .policies import (
     Strengths,
     Value,
 )
-from .rules import PATHS, RULES, Rule, mark_of, require_rule
+from .rules import PATHS, RULES, Rule, mark_of, pooled_value, require_rule
 from .validation import broken, refusal
 
 
@@ -78,6 +78,12 @@ class Plan(Value):
         total = math.fsum(one.draws for one in self.classes)
         if abs(total - 1) > 1e-6:
             raise broken("have draws that sum to 1", f"{total:.6g}", at="classes")
+        for number, one in enumerate(self.classes):
+            for place, policy in enumerate(one.features):
+                for name in policy.toward:
+                    if name not in numbers or name == one.name:
+                        at = f"classes.{number}.features.{place}.toward"
+                        raise broken("name other classes of the plan", repr(name), at=at)
         amounts = [one.image.amount for one in self.classes if one.count]
         if amounts and max(amounts) - min(amounts) > self.largest_difference + 1e-9:
             law = (
@@ -123,6 +129,17 @@ class Plan(Value):
             for one in self.classes
         ]
         return torch.tensor(values, dtype=torch.float32)
+
+    @property
+    def enemies(self) -> Tensor:
+        """`(C, C)` float64 shares with which `toward_enemies` draws partners for a class of a row; zeros where it is not used."""
+        shares = torch.zeros(self.num_classes, self.num_classes, dtype=torch.float64)
+        column = {one.name: index for index, one in enumerate(self.classes)}
+        for row, one in enumerate(self.classes):
+            for policy in one.features:
+                for name, share in policy.toward.items():
+                    shares[row, column[name]] = share
+        return shares
 
     @property
     def feature_methods(self) -> tuple[str, ...]:
@@ -498,6 +515,21 @@ def _listed(classes: Sequence[ClassPlan]) -> list[str]:
     return [*some, "…"] if len(classes) > 3 else some
 
 
+def _enemies_of(diagnosis: Diagnosis, c: int) -> dict[str, float]:
+    """The classes that the class's held-out errors lie among, with their shares; none where it has no error."""
+    row = diagnosis.enemies[c].double().nan_to_num(0.0).clone()
+    row[c] = 0.0
+    row[diagnosis["count"].nan_to_num(0.0) < 1] = 0.0
+    row = torch.where(row >= LEAST_SHARE * row.sum(), row, 0.0)
+    if not float(row.sum()):
+        return {}
+    return {
+        diagnosis.class_names[int(j)]: _tidy(float(row[j] / row.sum()))
+        for j in row.argsort(descending=True, stable=True)
+        if float(row[j])
+    }
+
+
 _PARTNERS = {  # what makes no difference without the other
     "image.strength": "image.probability",
     **{f"features.{method}.strength": f"features.{method}.share" for method in get_args(FeatureMethod)},
@@ -522,6 +554,7 @@ class _Draft:
             self.values[f"features.{policy.method}.strength"] = policy.strength
             self.values[f"features.{policy.method}.share"] = policy.share
         self.given = dict(self.values)
+        self.toward = next((policy.toward for policy in one.features if policy.toward), {})
 
     def hear(self, rule: Rule, diagnosis: Diagnosis, c: int) -> None:
         """Change what the rule says, if it fires for this class."""
@@ -530,17 +563,27 @@ class _Draft:
             return
         value, low, high = (float(columns[end][c]) for end in (name, f"{name}_low", f"{name}_high"))
         mark = mark_of(rule, diagnosis, c)
-        if any(math.isnan(number) for number in (value, low, high, mark)) or low == high:
+        if any(math.isnan(number) for number in (value, low, high, mark)) or (low == high and not rule.pooled):
             return
-        beyond = mark - high if rule.side == "low" else low - mark
+        if rule.pooled:
+            low_end = high_end = pooled_value(name, diagnosis, c)
+        else:
+            low_end, high_end = low, high
+        beyond = mark - high_end if rule.side == "low" else low_end - mark
         if rule.relative:
             beyond = beyond / abs(mark) if mark else math.nan
-        if not beyond > 0:
+        if not beyond > 0 and not rule.instead:
             return
-        amount = rule.amount(beyond, self.strengths)
+        amount = rule.amount(beyond, self.strengths) if beyond > 0 else 0.0
         if not (isinstance(amount, (int, float)) and math.isfinite(amount)):
             raise must(f"amount of the rule {rule.name!r}", "be a finite number", repr(amount))
-        if (did := self._move(rule.changes, float(amount))) is None:
+        if rule.changes.startswith("features.toward_enemies."):
+            self.toward = _enemies_of(diagnosis, c)
+            amount = amount if self.toward else 0.0
+        done = [self._move(rule.changes, float(amount))]
+        if rule.instead:
+            done.append(self._drop_other_features(rule.changes))
+        if not (did := " ".join(filter(None, done))):
             return
         try:
             text = rule.text.format(value=value, low=low, high=high, mark=mark)
@@ -604,6 +647,17 @@ class _Draft:
             self.values[path] = math.floor(min(self.values[path] * factor, 1.0) * 1e4) / 1e4
         return f"features.share: times {factor:.2f}." if factor else "No features are made."
 
+    def _drop_other_features(self, path: str) -> str:
+        """Only the method at the path stays; what that did in words."""
+        kept = path.rpartition(".")[0]
+        dropped = [share for share in self._feature_shares() if not share.startswith(f"{kept}.")]
+        for share in dropped:
+            del self.values[share], self.values[_PARTNERS[share]]
+            choice = share.rpartition(".")[0]
+            self.reasons = [one for one in self.reasons if f"{one.choice}.".find(f"{choice}.") != 0]
+        names = ", ".join(share.split(".")[1] for share in dropped)
+        return f"What is measured takes the place of what its size suggests ({names})." if names else ""
+
     def settle(self) -> None:
         """Keep the shares of the feature policies within 1."""
         used = self._feature_shares()
@@ -655,6 +709,7 @@ class _Draft:
                 strength=values[f"features.{method}.strength"],
                 share=values[f"features.{method}.share"],
                 neighbors=known[method].neighbors if method in known else self.strengths.neighbors,
+                toward=self.toward if method == "toward_enemies" else {},
             )
             for method in order
             if values.get(f"features.{method}.share", 0.0) >= LEAST_SHARE and values.get(f"features.{method}.strength")

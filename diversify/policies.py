@@ -25,7 +25,7 @@ Share = Annotated[float, pydantic.Field(strict=True, ge=0, le=1, allow_inf_nan=F
 Number = Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
 MixingMethod = Literal["none", "cutmix", "mixup", "remix"]
 FeatureMethod = Literal[
-    "eos", "smote", "borderline_smote", "covariance", "magnitude", "manifold_mixup", "remix", "isda"
+    "toward_enemies", "eos", "smote", "borderline_smote", "covariance", "magnitude", "manifold_mixup", "remix", "isda"
 ]
 
 
@@ -80,15 +80,26 @@ class Mixing(Value):
 class FeaturePolicy(Value):
     """One way of making features of a class; `share` of the class's draws go through it.
 
-    `strength` 0 is the identity for every method and 1 its full range: the whole way to the partner for `eos`, `smote`,
-    `borderline_smote`, `manifold_mixup` and `remix`; noise of 3 standard deviations of the donors for `covariance`; top-K
-    features shrunk down to nothing for `magnitude`; lambda 1 for `isda`. `neighbors` is k where there are neighbours.
+    `strength` 0 is the identity for every method and 1 its full range: the whole way to the partner for `toward_enemies`,
+    `eos`, `smote`, `borderline_smote`, `manifold_mixup` and `remix`; noise of 3 standard deviations of the donors for
+    `covariance`; top-K features shrunk down to nothing for `magnitude`; lambda 1 for `isda`. `neighbors` is k where there
+    are neighbours. `toward` belongs to `toward_enemies`: the shares with which partners are drawn from other classes.
     """
 
     method: FeatureMethod
     strength: Share
     share: Share
     neighbors: Annotated[int, pydantic.Field(strict=True, ge=1, le=1 << 20)] = 10
+    toward: dict[str, Share] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _directed(self) -> Self:
+        if self.method != "toward_enemies" and self.toward:
+            raise broken("be left out but for toward_enemies", f"{len(self.toward)} classes", at="toward")
+        total = math.fsum(self.toward.values())
+        if self.method == "toward_enemies" and abs(total - 1) > 0.01:
+            raise broken("have shares that sum to 1", f"{total:.6g}", at="toward")
+        return self
 
 
 class Reason(Value):
@@ -174,7 +185,8 @@ class Strengths:
         covariance_share: Share of the rarest class's draws that get it.
         eos: How far toward the enemy, of the whole way.
         eos_share: Share of the rarest class's draws that go there.
-        magnitude_share: Share of a class's draws whose top-K are shrunk, where `make_plan` finds that they should.
+        enemies_share: Share of a class's draws that go toward its enemies, where `make_plan` finds a magnitude gap.
+        magnitude_share: Share of a class's draws whose top-K are shrunk, where a rule asks for it.
         neighbors: k of the feature methods.
         image_operations: What is done to images.
         image_layers: How many of them, one after the other.
@@ -189,6 +201,8 @@ class Strengths:
         draws_gain: How much more often a class is drawn, as a multiple, per share of recall that the evidence shows missing.
         covariance_gain: Strength of covariance noise per share of recall, or per relative lack of diversity.
         eos_gain: Share of the draws per share of images among other classes, or per relative excess of the range gap.
+        enemies_gain: How far toward the enemies a class goes, at most, per share of top-K magnitude lost: a row goes half
+            as far on average.
         magnitude_gain: Strength of magnitude matching per share of top-K magnitude lost.
         image_gain: Strength of the image policy per relative lack of diversity, or share of top-K that are others.
         found_gain: Which part of its feature policies a class gives up per share of recall by which it is above the mean.
@@ -199,6 +213,7 @@ class Strengths:
     covariance_share: float = 0.7
     eos: float = 1.0
     eos_share: float = 0.3
+    enemies_share: float = 1.0
     magnitude_share: float = 0.2
     neighbors: int = 10
     image_operations: tuple[str, ...] = image_ops.GEOMETRIC
@@ -214,6 +229,7 @@ class Strengths:
     draws_gain: float = 2.0
     covariance_gain: float = 1.0
     eos_gain: float = 1.0
+    enemies_gain: float = 1.75
     magnitude_gain: float = 1.0
     image_gain: float = 1.0
     found_gain: float = 4.0
@@ -257,6 +273,7 @@ class Strengths:
             "features.covariance.share": self.covariance_share,
             "features.eos.strength": self.eos,
             "features.eos.share": self.eos_share,
+            "features.toward_enemies.share": self.enemies_share,
             "features.magnitude.share": self.magnitude_share,
         }
         return known.get(path, self.magnitude_share if path.endswith(".share") else 1.0)

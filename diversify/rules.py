@@ -24,6 +24,8 @@ PATHS = (
 """What a rule may change; `draws` and `features.share` (all of a class's) as multiples, the others by adding to them."""
 
 Mark = float | Literal["mean", "size"]
+POOLED_WITH = 20  # held-out images at which a class's own value counts as much as what its size predicts
+LEAST_GAP = 0.03  # of the top-K magnitude: choosing the top-K on few images alone takes the ratio somewhat below 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,9 @@ class Rule:
         text: May use {value}, {low}, {high} and {mark}.
         source: Paper and equation.
         least_count: Training images below which it says nothing.
+        pooled: What is compared with the mark is the value itself, drawn toward what a line on log n predicts for the class:
+            its own counts for n / (n + 20), where n are its held-out images. For what few images show only together.
+        instead: What the rule gives a class takes the place of the feature policies that its rarity suggested.
         found_too: It also speaks of classes whose interval of held-out recall lies above the mean of the classes; others
             leave those alone, for they need nothing.
     """
@@ -58,6 +63,8 @@ class Rule:
     source: str
     relative: bool = False
     least_count: int = 1
+    pooled: bool = False
+    instead: bool = False
     found_too: bool = False
 
 
@@ -121,12 +128,15 @@ RULES: tuple[Rule, ...] = (
         name="magnitude gap",
         measure="ce_magnitude_ratio",
         side="low",
-        marks=(0.95,),  # choosing the top-K on few images alone takes it somewhat below 1
-        changes="features.magnitude.strength",
-        amount=lambda beyond, strengths: strengths.magnitude_gain * beyond,
-        text="On unseen images its top-K features carry {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude"
-        " (mark {mark:.0%}).",
-        source="Dablain et al. 2023",
+        marks=(1.0,),
+        changes="features.toward_enemies.strength",
+        amount=lambda beyond, strengths: strengths.enemies_gain * beyond if beyond >= LEAST_GAP else 0.0,
+        text="On unseen images its top-K features carry {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude,"
+        " and its errors say toward which classes they go.",
+        source="Dablain et al. 2023, with the partners of Dablain et al. 2022 (EOS)",
+        pooled=True,
+        instead=True,
+        found_too=True,
     ),
     Rule(
         name="little variety unseen",
@@ -206,12 +216,30 @@ def mark_of(rule: Rule, diagnosis: Diagnosis, c: int) -> float:
             continue
         line = diagnosis.log_count.get(rule.measure)
         if mark == "size" and line is not None:
-            slope, intercept = line.get("slope", math.nan), line.get("intercept", math.nan)
-            value = intercept + slope * math.log(float(diagnosis["count"][c]))
-            share = rule.measure in MEASURES and MEASURES[rule.measure].unit == "share"
-            marks.append(min(max(value, 0.0), 1.0) if share else value)
+            marks.append(expected_of_size(rule.measure, diagnosis, c))
         else:
             marks.append(float(column.double().nanmean()))
     if any(math.isnan(mark) for mark in marks):
         return math.nan
     return min(marks) if rule.side == "low" else max(marks)
+
+
+def expected_of_size(measure: str, diagnosis: Diagnosis, c: int) -> float:
+    """What the line on log n predicts for the class; the mean over the classes where there is no such line."""
+    line = diagnosis.log_count.get(measure)
+    if line is None:
+        return float(diagnosis[measure].double().nanmean())
+    slope, intercept = line.get("slope", math.nan), line.get("intercept", math.nan)
+    value = intercept + slope * math.log(float(diagnosis["count"][c]))
+    share = measure in MEASURES and MEASURES[measure].unit == "share"
+    return min(max(value, 0.0), 1.0) if share else value
+
+
+def pooled_value(measure: str, diagnosis: Diagnosis, c: int) -> float:
+    """The class's value drawn toward what its size predicts; that alone where the class has no value."""
+    value, expected = float(diagnosis[measure][c]), expected_of_size(measure, diagnosis, c)
+    if math.isnan(value) or math.isnan(expected):
+        return expected if math.isnan(value) else value
+    images = float(diagnosis["count_heldout"][c])
+    own = images / (images + POOLED_WITH)
+    return own * value + (1 - own) * expected
