@@ -49,7 +49,7 @@ def one_hot(targets):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("key", [KEY, None])
 def test_strength_zero_share_zero_and_eval_are_the_identity(method, key):
-    features, targets = batch()
+    features, targets = batch(FEATURES - 1)  # below the floor of the bank
     still = [FeatureAugmenter(plan_of(policy(method, **zero)), BANK) for zero in ({"strength": 0}, {"share": 0})]
     off = FeatureAugmenter(plan_of(policy(method), schedule=Schedule(start=0.5)), BANK)
     off.set_epoch(0, 10)
@@ -132,6 +132,15 @@ def test_eos_goes_toward_an_enemy_of_the_image_or_else_a_row_of_its_class(shuffl
         assert residual.min() < 1e-5
         kinds.add(bool(enemies))
     assert kinds == {True, False}
+
+
+def test_borderline_smote_leaves_rows_alone_that_are_not_in_danger():
+    features, targets = batch()
+    got, _ = FeatureAugmenter(plan_of(policy("borderline_smote")), BANK)(features, targets, KEY)
+    rows, labels = FEATURES.tolist(), LABELS.tolist()
+    danger = torch.tensor([5 <= len(plain.enemies(rows, labels, row, 10)) < 10 for row in ORDER.tolist()])
+    assert 0 < danger.sum() < len(danger)
+    assert torch.equal((got != features).any(1), danger)
 
 
 @pytest.mark.parametrize("method", ["eos", "smote", "borderline_smote"])
@@ -267,7 +276,7 @@ def test_isda_adds_to_the_logits_of_its_classes_alone():
 
 def test_another_bank_and_another_plan_are_as_if_made_with_them():
     features, targets = batch()
-    other = embeddings_of(FEATURES.flip(1) * 2, LABELS, HEAD)
+    other = embeddings_of(FEATURES * torch.arange(6), LABELS, HEAD)
     plans = [plan_of(policy(method)) for method in ("eos", "covariance")]
     augment = FeatureAugmenter(plans[0], BANK)
     assert augment.use(plans[1]) is augment
