@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -171,6 +172,7 @@ class _Parts(Protocol):
     """Which images of a batch an operation is for."""
 
     def among(self, names: Sequence[str]) -> tuple[str, ...]: ...
+    def within(self, names: Sequence[str]) -> _Parts: ...
     def of(self, tensor: Tensor, names: Sequence[str]) -> Tensor: ...
     def put(self, images: Tensor, names: Sequence[str], values: Tensor) -> Tensor: ...
 
@@ -183,6 +185,11 @@ class _Sorted:
 
     def among(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.spans)
+
+    def within(self, names: Sequence[str]) -> _Parts:
+        """The parts of what `of` gives for these names."""
+        first = self.spans[names[0]].start
+        return _Sorted({name: slice(self.spans[name].start - first, self.spans[name].stop - first) for name in names})
 
     def of(self, tensor: Tensor, names: Sequence[str]) -> Tensor:
         return tensor[self.spans[names[0]].start : self.spans[names[-1]].stop]
@@ -200,6 +207,9 @@ class _Masked:
 
     def among(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.masks)
+
+    def within(self, names: Sequence[str]) -> _Parts:
+        return self
 
     def of(self, tensor: Tensor, names: Sequence[str]) -> Tensor:
         return tensor
@@ -249,11 +259,15 @@ def _layer(images: Tensor, settings: Tensor, parts: _Parts) -> Tensor:
     if used:
         found = _warped(parts.of(images, used).to(settings.dtype), parts.of(settings, used))
         images = parts.put(images, used, _storable(found, images.dtype))
-    for name in parts.among(_VALUED):
-        values, setting = parts.of(images, (name,)).to(settings.dtype), parts.of(settings, (name,))
-        size, draw = (column.view(-1, 1, 1, 1) for column in setting[:, :2].unbind(1))
-        made = _VALUE_CHANGES[name](values, size, draw, top)
-        images = parts.put(images, (name,), _storable(made.clamp_(0, top), images.dtype))
+    used = parts.among(_VALUED)
+    if used:
+        within, values = parts.within(used), parts.of(images, used).to(settings.dtype)
+        size, draw = parts.of(settings, used)[:, :2, None, None, None].unbind(1)
+        for one in used:
+            change, name = _VALUE_CHANGES[one], (one,)
+            made = change(within.of(values, name), within.of(size, name), within.of(draw, name), top)
+            values = within.put(values, name, made)
+        images = parts.put(images, used, _storable(values.clamp_(0, top), images.dtype))
     return images
 
 
@@ -294,12 +308,13 @@ def _toward(images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (target - images).mul_(weight).add_(images)
 
 
+def _size(values: Tensor, dims: tuple[int, ...]) -> int:
+    return math.prod(values.shape[dim] for dim in dims)
+
+
 def _mean(values: Tensor, top: float, dims: tuple[int, ...]) -> Tensor:
-    whole = (values * (_FINE / top)).round().to(torch.int64)
-    count = 1
-    for dim in dims:
-        count *= values.shape[dim]
-    return whole.sum(dims, keepdim=True).to(values.dtype) * (top / _FINE / count)
+    whole = (values * (_FINE / top)).round_()
+    return (whole.sum(dims, keepdim=True, dtype=torch.float64) * (top / _FINE / _size(values, dims))).to(values.dtype)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -359,10 +374,10 @@ def _equalized(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor
     counts = torch.zeros(*codes.shape[:2], 256, dtype=torch.int64, device=images.device)
     counts.scatter_add_(2, codes, torch.ones_like(codes))
     step = (codes.shape[2] - counts.gather(2, codes.amax(2, keepdim=True))) // 255
-    below = counts.cumsum(2) - counts
-    even = ((below + step // 2) // step.clamp(min=1)).clamp_(max=255)
-    made = even.gather(2, codes).to(images.dtype).view(images.shape) * (top / 255)
-    return _toward(images, torch.where(step[..., None] > 0, made, images), size)
+    below = counts.cumsum(2).sub_(counts)
+    even = below.add_(step // 2).div_(step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
+    made = (even.to(images.dtype) * (top / 255)).gather(2, codes).view(images.shape)
+    return _toward(images, made, size * (step > 0)[..., None])  # too few values to be made even: as it is
 
 
 def _inverted(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
@@ -378,7 +393,7 @@ def _erased(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
         long = (size * side).round()
         start = (where * (side - long)).floor()
         inside.append((line >= start) & (line < start + long))
-    return torch.where(inside[0] & inside[1], _mean(images, top, (2, 3)), images)
+    return _toward(images, _mean(images, top, (2, 3)), (inside[0] & inside[1]).to(images.dtype))
 
 
 _VALUE_CHANGES: Mapping[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
