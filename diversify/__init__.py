@@ -53,6 +53,9 @@ _HOME = {
     "build_model": "models",
     "load_weights": "models",
     "CropFlip": "augment",
+    "DrawKey": "augment",
+    "FeatureAugmenter": "augment_features",
+    "DiversifyOverSampler": "oversampling",
     "Ingredients": "training",
     "Recipe": "training",
     "evaluate": "training",
@@ -67,6 +70,8 @@ __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from .augment import CropFlip as CropFlip
+    from .augment import DrawKey as DrawKey
+    from .augment_features import FeatureAugmenter as FeatureAugmenter
     from .comparison import Model as Model
     from .comparison import ModelComparison as ModelComparison
     from .comparison import compare_models as compare_models
@@ -93,6 +98,7 @@ if TYPE_CHECKING:
     from .measuring import diagnose_model as diagnose_model
     from .models import build_model as build_model
     from .models import load_weights as load_weights
+    from .oversampling import DiversifyOverSampler as DiversifyOverSampler
     from .plan import Plan as Plan
     from .plan import make_plan as make_plan
     from .report import render_html as render_html
