@@ -183,7 +183,9 @@ def write_head(module: nn.Module, head: LinearHead) -> None:
     found, wanted = (logits - logits.mean(1, keepdim=True) for logits in (found, wanted.to(found)))
     shown = wanted.abs() < 1e20  # not those of a class that never wins
     low = min(torch.finfo(tensor.dtype).bits for tensor in kept.values() if tensor.is_floating_point()) < 32
-    if not torch.allclose(found[shown], wanted[shown], rtol=0, atol=(0.05 if low else 1e-3) * float(wanted[shown].abs().max())):
+    if not torch.allclose(
+        found[shown], wanted[shown], rtol=0, atol=(0.05 if low else 1e-3) * float(wanted[shown].abs().max())
+    ):
         module.load_state_dict({name: tensor.to(device) for name, tensor in kept.items()})
         raise must("head", _SETTABLE, type(module).__name__)
 
