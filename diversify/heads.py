@@ -178,13 +178,14 @@ def write_head(module: nn.Module, head: LinearHead) -> None:
     kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     device = next(iter(kept.values())).device
     module.load_state_dict(replace_head(kept, "", read_head(module), head))
+    found = read_head(module)
+    low = any(torch.finfo(tensor.dtype).bits < 32 for tensor in kept.values() if tensor.is_floating_point())
+    shown = head.bias.cpu().abs() < 1e4  # not that of a class that never wins
     rows = _probe_features(head.num_features)
-    found, wanted = read_head(module).logits(rows), head.logits(rows)
-    found, wanted = (logits - logits.mean(1, keepdim=True) for logits in (found, wanted.to(found)))
-    shown = wanted.abs() < 1e20  # not those of a class that never wins
-    low = min(torch.finfo(tensor.dtype).bits for tensor in kept.values() if tensor.is_floating_point()) < 32
-    if not torch.allclose(
-        found[shown], wanted[shown], rtol=0, atol=(0.05 if low else 1e-3) * float(wanted[shown].abs().max())
+    pair = [F.linear(rows, one.weight.cpu(), one.bias.cpu())[:, shown] for one in (found, head)]
+    got, wanted = (logits - logits.mean(1, keepdim=True) for logits in pair)
+    if shown.any() and not torch.allclose(
+        got, wanted, rtol=0, atol=(0.02 if low else 1e-3) * float(wanted.abs().max())
     ):
         module.load_state_dict({name: tensor.to(device) for name, tensor in kept.items()})
         raise must("head", _SETTABLE, type(module).__name__)
@@ -205,7 +206,7 @@ def replace_head(tensors: Mapping[str, Tensor], name: str, old: LinearHead, new:
     """
     if new.weight.shape != old.weight.shape:
         raise must("head weight", f"have shape {tuple(old.weight.shape)}", tuple(new.weight.shape))
-    if (new.cosine, new.scale) != (old.cosine, old.scale):
+    if new.cosine != old.cosine or abs(new.scale - old.scale) > 1e-3 * old.scale:  # a scale is read by least squares
         kinds = [f"a cosine head of scale {one.scale:g}" if one.cosine else "a plain head" for one in (old, new)]
         raise must("head", f"be {kinds[0]}, as the module is", kinds[1])
     under = [key for key in tensors if _is_under(key, name)]
@@ -242,8 +243,10 @@ def _same(stored: Tensor, values: Tensor) -> bool:
 
 def _as_stored(values: Tensor, stored: Tensor) -> Tensor:
     """In the dtype of the tensor whose place it takes, within its range, and where that was."""
-    limits = torch.finfo(stored.dtype)
-    return values.clamp(limits.min, limits.max).to(stored).contiguous()
+    if torch.finfo(stored.dtype).max < torch.finfo(values.dtype).max:
+        most = torch.finfo(stored.dtype).max
+        values = values.clamp(-most, most)
+    return values.to(stored).contiguous()
 
 
 def _weights_replaced(
@@ -251,13 +254,6 @@ def _weights_replaced(
 ) -> dict[str, Tensor] | None:
     """The new values of the tensors that make up the weight; None unless it is plain which these are."""
     floats = [key for key in under if tensors[key].is_floating_point()]
-    for turned in (False, True):
-        was, is_to_be = (old.t(), new.t()) if turned else (old, new)
-        whole = [key for key in floats if tensors[key].shape == was.shape and _same(tensors[key], was)]
-        if len(whole) == 1:
-            return {whole[0]: _as_stored(is_to_be, tensors[whole[0]])}
-        if whole:
-            return None
     for ends in (("weight_g", "weight_v"), ("weight.original0", "weight.original1")):
         pair = [[key for key in floats if key.endswith(end)] for end in ends]
         if all(len(found) == 1 for found in pair):
@@ -268,6 +264,13 @@ def _weights_replaced(
                 lengths = new.norm(dim=1, keepdim=True)
                 turned_to = new.where(lengths > 0, direction.detach().cpu().float())
                 return {pair[0][0]: _as_stored(lengths, length), pair[1][0]: _as_stored(turned_to, direction)}
+    for turned in (False, True):
+        was, is_to_be = (old.t(), new.t()) if turned else (old, new)
+        whole = [key for key in floats if tensors[key].shape == was.shape and _same(tensors[key], was)]
+        if len(whole) == 1:
+            return {whole[0]: _as_stored(is_to_be, tensors[whole[0]])}
+        if whole:
+            return None
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import layout, plots, wording
 from .head_choice import UNTOUCHED, HeadChoice
-from .layout import Cell, Chart, Heading, Headline, Meaning, Report, Row, Section, Statement, Table
+from .layout import Cell, Chart, Gallery, Heading, Headline, Meaning, Report, Row, Section, Statement, Table
 from .plan import Plan
 from .plots import Rows, Series
 from .wording import DASH
@@ -372,14 +372,13 @@ def _plan(plan: Plan, names: Sequence[str]) -> Section:
         policies = ", ".join(
             f"{policy.method.replace('_', ' ')} {policy.strength:.2f} on {policy.share:.0%}" for policy in one.features
         )
-        reasons = " ".join(wording.sentence(wording.plain(reason.text)) for reason in one.reasons)
         cells = (
             Cell(value=f"{one.count:,}"),
             Cell(value=wording.formatted(one.draws, "share"), interval=f"×{times:.3g}" if math.isfinite(times) else ""),
             Cell(value=policies or DASH),
-            Cell(value=reasons or DASH),
         )
         rows.append(Row(name=plots.cut(names[c], 48), cells=cells))
+    told = [(c, [reason for reason in plan.classes[c].reasons if reason.measure != "count"]) for c in shown]
     correction = plan.prior_correction
     hidden = len(names) - len(shown)
     return Section(
@@ -394,9 +393,18 @@ def _plan(plan: Plan, names: Sequence[str]) -> Section:
             + (f" {hidden:,} classes with more images are in plan.json." if hidden else ""),
             headings=(
                 Heading(title="class"),
-                *(Heading(title=title) for title in ("images", "draws", "features", "why")),
+                *(Heading(title=title) for title in ("images", "draws", "features")),
             ),
             rows=tuple(rows),
+        ),
+        galleries=tuple(
+            Gallery(
+                title=f"Why {names[c]} is treated otherwise than its size suggests",
+                text=" ".join(wording.sentence(wording.plain(reason.text)) for reason in reasons),
+                albums=(),
+            )
+            for c, reasons in told
+            if reasons
         ),
     )
 
