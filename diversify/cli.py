@@ -352,6 +352,32 @@ def plan(
 
 
 @app.command()
+def remedy(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose left.")],
+    *,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="The plan to compare.", metavar="FILE", readable=False, show_default="one made from the diagnosis"
+        ),
+    ] = None,
+    directory: Out,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Repair the head of a diagnosed network: the plan beside the free fixes, and whichever wins on held-out folds."""
+    from .runs import remedy_run
+
+    with _progress() as progress:
+        choice, record = remedy_run(
+            folder, plan=plan, out=directory, seed=seed, overwrite=overwrite, say=_say, progress=progress
+        )
+    _show_choice(choice, record["of"]["data"]["class_names"])
+    _say(f"model: {directory / 'model.safetensors'}")
+    _say(f"report: {directory / 'report.html'}")
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="DIR_A", readable=False, help="A folder that diagnose left.")],
     second: Annotated[Path, typer.Argument(metavar="DIR_B", readable=False, help="Another.")],
@@ -392,35 +418,9 @@ def compare(
 
 
 @app.command()
-def remedy(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose left.")],
-    *,
-    plan: Annotated[
-        Path | None,
-        typer.Option(
-            help="The plan to compare.", metavar="FILE", readable=False, show_default="one made from the diagnosis"
-        ),
-    ] = None,
-    directory: Out,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
-    overwrite: Overwrite = False,
-) -> None:
-    """Repair the head of a diagnosed network: the plan beside the free fixes, and whichever wins on held-out folds."""
-    from .runs import remedy_run
-
-    with _progress() as progress:
-        choice, record = remedy_run(
-            folder, plan=plan, out=directory, seed=seed, overwrite=overwrite, say=_say, progress=progress
-        )
-    _show_choice(choice, record["of"]["data"]["class_names"])
-    _say(f"model: {directory / 'model.safetensors'}")
-    _say(f"report: {directory / 'report.html'}")
-
-
-@app.command()
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose or compare left.")
+        Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose, compare or remedy left.")
     ],
     *,
     directory: Out,
