@@ -77,6 +77,29 @@ def test_rounding_of_products_loses_no_neighbor():
     assert torch.equal(neighbors.nearest_neighbors(queries, rows, 5)[1], expected[:, :5])
 
 
+@pytest.mark.parametrize("power", [-400, -100, -70, 0, 70, 120, 400])
+def test_neighbors_do_not_depend_on_the_unit(power):
+    """Squares of these would vanish or overflow in float32."""
+    rows = tensor(plain_draws.normals(300, 4, "unit"))
+    queries = tensor(plain_draws.normals(40, 4, "unit query"))
+    expected = neighbors.nearest_neighbors(queries, rows, 3)[1]
+    assert torch.equal(neighbors.nearest_neighbors(queries * 2.0**power, rows * 2.0**power, 3)[1], expected)
+    far = neighbors.nearest_neighbors(queries * 2.0**120, rows, 3)[1]
+    assert torch.equal(far, neighbors.nearest_neighbors(queries * 2.0**120, rows, 3, block=1)[1])
+
+
+def test_half_precision_products_are_not_relied_on():
+    rows, queries = (tensor(plain_draws.normals(900, 8, name), torch.float32) for name in ("half", "half query"))
+    expected = neighbors.nearest_neighbors(queries, rows, 4)[1]
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert not neighbors._float32_is_whole(rows.device)
+        assert torch.equal(neighbors.nearest_neighbors(queries, rows, 4)[1], expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_minus_one_leaves_nothing_out_and_all_others_can_be_asked_for(monkeypatch):
     rows = torch.tensor([[0.0], [1.0], [3.0]])
     assert neighbors.nearest_neighbors(rows, rows, 3, same=torch.full((3,), -1))[1][0].tolist() == [0, 1, 2]
