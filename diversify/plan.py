@@ -209,7 +209,7 @@ class Plan(Value):
     ) -> Plan:
         """The plan of `from_counts` with one policy for every class: as if each had the rarity `level`.
 
-        By default the mean rarity over the draws, so that as much is spent as by `from_counts`.
+        By default the mean rarity over the draws.
 
         Raises:
             InputError: the names and counts are not those of a training set, or `level` is not in [0, 1].
@@ -521,6 +521,7 @@ class _Draft:
         for policy in one.features:
             self.values[f"features.{policy.method}.strength"] = policy.strength
             self.values[f"features.{policy.method}.share"] = policy.share
+        self.given = dict(self.values)
 
     def hear(self, rule: Rule, diagnosis: Diagnosis, c: int) -> None:
         """Change what the rule says, if it fires for this class."""
@@ -643,6 +644,8 @@ class _Draft:
             )
             self._bound("image.strength", values["image.strength"], bounded, text)
             values["image.strength"] = bounded
+        if {**values, "draws": 0.0} == {**self.given, "draws": 0.0}:
+            return one.model_copy(update={"draws": draws, "reasons": tuple(self.reasons)})
         methods = [method for method in get_args(FeatureMethod) if f"features.{method}.share" in values]
         known = {policy.method: policy for policy in one.features}
         order = [*known, *(method for method in methods if method not in known)]

@@ -367,7 +367,9 @@ def test_what_was_bounded_is_said(quiet: Diagnosis) -> None:
 
 def test_a_plan_of_ones_own_is_the_base(diagnosis: Diagnosis) -> None:
     names, counts = diagnosis.class_names, diagnosis["count"].long()
-    base = Plan.untouched(names, counts)
+    values = Plan.untouched(names, counts).to_dict()
+    values["classes"][0]["features"] = [{"method": "isda", "strength": 0.5, "share": 0.001, "neighbors": 3}]
+    base = Plan.from_dict(values)
     plan = make_plan(diagnosis, base=base)
     assert make_plan(diagnosis, base=base, rules=()).classes == base.classes
     assert plan.prior_correction == base.prior_correction
