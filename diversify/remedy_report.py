@@ -202,8 +202,7 @@ def _candidates(choice: HeadChoice) -> Section:
     for place, name in enumerate(choice.names):
         column = {key: float(values[place]) for key, values in choice.columns.items()}
         spread = column["spread"]
-        options = zip(choice.options[place], choice.times_chosen[place], strict=True)
-        often = sorted(((times, option) for option, times in options if times and option), reverse=True)
+        often = choice.times_chosen[place][choice.final_option[place]]
         total = choice.folds * choice.repeats
         rows.append(
             Row(
@@ -229,7 +228,7 @@ def _candidates(choice: HeadChoice) -> Section:
                     *(Cell(value=wording.percent(float(values[place]))) for values in groups.values()),
                     Cell(
                         value=choice.option(place) or DASH,
-                        interval=", ".join(f"{option} {times / total:.0%}" for times, option in often[:2]),
+                        interval=f"by {often / total:.0%} of folds" if choice.option(place) else "",
                     ),
                 ),
             )
@@ -244,7 +243,7 @@ def _candidates(choice: HeadChoice) -> Section:
         Heading(title="gain, points", short="gain", anchor="measure-gain", meaning="Over the untouched head."),
         Heading(title="to the best", anchor="measure-behind", meaning="Difference to the best candidate, in points."),
         *(Heading(title=name, short=name if name in short else "") for name in groups),
-        Heading(title="option", meaning="The one taken, and how often each was chosen over folds and cuts."),
+        Heading(title="option", meaning="The one taken, and how many of the folds chose it too."),
     )
     order = sorted(range(len(choice.names)), key=lambda one: float(choice.columns["behind"][one]))
     series = Series(
@@ -283,7 +282,6 @@ def _candidates(choice: HeadChoice) -> Section:
                 alt=f"Gain in points, best first: {told}.",
                 data=drawn,
             ),
-            _recall_chart(choice),
         ),
     )
 
@@ -357,6 +355,7 @@ def _change(choice: HeadChoice, names: Sequence[str]) -> Section:
                 alt=alt,
                 data=data,
             ),
+            _recall_chart(choice),
         ),
     )
 

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
+from conftest import embeddings_of, synthetic, synthetic_head
 from torch import nn
 from torch.nn import functional
 
 import diversify as dv
-from conftest import embeddings_of, synthetic, synthetic_head
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
 from diversify.functional import counts
@@ -299,7 +299,7 @@ def choice(sides: Sides) -> HeadChoice:
 def test_candidates_are_judged_by_options_chosen_elsewhere(sides: Sides) -> None:
     """Two options right on every other row of a class each: chosen on all rows one is right half of the time; a
     candidate that could see its judges would never be below."""
-    _, heldout, head = sides
+    heldout = sides[1]
     odd = torch.arange(len(heldout)) % 2 == 0
     heads = []
     for keep in (odd, ~odd):
