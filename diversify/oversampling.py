@@ -25,6 +25,7 @@ Array = NDArray[Any]
 METHODS = ("eos", "smote", "borderline_smote", "covariance", "random")
 NEIGHBORS = {"eos": 10, "smote": 5, "borderline_smote": 5}
 DANGER_NEIGHBORS = 10  # among which BorderlineSMOTE looks for enemies
+_BOUNDS = 1 << 21  # distances at a time: few turns for small classes
 _BLOCK = 512  # rows whose donors are looked up at a time
 
 
@@ -58,7 +59,10 @@ class ExactNeighbors(BaseEstimator):  # type: ignore[misc]
             own = torch.arange(len(queries))
             distances, indices = queries.new_zeros(len(own), 1), own[:, None]
             if len(own) > 1:
-                near = nearest_neighbors(queries, queries, min(wanted - itself, len(own) - 1) or 1, same=own)
+                block = max(256, _BOUNDS // len(own))
+                near = nearest_neighbors(
+                    queries, queries, min(wanted - itself, len(own) - 1) or 1, same=own, block=block
+                )
                 distances, indices = (torch.cat(pair, 1) for pair in zip((distances, indices), near, strict=True))
                 distances, indices = distances[:, 1 - itself :], indices[:, 1 - itself :]
         if indices.shape[1] == 1 and wanted > 1:

@@ -12,7 +12,7 @@ from ..errors import must
 from .counts import class_mean
 
 _TILE = 16384  # reference rows compared at a time
-_PANEL = 4096  # of which so many enter one matrix product: more fall out of the cache
+_PANEL = 1024  # of which so many enter one matrix product: more fall out of the cache
 _GROUP = 32  # rows whose smallest bound is looked at first
 _GATHERED = 1 << 22  # numbers of gathered pairs at a time: 32 MB
 _MANY = 4  # candidates per query and neighbour above which equal rows are looked for
