@@ -68,6 +68,16 @@ _HOME = {
     "fit": "training",
     "Plan": "plan",
     "make_plan": "plan",
+    "HeadRecipe": "head",
+    "adjust_logits": "head",
+    "nearest_mean": "head",
+    "normalize_tau": "head",
+    "retrain_head": "head",
+    "Candidate": "head_choice",
+    "HeadChoice": "head_choice",
+    "choose_head": "head_choice",
+    "default_candidates": "head_choice",
+    "write_head": "heads",
     "InputError": "errors",
 }
 
@@ -98,12 +108,22 @@ if TYPE_CHECKING:
     from .exhibits import choose_exhibits as choose_exhibits
     from .extraction import extract as extract
     from .findings import Finding as Finding
+    from .head import HeadRecipe as HeadRecipe
+    from .head import adjust_logits as adjust_logits
+    from .head import nearest_mean as nearest_mean
+    from .head import normalize_tau as normalize_tau
+    from .head import retrain_head as retrain_head
+    from .head_choice import Candidate as Candidate
+    from .head_choice import HeadChoice as HeadChoice
+    from .head_choice import choose_head as choose_head
+    from .head_choice import default_candidates as default_candidates
     from .heads import LinearHead as LinearHead
     from .heads import SplitModel as SplitModel
     from .heads import read_head as read_head
     from .heads import split_head as split_head
     from .leak import Leak as Leak
     from .leak import measure_leak as measure_leak
+    from .heads import write_head as write_head
     from .measures import MEASURES as MEASURES
     from .measuring import diagnose as diagnose
     from .measuring import diagnose_model as diagnose_model

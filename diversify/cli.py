@@ -25,6 +25,7 @@ from .errors import InputError, must, unknown
 
 if TYPE_CHECKING:
     from .diagnosis import Diagnosis
+    from .head_choice import HeadChoice
     from .plan import ClassPlan, Plan
     from .runs import DataOptions
 
@@ -351,6 +352,32 @@ def plan(
 
 
 @app.command()
+def remedy(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose left.")],
+    *,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="The plan to compare.", metavar="FILE", readable=False, show_default="one made from the diagnosis"
+        ),
+    ] = None,
+    directory: Out,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Repair the head of a diagnosed network: the plan beside the free fixes, and whichever wins on held-out folds."""
+    from .runs import remedy_run
+
+    with _progress() as progress:
+        choice, record = remedy_run(
+            folder, plan=plan, out=directory, seed=seed, overwrite=overwrite, say=_say, progress=progress
+        )
+    _show_choice(choice, record["of"]["data"]["class_names"])
+    _say(f"model: {directory / 'model.safetensors'}")
+    _say(f"report: {directory / 'report.html'}")
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="DIR_A", readable=False, help="A folder that diagnose left.")],
     second: Annotated[Path, typer.Argument(metavar="DIR_B", readable=False, help="Another.")],
@@ -393,7 +420,7 @@ def compare(
 @app.command()
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose or compare left.")
+        Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose, compare or remedy left.")
     ],
     *,
     directory: Out,
@@ -519,6 +546,55 @@ def _show_plan(plan: Plan) -> None:
         for reason in reasons:
             _hang(f"[bold]{escape(reason.rule)}:[/] {escape(reason.text)} [dim]{escape(reason.source)}[/]")
     out.print()
+
+
+def _show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
+    """The candidates as a table, the classes before and after, and what is recommended."""
+    groups = {name: values for name, values in choice.groups().items() if name in ("many", "medium", "few")}
+    if "few" not in groups:
+        groups |= {name: values for name, values in choice.groups().items() if name == "smallest third"}
+    rows = []
+    for place, name in enumerate(choice.names):
+        column = {key: 100 * float(values[place]) for key, values in choice.columns.items()}
+        row = {
+            "candidate": f"[bold]{escape(name)}[/]" if place == choice.recommended else escape(name),
+            "balanced accuracy, %": f"{column['balanced_accuracy']:.1f}",
+            "gain, points": _interval(column, "gain", "{:+z.1f}", bare=out.width < NARROWEST),
+        }
+        if out.width >= NARROW:
+            row["spread"] = "–" if math.isnan(column["spread"]) else f"{column['spread']:.1f}"
+            row |= {group: _percent(float(values[place])) for group, values in groups.items()}
+        if out.width >= NARROWEST:
+            row["option"] = escape(choice.option(place)) or "–"
+        rows.append(row)
+    out.print(_table(list(rows[0]), [list(row.values()) for row in rows]))
+    out.print(
+        f"[dim]each by options chosen on the other of {choice.folds} folds of the held-out images;"
+        f" spread over {choice.repeats} cuts into folds[/]",
+        soft_wrap=True,
+    )
+    out.print()
+    if choice.recommended:
+        _show_change(choice, class_names)
+        out.print()
+    _say(choice.in_words())
+
+
+def _show_change(choice: HeadChoice, class_names: Sequence[str]) -> None:
+    """Recall before and after, class by class; those that change most where there are too many to list."""
+    order = list(range(len(class_names)))
+    if len(order) > MOST_ROWS:
+        change = (choice.recall[choice.recommended] - choice.recall[0]).abs().nan_to_num(-1.0)
+        order = change.argsort(descending=True).tolist()[:MOST_ROWS]
+    lines = []
+    for c in order:
+        before, after = (float(choice.recall[place][c]) for place in (0, choice.recommended))
+        points = "–" if math.isnan(before) else f"{100 * (after - before):+z.0f}"
+        counted = f"{int(choice.class_counts[c]):,}", f"{int(choice.heldout_counts[c]):,}"
+        lines.append([escape(class_names[c]), *counted, _percent(before), _percent(after), points])
+    out.print(_table(("class", "train images", "held out", "recall before", "after", "points"), lines))
+    if len(class_names) > len(order):
+        _say(f"({len(class_names) - len(order):,} classes that change less are in the report)")
 
 
 def _hang(markup: str) -> None:

@@ -163,6 +163,117 @@ def _read_affine(call: Callable[[Tensor], Tensor | None], num_features: int) -> 
     return LinearHead(weight=(outputs[1:] - outputs[0]).t().contiguous(), bias=outputs[0].clone())
 
 
+# A head put back
+
+
+def write_head(module: nn.Module, head: LinearHead) -> None:
+    """Give a head module other numbers, in place and in its own dtype, so that `read_head` reads `head` from it.
+
+    `split_head(model).head` is the user's own module. Afterwards nothing else about it has changed; on an error, nothing.
+
+    Raises:
+        InputError: the module cannot hold them; see `replace_head`.
+    """
+    module = _unwrap(module)
+    kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    device = next(iter(kept.values())).device
+    module.load_state_dict(replace_head(kept, "", read_head(module), head))
+    found = read_head(module)
+    low = any(torch.finfo(tensor.dtype).bits < 32 for tensor in kept.values() if tensor.is_floating_point())
+    shown = head.bias.cpu().abs() < 1e4  # not that of a class that never wins
+    rows = _probe_features(head.num_features)
+    pair = [F.linear(rows, one.weight.cpu(), one.bias.cpu())[:, shown] for one in (found, head)]
+    got, wanted = (logits - logits.mean(1, keepdim=True) for logits in pair)
+    if shown.any() and not torch.allclose(
+        got, wanted, rtol=0, atol=(0.02 if low else 1e-3) * float(wanted.abs().max())
+    ):
+        module.load_state_dict({name: tensor.to(device) for name, tensor in kept.items()})
+        raise must("head", _SETTABLE, type(module).__name__)
+
+
+_SETTABLE = "hold its weights as they are used, with a bias or without, as nn.Linear or a cosine head does"
+
+
+def replace_head(tensors: Mapping[str, Tensor], name: str, old: LinearHead, new: LinearHead) -> dict[str, Tensor]:
+    """A state dict with another head in it: the same names in their order, shapes and dtypes; the rest is not copied.
+
+    The tensors that hold the head are those under its `name`, more or less of its path, that equal the old numbers: a
+    weight as (C, D) or (D, C), or the length and direction of weight normalisation; and a bias.
+
+    Raises:
+        InputError: no tensors or several fit; the shapes differ; one is a cosine head, or of another scale, and the other is
+            not; or there is no bias to hold the new one. Where the new bias is one number for all classes none is needed.
+    """
+    if new.weight.shape != old.weight.shape:
+        raise must("head weight", f"have shape {tuple(old.weight.shape)}", tuple(new.weight.shape))
+    if new.cosine != old.cosine or abs(new.scale - old.scale) > 1e-3 * old.scale:  # a scale is read by least squares
+        kinds = [f"a cosine head of scale {one.scale:g}" if one.cosine else "a plain head" for one in (old, new)]
+        raise must("head", f"be {kinds[0]}, as the module is", kinds[1])
+    under = [key for key in tensors if _is_under(key, name)]
+    changed = _weights_replaced(tensors, under, old.weight.detach().cpu(), new.weight.detach().cpu())
+    if changed is None:
+        raise must(f"head {name!r}" if name else "head", _SETTABLE, "another form")
+    bias = new.bias.detach().cpu()
+    stem = next(iter(changed)).rpartition(".")[0].partition("parametrizations")[0].rstrip(".")
+    biases = [key for key in under if tensors[key].shape == bias.shape and _same(tensors[key], old.bias)]
+    biases = [key for key in biases if key.startswith(stem)]
+    if len(biases) == 1 and not old.cosine:
+        changed[biases[0]] = _as_stored(bias, tensors[biases[0]])
+    elif float(bias.max()) != float(bias.min()):
+        advice = "retrain with bias=False" if not old.cosine else "use a fix without one"
+        raise must("head", "have a bias to hold the new one", "none", advice)
+    return {key: changed.get(key, tensor) for key, tensor in tensors.items()}
+
+
+def _is_under(key: str, name: str) -> bool:
+    """Whether a tensor belongs to the module of this name, whatever wrappers and adapters add to either."""
+    stem = [part for part in key.split(".")[:-1] if part not in _WRAPPERS]
+    if "parametrizations" in stem:
+        stem = stem[: stem.index("parametrizations")]
+    path = [part for part in name.split(".") if part and part not in _WRAPPERS]
+    shorter, longer = sorted((stem, path), key=len)
+    return longer[len(longer) - len(shorter) :] == shorter
+
+
+def _same(stored: Tensor, values: Tensor) -> bool:
+    values = values.detach().cpu()
+    stored = stored.detach().cpu().float()
+    return torch.allclose(stored, values, rtol=1e-5, atol=1e-6 * float(values.abs().max()))
+
+
+def _as_stored(values: Tensor, stored: Tensor) -> Tensor:
+    """In the dtype of the tensor whose place it takes, within its range, and where that was."""
+    if torch.finfo(stored.dtype).max < torch.finfo(values.dtype).max:
+        most = torch.finfo(stored.dtype).max
+        values = values.clamp(-most, most)
+    return values.to(stored).contiguous()
+
+
+def _weights_replaced(
+    tensors: Mapping[str, Tensor], under: Sequence[str], old: Tensor, new: Tensor
+) -> dict[str, Tensor] | None:
+    """The new values of the tensors that make up the weight; None unless it is plain which these are."""
+    floats = [key for key in under if tensors[key].is_floating_point()]
+    for ends in (("weight_g", "weight_v"), ("weight.original0", "weight.original1")):
+        pair = [[key for key in floats if key.endswith(end)] for end in ends]
+        if all(len(found) == 1 for found in pair):
+            length, direction = (tensors[found[0]] for found in pair)
+            if length.shape != (len(old), 1) or direction.shape != old.shape:
+                return None
+            if _same(length.float() * F.normalize(direction.float(), dim=1), old):
+                lengths = new.norm(dim=1, keepdim=True)
+                turned_to = new.where(lengths > 0, direction.detach().cpu().float())
+                return {pair[0][0]: _as_stored(lengths, length), pair[1][0]: _as_stored(turned_to, direction)}
+    for turned in (False, True):
+        was, is_to_be = (old.t(), new.t()) if turned else (old, new)
+        whole = [key for key in floats if tensors[key].shape == was.shape and _same(tensors[key], was)]
+        if len(whole) == 1:
+            return {whole[0]: _as_stored(is_to_be, tensors[whole[0]])}
+        if whole:
+            return None
+    return None
+
+
 # The split
 
 

@@ -173,11 +173,15 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page: charts, series of small ones, grids, galleries. `summary` says the same in Markdown."""
+    """A part of the page: a table, charts, series of small ones, grids, galleries.
+
+    `summary` says in Markdown what the charts say; `table` is on the page too.
+    """
 
     title: str
     anchor: str
     note: str = ""
+    table: Table | None = None
     charts: tuple[Chart, ...] = ()
     small: tuple[Chart, ...] = ()
     small_title: str = ""
@@ -288,8 +292,11 @@ def markdown(report: Report) -> str:
 
 
 def _md_section(section: Section) -> list[str]:
-    """The note and the table of a section, and its galleries as lists; nothing for a section of charts alone."""
+    """The note and the tables of a section, and its galleries as lists; nothing for a section of charts alone."""
     parts = [_prose(section.note)] if section.note else []
+    if section.table:
+        parts += [_prose(section.table.caption)] if section.table.caption else []
+        parts.append(_md_table(section.table))
     if section.summary:
         parts += [_prose(section.summary.caption)] if section.summary.caption else []
         parts.append(_md_table(section.summary))

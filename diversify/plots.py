@@ -89,7 +89,8 @@ class Rows:
 
     `percent` is for shares of 1, `points` for differences of shares.
 
-    `reference` is where a vertical line is drawn. Values outside of `limits` are drawn at the edge, as an arrow.
+    `reference` is where a vertical line is drawn. Values outside of `limits` are drawn at the edge, as an arrow. Where the
+    series are `joined`, the marks of a row are level, on a line from the first to the last.
     """
 
     names: tuple[str, ...]
@@ -99,6 +100,7 @@ class Rows:
     limits: tuple[float, float] = (-math.inf, math.inf)
     percent: bool = False
     points: bool = False
+    joined: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -377,8 +379,11 @@ def _rows(data: Rows, width: float) -> Figure:
     for label, sign in zip(axes.get_yticklabels(), data.signs, strict=True):
         label.set_fontweight("bold" if sign else "normal")
     handles = []
+    if data.joined and several:
+        for place, ends in enumerate(zip(data.series[0].values, data.series[-1].values, strict=True)):
+            axes.plot(ends, [place, place], color=_ink(data.series[-1].color), linewidth=1.6, alpha=0.5, zorder=2)
     for number, series in enumerate(data.series):
-        offset = 0.27 * (number - (len(data.series) - 1) / 2)
+        offset = 0.0 if data.joined else 0.27 * (number - (len(data.series) - 1) / 2)
         handles.append(_marks(axes, series, offset, low, high))
     if several:
         _legend(figure, handles, left / width)

@@ -282,11 +282,12 @@ def read_tensors(path: Path, name: str = "weights") -> tuple[dict[str, Tensor], 
         raise must(name, "be a whole safetensors file", f"{path} ({error})", "copy or download it again") from None
 
 
-def load_checkpoint(path: Path, name: str = "weights") -> dict[str, Tensor]:
+def load_checkpoint(path: Path, name: str = "weights", *, as_named: bool = False) -> dict[str, Tensor]:
     """The state dict in a `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` file, on the CPU.
 
     The content decides, not the suffix. A state dict under `state_dict`, `model_state_dict` or `model` is unwrapped,
-    entries that are not tensors are left out, and a `module.` or `_orig_mod.` that begins every key is taken off.
+    entries that are not tensors are left out, and a `module.` or `_orig_mod.` that begins every key is taken off, unless
+    the tensors are wanted `as_named` in the file.
 
     Raises:
         InputError: The file is missing, a folder, empty, truncated, no checkpoint, holds objects that only a pickle
@@ -306,7 +307,7 @@ def load_checkpoint(path: Path, name: str = "weights") -> dict[str, Tensor]:
     tensors = {key: value.detach() for key, value in content.items() if isinstance(key, str) and torch.is_tensor(value)}
     if not tensors:
         raise must(name, "hold named tensors", f"none in {path}", _RESAVE)
-    return _without_prefixes(tensors)
+    return tensors if as_named else _without_prefixes(tensors)
 
 
 def _checkpoint_kind(path: Path, name: str) -> str:
@@ -380,6 +381,7 @@ OWNED = (
     *("run.json", "model.safetensors", "state", "metrics.jsonl"),  # train
     *("diagnosis.json", "exhibits.json", "embeddings", "report.html", "report.md"),  # diagnose
     *("comparison.json", "train", "diagnosis"),  # compare, demo
+    *("plan.json", "remedy.json"),  # plan, remedy
 )
 
 

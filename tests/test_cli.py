@@ -151,9 +151,9 @@ def test_the_report_is_made_again_from_its_numbers(
     assert (tmp_path / "both-again" / "report.md").read_bytes() == (tmp_path / "both" / "report.md").read_bytes()
     capsys.readouterr()
     assert run(["report", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
-    assert "DIR must be a folder that `diversify diagnose` or `diversify compare` left" in capsys.readouterr().err
+    assert "DIR must be a folder that `diversify diagnose`, `compare` or `remedy` left" in capsys.readouterr().err
     assert run(["report", str(tmp_path / "again"), "--out", str(tmp_path / "x")]) == 2
-    assert "DIR must hold a diagnosis.json or a comparison.json" in capsys.readouterr().err
+    assert "DIR must hold a diagnosis.json, comparison.json or remedy.json" in capsys.readouterr().err
     assert run(["report", str(diagnosed), "--out", str(diagnosed), "--overwrite"]) == 2
     assert not (tmp_path / "x").exists()
 

@@ -182,7 +182,7 @@ def made(place: dict[str, str], sides: Any, diagnosis: dv.Diagnosis) -> SimpleNa
 
 LINES = {
     # Usage
-    "tran": "command must be one of train, diagnose, plan, compare, report, demo, got 'tran'; did you mean 'train'?",
+    "tran": "command must be one of train, diagnose, plan, remedy, compare, report, demo, got 'tran'; did you mean 'train'?",
     "train": "--out must be given, got none; see `diversify train --help`",
     "diagnose --out {dir}/out": "--weights must be given, got none; see `diversify diagnose --help`",
     "compare --out {dir}/out": "DIR_A must be given, got none; see `diversify compare --help`",
@@ -344,8 +344,16 @@ LINES = {
     "compare {dir}/foreign {diagnosed} --out {dir}/out": "run.json must be an existing file, got {dir}/foreign/run.json",
     "compare {diagnosed} {trained} --out {dir}/out": "diagnosis.json must be an existing file, got {trained}/diagnosis.json",
     "report --out {dir}/out": "DIR must be given, got none; see `diversify report --help`",
-    "report {dir}/foreign --out {dir}/out": "DIR must be a folder that `diversify diagnose` or `diversify compare` left, got {dir}/foreign",
-    "report {trained} --out {dir}/out": "DIR must hold a diagnosis.json or a comparison.json, got {trained}; run `diversify diagnose` to its end",
+    "remedy --out {dir}/out": "DIR must be given, got none; see `diversify remedy --help`",
+    "remedy {diagnosed}": "--out must be given, got none; see `diversify remedy --help`",
+    "remedy {dir}/none --out {dir}/out": "DIR must be a folder that `diversify diagnose` left, got {dir}/none",
+    "remedy {trained} --out {dir}/out": "diagnosis.json must be an existing file, got {trained}/diagnosis.json",
+    "remedy {diagnosed} --out {diagnosed}": "DIR must not hold {diagnosed}, which the command reads, got {diagnosed}; choose another folder",
+    "remedy {diagnosed} --plan {dir}/none.json --out {dir}/out": "--plan must be an existing file, got {dir}/none.json",
+    "remedy {diagnosed} --plan {dir}/later/run.json --out {dir}/out": "classes of the plan must be given, got nothing",
+    "remedy {diagnosed} --seed -1 --out {dir}/out": "--seed must be at least 0, got '-1'",
+    "report {dir}/foreign --out {dir}/out": "DIR must be a folder that `diversify diagnose`, `compare` or `remedy` left, got {dir}/foreign",
+    "report {trained} --out {dir}/out": "DIR must hold a diagnosis.json, comparison.json or remedy.json, got {trained}; run `diversify diagnose` to its end",
     "report {diagnosed} --out {diagnosed} --overwrite": "DIR must not hold {diagnosed}, which the command reads, got {diagnosed}; choose another folder",
     "compare {dir}/spoilt {diagnosed} --out {dir}/out": "diagnosis.json must be whole, valid JSON, got {dir}/spoilt/diagnosis.json (<...>)",
     "compare {dir}/later {diagnosed} --out {dir}/out": "diagnosis must have schema_version 1, got 99",

@@ -8,6 +8,7 @@ from .demo import demo_run
 from .diagnose import diagnose_run, load_diagnosed, load_trained
 from .options import DataOptions
 from .plan import load_diagnosis, plan_run
+from .remedy import remedy_run
 from .report import report_run
 from .train import recorded_training, train_run
 
@@ -21,6 +22,7 @@ __all__ = [
     "load_trained",
     "plan_run",
     "recorded_training",
+    "remedy_run",
     "report_run",
     "train_run",
 ]

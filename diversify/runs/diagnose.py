@@ -29,6 +29,8 @@ from .options import DataOptions, channels_of, fit_channels
 from .train import Progress, Say, recorded_training
 
 HEAD = Path("embeddings") / "head.safetensors"
+UNRECORDED = "no training record beside the weights; that train holds the images it learned from is taken on trust"
+OTHER_IMAGES = "these training images are not those that the checkpoint's record names"
 
 
 def load_trained(spec: str, weights: Path, num_classes: int, channels: int) -> nn.Module:
@@ -98,9 +100,9 @@ def _data_for(
 def _trust(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> list[str]:
     """What is not known of the images that the model learned from, one sentence each."""
     if training is None:
-        return ["no training record beside the weights; that train holds the images it learned from is taken on trust"]
+        return [UNRECORDED]
     if not _trained_on(training, data, files):
-        return ["these training images are not those that the checkpoint's record names"]
+        return [OTHER_IMAGES]
     return []
 
 
@@ -109,6 +111,22 @@ def _left_out(data: Data) -> list[str]:
     count = len(data.skipped)
     kind = "image that cannot be read was" if count == 1 else "images that cannot be read were"
     return [f"{count:,} {kind} left out (--skip-bad)"] if count else []
+
+
+def _fingerprint(digest: str, content: str | None, record: dict[str, Any]) -> str:
+    """What `extract` writes beside the embeddings of a split, by which they are known."""
+    return storage.digest_json([digest, content, record["files"], record["view"]])
+
+
+def require_recorded(folder: Path, record: dict[str, Any]) -> None:
+    """An InputError unless both embeddings in a folder are of the images that its record names, by one network."""
+    splits, networks = record["data"]["splits"], set()
+    for name, split in (("train", splits["train"]), ("heldout", splits[record["heldout_split"]])):
+        index = storage.read_json(folder / "embeddings" / name / "index.json", "embeddings index")
+        networks.add(index.get("model"))
+        if index.get("fingerprint") != _fingerprint(split["digest"], split.get("content"), record) or len(networks) > 1:
+            advice = "run `diversify diagnose` again"
+            raise must(f"{name} embeddings", "be those that the record names", f"others in {folder}", advice)
 
 
 @alone
@@ -192,7 +210,7 @@ def diagnose_run(
                     make_loader(part, view, batch_size=batch_size, workers=workers),
                     precision=precision,  # type: ignore[arg-type]
                     out=folder,
-                    fingerprint=storage.digest_json([part.digest(), part.content, record["files"], record["view"]]),
+                    fingerprint=_fingerprint(part.digest(), part.content, record),
                     progress=None if progress is None else partial(progress, f"reading {name}"),
                 )
             )

@@ -1,0 +1,329 @@
+"""The repair of a classifier's last layer on a frozen backbone: free fixes, and retraining by a plan in seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .augment import DrawKey
+from .augment_features import FeatureAugmenter
+from .embeddings import Embeddings
+from .errors import must
+from .functional import counts, draws
+from .functional.losses import prior_corrected_cross_entropy
+from .heads import LinearHead
+from .plan import Plan
+
+NEVER = -1e30  # the bias of a class that is never to win, within what float32 and bfloat16 hold
+_SQUARED_LENGTH = 64.0  # of the features for which learning rates are given
+_BLOCK = 64  # steps whose rows are drawn at a time
+_SMALL = 1 << 24  # multiply-adds of a step, below which several threads wait for each other longer than they work
+
+Progress = Callable[[int, int], None]
+
+
+# Free fixes
+
+
+def adjust_logits(head: LinearHead, log_prior: Tensor, tau: float) -> LinearHead:
+    """The head with `tau * log_prior` taken off its logits, folded into the bias; 0 is the identity.
+
+    Post-hoc logit adjustment, Menon et al. 2021, eq. 9. Logits are those after the scale of a cosine head, which has a
+    bias afterwards.
+
+    Args:
+        log_prior: `(C,)` logarithm of each class's share of the training images, finite.
+
+    Raises:
+        InputError: the shape of `log_prior` is not `(C,)`, it is not finite, or tau is negative or infinite.
+    """
+    _require_tau(tau)
+    if log_prior.shape != (head.num_classes,):
+        raise must("log prior", f"have shape ({head.num_classes},)", tuple(log_prior.shape))
+    if not log_prior.isfinite().all():
+        raise must("log prior", "be finite", "nan or infinite values", "give an absent class that of the rarest one")
+    if tau == 0:
+        return head
+    return replace(head, bias=(head.bias - tau * log_prior.to(head.bias) / head.scale).contiguous())
+
+
+def log_prior_of(class_counts: Tensor) -> Tensor:
+    """`(C,)` float32 logarithm of each class's share of the images; a class without any has that of the rarest one.
+
+    Raises:
+        InputError: no class has an image.
+    """
+    if not int(class_counts.sum()):
+        raise must("class counts", "hold at least one image", 0)
+    present = class_counts.clamp(min=int(class_counts[class_counts > 0].min())).double()
+    return (present / class_counts.sum()).log().float()
+
+
+def normalize_tau(head: LinearHead, tau: float) -> LinearHead:
+    """The head with each class's logit divided by its weight's norm to the power of tau; 0 is the identity.
+
+    Tau-normalisation, Kang et al. 2020, eq. 2, with the bias divided like the weight instead of dropped. The geometric mean
+    of the norms is put back, so that logits keep their size. A row of zeros stays, and so does a cosine head, whose rows
+    have been normalised already.
+
+    Raises:
+        InputError: tau is negative or infinite.
+    """
+    _require_tau(tau)
+    if tau == 0 or head.cosine:
+        return head
+    norms = head.weight.double().norm(dim=1)
+    if not bool((norms > 0).any()):
+        return head
+    logarithm = norms.log()
+    factor = (tau * (logarithm[norms > 0].mean() - logarithm)).exp().where(norms > 0, 1.0)
+    weight, bias = (factor[:, None] * head.weight).float(), (factor * head.bias).float()
+    return replace(head, weight=weight, bias=bias)
+
+
+def nearest_mean(embeddings: Embeddings, *, like: LinearHead | None = None) -> LinearHead:
+    """The nearest class mean as a head: `f @ mean - |mean|^2 / 2` is largest where the distance to the mean is smallest.
+
+    A class without rows never wins. Where `like` is a cosine head so is the result, with its scale: the nearest mean by
+    angle, of normalised features.
+    """
+    cosine = like is not None and like.cosine
+    features = functional.normalize(embeddings.features, dim=1) if cosine else embeddings.features
+    means = counts.class_mean(features, embeddings.labels, embeddings.num_classes)
+    absent = means.isnan().any(1)
+    means = means.nan_to_num(0.0)
+    bias = torch.zeros(len(means), device=means.device) if cosine else -means.double().square().sum(1).float() / 2
+    bias = bias.masked_fill(absent, NEVER)
+    return LinearHead(weight=means, bias=bias, cosine=cosine, scale=like.scale if like is not None and cosine else 1.0)
+
+
+def _require_tau(tau: float) -> None:
+    if not 0 <= tau < math.inf:
+        raise must("tau", "not be negative, and finite", tau)
+
+
+# Retraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecipe:
+    """How a head is retrained: SGD with momentum on a cosine schedule, beginning at the old head.
+
+    `learning_rate` is for features whose squared length is 64 on average, as those of a CIFAR ResNet are; for others it
+    changes in inverse proportion, as the largest stable step does. `weight_decay` spares the bias. Without `bias` the
+    bias stays as it is, for a module that has none.
+    """
+
+    steps: int = 1500
+    batch_size: int = 256
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise must(name, f"be an integer of at least {least}", value)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "float" and not 0 <= value < math.inf:
+                raise must(field.name, "not be negative, and finite", value)
+        if self.momentum >= 1:
+            raise must("momentum", "be below 1", self.momentum)
+
+
+DEFAULT = HeadRecipe()
+
+
+def retrain_head(
+    embeddings: Embeddings,
+    head: LinearHead,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    steps: int = DEFAULT.steps,
+    batch_size: int = DEFAULT.batch_size,
+    learning_rate: float = DEFAULT.learning_rate,
+    momentum: float = DEFAULT.momentum,
+    weight_decay: float = DEFAULT.weight_decay,
+    bias: bool = DEFAULT.bias,
+    progress: Progress | None = None,
+) -> LinearHead:
+    """The head, trained further on the features of the backbone's own training images, as the plan says.
+
+    A row is drawn by its class, by `plan.draws`, and then within the class; features are varied as the plan says for
+    their class; the loss takes out `prior_correction.training` of the drawn prior, and `after` is folded into the bias
+    at the end. The plan's schedule is one of training epochs and does not apply. A class that is never drawn keeps its
+    place in the loss as one that is never right.
+
+    No step is the identity, but for `after`. The same seed gives the same head. Works where the features are.
+
+    Args:
+        embeddings: Features that the backbone gives for the images it was trained on: those of others are worth several
+            points and would be gone in use. That cannot be seen here.
+        head: Where training begins; a cosine head stays one, with its scale.
+        plan: Of the same classes; image policies and mixing have no meaning here.
+        progress: Called with steps done and in all.
+
+    Raises:
+        InputError: another number of classes or features, a class is drawn that has no rows, or an option that has no
+            meaning; see `HeadRecipe`.
+    """
+    recipe = HeadRecipe(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        bias=bias,
+    )
+    return retrain_with(embeddings, head, plan, recipe, seed=seed, progress=progress)
+
+
+def retrain_with(
+    embeddings: Embeddings,
+    head: LinearHead,
+    plan: Plan,
+    recipe: HeadRecipe,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LinearHead:
+    """`retrain_head` with its options as one value."""
+    _require_fit(embeddings, head, plan)
+    after = plan.prior_correction.after
+    if after and not recipe.bias:
+        raise must("prior_correction.after of the plan", "be 0 where the head has no bias", after)
+    home = head.weight.device
+    if recipe.steps:
+        with _threads_for(recipe.batch_size * head.weight.numel()):
+            head = _trained(embeddings, head, plan, recipe, seed, progress)
+    return _on(adjust_logits(head, plan.log_prior, after), home)
+
+
+@contextlib.contextmanager
+def _threads_for(work: int) -> Iterator[None]:
+    """One thread within the block where the work of a step is small; as many as before afterwards."""
+    number = torch.get_num_threads()
+    if work < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
+
+
+def _on(head: LinearHead, device: torch.device) -> LinearHead:
+    return replace(head, weight=head.weight.to(device), bias=head.bias.to(device))
+
+
+def _require_fit(embeddings: Embeddings, head: LinearHead, plan: Plan) -> None:
+    if head.num_features != embeddings.num_features:
+        raise must("head", f"have the embeddings' {embeddings.num_features} features", head.num_features)
+    for name, value in (("head", head), ("plan", plan)):
+        if value.num_classes != embeddings.num_classes:
+            raise must(name, f"have the embeddings' {embeddings.num_classes} classes", value.num_classes)
+    rows = counts.class_counts(embeddings.labels, embeddings.num_classes).cpu()
+    missing = ((plan.draws > 0) & (rows == 0)).nonzero().flatten().tolist()
+    if missing:
+        one = plan.classes[missing[0]]
+        raise must(f"draws of {one.name}", "be 0, for it has no rows in the embeddings", f"{one.draws:g}")
+
+
+class _Rows:
+    """Which rows a step sees: the class by the plan's draws, then one of its rows, each by its own number."""
+
+    def __init__(self, embeddings: Embeddings, plan: Plan, batch_size: int, seed: int) -> None:
+        labels = embeddings.labels
+        rows = counts.class_counts(labels, embeddings.num_classes)
+        self.order = labels.argsort(stable=True)
+        self.rows, self.start = rows, rows.cumsum(0) - rows
+        drawn = (plan.draws > 0).nonzero().flatten()
+        self.classes = drawn.to(labels.device)
+        self.ends = plan.draws[drawn].cumsum(0).float().to(labels.device)
+        self.batch_size, self.seed = batch_size, seed
+
+    def block(self, first: int, number: int) -> Tensor:
+        """`(number, batch)` rows of the steps from `first` on."""
+        device = self.order.device
+        step = torch.arange(first, first + number, device=device)[:, None]
+        place = torch.arange(self.batch_size, device=device)
+        at = torch.searchsorted(self.ends, draws.uniform("head class", self.seed, step, place), right=True)
+        one = self.classes[at.clamp(max=len(self.classes) - 1)]
+        return self.order[self.start[one] + draws.integers(self.rows[one], "head row", self.seed, step, place)]
+
+
+def _trained(
+    embeddings: Embeddings, head: LinearHead, plan: Plan, recipe: HeadRecipe, seed: int, progress: Progress | None
+) -> LinearHead:
+    device = embeddings.features.device
+    head = _on(head, device)
+    augment = None
+    if plan.feature_methods:
+        bank = replace(
+            embeddings, indices=torch.arange(len(embeddings), device=device)
+        )  # rows are known by their place
+        augment = FeatureAugmenter(plan, bank, seed=seed, head=head)
+    lengths = head.weight.norm(dim=1, keepdim=True) if head.cosine else None
+    begin = functional.normalize(head.weight, dim=1) if head.cosine else head.weight
+    weight, bias = (value.detach().clone().requires_grad_() for value in (begin, head.bias))
+    free_bias = recipe.bias and not head.cosine
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [weight], "weight_decay": recipe.weight_decay},
+            *([{"params": [bias], "weight_decay": 0.0}] if free_bias else []),
+        ],
+        lr=_learning_rate(embeddings, head, recipe),
+        momentum=recipe.momentum,
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.steps)
+    rows = _Rows(embeddings, plan, recipe.batch_size, seed)
+    log_prior, strength = plan.log_prior.to(device), plan.prior_correction.training
+    closed_form = augment is not None and "isda" in plan.feature_methods
+    length = embeddings.features.norm(dim=1).mean().clamp(min=1e-12) if closed_form and head.cosine else 1.0
+    for step in range(recipe.steps):
+        if step % _BLOCK == 0:
+            block = rows.block(step, min(_BLOCK, recipe.steps - step))
+            if progress is not None:
+                progress(step, recipe.steps)
+        chosen = block[step % _BLOCK]
+        features, targets = embeddings.features[chosen], embeddings.labels[chosen]
+        if augment is not None:
+            features, targets = augment(features, targets, DrawKey(seed=seed, epoch=0, step=step, indices=chosen))
+        with torch.enable_grad():
+            if head.cosine:
+                turned = functional.normalize(weight, dim=1)
+                logits = head.scale * functional.linear(functional.normalize(features, dim=1), turned, bias)
+            else:
+                logits = functional.linear(features, weight, bias)
+            if closed_form and augment is not None:
+                logits = augment.adjust_logits(logits, targets, head.scale / length * turned if head.cosine else weight)
+            loss = prior_corrected_cross_entropy(logits, targets, log_prior, strength)
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        schedule.step()
+    if progress is not None:
+        progress(recipe.steps, recipe.steps)
+    found = weight.detach()
+    if not bool(found.isfinite().all()):
+        raise must("learning_rate", "be small enough for the head to settle", recipe.learning_rate)
+    if lengths is not None:
+        found = functional.normalize(found, dim=1) * lengths
+    return replace(head, weight=found, bias=bias.detach())
+
+
+def _learning_rate(embeddings: Embeddings, head: LinearHead, recipe: HeadRecipe) -> float:
+    """In inverse proportion to the squared length of what the weight is multiplied with."""
+    if head.cosine:
+        return recipe.learning_rate * _SQUARED_LENGTH / head.scale**2
+    squared = float(embeddings.features.norm(dim=1).double().square().mean())
+    return recipe.learning_rate * _SQUARED_LENGTH / squared if squared > 0 else recipe.learning_rate

@@ -1,0 +1,169 @@
+"""The `remedy` command."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import origin, storage
+from ..diagnosis import Diagnosis
+from ..errors import must
+from ..head import HeadRecipe
+from ..head_choice import HeadChoice, choose_head, default_candidates
+from ..heads import LinearHead, read_head, replace_head
+from ..plan import Plan, make_plan
+from ..remedy_report import render_remedy_html, render_remedy_markdown
+from .diagnose import OTHER_IMAGES, UNRECORDED, load_diagnosed, require_recorded
+from .folders import SCHEMA_VERSION, alone
+from .train import Progress, Say
+
+REPEATS = 10  # of the folds: they cost nothing beside the heads
+
+
+@alone
+def remedy_run(
+    folder: Path,
+    *,
+    plan: Path | None = None,
+    out: Path,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say,
+    progress: Progress | None = None,
+) -> tuple[HeadChoice, dict[str, Any]]:
+    """Repair the head of a network that `diagnose_run` looked at, by whichever candidate wins on held-out folds.
+
+    Leaves `model.safetensors` (the user's checkpoint, by its own names, with the recommended head), `plan.json`,
+    `remedy.json`, the report and `run.json` in `out`, all or none. The data is not needed, nor is the network built.
+    """
+    storage.ensure_available(out, overwrite, inputs=[folder, *([plan] if plan else [])])
+    diagnosis, model, diagnosed = load_diagnosed(folder)
+    warnings = _require_trusted(folder, diagnosis, diagnosed)
+    old = read_head(model.head)
+    tensors = _checkpoint(diagnosed)
+    name = diagnosed["model"]["head"]
+    has_bias = _takes_bias(tensors, name, old)
+    wanted = _planned(plan, diagnosis)
+    if not has_bias:
+        warnings.append("the head has no bias: candidates that need one are left out")
+        wanted = _without_bias(wanted)
+    for warning in warnings:
+        say(f"note: {warning}")
+    class_counts = [int(count) for count in diagnosis["count"].tolist()]
+    recipe = HeadRecipe(bias=has_bias)
+    counted = Plan.from_counts(diagnosis.class_names, class_counts)
+    counted = counted if has_bias else _without_bias(counted)
+    choice = choose_head(
+        model.train,
+        model.heldout,
+        old,
+        default_candidates(model.train, old, plan=wanted, counted=counted, recipe=recipe),
+        folds=min(5, len(model.heldout)),
+        repeats=REPEATS,
+        seed=seed,
+        progress=None if progress is None else partial(progress, "making heads"),
+    )
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "remedy",
+        "finished": True,
+        "started": origin.now(),
+        "of": {"path": str(folder), **diagnosed},
+        "plan": {"path": str(plan) if plan else None, "made_from": wanted.made_from},
+        "recommended": {
+            "candidate": choice.names[choice.recommended],
+            "option": choice.option(choice.recommended),
+            "text": choice.in_words(),
+        },
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "caveats": warnings,
+        **origin.origin(torch.device("cpu")),
+    }
+    repaired = replace_head(tensors, name, old, choice.head)
+    kept = HeadChoice.from_dict(choice.to_dict())  # to the digits of the file, so that `report` gives the same
+    with storage.staged_directory(out, overwrite=overwrite) as staged:
+        weights = staged / "model.safetensors"
+        storage.write_tensors(weights, repaired)
+        record["weights"] = {"path": weights.name, "sha256": storage.sha256(weights)}
+        storage.write_text(staged / "plan.json", wanted.to_json())
+        remedy = {"class_names": list(diagnosis.class_names), "choice": choice.to_dict()}
+        storage.write_json(staged / "remedy.json", remedy)
+        storage.write_text(staged / "report.html", render_remedy_html(kept, diagnosis.class_names, wanted, record))
+        storage.write_text(staged / "report.md", render_remedy_markdown(kept, diagnosis.class_names, wanted, record))
+        storage.write_json(staged / "run.json", record)
+    return choice, record
+
+
+def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any]) -> list[str]:
+    """What is not known of the embeddings, one sentence each; an InputError for what is known to be wrong."""
+    if not diagnosis.plan_ready:
+        advice = "bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing"
+        raise must(
+            "diagnosis", "be made on val to choose a remedy by", f"one made on {diagnosis.heldout_split}", advice
+        )
+    if record.get("finished") is False:
+        raise must("diagnosis", "be finished", f"an interrupted one in {folder}", "run `diversify diagnose` again")
+    caveats = record.get("caveats", [])
+    if OTHER_IMAGES in caveats:
+        advice = (
+            "diagnose with the data it was trained on: a head made from other images loses in use what it shows here"
+        )
+        raise must("train embeddings", "be of the backbone's own training images", "others, by its record", advice)
+    require_recorded(folder, record)
+    return [UNRECORDED] if UNRECORDED in caveats or not record.get("training") else []
+
+
+def _checkpoint(record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of the weights file that was diagnosed, by the names in it."""
+    path, digest = Path(record["weights"]["path"]), record["weights"]["sha256"]
+    advice = "put it back, or run `diversify diagnose` on the weights there are"
+    if not path.is_file():
+        raise must("weights", "be where they were diagnosed", f"no file {path}", advice)
+    if storage.sha256(path) != digest:
+        raise must("weights", "be those that were diagnosed", f"another content of {path}", advice)
+    return storage.load_checkpoint(path, as_named=True)
+
+
+def _takes_bias(tensors: dict[str, torch.Tensor], name: str, head: LinearHead) -> bool:
+    """Whether the checkpoint's head has a bias; an InputError where no other head can be put into it at all."""
+    replace_head(
+        tensors, name, head, head if head.cosine else dataclasses.replace(head, bias=torch.zeros_like(head.bias))
+    )
+    if head.cosine:
+        return False
+    probe = dataclasses.replace(head, bias=torch.arange(head.num_classes, dtype=torch.float32))
+    try:
+        replace_head(tensors, name, head, probe)
+    except ValueError:
+        return False
+    return True
+
+
+def _planned(path: Path | None, diagnosis: Diagnosis) -> Plan:
+    if path is None:
+        return make_plan(diagnosis)
+    plan = Plan.from_dict(storage.read_json(path, "--plan"))
+    theirs = [(one.name, one.count) for one in plan.classes]
+    ours = [(name, int(count)) for name, count in zip(diagnosis.class_names, diagnosis["count"].tolist(), strict=True)]
+    for got, wanted in zip(theirs, ours, strict=False):
+        if got != wanted:
+            law = f"be of the diagnosed classes and counts: {wanted[0]} ({wanted[1]:,} images)"
+            raise must("--plan", law, f"{got[0]} ({got[1]:,})", "make one with `diversify plan DIR --out plan.json`")
+    if len(theirs) != len(ours):
+        raise must("--plan", f"have the diagnosed {len(ours)} classes", len(theirs))
+    return plan
+
+
+def _without_bias(plan: Plan) -> Plan:
+    """The plan with what it takes off the logits afterwards taken out in training instead, where no bias holds it."""
+    correction = plan.prior_correction
+    moved = correction.model_copy(update={"training": min(4.0, correction.training + correction.after), "after": 0.0})
+    return plan.model_copy(update={"prior_correction": moved})
+
+
+__all__ = ["remedy_run"]

@@ -1,0 +1,246 @@
+"""`diversify remedy` on what `diagnose` left: what it writes, and what it refuses."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diversify import storage
+from diversify.cli import run
+from diversify.functional.metrics import balanced_accuracy
+from diversify.heads import read_head, split_head
+from diversify.models import build_model, load_weights
+from diversify.plan import Plan
+from diversify.runs import load_diagnosed
+
+RECIPE = [
+    "--epochs",
+    "6",
+    "--batch-size",
+    "64",
+    "--precision",
+    "fp32",
+    "--warmup-epochs",
+    "0",
+    "--learning-rate",
+    "0.05",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network trained on long-tailed digits, its diagnosis, and the remedy."""
+    import diversify.runs.remedy as module
+    from diversify.head import HeadRecipe
+
+    folder = tmp_path_factory.mktemp("remedy")
+    options = ["--imbalance", "exp:20", "--holdout", "0.3"]
+    assert run(["train", *options, *RECIPE, "--out", str(folder / "trained")]) == 0
+    weights = str(folder / "trained" / "model.safetensors")
+    assert run(["diagnose", "--weights", weights, "--out", str(folder / "diagnosed")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "HeadRecipe", lambda **options: HeadRecipe(steps=80, batch_size=64, **options))
+        assert run(["remedy", str(folder / "diagnosed"), "--out", str(folder / "remedy")]) == 0
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a head took five steps."""
+    import diversify.runs.remedy as module
+    from diversify.head import HeadRecipe
+
+    monkeypatch.setattr(module, "HeadRecipe", lambda **options: HeadRecipe(steps=5, batch_size=16, **options))
+
+
+def copied(place: Path, to: Path) -> Path:
+    shutil.copytree(place / "diagnosed", to)
+    return to
+
+
+def changed(folder: Path, change) -> None:
+    record = storage.read_json(folder / "run.json", "run.json")
+    change(record)
+    storage.write_json(folder / "run.json", record)
+
+
+def test_the_checkpoint_has_another_head_and_nothing_else(place: Path) -> None:
+    old, new = (storage.load_checkpoint(place / name / "model.safetensors") for name in ("trained", "remedy"))
+    assert {n: (t.shape, t.dtype) for n, t in old.items()} == {n: (t.shape, t.dtype) for n, t in new.items()}
+    assert {n for n in old if not torch.equal(old[n], new[n])} <= {"linear.weight", "linear.bias"}
+    record = storage.read_json(place / "remedy" / "run.json", "run.json")
+    assert record["weights"]["sha256"] == storage.sha256(place / "remedy" / "model.safetensors")
+
+
+def test_the_model_that_is_written_does_what_the_report_says(place: Path) -> None:
+    network = build_model("small_cnn", 10, channels=1)
+    load_weights(network, place / "remedy" / "model.safetensors")
+    head = read_head(split_head(network).head)
+    _, model, _ = load_diagnosed(place / "diagnosed")
+    found = balanced_accuracy(model.heldout.labels, head.logits(model.heldout.features).argmax(1), 10)
+    choice = storage.read_json(place / "remedy" / "remedy.json", "remedy.json")["choice"]
+    recommended = choice["recommended"]
+    before = choice["columns"]["balanced_accuracy"][0]
+    assert choice["columns"]["balanced_accuracy"][recommended] >= before
+    assert found >= before  # by the option that all held-out rows choose
+    assert recommended > 0, "digits at ratio 20 leave something to repair"
+
+
+def test_the_report_begins_with_what_is_recommended(place: Path) -> None:
+    record = storage.read_json(place / "remedy" / "run.json", "run.json")
+    page = (place / "remedy" / "report.html").read_text(encoding="utf-8")
+    lede = page.index('<p class="lede">')
+    assert record["recommended"]["text"].split(" (")[0].split(",")[0] in page[lede : lede + 400]
+    assert "interval" in record["recommended"]["text"]
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    for name in ("untouched", "logit adjustment", "tau-norm", "nearest mean", "even draws", "SMOTE", "EOS", "plan"):
+        assert name in page
+    plan = Plan.from_dict(storage.read_json(place / "remedy" / "plan.json", "plan.json"))
+    assert plan.made_from == "diagnosis"
+
+
+def test_the_report_is_made_again_from_the_files(place: Path, tmp_path: Path) -> None:
+    assert run(["report", str(place / "remedy"), "--out", str(tmp_path / "again")]) == 0
+    for name in ("report.html", "report.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (place / "remedy" / name).read_bytes()
+
+
+def test_a_plan_of_ones_own_is_compared_and_kept(place: Path, tmp_path: Path, quick: None) -> None:
+    plan = tmp_path / "plan.json"
+    kept = storage.read_json(place / "remedy" / "plan.json", "plan.json") | {"made_from": "hand"}
+    storage.write_json(plan, kept)
+    out = tmp_path / "out"
+    assert run(["remedy", str(place / "diagnosed"), "--plan", str(plan), "--out", str(out)]) == 0
+    assert storage.read_json(out / "plan.json", "plan.json")["made_from"] == "hand"
+    assert run(["remedy", str(place / "diagnosed"), "--plan", str(plan), "--out", str(out)]) == 2
+    assert run(["remedy", str(place / "diagnosed"), "--out", str(out), "--overwrite"]) == 0
+    assert storage.read_json(out / "plan.json", "plan.json")["made_from"] == "diagnosis"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "model.safetensors",
+        "plan.json",
+        "remedy.json",
+        "report.html",
+        "report.md",
+        "run.json",
+    ]
+
+
+def test_names_of_the_users_own_are_kept(place: Path, tmp_path: Path, quick: None) -> None:
+    """A wrapped, nested checkpoint in half precision."""
+    folder = copied(place, tmp_path / "diagnosed")
+    weights = tmp_path / "mine.pt"
+    tensors = storage.load_checkpoint(place / "trained" / "model.safetensors")
+    wrapped = {
+        f"module.{name}": value.half() if value.is_floating_point() else value for name, value in tensors.items()
+    }
+    torch.save({"state_dict": wrapped, "epoch": 3}, weights)
+    head = {"weight": wrapped["module.linear.weight"].float(), "bias": wrapped["module.linear.bias"].float()}
+    storage.write_tensors(folder / "embeddings" / "head.safetensors", head, {"cosine": "0", "scale": "1.0"})
+    changed(folder, lambda record: record.update(weights={"path": str(weights), "sha256": storage.sha256(weights)}))
+    assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 0
+    found = storage.read_tensors(tmp_path / "out" / "model.safetensors")[0]
+    assert {n: (t.shape, t.dtype) for n, t in found.items()} == {n: (t.shape, t.dtype) for n, t in wrapped.items()}
+
+
+def test_what_is_not_known_is_said(
+    place: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(place, tmp_path / "diagnosed")
+    changed(folder, lambda record: record.update(training=None))
+    assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert "taken on trust" in capsys.readouterr().out
+    assert "taken on trust" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\n> ", " ")
+
+
+def test_an_interruption_leaves_nothing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diversify.runs.remedy as module
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "render_remedy_html", interrupted)
+    monkeypatch.setattr(module, "HeadRecipe", lambda **options: __import__("diversify").HeadRecipe(steps=2, **options))
+    assert run(["remedy", str(place / "diagnosed"), "--out", str(tmp_path / "out")]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def other_images(folder: Path) -> None:
+    from diversify.runs.diagnose import OTHER_IMAGES
+
+    changed(folder, lambda record: record.update(caveats=[OTHER_IMAGES]))
+
+
+def made_on_test(folder: Path) -> None:
+    record = storage.read_json(folder / "diagnosis.json", "diagnosis.json")
+    storage.write_json(folder / "diagnosis.json", record | {"heldout_split": "test", "plan_ready": False})
+
+
+def swapped(folder: Path) -> None:
+    shutil.rmtree(folder / "embeddings" / "train")
+    shutil.copytree(folder / "embeddings" / "heldout", folder / "embeddings" / "train")
+
+
+def weights_at(path: str):
+    return lambda folder: changed(folder, lambda record: record["weights"].update(path=path))
+
+
+REFUSED = {
+    "test": (
+        made_on_test,
+        "diagnosis must be made on val to choose a remedy by, got one made on test; bring a val split, or train with --holdout,"
+        " and diagnose on that: test is read once, after choosing",
+    ),
+    "other images": (
+        other_images,
+        "train embeddings must be of the backbone's own training images, got others, by its record; diagnose with the data it was"
+        " trained on: a head made from other images loses in use what it shows here",
+    ),
+    "swapped": (
+        swapped,
+        "train embeddings must be those that the record names, got others in {folder}; run `diversify diagnose` again",
+    ),
+    "gone": (
+        weights_at("/nowhere/model.pt"),
+        "weights must be where they were diagnosed, got no file /nowhere/model.pt; put it back, or run `diversify diagnose` on the"
+        " weights there are",
+    ),
+    "unfinished": (
+        lambda folder: changed(folder, lambda record: record.update(finished=False)),
+        "diagnosis must be finished, got an interrupted one in {folder}; run `diversify diagnose` again",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_refused(place: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    change, message = REFUSED[kind]
+    folder = copied(place, tmp_path / "diagnosed")
+    change(folder)
+    assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 2
+    error = " ".join(capsys.readouterr().err.split()).replace("--weights ", "weights ")
+    assert error == f"error: {message.format(folder=folder)}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_have_changed_are_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(place, tmp_path / "diagnosed")
+    weights = tmp_path / "w.safetensors"
+    storage.write_tensors(weights, build_model("small_cnn", 10, channels=1).state_dict())
+    weights_at(str(weights))(folder)
+    assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "weights must be those that were diagnosed, got another content of" in capsys.readouterr().err
+
+
+def test_a_plan_of_other_classes_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "plan.json"
+    storage.write_text(plan, Plan.untouched(["a", "b"], [3, 2]).to_json())
+    assert run(["remedy", str(place / "diagnosed"), "--plan", str(plan), "--out", str(tmp_path / "out")]) == 2
+    assert "--plan must be of the diagnosed classes and counts" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_diagnosis_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["remedy", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert "DIR must be a folder that `diversify diagnose` left" in capsys.readouterr().err
