@@ -28,6 +28,7 @@ ROOMS = {
     "plan": 4.0,
     "sampler": 5.0,
     "augment": 5.0,
+    "ingredients": 5.5,
     "images": 5.6,
     "tables": 5.7,
     "sources": 5.8,
