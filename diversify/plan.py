@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, must
-from .functional import image_ops
+from .functional import counts, image_ops
 
 MOST_AUGMENTED = 0.9  # every class keeps clean views: at most so many of its draws are augmented
 LARGEST_DIFFERENCE = 0.35  # in strength x probability between two classes' image policies
@@ -230,6 +230,32 @@ class Plan(_Value):
         """The feature methods that some class uses, in the order in which they first appear."""
         used = [policy.method for one in self.classes for policy in one.features if policy.share > 0]
         return tuple(dict.fromkeys(used))
+
+    def for_counts(self, class_counts: Sequence[int] | Tensor) -> Plan:
+        """The same plan for other numbers of training images: made on a hold-out's train split, used on all images.
+
+        Policies stay as they are. The draws follow the counts as they did (`functional.counts.shares_for_counts`), and so
+        does the log prior; a budget keeps its ratio to the number of images. With the counts it has, the plan itself.
+
+        Raises:
+            InputError: not one count per class, or no image in any class that is drawn.
+        """
+        given = torch.as_tensor(class_counts)
+        if given.shape != (self.num_classes,) or given.is_floating_point() or bool((given < 0).any()):
+            raise must("class counts", f"be {self.num_classes} counts, one per class of the plan", given.tolist())
+        if torch.equal(given, self.class_counts):
+            return self
+        draws = counts.shares_for_counts(self.draws, self.class_counts, given)
+        if not bool(draws.isfinite().all()):
+            raise must("class counts", "hold an image of a class that the plan draws", given.tolist())
+        budget = self.images_per_epoch
+        if budget is not None:
+            budget = max(1, round(budget * int(given.sum()) / int(self.class_counts.sum())))
+        classes = [
+            {**one.model_dump(), "count": count, "draws": share}
+            for one, count, share in zip(self.classes, given.tolist(), draws.tolist(), strict=True)
+        ]
+        return Plan.from_dict({**self.model_dump(), "classes": classes, "images_per_epoch": budget})
 
     def to_json(self) -> str:
         """The text of `plan.json`; `from_json` gives back an equal plan."""
