@@ -52,6 +52,7 @@ _HOME = {
     "make_loader": "data",
     "build_model": "models",
     "load_weights": "models",
+    "DiversifySampler": "sampler",
     "CropFlip": "augment",
     "Ingredients": "training",
     "Recipe": "training",
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from .models import load_weights as load_weights
     from .report import render_html as render_html
     from .report import render_markdown as render_markdown
+    from .sampler import DiversifySampler as DiversifySampler
     from .thumbnails import take_pictures as take_pictures
     from .training import Ingredients as Ingredients
     from .training import Recipe as Recipe
