@@ -25,6 +25,7 @@ from .errors import InputError, must, unknown
 
 if TYPE_CHECKING:
     from .diagnosis import Diagnosis
+    from .plan import ClassPlan, Plan
     from .runs import DataOptions
 
 app = typer.Typer(
@@ -332,6 +333,24 @@ def diagnose(
 
 
 @app.command()
+def plan(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose left.")],
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", help="The file to write, for example plan.json.", metavar="FILE", readable=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the plan in FILE.")] = False,
+) -> None:
+    """Say what to do for every class, and why: how often it is drawn, and how its images and features are varied."""
+    from .runs import plan_run
+
+    process.begin_work()
+    _show_plan(plan_run(folder, out=file, overwrite=overwrite))
+    _say(f"plan: {file}" if file is not None else "to keep this plan, to edit it and to train with it: --out plan.json")
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="DIR_A", readable=False, help="A folder that diagnose left.")],
     second: Annotated[Path, typer.Argument(metavar="DIR_B", readable=False, help="Another.")],
@@ -449,6 +468,91 @@ def _show(diagnosis: Diagnosis) -> None:
     if not diagnosis.plan_ready:
         out.print()
         _say("Made on the test split: to be read only, not to choose a remedy from.")
+
+
+def _show_plan(plan: Plan) -> None:
+    """The classes as a table, rarest first where there are too many to list; what holds for all; the evidence."""
+    shown = list(plan.classes)
+    if len(shown) > MOST_ROWS:
+        shown = sorted(shown, key=lambda one: one.count)[:MOST_ROWS]
+    images = sum(one.count for one in plan.classes)
+    mixed = any(one.mixing.method != "none" for one in plan.classes)
+    rows = []
+    for one in shown:
+        row = {
+            "class": escape(one.name),
+            "images" if out.width < NARROWEST else "train images": f"{one.count:,}",
+            "draws": _drawn(one, images),
+            "images varied": _policy(one.image.strength, one.image.probability if one.image.amount else 0.0),
+        }
+        if mixed:
+            row["mixed"] = _policy(None, one.mixing.probability if one.mixing.method != "none" else 0.0)
+        for method in plan.feature_methods:
+            policy = next((policy for policy in one.features if policy.method == method), None)
+            row[method.replace("_", " ")] = _policy(policy.strength, policy.share) if policy else _policy(None, 0.0)
+        rows.append(row)
+    out.print(_table(list(rows[0]), [list(row.values()) for row in rows]))
+    if len(plan.classes) > len(shown):
+        _say(f"({len(plan.classes) - len(shown):,} classes with more images are in the plan)")
+    out.print(
+        "[dim]strength, and the share of the class's draws that it acts on; × is against drawing every image once[/]"
+    )
+    out.print()
+    for line in _of_the_run(plan):
+        _say(line)
+    evidence = [(one, [reason for reason in one.reasons if reason.measure != "count"]) for one in shown]
+    if not any(reasons for _, reasons in evidence):
+        out.print()
+        _say("No measure shows that a class needs more or less than its size suggests.")
+    for one, reasons in evidence:
+        if reasons:
+            out.print()
+            out.print(f"[bold]{escape(one.name)}[/]")
+        for reason in reasons:
+            _hang(f"[bold]{escape(reason.rule)}:[/] {escape(reason.text)} [dim]{escape(reason.source)}[/]")
+    out.print()
+
+
+def _hang(markup: str) -> None:
+    """A paragraph, every line of it indented."""
+    for line in Text.from_markup(markup, emoji=False).wrap(out, max(out.width - 2, NARROWEST // 2)):
+        line.rstrip()
+        out.print(Text("  ") + line)
+
+
+def _drawn(one: ClassPlan, images: int) -> str:
+    """The share of the draws, and what multiple of its share of the images that is."""
+    times = one.draws * images / one.count if one.count else math.nan
+    multiple = "" if out.width < NARROW or math.isnan(times) else f" [dim]×{times:.3g}[/]"
+    return f"{100 * one.draws:.3g}%{multiple}"
+
+
+def _policy(strength: float | None, share: float) -> str:
+    if not share:
+        return "–"
+    return f"{share:.0%}" if strength is None else f"{strength:.2f} [dim]on[/] {share:.0%}"
+
+
+def _of_the_run(plan: Plan) -> list[str]:
+    """What a plan says for all classes, a line each."""
+    correction, schedule = plan.prior_correction, plan.schedule
+    lines = []
+    kinds = list(dict.fromkeys((one.image.operations, one.image.layers) for one in plan.classes if one.image.amount))
+    for operations, layers in kinds[:3]:
+        lines.append(f"images: {layers} of {', '.join(operations)}")
+    methods = dict.fromkeys(one.mixing.method for one in plan.classes if one.mixing.method != "none")
+    lines += [f"mixing: {method}" for method in methods]
+    if correction.training or correction.after:
+        lines.append(f"class prior taken out: {correction.training:g} in the loss, {correction.after:g} afterwards")
+    if (schedule.start, schedule.ramp, schedule.stop) != (0, 0, 1):
+        lines.append(
+            f"augmentation from {schedule.start:.0%} to {schedule.stop:.0%} of the epochs, growing over {schedule.ramp:.0%}"
+        )
+    if plan.images_per_epoch is not None:
+        lines.append(f"draws per epoch: {plan.images_per_epoch:,}")
+    if any(reason.rule == "rarity" for one in plan.classes for reason in one.reasons):
+        lines.append("graded by rarity, 1 - log n / log n_max; moved where a measure shows more or less:")
+    return lines
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from .errors import must
-from .findings import Evidence, Finding
-from .functional import magnitude
+from .findings import Evidence, Finding, find
+from .functional import counts, draws, magnitude, stats
+from .measures import EXPLANATIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,7 @@ class Diagnosis:
         diversity_agreement: Rank correlation over classes between the held-out diversity measures.
         findings: In words, one per fragile or absent class.
         plan_ready: False when held out means test: such a diagnosis is only to be read.
+        permuted_by: The seed with which `permuted` gave every class the measures of another; None for a true diagnosis.
     """
 
     heldout_split: str
@@ -65,6 +67,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     queries: Mapping[str, Any]
     seed: int = 0
+    permuted_by: int | None = None
 
     def __getitem__(self, column: str) -> Tensor:
         return self.columns[column]
@@ -83,6 +86,43 @@ class Diagnosis:
     def top_k_overlap(self) -> Tensor:
         """`(C, C)` share of top-K features that two classes have in common; K / D by chance, NaN for an absent class."""
         return magnitude.identity_overlap_matrix(self.top_k_features, self.num_features)
+
+    def permuted(self, seed: int) -> Diagnosis:
+        """As if each class were another: it keeps its name and number of training images, and gets another's measures.
+
+        The null of "it matters what the diagnosis says of which class". Classes with training images change places in one
+        random cycle, so that none keeps its own; classes without any stay. Columns move whole, with their intervals and the
+        number of held-out images; so do the rows of the top-K; `enemies` moves in rows and columns. What relates measures to
+        counts is worked out anew: lines on log n, groups by count, findings.
+
+        Raises:
+            InputError: fewer than two classes have training images.
+        """
+        present = torch.nonzero(self.columns["count"] > 0).view(-1)
+        if len(present) < 2:
+            raise must("diagnosis", "have at least two classes with training images to permute them", len(present))
+        order = present[draws.permutation(len(present), "permuted diagnosis", seed)]
+        source = torch.arange(len(self.class_names))
+        source[order] = order.roll(-1)
+        columns = {name: column if name == "count" else column[source] for name, column in self.columns.items()}
+        lines, beyond = lines_on_log_count(columns)
+        enemies = self.enemies[source][:, source]
+        return dataclasses.replace(
+            self,
+            columns=columns,
+            top_k_features=self.top_k_features[source],
+            top_k_train=self.top_k_train[source],
+            top_k_heldout=self.top_k_heldout[source],
+            top_k_heldout_tp=self.top_k_heldout_tp[source],
+            top_k_heldout_fn=self.top_k_heldout_fn[source],
+            top_k_frequency=self.top_k_frequency[source],
+            enemies=enemies,
+            summary={**self.summary, **recall_of_groups(columns)},
+            log_count=lines,
+            beyond_log_count=beyond,
+            findings=find(columns, self.class_names, enemies, lines, top_k=self.top_k),
+            permuted_by=seed,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, NaN as None, in the form of `diagnosis.json`."""
@@ -115,6 +155,7 @@ class Diagnosis:
             "top_k_frequency": _json_rows(self.top_k_frequency),
             "queries": dict(self.queries),
             "seed": self.seed,
+            **({} if self.permuted_by is None else {"permuted_by": self.permuted_by}),
         }
 
     def to_json(self) -> str:
@@ -161,6 +202,7 @@ class Diagnosis:
             findings=tuple(_finding_from(finding) for finding in file.findings),
             queries=file.queries,
             seed=file.seed,
+            permuted_by=file.permuted_by,
         )
 
     @classmethod
@@ -185,6 +227,42 @@ class Diagnosis:
         frame = frame.astype({"count": int, "count_heldout": int, "fragile": bool})
         frame.index = pd.Index(self.class_names, name="class")
         return frame
+
+
+def recall_of_groups(columns: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean held-out recall of the shot groups, and of the thirds of the classes by count; NaN for an empty group."""
+    count, recall = columns["count"].long(), columns["recall_heldout"]
+    groups = {
+        "recall_many": counts.shot_groups(count) == 0,
+        "recall_medium": counts.shot_groups(count) == 1,
+        "recall_few": counts.shot_groups(count) == 2,
+        "recall_largest_third": counts.count_thirds(count) == 0,
+        "recall_middle_third": counts.count_thirds(count) == 1,
+        "recall_smallest_third": counts.count_thirds(count) == 2,
+    }
+    return {name: float(recall[chosen].nanmean()) for name, chosen in groups.items()}
+
+
+def lines_on_log_count(columns: dict[str, Tensor]) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Lines on log n per measure, and what each measure says about recall beyond log n; sets `recall_log_count`."""
+    count, recall = columns["count"], columns["recall_heldout"]
+    lines = {}
+    fit = stats.fit_log_count(recall, count)
+    columns["recall_log_count"] = torch.full_like(recall, torch.nan) if fit is None else fit.predicted.clamp(0, 1)
+    for name in ("recall_heldout", *EXPLANATIONS):
+        line = stats.fit_log_count(columns[name], count)
+        if line is not None:
+            fields = ("slope", "intercept", "r_squared", "scatter")
+            lines[name] = {field: getattr(line, field) for field in fields}
+    beyond = {
+        name: {
+            "correlation_with_recall": stats.spearman(columns[name], recall),
+            "correlation_with_count": stats.spearman(columns[name], count),
+            "correlation_with_recall_given_count": stats.partial_spearman(columns[name], recall, count),
+        }
+        for name in EXPLANATIONS
+    }
+    return lines, beyond
 
 
 def _json_number(value: float) -> float | None:
@@ -279,6 +357,7 @@ class _File(pydantic.BaseModel):
     top_k_frequency: _Rows
     queries: dict[str, Any]
     seed: int
+    permuted_by: int | None = None
 
     @pydantic.model_validator(mode="after")
     def _same_classes(self) -> Self:

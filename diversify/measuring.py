@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from . import storage
-from .diagnosis import MATCHED_N, Diagnosis
+from .diagnosis import MATCHED_N, Diagnosis, lines_on_log_count, recall_of_groups
 from .embeddings import Embeddings
 from .errors import must
 from .extraction import extract
 from .findings import find
 from .functional import ceiling, counts, diversity, draws, geometry, magnitude, metrics, neighbors, stats
 from .heads import LinearHead, read_head, split_head
-from .measures import EXPLANATIONS, MEASURES
+from .measures import MEASURES
 
 QUERY_ROWS = 10_000  # neighbours, ceilings and bootstraps use at most so many rows
 DRAWS = 50
@@ -328,42 +328,6 @@ def _balanced(columns: Mapping[str, Tensor], name: str) -> dict[str, float]:
     }
 
 
-def _groups(columns: Mapping[str, Tensor]) -> dict[str, float]:
-    """Mean held-out recall of the shot groups, and of the thirds of the classes by count; NaN for an empty group."""
-    count, recall = columns["count"].long(), columns["recall_heldout"]
-    groups = {
-        "recall_many": counts.shot_groups(count) == 0,
-        "recall_medium": counts.shot_groups(count) == 1,
-        "recall_few": counts.shot_groups(count) == 2,
-        "recall_largest_third": counts.count_thirds(count) == 0,
-        "recall_middle_third": counts.count_thirds(count) == 1,
-        "recall_smallest_third": counts.count_thirds(count) == 2,
-    }
-    return {name: float(recall[chosen].nanmean()) for name, chosen in groups.items()}
-
-
-def _log_count(columns: dict[str, Tensor]) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Lines on log n per measure, and what each measure says about recall beyond log n."""
-    count, recall = columns["count"], columns["recall_heldout"]
-    lines = {}
-    fit = stats.fit_log_count(recall, count)
-    columns["recall_log_count"] = torch.full_like(recall, torch.nan) if fit is None else fit.predicted.clamp(0, 1)
-    for name in ("recall_heldout", *EXPLANATIONS):
-        line = stats.fit_log_count(columns[name], count)
-        if line is not None:
-            fields = ("slope", "intercept", "r_squared", "scatter")
-            lines[name] = {field: getattr(line, field) for field in fields}
-    beyond = {
-        name: {
-            "correlation_with_recall": stats.spearman(columns[name], recall),
-            "correlation_with_count": stats.spearman(columns[name], count),
-            "correlation_with_recall_given_count": stats.partial_spearman(columns[name], recall, count),
-        }
-        for name in EXPLANATIONS
-    }
-    return lines, beyond
-
-
 def diagnose(
     train: Embeddings,
     heldout: Embeddings,
@@ -427,8 +391,8 @@ def diagnose(
     summary |= _geometry(table, seen, unseen, head)
     tick()
     columns = table.columns
-    lines, beyond = _log_count(columns)
-    summary |= _groups(columns) | {
+    lines, beyond = lines_on_log_count(columns)
+    summary |= recall_of_groups(columns) | {
         "imbalance_ratio": counts.imbalance_ratio(columns["count"]),
         "identity_chance": k / head.num_features,
         "fragile_classes": float(columns["fragile"].sum()),
@@ -450,7 +414,7 @@ def diagnose(
         num_features=head.num_features,
         class_names=names,
         columns={name: columns[name] for name in ordered},
-        **{name: value.cpu() for name, value in top.items()},
+        **{name: value.cpu() for name, value in top.items()},  # type: ignore[arg-type]
         enemies=enemies.cpu(),
         summary=summary,
         log_count=lines,

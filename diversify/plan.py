@@ -3,158 +3,49 @@
 A plan says per class how often it is drawn, how its images and its features are varied and with what they are mixed;
 and for the whole run how the class prior is corrected, when the augmentations begin, and how many images make an epoch.
 It is JSON to be read, edited and compared; nothing downstream decides again what a plan has decided.
+
+`Plan.from_counts` grades everything by rarity; `make_plan` starts there and changes what `RULES` say where the 95%
+interval of a measure lies beyond a mark. Every number they use is a field of `Strengths`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pydantic
 import torch
 from torch import Tensor
 
+from .diagnosis import Diagnosis
 from .errors import InputError, must
-from .functional import counts, image_ops
-
-MOST_AUGMENTED = 0.9  # every class keeps clean views: at most so many of its draws are augmented
-LARGEST_DIFFERENCE = 0.35  # in strength x probability between two classes' image policies
-
-Share = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
-MixingMethod = Literal["none", "cutmix", "mixup", "remix"]
-FeatureMethod = Literal[
-    "eos", "smote", "borderline_smote", "covariance", "magnitude", "manifold_mixup", "remix", "isda"
-]
-
-
-class _Value(pydantic.BaseModel):
-    """A frozen value whose fields are exactly those of the file."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ImagePolicy(_Value):
-    """How a class's images are varied: `layers` of `operations` drawn one after the other, on a share of its draws.
-
-    `strength` is that of `functional.image_ops`: 0 the identity, 1 the full range of each operation. `probability` is the
-    share of the class's draws that are varied at all; it stays at or below 0.9, so that clean views remain.
-    """
-
-    operations: tuple[str, ...] = ()
-    layers: Annotated[int, pydantic.Field(ge=1, le=8)] = 1
-    strength: Share = 0.0
-    probability: Annotated[float, pydantic.Field(ge=0, le=MOST_AUGMENTED)] = 0.0
-
-    @pydantic.field_validator("operations")
-    @classmethod
-    def _known(cls, operations: tuple[str, ...]) -> tuple[str, ...]:
-        for name in operations:
-            if name not in image_ops.OPERATIONS:
-                raise ValueError(f"{name!r} is no operation; choose from {', '.join(image_ops.OPERATIONS)}")
-        return operations
-
-    @property
-    def amount(self) -> float:
-        """Strength x probability, the size that is bounded between classes; 0 without operations."""
-        return self.strength * self.probability if self.operations else 0.0
+from .functional.counts import shares_for_counts
+from .policies import (
+    LARGEST_DIFFERENCE,
+    LARGEST_NUMBER,
+    LEAST_SHARE,
+    MOST_AUGMENTED,
+    STRENGTHS,
+    ClassPlan,
+    FeatureMethod,
+    FeaturePolicy,
+    ImagePolicy,
+    Mixing,
+    PriorCorrection,
+    Reason,
+    Schedule,
+    Share,
+    Strengths,
+    Value,
+)
+from .rules import PATHS, RULES, Rule, mark_of, require_rule
+from .validation import broken, refusal
 
 
-class Mixing(_Value):
-    """With what a class's images are mixed.
-
-    `cutmix` pastes a box of a partner into the image (Yun et al. 2019; with `partner` even over the classes it is CMO, Park
-    et al. 2022); `mixup` blends two images and their labels; `remix` blends images as mixup does, and gives the label to
-    the rarer class (Chou et al. 2020). `probability` is how often an image of this class is given a partner; `partner` is
-    the weight with which an image of this class is drawn as somebody's partner, relative to the other classes.
-    """
-
-    method: MixingMethod = "none"
-    probability: Share = 0.0
-    partner: Annotated[float, pydantic.Field(ge=0)] = 1.0
-
-
-class FeaturePolicy(_Value):
-    """One way of making features of a class; `share` of the class's draws go through it.
-
-    `strength` 0 is the identity for every method and 1 its full range: the whole way to the partner for `eos`, `smote`,
-    `borderline_smote`, `manifold_mixup` and `remix`; noise of 3 standard deviations of the donors for `covariance`; top-K
-    features shrunk down to nothing for `magnitude`; lambda 1 for `isda`. `neighbors` is k where there are neighbours.
-    """
-
-    method: FeatureMethod
-    strength: Share
-    share: Share
-    neighbors: Annotated[int, pydantic.Field(ge=1)] = 10
-
-
-class Reason(_Value):
-    """Why a choice was made: the rule that fired, the measure with its 95% interval, what it is compared with, in words."""
-
-    rule: str
-    choice: str
-    measure: str
-    value: float | None
-    low: float | None
-    high: float | None
-    compared_with: float | None
-    text: str
-    source: str
-
-
-class ClassPlan(_Value):
-    """What is done for one class. `draws` is its share of the draws of an epoch; over the classes these sum to 1."""
-
-    name: str
-    count: Annotated[int, pydantic.Field(ge=0)]
-    draws: Share
-    image: ImagePolicy = ImagePolicy()
-    mixing: Mixing = Mixing()
-    features: tuple[FeaturePolicy, ...] = ()
-    reasons: tuple[Reason, ...] = ()
-
-    @pydantic.field_validator("features")
-    @classmethod
-    def _within_one(cls, features: tuple[FeaturePolicy, ...]) -> tuple[FeaturePolicy, ...]:
-        if sum(policy.share for policy in features) > 1 + 1e-9:
-            raise ValueError("the shares of a class's feature policies must sum to at most 1")
-        return features
-
-
-class PriorCorrection(_Value):
-    """How much of the drawn class prior is taken out, as multiples of its logarithm.
-
-    `training` is added to the logits in the loss (1 is balanced softmax, Ren et al. 2020), `after` is subtracted from the
-    logits of the finished network (1 is post-hoc logit adjustment, Menon et al. 2021). The prior is the share of the draws.
-    """
-
-    training: Annotated[float, pydantic.Field(ge=0, le=4)] = 0.0
-    after: Annotated[float, pydantic.Field(ge=0, le=4)] = 0.0
-
-
-class Schedule(_Value):
-    """When augmentation acts, as shares of the epochs: nothing before `start`, then growing over `ramp`, nothing after `stop`."""
-
-    start: Share = 0.0
-    ramp: Share = 0.0
-    stop: Share = 1.0
-
-    @pydantic.model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.start > self.stop:
-            raise ValueError("start must not be larger than stop")
-        return self
-
-    def at(self, epoch: int, epochs: int) -> float:
-        """In [0, 1]: by what the strengths and probabilities of the plan are multiplied in this epoch, counted from 0."""
-        done = epoch / epochs
-        if done < self.start or done >= self.stop:
-            return 0.0
-        return min(1.0, (done - self.start + 1 / epochs) / self.ramp) if self.ramp > 0 else 1.0
-
-
-class Plan(_Value):
+class Plan(Value):
     """What is done for every class, and for the run as a whole.
 
     `images_per_epoch` is the budget of draws; None means as many as there are training images. `made_from` says what the
@@ -166,26 +57,33 @@ class Plan(_Value):
     classes: tuple[ClassPlan, ...]
     prior_correction: PriorCorrection = PriorCorrection()
     schedule: Schedule = Schedule()
-    images_per_epoch: Annotated[int, pydantic.Field(ge=1)] | None = None
+    images_per_epoch: Annotated[int, pydantic.Field(strict=True, ge=1, le=LARGEST_NUMBER)] | None = None
     largest_difference: Share = LARGEST_DIFFERENCE
     reasons: tuple[Reason, ...] = ()
 
     @pydantic.model_validator(mode="after")
     def _whole(self) -> Self:
         if not self.classes:
-            raise ValueError("classes must hold at least one class")
+            raise broken("hold at least one class", "none", at="classes")
+        numbers: dict[str, int] = {}
+        for number, one in enumerate(self.classes):
+            if one.name in numbers:
+                law = f"be another than that of class {numbers[one.name]}"
+                raise broken(law, repr(one.name), at=f"classes.{number}.name")
+            numbers[one.name] = number
+            if one.draws > 0 and one.count == 0:
+                law = "be 0 for a class without training images"
+                raise broken(law, f"{one.draws:g}", at=f"classes.{number}.draws")
         total = math.fsum(one.draws for one in self.classes)
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"the draws of the classes must sum to 1, got {total:.6g}")
+            raise broken("have draws that sum to 1", f"{total:.6g}", at="classes")
         amounts = [one.image.amount for one in self.classes if one.count]
         if amounts and max(amounts) - min(amounts) > self.largest_difference + 1e-9:
-            raise ValueError(
-                f"strength x probability of two classes' image policies must not differ by more than largest_difference"
-                f" ({self.largest_difference:g}), got {max(amounts) - min(amounts):.3g}"
+            law = (
+                "have image policies whose strength x probability differ by at most largest_difference"
+                f" ({self.largest_difference:g})"
             )
-        for one in self.classes:
-            if one.draws > 0 and one.count == 0:
-                raise ValueError(f"draws of {one.name} must be 0, for it has no training image, got {one.draws:g}")
+            raise broken(law, f"{max(amounts) - min(amounts):.3g}", at="classes")
         return self
 
     @property
@@ -245,25 +143,29 @@ class Plan(_Value):
             raise must("class counts", f"be {self.num_classes} counts, one per class of the plan", given.tolist())
         if torch.equal(given, self.class_counts):
             return self
-        draws = counts.shares_for_counts(self.draws, self.class_counts, given)
+        draws = shares_for_counts(self.draws, self.class_counts, given)
         if not bool(draws.isfinite().all()):
             raise must("class counts", "hold an image of a class that the plan draws", given.tolist())
         budget = self.images_per_epoch
         if budget is not None:
             budget = max(1, round(budget * int(given.sum()) / int(self.class_counts.sum())))
         classes = [
-            {**one.model_dump(), "count": count, "draws": share}
-            for one, count, share in zip(self.classes, given.tolist(), draws.tolist(), strict=True)
+            {**one, "count": count, "draws": share}
+            for one, count, share in zip(self.to_dict()["classes"], given.tolist(), draws.tolist(), strict=True)
         ]
-        return Plan.from_dict({**self.model_dump(), "classes": classes, "images_per_epoch": budget})
+        return Plan.from_dict({**self.to_dict(), "classes": classes, "images_per_epoch": budget})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, in the form of `plan.json`."""
+        return self.model_dump(mode="json")
 
     def to_json(self) -> str:
         """The text of `plan.json`; `from_json` gives back an equal plan."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """The plan that these JSON values hold.
+        """The plan that these JSON values hold; nothing is converted, so that `"0.5"` is no number.
 
         Raises:
             InputError: a field is missing, unknown or outside its law; the message names its path.
@@ -271,35 +173,531 @@ class Plan(_Value):
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            path = ".".join(str(part) for part in first["loc"])
-            law = first["msg"].removeprefix("Value error, ")
-            name = f"{path} of the plan" if path else "plan"
-            raise must(name, "be valid", law) from error
+            raise refusal("plan", error, _FIELDS) from error
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` came from, or that was edited since."""
+        """The plan that `to_json` came from, or that was edited since.
+
+        Raises:
+            InputError: as for `from_dict`, or because the text is no JSON.
+        """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise must("plan", "be whole, valid JSON", str(error)) from error
         return cls.from_dict(values)
 
+    def diff(self, other: Plan) -> tuple[str, ...]:
+        """What `other` does otherwise, one line per field: `classes.ship.image.strength: 0.3 -> 0.5`; reasons are left out."""
+        mine, theirs = _leaves(self), _leaves(other)
+        lines = []
+        for path in dict.fromkeys((*mine, *theirs)):
+            old, new = mine.get(path), theirs.get(path)
+            if old != new:
+                lines.append(f"{path}: {_shown(old, new)} -> {_shown(new, old)}")
+        return tuple(lines)
+
     @classmethod
-    def untouched(cls, class_names: Sequence[str], class_counts: Sequence[int]) -> Plan:
+    def untouched(cls, class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -> Plan:
         """The plan that changes nothing: every image once an epoch, no augmentation, no correction."""
-        total = sum(class_counts)
-        if total < 1:
-            raise must("class counts", "hold at least one image", total)
-        classes = tuple(
-            ClassPlan(name=name, count=count, draws=count / total)
-            for name, count in zip(class_names, class_counts, strict=True)
+        names, counts = _counted(class_names, class_counts)
+        classes = [
+            {"name": name, "count": count, "draws": count / sum(counts)}
+            for name, count in zip(names, counts, strict=True)
+        ]
+        return cls.from_dict({"made_from": "hand", "classes": classes})
+
+    @classmethod
+    def from_counts(
+        cls, class_names: Sequence[str], class_counts: Sequence[int] | Tensor, *, strengths: Strengths = STRENGTHS
+    ) -> Plan:
+        """The plan that rarity alone suggests: what a diagnosis has to beat.
+
+        The rarer a class, the more often it is drawn for its size, the more of its features are made and the more its
+        images are varied. Where no class is rarer than another nothing is varied.
+
+        Raises:
+            InputError: the names and counts are not those of a training set.
+        """
+        names, counts = _counted(class_names, class_counts)
+        return _graded(names, counts, rarity(counts), strengths, made_from="counts")
+
+    @classmethod
+    def uniform(
+        cls,
+        class_names: Sequence[str],
+        class_counts: Sequence[int] | Tensor,
+        *,
+        level: float | None = None,
+        strengths: Strengths = STRENGTHS,
+    ) -> Plan:
+        """The plan of `from_counts` with one policy for every class: as if each had the rarity `level`.
+
+        By default the mean rarity over the draws, so that as much is spent as by `from_counts`.
+
+        Raises:
+            InputError: the names and counts are not those of a training set, or `level` is not in [0, 1].
+        """
+        names, counts = _counted(class_names, class_counts)
+        if level is None:
+            rare, share = rarity(counts), _drawn(counts, strengths.draws_exponent)
+            level = round(math.fsum(r * s for r, s in zip(rare, share, strict=True)), 4)
+        elif not 0 <= level <= 1:
+            raise must("level", "lie in [0, 1]", level)
+        return _graded(names, counts, [level if count else 0.0 for count in counts], strengths, made_from="uniform")
+
+
+_MODELS: tuple[type[Value], ...] = (
+    Plan,
+    ClassPlan,
+    ImagePolicy,
+    Mixing,
+    FeaturePolicy,
+    Reason,
+    PriorCorrection,
+    Schedule,
+)
+_FIELDS = tuple(dict.fromkeys(field for model in _MODELS for field in model.model_fields))
+
+
+def _leaves(plan: Plan) -> dict[str, object]:
+    """Every number and name of a plan but its reasons, by its path."""
+    leaves: dict[str, object] = {}
+
+    def walk(path: str, value: object) -> None:
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                if name != "reasons":
+                    walk(f"{path}.{name}" if path else str(name), inner)
+        else:
+            leaves[path] = ", ".join(map(str, value)) or None if isinstance(value, (list, tuple)) else value
+
+    values = plan.to_dict()
+    classes = values.pop("classes")
+    walk("", values)
+    leaves["classes"] = ", ".join(one["name"] for one in classes)
+    for one in classes:
+        name = one.pop("name")
+        for policy in one.pop("features"):
+            walk(f"classes.{name}.features.{policy.pop('method')}", policy)
+        walk(f"classes.{name}", one)
+    return leaves
+
+
+def _shown(value: object, other: object) -> str:
+    """A leaf in a line of `diff`: six digits of a number unless it takes more to tell it from the other."""
+    if isinstance(value, float):
+        short = f"{value:.6g}"
+        return repr(value) if isinstance(other, float) and short == f"{other:.6g}" else short
+    return "none" if value is None else str(value)
+
+
+# Rarity
+
+
+def rarity(class_counts: Sequence[int] | Tensor) -> list[float]:
+    """Per class 1 - log n / log n_max, scaled to 1 for the rarest class; 0 for all where counts are equal, and without images."""
+    counts = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
+    present = [count for count in counts if count]
+    if not present or min(present) == max(present):
+        return [0.0] * len(counts)
+    largest, whole = math.log(max(present)), math.log(max(present) / min(present))
+    return [(largest - math.log(count)) / whole if count else 0.0 for count in counts]
+
+
+def _counted(class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -> tuple[list[str], list[int]]:
+    """Names and counts as a plan holds them."""
+    names = [str(name) for name in class_names]
+    given = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
+    if len(names) != len(given):
+        raise must("class_counts", f"be one per class name, {len(names)}", len(given))
+    for count in given:
+        if isinstance(count, bool) or int(count) != count or count < 0:
+            raise must("class_counts", "be whole numbers from 0 on", count)
+    counts = [int(count) for count in given]
+    if sum(counts) < 1:
+        raise must("class_counts", "hold at least one image", sum(counts))
+    return names, counts
+
+
+def _drawn(counts: Sequence[int], exponent: float) -> list[float]:
+    """The share of the draws of each class, in proportion to n to the exponent."""
+    weights = [float(count) ** exponent if count else 0.0 for count in counts]
+    return _normalised(weights)
+
+
+def _normalised(weights: Sequence[float]) -> list[float]:
+    """As shares of their sum, to eight digits, so that a plan is readable."""
+    total = math.fsum(weights)
+    return [float(f"{weight / total:.8g}") for weight in weights]
+
+
+def _tidy(value: float) -> float:
+    """To four places, as strengths and shares are written."""
+    return round(value, 4)
+
+
+def _graded(
+    names: Sequence[str], counts: Sequence[int], levels: Sequence[float], strengths: Strengths, *, made_from: str
+) -> Plan:
+    """Every class by its level in [0, 1], which is its rarity, or one for all."""
+    varied = any(levels) or any(rarity(counts))
+    classes = []
+    draws, natural = _drawn(counts, strengths.draws_exponent), _drawn(counts, 1.0)
+    for name, count, share, own, level in zip(names, counts, draws, natural, levels, strict=True):
+        basis = _Basis(
+            count=count,
+            largest=max(counts),
+            words=f"{count:,} training image{'s' * (count != 1)}, rarity {level:.2f}"
+            if made_from == "counts"
+            else f"every class as if its rarity were {level:.2f}",
+            rule="rarity" if made_from == "counts" else "uniform",
         )
-        return cls(made_from="hand", classes=classes)
+        one: dict[str, Any] = {"name": name, "count": count, "draws": share, "reasons": []}
+        if count and share != own:
+            text = f"drawn {share / own:.2f} times as often as its images come: in proportion to n^{strengths.draws_exponent:g}"
+            one["reasons"].append(basis.reason("draws", f"{count:,} images: {text}", "Kang et al. 2020, eq. 1"))
+        if count and varied:
+            one |= _image_of(level, strengths, basis, one["reasons"])
+            one["mixing"] = strengths.mixing
+            if strengths.mixing.method != "none":
+                text = f"{strengths.mixing.method} on {strengths.mixing.probability:.0%} of the draws of every class"
+                one["reasons"].append(basis.reason("mixing", text, "Park et al. 2022 (CMO)"))
+            one["features"] = _features_of(level, strengths, basis, one["reasons"])
+        classes.append(one)
+    return Plan.from_dict({"made_from": made_from, "classes": classes, **_of_the_run(strengths, max(counts))})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Basis:
+    """Why a choice was made that no measure of the network speaks for."""
+
+    count: int
+    largest: int
+    words: str
+    rule: str
+
+    def reason(self, choice: str, text: str, source: str) -> Reason:
+        return Reason(
+            rule=self.rule,
+            choice=choice,
+            measure="count",
+            value=float(self.count),
+            low=None,
+            high=None,
+            compared_with=float(self.largest),
+            text=f"{text[0].upper()}{text[1:]}.",
+            source=source,
+        )
+
+
+def _image_of(level: float, strengths: Strengths, basis: _Basis, reasons: list[Reason]) -> dict[str, Any]:
+    strength = _tidy(strengths.image_least + (strengths.image_most - strengths.image_least) * level)
+    if not (strength and strengths.image_probability and strengths.image_operations):
+        return {}
+    text = (
+        f"{basis.words}: images varied at strength {strength:.2f} on {strengths.image_probability:.0%} of its draws;"
+        f" every class at {strengths.image_least:g} at least, so that a varied image does not come to mean a rare class"
+    )
+    reasons.append(basis.reason("image", text, "Ahn et al. 2023 (CUDA)"))
+    policy = ImagePolicy(
+        operations=strengths.image_operations,
+        layers=strengths.image_layers,
+        strength=strength,
+        probability=strengths.image_probability,
+    )
+    return {"image": policy}
+
+
+def _features_of(level: float, strengths: Strengths, basis: _Basis, reasons: list[Reason]) -> tuple[FeaturePolicy, ...]:
+    kinds: tuple[tuple[FeatureMethod, float, float, str, str], ...] = (
+        (
+            "covariance",
+            strengths.covariance * level,
+            strengths.covariance_share * level,
+            "borrows the spread of larger classes",
+            "Yin et al. 2019 (FTL), with the noise of Wang et al. 2019 (ISDA)",
+        ),
+        ("eos", strengths.eos, strengths.eos_share * level, "goes toward its enemies", "Dablain et al. 2022 (EOS)"),
+    )
+    policies = []
+    for method, strength, share, does, source in kinds:
+        if _tidy(strength) and _tidy(share) >= LEAST_SHARE:
+            policies.append(
+                FeaturePolicy(
+                    method=method, strength=_tidy(strength), share=_tidy(share), neighbors=strengths.neighbors
+                )
+            )
+            text = f"{basis.words}: {does} at strength {strength:.2f} on {share:.0%} of its draws"
+            reasons.append(basis.reason(f"features.{method}", text, source))
+    return tuple(policies)
+
+
+def _of_the_run(strengths: Strengths, largest: int) -> dict[str, Any]:
+    """The global settings, with their reasons: the same for a made plan and for its controls."""
+    basis = _Basis(count=largest, largest=largest, words="", rule="run")
+    correction = strengths.prior_correction
+    reasons = []
+    if correction.training or correction.after:
+        text = (
+            f"the logarithm of the drawn class prior is taken out {correction.training:g} times in the loss and"
+            f" {correction.after:g} times afterwards"
+        )
+        source = "Ren et al. 2020 (balanced softmax); Menon et al. 2021 (logit adjustment)"
+        reasons.append(basis.reason("prior_correction", text, source))
+    return {
+        "prior_correction": correction,
+        "schedule": strengths.schedule,
+        "images_per_epoch": strengths.images_per_epoch,
+        "largest_difference": strengths.largest_difference,
+        "reasons": reasons,
+    }
+
+
+# From a diagnosis
+
+
+def make_plan(
+    diagnosis: Diagnosis,
+    *,
+    rules: Sequence[Rule] = RULES,
+    base: Plan | None = None,
+    strengths: Strengths = STRENGTHS,
+) -> Plan:
+    """`base` (by default the plan of the counts), changed where the diagnosis shows that a class needs more or less.
+
+    A class moves by what its 95% intervals show beyond doubt: an interval that holds the mark changes nothing. What no
+    evidence and no rarity speaks for stays as it is in `Plan.untouched`, but for the share of the draws, which sum to 1.
+
+        plan = make_plan(diagnosis)
+        plan = make_plan(diagnosis, rules=(*RULES, my_rule), strengths=Strengths(draws_exponent=0.0))
+
+    Raises:
+        InputError: the diagnosis was made on test, `base` is of other classes, or a rule names what there is not.
+    """
+    if not diagnosis.plan_ready:
+        raise must(
+            "diagnosis",
+            "be made on val to make a plan from",
+            f"one made on {diagnosis.heldout_split}",
+            "bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing",
+        )
+    for rule in rules:
+        require_rule(rule, diagnosis)
+    names, counts = _counted(diagnosis.class_names, diagnosis["count"])
+    if base is None:
+        base = Plan.from_counts(names, counts, strengths=strengths)
+    elif [(one.name, one.count) for one in base.classes] != list(zip(names, counts, strict=True)):
+        raise must(
+            "base", "be of the diagnosis's classes, with their training images", ", ".join(_listed(base.classes))
+        )
+    drafts = [_Draft(one, strengths) for one in base.classes]
+    recall = float(diagnosis["recall_heldout"].nanmean())
+    for c, draft in enumerate(drafts):
+        found = float(diagnosis["recall_heldout_low"][c]) > recall
+        for rule in rules:
+            if counts[c] >= max(rule.least_count, 1) and (rule.found_too or not found):
+                draft.hear(rule, diagnosis, c)
+    for draft in drafts:
+        draft.settle()
+    draws = [draft.values["draws"] for draft in drafts]
+    if draws != [one.draws for one in base.classes]:
+        draws = _normalised(draws)
+    least = min(draft.amount for draft in drafts if draft.one.count)
+    classes = [
+        draft.built(share, most=least + base.largest_difference) for draft, share in zip(drafts, draws, strict=True)
+    ]
+    made_from = "diagnosis" if diagnosis.permuted_by is None else "permuted diagnosis"
+    return Plan.from_dict({**base.model_dump(exclude={"classes"}), "made_from": made_from, "classes": classes})
+
+
+def _listed(classes: Sequence[ClassPlan]) -> list[str]:
+    some = [f"{one.name} ({one.count:,})" for one in classes[:3]]
+    return [*some, "…"] if len(classes) > 3 else some
+
+
+_PARTNERS = {  # what makes no difference without the other
+    "image.strength": "image.probability",
+    **{f"features.{method}.strength": f"features.{method}.share" for method in get_args(FeatureMethod)},
+}
+_PARTNERS |= {other: path for path, other in _PARTNERS.items()}
+
+
+class _Draft:
+    """One class of a plan while rules change it: a number for every path, and the reasons so far."""
+
+    def __init__(self, one: ClassPlan, strengths: Strengths) -> None:
+        self.one, self.strengths = one, strengths
+        self.reasons: list[Reason] = list(one.reasons)
+        self.values: dict[str, float] = {
+            "draws": one.draws,
+            "image.strength": one.image.strength,
+            "image.probability": one.image.probability,
+            "mixing.probability": one.mixing.probability,
+            "mixing.partner": one.mixing.partner,
+        }
+        for policy in one.features:
+            self.values[f"features.{policy.method}.strength"] = policy.strength
+            self.values[f"features.{policy.method}.share"] = policy.share
+
+    def hear(self, rule: Rule, diagnosis: Diagnosis, c: int) -> None:
+        """Change what the rule says, if it fires for this class."""
+        columns, name = diagnosis.columns, rule.measure
+        if any(end not in columns for end in (name, f"{name}_low", f"{name}_high")):
+            return
+        value, low, high = (float(columns[end][c]) for end in (name, f"{name}_low", f"{name}_high"))
+        mark = mark_of(rule, diagnosis, c)
+        if any(math.isnan(number) for number in (value, low, high, mark)) or low == high:
+            return
+        beyond = mark - high if rule.side == "low" else low - mark
+        if rule.relative:
+            beyond = beyond / abs(mark) if mark else math.nan
+        if not beyond > 0:
+            return
+        amount = rule.amount(beyond, self.strengths)
+        if not (isinstance(amount, (int, float)) and math.isfinite(amount)):
+            raise must(f"amount of the rule {rule.name!r}", "be a finite number", repr(amount))
+        if (did := self._move(rule.changes, float(amount))) is None:
+            return
+        try:
+            text = rule.text.format(value=value, low=low, high=high, mark=mark)
+        except (LookupError, ValueError, TypeError) as error:
+            law = "use only {value}, {low}, {high} and {mark}, as numbers"
+            raise must(f"text of the rule {rule.name!r}", law, repr(rule.text)) from error
+        self.reasons.append(
+            Reason(
+                rule=rule.name,
+                choice=rule.changes,
+                measure=name,
+                value=value,
+                low=low,
+                high=high,
+                compared_with=mark,
+                text=f"{text} {did}",
+                source=rule.source,
+            )
+        )
+
+    def _move(self, path: str, amount: float) -> str | None:
+        """Change what is at a path, inside its law; what that did in words, None if nothing."""
+        if path == "draws":
+            factor = min(max(1 + amount, 0.1), 10.0)
+            self.values[path] *= factor
+            return f"Drawn {factor:.2f} times as often as otherwise." if factor != 1 and self.values[path] else None
+        if path == "features.share":
+            return self._scale_features(max(1 + amount, 0.0))
+        old = self.values.get(path, 0.0)
+        most = {"image.probability": MOST_AUGMENTED, "mixing.partner": 1e9}.get(path, 1.0)
+        new = _tidy(min(max(old + amount, 0.0), most))
+        if new == old or not self._may(path):
+            return None
+        self.values[path] = new
+        did = f"{path}: {old:.2f} -> {new:.2f}"
+        partner = _PARTNERS.get(path)
+        if new and partner and not self.values.get(partner):
+            usual = self.values[partner] = self.strengths.usual(partner)
+            did += f", {partner}: {usual:.2f}"
+        return f"{did}."
+
+    def _may(self, path: str) -> bool:
+        """Whether the class has, or can be given, what the path is about."""
+        if path.startswith("image."):
+            return bool(self.one.image.operations or self.strengths.image_operations)
+        return not path.startswith("mixing.") or self.one.mixing.method != "none"
+
+    def _feature_shares(self) -> list[str]:
+        """The paths of the shares of the feature methods that the class uses."""
+        paths = [path for path in self.values if path.startswith("features.") and path.endswith(".share")]
+        return [path for path in paths if self.values[path] and self.values.get(_PARTNERS[path])]
+
+    def _scale_features(self, factor: float) -> str | None:
+        used = self._feature_shares()
+        if not used or factor == 1:
+            return None
+        for path in used:
+            self.values[path] = math.floor(min(self.values[path] * factor, 1.0) * 1e4) / 1e4
+        return f"features.share: times {factor:.2f}." if factor else "No features are made."
+
+    def settle(self) -> None:
+        """Keep the shares of the feature policies within 1."""
+        used = self._feature_shares()
+        total = math.fsum(self.values[path] for path in used)
+        if total > 1:
+            self._scale_features(1 / total)
+            text = f"The shares of its feature policies came to {total:.0%} of its draws and are scaled to all of them."
+            self._bound("features.share", total, 1.0, text)
+
+    def _bound(self, choice: str, value: float, most: float, text: str) -> None:
+        self.reasons.append(
+            Reason(
+                rule="bounded",
+                choice=choice,
+                measure=choice,
+                value=value,
+                low=None,
+                high=None,
+                compared_with=most,
+                text=text,
+                source="",
+            )
+        )
+
+    @property
+    def amount(self) -> float:
+        """Strength x probability of the image policy."""
+        return self.values["image.strength"] * self.values["image.probability"]
+
+    def built(self, draws: float, *, most: float) -> ClassPlan:
+        """The class as it stands, its image policy at most so large."""
+        one, values = self.one, self.values
+        if self.amount > most + 1e-9:
+            bounded = math.floor(most / values["image.probability"] * 1e4) / 1e4
+            text = (
+                "Bounded, so that a varied image does not come to mean this class."
+                f" image.strength: {values['image.strength']:.2f} -> {bounded:.2f}."
+            )
+            self._bound("image.strength", values["image.strength"], bounded, text)
+            values["image.strength"] = bounded
+        methods = [method for method in get_args(FeatureMethod) if f"features.{method}.share" in values]
+        known = {policy.method: policy for policy in one.features}
+        order = [*known, *(method for method in methods if method not in known)]
+        features = [
+            FeaturePolicy(
+                method=method,
+                strength=values[f"features.{method}.strength"],
+                share=values[f"features.{method}.share"],
+                neighbors=known[method].neighbors if method in known else self.strengths.neighbors,
+            )
+            for method in order
+            if values.get(f"features.{method}.share", 0.0) >= LEAST_SHARE and values.get(f"features.{method}.strength")
+        ]
+        image = ImagePolicy()
+        if self.amount > 0:
+            image = ImagePolicy(
+                operations=one.image.operations or self.strengths.image_operations,
+                layers=one.image.layers if one.image.operations else self.strengths.image_layers,
+                strength=values["image.strength"],
+                probability=values["image.probability"],
+            )
+        mixing = one.mixing.model_copy(
+            update={"probability": values["mixing.probability"], "partner": values["mixing.partner"]}
+        )
+        return ClassPlan(
+            name=one.name,
+            count=one.count,
+            draws=draws,
+            image=image,
+            mixing=mixing,
+            features=tuple(features),
+            reasons=tuple(self.reasons),
+        )
 
 
 __all__ = [
+    "PATHS",
+    "RULES",
+    "STRENGTHS",
     "ClassPlan",
     "FeaturePolicy",
     "ImagePolicy",
@@ -308,5 +706,9 @@ __all__ = [
     "Plan",
     "PriorCorrection",
     "Reason",
+    "Rule",
     "Schedule",
+    "Strengths",
+    "make_plan",
+    "rarity",
 ]

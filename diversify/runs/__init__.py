@@ -7,6 +7,7 @@ from .compare import compare_run
 from .demo import demo_run
 from .diagnose import diagnose_run, load_diagnosed, load_trained
 from .options import DataOptions
+from .plan import load_diagnosis, plan_run
 from .report import report_run
 from .train import recorded_training, train_run
 
@@ -16,7 +17,9 @@ __all__ = [
     "demo_run",
     "diagnose_run",
     "load_diagnosed",
+    "load_diagnosis",
     "load_trained",
+    "plan_run",
     "recorded_training",
     "report_run",
     "train_run",

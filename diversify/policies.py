@@ -1,0 +1,262 @@
+"""What a plan is made of: policies, one class's part, what holds for the run, and the numbers that plans are made with.
+
+Frozen values whose fields are exactly those of `plan.json`; `diversify.plan` has them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Annotated, Literal, Self
+
+import pydantic
+
+from .errors import must
+from .functional import image_ops
+from .validation import broken, refusal
+
+MOST_AUGMENTED = 0.9  # every class keeps clean views: at most so many of its draws are augmented
+LARGEST_DIFFERENCE = 0.35  # in strength x probability between two classes' image policies
+LEAST_SHARE = 0.01  # of a class's draws: made features below it are not worth their place in a plan
+LARGEST_NUMBER = 1 << 53  # of images: beyond it a JSON number is no exact integer everywhere
+
+Share = Annotated[float, pydantic.Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Number = Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
+MixingMethod = Literal["none", "cutmix", "mixup", "remix"]
+FeatureMethod = Literal[
+    "eos", "smote", "borderline_smote", "covariance", "magnitude", "manifold_mixup", "remix", "isda"
+]
+
+
+class Value(pydantic.BaseModel):
+    """A frozen value whose fields are exactly those of the file."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ImagePolicy(Value):
+    """How a class's images are varied: `layers` of `operations` drawn one after the other, on a share of its draws.
+
+    `strength` is that of `functional.image_ops`: 0 the identity, 1 the full range of each operation. `probability` is the
+    share of the class's draws that are varied at all; it stays at or below 0.9, so that clean views remain.
+    """
+
+    operations: tuple[str, ...] = ()
+    layers: Annotated[int, pydantic.Field(strict=True, ge=1, le=8)] = 1
+    strength: Share = 0.0
+    probability: Annotated[float, pydantic.Field(strict=True, ge=0, le=MOST_AUGMENTED)] = 0.0
+
+    @pydantic.field_validator("operations")
+    @classmethod
+    def _known(cls, operations: tuple[str, ...]) -> tuple[str, ...]:
+        for name in operations:
+            if name not in image_ops.OPERATIONS:
+                raise broken(f"be among {', '.join(image_ops.OPERATIONS)}", repr(name))
+            if operations.count(name) > 1:
+                raise broken("be named once each", f"{name!r} {operations.count(name)} times")
+        return operations
+
+    @property
+    def amount(self) -> float:
+        """Strength x probability, the size that is bounded between classes; 0 without operations."""
+        return self.strength * self.probability if self.operations else 0.0
+
+
+class Mixing(Value):
+    """With what a class's images are mixed.
+
+    `cutmix` pastes a box of a partner into the image (Yun et al. 2019; with `partner` even over the classes it is CMO, Park
+    et al. 2022); `mixup` blends two images and their labels; `remix` blends images as mixup does, and gives the label to
+    the rarer class (Chou et al. 2020). `probability` is how often an image of this class is given a partner; `partner` is
+    the weight with which an image of this class is drawn as somebody's partner, relative to the other classes.
+    """
+
+    method: MixingMethod = "none"
+    probability: Share = 0.0
+    partner: Annotated[float, pydantic.Field(strict=True, ge=0, le=1e9)] = 1.0
+
+
+class FeaturePolicy(Value):
+    """One way of making features of a class; `share` of the class's draws go through it.
+
+    `strength` 0 is the identity for every method and 1 its full range: the whole way to the partner for `eos`, `smote`,
+    `borderline_smote`, `manifold_mixup` and `remix`; noise of 3 standard deviations of the donors for `covariance`; top-K
+    features shrunk down to nothing for `magnitude`; lambda 1 for `isda`. `neighbors` is k where there are neighbours.
+    """
+
+    method: FeatureMethod
+    strength: Share
+    share: Share
+    neighbors: Annotated[int, pydantic.Field(strict=True, ge=1, le=1 << 20)] = 10
+
+
+class Reason(Value):
+    """Why a choice was made: the rule that fired, the measure with its 95% interval, what it is compared with, in words."""
+
+    rule: str
+    choice: str
+    measure: str
+    value: Number | None
+    low: Number | None
+    high: Number | None
+    compared_with: Number | None
+    text: str
+    source: str
+
+
+class ClassPlan(Value):
+    """What is done for one class. `draws` is its share of the draws of an epoch; over the classes these sum to 1."""
+
+    name: str
+    count: Annotated[int, pydantic.Field(strict=True, ge=0, le=LARGEST_NUMBER)]
+    draws: Share
+    image: ImagePolicy = ImagePolicy()
+    mixing: Mixing = Mixing()
+    features: tuple[FeaturePolicy, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+
+    @pydantic.field_validator("features")
+    @classmethod
+    def _within_one(cls, features: tuple[FeaturePolicy, ...]) -> tuple[FeaturePolicy, ...]:
+        total = math.fsum(policy.share for policy in features)
+        if total > 1 + 1e-9:
+            raise broken("have shares that sum to at most 1", f"{total:.6g}")
+        methods = [policy.method for policy in features]
+        for method in methods:
+            if methods.count(method) > 1:
+                raise broken("have different methods", f"{method!r} {methods.count(method)} times")
+        return features
+
+
+class PriorCorrection(Value):
+    """How much of the drawn class prior is taken out, as multiples of its logarithm.
+
+    `training` is added to the logits in the loss (1 is balanced softmax, Ren et al. 2020), `after` is subtracted from the
+    logits of the finished network (1 is post-hoc logit adjustment, Menon et al. 2021). The prior is the share of the draws.
+    """
+
+    training: Annotated[float, pydantic.Field(strict=True, ge=0, le=4)] = 0.0
+    after: Annotated[float, pydantic.Field(strict=True, ge=0, le=4)] = 0.0
+
+
+class Schedule(Value):
+    """When augmentation acts, as shares of the epochs: nothing before `start`, then growing over `ramp`, nothing after `stop`."""
+
+    start: Share = 0.0
+    ramp: Share = 0.0
+    stop: Share = 1.0
+
+    @pydantic.model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.start > self.stop:
+            raise broken(f"not be larger than stop ({self.stop:g})", f"{self.start:g}", at="start")
+        return self
+
+    def at(self, epoch: int, epochs: int) -> float:
+        """In [0, 1]: by what the strengths and probabilities of the plan are multiplied in this epoch, counted from 0."""
+        done = epoch / epochs
+        if done < self.start or done >= self.stop:
+            return 0.0
+        return min(1.0, (done - self.start + 1 / epochs) / self.ramp) if self.ramp > 0 else 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Strengths:
+    """Every number that plans are made with; the same for a made plan and for its controls.
+
+    What is graded by rarity holds for the rarest class, and less for the others in proportion. `rarity` is
+    1 - log n / log n_max, scaled to 1 for the rarest class.
+
+    Attributes:
+        draws_exponent: A class is drawn in proportion to n to this power: 1 as the images come, 0 evenly (for a head step).
+        covariance: Strength of the covariance noise of the rarest class.
+        covariance_share: Share of the rarest class's draws that get it.
+        eos: How far toward the enemy, of the whole way.
+        eos_share: Share of the rarest class's draws that go there.
+        magnitude_share: Share of a class's draws whose top-K are shrunk, where `make_plan` finds that they should.
+        neighbors: k of the feature methods.
+        image_operations: What is done to images.
+        image_layers: How many of them, one after the other.
+        image_least: Strength for the largest class, where some class is rare.
+        image_most: Strength for the rarest class.
+        image_probability: Share of the draws of every class that are varied.
+        mixing: With what the images of every class are mixed, where some class is rare.
+        prior_correction: Of the run.
+        schedule: Of the run.
+        images_per_epoch: Of the run.
+        largest_difference: Of the run.
+        draws_gain: How much more often a class is drawn, as a multiple, per share of recall that the evidence shows missing.
+        covariance_gain: Strength of covariance noise per share of recall, or per relative lack of diversity.
+        eos_gain: Share of the draws per share of images among other classes, or per relative excess of the range gap.
+        magnitude_gain: Strength of magnitude matching per share of top-K magnitude lost.
+        image_gain: Strength of the image policy per relative lack of diversity, or share of top-K that are others.
+        found_gain: Which part of its feature policies a class gives up per share of recall by which it is above the mean.
+    """
+
+    draws_exponent: float = 0.5
+    covariance: float = 0.67
+    covariance_share: float = 0.7
+    eos: float = 1.0
+    eos_share: float = 0.3
+    magnitude_share: float = 0.2
+    neighbors: int = 10
+    image_operations: tuple[str, ...] = image_ops.GEOMETRIC
+    image_layers: int = 1
+    image_least: float = 0.3
+    image_most: float = 0.6
+    image_probability: float = 0.5
+    mixing: Mixing = dataclasses.field(default_factory=Mixing)
+    prior_correction: PriorCorrection = dataclasses.field(default_factory=lambda: PriorCorrection(training=1.0))
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    images_per_epoch: int | None = None
+    largest_difference: float = LARGEST_DIFFERENCE
+    draws_gain: float = 2.0
+    covariance_gain: float = 1.0
+    eos_gain: float = 1.0
+    magnitude_gain: float = 1.0
+    image_gain: float = 1.0
+    found_gain: float = 4.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(field.default, float):
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+                raise must(field.name, "be a finite number", repr(value))
+            if field.name.endswith("_gain"):
+                if value < 0:
+                    raise must(field.name, "not be negative", value)
+            elif not 0 <= value <= 1:
+                raise must(field.name, "lie in [0, 1]", value)
+        if self.covariance_share + self.eos_share > 1 + 1e-9:
+            got = f"{self.covariance_share + self.eos_share:g}"
+            raise must("covariance_share and eos_share", "sum to at most 1", got)
+        if self.image_least > self.image_most:
+            raise must("image_least", f"not be larger than image_most ({self.image_most:g})", f"{self.image_least:g}")
+        spread = (self.image_most - self.image_least) * self.image_probability
+        if spread > self.largest_difference + 1e-9:
+            law = f"be at most largest_difference ({self.largest_difference:g})"
+            raise must("(image_most - image_least) * image_probability", law, f"{spread:g}")
+        try:  # the laws of the plan's own fields
+            ImagePolicy(operations=self.image_operations, layers=self.image_layers, probability=self.image_probability)
+            FeaturePolicy(method="eos", strength=self.eos, share=self.eos_share, neighbors=self.neighbors)
+        except pydantic.ValidationError as error:
+            raise refusal("strengths", error) from None
+
+    def usual(self, path: str) -> float:
+        """What a class starts with that a rule gives something which it had none of before, at a path of `PATHS`."""
+        known = {
+            "image.strength": self.image_least,
+            "image.probability": self.image_probability,
+            "mixing.probability": self.mixing.probability,
+            "features.covariance.strength": self.covariance,
+            "features.covariance.share": self.covariance_share,
+            "features.eos.strength": self.eos,
+            "features.eos.share": self.eos_share,
+            "features.magnitude.share": self.magnitude_share,
+        }
+        return known.get(path, self.magnitude_share if path.endswith(".share") else 1.0)
+
+
+STRENGTHS = Strengths()

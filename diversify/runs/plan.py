@@ -1,0 +1,43 @@
+"""The `plan` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import storage
+from ..diagnosis import Diagnosis
+from ..errors import InputError, must
+from ..plan import Plan, make_plan
+
+
+def load_diagnosis(folder: Path) -> Diagnosis:
+    """The diagnosis in a folder that `diagnose_run` left; nothing else in it is needed."""
+    if not folder.is_dir():
+        raise must("DIR", "be a folder that `diversify diagnose` left", folder)
+    return Diagnosis.from_dict(storage.read_json(folder / "diagnosis.json", "diagnosis.json"))
+
+
+def plan_run(folder: Path, *, out: Path | None = None, overwrite: bool = False) -> Plan:
+    """The plan that a diagnosis asks for; written to the file `out` if there is one."""
+    if out is not None:
+        _require_free(out, overwrite)
+    plan = make_plan(load_diagnosis(folder))
+    if out is not None:
+        storage.write_text(out, plan.to_json())
+    return plan
+
+
+def _require_free(out: Path, overwrite: bool) -> None:
+    """Say when `out` cannot be written, or is a file that is no plan to be replaced."""
+    if out.is_dir():
+        raise must("--out", "be a file", f"the folder {out}", f"for example {out / 'plan.json'}")
+    if not out.exists():
+        return
+    if not overwrite:
+        raise must("--out", "be a file that is not there yet", out, "pass --overwrite to replace it")
+    try:
+        values = storage.read_json(out, "--out")
+    except InputError:
+        values = None
+    if not (isinstance(values, dict) and isinstance(values.get("classes"), list)):
+        raise must("--out", "be new or a plan to be replaced", out, "choose another file")
