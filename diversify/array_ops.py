@@ -1,7 +1,9 @@
-"""The operations of `functional.image_ops` on single images in loader workers, by albumentations' functional transforms.
+"""The operations of `functional.image_ops` on single images in loader workers, by albumentations and OpenCV.
 
 Ranges and draws are those of `image_ops.RANGES`, so that an image varied here and in a batch on the device differs by
-interpolation and rounding alone. albumentations draws nothing itself: its own draws repeat in every worker and epoch.
+rounding alone. Of albumentations only what draws nothing is called: its own draws repeat in every worker and epoch. Where
+its functions cut off instead of rounding (brightness, contrast), take floats through 8 bits (autocontrast, posterize) or are slow
+(solarize), OpenCV and NumPy do the same arithmetic.
 """
 
 from __future__ import annotations
@@ -21,17 +23,16 @@ from .images import is_pil
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for updates when it is imported
 
-import albumentations.augmentations.dropout.functional as dropout  # noqa: E402
-import albumentations.augmentations.geometric.functional as geometric  # noqa: E402
-import albumentations.augmentations.pixel.functional as pixel  # noqa: E402
-import cv2  # noqa: E402
+import albumentations.augmentations.geometric.functional as geometric
+import albumentations.augmentations.pixel.functional as pixel
+import cv2
 
 Array = np.ndarray[Any, Any]
 Step = tuple[str, float, float]  # operation, strength, draw
 
 
 def vary(image: Any, steps: Sequence[Step]) -> Any:
-    """The image after these operations, one after the other: of the same kind, type and size, in memory of its own.
+    """The image after these operations, one after the other: of the same kind, type and size.
 
     Takes PIL images of mode L and RGB, tensors `(C, H, W)` or `(H, W)` and arrays `(H, W, C)` or `(H, W)`; uint8 or
     float in [0, 1].
@@ -68,8 +69,8 @@ def _pixels(image: Any) -> Array:
             channels_last = channels_last.float()
         pixels = channels_last.numpy()
     elif isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3):
-            raise must("an image of the data set", "have shape (H, W, C) or (H, W) as a numpy array", image.shape)
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] > 4):
+            raise must("an image of the data set", "have shape (H, W) or (H, W, C) as a numpy array", image.shape)
         pixels = image
         if pixels.dtype not in (np.uint8, np.float32):
             _check_type(pixels)
@@ -198,8 +199,7 @@ def _brightness(pixels: Array, amount: float, draw: float) -> Array:
 
 
 def _contrast(pixels: Array, amount: float, draw: float) -> Array:
-    blended: Array = cv2.convertScaleAbs(pixels)
-    return blended
+    return _blend(pixels, _filled(pixels, _grey(pixels).mean()), -amount)
 
 
 def _saturation(pixels: Array, amount: float, draw: float) -> Array:
@@ -215,20 +215,45 @@ def _sharpness(pixels: Array, amount: float, draw: float) -> Array:
 
 
 def _posterize(pixels: Array, amount: float, draw: float) -> Array:
-    bits = 8 - round(amount)
-    return pixel.posterize(pixels, bits) if bits < 8 else pixels
+    bits = round(amount)
+    if bits == 0:
+        return pixels
+    if pixels.dtype == np.uint8:
+        posterized: Array = pixel.posterize(pixels, 8 - bits)
+        return posterized
+    step = 2**bits / 255
+    fewer: Array = np.floor(pixels / step + 1 / 1024) * np.float32(step)  # 7 / 255 may lie just below itself
+    return fewer
 
 
 def _solarize(pixels: Array, amount: float, draw: float) -> Array:
-    return pixel.solarize(pixels, 1 - amount)
+    return np.where(pixels >= (1 - amount) * _top(pixels), pixel.invert(pixels), pixels)
 
 
 def _autocontrast(pixels: Array, amount: float, draw: float) -> Array:
-    return _blend(pixels, pixel.auto_contrast(pixels, 0, None, "pil").reshape(pixels.shape), amount)
+    """Each channel from black to white; one of a single value stays."""
+    low, high = pixels.min((0, 1)).astype(np.float32), pixels.max((0, 1)).astype(np.float32)
+    scale = np.where(high > low, _top(pixels) / np.where(high > low, high - low, 1), 1)
+    stretched = (pixels - np.where(high > low, low, 0)) * scale
+    return _blend(pixels, _rounded(stretched, pixels), amount)
 
 
 def _equalize(pixels: Array, amount: float, draw: float) -> Array:
-    return pixels
+    """As in PIL; albumentations' own counts a value's pixels among those below it, and writes into its input."""
+    codes = pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8)
+    made = np.stack([_evened(codes[..., channel]) for channel in range(codes.shape[2])], axis=2)
+    even = made if pixels.dtype == np.uint8 else made.astype(np.float32) / 255
+    return _blend(pixels, even, amount)
+
+
+def _evened(codes: Array) -> Array:
+    count = np.bincount(codes.ravel(), minlength=256)
+    step = int(codes.size - count[count.nonzero()[0][-1]]) // 255
+    if step == 0:
+        return codes
+    table = ((count.cumsum() - count + step // 2) // step).clip(max=255).astype(np.uint8)
+    evened: Array = table[codes]
+    return evened
 
 
 def _invert(pixels: Array, amount: float, draw: float) -> Array:
@@ -236,7 +261,29 @@ def _invert(pixels: Array, amount: float, draw: float) -> Array:
 
 
 def _erase(pixels: Array, amount: float, draw: float) -> Array:
-    return pixels
+    """A square for the mean of each channel."""
+    hole = []
+    for where, side in zip(_place(draw), pixels.shape[:2], strict=True):
+        long = round(amount * side)
+        start = math.floor(where * (side - long))
+        hole.append((start, start + long))
+    (top, bottom), (left, right) = hole
+    erased = pixels.copy()
+    erased[top:bottom, left:right] = _rounded(pixels.mean((0, 1), dtype=np.float64), pixels)
+    return erased
+
+
+def _top(pixels: Array) -> float:
+    return 255.0 if pixels.dtype == np.uint8 else 1.0
+
+
+def _rounded(values: Array, pixels: Array) -> Array:
+    """In the type of the pixels."""
+    return (np.rint(values) if pixels.dtype == np.uint8 else values).astype(pixels.dtype)
+
+
+def _filled(pixels: Array, value: float) -> Array:
+    return np.full_like(pixels, round(value) if pixels.dtype == np.uint8 else value)
 
 
 _PLACES = 4096

@@ -33,7 +33,9 @@ Backend = Callable[[Any, str, float, float], Any]
 """(image, operation, strength in (0, 1], draw in [0, 1)) to an image of the same kind, type and size."""
 
 _VERSION, _EPOCH, _FACTOR = range(3)  # columns of the last shared row
-_LAYERS, _STRENGTH, _PROBABILITY, _OPERATIONS = range(4)  # columns of a class's row; from the last on, one per operation
+_LAYERS, _STRENGTH, _PROBABILITY, _OPERATIONS = range(
+    4
+)  # columns of a class's row; from the last on, one per operation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +230,7 @@ class DiversifiedDataset(Dataset[Any]):
     def _view(self) -> None:
         """Arrays over the tensors' memory: reading one of their numbers costs a tenth."""
         self._numbers = self._shared.numpy()
-        self._classes = None if self.targets is None else self.targets.numpy()
+        self._classes = np.empty(0, np.int64) if self.targets is None else self.targets.numpy()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_numbers", "_classes", "_read")}

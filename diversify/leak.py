@@ -166,7 +166,7 @@ def measure_leak(
     done = 0
     with unchanged_randomness(device, heldout), evaluating(model):
         for images, found in _batches(heldout):
-            _check(images, found, plan.num_classes, first=done == 0)
+            _check(images, found, plan.num_classes)
             images = images.to(device, non_blocking=True)
             rows = torch.arange(done, done + len(images), device=device)
             with torch.inference_mode(), autocast(device, precision):
@@ -201,7 +201,7 @@ def _batches(heldout: Any) -> Iterator[tuple[Tensor, Tensor]]:
         yield images, labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
-def _check(images: Tensor, labels: Tensor, num_classes: int, *, first: bool) -> None:
+def _check(images: Tensor, labels: Tensor, num_classes: int) -> None:
     if images.ndim != 4:
         raise must("heldout images", "have shape (N, C, H, W)", tuple(images.shape))
     if labels.shape != images.shape[:1] or labels.is_floating_point():
@@ -214,7 +214,7 @@ def _check(images: Tensor, labels: Tensor, num_classes: int, *, first: bool) -> 
     got = str(images.dtype)
     if images.is_floating_point():
         low, high = float(images.min()), float(images.max())
-        if 0 <= low and high <= 1:
+        if low >= 0 and high <= 1:
             return
         got = f"{got} from {low:.3g} to {high:.3g}"
     advice = "bring them as they are before normalisation, and that as prepare"
@@ -234,16 +234,16 @@ def _views(images: Tensor, rows: Tensor, policies: Policies, seed: int, repeats:
             yield image_ops.apply_policy(images, chosen, strengths, draw, operations)
 
 
-def _called(
-    model: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor] | None, num_classes: int
-) -> Tensor:
+def _called(model: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor] | None, num_classes: int) -> Tensor:
     images = images if prepare is None else prepare(images)
     with taking(images):
         logits = model(images)
     if not isinstance(logits, Tensor):
         raise must("model", "return one tensor of logits", describe_output(logits), ADAPTER)
     if logits.shape != (len(images), num_classes):
-        raise must("model", f"return logits of shape (N, {num_classes}), one per class of the plan", tuple(logits.shape))
+        raise must(
+            "model", f"return logits of shape (N, {num_classes}), one per class of the plan", tuple(logits.shape)
+        )
     return logits.argmax(1)
 
 
@@ -257,22 +257,23 @@ def _measured(plan: Plan, policies: Policies, labels: Tensor, called: Tensor, re
     views = {number: [0] for number in range(num_classes)}
     for place, classes in enumerate(policies.values()):
         first = 1 + place * repeats
-        views |= dict.fromkeys(classes, list(range(first, first + repeats)))
+        views |= {number: list(range(first, first + repeats)) for number in classes}
     count = counts.class_counts(labels, num_classes)
     for number in range(num_classes):
         clean = (called[0] == number).double()
         varied = (called[views[number]] == number).double().mean(0)
-        sides = (("called_clean", "called_varied", "leak", labels != number),
-                 ("recall_clean", "recall_varied", "recall_change", labels == number))
+        sides = (
+            ("called_clean", "called_varied", "leak", labels != number),
+            ("recall_clean", "recall_varied", "recall_change", labels == number),
+        )
         for before, after, change, chosen in sides:
             total = chosen.sum().double()
             one, two, both = clean[chosen].sum(), varied[chosen].sum(), (clean * varied)[chosen].sum()
             low, high = stats.paired_difference_interval(one, two, both, total)
             if views[number] == [0]:
                 low, high = (two - one) / total, (two - one) / total
-            values = (one / total, two / total, (two - one) / total, low, high)
-            names = (before, after, change, f"{change}_low", f"{change}_high")
-            for name, value in zip(names, values, strict=True):
+            found = {before: one / total, after: two / total, change: (two - one) / total}
+            for name, value in {**found, f"{change}_low": low, f"{change}_high": high}.items():
                 columns[name][number] = value
     names = tuple(one.name for one in plan.classes)
     return Leak(class_names=names, count=count, count_others=len(labels) - count, **columns)
