@@ -54,6 +54,9 @@ _HOME = {
     "load_weights": "models",
     "DiversifySampler": "sampler",
     "CropFlip": "augment",
+    "DiversifiedDataset": "dataset",
+    "Leak": "leak",
+    "measure_leak": "leak",
     "Ingredients": "training",
     "Recipe": "training",
     "evaluate": "training",
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
     from .data import labels_of as labels_of
     from .data import load_data as load_data
     from .data import make_loader as make_loader
+    from .dataset import DiversifiedDataset as DiversifiedDataset
     from .diagnosis import Diagnosis as Diagnosis
     from .embeddings import Embeddings as Embeddings
     from .errors import InputError as InputError
@@ -89,6 +93,8 @@ if TYPE_CHECKING:
     from .heads import SplitModel as SplitModel
     from .heads import read_head as read_head
     from .heads import split_head as split_head
+    from .leak import Leak as Leak
+    from .leak import measure_leak as measure_leak
     from .measures import MEASURES as MEASURES
     from .measuring import diagnose as diagnose
     from .measuring import diagnose_model as diagnose_model

@@ -34,6 +34,33 @@ def wilson_interval(successes: Tensor, totals: Tensor, confidence: float = 0.95)
     return torch.where(defined, low, torch.nan), torch.where(defined, high, torch.nan)
 
 
+def paired_difference_interval(
+    first: Tensor, second: Tensor, both: Tensor, totals: Tensor, confidence: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Low and high end for the share of `second` less the share of `first` among the same `totals` units, in [-1, 1].
+
+    `both` counts the units where first and second are the case together; all four have one shape, float64 comes back.
+    A unit may count in part, where it was looked at several times. NaN where the total is 0. The two shares' Wilson
+    intervals, squared and added with the correlation of the two (Newcombe 1998, "Improved confidence intervals for the
+    difference between binomial proportions based on paired data", method 10): never of width 0.
+    """
+    one, two, shared, total = (each.double() for each in (first, second, both, totals))
+    (low_one, high_one), (low_two, high_two) = (wilson_interval(each, total, confidence) for each in (one, two))
+    share_one, share_two = one / total, two / total
+    product = shared * (total - one - two + shared) - (one - shared) * (two - shared)
+    product = torch.where(product > 0, (product - total / 2).clamp(min=0), product)
+    spread = (one * (total - one) * two * (total - two)).clamp(min=0).sqrt()
+    correlation = torch.where(spread > 0, product / spread, 0.0)
+
+    def ends(down: Tensor, up: Tensor) -> Tensor:
+        return (down.square() - 2 * correlation * down * up + up.square()).clamp(min=0).sqrt()
+
+    difference = share_two - share_one
+    low = difference - ends(share_two - low_two, high_one - share_one)
+    high = difference + ends(high_two - share_two, share_one - low_one)
+    return low.clamp(-1, 1), high.clamp(-1, 1)
+
+
 def mean_share_interval(share: Tensor, low: Tensor, high: Tensor) -> tuple[float, float]:
     """Low and high end for the mean of independent proportions, from their own intervals; NaN ones are left out.
 
