@@ -52,6 +52,7 @@ _HOME = {
     "make_loader": "data",
     "build_model": "models",
     "load_weights": "models",
+    "AdaptivePlan": "adaptive",
     "DiversifySampler": "sampler",
     "CropFlip": "augment",
     "DiversifiedDataset": "dataset",
@@ -70,6 +71,7 @@ __version__ = "0.1.0"
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from .adaptive import AdaptivePlan as AdaptivePlan
     from .augment import CropFlip as CropFlip
     from .comparison import Model as Model
     from .comparison import ModelComparison as ModelComparison

@@ -32,6 +32,7 @@ ROOMS = {
     "sampler": 5.0,
     "augment": 5.0,
     "ingredients": 5.5,
+    "adaptive": 5.3,
     "images": 5.6,
     "array_ops": 5.65,
     "tables": 5.7,
