@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from . import storage
-from .augment import DrawKey
+from .augment import DrawKey, is_whole
 from .errors import InputError, must, unknown
 from .extraction import PRECISIONS, autocast, taking
 from .functional import draws, metrics
@@ -176,6 +176,7 @@ class _Rows:
     logits: Tensor
     targets: Tensor
     own_logits: Tensor
+    whole: Tensor  # `(N,)` bool: the images that are of their own label alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,6 +211,7 @@ class _Loop:
         self.generator.manual_seed(draws.seed_for("workers", seed, epoch, process))
         criterion = self.ingredients.criterion(epoch)
         totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, rows
+        views: list[tuple[Tensor, Tensor, Tensor]] = []  # label, prediction, whether it was mixed with no other image
         steps = len(self.loader)
         self.model.train()
         for module in self.frozen:
@@ -230,21 +232,24 @@ class _Loop:
                     right = (logits.argmax(1) == truth).sum()
                     totals += torch.stack([loss.detach() * len(logits), right, right.new_tensor(len(logits))]).double()
                     if self.ingredients.adapt is not None:
-                        self.ingredients.adapt.observe(*self.accelerator.gather((labels, rows.own_logits.argmax(1))))
+                        views.append((labels, rows.own_logits.argmax(1), rows.whole))
                 if self.progress is not None:
                     self.progress(epoch * steps + step + 1, self.recipe.epochs * steps)
         loss_sum, right_sum, count = self.accelerator.reduce(totals).tolist()
         if not math.isfinite(loss_sum):
             raise must("training loss", "stay finite", f"{loss_sum} in epoch {epoch}", "lower the learning rate")
         if self.ingredients.adapt is not None:
+            seen, predicted, whole = (torch.cat(column) for column in zip(*views, strict=True))
+            self.ingredients.adapt.observe(seen[whole], predicted[whole])
             self.ingredients.adapt.update(epoch)
         return loss_sum / count, right_sum / count, int(count)
 
     def forward(self, images: Tensor, targets: Tensor, key: DrawKey) -> _Rows:
         """A batch through the augmentations on the device and the network."""
-        part = self.ingredients.augment_features
+        part, labels = self.ingredients.augment_features, targets
         if self.ingredients.augment is not None:
             images, targets = self.ingredients.augment(images, targets, key)
+        whole = is_whole(targets, labels)
         if self.prepare is not None:
             images = self.prepare(images)
         if images.ndim == 4:
@@ -253,12 +258,12 @@ class _Loop:
             first = (key.epoch, key.step) == (self.first_epoch, 0)
             outputs = self.try_network(images) if first else self.network(images)
             if part is None or self.head is None:
-                return _Rows(logits=outputs, targets=targets, own_logits=outputs)
+                return _Rows(logits=outputs, targets=targets, own_logits=outputs, whole=whole)
             features, own_logits = outputs
             if hasattr(part, "remember"):
                 part.remember(*self.accelerator.gather((features.detach().float(), targets, key.indices)))
             features, targets = part(features, targets, key)
-            return _Rows(logits=self.head(features), targets=targets, own_logits=own_logits)
+            return _Rows(logits=self.head(features), targets=targets, own_logits=own_logits, whole=whole)
 
     def adjusted(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The logits that the loss sees, where the augmentation of features has a say in them."""

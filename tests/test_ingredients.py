@@ -1,13 +1,37 @@
-"""The slots of the loop that a plan fills: each is called as it says, saved, and resumed."""
+"""The slots of the loop that a plan fills: each is called as it says, saved, and resumed.
+
+Run under torchrun as a script, `DIR`, it is one of two processes that train by a plan.
+"""
 
 import dataclasses
 import math
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from test_training import CLASSES, COUNT, RECIPE, Pictures, digest, make_net, message_of, timeless, train, val_loader
+from test_training import (
+    CLASSES,
+    COUNT,
+    RECIPE,
+    Noisy,
+    Pictures,
+    digest,
+    make_net,
+    message_of,
+    start,
+    timeless,
+    train,
+    val_loader,
+)
 from torch import nn
 
+from diversify import storage
+from diversify.adaptive import AdaptivePlan
+from diversify.augment import CropFlip
+from diversify.functional.losses import prior_corrected_cross_entropy
+from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, PriorCorrection, Schedule
 from diversify.training import Ingredients, evaluate, fit
 
 CORRECTION = torch.tensor([0.25, -1.0, 3.0])
@@ -48,7 +72,7 @@ class Counting:
         self.part, self.seen, self.updates = part, torch.zeros(CLASSES, dtype=torch.int64), []
 
     def observe(self, labels, predicted):
-        assert labels.shape == predicted.shape
+        assert labels.shape == predicted.shape == (COUNT,)
         self.seen += torch.bincount(labels, minlength=CLASSES)
 
     def update(self, epoch):
@@ -214,3 +238,190 @@ def test_a_module_is_resumed_with_its_buffers(tmp_path):
     loop.close()
     resumed, _ = train(ingredients=Ingredients(augment=Shifting()), state=state)
     assert digest(resumed) == digest(whole)
+
+
+# From a plan
+
+LABELS = Pictures().labels
+COUNTS = torch.bincount(LABELS, minlength=CLASSES).tolist()
+NATURAL = [count / COUNT for count in COUNTS]
+
+
+def plan_of(
+    *, draws=(0.2, 0.3, 0.5), image=(0.3, 0.4, 0.5), mixing="cutmix", methods=("covariance", "eos"), correct=(1, 0.5)
+):
+    """Every slot in use, or as many as are asked for."""
+    classes = tuple(
+        ClassPlan(
+            name=f"class {c}",
+            count=COUNTS[c],
+            draws=draws[c],
+            image=ImagePolicy(operations=("translate_x", "brightness"), strength=image[c], probability=0.5),
+            mixing=Mixing(method=mixing, probability=0.4 if mixing != "none" else 0.0),
+            features=tuple(FeaturePolicy(method=method, strength=0.3, share=0.2, neighbors=3) for method in methods),
+        )
+        for c in range(CLASSES)
+    )
+    correction = PriorCorrection(training=correct[0], after=correct[1])
+    return Plan(classes=classes, prior_correction=correction, schedule=Schedule(start=0.25, ramp=0.5))
+
+
+def planned(plan, **options):
+    return Ingredients.from_plan(plan, LABELS, seed=RECIPE.seed, epochs=RECIPE.epochs, **options)
+
+
+def scaled(**options):
+    """The network trained by ingredients whose images lie in [0, 1]."""
+    return train(dataset=Dimmed(), **options)
+
+
+class Dimmed(Pictures):
+    """Its images lie in [0, 1]."""
+
+    def __getitem__(self, index):
+        return self.images[index] / 2, self.labels[index]
+
+
+def test_a_plan_that_changes_nothing_is_plain_training_to_the_bit():
+    plan = Plan.untouched([f"class {c}" for c in range(CLASSES)], COUNTS)
+    ingredients = planned(plan)
+    assert ingredients == Ingredients()
+    plain, history = train(dataset=Noisy(), val=val_loader())
+    net, again = train(dataset=Noisy(), val=val_loader(), ingredients=ingredients)
+    assert digest(net) == digest(plain)
+    assert timeless(again) == timeless(history)
+
+
+def test_each_slot_is_filled_where_the_plan_asks_for_it():
+    def slots(ingredients):
+        fields = [field.name for field in dataclasses.fields(ingredients)]
+        return {name for name in fields if getattr(ingredients, name) != getattr(Ingredients(), name)}
+
+    nothing = {"image": (0, 0, 0), "mixing": "none", "methods": (), "correct": (0, 0), "draws": NATURAL}
+    for asked, filled in (
+        ({}, set()),
+        ({"draws": (0.2, 0.3, 0.5)}, {"sampler"}),
+        ({"image": (0.3, 0.4, 0.5)}, {"augment"}),
+        ({"mixing": "mixup"}, {"augment"}),
+        ({"methods": ("eos",)}, {"augment_features"}),
+        ({"correct": (0.5, 0)}, {"criterion"}),
+        ({"correct": (0, 0.5)}, {"criterion", "after"}),
+    ):
+        assert slots(planned(plan_of(**{**nothing, **asked}))) == filled, asked
+    crop = CropFlip(padding=1, mirror=False)
+    assert planned(plan_of(**nothing), base=crop).augment is crop
+    for mixing, filled in (("none", {"wrap_dataset"}), ("cutmix", {"wrap_dataset", "augment"})):
+        plan = plan_of(**{**nothing, "image": (0.3, 0.4, 0.5), "mixing": mixing})
+        assert slots(planned(plan, image_space="workers")) == filled
+    budget = plan_of(**nothing).model_copy(update={"images_per_epoch": 20})
+    assert slots(planned(budget)) == {"sampler"}
+    _, history = train(ingredients=planned(budget))
+    assert [record.images for record in history] == [20] * 4
+
+
+def test_the_criterion_takes_out_the_drawn_prior_and_the_rest_is_taken_out_afterwards():
+    plan = plan_of()
+    ingredients = planned(plan)
+    logits = torch.linspace(-1, 1, 12).view(4, 3)
+    targets = torch.tensor([0, 1, 2, 0])
+    expected = prior_corrected_cross_entropy(logits, targets, plan.log_prior, 1.0)
+    assert torch.equal(ingredients.criterion(2)(logits, targets), expected)
+    assert torch.allclose(ingredients.after(), 0.5 * torch.tensor([0.2, 0.3, 0.5]).log())
+
+
+@pytest.mark.parametrize("image_space", ["device", "workers"])
+@pytest.mark.parametrize("adapt", [None, AdaptivePlan])
+def test_a_run_by_a_plan_that_is_stopped_ends_as_one_that_was_not(tmp_path, image_space, adapt):
+    def ingredients():
+        pool = (Dimmed().images / 2, LABELS)
+        return planned(
+            plan_of(), base=CropFlip(padding=1, mirror=True), pool=pool, image_space=image_space, adapt=adapt
+        )
+
+    whole, history = scaled(ingredients=ingredients(), val=val_loader(Dimmed(20)))
+    for until in (1, 3):
+        state = tmp_path / f"{until}.safetensors"
+        loop = fit(
+            make_net(),
+            Dimmed(),
+            recipe=RECIPE,
+            num_classes=CLASSES,
+            ingredients=ingredients(),
+            val=val_loader(Dimmed(20)),
+            state=state,
+        )
+        for _ in range(until):
+            next(loop)
+        loop.close()
+        net, again = scaled(ingredients=ingredients(), val=val_loader(Dimmed(20)), state=state)
+        assert digest(net) == digest(whole)
+        assert timeless(again) == timeless(history)
+
+
+def test_an_adaptive_plan_moves_every_part_and_its_strengths_may_begin_at_0():
+    ingredients = planned(plan_of(image=(0, 0, 0), mixing="none"), adapt=AdaptivePlan)
+    before = ingredients.adapt.plan
+    scaled(ingredients=ingredients)
+    after = ingredients.adapt.plan
+    assert after != before
+    assert ingredients.augment.plan == after
+    assert ingredients.augment_features.plan == after
+
+
+def test_what_is_refused():
+    plan = plan_of()
+    assert message_of(lambda: Ingredients.from_plan(plan, [0, 3], seed=0, epochs=1)) == (
+        "labels must be classes of the plan, in [0, 2], got 3"
+    )
+    assert message_of(lambda: planned(plan, image_space="disk")) == (
+        "image_space must be one of device, workers, got 'disk'"
+    )
+    assert (
+        message_of(lambda: Ingredients.from_plan(plan, LABELS, seed=0, epochs=0)) == "epochs must be at least 1, got 0"
+    )
+    isda = planned(plan_of(methods=("isda",), correct=(0, 0)))
+    assert message_of(lambda: train(net=with_head(Cosine()), ingredients=isda)) == (
+        "head must be a linear layer, for isda, got Cosine; leave isda out of the plan"
+    )
+
+
+def test_two_processes_that_train_by_a_plan_keep_the_same_weights_and_plan(tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    launched = start(*torchrun, __file__, tmp_path)
+    _, errors = launched.communicate(timeout=240)
+    assert launched.returncode == 0, errors
+    first, second = (storage.read_json(tmp_path / f"rank-{rank}.json", "rank") for rank in (0, 1))
+    for name in ("weights", "bank", "plan", "losses"):
+        assert first[name] == second[name], name
+    assert first["plan"] != plan_of().to_dict()
+    assert first["seen"] == COUNT
+    shares = [first["indices"], second["indices"]]
+    assert shares[0] != shares[1]
+    drawn = torch.bincount(LABELS[torch.tensor(shares[0] + shares[1])], minlength=CLASSES) / sum(map(len, shares))
+    assert torch.allclose(drawn.double(), plan_of().draws, atol=0.08)
+
+
+def write_one_of_two(folder):
+    indices = []
+
+    def base(images, targets, key):
+        indices.extend(key.indices.tolist())
+        return images, targets
+
+    ingredients = planned(plan_of(), base=base, adapt=AdaptivePlan)
+    net, history = train(dataset=Dimmed(), recipe=dataclasses.replace(RECIPE, batch_size=4), ingredients=ingredients)
+    bank = ingredients.augment_features.state_dict()
+    result = {
+        "weights": storage.digest_tensors(dict(net.named_parameters())),
+        "bank": storage.digest_tensors(bank),
+        "seen": int(bank["seen"][:-1].sum()),
+        "plan": ingredients.adapt.plan.to_dict(),
+        "losses": [record.loss for record in history],
+        "indices": indices,
+    }
+    storage.write_json(folder / f"rank-{os.environ['RANK']}.json", result)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    write_one_of_two(Path(sys.argv[1]))
