@@ -58,6 +58,9 @@ _HOME = {
     "DiversifiedDataset": "dataset",
     "Leak": "leak",
     "measure_leak": "leak",
+    "DrawKey": "augment",
+    "FeatureAugmenter": "augment_features",
+    "DiversifyOverSampler": "oversampling",
     "Ingredients": "training",
     "Recipe": "training",
     "evaluate": "training",
@@ -73,6 +76,8 @@ __all__ = [*_HOME, "__version__"]
 if TYPE_CHECKING:
     from .adaptive import AdaptivePlan as AdaptivePlan
     from .augment import CropFlip as CropFlip
+    from .augment import DrawKey as DrawKey
+    from .augment_features import FeatureAugmenter as FeatureAugmenter
     from .comparison import Model as Model
     from .comparison import ModelComparison as ModelComparison
     from .comparison import compare_models as compare_models
@@ -104,6 +109,7 @@ if TYPE_CHECKING:
     from .models import load_weights as load_weights
     from .plan import Plan as Plan
     from .plan import make_plan as make_plan
+    from .oversampling import DiversifyOverSampler as DiversifyOverSampler
     from .report import render_html as render_html
     from .report import render_markdown as render_markdown
     from .sampler import DiversifySampler as DiversifySampler

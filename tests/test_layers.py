@@ -17,6 +17,7 @@ ROOMS = {
     "functional.draws": 1.1,
     "functional.stats": 1.2,
     "functional": 1.3,  # any other file of the pure core
+    "functional.oversample": 1.4,
     "measures": 2.0,
     "heads": 2.0,
     "embeddings": 2.1,
@@ -32,6 +33,8 @@ ROOMS = {
     "sampler": 5.0,
     "augment": 5.0,
     "adaptive": 5.3,
+    "oversampling": 5.1,
+    "augment_features": 5.1,
     "images": 5.6,
     "array_ops": 5.65,
     "tables": 5.7,

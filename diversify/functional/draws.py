@@ -88,3 +88,9 @@ def integers(high: int | Tensor, *key: Key) -> Tensor:
 def permutation(count: int, *key: Key, device: torch.device | str = "cpu") -> Tensor:
     """`(count,)` a permutation of 0 .. count - 1."""
     return torch.argsort(bits(*key, torch.arange(count, device=device)), stable=True)
+
+
+def normal(*key: Key) -> Tensor:
+    """float32, standard normal by Box and Muller; the last bit may depend on the device's logarithm and cosine."""
+    radius = (-2 * torch.log1p(-uniform(*key, "radius"))).sqrt()
+    return radius * torch.cos(2 * torch.pi * uniform(*key, "angle"))

@@ -11,7 +11,9 @@ from torch import Tensor
 from ..errors import must
 from .counts import class_mean
 
-_TILE = 4096  # reference rows compared at a time
+_TILE = 16384  # reference rows compared at a time
+_PANEL = 4096  # of which so many enter one matrix product: more fall out of the cache
+_GROUP = 32  # rows whose smallest bound is looked at first
 _GATHERED = 1 << 22  # numbers of gathered pairs at a time: 32 MB
 _MANY = 4  # candidates per query and neighbour above which equal rows are looked for
 
@@ -35,21 +37,73 @@ def _among_first_equals(rows: Tensor, k: int) -> Tensor:
     return torch.empty_like(group, dtype=torch.bool).scatter_(0, order, earlier < k)
 
 
+def _float32_is_whole(device: torch.device) -> bool:
+    """Whether float32 products keep all their bits: never taken for granted off the CPU, where TF32 may be in use."""
+    try:
+        return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch's two ways of saying so were mixed, and it refuses to tell
+        return False
+
+
+class _Tile:
+    """Reference rows as they enter the products, made once for all queries: `[-2 r, |r|^2]` about the centre."""
+
+    def __init__(self, rows: Tensor, dtype: torch.dtype) -> None:
+        square = rows.square().sum(1, keepdim=True)
+        self.rows = torch.cat([-2 * rows, square], 1).to(dtype)
+        self.reach = square.max().sqrt()
+
+    def bounds(self, query: Tensor, group: int) -> Tensor:
+        """`(B, G, group)`: squared distances less the query's own square, up to rounding; padded with infinity."""
+        left = torch.cat([query, query.new_ones(len(query), 1)], 1).to(self.rows.dtype)
+        count = len(self.rows)
+        bound = left.new_empty(len(query), -(-count // group) * group)
+        for start in range(0, count, _PANEL):
+            torch.mm(left, self.rows[start : start + _PANEL].T, out=bound[:, start : min(start + _PANEL, count)])
+        bound[:, count:] = torch.inf
+        return bound.view(len(query), -1, group)
+
+    def candidates(self, query: Tensor, limit: Tensor, own: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+        """Row and column, ascending, of the pairs that may be among the k nearest: all that are, and few others.
+
+        `query` `(B, D)` is centred float64, `limit` `(B, 1)` the squared distance to stay within, `own` `(B,)` a column
+        to leave out, or one outside of the tile.
+        """
+        group = max(1, min(_GROUP, len(self.rows) // k))
+        bound = self.bounds(query, group)
+        if own is not None:
+            inside = ((own >= 0) & (own < len(self.rows))).nonzero().flatten()
+            bound.view(len(query), -1)[inside, own[inside]] = torch.inf
+        square = query.square().sum(1, keepdim=True)
+        rounding = 4 * (query.shape[1] + 8) * torch.finfo(bound.dtype).eps
+        slack = rounding * (square.sqrt() + self.reach).square()
+        limit = limit - square
+        smallest = bound.amin(2)  # (B, G)
+        if k <= smallest.shape[1]:
+            limit = torch.minimum(limit, smallest.topk(k, dim=1, largest=False).values[:, -1:].double() + slack)
+        limit = (limit + slack).to(bound.dtype)
+        row, near = (smallest <= limit).nonzero(as_tuple=True)
+        inner = bound[row, near]  # (P, group)
+        place, column = ((inner <= limit[row]) & (inner < torch.inf)).nonzero(as_tuple=True)
+        return row[place], near[place] * group + column
+
+
 def nearest_neighbors(
-    queries: Tensor, reference: Tensor, k: int, *, same: Tensor | None = None, block: int = 1024
+    queries: Tensor, reference: Tensor, k: int, *, same: Tensor | None = None, block: int = 256
 ) -> tuple[Tensor, Tensor]:
     """The k nearest rows of `reference` to each of `queries`: Euclidean distances and indices, each `(Q, k)`.
 
     Exact: nearest first, ties to the lower index. Matrix products about the reference's mean only rule out rows that
-    are too far by more than their rounding; the rest are ranked by differences computed directly in float64. Equal
-    rows beyond the first k + 1 are passed over; slow only where thousands of rows that differ tie.
+    are too far by more than their rounding (float32 where that leaves few, else float64); the rest are ranked by
+    differences computed directly in float64. Equal rows beyond the first k + 1 are passed over; slow only where
+    thousands of rows that differ tie.
 
     Args:
         queries: Rows to look up, `(Q, D)`.
         reference: Rows to look among, `(R, D)`.
         k: Neighbours per query.
         same: `(Q,)` index of each query in `reference`, which is left out; -1 for none.
-        block: Queries at a time; 1024 of them need about 64 MB.
+        block: Queries at a time; 256 of them need about 64 MB.
 
     Raises:
         InputError: a query has fewer than k rows to choose from.
@@ -61,34 +115,39 @@ def nearest_neighbors(
     distances = torch.full((len(queries), k), torch.inf, dtype=torch.float64, device=queries.device)
     indices = torch.full((len(queries), k), len(reference), dtype=torch.int64, device=queries.device)
     centre = reference.mean(0, dtype=torch.float64)
-    rounding = 4 * (queries.shape[1] + 8) * torch.finfo(torch.float64).eps
     for tile_start in range(0, len(reference), _TILE):
-        tile = reference[tile_start : tile_start + _TILE].double() - centre
-        tile_square = tile.square().sum(1)
-        reach = tile_square.max().sqrt()
+        rows = reference[tile_start : tile_start + _TILE]
+        centred = rows.double() - centre
+        tiles: dict[torch.dtype, _Tile] = {}
         first_equals: Tensor | None = None
+        narrow = _float32_is_whole(queries.device) and _within_float32(centred)
         for start in range(0, len(queries), block):
             part = slice(start, start + block)
             query = queries[part].double() - centre
-            query_square = query.square().sum(1, keepdim=True)
-            bound = torch.addmm(query_square + tile_square, query, tile.T, alpha=-2)  # (B, T), up to rounding
-            slack = rounding * (query_square.sqrt() + reach).square()
-            if same is not None:
-                own = same[part] - tile_start
-                inside = ((own >= 0) & (own < len(tile))).nonzero().flatten()
-                bound[inside, own[inside]] = torch.inf
+            own = None if same is None else torch.where(same[part] >= 0, same[part] - tile_start, -1)
+            few = _MANY * (k + 1) * len(query)
             limit = distances[part, -1:]
-            if k <= len(tile):
-                limit = torch.minimum(limit, bound.topk(k, dim=1, largest=False).values[:, -1:] + slack)
-            near = (bound <= limit + slack) & (bound < torch.inf)
-            if near.sum() > _MANY * (k + 1) * len(near):
+            narrow = narrow and _within_float32(query)
+            for dtype in (torch.float32, torch.float64) if narrow else (torch.float64,):
+                if dtype not in tiles:
+                    tiles[dtype] = _Tile(centred, dtype)
+                row, column = tiles[dtype].candidates(query, limit, own, k)
+                if len(row) <= few:
+                    break
+                narrow = False  # what ties in float32 here is likely to tie in the other blocks too
+            if len(row) > few:
                 if first_equals is None:  # k + 1 of them: a query's own row may be one
-                    first_equals = _among_first_equals(reference[tile_start : tile_start + _TILE], k + 1)
-                near &= first_equals
-            row, column = near.nonzero(as_tuple=True)
-            found = _pair_distances(queries[part], reference[tile_start : tile_start + _TILE], row, column)
+                    first_equals = _among_first_equals(rows, k + 1)
+                kept = first_equals[column]
+                row, column = row[kept], column[kept]
+            found = _pair_distances(queries[part], rows, row, column)
             distances[part], indices[part] = _merge(distances[part], indices[part], row, column + tile_start, found)
     return distances.sqrt().to(queries.dtype), indices
+
+
+def _within_float32(rows: Tensor) -> bool:
+    """Whether squares of these numbers neither overflow nor vanish in float32."""
+    return bool(rows.numel()) and 1e-15 < float(rows.abs().max()) < 1e15
 
 
 def _merge(distances: Tensor, indices: Tensor, row: Tensor, column: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
