@@ -107,9 +107,9 @@ if TYPE_CHECKING:
     from .measuring import diagnose_model as diagnose_model
     from .models import build_model as build_model
     from .models import load_weights as load_weights
+    from .oversampling import DiversifyOverSampler as DiversifyOverSampler
     from .plan import Plan as Plan
     from .plan import make_plan as make_plan
-    from .oversampling import DiversifyOverSampler as DiversifyOverSampler
     from .report import render_html as render_html
     from .report import render_markdown as render_markdown
     from .sampler import DiversifySampler as DiversifySampler
