@@ -61,6 +61,7 @@ _HOME = {
     "DrawKey": "augment",
     "FeatureAugmenter": "augment_features",
     "DiversifyOverSampler": "oversampling",
+    "BatchAugmenter": "augment_images",
     "Ingredients": "training",
     "Recipe": "training",
     "evaluate": "training",
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from .augment import CropFlip as CropFlip
     from .augment import DrawKey as DrawKey
     from .augment_features import FeatureAugmenter as FeatureAugmenter
+    from .augment_images import BatchAugmenter as BatchAugmenter
     from .comparison import Model as Model
     from .comparison import ModelComparison as ModelComparison
     from .comparison import compare_models as compare_models

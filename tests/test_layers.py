@@ -35,6 +35,7 @@ ROOMS = {
     "adaptive": 5.3,
     "oversampling": 5.1,
     "augment_features": 5.1,
+    "augment_images": 5.1,
     "images": 5.6,
     "array_ops": 5.65,
     "tables": 5.7,
