@@ -180,8 +180,12 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         self, features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], classes: Array, seed: int
     ) -> tuple[Tensor, Tensor]:
         """The new rows `(M, D)`, class after class, and their parents `(M, 2)`."""
-        chosen = [self._choose(features, labels, *one, classes, seed) for one in wanted]
-        parents = torch.cat([torch.empty(0, 2, dtype=torch.int64), *chosen])
+        if self.method == "eos":
+            parents = self._toward_enemies(features, labels, wanted, classes, seed)
+        else:
+            rows = oversample.by_class(labels, len(classes))
+            parents = torch.cat([torch.empty(0, dtype=torch.int64), *(_bases(rows, *one, seed) for one in wanted)])
+            parents = parents[:, None].repeat(1, 2)
         base = features[parents[:, 0]]
         if self.method == "eos":
             step = draws.uniform("step", seed, torch.arange(len(parents)))
@@ -192,26 +196,29 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
             return oversample.add_noise(base, noise, self.strength, lowest), parents
         return base, parents
 
-    def _choose(self, features: Tensor, labels: Tensor, index: int, number: int, classes: Array, seed: int) -> Tensor:
-        """`(M, 2)` base and partner of a class's new rows."""
-        rows = (labels == index).nonzero().flatten()
-        place = torch.arange(number)
-        if self.method == "eos":
-            k = self.k_neighbors or NEIGHBORS["eos"]
-            table, count = oversample.eos_partners(features, labels, rows, k)
-            if not count.any():
-                table, count = oversample.siblings(features, labels, rows, k)
-                self.k_used_[classes[index].item()] = int(count.max())
-            else:
-                self.k_used_[classes[index].item()] = table.shape[1]
-                bases = count.nonzero().flatten()
-                rows, table, count = rows[bases], table[bases], count[bases]
-        drawn = draws.integers(len(rows), "base", seed, index, place)
-        if self.method != "eos":
-            return rows[drawn, None].expand(-1, 2)
-        return torch.stack(
-            [rows[drawn], oversample.pick(table[drawn], count[drawn], draws.uniform("partner", seed, index, place))], 1
+    def _toward_enemies(
+        self, features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], classes: Array, seed: int
+    ) -> Tensor:
+        """`(M, 2)` base and partner of the new rows: EOS, and SMOTE for a class none of whose rows has an enemy."""
+        k = self.k_neighbors or NEIGHBORS["eos"]
+        queried = torch.cat(
+            [torch.empty(0, dtype=torch.int64), *((labels == one).nonzero()[:, 0] for one, _ in wanted)]
         )
+        enemies, found = oversample.eos_partners(features, labels, queried, k)
+        pairs = [torch.empty(0, 2, dtype=torch.int64)]
+        for index, number in wanted:
+            bases = ((labels[queried] == index) & (found > 0)).nonzero().flatten()
+            if len(bases):
+                rows, table, count = queried[bases], enemies[bases], found[bases]
+            else:
+                rows = (labels == index).nonzero().flatten()
+                table, count = oversample.siblings(features, labels, rows, k)
+            self.k_used_[classes[index].item()] = table.shape[1] if len(bases) else int(count.max())
+            place = torch.arange(number)
+            drawn = draws.integers(len(rows), "base", seed, index, place)
+            partner = oversample.pick(table[drawn], count[drawn], draws.uniform("partner", seed, index, place))
+            pairs.append(torch.stack([rows[drawn], partner], 1))
+        return torch.cat(pairs)
 
     def _through_imblearn(self, X: Any, y: Array, wanted: Mapping[Any, int]) -> tuple[Any, Array]:  # noqa: N803
         """By imbalanced-learn's own class, which knows neither parents nor strength: ours only watches it."""
@@ -231,6 +238,11 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         ]
         self.parents_ = np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])
         return rows, labels
+
+
+def _bases(rows: tuple[Tensor, Tensor, Tensor], index: int, number: int, seed: int) -> Tensor:
+    place = torch.arange(number)
+    return oversample.row_of(torch.full_like(place, index), rows, draws.uniform("base", seed, index, place))
 
 
 def _borrowed_noise(features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], seed: int) -> list[Tensor]:

@@ -46,22 +46,21 @@ def _float32_is_whole(device: torch.device) -> bool:
 
 
 class _Tile:
-    """Reference rows as they enter the products, made once for all queries: `[-2 r, |r|^2]` about the centre."""
+    """Reference rows as they enter the products, made once for all queries: `[-2 r, |r|^2]` about the centre.
 
-    def __init__(self, rows: Tensor, dtype: torch.dtype) -> None:
+    They are cut into panels whose products stay in the cache, and these into groups, whose least bounds are looked at
+    first. Rows that fill up the last panel are infinitely far.
+    """
+
+    def __init__(self, rows: Tensor, dtype: torch.dtype, k: int, block: int) -> None:
         square = rows.square().sum(1, keepdim=True)
-        self.rows = torch.cat([-2 * rows, square], 1).to(dtype)
+        self.count = len(rows)
+        self.group = max(1, min(_GROUP, self.count // k))
+        width = min(_PANEL, self.count)
+        self.width = -(-width // self.group) * self.group
+        self.panels = torch.cat([-2 * rows, square], 1).to(dtype).split(self.width)
         self.reach = square.max().sqrt()
-
-    def bounds(self, query: Tensor, group: int) -> Tensor:
-        """`(B, G, group)`: squared distances less the query's own square, up to rounding; padded with infinity."""
-        left = torch.cat([query, query.new_ones(len(query), 1)], 1).to(self.rows.dtype)
-        count = len(self.rows)
-        bound = left.new_empty(len(query), -(-count // group) * group)
-        for start in range(0, count, _PANEL):
-            torch.mm(left, self.rows[start : start + _PANEL].T, out=bound[:, start : min(start + _PANEL, count)])
-        bound[:, count:] = torch.inf
-        return bound.view(len(query), -1, group)
+        self.bound = rows.new_full((len(self.panels), block, self.width), torch.inf, dtype=dtype)
 
     def candidates(self, query: Tensor, limit: Tensor, own: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
         """Row and column, ascending, of the pairs that may be among the k nearest: all that are, and few others.
@@ -69,23 +68,31 @@ class _Tile:
         `query` `(B, D)` is centred float64, `limit` `(B, 1)` the squared distance to stay within, `own` `(B,)` a column
         to leave out, or one outside of the tile.
         """
-        group = max(1, min(_GROUP, len(self.rows) // k))
-        bound = self.bounds(query, group)
+        left = torch.cat([query, query.new_ones(len(query), 1)], 1).to(self.bound.dtype)
+        bound = self.bound[:, : len(query)]  # (P, B, W): squared distances less the query's own square, up to rounding
+        for panel, products in zip(self.panels, bound, strict=True):
+            if len(panel) == self.width:
+                torch.mm(left, panel.T, out=products)
+            else:
+                products[:, : len(panel)] = left @ panel.T
         if own is not None:
-            inside = ((own >= 0) & (own < len(self.rows))).nonzero().flatten()
-            bound.view(len(query), -1)[inside, own[inside]] = torch.inf
+            inside = ((own >= 0) & (own < self.count)).nonzero().flatten()
+            bound[own[inside] // self.width, inside, own[inside] % self.width] = torch.inf
         square = query.square().sum(1, keepdim=True)
         rounding = 4 * (query.shape[1] + 8) * torch.finfo(bound.dtype).eps
         slack = rounding * (square.sqrt() + self.reach).square()
         limit = limit - square
-        smallest = bound.amin(2)  # (B, G)
-        if k <= smallest.shape[1]:
-            limit = torch.minimum(limit, smallest.topk(k, dim=1, largest=False).values[:, -1:].double() + slack)
+        groups = bound.unflatten(2, (-1, self.group))
+        smallest = groups.amin(3).transpose(0, 1).flatten(1)  # (B, P x W / group)
+        if k <= self.count:
+            kth = smallest.topk(k, dim=1, largest=False, sorted=False).values.amax(1, keepdim=True)
+            limit = torch.minimum(limit, kth.double() + slack)
         limit = (limit + slack).to(bound.dtype)
         row, near = (smallest <= limit).nonzero(as_tuple=True)
-        inner = bound[row, near]  # (P, group)
+        each = groups.shape[2]
+        inner = groups[near // each, row, near % each]  # (N, group)
         place, column = ((inner <= limit[row]) & (inner < torch.inf)).nonzero(as_tuple=True)
-        return row[place], near[place] * group + column
+        return row[place], near[place] * self.group + column
 
 
 def nearest_neighbors(
@@ -130,7 +137,7 @@ def nearest_neighbors(
             narrow = narrow and _within_float32(query)
             for dtype in (torch.float32, torch.float64) if narrow else (torch.float64,):
                 if dtype not in tiles:
-                    tiles[dtype] = _Tile(centred, dtype)
+                    tiles[dtype] = _Tile(centred, dtype, k, min(block, len(queries)))
                 row, column = tiles[dtype].candidates(query, limit, own, k)
                 if len(row) <= few:
                     break

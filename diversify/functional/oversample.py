@@ -59,7 +59,7 @@ def eos_partners(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tupl
     partner, and none when it draws it, so that it takes the neighbour before the one it drew.)
     """
     k = min(k, len(features) - 1)
-    if k < 1:
+    if k < 1 or not len(rows):
         return rows[:, None], torch.zeros_like(rows)
     near = nearest_neighbors(features[rows], features, k, same=rows)[1]
     return enemies_among(near, labels[rows], labels)
@@ -177,8 +177,8 @@ def donor_covariance(features: Tensor, labels: Tensor, donors: Tensor, classes: 
 def factor(covariance: Tensor) -> Tensor:
     """`(U, D, D)` F with `F.T @ F` the covariance, so that `noise @ F` has it; any rank will do."""
     values, vectors = torch.linalg.eigh(covariance)
-    root: Tensor = values.clamp(min=0).sqrt()
-    return root[..., None] * vectors.mT
+    rows: Tensor = values.clamp(min=0).sqrt()[..., None] * vectors.mT
+    return rows
 
 
 def donor_residuals(
@@ -217,8 +217,8 @@ def combined_noise(noise: Tensor, residuals: Tensor) -> Tensor:
 
     Has the covariance with which the residuals were drawn, without ever writing it down.
     """
-    total: Tensor = torch.einsum("nm,nmd->nd", noise, residuals)
-    return total / noise.shape[1] ** 0.5
+    total: Tensor = torch.einsum("nm,nmd->nd", noise, residuals) / noise.shape[1] ** 0.5
+    return total
 
 
 # Magnitude matching
