@@ -8,6 +8,7 @@ Taylor 2017), crop and flip beside them. An image comes out the same in whatever
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -66,12 +67,13 @@ PHOTOMETRIC = (
 )
 OPERATIONS = (*GEOMETRIC, *PHOTOMETRIC, "erase", "crop", "flip")
 
-# What is done together in one layer: whole pixels moved, pixels interpolated, values blended with a target.
+# What one layer does together: whole pixels moved, places interpolated; what changes values goes one by one.
 _MOVED = ("translate_x", "translate_y", "crop", "flip")
 _WARPED = ("shear_x", "shear_y", "rotate", "zoom")
-_BLENDED = (*PHOTOMETRIC, "erase")
-_ORDER = (*_MOVED, *_WARPED, *_BLENDED)
+_VALUED = (*PHOTOMETRIC, "erase")
+_ORDER = (*_MOVED, *_WARPED, *_VALUED)
 _PLACES = 4096  # a draw has 24 bits: 12 for each of two numbers
+_CHUNK = 256  # images sorted together: enough for each operation to have some, few enough to stay in the cache
 _FINE = 65536  # means are sums of whole numbers, which no order of adding changes
 
 
@@ -115,10 +117,7 @@ def apply_policy(
     *,
     by_rows: bool | None = None,
 ) -> Tensor:
-    """`(N, C, H, W)` every image after its own L operations, one layer after the other.
-
-    It is `apply_operation` for every layer and operation in turn. Between layers uint8 images are rounded, half precision
-    is not.
+    """`(N, C, H, W)` every image after its own L operations, one layer after the other, as by `apply_operation`.
 
     Args:
         images: `(N, C, H, W)` uint8, or floating point in [0, 1].
@@ -139,40 +138,33 @@ def apply_policy(
         raise must("images", "be (N, C, H, W), uint8 or floating point", f"{images.dtype} {tuple(images.shape)}")
     if not images.numel() or not operation.shape[1]:
         return images.clone()
-    top = 255.0 if images.dtype == torch.uint8 else 1.0
+    images = images.contiguous()
     work = torch.float64 if images.dtype == torch.float64 else torch.float32
-    strength, draw = strength.to(work), draw.to(work)
+    kind = _table(tuple(names), images.device)[0][operation]
+    kind = torch.where(strength > 0, kind, len(_ORDER))
+    settings = _settings(kind, strength.to(work), draw.to(work), *images.shape[2:])
     if images.device.type == "cpu" if by_rows is None else by_rows:
-        rows = (strength > 0).any(1).nonzero().squeeze(1)
-        varied = _by_rows(images[rows].to(work), operation[rows], strength[rows], draw[rows], names, top)
-        return images.index_copy(0, rows, varied.to(images.dtype))
-    varied = images.to(work)
+        parts = [slice(start, start + _CHUNK) for start in range(0, len(images), _CHUNK)]
+        return torch.cat([_by_rows(images[rows], kind[rows], settings[rows]) for rows in parts])
+    used = tuple(name for name in _ORDER if name in names)
     for layer in range(operation.shape[1]):
-        acts = strength[:, layer] > 0
-        masks: dict[str, Tensor] = {}
-        for code, name in enumerate(names):
-            mask = (operation[:, layer] == code) & acts
-            masks[name] = masks[name] | mask if name in masks else mask
-        varied = _layer(varied, strength[:, layer], draw[:, layer], _Masked(masks), top)
-    return varied.to(images.dtype)
+        masks = {name: kind[:, layer] == _ORDER.index(name) for name in used}
+        images = _layer(images, settings[:, layer], _Masked(masks))
+    return images
 
 
-def _by_rows(
-    images: Tensor, operation: Tensor, strength: Tensor, draw: Tensor, names: Sequence[str], top: float
-) -> Tensor:
+def _by_rows(images: Tensor, kind: Tensor, settings: Tensor) -> Tensor:
     """The images sorted by operation anew for every layer, and put back into their order at the end."""
-    ranks = torch.tensor([_ORDER.index(name) for name in names], device=images.device)[operation]
-    ranks = torch.where(strength > 0, ranks, len(_ORDER))
     held = torch.arange(len(images), device=images.device)  # which image is at this place
-    for layer in range(operation.shape[1]):
-        order = ranks[held, layer].argsort(stable=True)
-        held, images = held[order], images[order]
-        ends = ranks[:, layer].bincount(minlength=len(_ORDER)).cumsum(0).tolist()
+    for layer in range(kind.shape[1]):
+        order = kind[:, layer].index_select(0, held).argsort(stable=True)
+        held, images = held.index_select(0, order), images.index_select(0, order)
+        ends = kind[:, layer].bincount(minlength=len(_ORDER)).cumsum(0).tolist()
         spans = {
             name: slice(start, end) for name, start, end in zip(_ORDER, [0, *ends], ends, strict=False) if end > start
         }
-        images = _layer(images, strength[held, layer], draw[held, layer], _Sorted(spans), top)
-    return torch.empty_like(images).index_copy_(0, held, images)
+        images = _layer(images, settings[:, layer].index_select(0, held), _Sorted(spans))
+    return images.index_select(0, held.argsort())
 
 
 class _Parts(Protocol):
@@ -180,7 +172,7 @@ class _Parts(Protocol):
 
     def among(self, names: Sequence[str]) -> tuple[str, ...]: ...
     def of(self, tensor: Tensor, names: Sequence[str]) -> Tensor: ...
-    def put(self, tensor: Tensor, names: Sequence[str], values: Tensor) -> Tensor: ...
+    def put(self, images: Tensor, names: Sequence[str], values: Tensor) -> Tensor: ...
 
 
 class _Sorted:
@@ -195,9 +187,9 @@ class _Sorted:
     def of(self, tensor: Tensor, names: Sequence[str]) -> Tensor:
         return tensor[self.spans[names[0]].start : self.spans[names[-1]].stop]
 
-    def put(self, tensor: Tensor, names: Sequence[str], values: Tensor) -> Tensor:
-        self.of(tensor, names).copy_(values)
-        return tensor
+    def put(self, images: Tensor, names: Sequence[str], values: Tensor) -> Tensor:
+        self.of(images, names).copy_(values)
+        return images
 
 
 class _Masked:
@@ -212,102 +204,94 @@ class _Masked:
     def of(self, tensor: Tensor, names: Sequence[str]) -> Tensor:
         return tensor
 
-    def put(self, tensor: Tensor, names: Sequence[str], values: Tensor) -> Tensor:
-        mask = self.masks[names[0]]
-        for name in names[1:]:
-            mask = mask | self.masks[name]
-        return torch.where(mask.view(-1, *[1] * (tensor.ndim - 1)), values, tensor)
+    def put(self, images: Tensor, names: Sequence[str], values: Tensor) -> Tensor:
+        mask = functools.reduce(torch.bitwise_or, (self.masks[name] for name in names))
+        return torch.where(mask.view(-1, 1, 1, 1), values.to(images.dtype), images)
 
 
-def _layer(images: Tensor, strength: Tensor, draw: Tensor, parts: _Parts, top: float) -> Tensor:
-    for names, family in ((_MOVED, _moved), (_WARPED, _warped), (_BLENDED, _blended)):
-        used = parts.among(names)
-        if used:
-            changed = family(images, strength, draw, parts, used, top)
-            images = parts.put(images, used, changed.round() if top == 255.0 else changed)
+@functools.cache
+def _table(names: tuple[str, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every name its place in `_ORDER`; and of every place there, and of none, the full range and whether it is signed."""
+    ranges = [RANGES[name] for name in _ORDER]
+    kind = torch.tensor([_ORDER.index(name) for name in names], device=device)
+    full = torch.tensor([*(one.full for one in ranges), 0.0], dtype=torch.float64, device=device)
+    return kind, full, torch.tensor([*(one.draw == "sign" for one in ranges), False], device=device)
+
+
+def _settings(kind: Tensor, strength: Tensor, draw: Tensor, height: int, width: int) -> Tensor:
+    """`(N, L, 9)` all that an operation needs to know: the amount, the draw; pixels down and to the right, whether mirrored;
+    and the four numbers by which a place is found from where it goes.
+    """
+    _, full, signed = _table((), kind.device)
+    size = strength * full.to(strength.dtype)[kind]
+    size = torch.where(signed[kind] & (draw < 0.5), -size, size)
+
+    def of(name: str) -> Tensor:
+        return torch.where(kind == _ORDER.index(name), size, 0)
+
+    vertical, horizontal = ((2 * where - 1) * of("crop") for where in place(draw))
+    down = ((of("translate_y") + vertical) * height).round()
+    right = ((of("translate_x") + horizontal) * width).round()
+    mirrored = (draw < of("flip")).to(size.dtype)
+    angle = of("rotate").double().deg2rad()  # in float64, so that a last bit of some library's sine changes nothing
+    sine, scale = angle.sin().to(size.dtype), angle.cos().to(size.dtype) / (1 + of("zoom"))
+    settings = (size, draw, down, right, mirrored, scale, of("shear_x") - sine, of("shear_y") + sine, scale)
+    return torch.stack(settings, dim=-1)
+
+
+def _layer(images: Tensor, settings: Tensor, parts: _Parts) -> Tensor:
+    """The images after one operation each; `settings` is `(N, 9)`."""
+    top = 255.0 if images.dtype == torch.uint8 else 1.0
+    used = parts.among(_MOVED)
+    if used:
+        images = parts.put(images, used, _moved(parts.of(images, used), parts.of(settings, used)))
+    used = parts.among(_WARPED)
+    if used:
+        found = _warped(parts.of(images, used).to(settings.dtype), parts.of(settings, used))
+        images = parts.put(images, used, _storable(found, images.dtype))
+    for name in parts.among(_VALUED):
+        values, setting = parts.of(images, (name,)).to(settings.dtype), parts.of(settings, (name,))
+        size, draw = (column.view(-1, 1, 1, 1) for column in setting[:, :2].unbind(1))
+        made = _VALUE_CHANGES[name](values, size, draw, top)
+        images = parts.put(images, (name,), _storable(made.clamp_(0, top), images.dtype))
     return images
 
 
-def _moved(images: Tensor, strength: Tensor, draw: Tensor, parts: _Parts, names: tuple[str, ...], top: float) -> Tensor:
-    """Whole pixels moved: translated, cropped, mirrored."""
+def _storable(values: Tensor, dtype: torch.dtype) -> Tensor:
+    # int16 on the way: torch takes float32 to uint8 several times slower than by way of it
+    return values.round_().to(torch.int16) if dtype == torch.uint8 else values
+
+
+def _moved(images: Tensor, settings: Tensor) -> Tensor:
+    """Whole pixels moved and mirrored."""
     height, width = images.shape[2:]
-    down, right = (torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(2))
-    mirrored = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    for name in names:
-        chance = parts.of(draw, (name,))
-        size = amount(name, parts.of(strength, (name,)), chance)
-        if name == "flip":
-            mirrored = parts.put(mirrored, (name,), chance < size)
-            continue
-        vertical, horizontal = size, size
-        if name == "crop":
-            vertical, horizontal = ((2 * where - 1) * size for where in place(chance))
-        if name != "translate_x":
-            down = parts.put(down, (name,), (vertical * height).round().to(torch.int64))
-        if name != "translate_y":
-            right = parts.put(right, (name,), (horizontal * width).round().to(torch.int64))
-    images, down, right = (parts.of(column, names) for column in (images, down, right))
+    down, right, mirrored = settings[:, 2:5].to(torch.int64).unsqueeze(2).unbind(1)
+    row = torch.arange(height, device=images.device) - down
     column = torch.arange(width, device=images.device)
-    column = torch.where(parts.of(mirrored, names)[:, None], width - 1 - column, column - right[:, None])
-    row = torch.arange(height, device=images.device) - down[:, None]
-    inside = ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
-    source = row.clamp(0, height - 1)[:, :, None] * width + column.clamp(0, width - 1)[:, None, :]
-    source = source.view(len(images), 1, -1).expand(-1, images.shape[1], -1)
-    found = images.flatten(2).gather(2, source).view(images.shape)
-    return found.mul_(inside[:, None])
+    column = torch.where(mirrored > 0, width - 1 - column, column - right)
+    black = height * width  # the place of the one black pixel behind each image
+    row = torch.where((row >= 0) & (row < height), row * width, black)
+    column = torch.where((column >= 0) & (column < width), column, black)
+    source = (row[:, :, None] + column[:, None, :]).clamp_(max=black).view(len(images), 1, -1)
+    found = functional.pad(images.flatten(2), (0, 1)).gather(2, source.expand(-1, images.shape[1], -1))
+    return found.view(images.shape)
 
 
-def _warped(
-    images: Tensor, strength: Tensor, draw: Tensor, parts: _Parts, names: tuple[str, ...], top: float
-) -> Tensor:
+def _warped(images: Tensor, settings: Tensor) -> Tensor:
     """Sheared, turned and zoomed about the middle, bilinearly."""
     height, width = images.shape[2:]
-    one, zero = torch.ones_like(strength), torch.zeros_like(strength)
-    from_x, from_y = [one.clone(), zero.clone()], [zero.clone(), one.clone()]  # where x, y come from, as rows of (x, y)
-    for name in names:
-        size = amount(name, parts.of(strength, (name,)), parts.of(draw, (name,)))
-        if name == "shear_x":
-            from_x[1] = parts.put(from_x[1], (name,), size)
-        elif name == "shear_y":
-            from_y[0] = parts.put(from_y[0], (name,), size)
-        elif name == "zoom":
-            from_x[0] = parts.put(from_x[0], (name,), 1 / (1 + size))
-            from_y[1] = parts.put(from_y[1], (name,), 1 / (1 + size))
-        else:
-            # In float64, so that a last bit in a library's sine is none here
-            angle = size.double().deg2rad()
-            sine, cosine = angle.sin().to(size.dtype), angle.cos().to(size.dtype)
-            from_x = [parts.put(from_x[0], (name,), cosine), parts.put(from_x[1], (name,), -sine)]
-            from_y = [parts.put(from_y[0], (name,), sine), parts.put(from_y[1], (name,), cosine)]
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
-    places = [
-        (parts.of(of_x, names)[:, None, None] * x + parts.of(of_y, names)[:, None, None] * y) * (2 / side)
-        for (of_x, of_y), side in ((from_x, width), (from_y, height))
-    ]
-    grid = torch.stack(places, dim=-1)
-    return functional.grid_sample(parts.of(images, names), grid, padding_mode="zeros", align_corners=False)
+    grid = torch.empty(len(images), height, width, 2, dtype=images.dtype, device=images.device)
+    for axis, side in enumerate((width, height)):
+        by_x, by_y = (settings[:, 5 + 2 * axis : 7 + 2 * axis] * (2 / side)).view(-1, 2, 1, 1).unbind(1)
+        torch.add(by_x * x, by_y * y, out=grid[..., axis])
+    return functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
-def _blended(
-    images: Tensor, strength: Tensor, draw: Tensor, parts: _Parts, names: tuple[str, ...], top: float
-) -> Tensor:
-    """Every value moved toward a target, or past itself away from it, by a weight for each image."""
-    target, weight = torch.empty_like(images), torch.ones_like(strength)
-    for name in names:
-        chance = parts.of(draw, (name,))
-        size = amount(name, parts.of(strength, (name,)), chance)
-        one = (name,)
-        target = parts.put(target, one, _TARGETS[name](parts.of(images, one), size, chance, top))
-        if RANGES[name].draw == "sign":
-            weight = parts.put(weight, one, -size)
-        elif name in ("autocontrast", "equalize"):
-            weight = parts.put(weight, one, size)
-        elif name == "invert":
-            weight = parts.put(weight, one, (chance < size).to(weight.dtype))
-    images, target = parts.of(images, names), parts.of(target, names)
+def _toward(images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     # Apart, not in one call: fused, the last bit would depend on where in memory a value lies
-    return ((target - images) * parts.of(weight, names).view(-1, 1, 1, 1) + images).clamp_(0, top)
+    return (target - images).mul_(weight).add_(images)
 
 
 def _mean(values: Tensor, top: float, dims: tuple[int, ...]) -> Tensor:
@@ -326,84 +310,86 @@ def _grey(images: Tensor) -> Tensor:
     return red * 0.2989 + green * 0.587 + blue * 0.114
 
 
-def _black(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return torch.zeros((), dtype=images.dtype, device=images.device).expand_as(images)
+def _bright(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
+    return images * (1 + size)
 
 
-def _mean_grey(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return _mean(_grey(images), top, (1, 2, 3)).expand_as(images)
+def _contrasted(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
+    return _toward(images, _mean(_grey(images), top, (1, 2, 3)), -size)
 
 
-def _colourless(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return _grey(images).expand_as(images)
+def _saturated(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
+    return _toward(images, _grey(images), -size)
 
 
-def _smooth(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    """Weights 1 around 5, as in PIL; the rim stays."""
-    smooth = images.clone()
+def _sharpened(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
+    """Away from its smoothed self, with weights 1 around 5 as in PIL; the rim stays."""
+    made = images.clone()
     if min(images.shape[2:]) > 2:
         across = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
-        around = across[:, :, :-2] + across[:, :, 1:-1] + across[:, :, 2:]
-        smooth[:, :, 1:-1, 1:-1] = (around + images[:, :, 1:-1, 1:-1] * 4) / 13
-    return smooth
+        middle = images[:, :, 1:-1, 1:-1]
+        smooth = (across[:, :, :-2] + across[:, :, 1:-1] + across[:, :, 2:] + middle * 4) / 13
+        made[:, :, 1:-1, 1:-1] = _toward(middle, smooth, -size)
+    return made
 
 
 def _posterized(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    taken = size.round().to(torch.int64).view(-1, 1, 1, 1)
+    taken = size.round().to(torch.int64)
     step = torch.ones_like(taken).bitwise_left_shift(taken).to(images.dtype)
     # 7 / 255 x 255 is 6.9999995 in float32, and belongs to 7
-    fewer = (images * (255 / top) / step + 1 / 1024).floor() * step * (top / 255)
+    fewer = (images * (255 / top) / step + 1 / 1024).floor_() * step * (top / 255)
     return torch.where(step > 1, fewer, images)
 
 
 def _solarized(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return torch.where(images >= ((1 - size) * top).view(-1, 1, 1, 1), top - images, images)
-
-
-def _negative(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return top - images
+    return torch.where(images >= (1 - size) * top, top - images, images)
 
 
 def _stretched(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
     """Each channel from black to white; one of a single value stays."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     varies = high > low
-    return torch.where(varies, (images - low) * (top / torch.where(varies, high - low, top)), images)
+    scale = torch.where(varies, top / torch.where(varies, high - low, top), 1)
+    return _toward(images, (images - torch.where(varies, low, 0)).mul_(scale), size)
 
 
 def _equalized(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
     """Each channel's histogram of 256 values made even, as in PIL."""
-    codes = (images * (255 / top)).round().to(torch.int64).clamp_(0, 255).flatten(2)
+    codes = (images * (255 / top)).round_().to(torch.int64).clamp_(0, 255).flatten(2)
     counts = torch.zeros(*codes.shape[:2], 256, dtype=torch.int64, device=images.device)
     counts.scatter_add_(2, codes, torch.ones_like(codes))
     step = (codes.shape[2] - counts.gather(2, codes.amax(2, keepdim=True))) // 255
     below = counts.cumsum(2) - counts
     even = ((below + step // 2) // step.clamp(min=1)).clamp_(max=255)
     made = even.gather(2, codes).to(images.dtype).view(images.shape) * (top / 255)
-    return torch.where(step[..., None] > 0, made, images)
+    return _toward(images, torch.where(step[..., None] > 0, made, images), size)
+
+
+def _inverted(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
+    return torch.where(draw < size, top - images, images)
 
 
 def _erased(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
     """A square for the mean of each channel; at a higher strength it covers that of a lower one."""
     inside = []
-    for where, side in zip(place(draw), images.shape[2:], strict=True):
-        long = (size * side).round()[:, None]
-        start = (where[:, None] * (side - long)).floor()
-        line = torch.arange(side, device=images.device)
+    for dim, where in zip((2, 3), place(draw), strict=True):
+        side = images.shape[dim]
+        line = torch.arange(side, device=images.device).view(-1, *[1] * (3 - dim))
+        long = (size * side).round()
+        start = (where * (side - long)).floor()
         inside.append((line >= start) & (line < start + long))
-    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    return torch.where(square, _mean(images, top, (2, 3)), images)
+    return torch.where(inside[0] & inside[1], _mean(images, top, (2, 3)), images)
 
 
-_TARGETS: Mapping[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
-    "brightness": _black,
-    "contrast": _mean_grey,
-    "saturation": _colourless,
-    "sharpness": _smooth,
+_VALUE_CHANGES: Mapping[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+    "brightness": _bright,
+    "contrast": _contrasted,
+    "saturation": _saturated,
+    "sharpness": _sharpened,
     "posterize": _posterized,
     "solarize": _solarized,
     "autocontrast": _stretched,
     "equalize": _equalized,
-    "invert": _negative,
+    "invert": _inverted,
     "erase": _erased,
 }
