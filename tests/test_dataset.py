@@ -209,6 +209,16 @@ def test_the_schedule_acts_once_the_number_of_epochs_is_known() -> None:
     assert 0 < share(5, 10) < 0.35 < share(8, 10)
     assert share(0, None) > 0.35
 
+    asked = []
+    listening = DiversifiedDataset(
+        dataset.dataset,
+        dataset.plan,
+        backend=lambda image, operation, strength, draw: asked.append(strength) or image,  # type: ignore[func-returns-value]
+    )
+    listening.set_epoch(5, 10)  # a quarter of the way
+    listening.__getitems__(list(range(COUNT)))
+    assert {round(strength, 9) for strength in asked} == {0.2, 0.1}
+
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_another_plan_reaches_living_workers(workers: int) -> None:
@@ -234,7 +244,9 @@ def test_a_copy_has_an_epoch_of_its_own() -> None:
         other.set_epoch(1)
         assert torch.equal(dataset.__getitems__(list(range(COUNT))).images, first)
         assert not torch.equal(other.__getitems__(list(range(COUNT))).images, first)
-        assert torch.equal(epochs_of(other, 2, num_workers=1, persistent_workers=True)[0], first)
+        read = epochs_of(other, 2, num_workers=1, persistent_workers=True)
+        assert torch.equal(read[0], first)
+        assert not torch.equal(read[1], first)
 
 
 # Kinds of images and labels
