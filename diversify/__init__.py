@@ -53,9 +53,14 @@ _HOME = {
     "build_model": "models",
     "load_weights": "models",
     "CropFlip": "augment",
+<<<<<<< HEAD
     "DiversifiedDataset": "dataset",
     "Leak": "leak",
     "measure_leak": "leak",
+=======
+    "DrawKey": "augment",
+    "BatchAugmenter": "augment_images",
+>>>>>>> images
     "Ingredients": "training",
     "Recipe": "training",
     "evaluate": "training",
@@ -68,6 +73,8 @@ __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from .augment import CropFlip as CropFlip
+    from .augment import DrawKey as DrawKey
+    from .augment_images import BatchAugmenter as BatchAugmenter
     from .comparison import Model as Model
     from .comparison import ModelComparison as ModelComparison
     from .comparison import compare_models as compare_models

@@ -28,6 +28,7 @@ ROOMS = {
     "plan": 4.0,
     "sampler": 5.0,
     "augment": 5.0,
+    "augment_images": 5.1,
     "images": 5.6,
     "array_ops": 5.65,
     "tables": 5.7,

@@ -307,7 +307,7 @@ def _grey(images: Tensor) -> Tensor:
     if images.shape[1] != 3:
         return images if images.shape[1] == 1 else _mean(images, 1.0, (1,))
     red, green, blue = (images[:, channel : channel + 1] for channel in range(3))
-    return red * 0.2989 + green * 0.587 + blue * 0.114
+    return red * 0.299 + green * 0.587 + blue * 0.114
 
 
 def _bright(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
