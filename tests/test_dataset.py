@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 import pickle
 import subprocess
 import sys
@@ -26,17 +27,13 @@ POLICY = ImagePolicy(operations=("rotate", "brightness", "erase"), layers=2, str
 COUNT = 240
 LABELS = torch.arange(COUNT) % 3
 SCRIPT = """
-import os, sys
+import sys
 sys.path.insert(0, "tests")
 from test_dataset import *
-dataset = DiversifiedDataset(ImageArray(images(), LABELS), Plan.untouched("abc", [1, 1, 1]), seed=3)
-list(DataLoader(dataset, batch_size=50))
-DiversifiedDataset(ImageArray(images().float(), LABELS), plan_of(), backend=note)[1]
+untouched = DiversifiedDataset(ImageArray(images(), LABELS), Plan.untouched("abc", [1, 1, 1]))
+list(DataLoader(untouched, batch_size=50))
+print(digest_of(DiversifiedDataset(ImageArray(images().float(), LABELS), plan_of(), seed=3, backend=note)))
 assert "albumentations" not in sys.modules
-dataset.use(plan_of())
-assert "albumentations" in sys.modules
-assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
-print(digest_of(dataset))
 """
 
 
@@ -156,10 +153,15 @@ def digest_of(dataset: DiversifiedDataset) -> str:
     return hashlib.sha256(dataset.__getitems__(list(range(60))).images.numpy().tobytes()).hexdigest()
 
 
-def test_a_fresh_process_draws_the_same_and_imports_albumentations_when_asked() -> None:
+def test_a_fresh_process_draws_the_same_and_imports_albumentations_only_when_asked() -> None:
     root = Path(__file__).parent.parent
     fresh = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, cwd=root)
-    assert fresh.stdout.strip() == digest_of(DiversifiedDataset(ImageArray(images(), LABELS), plan_of(), seed=3))
+    here = DiversifiedDataset(ImageArray(images().float(), LABELS), plan_of(), seed=3, backend=note)
+    assert fresh.stdout.strip() == digest_of(here)
+    here.backend = "albumentations"
+    here.use(plan_of())
+    assert "albumentations" in sys.modules
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
 def test_a_number_is_what_uniform_gives() -> None:
@@ -207,6 +209,16 @@ def test_the_schedule_acts_once_the_number_of_epochs_is_known() -> None:
     assert 0 < share(5, 10) < 0.35 < share(8, 10)
     assert share(0, None) > 0.35
 
+    asked = []
+    listening = DiversifiedDataset(
+        dataset.dataset,
+        dataset.plan,
+        backend=lambda image, operation, strength, draw: asked.append(strength) or image,  # type: ignore[func-returns-value]
+    )
+    listening.set_epoch(5, 10)  # a quarter of the way
+    listening.__getitems__(list(range(COUNT)))
+    assert {round(strength, 9) for strength in asked} == {0.2, 0.1}
+
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_another_plan_reaches_living_workers(workers: int) -> None:
@@ -232,7 +244,9 @@ def test_a_copy_has_an_epoch_of_its_own() -> None:
         other.set_epoch(1)
         assert torch.equal(dataset.__getitems__(list(range(COUNT))).images, first)
         assert not torch.equal(other.__getitems__(list(range(COUNT))).images, first)
-        assert torch.equal(epochs_of(other, 2, num_workers=1, persistent_workers=True)[0], first)
+        read = epochs_of(other, 2, num_workers=1, persistent_workers=True)
+        assert torch.equal(read[0], first)
+        assert not torch.equal(read[1], first)
 
 
 # Kinds of images and labels

@@ -34,6 +34,17 @@ from diversify.functional.losses import prior_corrected_cross_entropy
 from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, PriorCorrection, Schedule
 from diversify.training import Ingredients, evaluate, fit
 
+
+@pytest.fixture(scope="module", autouse=True)
+def two_processes(tmp_path_factory):
+    """Started before the first test, for most of their time is the import of torch."""
+    folder = tmp_path_factory.mktemp("processes")
+    launched = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, folder)
+    yield folder, launched
+    launched.kill()
+    launched.communicate()
+
+
 CORRECTION = torch.tensor([0.25, -1.0, 3.0])
 
 
@@ -385,12 +396,11 @@ def test_what_is_refused():
     )
 
 
-def test_two_processes_that_train_by_a_plan_keep_the_same_weights_and_plan(tmp_path):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    launched = start(*torchrun, __file__, tmp_path)
+def test_two_processes_that_train_by_a_plan_keep_the_same_weights_and_plan(two_processes):
+    folder, launched = two_processes
     _, errors = launched.communicate(timeout=240)
     assert launched.returncode == 0, errors
-    first, second = (storage.read_json(tmp_path / f"rank-{rank}.json", "rank") for rank in (0, 1))
+    first, second = (storage.read_json(folder / f"rank-{rank}.json", "rank") for rank in (0, 1))
     for name in ("weights", "bank", "plan", "losses"):
         assert first[name] == second[name], name
     assert first["plan"] != plan_of().to_dict()

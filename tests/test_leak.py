@@ -46,7 +46,7 @@ class ByCentre(nn.Module):
         found = ((batch[:, 0, 3, 3] * 255 - 10) / 50).round().long().clamp(0, 3)
         if self.fooled is not None:
             found = torch.where(batch[:, 0, 0, 0] < 0.9, self.fooled, found)
-        return nn.functional.one_hot(found, 4).float() * self.weight + self.dropout(torch.zeros(len(batch), 4))
+        return self.dropout(nn.functional.one_hot(found, 4).float() * self.weight)
 
 
 def plan_of(*policies: ImagePolicy, largest_difference: float = 1.0) -> Plan:
@@ -147,6 +147,9 @@ def test_the_interval_of_a_paired_difference_covers_it() -> None:
     first, second = (shown < 0.1), (shown > 0.05) & (shown < 0.25)  # 0.1 and 0.2, together 0.05
     columns = [each.sum(1) for each in (first, second, first & second)]
     low, high = stats.paired_difference_interval(*columns, torch.full((trials,), units))
+    for row in range(20):
+        pairs = list(zip(first[row].tolist(), second[row].tolist(), strict=True))
+        assert (float(low[row]), float(high[row])) == pytest.approx(plain.newcombe(pairs), abs=1e-12)
     covered = ((low <= 0.1) & (high >= 0.1)).double().mean()
     assert 0.93 < float(covered) < 0.985
     never, always = torch.tensor([0, 50]), torch.tensor([50, 50])
