@@ -485,26 +485,34 @@ def _show_plan(plan: Plan) -> None:
         shown = sorted(shown, key=lambda one: one.count)[:MOST_ROWS]
     images = sum(one.count for one in plan.classes)
     mixed = any(one.mixing.method != "none" for one in plan.classes)
+    narrow = out.width < NARROWEST
     rows = []
     for one in shown:
         row = {
             "class": escape(one.name),
-            "images" if out.width < NARROWEST else "train images": f"{one.count:,}",
+            "images" if narrow else "train images": f"{one.count:,}",
             "draws": _drawn(one, images),
-            "images varied": _policy(one.image.strength, one.image.probability if one.image.amount else 0.0),
+            "varied" if narrow else "images varied": _policy(
+                one.image.strength, one.image.amount and one.image.probability
+            ),
         }
-        if mixed:
-            row["mixed"] = _policy(None, one.mixing.probability if one.mixing.method != "none" else 0.0)
-        for method in plan.feature_methods:
+        if mixed and not narrow:
+            row["mixed"] = _percent(one.mixing.probability) if one.mixing.method != "none" else "–"
+        for method in () if narrow else plan.feature_methods:
             policy = next((policy for policy in one.features if policy.method == method), None)
-            row[method.replace("_", " ")] = _policy(policy.strength, policy.share) if policy else _policy(None, 0.0)
+            row[method.replace("_", " ")] = _policy(policy.strength, policy.share) if policy else "–"
+        if narrow:
+            row["features"] = _percent(math.fsum(policy.share for policy in one.features)) if one.features else "–"
         rows.append(row)
     out.print(_table(list(rows[0]), [list(row.values()) for row in rows]))
     if len(plan.classes) > len(shown):
         _say(f"({len(plan.classes) - len(shown):,} classes with more images are in the plan)")
-    out.print(
-        "[dim]strength, and the share of the class's draws that it acts on; × is against drawing every image once[/]"
-    )
+    if out.width >= NARROW:
+        out.print(
+            "[dim]×: times as often as its images come; then strength, and the share of its draws that it acts on[/]"
+        )
+    elif not narrow:
+        out.print("[dim]strength, and the share of the class's draws that it acts on[/]")
     out.print()
     for line in _of_the_run(plan):
         _say(line)
@@ -535,10 +543,9 @@ def _drawn(one: ClassPlan, images: int) -> str:
     return f"{100 * one.draws:.3g}%{multiple}"
 
 
-def _policy(strength: float | None, share: float) -> str:
-    if not share:
-        return "–"
-    return f"{share:.0%}" if strength is None else f"{strength:.2f} [dim]on[/] {share:.0%}"
+def _policy(strength: float, share: float) -> str:
+    on = "" if out.width < NARROWEST else f" [dim]on[/] {share:.0%}"
+    return f"{strength:.2f}{on}" if share else "–"
 
 
 def _of_the_run(plan: Plan) -> list[str]:

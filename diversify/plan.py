@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -26,6 +27,7 @@ from .functional.counts import shares_for_counts
 from .policies import (
     LARGEST_DIFFERENCE,
     LARGEST_NUMBER,
+    LEAST_CHANGE,
     LEAST_SHARE,
     MOST_AUGMENTED,
     STRENGTHS,
@@ -302,7 +304,7 @@ def rarity(class_counts: Sequence[int] | Tensor) -> list[float]:
     present = [count for count in counts if count]
     if not present or min(present) == max(present):
         return [0.0] * len(counts)
-    largest, whole = math.log(max(present)), math.log(max(present) / min(present))
+    largest, whole = math.log(max(present)), math.log(max(present)) - math.log(min(present))
     return [(largest - math.log(count)) / whole if count else 0.0 for count in counts]
 
 
@@ -313,8 +315,9 @@ def _counted(class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -
     if len(names) != len(given):
         raise must("class_counts", f"be one per class name, {len(names)}", len(given))
     for count in given:
-        if isinstance(count, bool) or int(count) != count or count < 0:
-            raise must("class_counts", "be whole numbers from 0 on", count)
+        number = math.nan if isinstance(count, bool) or not isinstance(count, numbers.Real) else float(count)
+        if not 0 <= number < math.inf or number % 1:
+            raise must("class_counts", "be whole numbers from 0 on", repr(count))
     counts = [int(count) for count in given]
     if sum(counts) < 1:
         raise must("class_counts", "hold at least one image", sum(counts))
@@ -483,8 +486,13 @@ def make_plan(
             f"one made on {diagnosis.heldout_split}",
             "bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing",
         )
+    if not isinstance(rules, Sequence):
+        raise must("rules", "be a sequence of diversify.plan.Rule", type(rules).__name__)
     for rule in rules:
         require_rule(rule, diagnosis)
+    for column in ("count", "recall_heldout", "recall_heldout_low"):
+        if column not in diagnosis.columns:
+            raise must("diagnosis", f"have the column {column}", "none", "diagnose again")
     names, counts = _counted(diagnosis.class_names, diagnosis["count"])
     if base is None:
         base = Plan.from_counts(names, counts, strengths=strengths)
@@ -583,14 +591,17 @@ class _Draft:
         """Change what is at a path, inside its law; what that did in words, None if nothing."""
         if path == "draws":
             factor = min(max(1 + amount, 0.1), 10.0)
+            if abs(factor - 1) < LEAST_CHANGE or not self.values[path]:
+                return None
             self.values[path] *= factor
-            return f"Drawn {factor:.2f} times as often as otherwise." if factor != 1 and self.values[path] else None
+            return f"Drawn {factor:.2f} times as often as otherwise."
         if path == "features.share":
-            return self._scale_features(max(1 + amount, 0.0))
+            factor = max(1 + amount, 0.0)
+            return self._scale_features(factor) if abs(factor - 1) >= LEAST_CHANGE else None
         old = self.values.get(path, 0.0)
         most = {"image.probability": MOST_AUGMENTED, "mixing.partner": 1e9}.get(path, 1.0)
         new = _tidy(min(max(old + amount, 0.0), most))
-        if new == old or not self._may(path):
+        if abs(new - old) < LEAST_CHANGE or not self._may(path):
             return None
         self.values[path] = new
         did = f"{path}: {old:.2f} -> {new:.2f}"
@@ -613,7 +624,7 @@ class _Draft:
 
     def _scale_features(self, factor: float) -> str | None:
         used = self._feature_shares()
-        if not used or factor == 1:
+        if not used:
             return None
         for path in used:
             self.values[path] = math.floor(min(self.values[path] * factor, 1.0) * 1e4) / 1e4
@@ -624,7 +635,7 @@ class _Draft:
         used = self._feature_shares()
         total = math.fsum(self.values[path] for path in used)
         if total > 1:
-            self._scale_features(1 / total)
+            self._scale_features(1 / total)  # rounded down
             text = f"The shares of its feature policies came to {total:.0%} of its draws and are scaled to all of them."
             self._bound("features.share", total, 1.0, text)
 

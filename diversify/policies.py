@@ -18,6 +18,7 @@ from .validation import broken, refusal
 MOST_AUGMENTED = 0.9  # every class keeps clean views: at most so many of its draws are augmented
 LARGEST_DIFFERENCE = 0.35  # in strength x probability between two classes' image policies
 LEAST_SHARE = 0.01  # of a class's draws: made features below it are not worth their place in a plan
+LEAST_CHANGE = 0.005  # what a rule would change by less, it leaves: two digits would not show it
 LARGEST_NUMBER = 1 << 53  # of images: beyond it a JSON number is no exact integer everywhere
 
 Share = Annotated[float, pydantic.Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
@@ -229,6 +230,8 @@ class Strengths:
                     raise must(field.name, "not be negative", value)
             elif not 0 <= value <= 1:
                 raise must(field.name, "lie in [0, 1]", value)
+        if self.images_per_epoch is not None and self.images_per_epoch < 1:
+            raise must("images_per_epoch", "be at least 1", self.images_per_epoch)
         if self.covariance_share + self.eos_share > 1 + 1e-9:
             got = f"{self.covariance_share + self.eos_share:g}"
             raise must("covariance_share and eos_share", "sum to at most 1", got)

@@ -206,7 +206,8 @@ def mark_of(rule: Rule, diagnosis: Diagnosis, c: int) -> float:
             continue
         line = diagnosis.log_count.get(rule.measure)
         if mark == "size" and line is not None:
-            value = line["intercept"] + line["slope"] * math.log(float(diagnosis["count"][c]))
+            slope, intercept = line.get("slope", math.nan), line.get("intercept", math.nan)
+            value = intercept + slope * math.log(float(diagnosis["count"][c]))
             share = rule.measure in MEASURES and MEASURES[rule.measure].unit == "share"
             marks.append(min(max(value, 0.0), 1.0) if share else value)
         else:

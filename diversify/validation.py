@@ -54,5 +54,6 @@ def refusal(name: str, error: pydantic.ValidationError, fields: Iterable[str] = 
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), list(fields), n=1)
         advice = f"did you mean {near[0]!r}?" if near else ""
+    context = {key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()}
     law = _LAWS.get(kind)
     return must(subject, law.format(**context) if law else f"be valid ({first['msg']})", got, advice)

@@ -6,6 +6,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +138,8 @@ def make_files(folder: Path) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory, runs: dict[str, str]) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("wrong")
     make_files(folder)
+    values = storage.read_json(Path(runs["diagnosed"]) / "diagnosis.json", "diagnosis.json")
+    storage.write_json(folder / "tested" / "diagnosis.json", {**values, "heldout_split": "test"})
     return {"dir": str(folder), **runs}
 
 
@@ -179,7 +182,7 @@ def made(place: dict[str, str], sides: Any, diagnosis: dv.Diagnosis) -> SimpleNa
 
 LINES = {
     # Usage
-    "tran": "command must be one of train, diagnose, compare, report, demo, got 'tran'; did you mean 'train'?",
+    "tran": "command must be one of train, diagnose, plan, compare, report, demo, got 'tran'; did you mean 'train'?",
     "train": "--out must be given, got none; see `diversify train --help`",
     "diagnose --out {dir}/out": "--weights must be given, got none; see `diversify diagnose --help`",
     "compare --out {dir}/out": "DIR_A must be given, got none; see `diversify compare --help`",
@@ -346,6 +349,20 @@ LINES = {
     "report {diagnosed} --out {diagnosed} --overwrite": "DIR must not hold {diagnosed}, which the command reads, got {diagnosed}; choose another folder",
     "compare {dir}/spoilt {diagnosed} --out {dir}/out": "diagnosis.json must be whole, valid JSON, got {dir}/spoilt/diagnosis.json (<...>)",
     "compare {dir}/later {diagnosed} --out {dir}/out": "diagnosis must have schema_version 1, got 99",
+    # Plans
+    "plan": "DIR must be given, got none; see `diversify plan --help`",
+    "plan {diagnosed} --plan {dir}/plan.json": "option must be one that `diversify plan` has, got --plan; see `diversify plan --help`",
+    "plan {dir}/nowhere --out {dir}/plan.json": "DIR must be a folder that `diversify diagnose` left, got {dir}/nowhere",
+    "plan {diagnosed}/diagnosis.json": "DIR must be a folder that `diversify diagnose` left, got {diagnosed}/diagnosis.json",
+    "plan {trained}": "diagnosis.json must be an existing file, got {trained}/diagnosis.json",
+    "plan {dir}/spoilt --out {dir}/plan.json": "diagnosis.json must be whole, valid JSON, got {dir}/spoilt/diagnosis.json (<...>)",
+    "plan {dir}/later --out {dir}/plan.json": "diagnosis must have schema_version 1, got 99",
+    "plan {dir}/tested --out {dir}/plan.json": "diagnosis must be made on val to make a plan from, got one made on test; bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing",
+    "plan {diagnosed} --out {dir}/foreign": "--out must be a file, got the folder {dir}/foreign; for example {dir}/foreign/plan.json",
+    "plan {diagnosed} --out {dir}/file": "--out must be a file that is not there yet, got {dir}/file; pass --overwrite to replace it",
+    "plan {diagnosed} --out {dir}/file --overwrite": "--out must be new or a plan to be replaced, got {dir}/file; choose another file",
+    "plan {diagnosed} --out {diagnosed}/diagnosis.json --overwrite": "--out must be new or a plan to be replaced, got {diagnosed}/diagnosis.json; choose another file",
+    "plan {diagnosed} --out {dir}/file/plan.json": "--out must lie in a folder, got {dir}/file/plan.json",
 }
 
 # Calls: an InputError with this text
@@ -495,6 +512,58 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     "dv.diagnose(m.train, m.heldout, head=m.head, class_names=['a'])": (
         lambda m: dv.diagnose(m.train, m.heldout, head=m.head, class_names=["a"]),
         "class_names must be one per class of the head, 10, got 1",
+    ),
+    "dv.make_plan(replace(m.diagnosis, heldout_split='test'))": (
+        lambda m: dv.make_plan(replace(m.diagnosis, heldout_split="test")),
+        "diagnosis must be made on val to make a plan from, got one made on test; bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing",
+    ),
+    "dv.make_plan(m.diagnosis, rules=None)": (
+        lambda m: dv.make_plan(m.diagnosis, rules=None),
+        "rules must be a sequence of diversify.plan.Rule, got NoneType",
+    ),
+    "dv.make_plan(m.diagnosis, base=dv.Plan.untouched(['a', 'b'], [3, 1]))": (
+        lambda m: dv.make_plan(m.diagnosis, base=dv.Plan.untouched(["a", "b"], [3, 1])),
+        "base must be of the diagnosis's classes, with their training images, got a (3), b (1)",
+    ),
+    "dv.Plan.from_counts(['a', 'b'], [3])": (
+        lambda m: dv.Plan.from_counts(["a", "b"], [3]),
+        "class_counts must be one per class name, 2, got 1",
+    ),
+    "dv.Plan.from_counts(['a', 'b'], [3, -1])": (
+        lambda m: dv.Plan.from_counts(["a", "b"], [3, -1]),
+        "class_counts must be whole numbers from 0 on, got -1",
+    ),
+    "dv.Plan.from_counts(['a', 'b'], [3, 0.5])": (
+        lambda m: dv.Plan.from_counts(["a", "b"], [3, 0.5]),
+        "class_counts must be whole numbers from 0 on, got 0.5",
+    ),
+    "dv.Plan.from_counts(['a', 'b'], [3, 'many'])": (
+        lambda m: dv.Plan.from_counts(["a", "b"], [3, "many"]),
+        "class_counts must be whole numbers from 0 on, got 'many'",
+    ),
+    "dv.Plan.from_counts(['a', 'b'], [0, 0])": (
+        lambda m: dv.Plan.from_counts(["a", "b"], [0, 0]),
+        "class_counts must hold at least one image, got 0",
+    ),
+    "dv.Plan.from_counts(['a', 'a'], [3, 1])": (
+        lambda m: dv.Plan.from_counts(["a", "a"], [3, 1]),
+        "classes.1.name of the plan must be another than that of class 0, got 'a'",
+    ),
+    "dv.Plan.uniform(['a', 'b'], [3, 1], level=2)": (
+        lambda m: dv.Plan.uniform(["a", "b"], [3, 1], level=2),
+        "level must lie in [0, 1], got 2",
+    ),
+    "dv.Plan.from_json('{')": (
+        lambda m: dv.Plan.from_json("{"),
+        "plan must be whole, valid JSON, got <...>",
+    ),
+    "dv.Plan.from_json('[]')": (
+        lambda m: dv.Plan.from_json("[]"),
+        "plan must be an object, got []",
+    ),
+    "dv.Plan.from_dict({'classes': [{'name': 'a', 'count': 3}]})": (
+        lambda m: dv.Plan.from_dict({"classes": [{"name": "a", "count": 3}]}),
+        "classes.0.draws of the plan must be given, got nothing",
     ),
     "dv.diagnose(m.train, m.heldout, head=m.head, top_k=999)": (
         lambda m: dv.diagnose(m.train, m.heldout, head=m.head, top_k=999),
@@ -713,6 +782,9 @@ SHARED = {  # one mistake, made in two ways: on the command line and in Python, 
     "class_names must be one per class of the head, 10, got 1",
     "diagnosis must have schema_version 1, got 99",
     "head must be one of linear, got 'linaer'; did you mean 'linear'?",
+    "diagnosis.json must be whole, valid JSON, got {dir}/spoilt/diagnosis.json (<...>)",
+    "diagnosis.json must be an existing file, got {trained}/diagnosis.json",
+    "diagnosis must be made on val to make a plan from, got one made on test; bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .. import storage
@@ -31,7 +32,10 @@ def _require_free(out: Path, overwrite: bool) -> None:
     """Say when `out` cannot be written, or is a file that is no plan to be replaced."""
     if out.is_dir():
         raise must("--out", "be a file", f"the folder {out}", f"for example {out / 'plan.json'}")
-    if not out.exists():
+    if not os.path.lexists(out):
+        nearest = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+        if not nearest.is_dir():
+            raise must("--out", "lie in a folder", out)
         return
     if not overwrite:
         raise must("--out", "be a file that is not there yet", out, "pass --overwrite to replace it")

@@ -1,0 +1,759 @@
+"""The strategy layer: its laws, its file, and its controls."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import diversify as dv
+from diversify.diagnosis import Diagnosis
+from diversify.errors import InputError
+from diversify.functional import draws, image_ops
+from diversify.plan import (
+    PATHS,
+    RULES,
+    ClassPlan,
+    FeaturePolicy,
+    ImagePolicy,
+    Mixing,
+    Plan,
+    PriorCorrection,
+    Reason,
+    Rule,
+    Schedule,
+    Strengths,
+    make_plan,
+    rarity,
+)
+
+NAMES = ("ant", "bee", "cat", "dog", "elk")
+COUNTS = (1000, 300, 100, 30, 10)
+WIDE = 1e3  # an interval that holds every mark
+
+
+def as_untouched(one: ClassPlan) -> ClassPlan:
+    """The class with its draws and reasons left out: what it gets."""
+    return one.model_copy(update={"draws": 0.0, "reasons": ()})
+
+
+def nothing(plan: Plan, c: int) -> bool:
+    """Whether a class gets nothing."""
+    bare = Plan.untouched([one.name for one in plan.classes], plan.class_counts)
+    return as_untouched(plan.classes[c]) == as_untouched(bare.classes[c])
+
+
+def with_columns(diagnosis: Diagnosis, changed: dict[str, dict[int, float]]) -> Diagnosis:
+    columns = {name: column.clone() for name, column in diagnosis.columns.items()}
+    for name, values in changed.items():
+        for c, value in values.items():
+            columns[name][c] = value
+    return dataclasses.replace(diagnosis, columns=columns)
+
+
+@pytest.fixture(scope="module")
+def quiet(diagnosis: Diagnosis) -> Diagnosis:
+    """A diagnosis that is sure of nothing: every interval holds every mark."""
+    columns = {name: column.clone() for name, column in diagnosis.columns.items()}
+    for name in columns:
+        if name.endswith(("_low", "_high")):
+            columns[name].fill_(-WIDE if name.endswith("_low") else WIDE)
+            columns[name.rpartition("_")[0]].fill_(0.5)
+    return dataclasses.replace(diagnosis, columns=columns, log_count={})
+
+
+@pytest.fixture(scope="module")
+def equal(quiet: Diagnosis) -> Diagnosis:
+    """The same with as many images of every class."""
+    columns = {**quiet.columns, "count": torch.full_like(quiet["count"], 50.0)}
+    return dataclasses.replace(quiet, columns=columns)
+
+
+# From the counts
+
+
+@given(st.lists(st.integers(1, 100_000), min_size=2, max_size=30))
+def test_rarity_is_0_for_the_largest_1_for_the_rarest_and_falls_with_count(counts: list[int]) -> None:
+    values = rarity(counts)
+    if min(counts) == max(counts):
+        assert values == [0.0] * len(counts)
+        return
+    assert values[counts.index(max(counts))] == 0
+    assert values[counts.index(min(counts))] == 1
+    raw = [1 - math.log(n) / math.log(max(counts)) for n in counts]
+    assert values == pytest.approx([one / max(raw) for one in raw])
+    order = sorted(range(len(counts)), key=counts.__getitem__)
+    assert [values[c] for c in order] == sorted(values, reverse=True)
+
+
+@given(st.lists(st.integers(0, 5000), min_size=2, max_size=20).filter(any), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+def test_draws_lie_between_natural_and_even(counts: list[int], exponent: float) -> None:
+    names = [f"class {c}" for c in range(len(counts))]
+    shares = Plan.from_counts(names, counts, strengths=Strengths(draws_exponent=exponent)).draws.tolist()
+    weights = [n**exponent if n else 0.0 for n in counts]
+    assert shares == pytest.approx([w / sum(weights) for w in weights], rel=1e-6)
+
+
+def test_what_a_class_gets_from_counts_grows_with_rarity_and_is_bounded() -> None:
+    strengths = Strengths(covariance=0.5, covariance_share=0.6, eos_share=0.2, image_least=0.2, image_most=0.8)
+    plan = Plan.from_counts(NAMES, COUNTS, strengths=strengths)
+    for method, name in (("covariance", "strength"), ("covariance", "share"), ("eos", "share")):
+        column = plan.feature_column(method, name)
+        assert column[0] == 0
+        assert bool((column.diff() > 0).all())
+    strength = plan.image_column("strength")
+    assert bool((strength.diff() > 0).all())
+    assert strength[[0, -1]].tolist() == pytest.approx([0.2, 0.8])
+    assert set(plan.image_column("probability").tolist()) == {0.5}
+    rarest = {policy.method: policy for policy in plan.classes[-1].features}
+    assert (rarest["covariance"].strength, rarest["covariance"].share, rarest["eos"].share) == (0.5, 0.6, 0.2)
+
+
+def test_every_choice_from_counts_says_why() -> None:
+    plan = Plan.from_counts(NAMES, COUNTS, strengths=Strengths(mixing=Mixing(method="cutmix", probability=0.5)))
+    for one in plan.classes:
+        choices = {"draws", "image", "mixing", *(f"features.{policy.method}" for policy in one.features)}
+        assert {reason.choice for reason in one.reasons} == choices
+        for reason in one.reasons:
+            assert (reason.measure, reason.value, reason.compared_with) == ("count", one.count, 1000)
+            assert reason.text.endswith(".")
+            assert reason.source
+
+
+@pytest.mark.parametrize("counts", [(50,) * 5, (1,) * 5, (0, 7, 7, 0, 7)])
+def test_where_no_class_is_rare_nobody_gets_anything(counts: tuple[int, ...]) -> None:
+    for plan in (Plan.from_counts(NAMES, counts), Plan.uniform(NAMES, counts)):
+        assert all(nothing(plan, c) for c in range(5))
+        assert plan.draws.tolist() == pytest.approx(Plan.untouched(NAMES, counts).draws.tolist())
+
+
+def test_a_class_without_images_is_left_alone() -> None:
+    for plan in (Plan.from_counts(NAMES, (100, 0, 10, 5, 0)), Plan.uniform(NAMES, (100, 0, 10, 5, 0))):
+        assert [nothing(plan, c) for c in range(5)] == [False, True, False, False, True]
+        assert plan.draws[[1, 4]].tolist() == [0, 0]
+        assert not plan.classes[1].reasons
+
+
+def test_a_uniform_plan_treats_every_class_alike() -> None:
+    plan = Plan.uniform(NAMES, COUNTS)
+    first = plan.classes[0]
+    assert all(
+        (one.image, one.mixing, one.features) == (first.image, first.mixing, first.features) for one in plan.classes
+    )
+    assert plan.feature_methods == ("covariance", "eos")
+    assert (
+        Plan.uniform(NAMES, COUNTS, level=1.0).classes[0].features
+        == Plan.from_counts(NAMES, COUNTS).classes[-1].features
+    )
+    assert not Plan.uniform(NAMES, COUNTS, level=0.0).feature_methods
+
+
+def test_the_controls_share_every_setting_of_the_run(diagnosis: Diagnosis) -> None:
+    strengths = Strengths(
+        prior_correction=PriorCorrection(training=0.5, after=0.5),
+        schedule=Schedule(start=0.1, ramp=0.2, stop=0.9),
+        images_per_epoch=123,
+        largest_difference=0.2,
+        draws_exponent=0.25,
+    )
+    names, counts = diagnosis.class_names, diagnosis["count"]
+    plans = [
+        Plan.from_counts(names, counts, strengths=strengths),
+        Plan.uniform(names, counts, strengths=strengths),
+        make_plan(diagnosis, strengths=strengths),
+        make_plan(diagnosis.permuted(0), strengths=strengths),
+    ]
+    assert [plan.made_from for plan in plans] == ["counts", "uniform", "diagnosis", "permuted diagnosis"]
+    shared = [plan.model_dump(exclude={"classes", "made_from"}) for plan in plans]
+    assert all(one == shared[0] for one in shared)
+    assert shared[0]["images_per_epoch"] == 123
+    assert bool((plans[0].draws == plans[1].draws).all())
+
+
+# From a diagnosis
+
+
+def test_where_nothing_is_sure_the_counts_decide_alone(quiet: Diagnosis) -> None:
+    base = Plan.from_counts(quiet.class_names, quiet["count"])
+    assert base.diff(make_plan(quiet)) == ("made_from: counts -> diagnosis",)
+    assert [one.reasons for one in make_plan(quiet).classes] == [one.reasons for one in base.classes]
+
+
+def firing(rule: Rule, diagnosis: Diagnosis, c: int, by: float) -> tuple[Diagnosis, float]:
+    """The diagnosis with one class's interval `by` beyond the strictest mark of a rule, and that mark."""
+    fixed = [mark for mark in rule.marks if isinstance(mark, float)]
+    others = float(diagnosis[rule.measure][0])
+    for _ in range(200):  # the class's own value moves the mean of the classes
+        column = diagnosis[rule.measure]
+        mean = float(column.nanmean())
+        marks = [*fixed, *([mean] if {"mean", "size"} & set(rule.marks) else [])]
+        mark = min(marks) if rule.side == "low" else max(marks)
+        width = 0.01 * abs(others)
+        near = mark - by if rule.side == "low" else mark + by
+        low, high = (near - 2 * width, near) if rule.side == "low" else (near, near + 2 * width)
+        changed = {rule.measure: (low + high) / 2, f"{rule.measure}_low": low, f"{rule.measure}_high": high}
+        diagnosis = with_columns(diagnosis, {name: {c: value} for name, value in changed.items()})
+    return diagnosis, mark
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.name}-{rule.changes}")
+def test_every_rule_moves_its_class_alone_by_what_is_beyond_doubt(rule: Rule, quiet: Diagnosis) -> None:
+    c = 5
+    before = make_plan(quiet, rules=[rule])
+    sizes = []
+    for by in (-1e-6, 0.02, 0.04):
+        told, mark = firing(rule, quiet, c, by)
+        plan = make_plan(told, rules=[rule])
+        changed = {
+            line.split(".")[1] for line in before.diff(plan) if line.startswith("classes.") and ".draws:" not in line
+        }
+        reasons = [reason for reason in plan.classes[c].reasons if reason.measure != "count"]
+        if by < 0:
+            assert plan == before
+            continue
+        assert changed <= {quiet.class_names[c]}
+        others = torch.arange(10) != c
+        ratio = (plan.draws / before.draws)[others]
+        assert float(ratio.max() - ratio.min()) < 1e-6
+        reason = next(reason for reason in reasons if reason.rule == rule.name)
+        assert reason.compared_with == pytest.approx(mark)
+        assert (reason.measure, reason.choice, reason.source) == (rule.measure, rule.changes, rule.source)
+        assert (reason.low, reason.high) == tuple(float(told[f"{rule.measure}_{end}"][c]) for end in ("low", "high"))
+        sizes.append(size_of(plan, rule.changes, c) - size_of(before, rule.changes, c))
+    assert abs(sizes[1]) > abs(sizes[0]) > 0
+    assert (sizes[0] < 0) == (rule.name == "found already")
+
+
+def size_of(plan: Plan, path: str, c: int) -> float:
+    one = plan.classes[c]
+    if path == "draws":
+        return one.draws
+    if path == "features.share":
+        return sum(policy.share for policy in one.features)
+    kind, *method, name = path.split(".")
+    return float(plan.feature_column(method[0], name)[c]) if kind == "features" else float(getattr(one.image, name))
+
+
+@settings(max_examples=40, deadline=None)
+@given(value=st.floats(0.1, 0.9), half=st.floats(0.001, 0.4), more=st.floats(0.001, 0.4))
+def test_a_class_is_never_moved_further_for_being_less_certain(
+    quiet: Diagnosis, value: float, half: float, more: float
+) -> None:
+    strengths = []
+    for width in (half, half + more):
+        column = {"ce_magnitude_ratio": value, "ce_magnitude_ratio_low": value - width}
+        column["ce_magnitude_ratio_high"] = value + width
+        plan = make_plan(with_columns(quiet, {name: {9: each} for name, each in column.items()}))
+        strengths.append(float(plan.feature_column("magnitude", "strength")[9]))
+    assert strengths[1] <= strengths[0] <= max(0.0, 0.95 - value)
+    assert strengths[0] == pytest.approx(max(0.0, 0.95 - value - half), abs=0.006)
+
+
+def test_a_class_that_needs_nothing_gets_nothing(equal: Diagnosis) -> None:
+    """Of equal classes one is in trouble; the others stay as they are, whatever else is said of those that are found."""
+    hurt, found = 4, 2
+    changed = {
+        "ce_magnitude_ratio": {hurt: 0.5, found: 0.5},
+        "ce_magnitude_ratio_low": {hurt: 0.4, found: 0.4},
+        "ce_magnitude_ratio_high": {hurt: 0.6, found: 0.6},
+        "identity_overlap_high": {hurt: 0.3},
+        "recall_train_high": {hurt: 0.3},
+        "recall_heldout": {hurt: 0.1, found: 0.9},
+        "recall_heldout_low": {hurt: 0.0, found: 0.8},
+        "recall_heldout_high": {hurt: 0.2, found: 1.0},
+    }
+    plan = make_plan(with_columns(equal, changed))
+    assert [nothing(plan, c) for c in range(10)] == [c != hurt for c in range(10)]
+    assert plan.classes[hurt].image.amount > 0
+    assert {"covariance", "magnitude"} <= {policy.method for policy in plan.classes[hurt].features}
+    assert float(plan.draws[hurt]) > 0.1
+    rest = plan.draws[torch.arange(10) != hurt]
+    assert float(rest.max() - rest.min()) < 1e-9
+
+
+def test_a_class_found_well_gives_up_what_its_size_suggested(quiet: Diagnosis) -> None:
+    changed = {"recall_heldout": {9: 1.0}, "recall_heldout_low": {9: 0.95}, "recall_heldout_high": {9: 1.0}}
+    plan = make_plan(with_columns(quiet, changed))
+    assert Plan.from_counts(quiet.class_names, quiet["count"]).classes[9].features
+    assert not plan.classes[9].features
+    assert plan.classes[8].features
+
+
+def test_the_size_of_a_class_is_what_the_line_on_its_count_predicts(quiet: Diagnosis) -> None:
+    """A low measure that goes with few images is no evidence beyond the count; the mean would say otherwise."""
+    low = {name: {9: value} for name, value in zip(("safe", "safe_low", "safe_high"), (0.3, 0.2, 0.4), strict=True)}
+    told = with_columns(quiet, low)
+    line = {"slope": 0.0, "intercept": 0.35, "r_squared": 1.0, "scatter": 0.0}
+    expected = dataclasses.replace(told, log_count={"safe": line})
+    rule = next(rule for rule in RULES if rule.measure == "safe")
+    rules = (dataclasses.replace(rule, least_count=1),)
+    assert float(make_plan(told, rules=rules).feature_column("eos", "share")[9]) > 0.3
+    assert float(make_plan(expected, rules=rules).feature_column("eos", "share")[9]) == pytest.approx(0.3)
+    assert make_plan(told, rules=(dataclasses.replace(rule, least_count=4),)) == make_plan(told, rules=())
+
+
+def test_a_rule_of_ones_own(quiet: Diagnosis) -> None:
+    mine = Rule(
+        name="confused",
+        measure="precision_heldout",
+        side="low",
+        marks=(0.5,),
+        changes="features.manifold_mixup.strength",
+        amount=lambda beyond, strengths: 2 * beyond,
+        text="Only {value:.0%} of what it is given is right.",
+        source="Verma et al. 2019",
+    )
+    changed = {"precision_heldout": {3: 0.2}, "precision_heldout_low": {3: 0.1}, "precision_heldout_high": {3: 0.3}}
+    told = with_columns(quiet, changed)
+    assert make_plan(told).feature_methods == ("covariance", "eos")
+    plan = make_plan(told, rules=(*RULES, mine))
+    policy = next(policy for policy in plan.classes[3].features if policy.method == "manifold_mixup")
+    assert policy.strength == pytest.approx(0.4)
+    assert policy.share > 0
+    assert plan.classes[3].reasons[-1].text.startswith("Only 20% of what it is given is right.")
+    assert sum(one.method == "manifold_mixup" for each in plan.classes for one in each.features) == 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("amount", [-1e6, -0.3, 0.3, 1e6])
+def test_no_rule_can_make_a_plan_that_is_not_valid(path: str, amount: float, quiet: Diagnosis) -> None:
+    changed = {"margin": {3: 0.2, 9: 0.2}, "margin_low": {3: 0.1, 9: 0.1}, "margin_high": {3: 0.3, 9: 0.3}}
+    rule = dataclasses.replace(
+        RULES[0], measure="margin", marks=(0.5,), changes=path, amount=lambda beyond, strengths: amount, text="so"
+    )
+    for strengths in (Strengths(), Strengths(mixing=Mixing(method="cutmix", probability=0.5), image_least=0.0)):
+        plan = make_plan(with_columns(quiet, changed), rules=[rule], strengths=strengths)
+        assert Plan.from_json(plan.to_json()) == plan
+        amounts = [one.image.amount for one in plan.classes]
+        assert max(amounts) - min(amounts) <= plan.largest_difference + 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1 << 30), holes=st.floats(0, 0.5))
+def test_whatever_was_measured_makes_a_valid_plan(quiet: Diagnosis, seed: int, holes: float) -> None:
+    columns = {}
+    for number, name in enumerate(quiet.columns):
+        drawn = draws.uniform("measured", seed, number, torch.arange(10)).double() * 2 - 0.5
+        gone = draws.uniform("gone", seed, number, torch.arange(10)) < holes
+        columns[name] = drawn.masked_fill(gone, math.nan)
+        if name in ("count", "count_heldout"):
+            columns[name] = (drawn.clamp(min=0) * 300).round()
+        elif name.endswith(("_low", "_high")):
+            side = -1 if name.endswith("_low") else 1
+            columns[name] = columns[name.rpartition("_")[0]] + side * drawn.abs() / 4
+    told = dataclasses.replace(quiet, columns=columns)
+    plan = make_plan(told)
+    assert Plan.from_json(plan.to_json()) == plan
+    for one in plan.classes:
+        assert one.count or (one.draws == 0 and not one.features and not one.image.amount and not one.reasons)
+    assert make_plan(told.permuted(seed)).num_classes == 10
+
+
+def test_what_was_bounded_is_said(quiet: Diagnosis) -> None:
+    changed = {"margin": {9: 0.2}, "margin_low": {9: 0.1}, "margin_high": {9: 0.3}}
+    rule = dataclasses.replace(
+        RULES[0], measure="margin", marks=(0.5,), changes="image.strength", amount=lambda *_: 1.0, text="so"
+    )
+    plan = make_plan(with_columns(quiet, changed), rules=[rule], strengths=Strengths(largest_difference=0.2))
+    assert plan.classes[9].image.strength == pytest.approx(0.7)
+    assert plan.classes[9].reasons[-1].rule == "bounded"
+
+
+def test_a_plan_of_ones_own_is_the_base(diagnosis: Diagnosis) -> None:
+    names, counts = diagnosis.class_names, diagnosis["count"].long()
+    base = Plan.untouched(names, counts)
+    plan = make_plan(diagnosis, base=base)
+    assert make_plan(diagnosis, base=base, rules=()).classes == base.classes
+    assert plan.prior_correction == base.prior_correction
+    assert not any(reason.measure == "count" for one in plan.classes for reason in one.reasons)
+    with pytest.raises(InputError, match="base must be of the diagnosis's classes"):
+        make_plan(diagnosis, base=Plan.untouched(names, counts.flip(0)))
+
+
+def test_a_diagnosis_on_test_is_a_dead_end(diagnosis: Diagnosis) -> None:
+    tested = dataclasses.replace(diagnosis, heldout_split="test")
+    for one in (tested, tested.permuted(3)):
+        with pytest.raises(InputError, match="diagnosis must be made on val to make a plan from, got one made on test"):
+            make_plan(one)
+
+
+def test_the_same_diagnosis_from_its_file_gives_the_same_plan(diagnosis: Diagnosis) -> None:
+    kept = Diagnosis.from_json(diagnosis.to_json())
+    again = Diagnosis.from_json(kept.to_json())
+    assert make_plan(kept) == make_plan(again) == make_plan(again)
+
+
+# The permuted diagnosis
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_permuted_diagnosis_gives_each_class_the_measures_of_another(diagnosis: Diagnosis, seed: int) -> None:
+    permuted = diagnosis.permuted(seed)
+    recall = diagnosis["feature_deviation"].nan_to_num(-1) + 1000 * diagnosis["margin"]  # tells every class apart
+    moved = permuted["feature_deviation"].nan_to_num(-1) + 1000 * permuted["margin"]
+    source = [int((recall == value).nonzero()) for value in moved]
+    assert sorted(source) == list(range(10))
+    assert all(old != new for new, old in enumerate(source))
+    assert permuted.class_names == diagnosis.class_names
+    assert permuted["count"].equal(diagnosis["count"])
+    for name, column in diagnosis.columns.items():
+        if name not in ("count", "recall_log_count"):
+            assert permuted[name].equal(column[source]) or bool(column.isnan().any())
+            assert torch.allclose(permuted[name], column[source], equal_nan=True)
+    for field in dataclasses.fields(diagnosis):
+        if field.name.startswith("top_k_"):
+            assert getattr(permuted, field.name).equal(getattr(diagnosis, field.name)[source])
+    for one in range(10):
+        for other in range(10):
+            assert permuted.enemies[one, other].equal(diagnosis.enemies[source[one], source[other]])
+    for finding in permuted.findings:
+        recall_of = next(one for one in finding.evidence if one.measure == "recall_heldout")
+        assert recall_of.value == float(permuted["recall_heldout"][finding.class_index])
+        assert finding.class_name in finding.text
+    assert len(permuted.findings) == len(diagnosis.findings)
+    assert permuted.to_json() == diagnosis.permuted(seed).to_json()
+    assert Diagnosis.from_json(permuted.to_json()).permuted_by == seed
+
+
+def test_permutations_differ_by_seed_and_leave_absent_classes(diagnosis: Diagnosis) -> None:
+    assert len({diagnosis.permuted(seed).to_json().replace(f'"permuted_by": {seed}', "") for seed in range(6)}) == 6
+    empty = with_columns(diagnosis, {"count": {0: 0.0, 5: 0.0}, "margin": {0: math.nan, 5: math.nan}})
+    margins = empty.permuted(1)["margin"]
+    assert margins.isnan().nonzero().view(-1).tolist() == [0, 5]
+    one = with_columns(diagnosis, {"count": dict.fromkeys(range(1, 10), 0.0)})
+    with pytest.raises(InputError, match="at least two classes with training images"):
+        one.permuted(0)
+
+
+@pytest.mark.parametrize("column", ["count", "recall_heldout", "recall_heldout_low"])
+def test_a_diagnosis_without_what_plans_need_is_refused(diagnosis: Diagnosis, column: str) -> None:
+    columns = {name: values for name, values in diagnosis.columns.items() if name != column}
+    with pytest.raises(InputError, match=f"diagnosis must have the column {column}, got none; diagnose again"):
+        make_plan(dataclasses.replace(diagnosis, columns=columns))
+
+
+def test_a_true_diagnosis_does_not_say_that_it_is_permuted(diagnosis: Diagnosis) -> None:
+    assert "permuted_by" not in diagnosis.to_dict()
+    assert Diagnosis.from_dict(diagnosis.to_dict()).permuted_by is None
+
+
+# The file
+
+numbers = st.floats(0, 1, allow_nan=False)
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+optional = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+reasons = st.builds(
+    Reason, rule=texts, choice=texts, measure=texts, value=optional, low=optional, high=optional,
+    compared_with=optional, text=texts, source=texts,
+)  # fmt: skip
+images = st.builds(
+    ImagePolicy,
+    operations=st.lists(st.sampled_from(image_ops.OPERATIONS), unique=True, max_size=3).map(tuple),
+    layers=st.integers(1, 8),
+    strength=numbers,
+    probability=st.floats(0, 0.9),
+)
+mixings = st.builds(
+    Mixing, method=st.sampled_from(["none", "cutmix", "mixup", "remix"]), probability=numbers, partner=st.floats(0, 1e9)
+)
+
+
+@st.composite
+def feature_policies(draw: st.DrawFn) -> tuple[FeaturePolicy, ...]:
+    methods = draw(st.lists(st.sampled_from(["eos", "smote", "covariance", "isda"]), unique=True, max_size=3))
+    return tuple(
+        FeaturePolicy(
+            method=method,
+            strength=draw(numbers),
+            share=draw(st.floats(0, 1 / 3)),
+            neighbors=draw(st.integers(1, 1 << 20)),
+        )
+        for method in methods
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    names = draw(st.lists(texts, min_size=1, max_size=4, unique=True))
+    weights = [draw(st.floats(0.01, 1)) for _ in names]
+    stops = sorted((draw(numbers), draw(numbers)))
+    return Plan(
+        made_from=draw(texts),
+        classes=tuple(
+            ClassPlan(
+                name=name,
+                count=draw(st.integers(1, 1 << 53)),
+                draws=weight / math.fsum(weights),
+                image=draw(images),
+                mixing=draw(mixings),
+                features=draw(feature_policies()),
+                reasons=tuple(draw(st.lists(reasons, max_size=2))),
+            )
+            for name, weight in zip(names, weights, strict=True)
+        ),
+        prior_correction=PriorCorrection(training=draw(st.floats(0, 4)), after=draw(st.floats(0, 4))),
+        schedule=Schedule(start=stops[0], ramp=draw(numbers), stop=stops[1]),
+        images_per_epoch=draw(st.none() | st.integers(1, 1 << 53)),
+        largest_difference=1.0,
+        reasons=tuple(draw(st.lists(reasons, max_size=1))),
+    )
+
+
+def plan_or_line(call: Callable[[], Plan]) -> Plan | str:
+    """What reading a plan gives: a plan, or the line that says why not. Any other exception passes."""
+    try:
+        return call()
+    except InputError as error:
+        return str(error)
+
+
+fast = settings(max_examples=60, deadline=None)
+
+
+@fast
+@given(plans())
+def test_a_plan_comes_back_from_its_file_exactly(plan: Plan) -> None:
+    assert Plan.from_json(plan.to_json()) == plan
+    assert Plan.from_json(plan.to_json()).to_json() == plan.to_json()
+    assert plan.diff(plan) == ()
+
+
+@fast
+@given(plans(), st.data())
+def test_a_damaged_file_is_a_plan_or_one_clear_line(plan: Plan, data: st.DataObject) -> None:
+    text = plan.to_json()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 40)))
+    damaged = text[:start] + data.draw(st.text(max_size=3) | st.sampled_from('{}[],:0-9.e"')) + text[end:]
+    again = plan_or_line(lambda: Plan.from_json(damaged))
+    if isinstance(again, Plan):
+        assert Plan.from_json(again.to_json()) == again
+    else:
+        assert re.fullmatch(r"\S.* must .*, got .*", again), again
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value in a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for name, one in inner for place in places(one, (*path, name)))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans(), junk, st.data())
+def test_a_wrong_value_is_named_by_its_path(plan: Plan, wrong: Any, data: st.DataObject) -> None:
+    values = plan.to_dict()
+    place = data.draw(st.sampled_from([place for place in places(values) if place]))
+    *above, last = place
+    holder = values
+    for name in above:
+        holder = holder[name]
+    holder[last] = wrong
+    line = plan_or_line(lambda: Plan.from_dict(values))
+    if isinstance(line, str) and not isinstance(wrong, (dict, list)):
+        named, path = line.split(" must ")[0].removesuffix(" of the plan"), ".".join(map(str, place))
+        # A value of the right type may break a law of what holds it.
+        assert named.startswith(path) or path.startswith(named.split(".")[0]), line
+
+
+def test_text_that_is_no_plan() -> None:
+    for text in ("", "[]", "3", "null", '"plan"', "{}", "[" * 100_000, "1" * 5000, '{"classes": NaN}', "\ufeff{}"):
+        with pytest.raises(InputError, match=r"^(\S+ of the )?plan must "):
+            Plan.from_json(text)
+
+
+def edited(path: str, value: Any) -> dict[str, Any]:
+    """A plan's values with one of them another; `...` takes it out."""
+    values: Any = Plan.from_counts(NAMES, COUNTS).to_dict()
+    *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    holder = values
+    for name in above:
+        holder = holder[name]
+    if value is ...:
+        del holder[last]
+    else:
+        holder[last] = value
+    return dict(values)
+
+
+MESSAGES: list[tuple[str, Any, str]] = [
+    ("classes.3.draws", ..., "classes.3.draws of the plan must be given, got nothing"),
+    ("classes", ..., "classes of the plan must be given, got nothing"),
+    ("classes.0.imgae", {}, "classes.0.imgae of the plan must not be there, got {}; did you mean 'image'?"),
+    ("classes.4.image.strength", 2, "classes.4.image.strength of the plan must be at most 1, got 2"),
+    ("classes.4.image.strength", -0.5, "classes.4.image.strength of the plan must be at least 0, got -0.5"),
+    ("classes.4.image.strength", "0.5", "classes.4.image.strength of the plan must be a number, got '0.5'"),
+    ("classes.4.image.strength", True, "classes.4.image.strength of the plan must be a number, got True"),
+    ("classes.4.image.strength", math.nan, "classes.4.image.strength of the plan must be finite, got nan"),
+    ("classes.4.image.probability", 0.95, "classes.4.image.probability of the plan must be at most 0.9, got 0.95"),
+    ("classes.4.image.layers", 9, "classes.4.image.layers of the plan must be at most 8, got 9"),
+    ("classes.4.image.layers", 1.5, "classes.4.image.layers of the plan must be an integer, got 1.5"),
+    (
+        "classes.4.image.operations",
+        ["flip", "flip"],
+        "classes.4.image.operations of the plan must be named once each, got 'flip' 2 times",
+    ),
+    (
+        "classes.4.image.operations",
+        ["flop"],
+        f"classes.4.image.operations of the plan must be among {', '.join(image_ops.OPERATIONS)}, got 'flop'",
+    ),
+    (
+        "classes.4.mixing.method",
+        "cutmax",
+        "classes.4.mixing.method of the plan must be 'none', 'cutmix', 'mixup' or 'remix', got 'cutmax'",
+    ),
+    ("classes.4.mixing.partner", -1, "classes.4.mixing.partner of the plan must be at least 0, got -1"),
+    (
+        "classes.4.features.0.share",
+        0.9,
+        "classes.4.features of the plan must have shares that sum to at most 1, got 1.2",
+    ),
+    (
+        "classes.4.features.1.method",
+        "covariance",
+        "classes.4.features of the plan must have different methods, got 'covariance' 2 times",
+    ),
+    ("classes.4.features", {}, "classes.4.features of the plan must be a list, got {}"),
+    ("classes.4", [], "classes.4 of the plan must be an object, got []"),
+    ("classes.1.name", "ant", "classes.1.name of the plan must be another than that of class 0, got 'ant'"),
+    ("classes.1.name", 7, "classes.1.name of the plan must be text, got 7"),
+    ("classes.1.count", 0, "classes.1.draws of the plan must be 0 for a class without training images, got 0.256286"),
+    ("classes.1.draws", 0.5, "classes of the plan must have draws that sum to 1, got 1.24371"),
+    (
+        "classes.0.image.strength",
+        0,
+        "classes of the plan must have image policies whose strength x probability differ by at most largest_difference"
+        " (0.2), got 0.3",
+    ),
+    ("classes", [], "classes of the plan must hold at least one class, got none"),
+    ("schedule.start", 1.0, "schedule.start of the plan must not be larger than stop (0.5), got 1"),
+    ("prior_correction.training", 5, "prior_correction.training of the plan must be at most 4, got 5"),
+    ("images_per_epoch", 0, "images_per_epoch of the plan must be at least 1, got 0"),
+    ("schema_version", 2, "schema_version of the plan must be 1, got 2"),
+    ("epochs", 3, "epochs of the plan must not be there, got 3"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), MESSAGES)
+def test_what_is_said_of_a_wrong_field(path: str, value: Any, message: str) -> None:
+    values = edited(path, value if not isinstance(value, (dict, list)) else json.loads(json.dumps(value)))
+    if "largest_difference" in message:
+        values["largest_difference"] = 0.2
+    if path == "schedule.start":
+        values["schedule"]["stop"] = 0.5
+    with pytest.raises(InputError) as error:
+        Plan.from_dict(values)
+    assert str(error.value) == message
+
+
+# What one plan does otherwise
+
+
+def test_a_difference_is_one_line_per_field() -> None:
+    plan = Plan.from_counts(NAMES, COUNTS)
+    values = plan.to_dict()
+    values["classes"][4]["image"]["strength"] = 0.5
+    values["classes"][4]["features"] = values["classes"][4]["features"][:1]
+    values["classes"][3]["mixing"]["method"] = "cutmix"
+    values["images_per_epoch"] = 900
+    values["classes"][2]["image"]["operations"] = ["flip"]
+    values["classes"][1]["reasons"] = []
+    other = Plan.from_dict(values)
+    assert plan.diff(other) == (
+        "images_per_epoch: none -> 900",
+        "classes.cat.image.operations: shear_x, shear_y, translate_x, translate_y, rotate, zoom -> flip",
+        "classes.dog.mixing.method: none -> cutmix",
+        "classes.elk.features.eos.strength: 1 -> none",
+        "classes.elk.features.eos.share: 0.3 -> none",
+        "classes.elk.features.eos.neighbors: 10 -> none",
+        "classes.elk.image.strength: 0.6 -> 0.5",
+    )
+    backward = {" -> ".join(reversed(line.partition(": ")[2].split(" -> "))) for line in plan.diff(other)}
+    assert backward == {line.partition(": ")[2] for line in other.diff(plan)}
+
+
+@fast
+@given(plans(), plans())
+def test_plans_without_a_difference_are_equal_but_for_their_reasons(one: Plan, other: Plan) -> None:
+    def bare(plan: Plan) -> Plan:
+        classes = tuple(each.model_copy(update={"reasons": ()}) for each in plan.classes)
+        return plan.model_copy(update={"classes": classes, "reasons": ()})
+
+    if bare(one) == bare(other):
+        assert one.diff(other) == ()
+    elif len(one.classes) == len(other.classes) == 1 or one.num_classes != other.num_classes:
+        assert one.diff(other)
+
+
+def test_a_difference_too_small_for_six_digits_is_shown_in_full() -> None:
+    plan = Plan.from_counts(NAMES, COUNTS)
+    values = plan.to_dict()
+    values["classes"][4]["image"]["strength"] = 0.5999999999
+    assert plan.diff(Plan.from_dict(values)) == ("classes.elk.image.strength: 0.6 -> 0.5999999999",)
+
+
+# Wrong strengths and rules
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"covariance": 1.5}, "covariance must lie in [0, 1], got 1.5"),
+        ({"eos_share": math.nan}, "eos_share must be a finite number, got nan"),
+        ({"image_gain": -1}, "image_gain must not be negative, got -1"),
+        ({"covariance_share": 0.8}, "covariance_share and eos_share must sum to at most 1, got 1.1"),
+        ({"image_least": 0.7}, "image_least must not be larger than image_most (0.6), got 0.7"),
+        (
+            {"largest_difference": 0.1},
+            "(image_most - image_least) * image_probability must be at most largest_difference (0.1), got 0.15",
+        ),
+        ({"image_layers": 20}, "layers of the strengths must be at most 8, got 20"),
+        ({"image_operations": ("spin",)}, f"operations of the strengths must be among {', '.join(image_ops.OPERATIONS)}, got 'spin'"),
+        ({"neighbors": 0}, "neighbors of the strengths must be at least 1, got 0"),
+        ({"images_per_epoch": 0}, "images_per_epoch must be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_strengths_are_checked(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        Strengths(**fields)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"changes": "image.strenght"}, "did you mean 'image.strength'?"),
+        ({"measure": "recal_heldout"}, "did you mean 'recall_heldout'?"),
+        ({"measure": "head_norm"}, "measure of the rule 'not learned' must be one of"),
+        ({"side": "under"}, "side of the rule 'not learned' must be one of low, high, got 'under'"),
+        ({"marks": ()}, "marks of the rule 'not learned' must hold at least one, got none"),
+        ({"marks": ("median",)}, "marks of the rule 'not learned' must be numbers, 'mean' or 'size', got 'median'"),
+        ({"amount": lambda *_: math.nan}, "amount of the rule 'not learned' must be a finite number, got nan"),
+        ({"text": "{valeu}"}, "text of the rule 'not learned' must use only {value}, {low}, {high} and {mark}"),
+    ],
+)  # fmt: skip
+def test_rules_are_checked(fields: dict[str, Any], message: str, quiet: Diagnosis) -> None:
+    told, _ = firing(RULES[0], quiet, 5, 0.1)
+    with pytest.raises(InputError) as error:
+        make_plan(told, rules=[dataclasses.replace(RULES[0], **fields)])
+    assert message in str(error.value)
+    with pytest.raises(InputError, match=r"rules must be of diversify\.plan\.Rule, got str"):
+        make_plan(told, rules="rule")  # type: ignore[arg-type]
+
+
+def test_the_public_names() -> None:
+    assert dv.Plan is Plan
+    assert dv.make_plan is make_plan
