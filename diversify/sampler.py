@@ -156,7 +156,9 @@ class DiversifySampler(Sampler[int]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the state was taken: the next pass gives exactly the rest of its epoch, with any world size.
 
-        Seed and draws are those of the state. `set_epoch` with another epoch than that of the state begins that epoch.
+        Seed and draws are those of the state. `set_epoch` with another epoch than that of the state begins that epoch:
+        launchers count from 0 in a new process, so tell them, with `loader.set_epoch(sampler.epoch)` for accelerate. Several
+        processes of Lightning resume whole epochs only, for Lightning lists an epoch before it shards it.
 
         Raises:
             InputError: a field is missing or wrong, or the state is that of other labels.

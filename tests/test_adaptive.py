@@ -243,6 +243,23 @@ def test_observing_counts_on_any_integers_and_any_batches():
     assert right[:3] == torch.bincount(labels[labels == predicted]).tolist()
 
 
+def test_observing_never_waits_for_the_device():
+    """On tensors without values, any look at one would be an error."""
+    adaptive = AdaptivePlan(plan_of())
+    adaptive.observe(*torch.zeros(2, 5, dtype=torch.int64, device="meta"))
+    assert adaptive._observed.device.type == "meta"
+
+
+def test_the_mark_itself_is_neither_above_nor_a_reason_without_numbers():
+    up = next(rule for rule in RULES if rule.name == "enough hits")
+    down = next(rule for rule in RULES if rule.name == "too few hits")
+    for value, expected in ((0.6, (False, True)), (0.61, (True, False)), (math.nan, (False, False))):
+        assert (up.fires(value, 0, 1, 0.6), down.fires(value, 0, 1, 0.6)) == expected
+    fell = next(rule for rule in RULES if rule.name == "hits fell")
+    assert not fell.fires(-0.1, -0.2, 0.0, 0.0)
+    assert fell.fires(-0.1, -0.2, -0.01, 0.0)
+
+
 # Bounds
 
 
@@ -287,12 +304,27 @@ def test_the_bound_between_classes_holds_who_would_leave_it():
     assert "Cut short" not in plan.classes[2].reasons[-1].text
 
 
-def test_what_a_plan_does_not_do_stays_undone():
+def test_nobody_is_left_behind_further_than_the_bound():
+    adaptive = AdaptivePlan(plan_of((0.8, 0.15, 0.4), probability=0.5, largest_difference=0.35))
+    observe(adaptive, (20, 2, 2))
+    plan = adaptive.update(0)
+    assert image_strengths(plan) == [0.8, 0.1, 0.3]  # b goes half a step, and so a cannot go up
+    assert plan.classes[1].reasons[-1].text.endswith("may differ by 0.35 at most.")
+    assert plan.classes[0].reasons == (WHY,)
+
+
+def test_what_a_plan_does_not_do_stays_undone(diagnosis):
     classes = tuple(ClassPlan(name=name, count=20, draws=1 / 3) for name in "abc")
     adaptive = AdaptivePlan(Plan(classes=classes))
     observe(adaptive, (20, 20, 0))
     assert adaptive.update(0, leak=leak_of(0.1, 0.1, 0.1)) == Plan(classes=classes)
     assert adaptive.history == ()
+    unused = FeaturePolicy(method="eos", strength=0.5, share=0.0)
+    classes = tuple(one.model_copy(update={"features": (unused,)}) for one in named(diagnosis).classes)
+    ratio = torch.linspace(0.1, 1.2, 10)
+    found = with_column(diagnosis, "ce_magnitude_ratio", ratio, ratio, ratio)
+    plan = AdaptivePlan(Plan(classes=classes)).update(0, diagnosis=found)
+    assert feature_strengths(plan) == [0.5] * 10
 
 
 def test_strengths_stop_at_their_ends():
