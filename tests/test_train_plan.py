@@ -8,6 +8,7 @@ import torch
 from diversify import storage
 from diversify.cli import run
 from diversify.data import load_data
+from diversify.errors import InputError
 from diversify.functional.counts import class_counts
 from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, PriorCorrection
 from diversify.runs import DataOptions, train_run
@@ -102,10 +103,6 @@ def test_a_plan_that_changes_nothing_is_plain_training_to_the_bit(tmp_path: Path
     assert weights[0] == weights[1]
 
 
-class _StoppedError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("adapt", ["none", "hits"])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, plan_file: Path, adapt: str) -> None:
     options = DataOptions(imbalance="exp:5:50")
@@ -175,7 +172,6 @@ def test_what_is_refused(tmp_path: Path, plan_file: Path, capsys: pytest.Capture
         (tmp_path / f"{name}.json").write_text(other.to_json())
     (tmp_path / "broken.json").write_text(plan.to_json()[:-30])
     (tmp_path / "edited.json").write_text(plan.to_json().replace('"strength": 0.3', '"strength": 3', 1))
-    (tmp_path / "own.py").write_text("")
     for more, message in {
         ("--plan", plan_file, "--method", "ce"): "--plan and --method must not be given together, got --plan",
         ("--plan", tmp_path / "none.json"): "--plan must be",
@@ -193,3 +189,24 @@ def test_what_is_refused(tmp_path: Path, plan_file: Path, capsys: pytest.Capture
         error = capsys.readouterr().err.strip()
         assert "\n" not in error
         assert message in error, error
+
+
+def test_a_plan_for_other_counts_keeps_all_but_counts_draws_and_the_ratio_of_its_budget() -> None:
+    plan = full_plan(images_per_epoch=300)
+    other = [2 * count + 1 for count in counts_of()]
+    fitted = plan.for_counts(other)
+    assert fitted.class_counts.tolist() == other
+    assert fitted.images_per_epoch == round(300 * sum(other) / sum(counts_of()))
+    for one, before in zip(fitted.classes, plan.classes, strict=True):
+        assert one.draws == pytest.approx(0.1)
+        assert one.model_copy(update={"count": before.count, "draws": before.draws}) == before
+    assert plan.for_counts(counts_of()) is plan
+    assert fitted.prior_correction == plan.prior_correction
+    untouched = Plan.untouched(NAMES, counts_of()).for_counts(other)
+    assert torch.allclose(untouched.draws, torch.tensor(other) / torch.tensor(sum(other), dtype=torch.float64))
+    for wrong, got in (([1, 2], "[1, 2]"), ([-1] * 10, str([-1] * 10)), ([0.5] * 10, str([0.5] * 10))):
+        with pytest.raises(InputError, match="class counts must be 10 counts") as caught:
+            plan.for_counts(wrong)
+        assert str(caught.value).endswith(f"got {got}")
+    with pytest.raises(InputError, match="class counts must hold an image of a class that the plan draws"):
+        plan.for_counts([0] * 10)
