@@ -218,7 +218,8 @@ class _Loop:
             module.eval()
         with _seeded(draws.seed_for("epoch", seed, epoch, process), device):
             for step, (images, labels, indices) in enumerate(self.loader):
-                key = DrawKey(seed=seed, epoch=epoch, step=step, indices=indices)
+                place = step * self.accelerator.num_processes + process  # so that no two processes draw the same
+                key = DrawKey(seed=seed, epoch=epoch, step=place, indices=indices)
                 rows = self.forward(images, labels, key)
                 logits, targets = rows.logits, rows.targets
                 if step == 0:
@@ -255,7 +256,7 @@ class _Loop:
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.accelerator.device, self.recipe.precision):
-            first = (key.epoch, key.step) == (self.first_epoch, 0)
+            first = key.epoch == self.first_epoch and key.step < self.accelerator.num_processes
             outputs = self.try_network(images) if first else self.network(images)
             if part is None or self.head is None:
                 return _Rows(logits=outputs, targets=targets, own_logits=outputs, whole=whole)
