@@ -22,6 +22,13 @@ class DrawKey:
     indices: Tensor
 
 
+def is_whole(targets: Tensor, labels: Tensor) -> Tensor:
+    """`(N,)` bool: whose target is its own label alone; the others were mixed with an image of another class."""
+    if targets.ndim == 1:
+        return targets == labels
+    return targets.gather(1, labels[:, None])[:, 0] > 1 - 1e-6
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CropFlip:
     """Zero-pad by `padding` pixels, crop at a random place, mirror half of the images when `mirror`.

@@ -222,7 +222,13 @@ def train(
     download: Download = False,
     skip_bad: SkipBad = False,
     model: Model = None,
-    method: Annotated[str, typer.Option(help="ce: cross entropy.")] = "ce",
+    method: Annotated[str | None, typer.Option(help="ce: cross entropy.", show_default="ce")] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="A plan.json, instead of a method.", metavar="FILE", readable=False)
+    ] = None,
+    adapt: Annotated[
+        str, typer.Option(help="none | hits: the plan's strengths follow how often training images are right.")
+    ] = "none",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
     optimizer: Annotated[str, typer.Option(help="sgd | adamw")] = "sgd",
@@ -259,6 +265,8 @@ def train(
             options,
             model=model or "small_cnn",
             method=method,
+            plan=plan,
+            adapt=adapt,
             recipe=recipe,
             out=directory,
             augment=augment,

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .diagnosis import Diagnosis
 from .errors import InputError, must
+from .functional.counts import shares_for_counts
 from .policies import (
     LARGEST_DIFFERENCE,
     LARGEST_NUMBER,
@@ -146,6 +147,32 @@ class Plan(Value):
         """The feature methods that some class uses, in the order in which they first appear."""
         used = [policy.method for one in self.classes for policy in one.features if policy.share > 0]
         return tuple(dict.fromkeys(used))
+
+    def for_counts(self, class_counts: Sequence[int] | Tensor) -> Plan:
+        """The same plan for other numbers of training images: made on a hold-out's train split, used on all images.
+
+        Policies stay as they are. The draws follow the counts as they did (`functional.counts.shares_for_counts`), and so
+        does the log prior; a budget keeps its ratio to the number of images. With the counts it has, the plan itself.
+
+        Raises:
+            InputError: not one count per class, or no image in any class that is drawn.
+        """
+        given = torch.as_tensor(class_counts)
+        if given.shape != (self.num_classes,) or given.is_floating_point() or bool((given < 0).any()):
+            raise must("class counts", f"be {self.num_classes} counts, one per class of the plan", given.tolist())
+        if torch.equal(given, self.class_counts):
+            return self
+        draws = shares_for_counts(self.draws, self.class_counts, given)
+        if not bool(draws.isfinite().all()):
+            raise must("class counts", "hold an image of a class that the plan draws", given.tolist())
+        budget = self.images_per_epoch
+        if budget is not None:
+            budget = max(1, round(budget * int(given.sum()) / int(self.class_counts.sum())))
+        classes = [
+            {**one, "count": count, "draws": share}
+            for one, count, share in zip(self.to_dict()["classes"], given.tolist(), draws.tolist(), strict=True)
+        ]
+        return Plan.from_dict({**self.to_dict(), "classes": classes, "images_per_epoch": budget})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, in the form of `plan.json`."""

@@ -378,7 +378,7 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 # What runs leave in their folders; nothing else is ever removed.
 OWNED = (
-    *("run.json", "model.safetensors", "state", "metrics.jsonl"),  # train
+    *("run.json", "model.safetensors", "state", "metrics.jsonl", "plan.json"),  # train
     *("diagnosis.json", "exhibits.json", "embeddings", "report.html", "report.md"),  # diagnose
     *("comparison.json", "train", "diagnosis"),  # compare, demo
     *("plan.json", "remedy.json"),  # plan, remedy

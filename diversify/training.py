@@ -1,4 +1,4 @@
-"""The one reference loop. Methods differ only in the `Ingredients` they put into it.
+"""The one reference loop. Methods differ only in the `Ingredients` they put into it (`ingredients.py`).
 
 `fit` yields a record per epoch. All chance in an epoch is a function of (seed, epoch), so a run that is killed and
 resumed from its last whole epoch ends with the same weights, to the bit, as one that was never interrupted.
@@ -12,7 +12,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,65 +20,20 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from . import storage
-from .augment import DrawKey
+from .augment import DrawKey, is_whole
 from .errors import InputError, must, unknown
 from .extraction import PRECISIONS, autocast, taking
 from .functional import draws, metrics
 from .heads import ADAPTER, describe_output, evaluating, require_usable, split_head
 from .importing import describe, is_passed_on
+from .ingredients import Criterion, Ingredients, cross_entropy_at
 from .sampler import EpochSampler
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[[int, int], None]
-
-
-def cross_entropy_at(epoch: int) -> Criterion:
-    """Cross entropy, at every epoch; class indices or class probabilities as targets."""
-    return functional.cross_entropy
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ingredients:
-    """What a method may bring to the loop; the defaults are plain training.
-
-    Args:
-        criterion: The loss of an epoch: `criterion(epoch)(logits (N, C), targets)` is a scalar.
-        sampler: Which image, how often; `set_epoch(epoch)` is called where it exists. Global: the launcher shards it.
-        wrap_dataset: Image space, in loader workers: the training set in, a map-style data set of the same length out;
-            its `set_epoch(epoch)` too is called where it exists.
-        augment: Image space, on the device: `(images, targets, DrawKey)` to `(images, targets)`; targets may become
-            class probabilities `(N, C)`. Images come as the data set gives them, before normalisation.
-        augment_features: Feature space, between backbone and head: `(features, targets, DrawKey)` to the same; the
-            number of rows may change.
-
-    A part with `state_dict` and `load_state_dict` (JSON values) is saved and resumed with the run.
-    """
-
-    criterion: Callable[[int], Criterion] = cross_entropy_at
-    sampler: Sampler[int] | None = None
-    wrap_dataset: Callable[[Dataset[Any]], Dataset[Any]] | None = None
-    augment: Callable[[Tensor, Tensor, DrawKey], tuple[Tensor, Tensor]] | None = None
-    augment_features: Callable[[Tensor, Tensor, DrawKey], tuple[Tensor, Tensor]] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of every part that has one."""
-        return {name: part.state_dict() for name, part in self._stateful()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand every part its own state back."""
-        for name, part in self._stateful():
-            part.load_state_dict(state[name])
-
-    def _stateful(self) -> list[tuple[str, Any]]:
-        parts = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
-        return [
-            (name, part) for name, part in parts if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
-        ]
 
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -215,6 +170,16 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """What reaches the loss of a batch, and the network's logits of the batch's own images."""
+
+    logits: Tensor
+    targets: Tensor
+    own_logits: Tensor
+    whole: Tensor  # `(N,)` bool: the images that are of their own label alone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Loop:
     """One epoch of training, and what stays the same from step to step."""
 
@@ -223,6 +188,7 @@ class _Loop:
     frozen: tuple[nn.Module, ...]  # batch norms that stay in eval mode
     network: nn.Module  # the model, or its split into backbone and head; wrapped for several processes
     head: nn.Module | None  # where features are augmented
+    epoch_setters: tuple[Callable[[int], None], ...]  # of the parts that are told the epoch
     optimizer: torch.optim.Optimizer
     loader: Any  # of accelerate's
     generator: torch.Generator  # of the loader: it seeds the worker processes
@@ -239,23 +205,26 @@ class _Loop:
         seed, process, device = self.recipe.seed, self.accelerator.process_index, self.accelerator.device
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate_at(epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
         self.loader.set_epoch(epoch)  # and its sampler's; accelerate would else count from 0 in a resumed run
+        for set_epoch in self.epoch_setters:
+            set_epoch(epoch)
         self.generator.manual_seed(draws.seed_for("workers", seed, epoch, process))
         criterion = self.ingredients.criterion(epoch)
         totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, rows
+        views: list[tuple[Tensor, Tensor, Tensor]] = []  # label, prediction, whether it was mixed with no other image
         steps = len(self.loader)
         self.model.train()
         for module in self.frozen:
             module.eval()
         with _seeded(draws.seed_for("epoch", seed, epoch, process), device):
             for step, (images, labels, indices) in enumerate(self.loader):
-                key = DrawKey(seed=seed, epoch=epoch, step=step, indices=indices)
-                logits, targets = self.forward(images, labels, key)
+                place = step * self.accelerator.num_processes + process  # so that no two processes draw the same
+                key = DrawKey(seed=seed, epoch=epoch, step=place, indices=indices)
+                rows = self.forward(images, labels, key)
+                logits, targets = rows.logits, rows.targets
                 if step == 0:
                     _check_logits(logits, self.num_classes)
-                loss = criterion(logits.float(), targets)
+                loss = criterion(self.adjusted(logits.float(), targets), targets)
                 self.accelerator.backward(loss)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -263,29 +232,46 @@ class _Loop:
                     truth = targets if targets.ndim == 1 else targets.argmax(1)
                     right = (logits.argmax(1) == truth).sum()
                     totals += torch.stack([loss.detach() * len(logits), right, right.new_tensor(len(logits))]).double()
+                    if self.ingredients.adapt is not None:
+                        views.append((labels, rows.own_logits.argmax(1), rows.whole))
                 if self.progress is not None:
                     self.progress(epoch * steps + step + 1, self.recipe.epochs * steps)
-        loss_sum, right_sum, rows = self.accelerator.reduce(totals).tolist()
+        loss_sum, right_sum, count = self.accelerator.reduce(totals).tolist()
         if not math.isfinite(loss_sum):
             raise must("training loss", "stay finite", f"{loss_sum} in epoch {epoch}", "lower the learning rate")
-        return loss_sum / rows, right_sum / rows, int(rows)
+        if self.ingredients.adapt is not None:
+            seen, predicted, whole = (torch.cat(column) for column in zip(*views, strict=True))
+            self.ingredients.adapt.observe(seen[whole], predicted[whole])
+            self.ingredients.adapt.update(epoch)
+        return loss_sum / count, right_sum / count, int(count)
 
-    def forward(self, images: Tensor, targets: Tensor, key: DrawKey) -> tuple[Tensor, Tensor]:
-        """Logits and targets of a batch, through the augmentations on the device."""
+    def forward(self, images: Tensor, targets: Tensor, key: DrawKey) -> _Rows:
+        """A batch through the augmentations on the device and the network."""
+        part, labels = self.ingredients.augment_features, targets
         if self.ingredients.augment is not None:
             images, targets = self.ingredients.augment(images, targets, key)
+        whole = is_whole(targets, labels)
         if self.prepare is not None:
             images = self.prepare(images)
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.accelerator.device, self.recipe.precision):
-            first = (key.epoch, key.step) == (self.first_epoch, 0)
+            first = key.epoch == self.first_epoch and key.step < self.accelerator.num_processes
             outputs = self.try_network(images) if first else self.network(images)
-            if self.ingredients.augment_features is None or self.head is None:
-                return outputs, targets
-            features, _ = outputs
-            features, targets = self.ingredients.augment_features(features, targets, key)
-            return self.head(features), targets
+            if part is None or self.head is None:
+                return _Rows(logits=outputs, targets=targets, own_logits=outputs, whole=whole)
+            features, own_logits = outputs
+            if hasattr(part, "remember"):
+                part.remember(*self.accelerator.gather((features.detach().float(), targets, key.indices)))
+            features, targets = part(features, targets, key)
+            return _Rows(logits=self.head(features), targets=targets, own_logits=own_logits, whole=whole)
+
+    def adjusted(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The logits that the loss sees, where the augmentation of features has a say in them."""
+        adjust = getattr(self.ingredients.augment_features, "adjust_logits", None)
+        if adjust is None or not isinstance(self.head, nn.Linear):
+            return logits
+        return adjust(logits, targets, self.head.weight)  # type: ignore[no-any-return]
 
     def try_network(self, images: Tensor) -> Any:
         """What the network gives; an InputError where it does not take such images."""
@@ -336,6 +322,7 @@ def fit(
         raise must("model", "have a parameter that requires a gradient", "none", advice)
     frozen = _frozen_norms(model)
     ingredients = ingredients or Ingredients()
+    adjusted = None if ingredients.after is None else _with_bias(split_head(model).head)
     if ingredients.wrap_dataset is not None:
         train = ingredients.wrap_dataset(train)
     if len(cast(Sized, train)) == 0:
@@ -354,7 +341,10 @@ def fit(
         generator=generator,
     )
     model.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ingredients.to(accelerator.device)
     split = split_head(model) if ingredients.augment_features is not None else None
+    if split is not None:
+        ingredients.require_head(split.head)
     network, optimizer, loader = accelerator.prepare(split or model, recipe.build_optimizer(model), loader)
     vars(model).pop("_is_accelerate_prepared", None)  # leave no trace
 
@@ -370,6 +360,7 @@ def fit(
         frozen=frozen,
         network=network,
         head=None if split is None else split.head,
+        epoch_setters=ingredients.epoch_setters(train, recipe.epochs),
         optimizer=optimizer,
         loader=loader,
         generator=generator,
@@ -384,7 +375,8 @@ def fit(
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
         loss, accuracy, rows = loop.run_epoch(epoch)
-        recall = None if val is None else evaluate(model, val, num_classes=num_classes, precision=recipe.precision)
+        with _less(adjusted, ingredients.after, keep=epoch == recipe.epochs - 1):
+            recall = None if val is None else evaluate(model, val, num_classes=num_classes, precision=recipe.precision)
         record = EpochRecord(
             epoch=epoch,
             learning_rate=recipe.rate_at(epoch),
@@ -408,6 +400,34 @@ def _frozen_norms(model: nn.Module) -> tuple[nn.Module, ...]:
     return tuple(
         norm for norm in norms if model.training or (own[norm] and not any(p.requires_grad for p in own[norm]))
     )
+
+
+def _with_bias(head: nn.Module) -> nn.Linear:
+    """The head, if what is subtracted from its logits can be folded into it."""
+    if isinstance(head, nn.Linear) and head.bias is not None:
+        return head
+    kind = "one without a bias" if isinstance(head, nn.Linear) else type(head).__name__
+    advice = "leave the correction after training out, and correct in training instead"
+    raise must("head", "be a linear layer with a bias, for a prior correction after training", kind, advice)
+
+
+@contextlib.contextmanager
+def _less(head: nn.Linear | None, after: Callable[[], Tensor] | None, *, keep: bool) -> Iterator[None]:
+    """The head's bias less `after()` within the block, and with `keep` from then on; else it is put back, to the bit."""
+    if head is None or after is None:
+        yield
+        return
+    before = head.bias.detach().clone()
+    done = False
+    try:
+        with torch.no_grad():
+            head.bias.sub_(after().to(head.bias))
+        yield
+        done = True
+    finally:
+        if not (done and keep):
+            with torch.no_grad():
+                head.bias.copy_(before)
 
 
 def _or_none(value: float) -> float | None:
@@ -458,9 +478,15 @@ def _save_state(
         for name, value in entry.items():
             target = tensors if isinstance(value, Tensor) else numbers
             target[f"optimizer.{index}.{name}"] = value
+    states: dict[str, dict[str, Any]] = {}
+    for name, part_state in ingredients.state_dict().items():
+        states[name] = {}
+        for key, value in part_state.items():
+            target = tensors if isinstance(value, Tensor) else states[name]
+            target[f"ingredients.{name}.{key}" if target is tensors else key] = value
     header = {
         "history": [dataclasses.asdict(record) for record in history],
-        "ingredients": ingredients.state_dict(),
+        "ingredients": states,
         "optimizer": numbers,
         "param_groups": optimizer_state["param_groups"],
         **saved_as,
@@ -513,10 +539,25 @@ def _load_state(
             if isinstance(value, Tensor) and value.shape == like.shape:
                 value = torch.empty_like(like, dtype=value.dtype).copy_(value)  # in the parameter's memory format
             entries.setdefault(int(index), {})[name] = value
+    states = header["ingredients"]
+    for key, value in tensors.items():
+        if key.startswith("ingredients."):
+            _, part, name = key.split(".", 2)
+            states[part][name] = value
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": entries, "param_groups": header["param_groups"]})
-    ingredients.load_state_dict(header["ingredients"])
+    ingredients.load_state_dict(states)
     return history
 
 
-__all__ = ["EpochRecord", "Ingredients", "InputError", "Recipe", "evaluate", "fit", "require_resumable"]
+__all__ = [
+    "Criterion",
+    "EpochRecord",
+    "Ingredients",
+    "InputError",
+    "Recipe",
+    "cross_entropy_at",
+    "evaluate",
+    "fit",
+    "require_resumable",
+]

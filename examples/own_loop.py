@@ -1,50 +1,81 @@
-"""Train with the reference loop and an ingredient of your own, then diagnose. Runs in seconds.
+"""Diagnose, plan, and put the parts of the plan into a loop of your own: each alone, then all together. Runs in seconds.
 
 python examples/own_loop.py
 """
 
 import torch
-from torch import Tensor
+from torch import nn
+from torch.utils.data import DataLoader
 
 import diversify as dv
-from diversify.data import collate
-from diversify.functional import counts
+from diversify.functional.losses import prior_corrected_cross_entropy
+
+EPOCHS, BATCH_SIZE = 12, 32
+PARTS = ("sampler", "dataset", "batch", "features")
+
+
+def train(data: dv.Data, plan: dv.Plan, parts: tuple[str, ...]) -> nn.Module:
+    """A plain PyTorch loop. Every `if` is a part of the plan; leave out what you do not want."""
+    model = dv.build_model("small_cnn", num_classes=10, channels=1, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=2e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+
+    # Which image, how often; the loss takes out the class prior that is drawn, the sampler's or that of the images
+    drawn = dv.Plan.untouched(data.class_names, torch.bincount(data.train.labels).tolist())
+    sampler = None
+    if "sampler" in parts:
+        sampler, drawn = dv.DiversifySampler(data.train.labels, plan, seed=0), plan
+    correction = plan.prior_correction.training if parts else 0.0
+
+    # Image space: one by one in the loader's workers, or whole batches on their device
+    dataset = data.train.dataset
+    if "dataset" in parts:
+        dataset = dv.DiversifiedDataset(dataset, plan, seed=0)
+    augment = dv.BatchAugmenter(plan, seed=0) if "batch" in parts else None
+
+    # Feature space, between backbone and head; what rare classes borrow comes from a bank of training features
+    split = dv.split_head(model)
+    augment_features = None
+
+    order = torch.Generator().manual_seed(0)
+    loader = DataLoader(dataset, BATCH_SIZE, sampler=sampler, shuffle=sampler is None, generator=order)
+    for epoch in range(EPOCHS):
+        if "features" in parts and epoch >= EPOCHS // 2:
+            bank = dv.extract(split, dv.make_loader(data.train, data.view))
+            augment_features = dv.FeatureAugmenter(plan, bank, seed=0)
+        for part in (sampler, dataset, augment, augment_features):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+        model.train()
+        for images, labels in loader:
+            targets = labels
+            if augment is not None:
+                images, targets = augment(images, targets)
+            features, logits = split(data.view.normalize(images))
+            if augment_features is not None:
+                features, targets = augment_features(features, targets)
+                logits = split.head(features)
+            loss = prior_corrected_cross_entropy(logits, targets, drawn.log_prior, correction)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        scheduler.step()
+    return model
 
 
 def main() -> dv.Diagnosis:
-    """Class-weighted cross entropy from the second half of training on, and what it does to the rare classes."""
+    """Balanced accuracy on val without a plan, with each of its parts, and with all of them."""
     data = dv.load_data("digits", imbalance="exp:20", holdout=0.2)
-    weight = 1 / counts.effective_number(counts.class_counts(data.train.labels, 10)).float()
-    weight = weight / weight.mean()
-    recipe = dv.Recipe(
-        epochs=10, batch_size=32, learning_rate=0.05, schedule="cosine", warmup_epochs=1, precision="fp32"
-    )
-
-    def criterion_at(epoch: int):
-        late = weight if epoch >= recipe.epochs // 2 else None
-
-        def criterion(logits: Tensor, targets: Tensor) -> Tensor:
-            return torch.nn.functional.cross_entropy(logits, targets, weight=late)
-
-        return criterion
-
-    model = dv.build_model("small_cnn", num_classes=10, channels=1)
-    ingredients = dv.Ingredients(criterion=criterion_at, augment=dv.CropFlip(padding=1, mirror=False))
-    val = dv.make_loader(data.val, data.view)
-    for record in dv.fit(
-        model,
-        data.train.dataset,
-        recipe=recipe,
-        num_classes=10,
-        ingredients=ingredients,
-        val=val,
-        collate=collate,
-        prepare=data.view.normalize,
-    ):
-        print(
-            f"epoch {record.epoch}: loss {record.loss:.3f}, balanced accuracy on val {record.balanced_accuracy_val:.1%}"
-        )
-    return dv.diagnose_model(model, dv.make_loader(data.train, data.view), val, class_names=data.class_names)
+    seen, val = dv.make_loader(data.train, data.view), dv.make_loader(data.val, data.view)
+    plain = train(data, dv.Plan.untouched(data.class_names, torch.bincount(data.train.labels).tolist()), ())
+    diagnosis = dv.diagnose_model(plain, seen, val, class_names=data.class_names)
+    plan = dv.make_plan(diagnosis)
+    print(f"balanced accuracy on val {dv.evaluate(plain, val, num_classes=10).nanmean():.1%} without a plan")
+    for parts in (*((part,) for part in PARTS), ("sampler", "batch", "features")):
+        model = train(data, plan, parts)
+        recall = dv.evaluate(model, val, num_classes=10)
+        print(f"balanced accuracy on val {recall.nanmean():.1%} with {' + '.join(parts)}")
+    return dv.diagnose_model(model, seen, val, class_names=data.class_names)
 
 
 if __name__ == "__main__":

@@ -79,3 +79,29 @@ def test_thirds_go_by_count_and_do_not_part_equal_classes():
 def test_effective_number_limits():
     assert same(counts.effective_number(torch.tensor([4]), 1 - 1e-12).tolist(), [4.0], 1e-3)
     assert math.isclose(counts.effective_number(torch.tensor([4]), 0.0).item(), 1.0)
+
+
+OLD = torch.tensor([100, 40, 9, 3])
+NEW = torch.tensor([125, 51, 11, 4])
+
+
+@pytest.mark.parametrize("exponent", [-0.5, 0.0, 0.5, 1.0])
+def test_shares_that_follow_a_power_of_the_counts_follow_that_of_others(exponent):
+    before, after = (sizes.double() ** exponent for sizes in (OLD, NEW))
+    found = counts.shares_for_counts(before / before.sum(), OLD, NEW)
+    assert torch.allclose(found, after / after.sum(), rtol=1e-12)
+
+
+def test_shares_stay_where_every_count_changes_by_one_factor():
+    shares = torch.tensor([0.5, 0.1, 0.3, 0.1], dtype=torch.float64)
+    assert torch.allclose(counts.shares_for_counts(shares, OLD, 7 * OLD), shares)
+    assert torch.allclose(counts.shares_for_counts(shares, OLD, OLD), shares)
+
+
+def test_a_class_has_a_share_where_it_has_images_and_was_not_left_out():
+    shares = torch.tensor([0.6, 0.0, 0.4, 0.0], dtype=torch.float64)
+    sizes = torch.tensor([60, 30, 40, 0])
+    found = counts.shares_for_counts(shares, sizes, torch.tensor([60, 30, 0, 20]))
+    assert torch.allclose(found, torch.tensor([0.75, 0, 0, 0.25], dtype=torch.float64))
+    equal = counts.shares_for_counts(torch.full((2,), 0.5), torch.tensor([9, 9]), torch.tensor([30, 10]))
+    assert torch.allclose(equal, torch.tensor([0.75, 0.25], dtype=torch.float64))

@@ -42,6 +42,8 @@ ROOMS = {
     "sources": 5.8,
     "dataset": 5.85,
     "named_sources": 5.9,
+    "feature_bank": 5.2,
+    "ingredients": 5.95,
     "training": 6.0,
     "leak": 6.2,
     "data": 6.0,

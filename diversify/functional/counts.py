@@ -60,6 +60,26 @@ def effective_number(counts: Tensor, beta: float = 0.9999) -> Tensor:
     return (1 - torch.pow(torch.tensor(beta, dtype=torch.float64), counts.double())) / (1 - beta)
 
 
+def shares_for_counts(shares: Tensor, counts: Tensor, other: Tensor) -> Tensor:
+    """`(C,)` float64: the shares of the draws when classes have `other` counts, by the rule that `shares` follow.
+
+    A share is taken as `f_c n_c^g`: g is fitted over the classes by least squares on logarithms, and each class keeps its
+    own factor f_c (the geometric mean of the others' where it had no image to tell it). So natural shares stay natural,
+    even ones even, square-root ones square-root, and where all counts change by one factor nothing changes. With one count
+    for all, g is 1. A class of `other` count 0, or one that had images and no share, gets none.
+    """
+    told = (shares > 0) & (counts > 0)
+    size, rate = counts[told].double().log(), shares[told].double().log()
+    deviation = size - size.mean()
+    spread = deviation.square().sum()
+    exponent = (deviation * rate).sum() / spread if spread > 0 else torch.ones_like(spread)
+    factor = (rate - exponent * size).mean().expand(len(shares)).clone()
+    factor[told] = rate - exponent * size
+    weights = (factor + exponent * other.clamp(min=1).double().log()).exp()
+    weights = weights.where((other > 0) & (told | (counts == 0)), 0.0)
+    return weights / weights.sum()
+
+
 def shot_groups(counts: Tensor) -> Tensor:
     """`(C,)` int64: 0 many (> 100 training images), 1 medium (20 to 100), 2 few (< 20)."""
     return (counts <= 100).long() + (counts < 20).long()
