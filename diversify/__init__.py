@@ -60,9 +60,6 @@ _HOME = {
     "measure_leak": "leak",
     "DrawKey": "augment",
     "BatchAugmenter": "augment_images",
-    "DiversifiedDataset": "dataset",
-    "Leak": "leak",
-    "measure_leak": "leak",
     "FeatureAugmenter": "augment_features",
     "DiversifyOverSampler": "oversampling",
     "Ingredients": "training",
@@ -124,9 +121,9 @@ if TYPE_CHECKING:
     from .heads import SplitModel as SplitModel
     from .heads import read_head as read_head
     from .heads import split_head as split_head
+    from .heads import write_head as write_head
     from .leak import Leak as Leak
     from .leak import measure_leak as measure_leak
-    from .heads import write_head as write_head
     from .measures import MEASURES as MEASURES
     from .measuring import diagnose as diagnose
     from .measuring import diagnose_model as diagnose_model

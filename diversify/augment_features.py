@@ -33,13 +33,14 @@ class FeatureAugmenter(nn.Module):
     with. Targets become `(N, C)` float32 where some class of the plan mixes labels, and stay as they are otherwise.
 
     `toward_enemies` goes toward a row of another class, drawn as the plan's `toward` says, and leaves a class alone of whose
-    partners the bank holds none. `eos` goes toward an enemy among the row's k nearest neighbours, toward one of its k nearest rows of the same class
-    where there is none, and leaves the only row of a class as it is. `borderline_smote` leaves rows as they are that are
-    not in danger. Neighbours are those of the row's image in the bank, found once, where the bank holds the whole
-    training set (its `indices` are 0 to M - 1) and the key says which images these are; else they are looked up for the
-    features as they come, at about the cost of one product of batch and bank, and the row's own place in the bank may be
-    among them. `magnitude` shrinks the 10 features that are the class's strongest in the mean classification embedding of
-    the bank, with `head`, or in the mean feature without one. `isda` changes no features but logits, in `adjust_logits`.
+    partners the bank holds none. `eos` goes toward an enemy among the row's k nearest neighbours, toward one of its k
+    nearest rows of the same class where there is none, and leaves the only row of a class as it is. `borderline_smote`
+    leaves rows as they are that are not in danger. Neighbours are those of the row's image in the bank, found once, where
+    the bank holds the whole training set (its `indices` are 0 to M - 1) and the key says which images these are; else they
+    are looked up for the features as they come, at about the cost of one product of batch and bank, and the row's own
+    place in the bank may be among them. `magnitude` shrinks the 10 features that are the class's strongest in the mean
+    classification embedding of the bank, with `head`, or in the mean feature without one. `isda` changes no features but
+    logits, in `adjust_logits`.
 
     Every draw is a function of (seed, epoch, step, row): an image that is drawn several times in an epoch is varied each
     time anew. Without a key the seed is this one's own, the epoch is that of `set_epoch`, and steps are counted from it.
