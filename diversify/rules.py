@@ -24,7 +24,7 @@ PATHS = (
 """What a rule may change; `draws` and `features.share` (all of a class's) as multiples, the others by adding to them."""
 
 Mark = float | Literal["mean", "size"]
-POOLED_WITH = 20  # held-out images at which a class's own value counts as much as what its size predicts
+POOLED_WITH = 200  # held-out images at which a class's own value counts as much as what its size predicts
 LEAST_GAP = 0.03  # of the top-K magnitude: choosing the top-K on few images alone takes the ratio somewhat below 1
 
 
@@ -47,7 +47,7 @@ class Rule:
         source: Paper and equation.
         least_count: Training images below which it says nothing.
         pooled: What is compared with the mark is the value itself, drawn toward what a line on log n predicts for the class:
-            its own counts for n / (n + 20), where n are its held-out images. For what few images show only together.
+            its own counts for n / (n + 200), where n are its held-out images. For what few images show only together.
         instead: What the rule gives a class takes the place of the feature policies that its rarity suggested.
         found_too: It also speaks of classes whose interval of held-out recall lies above the mean of the classes; others
             leave those alone, for they need nothing.
