@@ -261,7 +261,8 @@ class FeatureAugmenter(nn.Module):
                 made = oversample.interpolate(base, self.bank[partner].to(base.dtype), draw, strength)
                 chosen = chosen & self._has_enemies[classes]
             elif method == "covariance":
-                made = oversample.add_noise(base, self._noise(classes, key_of), strength, self._lowest)
+                noise = self._noise(classes, chosen, (method, *origin), row)
+                made = oversample.add_noise(base, noise, strength, self._lowest)
             elif method == "magnitude":
                 made = oversample.shrink(base, self._strongest[classes], draw, strength)
             else:
@@ -371,11 +372,27 @@ class FeatureAugmenter(nn.Module):
         table = torch.where(count[:, None] > 0, enemies, near_siblings.indices)
         return table, torch.where(count > 0, count, found)
 
-    def _noise(self, classes: Tensor, key: tuple[str | int | Tensor, ...]) -> Tensor:
+    def _noise(self, classes: Tensor, chosen: Tensor, key: tuple[str | int, ...], row: Tensor) -> Tensor:
+        """`(N, D)` noise for the chosen rows; on the CPU none for the others, elsewhere for all: nothing waits for it."""
+        if classes.device.type != "cpu":
+            return self._noise_of(classes, (*key, row[:, None]))
+        picked = chosen.nonzero().flatten()
+        noise = self.bank.new_zeros(len(classes), self.bank.shape[1])
+        if not len(picked):
+            return noise
+        picked = picked[classes[picked].argsort(stable=True)]
+        return noise.index_copy_(0, picked, self._noise_of(classes[picked], (*key, row[picked, None])).to(noise))
+
+    def _noise_of(self, classes: Tensor, key: tuple[str | int | Tensor, ...]) -> Tensor:
+        """`(N, D)`; on the CPU the rows of a class lie together, and go through its factor as one product."""
         num_features = self.bank.shape[1]
         if num_features <= oversample.FACTORED:
             noise = draws.normal(*key, torch.arange(num_features, device=classes.device))
-            return oversample.factored_noise(noise, self._covariance_factors[self._covariance_place[classes]])
+            if classes.device.type != "cpu":
+                return oversample.factored_noise(noise, self._covariance_factors[self._covariance_place[classes]])
+            present, sizes = classes.unique_consecutive(return_counts=True)
+            factors = self._covariance_factors[self._covariance_place[present]]
+            return torch.cat([part @ one for part, one in zip(noise.split(sizes.tolist()), factors, strict=True)])
         column = torch.arange(oversample.RESIDUALS, device=classes.device)
         drawn = draws.uniform("donor", *key, column), draws.uniform("donor row", *key, column)
         residuals = oversample.donor_residuals(self.bank, self._means, self._donors[classes], self._grouped(), drawn)

@@ -25,7 +25,7 @@ from .plan import ClassPlan, Plan
 SCHEMA_VERSION = 1
 TAUS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 MORE_TAUS = (0.0, 0.25, 0.5, 1.0, 1.5)  # of a logit adjustment after retraining
-SCALES = (1.0, 1.5)
+SCALES = (0.5, 1.0, 1.5)
 LARGEST_BANK = 1 << 28  # numbers in a training set balanced by made rows, beyond which none is made
 _BLOCK = 1 << 24  # logits at a time
 

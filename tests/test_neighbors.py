@@ -22,6 +22,7 @@ def tensor(rows, dtype=torch.float64):
 def test_neighbors_are_the_plain_loop_s_with_ties_and_duplicates(key, tile, block, monkeypatch):
     monkeypatch.setattr(neighbors, "_TILE", tile)
     monkeypatch.setattr(neighbors, "_GATHERED", 11)
+    monkeypatch.setattr(neighbors, "_RAGGED", 8 * (tile > 3))
     features, _, _ = plain_draws.labelled(key)
     rows = tensor(features)
     everyone = range(len(features))
