@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .augment import DrawKey
@@ -17,7 +17,7 @@ from .embeddings import Embeddings
 from .errors import must
 from .functional import counts, draws
 from .functional.losses import prior_corrected_cross_entropy
-from .heads import LinearHead
+from .heads import LinearHead, read_head
 from .plan import Plan
 
 NEVER = -1e30  # the bias of a class that is never to win, within what float32 and bfloat16 hold
@@ -145,7 +145,7 @@ DEFAULT = HeadRecipe()
 
 def retrain_head(
     embeddings: Embeddings,
-    head: LinearHead,
+    head: nn.Module | LinearHead,
     plan: Plan,
     *,
     seed: int = 0,
@@ -169,7 +169,8 @@ def retrain_head(
     Args:
         embeddings: Features that the backbone gives for the images it was trained on: those of others are worth several
             points and would be gone in use. That cannot be seen here.
-        head: Where training begins; a cosine head stays one, with its scale.
+        head: Where training begins: the module, which is only read, or its numbers; a cosine head stays one, with its scale.
+            `write_head` puts what is returned into a module.
         plan: Of the same classes; image policies and mixing have no meaning here.
         progress: Called with steps done and in all.
 
@@ -185,7 +186,7 @@ def retrain_head(
         weight_decay=weight_decay,
         bias=bias,
     )
-    return retrain_with(embeddings, head, plan, recipe, seed=seed, progress=progress)
+    return retrain_with(embeddings, read_head(head), plan, recipe, seed=seed, progress=progress)
 
 
 def retrain_with(
