@@ -118,7 +118,7 @@ def test_an_image_that_is_drawn_again_is_varied_anew():
     images, _ = batch(1, dtype=torch.float32)
     images, targets = images.expand(50, -1, -1, -1), torch.full((50,), 2)
     indices, occurrences = torch.full((50,), 9), torch.arange(50)
-    policy = ImagePolicy(operations=OPERATIONS, layers=4, strength=0.8, probability=0.9)
+    policy = ImagePolicy(operations=OPERATIONS, layers=4, strength=0.8, probability=0.5)
     augment = BatchAugmenter(plan_of((policy,) * 3))
     keys = [
         dv.DrawKey(seed=1, epoch=2, step=3, indices=indices, occurrences=one)
@@ -128,7 +128,7 @@ def test_an_image_that_is_drawn_again_is_varied_anew():
     assert torch.equal(alike, first)
     assert torch.equal(views[0], first[0])
     varied = views[touched(images, views)]
-    assert len(varied) > 35
+    assert 12 < len(varied) < 38
     assert len({tuple(view.flatten().tolist()) for view in varied}) > 0.9 * len(varied)
     order = torch.tensor([31, 4, 17])
     part = dv.DrawKey(seed=1, epoch=2, step=8, indices=indices[order], occurrences=occurrences[order])

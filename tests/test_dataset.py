@@ -184,6 +184,30 @@ def test_an_image_drawn_many_times_in_an_epoch_gets_a_view_for_each_with_any_wor
     assert torch.equal(drawn_views(0, start=77), views[77:])
 
 
+def test_the_reference_loop_hands_occurrences_on_to_a_wrapped_data_set() -> None:
+    from diversify.training import Ingredients, Recipe, fit
+
+    plan = plan_of(TAIL, TAIL, TAIL).model_copy(update={"images_per_epoch": 180})
+    seen = []
+
+    def keep(pictures: torch.Tensor, targets: torch.Tensor, key: dv.DrawKey) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(torch.stack([key.views.double(), pictures[:, 1].double()], 1))
+        return pictures, targets
+
+    ingredients = Ingredients(
+        sampler=DiversifySampler(FEW, plan, seed=3),
+        wrap_dataset=lambda dataset: DiversifiedDataset(dataset, plan, seed=3, backend=note_second),
+        augment=keep,
+    )
+    recipe = Recipe(epochs=1, batch_size=16, warmup_epochs=0, learning_rate=1e-6, precision="fp32")
+    train = TensorDataset(torch.zeros(len(FEW), 2, dtype=torch.float64), FEW)
+    network = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(2, 3)).double()
+    list(fit(network, train, recipe=recipe, num_classes=3, ingredients=ingredients, workers=2))
+    views, notes = torch.cat(seen).T
+    assert len(views.unique()) == len(views) == 180
+    assert torch.equal(notes, drawn_views(0)[:, 1])
+
+
 def test_a_first_occurrence_is_drawn_as_a_plain_index() -> None:
     dataset = DiversifiedDataset(ImageArray(images().float(), LABELS), plan_of(), backend=note)
     rows = list(range(60))

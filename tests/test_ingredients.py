@@ -442,7 +442,7 @@ def test_two_processes_that_train_by_a_plan_keep_the_same_weights_and_plan(two_p
         batches = [batch for both in zip(first["views"][epoch], second["views"][epoch], strict=True) for batch in both]
         trained = [pair for batch in batches for pair in batch]
         assert trained[:COUNT] == pairs
-        assert all(pair in pairs for pair in trained[COUNT:])  # accelerate fills up with the beginning
+        assert trained[COUNT:] == pairs[: len(trained) - COUNT]  # accelerate fills up with the beginning
     assert max(occurrence for _, occurrence in pairs) > 0
 
 
