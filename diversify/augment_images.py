@@ -27,8 +27,8 @@ class BatchAugmenter(nn.Module):
     """Batches with `base` applied to every image, then its class's policy, then its class's mixing.
 
     In `eval()`, and where a plan asks for nothing, what comes in goes out. With a key (`fit` hands one in), crop, policy and
-    everything else that varies one image is a function of (seed, epoch, index), whatever batch it is in, and mixing is one
-    of (seed, epoch, step, row). Without, the augmenter counts its own steps, which stand for the indices.
+    everything else that varies one image is a function of (seed, epoch, index, occurrence), whatever batch it is in, and
+    mixing is one of (seed, epoch, step, row). Without, the augmenter counts its own steps, which stand for the indices.
 
     Args:
         plan: What is done for every class.
@@ -141,9 +141,9 @@ class BatchAugmenter(nn.Module):
         factor = self.factor
         if not self._names or not factor:
             return images
-        indices = key.indices.to(images.device, non_blocking=True)
-        acts = draws.uniform("image policy", key.seed, key.epoch, indices) < self._probability[targets] * factor
-        operation, draw = _draw(self._operations, self._choices, targets, self._most_layers, key, indices)
+        views = key.views.to(images.device, non_blocking=True)
+        acts = draws.uniform("image policy", key.seed, key.epoch, views) < self._probability[targets] * factor
+        operation, draw = _draw(self._operations, self._choices, targets, self._most_layers, key, views)
         layer = torch.arange(self._most_layers, device=images.device)
         acts = acts[:, None] & (layer < self._layers[targets][:, None])
         strength = torch.where(acts, self._strength[targets][:, None] * factor, 0)
@@ -253,10 +253,10 @@ def show_policy(images: Tensor, policy: ImagePolicy, strengths: Sequence[float],
 
 
 def _draw(
-    operations: Tensor, choices: Tensor, targets: Tensor, layers: int, key: DrawKey, indices: Tensor
+    operations: Tensor, choices: Tensor, targets: Tensor, layers: int, key: DrawKey, views: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`(N, L)` which operation, and its draw, in every layer."""
-    places = (key.seed, key.epoch, indices[:, None], torch.arange(layers, device=indices.device))
+    places = (key.seed, key.epoch, views[:, None], torch.arange(layers, device=views.device))
     choice = draws.integers(choices[targets][:, None], "image operation", *places)
     return operations[targets].gather(1, choice), draws.uniform("image draw", *places)
 

@@ -6,8 +6,8 @@
         dataset.set_epoch(epoch, epochs)
         for images, labels in loader: ...
 
-Every draw is a function of (seed, epoch, index), so that it is the same for any number of workers and another one in
-every epoch and for every image.
+Every draw is a function of (seed, epoch, index, occurrence), so that it is the same for any number of workers and another
+one in every epoch, for every image, and each time that `DiversifySampler` draws an image again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
+from .augment import view_of
 from .errors import InputError, must, unknown
 from .functional import draws, image_ops
 from .images import Batch, is_pil
@@ -53,7 +54,11 @@ class DiversifiedDataset(Dataset[Any]):
 
     Length, indices, labels and whatever else an example holds stay, and so do kind, type and size of an image. On a share
     `probability` of a class's draws its `layers` operations are drawn, each one evenly from the policy's, and applied at
-    the policy's strength. Before `set_epoch` it is epoch 0. An image that is drawn twice in an epoch is varied the same.
+    the policy's strength. Before `set_epoch` it is epoch 0.
+
+    An image that is drawn several times in an epoch is varied each time anew where the index says how often it came before,
+    as those of `DiversifySampler` do (`sampler.Drawn`); plain ints give the first view. What is between sampler and data
+    set, for example a `Subset` of it, must hand the index on as it is: wrap the subset, do not take a subset of this.
 
     `set_epoch` and `use` also reach workers that are kept alive, which see them at their next image: call them between
     epochs. `targets` are the labels `(N,)` by which policies are chosen, or None where each example's own label is used.
@@ -164,11 +169,12 @@ class DiversifiedDataset(Dataset[Any]):
         row = int(index)
         row = row + len(self) if row < 0 else row
         policy = now.policies[self._class_of(row, label)]
-        if policy is None or draws.number(now.key, row) >= policy.probability:
+        view = view_of(row, getattr(index, "occurrence", 0))
+        if policy is None or draws.number(now.key, view) >= policy.probability:
             return []
         names, steps = policy.operations, []
         for layer in range(1, policy.layers + 1):
-            place = draws.number(now.key, row, layer) * len(names)  # one number says which, and with which draw
+            place = draws.number(now.key, view, layer) * len(names)  # one number says which, and with which draw
             steps.append((names[int(place)], policy.strength, place % 1))
         return steps
 

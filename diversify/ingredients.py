@@ -55,7 +55,8 @@ class Ingredients:
     Args:
         criterion: The loss of an epoch: `criterion(epoch)(logits (N, C), targets)` is a scalar.
         sampler: Which image, how often. Global: the launcher shards it.
-        wrap_dataset: Image space, in loader workers: the training set in, a map-style data set of the same length out.
+        wrap_dataset: Image space, in loader workers: the training set in, a map-style data set of the same length out. It
+            gets the sampler's indices as they are, `sampler.Drawn` where an image comes again.
         augment: Image space, on the device: `(images, targets, DrawKey)` to `(images, targets)`; targets may become
             class probabilities `(N, C)`. Images come as the data set gives them, before normalisation.
         augment_features: Feature space, between backbone and head: `(features, targets, DrawKey)` to the same; the

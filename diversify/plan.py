@@ -287,17 +287,18 @@ def _leaves(plan: Plan) -> dict[str, object]:
     def walk(path: str, value: object) -> None:
         if isinstance(value, Mapping):
             for name, inner in value.items():
-                if name != "reasons":
-                    walk(f"{path}.{name}" if path else str(name), inner)
+                walk(f"{path}.{name}" if path else str(name), inner)
         else:
             leaves[path] = ", ".join(map(str, value)) or None if isinstance(value, (list, tuple)) else value
 
     values = plan.to_dict()
     classes = values.pop("classes")
+    del values["reasons"]
     walk("", values)
     leaves["classes"] = ", ".join(one["name"] for one in classes)
     for one in classes:
         name = one.pop("name")
+        del one["reasons"]
         for policy in one.pop("features"):
             walk(f"classes.{name}.features.{policy.pop('method')}", policy)
         walk(f"classes.{name}", one)
@@ -605,8 +606,9 @@ class _Draft:
         if not (isinstance(amount, (int, float)) and math.isfinite(amount)):
             raise must(f"amount of the rule {rule.name!r}", "be a finite number", repr(amount))
         if rule.changes.startswith("features.toward_enemies."):
-            self.toward = _enemies_of(diagnosis, c)
-            amount = amount if self.toward else 0.0
+            enemies = _enemies_of(diagnosis, c)
+            self.toward = enemies or self.toward  # where the base sent it
+            amount = amount if enemies else 0.0
         done = [self._move(rule.changes, float(amount))]
         if rule.instead:
             done.append(self._drop_other_features(rule.changes))

@@ -95,7 +95,7 @@ class FeaturePolicy(Value):
     @pydantic.model_validator(mode="after")
     def _directed(self) -> Self:
         if self.method != "toward_enemies" and self.toward:
-            raise broken("be left out but for toward_enemies", f"{len(self.toward)} classes", at="toward")
+            raise broken("be left out but for toward_enemies", ", ".join(self.toward), at="toward")
         total = math.fsum(self.toward.values())
         if self.method == "toward_enemies" and abs(total - 1) > 0.01:
             raise broken("have shares that sum to 1", f"{total:.6g}", at="toward")

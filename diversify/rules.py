@@ -48,7 +48,8 @@ class Rule:
         least_count: Training images below which it says nothing.
         pooled: What is compared with the mark is the value itself, drawn toward what a line on log n predicts for the class:
             its own counts for n / (n + 200), where n are its held-out images. For what few images show only together.
-        instead: What the rule gives a class takes the place of the feature policies that its rarity suggested.
+        instead: Where the class is measured at all, what the rule gives it, be it nothing, takes the place of the feature
+            policies that its rarity and the rules before this one suggested.
         found_too: It also speaks of classes whose interval of held-out recall lies above the mean of the classes; others
             leave those alone, for they need nothing.
     """

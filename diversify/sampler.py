@@ -6,7 +6,7 @@ import dataclasses
 import operator
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pydantic
@@ -18,6 +18,29 @@ from .errors import must
 from .functional import allocate, draws
 from .functional.counts import class_counts
 from .plan import Plan
+
+
+class Drawn(int):
+    """An index that a sampler hands out, which also says how often it came before in the epoch.
+
+    An int like any other, equal to the plain one; what is computed from it is a plain int. `DiversifiedDataset` and `fit`
+    read `occurrence` from it, so that an image that is drawn again is varied anew.
+    """
+
+    occurrence: int
+
+    def __new__(cls, index: int, occurrence: int) -> Self:
+        """The index at its `occurrence`, counted from 0."""
+        self = super().__new__(cls, index)
+        self.occurrence = occurrence
+        return self
+
+    def __reduce__(self) -> tuple[type[Drawn], tuple[int, int]]:
+        return type(self), (int(self), self.occurrence)
+
+
+def _drawn(index: int, occurrence: int) -> int:
+    return Drawn(index, occurrence) if occurrence else index
 
 
 class EpochSampler(Sampler[int]):
@@ -48,6 +71,11 @@ class DiversifySampler(Sampler[int]):
     sampler. In a loop of your own with `DistributedDataParallel` give `rank` and `world_size`: rank r then has positions
     r, r + W, r + 2W, ... and the order is filled up to a multiple of W with its own beginning. Never both: a rank-aware
     sampler that a launcher shards is cut twice.
+
+    An image that comes again in an epoch comes as `Drawn`, an int with an `occurrence` that says how often it came before,
+    so that it can be varied anew each time; it belongs to the position, so that it is the same for any number of workers
+    and processes and after a resume. The positions with which ranks or launchers fill an epoch up are those of its
+    beginning once more, with their occurrences.
 
     A position counts as handed out when the loader has taken it, which workers do ahead of training. Where that matters
     say in `state_dict(consumed=...)` how many images training has really seen.
@@ -109,15 +137,11 @@ class DiversifySampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         self._under_way, self._began, self._start = self._next(), self._start, 0
-        rest = self._order_of(self._under_way)
-        if self.world_size > 1:
-            length = len(rest)
-            fill = -(length - self._began) % self.world_size
-            rest = rest[torch.arange(self._began + self.rank, length + fill, self.world_size) % length]
-        else:
-            rest = rest[self._began :]
-        self._handed, self._taken_up = iter(rest.tolist()), len(rest)
-        return self._handed
+        order = self._order_of(self._under_way)
+        fill = -(len(order) - self._began) % self.world_size
+        positions = torch.arange(self._began + self.rank, len(order) + fill, self.world_size) % len(order)
+        self._handed, self._taken_up = iter(order[positions].tolist()), len(positions)
+        return map(_drawn, self._handed, allocate.occurrences(order)[positions].tolist())
 
     def order(self) -> Tensor:
         """`(images_per_epoch,)` int64: every position of this epoch, for all processes together."""

@@ -121,7 +121,10 @@ class EpochRecord:
 
 
 class _Indexed(Dataset[Any]):
-    """A data set whose batches, collated, also say which examples they are: `(images, labels (N,), indices (N,))`."""
+    """A data set whose batches, collated, also say which examples they are, and how often each came before in the epoch.
+
+    `(images, labels (N,), indices (N,), occurrences (N,))`.
+    """
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[Any], Any], num_classes: int) -> None:
         self.dataset, self.collate, self.num_classes = dataset, collate, num_classes
@@ -129,7 +132,7 @@ class _Indexed(Dataset[Any]):
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         fetch = getattr(self.dataset, "__getitems__", None)
         try:
             examples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
@@ -138,7 +141,8 @@ class _Indexed(Dataset[Any]):
             if is_passed_on(error):
                 raise
             raise must("training set", "give its images", describe(error)) from error
-        return images, _checked(labels, self.num_classes), torch.tensor(indices)
+        occurrences = torch.tensor([getattr(index, "occurrence", 0) for index in indices])
+        return images, _checked(labels, self.num_classes), torch.tensor(indices), occurrences
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -217,9 +221,9 @@ class _Loop:
         for module in self.frozen:
             module.eval()
         with _seeded(draws.seed_for("epoch", seed, epoch, process), device):
-            for step, (images, labels, indices) in enumerate(self.loader):
+            for step, (images, labels, indices, occurrences) in enumerate(self.loader):
                 place = step * self.accelerator.num_processes + process  # so that no two processes draw the same
-                key = DrawKey(seed=seed, epoch=epoch, step=place, indices=indices)
+                key = DrawKey(seed=seed, epoch=epoch, step=place, indices=indices, occurrences=occurrences)
                 rows = self.forward(images, labels, key)
                 logits, targets = rows.logits, rows.targets
                 if step == 0:

@@ -1,4 +1,4 @@
-"""Augmentation and order are functions of (seed, epoch, index): the same in any batch, and equal to plain Python."""
+"""Augmentation and order are functions of (seed, epoch, index, occurrence): the same in any batch, and equal to plain Python."""
 
 import pytest
 import torch
@@ -70,6 +70,22 @@ def test_an_image_is_augmented_the_same_in_any_batch_and_step():
     assert torch.equal(strided, whole)
     assert not torch.equal(augment(batch(), TARGETS, key_of(epoch=3))[0], whole)
     assert not torch.equal(augment(batch(), TARGETS, key_of(seed=2))[0], whole)
+
+
+def test_each_occurrence_is_another_view_and_the_first_is_that_of_the_index_alone():
+    augment = CropFlip(padding=4, mirror=True)
+    images, targets = batch()[:1].expand(40, -1, -1, -1), TARGETS[:1].expand(40)
+    indices, occurrences = torch.full((40,), 7), torch.arange(40)
+    key = DrawKey(seed=1, epoch=2, step=3, indices=indices, occurrences=occurrences)
+    views, _ = augment(images, targets, key)
+    first, _ = augment(images, targets, key_of(indices))
+    assert torch.equal(views[0], first[0])
+    assert len({tuple(view.flatten().tolist()) for view in views}) > 25  # of 162
+    for occurrence, view in zip(occurrences.tolist(), views.tolist(), strict=True):
+        assert view == plain_crop_flip(batch()[0].tolist(), 7 + (occurrence << 32), 4, True)
+    assert torch.equal(key_of().views, INDICES)
+    small = DrawKey(seed=0, epoch=0, step=0, indices=INDICES.int(), occurrences=torch.ones(6, dtype=torch.uint8))
+    assert torch.equal(small.views, INDICES + 2**32)
 
 
 def test_every_offset_and_both_sides_are_drawn_equally_often():

@@ -16,7 +16,7 @@ from diversify.functional import draws, oversample
 from diversify.plan import FeaturePolicy, Plan, Schedule
 
 SIZES = [60, 30, 12, 5, 1]
-METHODS = ("eos", "smote", "borderline_smote", "covariance", "magnitude", "manifold_mixup", "remix")
+METHODS = ("toward_enemies", "eos", "smote", "borderline_smote", "covariance", "magnitude", "manifold_mixup", "remix")
 FEATURES, LABELS = synthetic(SIZES, "bank", num_features=6)
 HEAD = synthetic_head(FEATURES, LABELS, 5)
 BANK = embeddings_of(FEATURES, LABELS, HEAD)
@@ -24,15 +24,30 @@ ORDER = draws.permutation(len(LABELS), "order")
 KEY = DrawKey(seed=1, epoch=2, step=3, indices=ORDER)
 
 
-def policy(method, strength=1.0, share=1.0, neighbors=4):
-    return FeaturePolicy(method=method, strength=strength, share=share, neighbors=neighbors)
+def policy(method, strength=1.0, share=1.0, neighbors=4, toward=None):
+    """Toward all classes evenly unless some are named."""
+    if method == "toward_enemies":
+        toward = toward or {str(index): 0.2 for index in range(5)}
+    return FeaturePolicy(method=method, strength=strength, share=share, neighbors=neighbors, toward=toward or {})
+
+
+def of_class(policies, index):
+    """The policies of one class: never toward itself."""
+    return tuple(
+        one.model_copy(update={"toward": toward_others(one.toward, index)}) if one.toward else one for one in policies
+    )
+
+
+def toward_others(toward, index):
+    others = {name: share for name, share in toward.items() if name != str(index)}
+    return {name: share / sum(others.values()) for name, share in others.items()}
 
 
 def plan_of(*policies, classes=range(5), sizes=SIZES, schedule=None):
     """The policies for some classes, nothing for the others."""
     plan = Plan.untouched([str(index) for index in range(len(sizes))], sizes)
     changed = tuple(
-        one.model_copy(update={"features": policies}) if index in classes else one
+        one.model_copy(update={"features": of_class(policies, index)}) if index in classes else one
         for index, one in enumerate(plan.classes)
     )
     return plan.model_copy(update={"classes": changed, "schedule": schedule or Schedule()})
@@ -113,6 +128,50 @@ def test_a_row_goes_through_at_most_one_method_by_the_shares():
     spread = (got >= 0).all(1) & ~same
     assert abs(same.float().mean() - 0.2) < 0.03
     assert abs(spread.float().mean() - 0.5) < 0.03
+
+
+def made_of(toward, *, bank=BANK, strength=1.0, count=4000):
+    """A row of class 2, what was made of it in many draws, and the augmenter."""
+    augment = FeatureAugmenter(plan_of(policy("toward_enemies", strength, toward=toward), classes=[2]), bank)
+    row = FEATURES[LABELS == 2][:1]
+    made, targets = augment(row.expand(count, -1), torch.full((count,), 2))
+    assert targets.tolist() == [2] * count
+    return row, made, augment
+
+
+def test_rows_go_toward_the_classes_that_are_named_as_often_as_planned():
+    row, made, augment = made_of({"0": 0.6, "3": 0.4})
+    way = made - row  # draw * (partner - row)
+    across = FEATURES - row
+    step = (way @ across.T) / across.square().sum(1).clamp(min=1e-12)
+    apart = (way[:, None] - step[:, :, None] * across).norm(dim=2) + (step < 0) + (step > 1)
+    partner = LABELS[apart.argmin(1)]
+    assert apart.min(1).values.max() < 1e-4
+    assert set(partner[way.norm(dim=1) > 0.05].tolist()) == {0, 3}
+    assert abs(float((partner == 0).float().mean()) - 0.6) < 0.03
+    drawn = augment._enemy(torch.full((6000,), 2), ("toward_enemies", 0, torch.arange(6000)[:, None]))
+    assert set(drawn.tolist()) == set((LABELS == 0).nonzero().flatten().tolist()) | set(
+        (LABELS == 3).nonzero().flatten().tolist()
+    )
+
+
+def test_half_the_strength_goes_half_the_way():
+    row, whole, _ = made_of({"0": 1.0})
+    _, half, _ = made_of({"0": 1.0}, strength=0.5)
+    torch.testing.assert_close(half - row, (whole - row) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_enemies_that_the_bank_does_not_hold_are_left_out_and_a_class_without_any_stays_as_it_is():
+    bank = BANK.select((LABELS != 3).nonzero().flatten())
+    row, made, _ = made_of({"3": 1.0}, bank=bank)
+    assert torch.equal(made, row.expand(len(made), -1))
+    _, without, _ = made_of({"0": 0.25, "3": 0.75}, bank=bank)
+    _, alone, _ = made_of({"0": 1.0}, bank=bank)
+    assert torch.equal(without, alone)
+    assert not torch.equal(without, row.expand(len(without), -1))
+    augment = FeatureAugmenter(plan_of(policy("toward_enemies", toward={"3": 1.0}), classes=[2]), bank)
+    augment.refresh(BANK)
+    assert not torch.equal(augment(row, torch.tensor([2]))[0], row)
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -207,7 +266,7 @@ def test_draws_are_functions_of_seed_epoch_step_and_row():
 
 def everything():
     features, targets = batch()
-    plan = plan_of(*(policy(method, 0.7, 1 / 7) for method in METHODS))
+    plan = plan_of(*(policy(method, 0.7, 1 / 8) for method in METHODS))
     return FeatureAugmenter(plan, BANK, seed=5, head=HEAD)(features, targets, KEY)
 
 
@@ -225,7 +284,7 @@ def test_the_same_rows_in_a_fresh_process():
 @pytest.mark.parametrize("kept", [len(LABELS), 100])  # without its last rows the bank lacks two classes
 def test_degenerate_banks_give_no_nan(features, key, kept):
     bank = embeddings_of(features, LABELS, HEAD).select(torch.arange(kept))
-    plan = plan_of(*(policy(method, 1.0, 1 / 8) for method in (*METHODS, "isda")))
+    plan = plan_of(*(policy(method, 1.0, 1 / 9) for method in (*METHODS, "isda")))
     augment = FeatureAugmenter(plan, bank, head=HEAD)
     if key is not None and kept < len(LABELS):
         with pytest.raises(InputError, match=r"^indices must lie in \[0, 99\], the rows of the bank, got 107; extract"):

@@ -114,6 +114,27 @@ def test_operations_of_a_class_are_drawn_evenly():
     assert float(mirrored) == pytest.approx(0.9 / 6, abs=0.03)
 
 
+def test_an_image_that_is_drawn_again_is_varied_anew():
+    images, _ = batch(1, dtype=torch.float32)
+    images, targets = images.expand(50, -1, -1, -1), torch.full((50,), 2)
+    indices, occurrences = torch.full((50,), 9), torch.arange(50)
+    policy = ImagePolicy(operations=OPERATIONS, layers=4, strength=0.8, probability=0.5)
+    augment = BatchAugmenter(plan_of((policy,) * 3))
+    keys = [
+        dv.DrawKey(seed=1, epoch=2, step=3, indices=indices, occurrences=one)
+        for one in (None, torch.zeros_like(indices), occurrences)
+    ]
+    alike, first, views = (augment(images, targets, key)[0] for key in keys)
+    assert torch.equal(alike, first)
+    assert torch.equal(views[0], first[0])
+    varied = views[touched(images, views)]
+    assert 12 < len(varied) < 38
+    assert len({tuple(view.flatten().tolist()) for view in varied}) > 0.9 * len(varied)
+    order = torch.tensor([31, 4, 17])
+    part = dv.DrawKey(seed=1, epoch=2, step=8, indices=indices[order], occurrences=occurrences[order])
+    assert torch.equal(augment(images[order], targets[order], part)[0], views[order])
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_policies_depend_on_seed_epoch_and_index_alone(dtype):
     images, targets = batch(dtype=dtype)

@@ -1,4 +1,4 @@
-"""Image policies in loader workers: draws are functions of (seed, epoch, index), and kinds, sizes and labels stay."""
+"""Image policies in loader workers: draws are functions of (seed, epoch, index, occurrence), and kinds, sizes and labels stay."""
 
 import copy
 import hashlib
@@ -22,6 +22,7 @@ from diversify.errors import InputError
 from diversify.functional import draws, image_ops
 from diversify.images import Batch, ImageArray
 from diversify.plan import ClassPlan, ImagePolicy, Plan, Schedule
+from diversify.sampler import DiversifySampler, Drawn
 
 POLICY = ImagePolicy(operations=("rotate", "brightness", "erase"), layers=2, strength=0.8, probability=0.5)
 COUNT = 240
@@ -33,6 +34,7 @@ from test_dataset import *
 untouched = DiversifiedDataset(ImageArray(images(), LABELS), Plan.untouched("abc", [1, 1, 1]))
 list(DataLoader(untouched, batch_size=50))
 print(digest_of(DiversifiedDataset(ImageArray(images().float(), LABELS), plan_of(), seed=3, backend=note)))
+print(hashlib.sha256(drawn_views(0).numpy().tobytes()).hexdigest())
 assert "albumentations" not in sys.modules
 """
 
@@ -120,16 +122,16 @@ def test_no_two_images_and_no_two_epochs_share_a_draw() -> None:
 
 def test_draws_follow_the_policy() -> None:
     count = 6000
-    policy = ImagePolicy(operations=("rotate", "rotate", "flip"), layers=1, strength=0.5, probability=0.4)
+    policy = ImagePolicy(operations=("rotate", "erase", "flip"), layers=1, strength=0.5, probability=0.4)
     blank = TensorDataset(torch.zeros(count, 1, dtype=torch.float64), torch.zeros(count, dtype=torch.int64))
     dataset = DiversifiedDataset(blank, plan_of(policy, names="a"), backend=note)
     asked = torch.stack([image for image, _ in dataset.__getitems__(list(range(count)))]).squeeze(1) / 0.5
     varied = asked[asked > 0] - 1
     assert abs(len(varied) / count - 0.4) < 0.03
-    flip, rotate = (image_ops.OPERATIONS.index(name) for name in ("flip", "rotate"))
-    assert set(varied.floor().int().tolist()) == {flip, rotate}
-    assert abs(float((varied.floor() == rotate).float().mean()) - 2 / 3) < 0.04  # named twice
-    for operation in (flip, rotate):
+    operations = [image_ops.OPERATIONS.index(name) for name in policy.operations]
+    assert set(varied.floor().int().tolist()) == set(operations)
+    for operation in operations:
+        assert abs(float((varied.floor() == operation).float().mean()) - 1 / 3) < 0.04
         draw = varied[varied.floor() == operation] % 1
         assert (
             torch.quantile(draw, torch.tensor([0.1, 0.5, 0.9], dtype=draw.dtype)) - torch.tensor([0.1, 0.5, 0.9])
@@ -148,6 +150,75 @@ def test_a_batch_is_its_images_one_by_one() -> None:
     assert torch.equal(DiversifiedDataset(below, plan_of())[4][0], dataset[4][0])
 
 
+FEW = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
+TAIL = ImagePolicy(operations=("rotate",), strength=1.0, probability=0.9)
+
+
+def drawn_views(workers: int, start: int = 0) -> torch.Tensor:
+    """`(180, 2)` index and note of the draws of an epoch in which each of three classes has a third: class 2 one image."""
+    plan = plan_of(TAIL, TAIL, TAIL).model_copy(update={"images_per_epoch": 180})
+    index = torch.arange(len(FEW), dtype=torch.float64)
+    dataset = DiversifiedDataset(
+        TensorDataset(torch.stack([index, torch.zeros_like(index)], 1), FEW), plan, seed=3, backend=note_second
+    )
+    sampler = DiversifySampler(FEW, plan, seed=3)
+    sampler.load_state_dict({**sampler.state_dict(), "position": start})
+    return torch.cat([images for images, _ in DataLoader(dataset, 16, sampler=sampler, num_workers=workers)])
+
+
+def note_second(image: Any, operation: str, strength: float, draw: float) -> Any:
+    return image + torch.tensor([0.0, strength * (1 + draw)], dtype=torch.float64)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_an_image_drawn_many_times_in_an_epoch_gets_a_view_for_each_with_any_workers_and_after_a_resume() -> None:
+    views = drawn_views(0)
+    for index in range(len(FEW)):
+        notes = views[views[:, 0] == index, 1]
+        varied = notes[notes > 0]
+        assert len(notes) in (10, 30, 60)
+        assert len(varied) > 0.6 * len(notes)
+        assert len(varied.unique()) == len(varied)
+    for workers in (1, 4):
+        assert torch.equal(drawn_views(workers), views)
+    assert torch.equal(drawn_views(0, start=77), views[77:])
+
+
+def test_the_reference_loop_hands_occurrences_on_to_a_wrapped_data_set() -> None:
+    from diversify.training import Ingredients, Recipe, fit
+
+    plan = plan_of(TAIL, TAIL, TAIL).model_copy(update={"images_per_epoch": 180})
+    seen = []
+
+    def keep(pictures: torch.Tensor, targets: torch.Tensor, key: dv.DrawKey) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(torch.stack([key.views.double(), pictures[:, 1].double()], 1))
+        return pictures, targets
+
+    ingredients = Ingredients(
+        sampler=DiversifySampler(FEW, plan, seed=3),
+        wrap_dataset=lambda dataset: DiversifiedDataset(dataset, plan, seed=3, backend=note_second),
+        augment=keep,
+    )
+    recipe = Recipe(epochs=1, batch_size=16, warmup_epochs=0, learning_rate=1e-6, precision="fp32")
+    train = TensorDataset(torch.zeros(len(FEW), 2, dtype=torch.float64), FEW)
+    network = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(2, 3)).double()
+    list(fit(network, train, recipe=recipe, num_classes=3, ingredients=ingredients, workers=2))
+    views, notes = torch.cat(seen).T
+    assert len(views.unique()) == len(views) == 180
+    assert torch.equal(notes, drawn_views(0)[:, 1])
+
+
+def test_a_first_occurrence_is_drawn_as_a_plain_index() -> None:
+    dataset = DiversifiedDataset(ImageArray(images().float(), LABELS), plan_of(), backend=note)
+    rows = list(range(60))
+    first = dataset.__getitems__(rows).images.clone()
+    assert torch.equal(dataset.__getitems__([Drawn(row, 0) for row in rows]).images, first)
+    again = dataset.__getitems__([Drawn(row, 1) for row in rows]).images.clone()
+    assert not torch.equal(again, first)
+    assert torch.equal(torch.stack([dataset[Drawn(row, 1)][0] for row in rows]), again)
+    assert torch.equal(dataset[Drawn(-1, 1)][0], dataset[Drawn(COUNT - 1, 1)][0])
+
+
 def digest_of(dataset: DiversifiedDataset) -> str:
     dataset.set_epoch(1)
     return hashlib.sha256(dataset.__getitems__(list(range(60))).images.numpy().tobytes()).hexdigest()
@@ -157,7 +228,8 @@ def test_a_fresh_process_draws_the_same_and_imports_albumentations_only_when_ask
     root = Path(__file__).parent.parent
     fresh = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, cwd=root)
     here = DiversifiedDataset(ImageArray(images().float(), LABELS), plan_of(), seed=3, backend=note)
-    assert fresh.stdout.strip() == digest_of(here)
+    views = hashlib.sha256(drawn_views(0).numpy().tobytes()).hexdigest()
+    assert fresh.stdout.split() == [digest_of(here), views]
     here.backend = "albumentations"
     here.use(plan_of())
     assert "albumentations" in sys.modules

@@ -34,6 +34,7 @@ from diversify.augment import CropFlip
 from diversify.functional.losses import prior_corrected_cross_entropy
 from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, PriorCorrection, Schedule
 from diversify.policies import FeatureMethod
+from diversify.sampler import DiversifySampler
 from diversify.training import Ingredients, evaluate, fit
 
 
@@ -271,7 +272,18 @@ def plan_of(
             draws=draws[c],
             image=ImagePolicy(operations=("translate_x", "brightness"), strength=image[c], probability=0.5),
             mixing=Mixing(method=mixing, probability=0.4 if mixing != "none" else 0.0),
-            features=tuple(FeaturePolicy(method=method, strength=0.3, share=0.2, neighbors=3) for method in methods),
+            features=tuple(
+                FeaturePolicy(
+                    method=method,
+                    strength=0.3,
+                    share=0.2,
+                    neighbors=3,
+                    toward={f"class {other}": 0.5 for other in range(CLASSES) if other != c}
+                    if method == "toward_enemies"
+                    else {},
+                )
+                for method in methods
+            ),
         )
         for c in range(CLASSES)
     )
@@ -423,13 +435,23 @@ def test_two_processes_that_train_by_a_plan_keep_the_same_weights_and_plan(two_p
     assert shares[0] != shares[1]
     drawn = torch.bincount(LABELS[torch.tensor(shares[0] + shares[1])], minlength=CLASSES) / sum(map(len, shares))
     assert torch.allclose(drawn.double(), plan_of().draws, atol=0.08)
+    sampler = DiversifySampler(LABELS, plan_of(), seed=RECIPE.seed)
+    for epoch in range(RECIPE.epochs):
+        sampler.set_epoch(epoch)
+        pairs = [[index, getattr(index, "occurrence", 0)] for index in sampler]
+        batches = [batch for both in zip(first["views"][epoch], second["views"][epoch], strict=True) for batch in both]
+        trained = [pair for batch in batches for pair in batch]
+        assert trained[:COUNT] == pairs
+        assert trained[COUNT:] == pairs[: len(trained) - COUNT]  # accelerate fills up with the beginning
+    assert max(occurrence for _, occurrence in pairs) > 0
 
 
 def write_one_of_two(folder):
-    indices = []
+    indices, views = [], [[] for _ in range(RECIPE.epochs)]
 
     def base(images, targets, key):
         indices.extend(key.indices.tolist())
+        views[key.epoch].append(torch.stack([key.indices, key.occurrences], 1).tolist())
         return images, targets
 
     ingredients = planned(plan_of(), base=base, adapt=AdaptivePlan)
@@ -442,6 +464,7 @@ def write_one_of_two(folder):
         "plan": ingredients.adapt.plan.to_dict(),
         "losses": [record.loss for record in history],
         "indices": indices,
+        "views": views,
     }
     storage.write_json(folder / f"rank-{os.environ['RANK']}.json", result)
 

@@ -32,9 +32,11 @@ from diversify.plan import (
     make_plan,
     rarity,
 )
+from diversify.rules import pooled_value
 
 NAMES = ("ant", "bee", "cat", "dog", "elk")
 COUNTS = (1000, 300, 100, 30, 10)
+NAMES_OF_TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 WIDE = 1e3  # an interval that holds every mark
 
 
@@ -59,12 +61,13 @@ def with_columns(diagnosis: Diagnosis, changed: dict[str, dict[int, float]]) -> 
 
 @pytest.fixture(scope="module")
 def quiet(diagnosis: Diagnosis) -> Diagnosis:
-    """A diagnosis that is sure of nothing: every interval holds every mark."""
+    """A diagnosis that is sure of nothing: every interval holds every mark, and no class's magnitudes are measured."""
     columns = {name: column.clone() for name, column in diagnosis.columns.items()}
     for name in columns:
         if name.endswith(("_low", "_high")):
             columns[name].fill_(-WIDE if name.endswith("_low") else WIDE)
             columns[name.rpartition("_")[0]].fill_(0.5)
+    columns["ce_magnitude_ratio"].fill_(math.nan)
     return dataclasses.replace(diagnosis, columns=columns, log_count={})
 
 
@@ -186,7 +189,7 @@ def test_where_nothing_is_sure_the_counts_decide_alone(quiet: Diagnosis) -> None
 
 
 def firing(rule: Rule, diagnosis: Diagnosis, c: int, by: float) -> tuple[Diagnosis, float]:
-    """The diagnosis with one class's interval `by` beyond the strictest mark of a rule, and that mark."""
+    """The diagnosis with one class `by` beyond the strictest mark of a rule, and that mark."""
     fixed = [mark for mark in rule.marks if isinstance(mark, float)]
     others = float(diagnosis[rule.measure][0])
     for _ in range(200):  # the class's own value moves the mean of the classes
@@ -194,10 +197,11 @@ def firing(rule: Rule, diagnosis: Diagnosis, c: int, by: float) -> tuple[Diagnos
         mean = float(column.nanmean())
         marks = [*fixed, *([mean] if {"mean", "size"} & set(rule.marks) else [])]
         mark = min(marks) if rule.side == "low" else max(marks)
-        width = 0.01 * abs(others)
+        width = 0.01 * abs(others) if math.isfinite(others) else 0.01
         near = mark - by if rule.side == "low" else mark + by
         low, high = (near - 2 * width, near) if rule.side == "low" else (near, near + 2 * width)
-        changed = {rule.measure: (low + high) / 2, f"{rule.measure}_low": low, f"{rule.measure}_high": high}
+        value = near if rule.pooled else (low + high) / 2  # without values of other classes it is drawn toward itself
+        changed = {rule.measure: value, f"{rule.measure}_low": low, f"{rule.measure}_high": high}
         diagnosis = with_columns(diagnosis, {name: {c: value} for name, value in changed.items()})
     return diagnosis, mark
 
@@ -207,13 +211,17 @@ def test_every_rule_moves_its_class_alone_by_what_is_beyond_doubt(rule: Rule, qu
     c = 5
     before = make_plan(quiet, rules=[rule])
     sizes = []
-    for by in (-1e-6, 0.02, 0.04):
+    for by in (-1e-6, 0.04, 0.08):
         told, mark = firing(rule, quiet, c, by)
         plan = make_plan(told, rules=[rule])
         changed = {
             line.split(".")[1] for line in before.diff(plan) if line.startswith("classes.") and ".draws:" not in line
         }
         reasons = [reason for reason in plan.classes[c].reasons if reason.measure != "count"]
+        if by < 0 and rule.instead:  # measured, and found to need nothing
+            assert plan.classes[c].features == ()
+            assert changed == {quiet.class_names[c]}
+            continue
         if by < 0:
             assert plan == before
             continue
@@ -245,11 +253,23 @@ def size_of(plan: Plan, path: str, c: int) -> float:
 def test_a_class_is_never_moved_further_for_being_less_certain(
     quiet: Diagnosis, value: float, half: float, more: float
 ) -> None:
+    rule = Rule(
+        name="magnitude",
+        measure="ce_magnitude_ratio",
+        side="low",
+        marks=(0.95,),
+        changes="features.magnitude.strength",
+        amount=lambda beyond, strengths: strengths.magnitude_gain * beyond,
+        text="so",
+        source="so",
+    )
     strengths = []
     for width in (half, half + more):
         column = {"ce_magnitude_ratio": value, "ce_magnitude_ratio_low": value - width}
         column["ce_magnitude_ratio_high"] = value + width
-        plan = make_plan(with_columns(quiet, {name: {9: each} for name, each in column.items()}))
+        plan = make_plan(
+            with_columns(quiet, {name: {9: each} for name, each in column.items()}), rules=(*RULES[1:], rule)
+        )
         strengths.append(float(plan.feature_column("magnitude", "strength")[9]))
     assert strengths[1] <= strengths[0] <= max(0.0, 0.95 - value)
     assert strengths[0] == pytest.approx(max(0.0, 0.95 - value - half), abs=0.006)
@@ -259,10 +279,8 @@ def test_a_class_that_needs_nothing_gets_nothing(equal: Diagnosis) -> None:
     """Of equal classes one is in trouble; the others stay as they are, whatever else is said of those that are found."""
     hurt, found = 4, 2
     changed = {
-        "ce_magnitude_ratio": {hurt: 0.5, found: 0.5},
-        "ce_magnitude_ratio_low": {hurt: 0.4, found: 0.4},
-        "ce_magnitude_ratio_high": {hurt: 0.6, found: 0.6},
-        "identity_overlap_high": {hurt: 0.3},
+        "safe_high": {hurt: 0.3, found: 0.3},
+        "identity_overlap_high": {hurt: 0.3, found: 0.3},
         "recall_train_high": {hurt: 0.3},
         "recall_heldout": {hurt: 0.1, found: 0.9},
         "recall_heldout_low": {hurt: 0.0, found: 0.8},
@@ -271,7 +289,7 @@ def test_a_class_that_needs_nothing_gets_nothing(equal: Diagnosis) -> None:
     plan = make_plan(with_columns(equal, changed))
     assert [nothing(plan, c) for c in range(10)] == [c != hurt for c in range(10)]
     assert plan.classes[hurt].image.amount > 0
-    assert {"covariance", "magnitude"} <= {policy.method for policy in plan.classes[hurt].features}
+    assert {policy.method for policy in plan.classes[hurt].features} == {"covariance", "eos"}
     assert float(plan.draws[hurt]) > 0.1
     rest = plan.draws[torch.arange(10) != hurt]
     assert float(rest.max() - rest.min()) < 1e-9
@@ -318,6 +336,125 @@ def test_a_rule_of_ones_own(quiet: Diagnosis) -> None:
     assert policy.share > 0
     assert plan.classes[3].reasons[-1].text.startswith("Only 20% of what it is given is right.")
     assert sum(one.method == "manifold_mixup" for each in plan.classes for one in each.features) == 1
+
+
+# Toward the enemies, where the magnitudes are measured
+
+
+def with_ratio(diagnosis: Diagnosis, values: dict[int, float], **changes: Any) -> Diagnosis:
+    """The diagnosis with the top-K magnitude ratio of some classes measured, each in an interval that holds 1."""
+    ends = {"": values, "_low": dict.fromkeys(values, -WIDE), "_high": dict.fromkeys(values, WIDE)}
+    told = with_columns(diagnosis, {f"ce_magnitude_ratio{end}": each for end, each in ends.items()})
+    return dataclasses.replace(told, **changes)
+
+
+def shares_of(enemies: torch.Tensor, c: int) -> torch.Tensor:
+    """The shares of one class's enemies, those below 1% left out."""
+    row = enemies[c].double().clone()
+    row[c] = 0
+    row = row.where(row >= 0.01 * row.sum(), 0)
+    return row / row.sum()
+
+
+def test_what_is_measured_takes_the_place_of_what_rarity_suggested(quiet: Diagnosis) -> None:
+    rare, other = 9, 8
+    base = Plan.from_counts(quiet.class_names, quiet["count"])
+    assert {policy.method for policy in base.classes[rare].features} == {"covariance", "eos"}
+    faded = make_plan(with_ratio(quiet, {rare: 0.8}))
+    (policy,) = faded.classes[rare].features
+    assert (policy.method, policy.strength, policy.share) == ("toward_enemies", pytest.approx(1.75 * 0.2), 1.0)
+    assert faded.classes[other] == base.classes[other].model_copy(update={"draws": faded.classes[other].draws})
+    choices = [reason.choice for reason in faded.classes[rare].reasons]
+    assert not {"features.covariance", "features.eos"} & set(choices)
+    reason = faded.classes[rare].reasons[choices.index("features.toward_enemies.strength")]
+    assert reason.rule == "magnitude gap"
+    assert reason.text.endswith("What is measured takes the place of what its size suggests (covariance, eos).")
+    for ratio in (0.98, 1.0, 1.3):  # too little to be told from the choice of the top-K, or nothing lost
+        assert make_plan(with_ratio(quiet, {rare: ratio})).classes[rare].features == ()
+    for common in (0, 5):
+        assert make_plan(with_ratio(quiet, {common: 0.8})).classes[common].features[0].method == "toward_enemies"
+
+
+def test_a_class_found_well_goes_toward_its_enemies_too(quiet: Diagnosis) -> None:
+    found = {"recall_heldout": {9: 1.0}, "recall_heldout_low": {9: 0.95}, "recall_heldout_high": {9: 1.0}}
+    plan = make_plan(with_ratio(with_columns(quiet, found), {9: 0.8}))
+    assert [(policy.method, policy.share) for policy in plan.classes[9].features] == [("toward_enemies", 1.0)]
+
+
+def test_what_later_rules_measure_is_added(quiet: Diagnosis) -> None:
+    unsafe = with_columns(quiet, {"safe": {5: 0.2}, "safe_low": {5: 0.1}, "safe_high": {5: 0.3}})
+    plan = make_plan(with_ratio(unsafe, {5: 0.8}))
+    assert {policy.method for policy in plan.classes[5].features} == {"toward_enemies", "eos"}
+    assert sum(policy.share for policy in plan.classes[5].features) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("images", [0, 20, 180, 10**9])
+def test_a_measured_magnitude_counts_the_more_the_more_held_out_images_it_is_from(
+    images: int, quiet: Diagnosis
+) -> None:
+    c, slope, intercept = 5, 0.02, 0.8
+    line = {"slope": slope, "intercept": intercept, "r_squared": 1.0, "scatter": 0.0}
+    expected = intercept + slope * math.log(float(quiet["count"][c]))
+    own = images / (images + 20)
+    for value in (0.5, 0.7):
+        counted = with_columns(with_ratio(quiet, {c: value}), {"count_heldout": {c: float(images)}})
+        told = dataclasses.replace(counted, log_count={"ce_magnitude_ratio": line})
+        pooled = own * value + (1 - own) * expected
+        assert pooled_value("ce_magnitude_ratio", told, c) == pytest.approx(pooled)
+        (policy,) = make_plan(told).classes[c].features
+        assert policy.strength == pytest.approx(1.75 * (1 - pooled), abs=1e-4)
+    alone = dataclasses.replace(quiet, log_count={"ce_magnitude_ratio": line})
+    assert pooled_value("ce_magnitude_ratio", alone, c) == pytest.approx(expected)
+    without_line = with_ratio(quiet, {c: 0.5, 6: 0.9})
+    mean = own * 0.5 + (1 - own) * 0.7
+    counted = with_columns(without_line, {"count_heldout": {c: float(images)}})
+    assert pooled_value("ce_magnitude_ratio", counted, c) == pytest.approx(mean)
+
+
+def test_a_class_goes_toward_the_classes_that_its_errors_lie_among(diagnosis: Diagnosis) -> None:
+    counted = diagnosis.enemies.clone().fill_diagonal_(50)  # what lies among its own is no error
+    told = with_ratio(diagnosis, dict.fromkeys(range(10), 0.5), enemies=counted)
+    plan = make_plan(told)
+    assert all(policy.method == "toward_enemies" for one in plan.classes for policy in one.features[:1])
+    seen = 0
+    for c, one in enumerate(plan.classes):
+        for policy in (policy for policy in one.features if policy.method == "toward_enemies"):
+            seen += 1
+            assert math.fsum(policy.toward.values()) == pytest.approx(1, abs=1e-3)
+            assert set(policy.toward) <= set(NAMES_OF_TEN) - {one.name}
+            assert list(policy.toward.values()) == sorted(policy.toward.values(), reverse=True)
+            assert torch.allclose(plan.enemies[c], shares_of(told.enemies, c), atol=1e-4)
+    assert seen >= 5
+    assert plan.enemies.diagonal().tolist() == [0.0] * 10
+    assert Plan.from_json(plan.to_json()) == plan
+    absent = with_columns(told, {"count": {3: 0.0}})
+    assert not any("cat" in policy.toward for one in make_plan(absent).classes for policy in one.features)
+
+
+def test_a_permuted_diagnosis_sends_classes_toward_others(diagnosis: Diagnosis) -> None:
+    told = with_ratio(diagnosis, {c: 0.5 + c / 25 for c in range(10)})
+    plan = make_plan(told)
+    for seed in range(3):
+        permuted = told.permuted(seed)
+        control = make_plan(permuted)
+        assert not torch.allclose(control.enemies, plan.enemies, atol=0.05)
+        strengths = [one.feature_column("toward_enemies", "strength") for one in (plan, control)]
+        assert not torch.equal(*strengths)
+        for c in range(10):
+            if float(control.enemies[c].sum()):
+                assert torch.allclose(control.enemies[c], shares_of(permuted.enemies, c), atol=1e-4)
+
+
+def test_a_class_without_errors_goes_nowhere_or_where_the_base_sends_it(quiet: Diagnosis) -> None:
+    told = with_ratio(quiet, {5: 0.8}, enemies=torch.zeros_like(quiet.enemies))
+    assert make_plan(told).classes[5].features == ()
+    values = Plan.from_counts(quiet.class_names, quiet["count"].long()).to_dict()
+    sent = {"method": "toward_enemies", "strength": 0.5, "share": 0.5, "toward": {"cat": 1.0}}
+    values["classes"][5]["features"] = [sent]
+    unlike = with_columns(told, {"identity_overlap_high": {5: 0.3}})
+    one = make_plan(unlike, base=Plan.from_dict(values)).classes[5]
+    assert one.image.strength > values["classes"][5]["image"]["strength"]
+    assert [(policy.strength, policy.toward) for policy in one.features] == [(0.5, {"cat": 1.0})]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -467,14 +604,19 @@ mixings = st.builds(
 
 
 @st.composite
-def feature_policies(draw: st.DrawFn) -> tuple[FeaturePolicy, ...]:
-    methods = draw(st.lists(st.sampled_from(["eos", "smote", "covariance", "isda"]), unique=True, max_size=3))
+def feature_policies(draw: st.DrawFn, others: list[str]) -> tuple[FeaturePolicy, ...]:
+    known = ["eos", "smote", "covariance", "isda", *(["toward_enemies"] if others else [])]
+    methods = draw(st.lists(st.sampled_from(known), unique=True, max_size=3))
+    enemies = draw(st.lists(st.sampled_from(others), unique=True, min_size=1)) if others else []
+    weights = [draw(st.floats(0.01, 1)) for _ in enemies]
+    toward = {name: weight / math.fsum(weights) for name, weight in zip(enemies, weights, strict=True)}
     return tuple(
         FeaturePolicy(
             method=method,
             strength=draw(numbers),
             share=draw(st.floats(0, 1 / 3)),
             neighbors=draw(st.integers(1, 1 << 20)),
+            toward=toward if method == "toward_enemies" else {},
         )
         for method in methods
     )
@@ -494,7 +636,7 @@ def plans(draw: st.DrawFn) -> Plan:
                 draws=weight / math.fsum(weights),
                 image=draw(images),
                 mixing=draw(mixings),
-                features=draw(feature_policies()),
+                features=draw(feature_policies([other for other in names if other != name])),
                 reasons=tuple(draw(st.lists(reasons, max_size=2))),
             )
             for name, weight in zip(names, weights, strict=True)
@@ -628,6 +770,43 @@ MESSAGES: list[tuple[str, Any, str]] = [
         "covariance",
         "classes.4.features of the plan must have different methods, got 'covariance' 2 times",
     ),
+    *(
+        ("classes.4.features.0", {"method": method, "strength": 0.5, "share": 0.5, "toward": toward}, message)
+        for method, toward, message in (
+            ("toward_enemies", {}, "classes.4.features.0.toward of the plan must have shares that sum to 1, got 0"),
+            (
+                "toward_enemies",
+                {"ant": 0.5, "bee": 0.25},
+                "classes.4.features.0.toward of the plan must have shares that sum to 1, got 0.75",
+            ),
+            (
+                "toward_enemies",
+                {"ant": 0.5, "owl": 0.5},
+                "classes.4.features.0.toward of the plan must name other classes of the plan, got 'owl'",
+            ),
+            (
+                "toward_enemies",
+                {"elk": 1.0},
+                "classes.4.features.0.toward of the plan must name other classes of the plan, got 'elk'",
+            ),
+            (
+                "toward_enemies",
+                {"ant": 1.5},
+                "classes.4.features.0.toward.ant of the plan must be at most 1, got 1.5",
+            ),
+            (
+                "toward_enemies",
+                {"ant": "all"},
+                "classes.4.features.0.toward.ant of the plan must be a number, got 'all'",
+            ),
+            ("toward_enemies", [], "classes.4.features.0.toward of the plan must be an object, got []"),
+            (
+                "smote",
+                {"ant": 0.5, "bee": 0.5},
+                "classes.4.features.0.toward of the plan must be left out but for toward_enemies, got ant, bee",
+            ),
+        )
+    ),
     ("classes.4.features", {}, "classes.4.features of the plan must be a list, got {}"),
     ("classes.4", [], "classes.4 of the plan must be an object, got []"),
     ("classes.1.name", "ant", "classes.1.name of the plan must be another than that of class 0, got 'ant'"),
@@ -685,6 +864,28 @@ def test_a_difference_is_one_line_per_field() -> None:
     )
     backward = {" -> ".join(reversed(line.partition(": ")[2].split(" -> "))) for line in plan.diff(other)}
     assert backward == {line.partition(": ")[2] for line in other.diff(plan)}
+
+
+def test_a_difference_names_the_enemies() -> None:
+    names = ("ant", "bee", "reasons")
+
+    def plan(*, strength: float = 0.5, **toward: float) -> Plan:
+        values = Plan.untouched(names, (3, 2, 1)).to_dict()
+        policy = {"method": "toward_enemies", "strength": strength, "share": 1.0, "toward": toward}
+        values["classes"][1]["features"] = [policy] if toward else []
+        return Plan.from_dict(values)
+
+    one = plan(ant=0.25, reasons=0.75)
+    assert one.diff(plan(ant=0.5, reasons=0.5)) == (
+        "classes.bee.features.toward_enemies.toward.ant: 0.25 -> 0.5",
+        "classes.bee.features.toward_enemies.toward.reasons: 0.75 -> 0.5",
+    )
+    assert one.diff(plan(strength=1.0, ant=1.0)) == (
+        "classes.bee.features.toward_enemies.strength: 0.5 -> 1",
+        "classes.bee.features.toward_enemies.toward.ant: 0.25 -> 1",
+        "classes.bee.features.toward_enemies.toward.reasons: 0.75 -> none",
+    )
+    assert "classes.bee.features.toward_enemies.toward.ant: none -> 0.25" in plan().diff(one)
 
 
 @fast

@@ -3,9 +3,11 @@
 Run as a script it is one of two processes: `loops DIR` under torchrun, `lightning DIR`, which starts the other itself.
 """
 
+import copy
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from diversify.errors import InputError
 from diversify.functional import allocate
 from diversify.plan import ClassPlan, Plan
-from diversify.sampler import DiversifySampler
+from diversify.sampler import DiversifySampler, Drawn
 
 COUNTS = (40, 13, 7, 1, 6)
 DRAWS = (0.3, 0.25, 0.2, 0.25, 0.0)
@@ -321,6 +323,67 @@ def test_ranks_share_the_order_and_fill_it_up_with_its_beginning(world_size):
     dealt_out = [index for turn in zip(*parts, strict=True) for index in turn]
     order = whole.order().tolist()
     assert dealt_out == (order * 2)[: len(dealt_out)]
+
+
+def numbered(positions):
+    """Every index with how often it came before, in plain Python."""
+    before = Counter()
+    pairs = []
+    for index in positions:
+        pairs.append((index, before[index]))
+        before[index] += 1
+    return pairs
+
+
+def pairs_of(positions):
+    return [(int(index), getattr(index, "occurrence", 0)) for index in positions]
+
+
+@pytest.mark.parametrize("images", [1, 67, 1000])
+def test_an_index_says_how_often_it_came_before_in_the_epoch(images):
+    sampler = DiversifySampler(LABELS, plan_of(images_per_epoch=images))
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        assert pairs_of(sampler) == numbered(sampler.order().tolist())
+    once = DiversifySampler(LABELS, Plan.untouched([f"class {c}" for c in range(5)], COUNTS))
+    assert {type(index) for index in once} == {int}
+
+
+def test_a_drawn_index_is_an_int_that_keeps_its_occurrence():
+    drawn = Drawn(7, 3)
+    for one in (drawn, copy.copy(drawn), copy.deepcopy(drawn), pickle.loads(pickle.dumps(drawn))):  # noqa: S301
+        assert (type(one), one.occurrence) == (Drawn, 3)
+        assert one == 7
+        assert hash(one) == hash(7)
+        assert f"{one} {one!r}" == "7 7"
+    assert torch.tensor([drawn, 8]).tolist() == [7, 8]
+    assert list(range(10))[drawn] == torch.arange(10)[drawn] == torch.arange(10).numpy()[drawn] == 7
+    assert json.dumps([drawn]) == "[7]"
+    assert type(drawn + 1) is int
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_hand_out_the_occurrences_of_the_global_order(world_size):
+    plan = plan_of(images_per_epoch=200)
+    pairs = numbered(DiversifySampler(LABELS, plan, seed=5).order().tolist())
+    ranks = [DiversifySampler(LABELS, plan, seed=5, rank=rank, world_size=world_size) for rank in range(world_size)]
+    dealt_out = [pair for turn in zip(*map(pairs_of, ranks), strict=True) for pair in turn]
+    assert dealt_out == (pairs * 2)[: len(dealt_out)]  # the fill is the beginning once more
+
+
+@pytest.mark.parametrize(("number", "world_size"), [(0, 1), (70, 1), (199, 1), (70, 2), (70, 3)])
+def test_a_resumed_epoch_goes_on_with_its_occurrences(number, world_size):
+    plan = plan_of(images_per_epoch=200)
+    sampler = DiversifySampler(LABELS, plan, seed=5)
+    pairs = numbered(sampler.order().tolist())
+    assert pairs_of(taken(sampler, number)) == pairs[:number]
+    state = json.loads(json.dumps(sampler.state_dict()))
+    ranks = [DiversifySampler(LABELS, plan, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for one in ranks:
+        one.load_state_dict(state)
+    rest = [pair for turn in zip(*map(pairs_of, ranks), strict=True) for pair in turn]
+    assert rest[: 200 - number] == pairs[number:]
+    assert rest[200 - number :] == pairs[: len(rest) - (200 - number)]
 
 
 def taken(sampler, number):

@@ -55,5 +55,14 @@ def epoch_order(labels: Tensor, shares: Tensor, total: int, seed: int, epoch: in
     return order
 
 
+def occurrences(rows: Tensor) -> Tensor:
+    """`(N,)` int64: how often each of these rows came before in `rows` `(N,)`."""
+    place = rows.argsort(stable=True)
+    sizes = torch.unique_consecutive(rows[place], return_counts=True)[1]
+    found = torch.empty_like(place)
+    found[place] = torch.arange(len(rows)) - torch.repeat_interleave(_starts(sizes), sizes)
+    return found
+
+
 def _starts(sizes: Tensor) -> Tensor:
     return sizes.cumsum(0) - sizes
