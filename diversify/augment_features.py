@@ -234,15 +234,44 @@ class FeatureAugmenter(nn.Module):
         if not self.training or not self.methods:
             return features, targets
         self._require_rows(features, targets)
+        row = torch.arange(len(features), device=features.device)
         if key is None:
-            origin, indices = (self.seed, self.epoch, self.step), None
+            origin, indices = (self.seed, self.epoch, self.step, row), None
             self.step += 1
         else:
-            origin, indices = (key.seed, key.epoch, key.step), self._rows_of(key, targets)
+            origin, indices = (key.seed, key.epoch, key.step, row), self._rows_of(key.indices, targets)
+        return self._vary(features, targets, origin, indices)
+
+    def vary_steps(self, features: Tensor, seed: int, step: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Batches of several steps in one go, of a bank that holds the whole training set and does not change between them.
+
+        The draws are those of `forward` with `DrawKey(seed=seed, epoch=0, step=step[i], indices=indices[i])` for every i.
+
+        Args:
+            features: `(S, B, D)`.
+            seed: Of the draws.
+            step: `(S,)`.
+            indices: `(S, B)` as in a key.
+
+        Returns:
+            `(S, B, D)` features and `(S, B)` or `(S, B, C)` targets.
+        """
+        number, batch = indices.shape
+        rows = torch.arange(batch, device=features.device).repeat(number)
+        targets = self.bank_labels[self._row_of_image[indices.flatten()]]
+        if not self.training or not self.methods:
+            return features, targets.view(number, batch)
+        origin = (seed, 0, step.repeat_interleave(batch), rows)
+        made, targets = self._vary(features.flatten(0, 1), targets, origin, self._rows_of(indices.flatten(), targets))
+        return made.view_as(features), targets.unflatten(0, (number, batch))
+
+    def _vary(
+        self, features: Tensor, targets: Tensor, origin: tuple[int | Tensor, ...], indices: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The rows varied by draws of `origin`: seed, epoch, step and `(N,)` rows, and `indices` `(N,)` into the bank."""
         classes = targets if targets.ndim == 1 else targets.argmax(1)
-        row = torch.arange(len(features), device=features.device)
         ends = (self.factor * self._share).cumsum(1)[classes]
-        method_of = (draws.uniform("feature method", *origin, row)[:, None] >= ends).sum(1)
+        method_of = (draws.uniform("feature method", *origin)[:, None] >= ends).sum(1)
         if any(method in _MIXED_LABELS for method in self.methods):
             targets = self._soft(targets)
         base = features
@@ -251,17 +280,17 @@ class FeatureAugmenter(nn.Module):
                 continue
             strength = self.factor * self._strength[classes, place]
             chosen = (method_of == place) & (strength > 0)
-            draw = draws.uniform(method, *origin, row)
-            key_of = (method, *origin, row[:, None])
+            draw = draws.uniform(method, *origin)
+            key_of = (method, *(part[:, None] if isinstance(part, Tensor) else part for part in origin))
             if method in _BETWEEN_NEIGHBORS:
-                pick = draws.uniform(method, "partner", *origin, row)
+                pick = draws.uniform(method, "partner", *origin)
                 made, chosen = self._toward(method, base, classes, indices, chosen, draw, pick, strength)
             elif method == "toward_enemies":
                 partner = self._enemy(classes, key_of)
                 made = oversample.interpolate(base, self.bank[partner].to(base.dtype), draw, strength)
                 chosen = chosen & self._has_enemies[classes]
             elif method == "covariance":
-                noise = self._noise(classes, chosen, (method, *origin), row)
+                noise = self._noise(classes, chosen, key_of)
                 made = oversample.add_noise(base, noise, strength, self._lowest)
             elif method == "magnitude":
                 made = oversample.shrink(base, self._strongest[classes], draw, strength)
@@ -303,11 +332,11 @@ class FeatureAugmenter(nn.Module):
             law = f"have shape ({len(features)},) or ({len(features)}, {self.plan.num_classes})"
             raise must("targets", law, tuple(targets.shape))
 
-    def _rows_of(self, key: DrawKey, targets: Tensor) -> Tensor | None:
+    def _rows_of(self, images: Tensor, targets: Tensor) -> Tensor | None:
         """`(N,)` the places of these images in the bank, where it holds the whole training set."""
         if not self.whole or not any(method in _BETWEEN_NEIGHBORS for method in self.methods):
             return None
-        indices = key.indices.to(self.bank.device)
+        indices = images.to(self.bank.device)
         if not self._checked:  # once per bank, for it has to wait for the device
             advice = "extract the bank from the training set itself, or give no key"
             if bool((indices < 0).any() or (indices >= len(self.bank)).any()):
@@ -372,16 +401,17 @@ class FeatureAugmenter(nn.Module):
         table = torch.where(count[:, None] > 0, enemies, near_siblings.indices)
         return table, torch.where(count > 0, count, found)
 
-    def _noise(self, classes: Tensor, chosen: Tensor, key: tuple[str | int, ...], row: Tensor) -> Tensor:
+    def _noise(self, classes: Tensor, chosen: Tensor, key: tuple[str | int | Tensor, ...]) -> Tensor:
         """`(N, D)` noise for the chosen rows; on the CPU none for the others, elsewhere for all: nothing waits for it."""
         if classes.device.type != "cpu":
-            return self._noise_of(classes, (*key, row[:, None]))
+            return self._noise_of(classes, key)
         picked = chosen.nonzero().flatten()
         noise = self.bank.new_zeros(len(classes), self.bank.shape[1])
         if not len(picked):
             return noise
         picked = picked[classes[picked].argsort(stable=True)]
-        return noise.index_copy_(0, picked, self._noise_of(classes[picked], (*key, row[picked, None])).to(noise))
+        of_picked = tuple(part[picked] if isinstance(part, Tensor) else part for part in key)
+        return noise.index_copy_(0, picked, self._noise_of(classes[picked], of_picked).to(noise))
 
     def _noise_of(self, classes: Tensor, key: tuple[str | int | Tensor, ...]) -> Tensor:
         """`(N, D)`; on the CPU the rows of a class lie together, and go through its factor as one product."""

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .augment import DrawKey
 from .augment_features import FeatureAugmenter
 from .embeddings import Embeddings
 from .errors import must
-from .functional import counts, draws
+from .functional import counts, draws, oversample
 from .functional.losses import prior_corrected_cross_entropy
 from .heads import LinearHead, read_head
 from .plan import Plan
 
 NEVER = -1e30  # the bias of a class that is never to win, within what float32 and bfloat16 hold
 _SQUARED_LENGTH = 64.0  # of the features for which learning rates are given
-_BLOCK = 64  # steps whose rows are drawn at a time
+_BLOCK = 64  # steps, at most, whose rows are drawn and varied at a time
+_TOGETHER = 1 << 20  # numbers that these rows have
 _SMALL = 1 << 24  # multiply-adds of a step, below which several threads wait for each other longer than they work
 
 Progress = Callable[[int, int], None]
@@ -252,11 +252,10 @@ class _Rows:
         self.ends = plan.draws[drawn].cumsum(0).float().to(labels.device)
         self.batch_size, self.seed = batch_size, seed
 
-    def block(self, first: int, number: int) -> Tensor:
-        """`(number, batch)` rows of the steps from `first` on."""
-        device = self.order.device
-        step = torch.arange(first, first + number, device=device)[:, None]
-        place = torch.arange(self.batch_size, device=device)
+    def of(self, steps: Tensor) -> Tensor:
+        """`(S, batch)` the rows of these steps."""
+        step = steps[:, None]
+        place = torch.arange(self.batch_size, device=steps.device)
         at = torch.searchsorted(self.ends, draws.uniform("head class", self.seed, step, place), right=True)
         one = self.classes[at.clamp(max=len(self.classes) - 1)]
         return self.order[self.start[one] + draws.integers(self.rows[one], "head row", self.seed, step, place)]
@@ -290,15 +289,17 @@ def _trained(
     log_prior, strength = plan.log_prior.to(device), plan.prior_correction.training
     closed_form = augment is not None and "isda" in plan.feature_methods
     length = embeddings.features.norm(dim=1).mean().clamp(min=1e-12) if closed_form and head.cosine else 1.0
+    size = _steps_at_a_time(embeddings, recipe)
     for step in range(recipe.steps):
-        if step % _BLOCK == 0:
-            block = rows.block(step, min(_BLOCK, recipe.steps - step))
+        if step % size == 0:
+            steps = torch.arange(step, min(step + size, recipe.steps), device=device)
+            chosen = rows.of(steps)
+            blocks = embeddings.features[chosen], embeddings.labels[chosen]
+            if augment is not None:
+                blocks = augment.vary_steps(blocks[0], seed, steps, chosen)
             if progress is not None:
                 progress(step, recipe.steps)
-        chosen = block[step % _BLOCK]
-        features, targets = embeddings.features[chosen], embeddings.labels[chosen]
-        if augment is not None:
-            features, targets = augment(features, targets, DrawKey(seed=seed, epoch=0, step=step, indices=chosen))
+        features, targets = (block[step % size] for block in blocks)
         with torch.enable_grad():
             if head.cosine:
                 turned = functional.normalize(weight, dim=1)
@@ -320,6 +321,13 @@ def _trained(
     if lengths is not None:
         found = functional.normalize(found, dim=1) * lengths
     return replace(head, weight=found, bias=bias.detach())
+
+
+def _steps_at_a_time(embeddings: Embeddings, recipe: HeadRecipe) -> int:
+    """How many steps' rows are drawn and varied together, so that they fit into a few tens of megabytes."""
+    wide = embeddings.num_features > oversample.FACTORED
+    width = max(embeddings.num_features * (oversample.RESIDUALS if wide else 1), 4 * embeddings.num_classes)
+    return max(1, min(_BLOCK, _TOGETHER // (recipe.batch_size * width)))
 
 
 def _learning_rate(embeddings: Embeddings, head: LinearHead, recipe: HeadRecipe) -> float:

@@ -264,6 +264,18 @@ def test_draws_are_functions_of_seed_epoch_step_and_row():
     assert not torch.equal(augment(features, targets)[0], run[0])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_several_steps_in_one_go_are_as_step_by_step(method):
+    augment = FeatureAugmenter(plan_of(policy(method, share=0.7), classes=(0, 1, 2)), BANK, head=HEAD)
+    indices = torch.stack([ORDER, ORDER.flip(0), ORDER.roll(3)])
+    together, labels = augment.vary_steps(FEATURES[indices], 1, torch.tensor([4, 5, 6]), indices)
+    for place, chosen in enumerate(indices):
+        key = DrawKey(seed=1, epoch=0, step=4 + place, indices=chosen)
+        got, targets = augment(FEATURES[chosen], LABELS[chosen], key)
+        assert torch.allclose(together[place], got, atol=1e-6)
+        assert torch.equal(labels[place], targets)
+
+
 def everything():
     features, targets = batch()
     plan = plan_of(*(policy(method, 0.7, 1 / 8) for method in METHODS))

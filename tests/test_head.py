@@ -154,12 +154,13 @@ def test_rows_are_drawn_as_the_plan_says(sides: Sides) -> None:
     plan = even_plan(counts.class_counts(train.labels, 10))
     classes = tuple(one.model_copy(update={"draws": float(s)}) for one, s in zip(plan.classes, share, strict=True))
     rows = _Rows(train, plan.model_copy(update={"classes": classes}), 256, 0)
-    drawn = train.labels[rows.block(0, 20)]
+    chosen = rows.of(torch.arange(20))
+    drawn = train.labels[chosen]
     torch.testing.assert_close(
         counts.class_counts(drawn.flatten(), 10) / drawn.numel(), share.float(), atol=0.03, rtol=0
     )
-    assert torch.equal(rows.block(0, 20)[7:9], rows.block(7, 2))
-    assert len(rows.block(0, 20)[train.labels[rows.block(0, 20)] == 2].unique()) == 70
+    assert torch.equal(chosen[7:9], rows.of(torch.arange(7, 9)))
+    assert len(chosen[drawn == 2].unique()) == 70
 
 
 def test_the_learning_rate_follows_the_length_of_the_features(sides: Sides) -> None:
