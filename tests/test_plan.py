@@ -395,7 +395,7 @@ def test_a_measured_magnitude_counts_the_more_the_more_held_out_images_it_is_fro
     c, slope, intercept = 5, 0.02, 0.8
     line = {"slope": slope, "intercept": intercept, "r_squared": 1.0, "scatter": 0.0}
     expected = intercept + slope * math.log(float(quiet["count"][c]))
-    own = images / (images + 20)
+    own = images / (images + 200)
     for value in (0.5, 0.7):
         counted = with_columns(with_ratio(quiet, {c: value}), {"count_heldout": {c: float(images)}})
         told = dataclasses.replace(counted, log_count={"ce_magnitude_ratio": line})
