@@ -452,7 +452,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """All the way on long-tailed digits: train, diagnose, plan, repair the head, train with the plan; about two minutes."""
+    """All the way on long-tailed digits: train, diagnose, plan, repair the head, train with the plan; minutes."""
     from .runs import demo_run
 
     with _progress() as progress:
