@@ -506,14 +506,14 @@ def _judged(
     low, high = stats.wilson_interval(recall.nan_to_num(0.0) * held, held.expand_as(recall))
     ends = [stats.mean_share_interval(*one) for one in zip(recall, low, high, strict=True)]
     spread = torch.stack([_balanced(one, labels, classes) for one in scores])
-    gains = [_difference(one, mean[0], labels, classes) for one in mean]
-    behinds = [_difference(mean[best], one, labels, classes) for one in mean]
+    gains = [balanced_difference(one, mean[0], labels, classes) for one in mean]
+    behinds = [balanced_difference(mean[best], one, labels, classes) for one in mean]
     behind, error = (torch.tensor([one[key] for one in behinds], dtype=torch.float64) for key in (0, 1))
     error[best] = 0.0
     z = NormalDist().inv_cdf(0.975)
     gain, gain_error = (torch.tensor([one[key] for one in gains], dtype=torch.float64) for key in (0, 1))
     gain_error[0] = 0.0
-    total, total_error = _difference(overall.mean(0), mean[0], labels, classes)
+    total, total_error = balanced_difference(overall.mean(0), mean[0], labels, classes)
     return HeadChoice(
         names=tuple(one.name for one in listed),
         meanings=tuple(one.meaning for one in listed),
@@ -559,7 +559,7 @@ def _balanced(right: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return (sums / counts.class_counts(labels, num_classes)).nanmean(-1)
 
 
-def _difference(one: Tensor, other: Tensor, labels: Tensor, num_classes: int) -> tuple[float, float]:
+def balanced_difference(one: Tensor, other: Tensor, labels: Tensor, num_classes: int) -> tuple[float, float]:
     """Balanced accuracy of one less that of another on the same rows, and its standard error.
 
     Within each class the error is that of a paired difference of proportions with one more row for and one against

@@ -172,8 +172,19 @@ class Gallery:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Pictures in rows and columns, as a table; the cells of a row are several `data:` addresses each."""
+
+    title: str
+    caption: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...]  # name, a detail, addresses per column
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page: a table, charts, series of small ones, grids, galleries.
+    """A part of the page: a table, charts, series of small ones, grids, sheets, galleries, commands to type.
 
     `summary` says in Markdown what the charts say; `table` is on the page too.
     """
@@ -187,7 +198,9 @@ class Section:
     small_title: str = ""
     small_caption: str = ""
     grids: tuple[Grid, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
     galleries: tuple[Gallery, ...] = ()
+    commands: tuple[str, ...] = ()
     summary: Table | None = None
 
 
@@ -308,6 +321,8 @@ def _md_section(section: Section) -> list[str]:
                 for one in album.pictures
             ]
             parts.append("\n".join([_prose(f"{album.title}: {album.note}", item="- "), *lines]))
+    if section.commands:
+        parts.append("```console\n" + "\n".join(section.commands) + "\n```")
     return [f"## {section.title}", *parts] if parts else []
 
 

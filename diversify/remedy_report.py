@@ -9,7 +9,7 @@ from typing import Any
 from . import layout, plots, wording
 from .head_choice import UNTOUCHED, HeadChoice
 from .layout import Cell, Chart, Gallery, Heading, Headline, Meaning, Report, Row, Section, Statement, Table
-from .plan import Plan
+from .plan import ImagePolicy, Plan
 from .plots import Rows, Series
 from .wording import DASH
 
@@ -43,7 +43,7 @@ def remedy_report_of(choice: HeadChoice, class_names: Sequence[str], plan: Plan,
         findings_note="Recall on held-out images; the backbone is as it was, the last layer alone is another one.",
         findings=_statements(choice, names),
         classes=_class_table(choice, names, order, gap),
-        sections=(_candidates(choice), _change(choice, names), _plan(plan, names)),
+        sections=(_candidates(choice), _change(choice, names), plan_section(plan, names)),
         beyond_note="",
         beyond=None,
         meanings=(
@@ -360,8 +360,8 @@ def _change(choice: HeadChoice, names: Sequence[str]) -> Section:
     )
 
 
-def _plan(plan: Plan, names: Sequence[str]) -> Section:
-    """What the plan does for the features of each class, and why; its image policies are for training."""
+def plan_section(plan: Plan, names: Sequence[str], *, training: bool = False) -> Section:
+    """What the plan does for each class, and why; its image policies only where it is one for `training`."""
     rows = []
     images = sum(one.count for one in plan.classes)
     shown = sorted(range(len(names)), key=lambda c: (plan.classes[c].count, c))[: wording.ALL_CLASSES]
@@ -374,25 +374,28 @@ def _plan(plan: Plan, names: Sequence[str]) -> Section:
         cells = (
             Cell(value=f"{one.count:,}"),
             Cell(value=wording.formatted(one.draws, "share"), interval=f"×{times:.3g}" if math.isfinite(times) else ""),
+            *((Cell(value=_image_words(one.image)),) if training else ()),
             Cell(value=policies or DASH),
         )
         rows.append(Row(name=plots.cut(names[c], 48), cells=cells))
     told = [(c, [reason for reason in plan.classes[c].reasons if reason.measure != "count"]) for c in shown]
     correction = plan.prior_correction
+    titles = ("images", "draws", *(("images varied",) if training else ()), "features")
     hidden = len(names) - len(shown)
     return Section(
         title="The plan",
         anchor="plan",
         note=f"Made from: {wording.plain(plan.made_from)}. Class prior taken out: {correction.training:g} in the loss,"
-        f" {correction.after:g} afterwards. Its image policies are for training and play no part here.",
+        f" {correction.after:g} afterwards."
+        + ("" if training else " Its image policies are for training and play no part here."),
         table=Table(
             title="The plan",
-            caption="Rarest class first. Draws: share, and against drawing every image once. Features: strength, and on which"
+            caption="Rarest class first. Draws: share, and against drawing every image once. Otherwise: strength, and on which"
             " share of the class's draws."
             + (f" {hidden:,} classes with more images are in plan.json." if hidden else ""),
             headings=(
                 Heading(title="class"),
-                *(Heading(title=title) for title in ("images", "draws", "features")),
+                *(Heading(title=title) for title in titles),
             ),
             rows=tuple(rows),
         ),
@@ -408,4 +411,8 @@ def _plan(plan: Plan, names: Sequence[str]) -> Section:
     )
 
 
-__all__ = ["remedy_report_of", "render_remedy_html", "render_remedy_markdown"]
+def _image_words(policy: ImagePolicy) -> str:
+    return f"{policy.strength:.2f} on {policy.probability:.0%}" if policy.amount else DASH
+
+
+__all__ = ["plan_section", "remedy_report_of", "render_remedy_html", "render_remedy_markdown"]

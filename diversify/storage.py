@@ -197,6 +197,12 @@ def write_array(path: Path, array: Array) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write a whole compressed `.npz` file, the same bytes for the same arrays."""
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
 def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> Array:
     """A new `.npy` file of zeros, mapped into memory for writing; written to disk by `flush_array`.
 
@@ -382,6 +388,7 @@ OWNED = (
     *("diagnosis.json", "exhibits.json", "embeddings", "report.html", "report.md"),  # diagnose
     *("comparison.json", "train", "diagnosis"),  # compare, demo
     *("plan.json", "remedy.json"),  # plan, remedy
+    *("digits.npz", "seeds", "test.json"),  # demo
 )
 
 

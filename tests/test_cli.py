@@ -262,16 +262,6 @@ def test_a_foreign_run_json_is_no_run_of_ours(trained: Path, tmp_path: Path, con
     assert (tmp_path / "d" / "run.json").read_text() == content
 
 
-def test_the_demo_records_where_it_comes_from(tmp_path: Path) -> None:
-    assert run(["demo", "--out", str(tmp_path / "demo")]) == 0
-    record = storage.read_json(tmp_path / "demo" / "run.json", "run.json")
-    assert record["finished"] is True
-    assert {"seed", "versions", "commit", "device", "started"} <= set(record)
-    assert (tmp_path / "demo" / "diagnosis" / "report.html").exists()
-    assert run(["demo", "--out", str(tmp_path / "demo")]) == 2
-    assert run(["demo", "--out", str(tmp_path / "demo"), "--overwrite"]) == 0
-
-
 def test_sigterm_keeps_the_state_and_says_130(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "diversify", "train", *SHORT, "--epochs", "5000", "--out", str(tmp_path / "t")],

@@ -60,6 +60,7 @@ ROOMS = {
     "comparison_report": 8.2,
     "report": 8.3,
     "remedy_report": 8.3,
+    "demo_report": 8.35,
     "runs.folders": 9.0,
     "runs.options": 9.0,
     "runs.train": 9.01,
