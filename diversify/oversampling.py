@@ -25,7 +25,7 @@ Array = NDArray[Any]
 METHODS = ("eos", "smote", "borderline_smote", "covariance", "random")
 NEIGHBORS = {"eos": 10, "smote": 5, "borderline_smote": 5}
 DANGER_NEIGHBORS = 10  # among which BorderlineSMOTE looks for enemies
-_BOUNDS = 1 << 21  # distances at a time: few turns for small classes
+_BOUNDS = 1 << 20  # distances at a time: few turns for small classes
 _BLOCK = 512  # rows whose donors are looked up at a time
 
 

@@ -69,7 +69,7 @@ class _Tile:
         square = rows.square().sum(1, keepdim=True)
         self.count = len(rows)
         self.group = max(1, min(_GROUP, self.count // (_GROUPS * k)))
-        width = min(_PANEL, self.count)
+        width = -(-self.count // -(-self.count // _PANEL))  # panels of one size, as nearly as can be
         self.width = -(-width // self.group) * self.group
         self.panels = torch.cat([-2 * rows, square], 1).to(dtype).split(self.width)
         self.reach = square.max().sqrt()
@@ -84,10 +84,7 @@ class _Tile:
         left = torch.cat([query, query.new_ones(len(query), 1)], 1).to(self.bound.dtype)
         bound = self.bound[:, : len(query)]  # (P, B, W): squared distances less the query's own square, up to rounding
         for panel, products in zip(self.panels, bound, strict=True):
-            if len(panel) == self.width:
-                torch.mm(left, panel.T, out=products)
-            else:
-                products[:, : len(panel)] = left @ panel.T
+            torch.mm(left, panel.T, out=products[:, : len(panel)])
         if own is not None:
             inside = ((own >= 0) & (own < self.count)).nonzero().flatten()
             bound[own[inside] // self.width, inside, own[inside] % self.width] = torch.inf
@@ -99,11 +96,13 @@ class _Tile:
         smallest = groups.amin(3).transpose(0, 1).flatten(1)  # (B, P x W / group)
         if k <= self.count:
             limit = torch.minimum(limit, _kth_smallest(smallest, k).double() + slack)
-        limit = (limit + slack).to(bound.dtype)
+        limit = (limit + slack).clamp(max=torch.finfo(bound.dtype).max).to(bound.dtype)
         row, near = (smallest <= limit).nonzero(as_tuple=True)
-        each = groups.shape[2]
-        inner = groups[near // each, row, near % each]  # (N, group)
-        place, column = ((inner <= limit[row]) & (inner < torch.inf)).nonzero(as_tuple=True)
+        each, block = groups.shape[2], self.bound.shape[1]
+        panel = near // each
+        lies = (panel * block + row) * each + (near - panel * each)
+        inner = self.bound.view(-1, self.group).index_select(0, lies)  # (N, group)
+        place, column = (inner <= limit.index_select(0, row)).nonzero(as_tuple=True)
         return row[place], near[place] * self.group + column
 
 
