@@ -19,7 +19,6 @@ from .functional import counts, draws, stats
 from .functional.ceiling import stratified_folds
 from .head import DEFAULT, HeadRecipe, adjust_logits, log_prior_of, nearest_mean, normalize_tau, retrain_with
 from .heads import LinearHead
-from .oversampling import DiversifyOverSampler
 from .plan import ClassPlan, Plan
 
 SCHEMA_VERSION = 1
@@ -198,6 +197,8 @@ def _planned(plan: Plan, recipe: HeadRecipe) -> Make:
 
 def _oversampled(method: str, neighbors: int, recipe: HeadRecipe) -> Make:
     def make(train: Embeddings, head: LinearHead, seed: int) -> LinearHead:
+        from .oversampling import DiversifyOverSampler  # it brings imbalanced-learn, which only these heads need
+
         sampler = DiversifyOverSampler(method=method, k_neighbors=neighbors, random_state=seed)
         features, labels = sampler.fit_resample(train.features, train.labels)
         bank = Embeddings(

@@ -408,3 +408,9 @@ def test_differences_of_recall_are_in_points(
     assert " -45 (-49 to -41) " in rows["cat"]
     assert " +0 (-12 to +13) " in rows["dog"]
     assert " +10 " in rows["fox"]
+
+
+def test_commands_bring_neither_albumentations_nor_imbalanced_learn_before_they_need_them() -> None:
+    code = "import sys, diversify.cli, diversify.runs; print({'albumentations', 'imblearn', 'optuna'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
