@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +38,30 @@ VIEW = View(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 PAIRS = 7
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def seconds_of(work: Callable[[], Any]) -> float:
+    """On the clock on the wall."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def _images(count: int) -> ImageArray:
+def noise_images(count: int) -> ImageArray:
     """CIFAR-sized noise: what is timed does not depend on what is in the picture."""
     pixels = draws.integers(256, "pixels", torch.arange(count * 3 * 32 * 32)).to(torch.uint8)
     return ImageArray(pixels.view(count, 3, 32, 32), torch.arange(count) % 10)
 
 
-def _paired(figure: str, what: str, ours: Callable[[], Any], bare: Callable[[], Any], images: int) -> dict[str, Any]:
+def paired(
+    figure: str, what: str, ours: Callable[[], Any], bare: Callable[[], Any], *, faster: bool = False, **more: Any
+) -> dict[str, Any]:
+    """Both sides in turn; the ratio is of our seconds over the others', or, with `faster`, of theirs over ours."""
     ours(), bare()  # warm up
-    pairs = [(_seconds(ours), _seconds(bare)) for _ in range(PAIRS)]
-    ratios = [one / other for one, other in pairs]
+    pairs = [(seconds_of(ours), seconds_of(bare)) for _ in range(PAIRS)]
+    ratios = [other / one if faster else one / other for one, other in pairs]
     return {
         "figure": figure,
         "what": what,
-        "images": images,
+        **more,
         "seconds_ours": [round(one, 4) for one, _ in pairs],
         "seconds_bare": [round(other, 4) for _, other in pairs],
         "ratio_median": round(statistics.median(ratios), 4),
@@ -68,7 +72,7 @@ def _paired(figure: str, what: str, ours: Callable[[], Any], bare: Callable[[], 
 
 def time_extract() -> dict[str, Any]:
     """`extract` beside a bare forward loop: same loader, same precision."""
-    data = _images(4096)
+    data = noise_images(4096)
     split = Split(dataset=data, labels=data.targets, indices=torch.arange(len(data)), origin="source", source="train")
     loader = make_loader(split, VIEW)
     model = build_model("resnet32", 10).eval()
@@ -79,12 +83,16 @@ def time_extract() -> dict[str, Any]:
             for images, _ in loader:
                 model(images)
 
-    return _paired(
-        "extract", "seconds of extract over a bare forward loop, fp32", lambda: extract(parts, loader), bare, len(data)
+    return paired(
+        "extract",
+        "seconds of extract over a bare forward loop, fp32",
+        lambda: extract(parts, loader),
+        bare,
+        images=len(data),
     )
 
 
-def _long_tailed() -> tuple[LinearHead, Embeddings, Embeddings]:
+def long_tailed() -> tuple[LinearHead, Embeddings, Embeddings]:
     """A head, 12,406 x 64 training and 10,000 x 64 held-out features, as of a ResNet-32 on long-tailed CIFAR-10."""
     centre = draws.uniform("centre", torch.arange(640)).view(10, 64)
 
@@ -105,9 +113,10 @@ def _long_tailed() -> tuple[LinearHead, Embeddings, Embeddings]:
     return head, sides[0], sides[1]
 
 
-def _repeated(figure: str, what: str, work: Callable[[], Any]) -> dict[str, Any]:
+def repeated(figure: str, what: str, work: Callable[[], Any]) -> dict[str, Any]:
+    """Five runs after a warm-up."""
     work()  # warm up
-    seconds = [_seconds(work) for _ in range(5)]
+    seconds = [seconds_of(work) for _ in range(5)]
     return {
         "figure": figure,
         "what": what,
@@ -118,27 +127,27 @@ def _repeated(figure: str, what: str, work: Callable[[], Any]) -> dict[str, Any]
 
 def time_diagnose() -> dict[str, Any]:
     """`diagnose` on the features of a ResNet-32 on long-tailed CIFAR-10."""
-    head, *sides = _long_tailed()
+    head, *sides = long_tailed()
     what = "seconds of diagnose on 12,406 x 64 training and 10,000 x 64 held-out features"
-    return _repeated("diagnose", what, lambda: diagnose(*sides, head=head))
+    return repeated("diagnose", what, lambda: diagnose(*sides, head=head))
 
 
 def time_report() -> dict[str, Any]:
     """Everything from a diagnosis to its page: choosing images, the map, pictures, drawing."""
-    head, *sides = _long_tailed()
+    head, *sides = long_tailed()
     found = diagnose(*sides, head=head)
-    data = [_images(len(side)) for side in sides]
+    data = [noise_images(len(side)) for side in sides]
 
     def work() -> None:
         exhibits = take_pictures(choose_exhibits(*sides, head=head, diagnosis=found), *data)
         render_html(found, {}, exhibits)
 
-    return _repeated("report", "seconds from that diagnosis to its HTML page, pictures and map included", work)
+    return repeated("report", "seconds from that diagnosis to its HTML page, pictures and map included", work)
 
 
 def time_loop() -> dict[str, Any]:
     """`fit` beside a bare bf16 loop with the same augmentation; an epoch of ResNet-32 each."""
-    data = _images(4096)
+    data = noise_images(4096)
     augment = CropFlip(padding=4, mirror=True)
     recipe = Recipe(epochs=1, precision="bf16", warmup_epochs=0)
     networks = [build_model("resnet32", 10) for _ in range(2)]
@@ -165,19 +174,21 @@ def time_loop() -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
 
-    return _paired("loop", "seconds of fit over a bare bf16 loop with the same augmentation", ours, bare, len(data))
+    return paired(
+        "loop", "seconds of fit over a bare bf16 loop with the same augmentation", ours, bare, images=len(data)
+    )
 
 
 FIGURES = {"extract": time_extract, "diagnose": time_diagnose, "report": time_report, "loop": time_loop}
 
 
-def main(names: list[str]) -> None:
+def keep(figures: Mapping[str, Callable[[], dict[str, Any]]], names: list[str], results: Path) -> None:
     """Time the named figures (all by default), print each record and keep it."""
-    for name in names or list(FIGURES):
-        record = {"kind": "timing", **FIGURES[name](), "started": origin.now(), **origin.origin(torch.device("cpu"))}
+    for name in names or list(figures):
+        record = {"kind": "timing", **figures[name](), "started": origin.now(), **origin.origin(torch.device("cpu"))}
         print(record)
-        storage.append_jsonl(RESULTS, record)
+        storage.append_jsonl(results, record)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    keep(FIGURES, sys.argv[1:], RESULTS)

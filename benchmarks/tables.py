@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ HERE = Path(__file__).parent
 DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
 
 
-def latest_timings() -> dict[str, Mapping[str, Any]]:
+def latest_timings(file: str) -> dict[str, Mapping[str, Any]]:
     """The last record of each timed figure."""
-    return {str(record["figure"]): record for record in storage.read_jsonl(HERE / "results" / "overhead.jsonl")}
+    path = HERE / "results" / file
+    return {str(record["figure"]): record for record in storage.read_jsonl(path)} if path.exists() else {}
 
 
-def overhead() -> str:
+def timings(file: str) -> str:
     """The timed figures, each with its spread and where it was measured."""
     rows = ["| figure | measured | on |", "|:--|:--|:--|"]
-    for name, record in latest_timings().items():
+    for name, record in latest_timings(file).items():
         if "ratio_median" in record:
             spread = (
                 f"{record['ratio_lowest']:.3f} to {record['ratio_highest']:.3f}, {len(record['seconds_ours'])} pairs"
@@ -39,7 +41,8 @@ def overhead() -> str:
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
-    "overhead": overhead,
+    "overhead": partial(timings, "overhead.jsonl"),
+    "remedies": partial(timings, "remedies.jsonl"),
     "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,
     "cifar10_lt_answers": cifar10_lt_diagnosis.answer_table,

@@ -1,0 +1,276 @@
+"""What the remedies cost beside the tools that do the same; appends to `benchmarks/results/remedies.jsonl`.
+
+    python -m benchmarks.remedies [eos] [smote] [features] [images] [dataset] [head]
+
+Two cores, and nothing else on them. Ratios are per pair, in one process; see `benchmarks/overhead.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import albumentations as A  # noqa: N812
+import cv2
+import numpy as np
+import torch
+from imblearn.over_sampling import SMOTE
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.overhead import LONG_TAIL, keep, long_tailed, noise_images, paired, repeated
+from diversify import array_ops
+from diversify.augment import DrawKey
+from diversify.augment_features import FeatureAugmenter
+from diversify.augment_images import BatchAugmenter
+from diversify.dataset import DiversifiedDataset
+from diversify.functional import draws, image_ops
+from diversify.head_choice import choose_head, default_candidates
+from diversify.measuring import diagnose
+from diversify.models import build_model
+from diversify.oversampling import DiversifyOverSampler
+from diversify.plan import ClassPlan, ImagePolicy, Plan, make_plan
+from diversify.runs.remedy import REPEATS
+
+RESULTS = Path(__file__).parent / "results" / "remedies.jsonl"
+NAMES = [str(index) for index in range(10)]
+BATCH = 128
+Array = NDArray[Any]
+
+
+def published_eos(features: Array, labels: Array, k: int = 10) -> tuple[Array, Array]:
+    """The published EOS script, loop for loop: one table of neighbours for all rows, one per class, a draw per new row.
+
+    Dablain, Bellinger, Krawczyk, Chawla, "Efficient augmentation for imbalanced deep learning", 2022.
+    """
+    generator = np.random.RandomState(0)
+    counts = np.bincount(labels)
+    search = NearestNeighbors(n_neighbors=k + 1).fit(features)
+    all_neighbors = search.kneighbors(features)[1]
+    made, made_labels = [], []
+    for label in range(len(counts)):
+        wanted = counts.max() - counts[label]
+        if not wanted:
+            continue
+        neighbors = search.kneighbors(features[labels == label])[1]
+        bases, chances = [], []
+        for row in neighbors:
+            enemy = np.where(labels[row[1:]] == label, 0, 1)
+            if enemy.sum() > 0:
+                bases.append(row[0])
+                chances.append(enemy / enemy.sum())
+        drawn = generator.choice(len(bases), size=wanted)
+        place = np.empty(wanted, dtype=int)
+        for new in range(wanted):
+            place[new] = generator.choice(k, 1, p=chances[drawn[new]])[0]
+        base = np.array(bases)[drawn]
+        start, end = features[base], features[all_neighbors[base, place]]
+        made.extend(start + generator.rand(wanted, 1) * (end - start))
+        made_labels.extend(np.full(wanted, label))
+    return np.array(made), np.array(made_labels)
+
+
+def time_eos() -> dict[str, Any]:
+    """EOS to balance, neighbours included."""
+    _, train, _ = long_tailed()
+    rows, labels = train.features.numpy(), train.labels.numpy()
+    what = "how many times faster than the published script's loops: EOS on 12,406 x 64 to balance"
+    return paired(
+        "eos",
+        what,
+        lambda: DiversifyOverSampler("eos", random_state=0).fit_resample(rows, labels),
+        lambda: published_eos(rows, labels),
+        faster=True,
+        new_rows=sum(max(LONG_TAIL) - one for one in LONG_TAIL),
+    )
+
+
+def time_smote() -> dict[str, Any]:
+    """SMOTE to balance, neighbours included."""
+    _, train, _ = long_tailed()
+    rows, labels = train.features.numpy(), train.labels.numpy()
+    return paired(
+        "smote",
+        "how many times faster than imbalanced-learn's: SMOTE on 12,406 x 64 to balance",
+        lambda: DiversifyOverSampler("smote", random_state=0).fit_resample(rows, labels),
+        lambda: SMOTE(random_state=0).fit_resample(rows, labels),
+        faster=True,
+    )
+
+
+def time_features() -> dict[str, Any]:
+    """The plan from counts (EOS and covariance) on a batch of it, with the way back, beside a whole step in float32."""
+    head, train, _ = long_tailed()
+    augment = FeatureAugmenter(Plan.from_counts(NAMES, LONG_TAIL), train, head=head)
+    rows = draws.integers(len(train), "batch", torch.arange(BATCH))
+    features, labels = train.features[rows].requires_grad_(), train.labels[rows]
+    key = DrawKey(seed=0, epoch=0, step=3, indices=rows)
+    model = build_model("resnet32", 10).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    images = draws.normal("images", torch.arange(BATCH * 3 * 32 * 32)).view(BATCH, 3, 32, 32)
+
+    def ours() -> None:
+        for _ in range(10):
+            torch.autograd.grad(augment(features, labels, key)[0].sum(), features)
+
+    def steps() -> None:
+        for _ in range(10):
+            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    what = "seconds of FeatureAugmenter over those of a training step of a ResNet-32, batches of 128"
+    return paired("features", what, ours, steps, steps=10)
+
+
+def _albumentations(strength: float) -> dict[str, A.BasicTransform | A.BaseCompose]:
+    """Each of our operations as albumentations has it."""
+    still, most = (1, 1), 0.9 * strength
+    factor = (1 - most, 1 + most)
+    shear, shift = 16.7 * strength, 0.33 * strength
+    return {
+        "shear_x": A.Affine(shear={"x": (-shear, shear), "y": (0, 0)}, p=1),
+        "shear_y": A.Affine(shear={"y": (-shear, shear), "x": (0, 0)}, p=1),
+        "translate_x": A.Affine(translate_percent={"x": (-shift, shift), "y": (0, 0)}, p=1),
+        "translate_y": A.Affine(translate_percent={"y": (-shift, shift), "x": (0, 0)}, p=1),
+        "rotate": A.Rotate((-30 * strength, 30 * strength), border_mode=0, p=1),
+        "zoom": A.Affine(scale=(1 - 0.3 * strength, 1 + 0.3 * strength), p=1),
+        "brightness": A.ColorJitter(factor, still, still, (0, 0), p=1),
+        "contrast": A.ColorJitter(still, factor, still, (0, 0), p=1),
+        "saturation": A.ColorJitter(still, still, factor, (0, 0), p=1),
+        "sharpness": A.Sharpen((0, most), p=1),
+        "posterize": A.Posterize((4, 8), p=1),
+        "solarize": A.Solarize((1 - strength, 1), p=1),
+        "autocontrast": A.AutoContrast(p=1),
+        "equalize": A.Equalize(p=1),
+        "invert": A.InvertImg(p=1),
+        "erase": A.CoarseDropout((1, 1), (0.1, 0.5), (0.1, 0.5), p=1),
+        "crop": A.Compose([A.Pad(4), A.RandomCrop(32, 32)]),
+        "flip": A.HorizontalFlip(p=0.5),
+    }
+
+
+def _image_plan(policy: ImagePolicy) -> Plan:
+    return Plan(classes=tuple(ClassPlan(name=name, count=10, draws=0.1, image=policy) for name in NAMES))
+
+
+class _Varied(Dataset[tuple[Tensor, int]]):
+    """Images `(N, H, W, C)` through albumentations, as a user would."""
+
+    def __init__(self, images: Array, labels: Tensor, vary: A.Compose) -> None:
+        self.images, self.labels, self.vary = images, labels.tolist(), vary
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        made = self.vary(image=self.images[index])["image"]
+        return torch.from_numpy(np.ascontiguousarray(made.transpose(2, 0, 1))), self.labels[index]
+
+
+def _single_threaded(_: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def time_images() -> dict[str, Any]:
+    """Four of all 18 operations at strength 0.7 on nine images of ten; smooth noise, for plain noise is hard on none."""
+    count = 2048
+    small = draws.uniform("pixels", torch.arange(count * 3 * 8 * 8)).view(count, 3, 8, 8)
+    images = (torch.nn.functional.interpolate(small, (32, 32), mode="bilinear") * 255).round().to(torch.uint8)
+    labels = torch.arange(count) % 10
+    policy = ImagePolicy(operations=image_ops.OPERATIONS, layers=4, strength=0.7, probability=0.9)
+    augment = BatchAugmenter(_image_plan(policy))
+    found = _albumentations(0.7)
+    some = A.SomeOf([found[name] for name in image_ops.OPERATIONS], n=4, replace=True, p=0.9)
+    data = _Varied(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()), labels, A.Compose([some], seed=0))
+    loader = DataLoader(
+        data, batch_size=BATCH, num_workers=2, persistent_workers=True, worker_init_fn=_single_threaded, shuffle=True
+    )
+
+    def ours() -> None:
+        for rows in draws.permutation(count, "order").split(BATCH):
+            augment(images[rows], labels[rows])
+
+    def theirs() -> None:
+        for _ in loader:
+            pass
+
+    torch.set_num_threads(2)
+    what = (
+        "how many times the images per second of the same policy through albumentations: BatchAugmenter in two threads,"
+        " albumentations in two workers, batches of 128"
+    )
+    return paired("images", what, ours, theirs, faster=True, images=count)
+
+
+class _Items(Dataset[tuple[Tensor, int]]):
+    """Examples one by one, varied by hand or not at all."""
+
+    def __init__(self, images: Tensor, labels: Tensor, policy: ImagePolicy | None = None) -> None:
+        self.images, self.targets, self.policy = images, labels, policy
+        self.chance = random.Random(0)  # noqa: S311
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, policy = self.images[index], self.policy
+        if policy is not None and self.chance.random() < policy.probability:
+            layers = [
+                (self.chance.choice(policy.operations), policy.strength, self.chance.random())
+                for _ in range(policy.layers)
+            ]
+            image = array_ops.vary(image, layers)
+        return image, int(self.targets[index])
+
+
+def time_dataset() -> dict[str, Any]:
+    """Two of four operations on every second image, one image at a time in the main process."""
+    data = noise_images(2048)
+    images, labels = data.images, data.targets
+    operations = ("rotate", "brightness", "contrast", "erase")
+    policy = ImagePolicy(operations=operations, layers=2, strength=0.6, probability=0.5)
+    ours, hand = DiversifiedDataset(_Items(images, labels), _image_plan(policy)), _Items(images, labels, policy)
+    rows = draws.permutation(len(labels), "order").tolist()
+    what = "seconds of DiversifiedDataset over the same functions by hand, one image at a time"
+    found = paired(
+        "dataset", what, lambda: [ours[row] for row in rows], lambda: [hand[row] for row in rows], images=len(rows)
+    )
+    sides = zip(found["seconds_ours"], found["seconds_bare"], strict=True)
+    added = sorted(1e6 * (one - other) / len(rows) for one, other in sides)
+    return {**found, "added_microseconds": [round(value, 1) for value in added]}
+
+
+def time_head() -> dict[str, Any]:
+    """Everything that `diversify remedy` makes and compares, from a diagnosis on."""
+    head, train, heldout = long_tailed()
+    plan = make_plan(diagnose(train, heldout, head=head))
+    counted = Plan.from_counts(NAMES, LONG_TAIL)
+
+    def work() -> None:
+        candidates = default_candidates(train, head, plan=plan, counted=counted)
+        choose_head(train, heldout, head, candidates, repeats=REPEATS)
+
+    what = "seconds of head repair on 12,406 x 64 training and 10,000 x 64 held-out features, choosing included"
+    return repeated("head", what, work)
+
+
+FIGURES = {
+    "eos": time_eos,
+    "smote": time_smote,
+    "features": time_features,
+    "images": time_images,
+    "dataset": time_dataset,
+    "head": time_head,
+}
+
+
+if __name__ == "__main__":
+    keep(FIGURES, sys.argv[1:], RESULTS)
