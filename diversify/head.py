@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -104,8 +105,8 @@ def nearest_mean(embeddings: Embeddings, *, like: LinearHead | None = None) -> L
 
 
 def _require_tau(tau: float) -> None:
-    if not 0 <= tau < math.inf:
-        raise must("tau", "not be negative, and finite", tau)
+    if not isinstance(tau, numbers.Real) or not 0 <= tau < math.inf:
+        raise must("tau", "not be negative, and finite", repr(tau))
 
 
 # Retraining
@@ -135,8 +136,8 @@ class HeadRecipe:
                 raise must(name, f"be an integer of at least {least}", value)
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "float" and not 0 <= value < math.inf:
-                raise must(field.name, "not be negative, and finite", value)
+            if field.type == "float" and not (isinstance(value, numbers.Real) and 0 <= float(value) < math.inf):
+                raise must(field.name, "not be negative, and finite", repr(value))
         if self.momentum >= 1:
             raise must("momentum", "be below 1", self.momentum)
 

@@ -262,8 +262,8 @@ class Plan(Value):
         if level is None:
             rare, share = rarity(counts), _drawn(counts, strengths.draws_exponent)
             level = round(math.fsum(r * s for r, s in zip(rare, share, strict=True)), 4)
-        elif not 0 <= level <= 1:
-            raise must("level", "lie in [0, 1]", level)
+        elif not isinstance(level, numbers.Real) or not 0 <= level <= 1:
+            raise must("level", "lie in [0, 1]", repr(level))
         return _graded(names, counts, [level if count else 0.0 for count in counts], strengths, made_from="uniform")
 
 

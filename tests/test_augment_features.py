@@ -313,7 +313,10 @@ def test_degenerate_banks_give_no_nan(features, key, kept):
 def test_more_neighbors_than_rows_are_as_many_as_there_are(method, key):
     def with_neighbors(k):
         several = policy(method, 1.0, 1.0).model_copy(update={"neighbors": k})
-        return FeatureAugmenter(plan_of(several), BANK, head=HEAD)(*batch(FEATURES), key)[0]
+        augment = FeatureAugmenter(plan_of(several), BANK, head=HEAD)
+        tables = [len(table[0]) for name, table in augment.named_buffers() if name.endswith("_table")]
+        assert tables == [len(LABELS)], "a bank of a few rows takes no gigabyte"
+        return augment(*batch(FEATURES), key)[0]
 
     assert torch.equal(with_neighbors(1 << 20), with_neighbors(len(LABELS)))
 

@@ -418,6 +418,8 @@ def test_without_a_bias_nothing_is_made_that_needs_one(sides: Sides) -> None:
             "log prior must be finite, got nan or infinite values; give an absent class that of the rarest one",
         ),
         (lambda t, h, head: normalize_tau(head, -1.0), "tau must not be negative, and finite, got -1.0"),
+        (lambda t, h, head: normalize_tau(head, "1"), "tau must not be negative, and finite, got '1'"),
+        (lambda t, h, head: HeadRecipe(momentum="0.9"), "momentum must not be negative, and finite, got '0.9'"),
         (lambda t, h, head: HeadRecipe(steps=-1), "steps must be an integer of at least 0, got -1"),
         (
             lambda t, h, head: HeadRecipe(learning_rate=math.nan),

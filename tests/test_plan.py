@@ -953,7 +953,8 @@ def test_a_difference_too_small_for_six_digits_is_shown_in_full() -> None:
         ({"image_layers": 20}, "layers of the strengths must be at most 8, got 20"),
         ({"image_operations": ("spin",)}, f"operations of the strengths must be among {', '.join(image_ops.OPERATIONS)}, got 'spin'"),
         ({"neighbors": 0}, "neighbors of the strengths must be at least 1, got 0"),
-        ({"images_per_epoch": 0}, "images_per_epoch must be at least 1, got 0"),
+        ({"images_per_epoch": 0}, "images_per_epoch must be an integer of at least 1, got 0"),
+        ({"images_per_epoch": "9"}, "images_per_epoch must be an integer of at least 1, got '9'"),
     ],
 )  # fmt: skip
 def test_strengths_are_checked(fields: dict[str, Any], message: str) -> None:
