@@ -120,6 +120,7 @@ class FeatureAugmenter(nn.Module):
             columns = [plan.feature_column(method, name) for method in self.methods]
             values = torch.stack(columns, 1) if columns else torch.zeros(plan.num_classes, 0)
             self._keep(f"_{name}", values.to(device))
+        self._neighbors.clamp_(max=len(self.bank))
         self._widest = [int(column.max()) for column in self._neighbors.T]
         self._keep("_class_counts", plan.class_counts.to(device))
         present = self._count > 0

@@ -37,7 +37,7 @@ class RollingFeatureAugmenter:
         head: For what needs one; see `FeatureAugmenter`.
 
     Raises:
-        InputError: the embeddings are not of these training images.
+        InputError: a label is of no class of the plan, or the embeddings are not of these training images.
     """
 
     def __init__(
@@ -51,6 +51,9 @@ class RollingFeatureAugmenter:
         most_rows: int = MOST_ROWS,
     ) -> None:
         self.plan, self.seed, self.head = plan, seed, head
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < plan.num_classes:
+            law = f"lie in [0, {plan.num_classes - 1}], the classes of the plan"
+            raise must("labels", law, f"{int(labels.min())} to {int(labels.max())}")
         rows = _kept_rows(labels, plan.num_classes, most_rows, seed)
         self._labels, self._rows = labels, rows
         self._place = torch.full((len(labels),), len(rows))  # the last row is for what is not kept
@@ -60,7 +63,8 @@ class RollingFeatureAugmenter:
         self._augmenter: FeatureAugmenter | None = None
         if embeddings is not None:
             known = embeddings.indices
-            if int(known.max()) >= len(labels) or not torch.equal(labels[known], embeddings.labels):
+            inside = bool(((known >= 0) & (known < len(labels))).all())
+            if not inside or not torch.equal(labels[known], embeddings.labels):
                 law = "be of the training images, with their places in the data set as indices"
                 raise must("embeddings", law, f"{len(embeddings)} rows of others")
             self.remember(embeddings.features, embeddings.labels, known)
@@ -107,7 +111,13 @@ class RollingFeatureAugmenter:
         return logits if self._augmenter is None else self._augmenter.adjust_logits(logits, targets, weight)
 
     def use(self, plan: Plan) -> None:
-        """Go on with another plan of the same classes."""
+        """Go on with another plan of the same classes.
+
+        Raises:
+            InputError: it has another number of classes.
+        """
+        if plan.num_classes != self.plan.num_classes:
+            raise must("plan", f"have {self.plan.num_classes} classes, as the one before", plan.num_classes)
         if self._augmenter is not None:
             self._augmenter.use(plan)
         self.plan = plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -104,8 +105,8 @@ def nearest_mean(embeddings: Embeddings, *, like: LinearHead | None = None) -> L
 
 
 def _require_tau(tau: float) -> None:
-    if not 0 <= tau < math.inf:
-        raise must("tau", "not be negative, and finite", tau)
+    if not isinstance(tau, numbers.Real) or not 0 <= tau < math.inf:
+        raise must("tau", "not be negative, and finite", repr(tau))
 
 
 # Retraining
@@ -116,8 +117,9 @@ class HeadRecipe:
     """How a head is retrained: SGD with momentum on a cosine schedule, beginning at the old head.
 
     `learning_rate` is for features whose squared length is 64 on average, as those of a CIFAR ResNet are; for others it
-    changes in inverse proportion, as the largest stable step does. `weight_decay` spares the bias. Without `bias` the
-    bias stays as it is, for a module that has none.
+    changes in inverse proportion, as the largest stable step does. Features shorter than 1 are trained on at length 1, and
+    the head is scaled back: the steps that they ask for would be too large for the bias and for the decay. `weight_decay`
+    spares the bias. Without `bias` the bias stays as it is, for a module that has none.
     """
 
     steps: int = 1500
@@ -134,8 +136,8 @@ class HeadRecipe:
                 raise must(name, f"be an integer of at least {least}", value)
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "float" and not 0 <= value < math.inf:
-                raise must(field.name, "not be negative, and finite", value)
+            if field.type == "float" and not (isinstance(value, numbers.Real) and 0 <= float(value) < math.inf):
+                raise must(field.name, "not be negative, and finite", repr(value))
         if self.momentum >= 1:
             raise must("momentum", "be below 1", self.momentum)
 
@@ -266,6 +268,8 @@ def _trained(
 ) -> LinearHead:
     device = embeddings.features.device
     head = _on(head, device)
+    squared = float(embeddings.features.norm(dim=1).double().square().mean())
+    longer = 1.0 if head.cosine or squared >= 1 or squared == 0 else squared**-0.5
     augment = None
     if plan.feature_methods:
         bank = replace(
@@ -273,7 +277,7 @@ def _trained(
         )  # rows are known by their place
         augment = FeatureAugmenter(plan, bank, seed=seed, head=head)
     lengths = head.weight.norm(dim=1, keepdim=True) if head.cosine else None
-    begin = functional.normalize(head.weight, dim=1) if head.cosine else head.weight
+    begin = functional.normalize(head.weight, dim=1) if head.cosine else head.weight / longer
     weight, bias = (value.detach().clone().requires_grad_() for value in (begin, head.bias))
     free_bias = recipe.bias and not head.cosine
     optimizer = torch.optim.SGD(
@@ -281,7 +285,7 @@ def _trained(
             {"params": [weight], "weight_decay": recipe.weight_decay},
             *([{"params": [bias], "weight_decay": 0.0}] if free_bias else []),
         ],
-        lr=_learning_rate(embeddings, head, recipe),
+        lr=_learning_rate(squared * longer**2, head, recipe),
         momentum=recipe.momentum,
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.steps)
@@ -305,9 +309,10 @@ def _trained(
                 turned = functional.normalize(weight, dim=1)
                 logits = head.scale * functional.linear(functional.normalize(features, dim=1), turned, bias)
             else:
-                logits = functional.linear(features, weight, bias)
+                logits = functional.linear(longer * features, weight, bias)
             if closed_form and augment is not None:
-                logits = augment.adjust_logits(logits, targets, head.scale / length * turned if head.cosine else weight)
+                seen = head.scale / length * turned if head.cosine else longer * weight
+                logits = augment.adjust_logits(logits, targets, seen)
             loss = prior_corrected_cross_entropy(logits, targets, log_prior, strength)
             optimizer.zero_grad()
             loss.backward()
@@ -315,7 +320,7 @@ def _trained(
         schedule.step()
     if progress is not None:
         progress(recipe.steps, recipe.steps)
-    found = weight.detach()
+    found = longer * weight.detach()
     if not bool(found.isfinite().all()):
         raise must("learning_rate", "be small enough for the head to settle", recipe.learning_rate)
     if lengths is not None:
@@ -330,9 +335,8 @@ def _steps_at_a_time(embeddings: Embeddings, recipe: HeadRecipe) -> int:
     return max(1, min(_BLOCK, _TOGETHER // (recipe.batch_size * width)))
 
 
-def _learning_rate(embeddings: Embeddings, head: LinearHead, recipe: HeadRecipe) -> float:
-    """In inverse proportion to the squared length of what the weight is multiplied with."""
+def _learning_rate(squared: float, head: LinearHead, recipe: HeadRecipe) -> float:
+    """In inverse proportion to the squared length of what the weight is multiplied with, of the features or a cosine head's."""
     if head.cosine:
         return recipe.learning_rate * _SQUARED_LENGTH / head.scale**2
-    squared = float(embeddings.features.norm(dim=1).double().square().mean())
     return recipe.learning_rate * _SQUARED_LENGTH / squared if squared > 0 else recipe.learning_rate

@@ -204,7 +204,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         self, features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], classes: Array, seed: int
     ) -> Tensor:
         """`(M, 2)` base and partner of the new rows: EOS, and SMOTE for a class none of whose rows has an enemy."""
-        k = self.k_neighbors or NEIGHBORS["eos"]
+        k = min(self.k_neighbors or NEIGHBORS["eos"], max(len(features) - 1, 1))
         queried = torch.cat(
             [torch.empty(0, dtype=torch.int64), *((labels == one).nonzero()[:, 0] for one, _ in wanted)]
         )
@@ -217,7 +217,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
             else:
                 rows = (labels == index).nonzero().flatten()
                 table, count = oversample.siblings(features, labels, rows, k)
-            self.k_used_[classes[index].item()] = table.shape[1] if len(bases) else int(count.max())
+            self.k_used_[classes.tolist()[index]] = table.shape[1] if len(bases) else int(count.max())
             place = torch.arange(number)
             drawn = draws.integers(len(rows), "base", seed, index, place)
             partner = oversample.pick(table[drawn], count[drawn], draws.uniform("partner", seed, index, place))

@@ -5,7 +5,7 @@ and for the whole run how the class prior is corrected, when the augmentations b
 It is JSON to be read, edited and compared; nothing downstream decides again what a plan has decided.
 
 `Plan.from_counts` grades everything by rarity; `make_plan` starts there and changes what `RULES` say where the 95%
-interval of a measure lies beyond a mark. Every number they use is a field of `Strengths`.
+interval of a measure, or what is pooled of it, lies beyond a mark. Every number they use is a field of `Strengths`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from .policies import (
     Value,
 )
 from .rules import PATHS, RULES, Rule, mark_of, pooled_value, require_rule
-from .validation import broken, refusal
+from .validation import broken, distinct, refusal
 
 
 class Plan(Value):
@@ -202,7 +202,7 @@ class Plan(Value):
             InputError: as for `from_dict`, or because the text is no JSON.
         """
         try:
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=distinct)
         except (ValueError, RecursionError) as error:
             raise must("plan", "be whole, valid JSON", str(error)) from error
         return cls.from_dict(values)
@@ -262,8 +262,8 @@ class Plan(Value):
         if level is None:
             rare, share = rarity(counts), _drawn(counts, strengths.draws_exponent)
             level = round(math.fsum(r * s for r, s in zip(rare, share, strict=True)), 4)
-        elif not 0 <= level <= 1:
-            raise must("level", "lie in [0, 1]", level)
+        elif not isinstance(level, numbers.Real) or not 0 <= level <= 1:
+            raise must("level", "lie in [0, 1]", repr(level))
         return _graded(names, counts, [level if count else 0.0 for count in counts], strengths, made_from="uniform")
 
 
@@ -488,8 +488,9 @@ def make_plan(
 ) -> Plan:
     """`base` (by default the plan of the counts), changed where the diagnosis shows that a class needs more or less.
 
-    A class moves by what its 95% intervals show beyond doubt: an interval that holds the mark changes nothing. What no
-    evidence and no rarity speaks for stays as it is in `Plan.untouched`, but for the share of the draws, which sum to 1.
+    A class moves by what its 95% intervals show beyond doubt: an interval that holds the mark changes nothing. A rule that
+    is `pooled` (of `RULES` the magnitude gap) goes by its value instead, drawn toward what the class's size predicts. What
+    no evidence and no rarity speaks for stays as it is in `Plan.untouched`, but for the share of the draws, which sum to 1.
 
         plan = make_plan(diagnosis)
         plan = make_plan(diagnosis, rules=(*RULES, my_rule), strengths=Strengths(draws_exponent=0.0))
@@ -683,7 +684,9 @@ class _Draft:
         for share in dropped:
             del self.values[share], self.values[_PARTNERS[share]]
             choice = share.rpartition(".")[0]
-            self.reasons = [one for one in self.reasons if f"{one.choice}.".find(f"{choice}.") != 0]
+            self.reasons = [one for one in self.reasons if not f"{one.choice}.".startswith(f"{choice}.")]
+        if dropped and f"{kept}.share" not in self.given:  # what scaled them all scaled nothing that stays
+            self.reasons = [one for one in self.reasons if one.choice != "features.share"]
         names = ", ".join(share.split(".")[1] for share in dropped)
         return f"What is measured takes the place of what its size suggests ({names})." if names else ""
 

@@ -246,8 +246,9 @@ class Strengths:
                     raise must(field.name, "not be negative", value)
             elif not 0 <= value <= 1:
                 raise must(field.name, "lie in [0, 1]", value)
-        if self.images_per_epoch is not None and self.images_per_epoch < 1:
-            raise must("images_per_epoch", "be at least 1", self.images_per_epoch)
+        budget = self.images_per_epoch
+        if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 1):
+            raise must("images_per_epoch", "be an integer of at least 1", repr(budget))
         if self.covariance_share + self.eos_share > 1 + 1e-9:
             got = f"{self.covariance_share + self.eos_share:g}"
             raise must("covariance_share and eos_share", "sum to at most 1", got)

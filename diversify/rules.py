@@ -30,7 +30,7 @@ LEAST_GAP = 0.03  # of the top-K magnitude: choosing the top-K on few images alo
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """If the 95% interval of `measure` lies on `side` of the mark, `changes` moves by `amount`.
+    """If the 95% interval of `measure`, or its pooled value, lies on `side` of the mark, `changes` moves by `amount`.
 
     Attributes:
         name: What reasons call it.

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InputError, must
+from .validation import distinct
 
 try:
     import fcntl
@@ -152,8 +153,8 @@ def read_json(path: Path, name: str) -> Any:
     if not data.strip():
         raise must(name, "not be empty", path)
     try:
-        return json.loads(data)
-    except ValueError as error:  # not JSON, or not UTF-8
+        return json.loads(data, object_pairs_hook=distinct)
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
         raise must(name, "be whole, valid JSON", f"{path} ({error})") from None
 
 

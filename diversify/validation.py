@@ -41,6 +41,15 @@ def broken(law: str, got: object, *, at: str = "") -> PydanticCustomError:
     return PydanticCustomError("broken", "must {law}, got {got}", {"law": law, "got": str(got), "at": at})
 
 
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON file, for `object_pairs_hook`; a ValueError where a name stands twice: which holds is unsaid."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} twice in one object")
+    return values
+
+
 def refusal(name: str, error: pydantic.ValidationError, fields: Iterable[str] = ()) -> InputError:
     """The first complaint as `<path> of the <name> must <law>, got <value>`; `fields` are those to suggest for a typing error."""
     first: Any = error.errors(include_url=False)[0]

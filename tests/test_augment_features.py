@@ -308,6 +308,19 @@ def test_degenerate_banks_give_no_nan(features, key, kept):
     assert augment.adjust_logits(HEAD.logits(got), targets, HEAD.weight).isfinite().all()
 
 
+@pytest.mark.parametrize("method", ["eos", "smote", "borderline_smote"])
+@pytest.mark.parametrize("key", [KEY, None])
+def test_more_neighbors_than_rows_are_as_many_as_there_are(method, key):
+    def with_neighbors(k):
+        several = policy(method, 1.0, 1.0).model_copy(update={"neighbors": k})
+        augment = FeatureAugmenter(plan_of(several), BANK, head=HEAD)
+        tables = [len(table[0]) for name, table in augment.named_buffers() if name.endswith("_table")]
+        assert tables == [len(LABELS)], "a bank of a few rows takes no gigabyte"
+        return augment(*batch(FEATURES), key)[0]
+
+    assert torch.equal(with_neighbors(1 << 20), with_neighbors(len(LABELS)))
+
+
 def test_above_256_features_residuals_stand_for_the_covariance(monkeypatch):
     features, targets = FEATURES[:1].expand(3000, -1) + 5, LABELS[:1].expand(3000)
     spread, bound = [], []

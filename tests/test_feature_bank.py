@@ -85,9 +85,21 @@ def test_it_begins_with_embeddings_that_are_of_these_images():
     law = (
         "embeddings must be of the training images, with their places in the data set as indices, got 19 rows of others"
     )
+    before = embeddings(LABELS[-1:], torch.tensor([-1]))  # not the last one counted from behind
+    with pytest.raises(InputError, match="got 1 rows of others"):
+        RollingFeatureAugmenter(plan_of(), LABELS, embeddings=before)
+    RollingFeatureAugmenter(plan_of(), LABELS, embeddings=embeddings(LABELS[:0], torch.arange(0))).set_epoch(0, 4)
     for other in (embeddings(LABELS, torch.arange(19) + 1), embeddings(LABELS.flip(0), torch.arange(19))):
         with pytest.raises(InputError, match=law):
             RollingFeatureAugmenter(plan_of(), LABELS, embeddings=other)
+
+
+def test_other_numbers_of_classes_are_refused_before_anything_was_seen():
+    fewer = Plan.untouched(["0", "1"], [12, 5])
+    with pytest.raises(InputError, match=r"^plan must have 3 classes, as the one before, got 2$"):
+        RollingFeatureAugmenter(plan_of(), LABELS).use(fewer)
+    with pytest.raises(InputError, match=r"^labels must lie in \[0, 1\], the classes of the plan, got 0 to 2$"):
+        RollingFeatureAugmenter(fewer, LABELS)
 
 
 def test_the_bank_is_the_whole_state():

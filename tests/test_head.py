@@ -174,6 +174,24 @@ def test_the_learning_rate_follows_the_length_of_the_features(sides: Sides) -> N
     torch.testing.assert_close(other.logits(100 * heldout.features), one.logits(heldout.features), atol=1e-2, rtol=1e-3)
 
 
+def test_short_features_with_a_long_head_are_trained_as_well_as_any(sides: Sides) -> None:
+    """Below length 1 neither the bias nor the decay is given a step that is too large for it."""
+    train, heldout, head = sides
+    policies = (FeaturePolicy(method="isda", strength=1.0, share=0.5),)
+    even = plan_with(train)
+    plan = even.model_copy(
+        update={"classes": tuple(one.model_copy(update={"features": policies}) for one in even.classes)}
+    )
+    unit = float(train.features.norm(dim=1).double().square().mean()) ** -0.5
+    found = []
+    for factor in (unit, unit / 100, unit / 10_000):
+        short = dataclasses.replace(train, features=factor * train.features)
+        long = dataclasses.replace(head, weight=head.weight / factor)
+        found.append(retrain_head(short, long, plan, steps=100).logits(factor * heldout.features))
+    for logits in found[1:]:
+        torch.testing.assert_close(logits, found[0], atol=1e-2, rtol=1e-2)
+
+
 def test_every_feature_method_trains_to_finite_numbers(sides: Sides) -> None:
     train, _, head = sides
     kept = train.select((train.labels != 9) | (torch.arange(len(train)) == len(train) - 1))  # one row of the rarest
@@ -400,6 +418,8 @@ def test_without_a_bias_nothing_is_made_that_needs_one(sides: Sides) -> None:
             "log prior must be finite, got nan or infinite values; give an absent class that of the rarest one",
         ),
         (lambda t, h, head: normalize_tau(head, -1.0), "tau must not be negative, and finite, got -1.0"),
+        (lambda t, h, head: normalize_tau(head, "1"), "tau must not be negative, and finite, got '1'"),
+        (lambda t, h, head: HeadRecipe(momentum="0.9"), "momentum must not be negative, and finite, got '0.9'"),
         (lambda t, h, head: HeadRecipe(steps=-1), "steps must be an integer of at least 0, got -1"),
         (
             lambda t, h, head: HeadRecipe(learning_rate=math.nan),

@@ -142,6 +142,31 @@ def test_tensors_come_back_as_they_came(method, dtype):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_labels_may_be_words_in_a_list_or_an_array_of_any_kind(method):
+    features, labels = table([20, 8, 3])
+    words = [("cat", "dog", "left out")[label] for label in labels.tolist()]
+    expected, numbers, _ = resampled(method, (features.numpy(), labels.numpy()))
+    for named in (words, np.array(words), np.array(words, dtype=object)):
+        rows, targets, sampler = resampled(method, (features.numpy(), named))
+        assert (rows == expected).all()
+        assert list(targets) == [("cat", "dog", "left out")[label] for label in numbers]
+        assert set(sampler.k_used_) <= set(words)
+
+
+def test_more_neighbors_than_rows_are_as_many_as_there_are():
+    features, labels = table([30, 6, 1])
+    features[labels == 1] += 1000  # no enemy among its nearest, until all rows are
+    most, _, _ = resampled("eos", (features, labels), k_neighbors=36)
+    more, _, sampler = resampled("eos", (features, labels), k_neighbors=10**12)
+    assert torch.equal(more, most)
+    assert sampler.k_used_ == {1: 36, 2: 36}
+    labels = torch.tensor([0] * 30 + [1])
+    equal = torch.zeros(31, 2)
+    rows, _, _ = resampled("eos", (equal, labels), k_neighbors=10**12)
+    assert len(rows) == 60
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_equal_rows_wide_rows_and_balanced_classes(method):
     labels = torch.tensor([0] * 9 + [1] * 3 + [2])
     rows, _, _ = resampled(method, (torch.full((13, 4), 0.1), labels))

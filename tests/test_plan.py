@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diversify as dv
+from diversify import storage
 from diversify.diagnosis import Diagnosis
 from diversify.errors import InputError
 from diversify.functional import draws, image_ops
@@ -381,6 +383,20 @@ def test_a_class_found_well_goes_toward_its_enemies_too(quiet: Diagnosis) -> Non
     assert [(policy.method, policy.share) for policy in plan.classes[9].features] == [("toward_enemies", 1.0)]
 
 
+def test_what_scaled_the_policies_that_were_replaced_is_not_told(quiet: Diagnosis) -> None:
+    found = {"recall_heldout": {9: 0.99}, "recall_heldout_low": {9: 0.6}, "recall_heldout_high": {9: 1.0}}
+    told = with_columns(quiet, found)
+    assert "features.share" in [reason.choice for reason in make_plan(told).classes[9].reasons]
+    replaced = make_plan(with_ratio(told, {9: 0.8}))
+    assert [policy.method for policy in replaced.classes[9].features] == ["toward_enemies"]
+    assert "features.share" not in [reason.choice for reason in replaced.classes[9].reasons]
+    sent = replaced.classes[9].model_copy(update={"reasons": ()})
+    base = replaced.model_copy(update={"classes": (*replaced.classes[:9], sent)})
+    kept = make_plan(with_ratio(told, {9: 0.8}), base=base).classes[9]
+    assert kept.features[0].share < 1
+    assert "features.share" in [reason.choice for reason in kept.reasons]
+
+
 def test_what_later_rules_measure_is_added(quiet: Diagnosis) -> None:
     unsafe = with_columns(quiet, {"safe": {5: 0.2}, "safe_low": {5: 0.1}, "safe_high": {5: 0.3}})
     plan = make_plan(with_ratio(unsafe, {5: 0.8}))
@@ -718,6 +734,17 @@ def test_text_that_is_no_plan() -> None:
             Plan.from_json(text)
 
 
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    text = Plan.untouched(["a"], [3]).to_json().replace('"draws": 1.0', '"draws": 0.5, "draws": 1.0')
+    with pytest.raises(InputError, match=r"^plan must be whole, valid JSON, got 'draws' twice in one object$"):
+        Plan.from_json(text)
+    file = tmp_path / "plan.json"
+    for damaged in (text, "[" * 100_000):
+        file.write_text(damaged, encoding="utf-8")
+        with pytest.raises(InputError, match=r"^--plan must be whole, valid JSON, got "):
+            storage.read_json(file, "--plan")
+
+
 def edited(path: str, value: Any) -> dict[str, Any]:
     """A plan's values with one of them another; `...` takes it out."""
     values: Any = Plan.from_counts(NAMES, COUNTS).to_dict()
@@ -926,7 +953,8 @@ def test_a_difference_too_small_for_six_digits_is_shown_in_full() -> None:
         ({"image_layers": 20}, "layers of the strengths must be at most 8, got 20"),
         ({"image_operations": ("spin",)}, f"operations of the strengths must be among {', '.join(image_ops.OPERATIONS)}, got 'spin'"),
         ({"neighbors": 0}, "neighbors of the strengths must be at least 1, got 0"),
-        ({"images_per_epoch": 0}, "images_per_epoch must be at least 1, got 0"),
+        ({"images_per_epoch": 0}, "images_per_epoch must be an integer of at least 1, got 0"),
+        ({"images_per_epoch": "9"}, "images_per_epoch must be an integer of at least 1, got '9'"),
     ],
 )  # fmt: skip
 def test_strengths_are_checked(fields: dict[str, Any], message: str) -> None:

@@ -154,6 +154,43 @@ def test_what_is_not_known_is_said(
     assert "taken on trust" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\n> ", " ")
 
 
+def test_a_plan_that_has_seen_the_held_out_images_says_so(
+    place: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*options: str) -> tuple[str, str]:
+        assert run(["remedy", str(place / "diagnosed"), *options, "--out", str(tmp_path / "out"), "--overwrite"]) == 0
+        page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\n> ", " ")
+        return " ".join(capsys.readouterr().out.split()), page
+
+    law = "has seen these same held-out images, so its own row is somewhat optimistic"
+    for text in said():
+        assert text.count(law) == 1
+    counted = tmp_path / "counted.json"
+    made = storage.read_json(place / "remedy" / "plan.json", "plan.json")
+    for text in said("--plan", str(place / "remedy" / "plan.json")):
+        assert f"if it was this one, it {law}" in text
+    storage.write_json(counted, made | {"made_from": "counts"})
+    for text in said("--plan", str(counted)):
+        assert law not in text
+
+
+def test_what_a_head_without_bias_changes_in_the_plan_is_said(
+    place: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import diversify.runs.remedy as module
+
+    monkeypatch.setattr(module, "_takes_bias", lambda *_: False)
+    monkeypatch.setattr(module, "replace_head", lambda tensors, *_: tensors)
+    plan = tmp_path / "plan.json"
+    made = storage.read_json(place / "remedy" / "plan.json", "plan.json")
+    storage.write_json(plan, made | {"prior_correction": {"training": 0.5, "after": 0.25}})
+    assert run(["remedy", str(place / "diagnosed"), "--plan", str(plan), "--out", str(tmp_path / "out")]) == 0
+    assert "prior correction" in (said := " ".join(capsys.readouterr().out.split()))
+    assert "0.75 in the loss, 0 afterwards" in said
+    kept = storage.read_json(tmp_path / "out" / "plan.json", "plan.json")["prior_correction"]
+    assert kept == {"training": 0.75, "after": 0.0}
+
+
 def test_an_interruption_leaves_nothing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import diversify.runs.remedy as module
 

@@ -118,8 +118,8 @@ def remix_share(
 ) -> Tensor:
     """`(N,)`: the partner's share of the label, given its share of the features. Chou et al., "Remix", 2020, eq. 5.
 
-    All to the rarer one where the counts differ by a factor of at least `kappa` and the other's share of the features is
-    above `1 - tau`: none to a partner that is more frequent, with a share below `tau`; all to one that is rarer, where
+    All to the rarer one where the counts differ by a factor of at least `kappa` and the more frequent one's share of the
+    features is below `tau`: none to a partner that is more frequent, with a share below `tau`; all to one that is rarer, where
     the base's share is below `tau`.
     """
     to_partner = (base_count >= kappa * partner_count) & (1 - share < tau)
