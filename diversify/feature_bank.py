@@ -74,10 +74,8 @@ class RollingFeatureAugmenter:
         device = features.device
         if self._bank is None:
             self._bank = features.new_zeros(len(self._seen), features.shape[1], dtype=torch.float32)
-        if self._bank.device != device:
-            self._bank, self._seen = self._bank.to(device), self._seen.to(device)
-        if self._place.device != device:
-            self._place, self._labels = self._place.to(device), self._labels.to(device)
+        self._bank, self._seen = self._bank.to(device), self._seen.to(device)
+        self._place, self._labels = self._place.to(device), self._labels.to(device)
         indices = indices.to(device)
         places = torch.where(is_whole(targets, self._labels[indices]), self._place[indices], len(self._rows))
         # of an image that came several times the last one, whatever the order in which a device writes
