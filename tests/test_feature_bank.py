@@ -124,3 +124,10 @@ def test_another_plan_is_followed_at_once_and_in_later_epochs():
     for epoch in (1, 2):
         assert torch.equal(part(FEATURES, LABELS, KEY)[0], FEATURES)
         part.set_epoch(epoch, 4)
+
+
+def test_everything_is_on_the_device_of_the_features_from_the_first_batch_on():
+    part = RollingFeatureAugmenter(plan_of(), LABELS)
+    meta = [values.to("meta") for values in (FEATURES, torch.nn.functional.one_hot(LABELS, 3).float())]
+    part.remember(*meta, torch.arange(19))
+    assert {part._bank.device.type, part._seen.device.type, part._place.device.type} == {"meta"}
