@@ -205,7 +205,9 @@ class AdaptivePlan:
         parts: Told of every changed plan by `use(plan)`.
         every: Hits decide after so many epochs, and count from the decision before.
         step: By how much a strength moves at most at one update; 0.1 is one of CUDA's ten levels.
-        first: The first epoch after which hits decide; earlier ones do not count. For example where augmentation starts.
+        first: The first epoch after which hits decide; earlier ones do not count.
+        epochs: How many there will be. With it hits count only in epochs in which the plan's schedule lets augmentation act:
+            those on clean images say nothing about a strength.
         least_seen: A class with fewer observed images waits until it has so many.
         rules: For each class and space the first one that fires decides.
     """
@@ -218,6 +220,7 @@ class AdaptivePlan:
         every: int = 1,
         step: float = 0.1,
         first: int = 0,
+        epochs: int | None = None,
         least_seen: int = 10,
         rules: Sequence[AdaptiveRule] = RULES,
     ) -> None:
@@ -226,6 +229,8 @@ class AdaptivePlan:
                 raise must(name, "be at least 1", value)
         if first < 0:
             raise must("first", "not be negative", first)
+        if epochs is not None and epochs < 1:
+            raise must("epochs", "be at least 1", epochs)
         if not 0 < step <= 1:
             raise must("step", "lie in (0, 1]", step)
         for part in parts:
@@ -233,6 +238,7 @@ class AdaptivePlan:
                 raise must("parts", "each have use(plan)", type(part).__name__)
         self.plan, self.parts, self.rules = plan, tuple(parts), tuple(rules)
         self.every, self.step, self.first, self.least_seen = every, step, first, least_seen
+        self.epochs = epochs
         self.history: tuple[Change, ...] = ()
         # images seen and right per class; one more column for labels that are no class
         self._observed = torch.zeros(
@@ -263,7 +269,7 @@ class AdaptivePlan:
 
     def due(self, epoch: int) -> bool:
         """Whether hits decide after this epoch, counted from 0; also a time for a diagnosis or a leak, if wanted."""
-        return epoch >= self.first and (epoch + 1) % self.every == 0
+        return self._counts(epoch) and (epoch + 1) % self.every == 0
 
     def update(self, epoch: int, *, diagnosis: Diagnosis | None = None, leak: LeakLike | None = None) -> Plan:
         """The plan after this epoch; where it changed, every part has been told.
@@ -280,7 +286,7 @@ class AdaptivePlan:
         columns = self._checked_diagnosis(diagnosis) if diagnosis is not None else {}
         columns |= self._checked_leak(leak) if leak is not None else {}
         self._gather()
-        if epoch < self.first:
+        if not self._counts(epoch):
             self._gathered.zero_()
         elif self.due(epoch):
             columns |= self._hits()
@@ -327,6 +333,10 @@ class AdaptivePlan:
         self._observed, self._gathered, self._decided_on = counts
         self.plan, self.history = file.plan, file.history
         self._tell()
+
+    def _counts(self, epoch: int) -> bool:
+        acts = self.epochs is None or self.plan.schedule.at(epoch, self.epochs) > 0
+        return acts and epoch >= self.first
 
     def _tell(self) -> None:
         for part in self.parts:

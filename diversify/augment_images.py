@@ -28,7 +28,8 @@ class BatchAugmenter(nn.Module):
 
     In `eval()`, and where a plan asks for nothing, what comes in goes out. With a key (`fit` hands one in), crop, policy and
     everything else that varies one image is a function of (seed, epoch, index, occurrence), whatever batch it is in, and
-    mixing is one of (seed, epoch, step, row). Without, the augmenter counts its own steps, which stand for the indices.
+    mixing is one of (seed, epoch, step, row). Without, the augmenter counts its own steps, which stand for the indices:
+    processes that train together then each need a seed of their own.
 
     Args:
         plan: What is done for every class.
@@ -66,6 +67,7 @@ class BatchAugmenter(nn.Module):
         super().__init__()
         self.seed, self.base = seed, base
         self.epoch, self.step, self._epochs = 0, 0, cast(int | None, None)
+        self._looked = False  # at the range of some batch's values
         images, labels = pool if pool is not None else (None, torch.empty(0, dtype=torch.int64))
         if images is not None:
             _check_pool(images, labels, plan.num_classes)
@@ -118,24 +120,35 @@ class BatchAugmenter(nn.Module):
             epoch alike, and otherwise what came in.
 
         Raises:
-            InputError: targets are no class indices, or the pool's images have another shape.
+            InputError: targets are no class indices, images are of another form, or floats that are to be varied lie outside
+                [0, 1] (on an accelerator only the first batch is looked at), or the pool's images have another shape.
         """
         if not self.training:
             return images, targets
-        if targets.ndim != 1 or targets.is_floating_point() or len(targets) != len(images):
-            law = f"be ({len(images)},) class indices, one for each image"
-            raise must("targets", law, f"{targets.dtype} {tuple(targets.shape)}")
-        if targets.device.type == "cpu" and len(targets) and not 0 <= targets.min() <= targets.max() < self._classes:
-            law = f"be classes of the plan, in [0, {self._classes - 1}]"
-            raise must("targets", law, f"{int(targets.min())} to {int(targets.max())}")
+        self._check_images(images)
+        _check_targets(targets, len(images), self._classes)
         if key is None:
             rows = torch.arange(len(images), device=images.device)
             key = DrawKey(seed=self.seed, epoch=self.epoch, step=self.step, indices=rows + (self.step << 32))
             self.step += 1
         if self.base is not None:
             images, targets = self.base(images, targets, key)
-        images = self._vary(images, targets, key)
-        return self._mix(images, targets, key) if self._mixes else (images, targets)
+        classes = targets.long()  # uint8 indices would be read as a mask
+        images = self._vary(images, classes, key)
+        return self._mix(images, classes, key) if self._mixes else (images, targets)
+
+    def _check_images(self, images: Tensor) -> None:
+        if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+            raise must("images", "be (N, C, H, W), uint8 or floating point", f"{images.dtype} {tuple(images.shape)}")
+        if not self._names or images.dtype == torch.uint8 or not images.numel():
+            return
+        if images.device.type != "cpu" and self._looked:  # looking waits for the device
+            return
+        self._looked = True
+        low, high = (float(end) for end in images.aminmax())
+        if not (low >= 0 and high <= 1):
+            got = f"{images.dtype} from {low:.3g} to {high:.3g}"
+            raise must("images", "be uint8, or float in [0, 1], to be varied", got, "normalise them after")
 
     def _vary(self, images: Tensor, targets: Tensor, key: DrawKey) -> Tensor:
         factor = self.factor
@@ -279,6 +292,17 @@ def _whole(weights: Tensor) -> Tensor:
     """int64 in proportion to the weights; at least 1 where one is above 0."""
     shares = weights.double() / weights.double().sum().clamp(min=torch.finfo(torch.float64).tiny)
     return torch.where(weights > 0, (shares * _WHOLE).round().clamp(min=1), 0).to(torch.int64)
+
+
+def _check_targets(targets: Tensor, rows: int, num_classes: int) -> None:
+    if not isinstance(targets, Tensor):
+        raise must("targets", f"be a tensor of {rows} class indices", type(targets).__name__)
+    if targets.shape != (rows,) or targets.is_floating_point() or targets.dtype == torch.bool:
+        law = f"be ({rows},) class indices, one for each image"
+        raise must("targets", law, f"{targets.dtype} {tuple(targets.shape)}")
+    if targets.device.type == "cpu" and rows and not 0 <= targets.min() <= targets.max() < num_classes:
+        law = f"be classes of the plan, in [0, {num_classes - 1}]"
+        raise must("targets", law, f"{int(targets.min())} to {int(targets.max())}")
 
 
 def _check_pool(images: Tensor, labels: Tensor, num_classes: int) -> None:

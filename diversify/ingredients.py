@@ -41,7 +41,7 @@ class Adapting(Protocol):
     def observe(self, labels: Tensor, predicted: Tensor) -> None:
         """At the end of an epoch: the labels of what this process saw in it and what was predicted then, on the device.
 
-        Of images that were mixed with others nothing is shown.
+        Of images whose target is no longer their own label alone, as mixing makes it, nothing is shown.
         """
 
     def update(self, epoch: int) -> Any:
@@ -111,7 +111,7 @@ class Ingredients:
             head: For feature methods that need one.
             image_space: "device" varies images in batches (`BatchAugmenter`), "workers" one by one in the loader's
                 workers (`DiversifiedDataset`); what mixes images is done on the device either way.
-            adapt: `adapt(plan, parts=parts)`, for example `AdaptivePlan`; the parts have `use(plan)`.
+            adapt: `adapt(plan, parts=parts)`, for example `partial(AdaptivePlan, epochs=epochs)`; the parts have `use(plan)`.
 
         Raises:
             InputError: a label is no class of the plan, or what a part says of the plan.

@@ -128,6 +128,8 @@ class DiversifySampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch, from its first position on; the epoch that is already set goes on unchanged."""
+        if epoch < 0:
+            raise must("epoch", "not be negative", epoch)
         if epoch != self.epoch:
             self.epoch, self._start, self._handed = epoch, 0, None
 
@@ -240,7 +242,7 @@ class _State(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
     seed: Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
-    epoch: int
+    epoch: pydantic.NonNegativeInt
     position: pydantic.NonNegativeInt
     draws: tuple[pydantic.NonNegativeFloat, ...]
     images_per_epoch: pydantic.PositiveInt

@@ -150,12 +150,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _checked(labels: Tensor, num_classes: int) -> Tensor:
-    """Labels `(N,)` or `(N, 1)` as `(N,)`, or an error when one is no class."""
+    """Labels `(N,)` or `(N, 1)` of any integer type as `(N,)` int64, or an error when one is no class."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise must("labels", "be integers", str(labels.dtype).removeprefix("torch."))
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
         raise must("labels", f"lie in [0, {num_classes - 1}]", int(labels[outside][0]))
-    return labels
+    return labels.long()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from diversify.adaptive import RULES, AdaptivePlan, AdaptiveRule
 from diversify.augment import DrawKey
 from diversify.errors import InputError
 from diversify.functional import draws
-from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Plan, Reason
+from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Plan, Reason, Schedule
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 WHY = Reason(
@@ -136,6 +136,17 @@ def test_hits_decide_at_chosen_epochs():
         0.839, abs=1e-3
     )  # of 20 images: those before `first` do not count
     assert adaptive.history[-1].reason.low > 0.93  # of 60
+
+
+def test_hits_on_images_that_the_schedule_leaves_alone_decide_nothing():
+    plan = plan_of(schedule=Schedule(start=0.5, stop=0.8))
+    adaptive = AdaptivePlan(plan, epochs=10)
+    assert [epoch for epoch in range(10) if adaptive.due(epoch)] == [5, 6, 7]
+    for epoch in range(10):
+        observe(adaptive, (20, 20, 20))
+        adaptive.update(epoch)
+    assert {change.epoch for change in adaptive.history} == {5, 6, 7}
+    assert adaptive.history[0].reason.low == pytest.approx(0.839, abs=1e-3)  # of 20 images
 
 
 def test_nothing_seen_changes_nothing_and_tells_nobody():
@@ -437,6 +448,7 @@ def other_labels():
 MESSAGES = {
     "every must be at least 1, got 0": lambda: AdaptivePlan(plan_of(), every=0),
     "least_seen must be at least 1, got 0": lambda: AdaptivePlan(plan_of(), least_seen=0),
+    "epochs must be at least 1, got 0": lambda: AdaptivePlan(plan_of(), epochs=0),
     "first must not be negative, got -1": lambda: AdaptivePlan(plan_of(), first=-1),
     "step must lie in (0, 1], got 0": lambda: AdaptivePlan(plan_of(), step=0),
     "step must lie in (0, 1], got nan": lambda: AdaptivePlan(plan_of(), step=math.nan),

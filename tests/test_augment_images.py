@@ -174,6 +174,23 @@ def test_without_a_key_it_counts_its_own_steps():
     assert torch.equal(augment(images, targets)[0], second)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("count", [3, 60])  # with as many rows as classes a mask would fit
+def test_targets_of_any_integer_type_are_class_indices(dtype, count):
+    images, targets = batch(count)
+    for plan in (plan_of(), mixing_plan(policies=GRADED)):
+        wanted = BatchAugmenter(plan)(images, targets, key_of(count))
+        made = BatchAugmenter(plan)(images, targets.to(dtype), key_of(count))
+        assert torch.equal(made[0], wanted[0])
+        assert torch.equal(made[1], wanted[1] if wanted[1].is_floating_point() else targets.to(dtype))
+
+
+def test_normalised_floats_may_be_mixed_where_none_is_varied():
+    images, targets = batch(dtype=torch.float32)
+    made, _ = BatchAugmenter(mixing_plan("mixup"))(images * 4 - 2, targets, key_of())
+    assert made.min() < 0
+
+
 def test_the_schedule_scales_probability_and_strength():
     images, targets = batch(600)
     plan = mixing_plan(policies=(HEAVY,) * 3, schedule=Schedule(start=0.2, ramp=0.4, stop=0.8))
@@ -333,6 +350,18 @@ WRONG = {
     )(*batch(), key_of()),
     "epoch must not be negative, got -1": lambda: BatchAugmenter(plan_of()).set_epoch(-1),
     "epochs must be at least 1, got 0": lambda: BatchAugmenter(plan_of()).set_epoch(0, 0),
+    "targets must be a tensor of 60 class indices, got list": lambda: BatchAugmenter(plan_of())(
+        batch()[0], batch()[1].tolist(), key_of()
+    ),
+    "targets must be \\(60,\\) class indices, one for each image, got torch.bool": lambda: BatchAugmenter(plan_of())(
+        batch()[0], batch()[1] > 0, key_of()
+    ),
+    "images must be \\(N, C, H, W\\), uint8 or floating point, got torch.uint8 \\(60, 8, 10\\)": lambda: BatchAugmenter(
+        mixing_plan()
+    )(batch()[0][:, 0], batch()[1], key_of()),
+    "images must be uint8, or float in \\[0, 1\\], to be varied, got torch.float32 from -1 to": lambda: BatchAugmenter(
+        plan_of()
+    )(batch(dtype=torch.float32)[0] * 2 - 1 - 2 / 255, batch()[1], key_of()),
     "strength must lie in \\[0, 1\\], got 1.5": lambda: show_policy(batch()[0], HEAVY, [1.5]),
 }
 
@@ -381,6 +410,7 @@ def test_on_a_device_no_value_is_waited_for(method):
     """On tensors without values, which refuse whatever looks at one or whose shape depends on one."""
     image_ops._table.cache_clear()
     augment = BatchAugmenter(mixing_plan(method, policies=GRADED), base=dv.CropFlip(padding=2, mirror=True))
+    augment(*batch(dtype=torch.float32), key_of())  # of the first batch the range is looked at
     with FakeTensorMode():
         for name, column in augment.named_buffers():
             setattr(augment, name, torch.empty(column.shape, dtype=column.dtype, device="cuda"))

@@ -538,6 +538,7 @@ MESSAGES = {
     "plan must have the classes of the one before, in their order, got 'a' for 'class 0'": lambda: sampler_of().use(
         Plan.untouched(list("abcde"), COUNTS)
     ),
+    "epoch must not be negative, got -1": lambda: sampler_of().set_epoch(-1),
     "consumed must not be negative, got -1": lambda: sampler_of().state_dict(consumed=-1),
     "position of the sampler's state must lie in [0, 67], got 68": lambda: loaded(position=68),
     "position of the sampler's state must be valid, got Input should be greater than or equal to 0": lambda: loaded(

@@ -10,7 +10,7 @@ from diversify.cli import run
 from diversify.data import load_data
 from diversify.errors import InputError
 from diversify.functional.counts import class_counts
-from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, PriorCorrection
+from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, PriorCorrection, Schedule
 from diversify.runs import DataOptions, train_run
 from diversify.training import Recipe
 
@@ -123,6 +123,14 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, plan_fi
     assert whole["weights"]["sha256"] == parts["weights"]["sha256"]
     assert whole.get("plan_adapted") == parts.get("plan_adapted")
     assert ("plan_adapted" in whole) == (adapt == "hits")
+
+
+def test_hits_of_epochs_without_augmentation_adapt_nothing(tmp_path: Path) -> None:
+    plan = full_plan(schedule=Schedule(start=1.0))
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    assert train(tmp_path / "out", "--plan", tmp_path / "plan.json", "--adapt", "hits") == 0
+    record = storage.read_json(tmp_path / "out" / "run.json", "run.json")
+    assert Plan.from_dict(record["plan_adapted"]) == plan
 
 
 def test_another_plan_or_none_is_refused_when_a_run_is_resumed(

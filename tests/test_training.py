@@ -737,6 +737,20 @@ def with_labels(**options):
     return lambda: train(dataset=Mislabelled(), **options)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_type_train_alike(dtype):
+    dataset = Pictures()
+    dataset.labels = dataset.labels.to(dtype)
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    assert train(recipe, dataset=dataset)[1][0].loss == train(recipe)[1][0].loss
+
+
+def test_labels_that_are_no_integers_are_refused():
+    dataset = Pictures()
+    dataset.labels = dataset.labels.float()
+    assert message_of(lambda: train(dataset=dataset)) == "labels must be integers, got float32"
+
+
 class Failing(Pictures):
     def __getitem__(self, index):
         if index == 3:

@@ -133,7 +133,7 @@ class _Training:
             epochs=recipe.epochs,
             base=self.augmentation,
             pool=_pool(self.data.train) if _mixes(self.plan) else None,
-            adapt=AdaptivePlan if self.record["plan"]["adapt"] == "hits" else None,
+            adapt=partial(AdaptivePlan, epochs=recipe.epochs) if self.record["plan"]["adapt"] == "hits" else None,
         )
 
     def take_up_plan(self, out: Path) -> None:
