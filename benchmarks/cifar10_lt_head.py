@@ -6,10 +6,12 @@
         --model resnet32 --epochs 200 --precision bf16 --out runs/$tail-$seed
       diversify diagnose --root DATA --weights runs/$tail-$seed/model.safetensors --out runs/$tail-$seed-diagnosis
     done
-    python -m benchmarks.cifar10_lt_head runs/*-diagnosis --root DATA [--seeds 5] [--test]
+    python -m benchmarks.cifar10_lt_head runs/*-diagnosis --root DATA [--seeds 5] [--test | --ceiling]
 
 Without `--test` only the held-out images are read, and nothing is recorded: so rules are developed. With it, every choice
 is made first; then the test images are read once per backbone and one record per candidate and head seed is appended. The
+Last, `--ceiling` records what a head fitted on balanced test features reaches, cross-fitted: to be read only, as the bound of
+what any head could do on these backbones. The
 candidates are those of `diversify remedy`, each with the option that its held-out folds choose, and beside them the plan
 that a permuted diagnosis makes, another permutation for every head seed.
 """
@@ -33,7 +35,7 @@ from diversify.data import make_loader
 from diversify.diagnosis import Diagnosis
 from diversify.embeddings import Embeddings
 from diversify.extraction import extract
-from diversify.functional import counts
+from diversify.functional import ceiling, counts
 from diversify.head_choice import Candidate, HeadChoice, choose_head, default_candidates
 from diversify.heads import split_head
 from diversify.plan import Plan, make_plan
@@ -44,6 +46,7 @@ from diversify.runs.options import DataOptions
 RESULTS = Path(__file__).parent / "results" / "cifar10_lt_head.jsonl"
 SUITE = "cifar10_lt_head"
 OURS, PERMUTED = "plan", "plan from a permuted diagnosis"
+BOUND = "bound: fitted on test features"
 GROUPS = ("largest third", "middle third", "smallest third")
 
 
@@ -112,17 +115,41 @@ def finals(
                     "recall": recall,
                     "balanced_accuracy_heldout": float(choice.columns["balanced_accuracy"][place]),
                     "params": {"option": choice.option(place)},
-                    "backbone": record["training"]["seed"],
-                    "epochs": record["training"]["recipe"]["epochs"],
-                    "weights": record["weights"]["sha256"],
-                    "class_counts": class_counts,
-                    "tail_order": record["data"]["tail_order"],
                     "seconds_of_choice": round(seconds, 2),
-                    "started": origin.now(),
-                    **origin.origin(torch.device("cpu")),
+                    **_of_the_backbone(record, class_counts),
                 }
             )
     return found
+
+
+def bound(folder: Path, root: str) -> dict[str, Any]:
+    """The record of a head fitted on balanced test features, each image by a head that did not see it."""
+    record = load_diagnosed(folder)[2]
+    test, class_counts = test_embeddings(record, root)
+    predicted = ceiling.cross_fitted_predictions(test.features, test.labels, test.num_classes, seed=0)
+    recall = counts.class_mean((predicted == test.labels).double(), test.labels, test.num_classes).tolist()
+    return {
+        "kind": "ceiling",
+        "suite": SUITE,
+        "method": BOUND,
+        "seed": 0,
+        "split": "test",
+        "balanced_accuracy": mean(recall),
+        "recall": recall,
+        **_of_the_backbone(record, class_counts),
+    }
+
+
+def _of_the_backbone(record: Mapping[str, Any], class_counts: list[int]) -> dict[str, Any]:
+    return {
+        "backbone": record["training"]["seed"],
+        "epochs": record["training"]["recipe"]["epochs"],
+        "weights": record["weights"]["sha256"],
+        "class_counts": class_counts,
+        "tail_order": record["data"]["tail_order"],
+        "started": origin.now(),
+        **origin.origin(torch.device("cpu")),
+    }
 
 
 # The tables
@@ -194,7 +221,7 @@ def text() -> str:
     if not records:
         return "No records yet."
     backbones = _backbones(records)
-    seeds = len({one["seed"] for one in records})
+    seeds = len({one["seed"] for one in records if one["kind"] == "final"})
     tails = ", ".join(f"tail {tail} seed {seed}" for tail, seed in backbones)
     return (
         f"{len(backbones)} backbones ({tails}; ResNet-32, {records[0]['epochs']} epochs, ratio 100, a fifth held out),"
@@ -210,7 +237,12 @@ def main() -> None:
     parser.add_argument("--root", default="data")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--test", action="store_true")
+    parser.add_argument("--ceiling", action="store_true")
     options = parser.parse_args()
+    if options.ceiling:
+        kept = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
+        storage.write_jsonl(RESULTS, [*kept, *(bound(folder, options.root) for folder in options.folders)])
+        return
     chosen = [(folder, *choices(folder, options.seeds)) for folder in options.folders]
     if options.test:
         new = [one for folder, record, made in chosen for one in finals(folder, record, made, options.root)]

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cifar10_lt_diagnosis
+from benchmarks import cifar10_lt_diagnosis, cifar10_lt_head
 from diversify import storage
 
 HERE = Path(__file__).parent
@@ -43,6 +43,8 @@ def timings(file: str) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "overhead": partial(timings, "overhead.jsonl"),
     "remedies": partial(timings, "remedies.jsonl"),
+    "cifar10_lt_head_text": cifar10_lt_head.text,
+    "cifar10_lt_head": cifar10_lt_head.table,
     "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,
     "cifar10_lt_answers": cifar10_lt_diagnosis.answer_table,

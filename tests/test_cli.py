@@ -411,6 +411,8 @@ def test_differences_of_recall_are_in_points(
 
 
 def test_commands_bring_neither_albumentations_nor_imbalanced_learn_before_they_need_them() -> None:
-    code = "import sys, diversify.cli, diversify.runs; print({'albumentations', 'imblearn', 'optuna'} & set(sys.modules))"
+    code = (
+        "import sys, diversify.cli, diversify.runs; print({'albumentations', 'imblearn', 'optuna'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
