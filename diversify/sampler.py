@@ -126,8 +126,11 @@ class DiversifySampler(Sampler[int]):
                 raise must("plan", "have the classes of the one before, in their order", f"{name!r} for {before!r}")
         self._planned = self._shares_of(plan)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch, from its first position on; the epoch that is already set goes on unchanged."""
+    def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
+        """Choose the order of this epoch, from its first position on; the epoch that is already set goes on unchanged.
+
+        `epochs` changes nothing here: the other parts of a plan take it, for its schedule.
+        """
         if epoch < 0:
             raise must("epoch", "not be negative", epoch)
         if epoch != self.epoch:

@@ -45,7 +45,7 @@ def train(data: dv.Data, plan: dv.Plan, parts: tuple[str, ...]) -> nn.Module:
             augment_features = dv.FeatureAugmenter(plan, bank, seed=0)
         for part in (sampler, dataset, augment, augment_features):
             if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
+                part.set_epoch(epoch, EPOCHS)  # fresh draws, and the plan's schedule
         model.train()
         for images, labels in loader:
             targets = labels
