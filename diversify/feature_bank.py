@@ -23,9 +23,10 @@ MOST_ROWS = 10_000  # examples whose features are kept; neighbours are sought am
 class RollingFeatureAugmenter:
     """A `FeatureAugmenter` whose bank keeps up with the backbone: the last features seen of every training image.
 
-    They are those of the images as training sees them, augmented and in training mode; those of images whose label was mixed with
-    another are left out (by the target: Remix keeps some labels whole). The bank is read anew at the beginning of every epoch in which the plan's schedule lets features be
-    augmented; without `embeddings` it is empty in the first one, whose features stay as they are. Of more than `most_rows`
+    They are those of the images as training sees them, augmented and in training mode; those of images whose label was
+    mixed with another are left out (by the target: Remix keeps some labels whole). The bank is read anew at the beginning
+    of every epoch in which the plan's schedule lets features be augmented; without `embeddings` it is empty in the first
+    one, whose features stay as they are. Of more than `most_rows`
     images those of the small classes are kept first, and an even draw of the large ones.
 
     In `fit` it is the slot `augment_features`. In a loop of your own call, in this order, `set_epoch(epoch, epochs)`,
