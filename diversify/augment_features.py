@@ -150,7 +150,7 @@ class FeatureAugmenter(nn.Module):
         self._schedule()
 
     def _schedule(self) -> None:
-        self.factor = 1.0 if self._epochs is None else self.plan.schedule.at(self.epoch, self._epochs)
+        self.factor = 1.0 if self._epochs is None else self.plan.schedule.features_at(self.epoch, self._epochs)
 
     def _keep(self, name: str, values: Tensor) -> None:
         self.register_buffer(name, values, persistent=False)

@@ -88,7 +88,7 @@ class RollingFeatureAugmenter:
     def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
         """Read the bank, where the plan augments features in this epoch and some have been seen."""
         self._augmenter = None
-        acts = epochs is None or self.plan.schedule.at(epoch, epochs) > 0
+        acts = epochs is None or self.plan.schedule.features_at(epoch, epochs) > 0
         if self._bank is None or not acts or not self.plan.feature_methods:
             return
         seen = self._seen[:-1].cpu()

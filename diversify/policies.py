@@ -152,8 +152,13 @@ class PriorCorrection(Value):
 
 
 class Schedule(Value):
-    """When augmentation acts, as shares of the epochs: nothing before `start`, then growing over `ramp`, nothing after `stop`."""
+    """When augmentation acts, as shares of the epochs: nothing before `start`, then growing over `ramp`, nothing after `stop`.
 
+    Feature policies act from `features` on, at the earliest: what a diagnosis says of features holds for a network that is
+    nearly trained, as it was.
+    """
+
+    features: Share = 0.0
     start: Share = 0.0
     ramp: Share = 0.0
     stop: Share = 1.0
@@ -171,6 +176,10 @@ class Schedule(Value):
             return 0.0
         return min(1.0, (done - self.start + 1 / epochs) / self.ramp) if self.ramp > 0 else 1.0
 
+    def features_at(self, epoch: int, epochs: int) -> float:
+        """The same for feature policies."""
+        return self.at(epoch, epochs) if epoch / epochs >= self.features else 0.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strengths:
@@ -180,7 +189,8 @@ class Strengths:
     1 - log n / log n_max, scaled to 1 for the rarest class.
 
     Attributes:
-        draws_exponent: A class is drawn in proportion to n to this power: 1 as the images come, 0 evenly (for a head step).
+        draws_exponent: A class is drawn in proportion to n to this power: 1 as the images come, 0 evenly. The loss takes the
+            drawn prior out either way; in training, images that come more often are learned by heart.
         covariance: Strength of the covariance noise of the rarest class.
         covariance_share: Share of the rarest class's draws that get it.
         eos: How far toward the enemy, of the whole way.
@@ -208,7 +218,7 @@ class Strengths:
         found_gain: Which part of its feature policies a class gives up per share of recall by which it is above the mean.
     """
 
-    draws_exponent: float = 0.5
+    draws_exponent: float = 1.0
     covariance: float = 0.67
     covariance_share: float = 0.7
     eos: float = 1.0
@@ -223,7 +233,7 @@ class Strengths:
     image_probability: float = 0.5
     mixing: Mixing = dataclasses.field(default_factory=Mixing)
     prior_correction: PriorCorrection = dataclasses.field(default_factory=lambda: PriorCorrection(training=1.0))
-    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(features=0.8))
     images_per_epoch: int | None = None
     largest_difference: float = LARGEST_DIFFERENCE
     draws_gain: float = 2.0

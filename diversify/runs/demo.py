@@ -35,9 +35,8 @@ IMBALANCE = "exp:50:100"  # at ratio 20 this network finds 97% of the unseen dig
 SEEDS = 3
 MODEL = "small_cnn"
 STRENGTHS = {  # of the image policies, from the largest to the rarest class; val chooses
-    "mild": Strengths(image_least=0.15, image_most=0.3, draws_exponent=1.0),
-    "usual": Strengths(draws_exponent=1.0),  # every image once an epoch: the loss takes the prior out, draws need not
-    "strong": Strengths(image_least=0.3, image_most=1.0, draws_exponent=1.0),
+    "mild": Strengths(image_least=0.15, image_most=0.3),
+    "usual": Strengths(),
 }
 _PICTURES = 3  # of a class
 _LEAK_REPEATS = 5
