@@ -121,7 +121,8 @@ def test_what_a_class_gets_from_counts_grows_with_rarity_and_is_bounded() -> Non
 
 
 def test_every_choice_from_counts_says_why() -> None:
-    plan = Plan.from_counts(NAMES, COUNTS, strengths=Strengths(mixing=Mixing(method="cutmix", probability=0.5)))
+    strengths = Strengths(draws_exponent=0.5, mixing=Mixing(method="cutmix", probability=0.5))
+    plan = Plan.from_counts(NAMES, COUNTS, strengths=strengths)
     for one in plan.classes:
         choices = {"draws", "image", "mixing", *(f"features.{policy.method}" for policy in one.features)}
         assert {reason.choice for reason in one.reasons} == choices
