@@ -154,8 +154,9 @@ class PriorCorrection(Value):
 class Schedule(Value):
     """When augmentation acts, as shares of the epochs: nothing before `start`, then growing over `ramp`, nothing after `stop`.
 
-    Feature policies act from `features` on, at the earliest: what a diagnosis says of features holds for a network that is
-    nearly trained, as it was.
+    Feature policies act from `features` on, at the earliest; 1 leaves training without them, as made plans do: they are for
+    the head step on a frozen backbone (`retrain_head`, which has no epochs). Acting in the loop they cost 1 to 4 points of
+    balanced accuracy on the hold-outs of long-tailed CIFAR-10, from the start as from 80% of the epochs on.
     """
 
     features: Share = 0.0
@@ -233,7 +234,7 @@ class Strengths:
     image_probability: float = 0.5
     mixing: Mixing = dataclasses.field(default_factory=Mixing)
     prior_correction: PriorCorrection = dataclasses.field(default_factory=lambda: PriorCorrection(training=1.0))
-    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(features=0.8))
+    schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(features=1.0))
     images_per_epoch: int | None = None
     largest_difference: float = LARGEST_DIFFERENCE
     draws_gain: float = 2.0

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 import diversify as dv
 from diversify.functional.losses import prior_corrected_cross_entropy
+from diversify.plan import Schedule, Strengths
 
 EPOCHS, BATCH_SIZE = 12, 32
 PARTS = ("sampler", "dataset", "batch", "features")
@@ -69,7 +70,8 @@ def main() -> dv.Diagnosis:
     seen, val = dv.make_loader(data.train, data.view), dv.make_loader(data.val, data.view)
     plain = train(data, dv.Plan.untouched(data.class_names, torch.bincount(data.train.labels).tolist()), ())
     diagnosis = dv.diagnose_model(plain, seen, val, class_names=data.class_names)
-    plan = dv.make_plan(diagnosis)
+    # Made plans keep feature policies for the head step on a frozen backbone; here they act in the second half of training too
+    plan = dv.make_plan(diagnosis, strengths=Strengths(schedule=Schedule(features=0.5)))
     print(f"balanced accuracy on val {dv.evaluate(plain, val, num_classes=10).nanmean():.1%} without a plan")
     for parts in (*((part,) for part in PARTS), ("sampler", "batch", "features")):
         model = train(data, plan, parts)
