@@ -839,8 +839,8 @@ MESSAGES: list[tuple[str, Any, str]] = [
     ("classes.4", [], "classes.4 of the plan must be an object, got []"),
     ("classes.1.name", "ant", "classes.1.name of the plan must be another than that of class 0, got 'ant'"),
     ("classes.1.name", 7, "classes.1.name of the plan must be text, got 7"),
-    ("classes.1.count", 0, "classes.1.draws of the plan must be 0 for a class without training images, got 0.256286"),
-    ("classes.1.draws", 0.5, "classes of the plan must have draws that sum to 1, got 1.24371"),
+    ("classes.1.count", 0, "classes.1.draws of the plan must be 0 for a class without training images, got 0.208333"),
+    ("classes.1.draws", 0.5, "classes of the plan must have draws that sum to 1, got 1.29167"),
     (
         "classes.0.image.strength",
         0,
