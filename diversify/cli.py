@@ -374,7 +374,7 @@ def remedy(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Repair the head of a diagnosed network: the plan beside the free fixes, and whichever wins on held-out folds."""
+    """Repair the head of a diagnosed network: the plan beside the free fixes and others, and the simplest that held-out folds find best."""
     from .runs import remedy_run
 
     with _progress() as progress:
@@ -671,6 +671,9 @@ def _of_the_run(plan: Plan) -> list[str]:
         lines.append(
             f"augmentation from {schedule.start:.0%} to {schedule.stop:.0%} of the epochs, growing over {schedule.ramp:.0%}"
         )
+    if plan.feature_methods:
+        later = "" if schedule.features >= 1 else f", and in training from {schedule.features:.0%} of the epochs on"
+        lines.append(f"features are made in the head step{later}")
     if plan.images_per_epoch is not None:
         lines.append(f"draws per epoch: {plan.images_per_epoch:,}")
     if any(reason.rule == "rarity" for one in plan.classes for reason in one.reasons):

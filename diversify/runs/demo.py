@@ -54,8 +54,8 @@ WAYS = {
         "Ren et al. 2020",
     ),
     PLANNED: (
-        "Trained anew with what `make_plan` says for every class: how often it is drawn, how its images and its features are"
-        " varied; and the class prior taken out as in balanced softmax.",
+        "Trained anew with what `make_plan` says for every class: how often it is drawn and how its images are varied; and the"
+        " class prior taken out as in balanced softmax. Its feature policies are for the head step.",
         "",
     ),
 }
