@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .augment import DrawKey
 from .embeddings import Embeddings
 from .errors import must
-from .functional import counts, draws, magnitude, oversample
+from .functional import counts, draws, magnitude, mixing, oversample
 from .heads import LinearHead
 from .plan import Plan
 
@@ -300,7 +300,8 @@ class FeatureAugmenter(nn.Module):
                 made = oversample.interpolate(base, self.bank[partner].to(base.dtype), draw, strength)
                 share = strength * draw
                 if method == "remix":
-                    share = oversample.remix_share(share, self._class_counts[classes], self._class_counts[label])
+                    counted = self._class_counts[classes], self._class_counts[label]
+                    share = 1 - mixing.remix_shares(1 - share, *counted)
                 others = nn.functional.one_hot(label, self.plan.num_classes)
                 targets = torch.where(chosen[:, None], oversample.mix_labels(targets, others, share), targets)
             features = torch.where(chosen[:, None], made, features)

@@ -8,7 +8,7 @@ from reference import draws as plain_draws
 from reference import oversample as plain
 from reference.compare import same
 
-from diversify.functional import counts, draws, oversample
+from diversify.functional import counts, draws, mixing, oversample
 
 ROWS = torch.arange(4000)
 SIX = torch.tensor(plain_draws.normals(6, 5, "six"))
@@ -109,7 +109,7 @@ def test_the_whole_way_is_the_partner_and_shrinking_leaves_other_features_alone(
 @pytest.mark.parametrize(("base", "partner"), [(90, 30), (30, 90), (89, 30), (30, 89), (50, 50), (0, 30)])
 def test_remix_gives_the_label_to_the_rarer_class(base, partner):
     shares = torch.linspace(0, 1, 41, dtype=torch.float64)
-    got = oversample.remix_share(shares, torch.tensor(base), torch.tensor(partner))
+    got = 1 - mixing.remix_shares(1 - shares, torch.tensor(base), torch.tensor(partner))
     assert same(got.tolist(), [plain.remix(share, base, partner, 3.0, 0.5) for share in shares.tolist()])
 
 
@@ -126,8 +126,6 @@ def covariance_of(rows):
 def test_donors_are_the_head_classes_and_a_class_s_own_by_its_size():
     count = torch.tensor([400, 200, 20, 1, 0])
     assert oversample.head_classes(count).tolist() == [True, True, False, False, False]
-    pooled = oversample.pooled_donors(count)
-    assert same(pooled.tolist(), [[2 / 3, 1 / 3, 0, 0, 0]] * 5)
     means = torch.tensor([[1.0, 0], [0, 1], [0.1, 1], [1, 0.2], [torch.nan, torch.nan]])
     donors = oversample.similar_donors(means, count)
     assert torch.allclose(donors.sum(1), torch.ones(5, dtype=torch.float64))

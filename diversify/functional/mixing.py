@@ -64,7 +64,7 @@ def remix_shares(
     """`(N,)` the share of the first image's label, given the `(N,)` share of its pixels.
 
     The label is the rarer class's alone where the counts differ by `kappa` at least and less than `tau` of the pixels
-    are the commoner class's; else the share of the pixels (Chou et al. 2020, equation 9).
+    are the commoner class's; else the share of the pixels (Chou et al. 2020).
 
     Args:
         share: `(N,)` the share of the first image's pixels.

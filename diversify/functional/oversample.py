@@ -113,20 +113,6 @@ def interpolate(base: Tensor, partner: Tensor, draw: Tensor, strength: Tensor | 
     return base + step * (partner - base)
 
 
-def remix_share(
-    share: Tensor, base_count: Tensor, partner_count: Tensor, *, kappa: float = 3.0, tau: float = 0.5
-) -> Tensor:
-    """`(N,)`: the partner's share of the label, given its share of the features. Chou et al., "Remix", 2020, eq. 5.
-
-    All to the rarer one where the counts differ by a factor of at least `kappa` and the more frequent one's share of the
-    features is below `tau`: none to a partner that is more frequent, with a share below `tau`; all to one that is rarer, where
-    the base's share is below `tau`.
-    """
-    to_partner = (base_count >= kappa * partner_count) & (1 - share < tau)
-    to_base = (partner_count >= kappa * base_count) & (share < tau)
-    return torch.where(to_partner, 1.0, torch.where(to_base, 0.0, share))
-
-
 def mix_labels(base: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     """`(N, C)` float32: label distributions mixed, with `share` `(N,)` of the partner's."""
     weight = share.float()[:, None]
@@ -139,12 +125,6 @@ def mix_labels(base: Tensor, partner: Tensor, share: Tensor) -> Tensor:
 def head_classes(counts: Tensor) -> Tensor:
     """`(C,)` bool: the classes that have at least as many rows as the classes that are present have on average."""
     return counts * (counts > 0).sum() >= counts.sum().clamp(min=1)
-
-
-def pooled_donors(counts: Tensor) -> Tensor:
-    """`(C, C)` float64, rows sum to 1: every class borrows the pooled within-class covariance of the head classes."""
-    weight = (counts * head_classes(counts)).double()
-    return (weight / weight.sum().clamp(min=1)).expand(len(counts), -1)
 
 
 def similar_donors(means: Tensor, counts: Tensor) -> Tensor:

@@ -22,10 +22,7 @@ from .folders import SCHEMA_VERSION, alone
 from .train import Progress, Say
 
 REPEATS = 10  # of the folds: they cost nothing beside the heads
-_OPTIMISTIC = (
-    "has seen these same held-out images, so its own row is somewhat optimistic (by about half a point on five long-tailed"
-    " CIFAR-10 backbones)"
-)
+_OPTIMISTIC = "has seen these same held-out images, so its own row is somewhat optimistic"
 SEEN = f"the plan, made from this diagnosis, {_OPTIMISTIC}"
 PERHAPS_SEEN = f"the plan was made from a diagnosis: if it was this one, it {_OPTIMISTIC}"
 
