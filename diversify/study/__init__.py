@@ -1,0 +1,1 @@
+"""Equal-budget comparisons of methods: what is compared, how it is tuned, what is recorded, and what the records say."""
