@@ -25,16 +25,20 @@ class DrawKey:
     """What a random choice in training may depend on.
 
     Attributes:
+        step: Which step of the epoch; `(N,)` where these are the rows of several steps.
         indices: `(N,)` the images' places in the training set.
         occurrences: `(N,)` how often each image came before in this epoch, as `DiversifySampler` counts; None where every
             image comes once.
+        step: Which step of the epoch; `(N,)` where these are the rows of several steps.
+        rows: `(N,)` the images' places in their steps; None where these are the rows of one step, in their order.
     """
 
     seed: int
     epoch: int
-    step: int
+    step: int | Tensor
     indices: Tensor
     occurrences: Tensor | None = None
+    rows: Tensor | None = None
 
     @property
     def views(self) -> Tensor:

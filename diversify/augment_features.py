@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -237,7 +237,8 @@ class FeatureAugmenter(nn.Module):
         self._require_rows(features, targets)
         row = torch.arange(len(features), device=features.device)
         if key is None:
-            origin, indices = (self.seed, self.epoch, self.step, row), None
+            origin: tuple[Any, ...] = (self.seed, self.epoch, self.step, row)
+            indices = None
             self.step += 1
         else:
             origin, indices = (key.seed, key.epoch, key.step, row), self._rows_of(key.indices, targets)
@@ -267,7 +268,7 @@ class FeatureAugmenter(nn.Module):
         return made.view_as(features), targets.unflatten(0, (number, batch))
 
     def _vary(
-        self, features: Tensor, targets: Tensor, origin: tuple[int | Tensor, ...], indices: Tensor | None
+        self, features: Tensor, targets: Tensor, origin: tuple[Any, ...], indices: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The rows varied by draws of `origin`: seed, epoch, step and `(N,)` rows, and `indices` `(N,)` into the bank."""
         classes = targets if targets.ndim == 1 else targets.argmax(1)

@@ -163,7 +163,7 @@ class BatchAugmenter(nn.Module):
         return image_ops.apply_policy(images, operation, strength, draw, self._names)
 
     def _mix(self, images: Tensor, targets: Tensor, key: DrawKey) -> tuple[Tensor, Tensor]:
-        rows = torch.arange(len(images), device=images.device)
+        rows = torch.arange(len(images), device=images.device) if key.rows is None else key.rows
 
         def drawn(name: str) -> Tensor:
             return draws.uniform(name, key.seed, key.epoch, key.step, rows)
@@ -209,8 +209,9 @@ class BatchAugmenter(nn.Module):
         if partners.dtype != images.dtype:
             partners = partners.to(images.dtype) / 255 if partners.dtype == torch.uint8 else partners.to(images.dtype)
         if self.base is not None:
-            seed = draws.seed_for("mix base", key.seed, key.step)
-            partners, _ = self.base(partners, classes, DrawKey(seed=seed, epoch=key.epoch, step=key.step, indices=rows))
+            seed, places = draws.seed_for("mix base", key.seed), rows + (key.step << 32)
+            base_key = DrawKey(seed=seed, epoch=key.epoch, step=key.step, indices=places, rows=rows)
+            partners, _ = self.base(partners, classes, base_key)
         return partners, classes, ends[-1] > 0
 
     def _take(self, plan: Plan, device: torch.device) -> None:

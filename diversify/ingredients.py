@@ -147,7 +147,7 @@ class Ingredients:
             wrap = _Wrap(plan, labels, seed)
             slots["wrap_dataset"] = wrap
             parts.append(wrap)
-        if plan.feature_methods:
+        if plan.feature_methods and any(plan.schedule.features_at(epoch, epochs) for epoch in range(epochs)):
             slots["augment_features"] = RollingFeatureAugmenter(
                 plan, labels, seed=seed, embeddings=embeddings, head=head
             )

@@ -57,7 +57,11 @@ class EpochSampler(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        return iter(draws.permutation(self.length, "order", self.seed, self.epoch).tolist())
+        return iter(self.order().tolist())
+
+    def order(self) -> Tensor:
+        """`(length,)` int64: every position of this epoch."""
+        return draws.permutation(self.length, "order", self.seed, self.epoch)
 
 
 class DiversifySampler(Sampler[int]):

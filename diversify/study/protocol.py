@@ -61,13 +61,14 @@ class Setting:
     """What a method may know of the run that it is part of: training images alone, never those it is judged by.
 
     Attributes:
-        images: `(N, C, H, W)` uint8 on the device that trains; partners of what is mixed come from here.
+        images: `(N, C, H, W)` uint8 on the device that trains; partners of what is mixed come from here. None
+            where they are too large for that.
         labels: `(N,)` int64, on the same device.
         class_counts: `(C,)` int64, on the CPU.
         base: The augmentation that every method begins with, for example `CropFlip`.
     """
 
-    images: Tensor
+    images: Tensor | None
     labels: Tensor
     class_counts: Tensor
     class_names: tuple[str, ...]
@@ -158,7 +159,6 @@ class Protocol(Value):
     batch_size: Annotated[int, pydantic.Field(strict=True, ge=1)] = 128
     schedule: Literal["steps", "cosine"] = "cosine"
     warmup_epochs: Annotated[int, pydantic.Field(strict=True, ge=0)] = 5
-    nesterov: bool = False
     precision: Literal["fp32", "bf16"] = "bf16"
     learning_rate: tuple[float, float, float] = (0.03, 0.1, 0.3)  # lowest, default, highest; searched by its logarithm
     weight_decay: tuple[float, float, float] = (1e-4, 2e-4, 2e-3)

@@ -1,0 +1,374 @@
+"""One run of a method: trained, its head step taken, and looked at, on val in a trial and on test in a final run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..augment import CropFlip
+from ..augment_images import BatchAugmenter
+from ..data import Data, Split, View, collate, load_data, make_loader
+from ..embeddings import Embeddings
+from ..errors import must
+from ..extraction import extract
+from ..functional import counts, metrics
+from ..head import adjust_logits
+from ..heads import LinearHead, SplitModel, evaluating, read_head, split_head
+from ..ingredients import Ingredients
+from ..leak import measure_leak
+from ..measuring import diagnose
+from ..models import build_model
+from ..resident import ResidentImages, features_of, fit_resident
+from ..training import Progress, Recipe, fit
+from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, Trained
+
+RESIDENT_BYTES = 2 << 30  # of images on the device; larger data go through loaders
+MOST_FOR_LEAK = 2000  # held-out images that the leak is measured on
+INSIDE = {
+    "magnitude_ratio": "ce_magnitude_ratio",
+    "diversity_heldout": "diversity_vendi_heldout",
+    "diversity_train": "diversity_vendi_train",
+}
+
+
+class CosineHead(nn.Module):
+    """Cosines of features and weight rows, times `scale`: the head that LDAM asks for (Cao et al. 2019)."""
+
+    def __init__(self, num_features: int, num_classes: int, scale: float, *, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.empty(num_classes, num_features).uniform_(-1, 1, generator=generator)
+        self.weight, self.scale = nn.Parameter(functional.normalize(start, dim=1)), scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(N, D)` to `(N, C)` logits in [-scale, scale]."""
+        turned = functional.normalize(self.weight, dim=1)
+        return self.scale * functional.linear(functional.normalize(features, dim=1), turned)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """The images that a run is trained on and those that it is judged by, on the device where they fit."""
+
+    data: Data
+    view: View
+    train: ResidentImages | None  # None: too large, read by loaders
+    judged: ResidentImages | None
+    judged_split: Split
+    class_counts: Tensor
+
+    @property
+    def judged_labels(self) -> Tensor:
+        """`(M,)` on the CPU."""
+        return self.judged_split.labels
+
+
+class Task:
+    """The data of a protocol, each part of it read once, and the device that trains."""
+
+    def __init__(self, protocol: Protocol, *, root: str, device: torch.device, download: bool) -> None:
+        self.protocol, self.root, self.device, self.download = protocol, root, device, download
+        self._read: dict[tuple[str, str], _Sides] = {}
+
+    def sides(self, tail_order: str, split: str) -> _Sides:
+        """Training images less the hold-out and the hold-out for "val", all of them and the test images for "test"."""
+        name = tail_order, split
+        if name not in self._read:
+            self._read = {}  # one at a time stays on the device
+            self._read[name] = self._sides(tail_order, split)
+        return self._read[name]
+
+    def _sides(self, tail_order: str, split: str) -> _Sides:
+        protocol = self.protocol
+        data = load_data(
+            protocol.data,
+            root=self.root,
+            imbalance=protocol.imbalance,
+            tail_order=tail_order,
+            holdout=protocol.holdout if split == "val" else 0.0,
+            download=self.download,
+            measure_view=True,
+        )
+        present = counts.class_counts(data.train.labels, data.num_classes)
+        if int(present.min()) == 0:
+            absent = ", ".join(data.class_names[c] for c in (present == 0).nonzero()[:, 0].tolist())
+            raise must("every class", "have a training image", f"none of {absent}")
+        judged = data.val if split == "val" else data.test
+        if judged is None:
+            raise must("data of a study", f"have images for {split}", f"none in {protocol.data}")
+        if data.view is None:
+            raise must("data of a study", "be images in [0, 1] with a mean and a std", protocol.data)
+        return _Sides(
+            data=data,
+            view=data.view,
+            train=_resident(data.train, self.device),
+            judged=_resident(judged, self.device),
+            judged_split=judged,
+            class_counts=present,
+        )
+
+
+def load_task(protocol: Protocol, *, root: str = "data", device: str | None = None, download: bool = False) -> Task:
+    """The data of a protocol, and where its runs are trained: on an accelerator if there is one, or on `device`."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    where = torch.device(device) if device is not None else found or torch.device("cpu")
+    return Task(protocol, root=root, device=where, download=download)
+
+
+def run_trial(
+    task: Task,
+    method: Method,
+    parameters: Parameters,
+    *,
+    seed: int,
+    split: str,
+    carried: Any = None,
+    report: Report | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train by a method and look at the images of `split`, once, after the last epoch.
+
+    Args:
+        seed: Of the start and of everything drawn; with several tail orders it also says which classes are rare.
+        split: "val" trains without the hold-out and is judged by it; "test" trains on all and is judged by test.
+        carried: What the head step of the chosen trial left, for a final run.
+        report: Called after each of the protocol's rungs, with balanced accuracy on val; may raise `Stopped`.
+
+    Raises:
+        InputError: data that cannot be read or have no such split, or a loss that is not finite.
+        Stopped: by `report`.
+    """
+    protocol = task.protocol
+    orders = protocol.tail_orders
+    sides = task.sides(orders[0] if split == "val" else protocol.tail_order_of(seed), split)
+    started = time.perf_counter()
+    _forget_peak(task.device)
+    setting = _setting(protocol, sides, seed)
+    model = _network(protocol, sides, method, seed)
+    ingredients = method.ingredients(setting, parameters)
+    recipe = Recipe(
+        epochs=protocol.epochs,
+        batch_size=protocol.batch_size,
+        learning_rate=float(parameters.get("learning_rate", protocol.learning_rate[1])),
+        weight_decay=float(parameters.get("weight_decay", protocol.weight_decay[1])),
+        schedule=protocol.schedule,
+        warmup_epochs=min(protocol.warmup_epochs, protocol.epochs - 1),
+        precision=protocol.precision,
+        seed=seed,
+    )
+    curve, images = [], 0
+    training = time.perf_counter()
+    run = _Run(sides=sides, model=model, recipe=recipe, ingredients=ingredients, setting=setting)
+    for record in run.train(progress):
+        images += record.images
+        if split == "val" and record.epoch + 1 in protocol.rungs:
+            curve.append(run.balanced_accuracy())
+            if report is not None:
+                report(record.epoch + 1, curve[-1])
+    training = time.perf_counter() - training
+    return run.outcome(
+        method, parameters, split, carried, curve=tuple(curve), started=started, images_per_second=images / training
+    )
+
+
+def _resident(split: Split, device: torch.device) -> ResidentImages | None:
+    """All images of a split on the device; None where they are too large for that."""
+    first = collate([split.dataset[0]])[0]
+    if first.nbytes * len(split) > RESIDENT_BYTES:
+        return None
+    blocks = torch.arange(len(split)).split(1024)
+    images = torch.cat([collate([split.dataset[row] for row in block.tolist()])[0] for block in blocks])
+    return ResidentImages(images=images.to(device), labels=split.labels.to(device))
+
+
+def _setting(protocol: Protocol, sides: _Sides, seed: int) -> Setting:
+    side = min(collate([sides.data.train.dataset[0]])[0].shape[2:])
+    return Setting(
+        images=None if sides.train is None else sides.train.images,
+        labels=sides.data.train.labels if sides.train is None else sides.train.labels,
+        class_counts=sides.class_counts,
+        class_names=sides.data.class_names,
+        epochs=protocol.epochs,
+        seed=seed,
+        base=CropFlip(padding=side // 8, mirror=sides.data.mirror),
+    )
+
+
+def _network(protocol: Protocol, sides: _Sides, method: Method, seed: int) -> nn.Module:
+    model = build_model(protocol.model, sides.data.num_classes, channels=len(sides.view.mean), seed=seed)
+    if not method.cosine_head:
+        return model
+    split = split_head(model)
+    head = split.head
+    if not isinstance(head, nn.Linear):
+        raise must(f"head of {protocol.model}", f"be nn.Linear for {method.name}", type(head).__name__)
+    cosine = CosineHead(head.in_features, head.out_features, method.cosine_head, seed=seed)
+    parent, _, name = split.head_name.rpartition(".")
+    setattr(model.get_submodule(parent), name, cosine)
+    return model
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A network being trained by a method, and how it is looked at."""
+
+    sides: _Sides
+    model: nn.Module
+    recipe: Recipe
+    ingredients: Ingredients
+    setting: Setting
+
+    @property
+    def on_device(self) -> bool:
+        """Whether images stay on the device, and the ingredients do not ask for what only `fit` does."""
+        own = ("wrap_dataset", "augment_features")
+        return self.sides.train is not None and all(getattr(self.ingredients, name) is None for name in own)
+
+    def train(self, progress: Progress | None) -> Any:
+        """Epoch records; what is subtracted from the logits afterwards is left to `outcome`."""
+        sides, num_classes = self.sides, self.setting.num_classes
+        ingredients = dataclasses.replace(self.ingredients, after=None)
+        if self.on_device and sides.train is not None:
+            return fit_resident(
+                self.model,
+                sides.train,
+                recipe=self.recipe,
+                num_classes=num_classes,
+                ingredients=ingredients,
+                prepare=sides.view.normalize,
+                progress=progress,
+            )
+        return fit(
+            self.model,
+            sides.data.train.dataset,
+            recipe=self.recipe,
+            num_classes=num_classes,
+            ingredients=ingredients,
+            collate=collate,
+            prepare=sides.view.normalize,
+            progress=progress,
+        )
+
+    def balanced_accuracy(self) -> float:
+        """On the images it is judged by, as the network stands."""
+        split = split_head(self.model)
+        with evaluating(self.model):
+            head, features = self.head(split), self.features(split, judged=True)
+        predicted = head.logits(features).argmax(1)
+        return metrics.balanced_accuracy(self.sides.judged_labels, predicted, self.setting.num_classes)
+
+    def head(self, split: SplitModel) -> LinearHead:
+        """The head's numbers, with what the ingredients subtract from its logits."""
+        found = read_head(split.head)
+        found = dataclasses.replace(found, weight=found.weight.cpu().clone(), bias=found.bias.cpu().clone())
+        return found if self.ingredients.after is None else adjust_logits(found, self.ingredients.after().cpu(), 1.0)
+
+    def features(self, split: SplitModel, *, judged: bool) -> Tensor:
+        """`(N, D)` on the CPU, of the images it is judged by or of its training images."""
+        sides, precision = self.sides, self.recipe.precision
+        images = sides.judged if judged else sides.train
+        if images is not None:
+            return features_of(split.features, images, prepare=sides.view.normalize, precision=precision).cpu().clone()
+        loader = make_loader(sides.judged_split if judged else sides.data.train, sides.view)
+        return extract(split, loader, precision="bf16" if precision == "bf16" else "fp32").features
+
+    def embeddings(self, split: SplitModel, head: LinearHead, *, judged: bool) -> Embeddings:
+        """The same with labels and logits."""
+        features = self.features(split, judged=judged)
+        labels = self.sides.judged_labels if judged else self.sides.data.train.labels
+        logits, indices = head.logits(features), torch.arange(len(labels))
+        return Embeddings(features=features, labels=labels, logits=logits, indices=indices)
+
+    def outcome(
+        self,
+        method: Method,
+        parameters: Parameters,
+        split_name: str,
+        carried: Any,
+        *,
+        curve: tuple[float, ...],
+        started: float,
+        images_per_second: float,
+    ) -> Outcome:
+        """The head step taken, and what the images it is judged by then say."""
+        sides, device = self.sides, next(self.model.parameters()).device
+        split = split_head(self.model)
+        with evaluating(self.model):
+            head = self.head(split)
+            judged = self.embeddings(split, head, judged=True)
+            train = self.embeddings(split, head, judged=False) if method.head_step or split_name == "test" else None
+        carry = None
+        if method.head_step is not None and train is not None:
+            heldout = judged if split_name == "val" else None
+            trained = Trained(train=train, heldout=heldout, head=head, carried=carried)
+            step = method.head_step(self.setting, parameters, trained)
+            head, carry = step.head, step.carry
+        logits = head.logits(judged.features)
+        confusion = metrics.confusion_matrix(judged.labels, logits.argmax(1), self.setting.num_classes)
+        recall = metrics.recall(confusion)
+        seconds = time.perf_counter() - started
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        inside = self.inside(train, judged, head) if split_name == "test" and train is not None else {}
+        return Outcome(
+            recall=tuple(None if math.isnan(value) else value for value in recall.tolist()),
+            balanced_accuracy=float(recall.nanmean()),
+            macro_f1=float(metrics.f1(confusion).nanmean()),
+            g_mean=metrics.geometric_mean_recall(confusion),
+            ece=metrics.overall_calibration_error(logits, judged.labels),
+            class_counts=tuple(sides.class_counts.tolist()),
+            epochs=self.recipe.epochs,
+            seconds=seconds,
+            images_per_second=images_per_second,
+            peak_memory=peak,
+            curve=curve,
+            inside=inside,
+            carried=carry,
+        )
+
+    def inside(self, train: Embeddings, judged: Embeddings, head: LinearHead) -> Mapping[str, Any]:
+        """What changed in the network, per class; read from test and to be read only."""
+        with_head = [dataclasses.replace(one, logits=head.logits(one.features)) for one in (train, judged)]
+        names = self.setting.class_names
+        found = diagnose(*with_head, head=head, class_names=names, heldout_split="test", seed=self.recipe.seed)
+        told: dict[str, Any] = {name: _nullable(found[column]) for name, column in INSIDE.items()}
+        augment = self.ingredients.augment
+        if isinstance(augment, BatchAugmenter) and self.sides.judged is not None:
+            chosen = _even_rows(judged.labels, MOST_FOR_LEAK)
+            images = self.sides.judged.images[chosen.to(self.sides.judged.images.device)].cpu()
+            seen = torch.utils.data.TensorDataset(images, judged.labels[chosen])
+            leak = measure_leak(
+                self.model,
+                augment.plan,
+                torch.utils.data.DataLoader(seen, batch_size=512),
+                prepare=self.sides.view.normalize,
+                precision=self.recipe.precision,
+            )
+            told["leak"] = _nullable(leak.leak)
+        return told
+
+
+def _even_rows(labels: Tensor, most: int) -> Tensor:
+    """At most so many rows, spread evenly over every class's own."""
+    if len(labels) <= most:
+        return torch.arange(len(labels))
+    order = labels.argsort(stable=True)
+    return order[torch.linspace(0, len(order) - 1, most).long()]
+
+
+def _nullable(values: Tensor) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]
+
+
+__all__ = ["CosineHead", "Task", "load_task", "run_trial"]
