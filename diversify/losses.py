@@ -225,8 +225,8 @@ def class_weights(counts: Numbers, rule: str, *, beta: float = 0.9999) -> Tensor
 
 
 def _usable(name: str, numbers: Numbers) -> Tensor:
-    """The numbers in float64, a copy; an InputError unless they can be counts or weights of two classes or more."""
-    values = torch.as_tensor(numbers).detach().cpu().to(torch.float64, copy=True)
+    """The numbers in float64; an InputError unless they can be counts or weights of two classes or more."""
+    values = torch.as_tensor(numbers).detach().cpu().double()
     if values.ndim != 1 or len(values) < 2:
         raise must(name, "be one number per class, of two classes at least", f"shape {tuple(values.shape)}")
     wrong = ~values.isfinite() | (values < 0)
