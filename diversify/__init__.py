@@ -78,6 +78,14 @@ _HOME = {
     "choose_head": "head_choice",
     "default_candidates": "head_choice",
     "write_head": "heads",
+    "LDAM": "losses",
+    "Always": "losses",
+    "Asymmetric": "losses",
+    "BalancedSoftmax": "losses",
+    "Deferred": "losses",
+    "Focal": "losses",
+    "VectorScaling": "losses",
+    "Weighted": "losses",
     "InputError": "errors",
 }
 
@@ -124,6 +132,14 @@ if TYPE_CHECKING:
     from .heads import write_head as write_head
     from .leak import Leak as Leak
     from .leak import measure_leak as measure_leak
+    from .losses import LDAM as LDAM
+    from .losses import Always as Always
+    from .losses import Asymmetric as Asymmetric
+    from .losses import BalancedSoftmax as BalancedSoftmax
+    from .losses import Deferred as Deferred
+    from .losses import Focal as Focal
+    from .losses import VectorScaling as VectorScaling
+    from .losses import Weighted as Weighted
     from .measures import MEASURES as MEASURES
     from .measuring import diagnose as diagnose
     from .measuring import diagnose_model as diagnose_model
