@@ -63,8 +63,14 @@ def bf16_pays(device: torch.device) -> bool:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast context of a precision: "bf16", "fp32" (none), or "auto" (bf16 where the hardware has it)."""
+    enabled = compute_dtype(device, precision) == torch.bfloat16
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """In which a network multiplies at this precision: bfloat16 or float32."""
     use = precision == "bf16" or (precision == "auto" and bf16_pays(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use)
+    return torch.bfloat16 if use else torch.float32
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ processes, a state to resume from, feature augmentation in the loop) stays its o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from .augment import DrawKey, is_whole
 from .errors import must
-from .extraction import autocast
+from .extraction import autocast, compute_dtype
 from .functional import allocate
 from .ingredients import Criterion, Ingredients
 from .sampler import EpochSampler
@@ -98,7 +99,8 @@ def fit_resident(
         started = time.perf_counter()
         for set_epoch in setters:
             set_epoch(epoch)
-        loss, accuracy, rows = loop.run_epoch(epoch)
+        with _fastest_convolutions():
+            loss, accuracy, rows = loop.run_epoch(epoch)
         yield EpochRecord(
             epoch=epoch,
             learning_rate=recipe.rate_at(epoch),
@@ -127,6 +129,17 @@ def features_of(
         with autocast(images.device, precision):
             found.append(backbone(shown).float())
     return torch.cat(found)
+
+
+@contextlib.contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """cuDNN tries which of its kernels is fastest for every shape: there are few, and each comes again and again."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _check_labels(labels: Tensor, num_classes: int) -> None:
@@ -238,7 +251,6 @@ class _Eager:
 
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device) -> None:
         self.model, self.optimizer, self.recipe, self.device = model, optimizer, recipe, device
-        self.dtype = torch.bfloat16 if autocast(device, recipe.precision).fast_dtype == torch.bfloat16 else None
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)
 
     def begin(self, rate: float) -> None:
@@ -300,7 +312,8 @@ class _Captured(_Eager):
         """Put the rows into the buffers, which the first and largest chunk makes."""
         rows = len(images)
         if not len(self.images):
-            self.images = torch.empty(images.shape, dtype=self.dtype or images.dtype, device=self.device)
+            dtype = compute_dtype(self.device, self.recipe.precision)
+            self.images = torch.empty(images.shape, dtype=dtype, device=self.device)
             self.targets = torch.empty_like(targets)
             self.predicted = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self.images[:rows].copy_(images)

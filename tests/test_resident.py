@@ -30,6 +30,11 @@ def images() -> ResidentImages:
     return ResidentImages(images=pixels, labels=labels)
 
 
+def on_the_device_of_fit(data: ResidentImages) -> ResidentImages:
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return data.to(found or torch.device("cpu"))
+
+
 def plan(**changes: object) -> Plan:
     made = Plan.from_counts(["a", "b", "c"], COUNTS)
     return made.model_copy(update=changes)
@@ -45,7 +50,7 @@ def parts(made: Plan | None, data: ResidentImages, *, pool: bool = False) -> Ing
     if made is None:
         return Ingredients(augment=base)
     given = (data.images, data.labels) if pool else None
-    return Ingredients.from_plan(made, data.labels, seed=5, epochs=RECIPE.epochs, base=base, pool=given)
+    return Ingredients.from_plan(made, data.labels.cpu(), seed=5, epochs=RECIPE.epochs, base=base, pool=given)
 
 
 def both(
@@ -58,6 +63,7 @@ def both(
     ours = list(
         fit(first, dataset, recipe=recipe, num_classes=3, ingredients=ingredients(data), prepare=VIEW.normalize)
     )
+    data = on_the_device_of_fit(data)
     theirs = list(
         fit_resident(second, data, recipe=recipe, num_classes=3, ingredients=ingredients(data), prepare=VIEW.normalize)
     )
@@ -92,7 +98,7 @@ def test_mixing_from_a_pool_is_that_of_fit() -> None:
 def test_adapting_is_that_of_fit() -> None:
     def adapting(data: ResidentImages) -> Ingredients:
         adapt = functools.partial(AdaptivePlan, least_seen=1, epochs=3)
-        return Ingredients.from_plan(plan(), data.labels, seed=5, epochs=3, adapt=adapt)
+        return Ingredients.from_plan(plan(), data.labels.cpu(), seed=5, epochs=3, adapt=adapt)
 
     assert_same_run(adapting)
 
