@@ -139,7 +139,25 @@ class Points:
     places: tuple[tuple[str, float, float], ...]
 
 
-Plot = ByCount | Rows | Profile | Stacked | Points
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Against:
+    """A share of 1, called `label`, against what it costs, called `across`: one named point each, with its interval.
+
+    `marked` points have a colour and a sign of their own; `kinds` are what those without and those with it are called.
+    """
+
+    label: str
+    across: str
+    names: tuple[str, ...]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    marked: tuple[bool, ...]
+    kinds: tuple[str, str]
+
+
+Plot = ByCount | Rows | Profile | Stacked | Points | Against
 
 
 def draw(data: Plot, *, name: str, width: float = 4.8) -> str:
@@ -163,6 +181,8 @@ def _drawn(data: Plot, width: float) -> Figure:
             return _stacked(data, width)
         case Points():
             return _points(data, width)
+        case Against():
+            return _against(data, width)
 
 
 def cut(name: str, length: int) -> str:
@@ -278,6 +298,64 @@ def _scatter(data: ByCount, width: float) -> Figure:
         handles.insert(0, Line2D([], [], label="fragile" if fragile else "not fragile", **style))
     _legend(figure, handles, 0.48 / width)
     _name_points(axes, data, placed, shown)
+    return figure
+
+
+_LOG_FROM = 5.0  # times the smallest cost: from there on the axis is logarithmic
+
+
+def _against(data: Against, width: float) -> Figure:
+    figure, axes = _figure(width, 3.7, 0.48, 0.15, 0.55, 0.5)
+    every = range(len(data.names))
+    placed = [i for i in every if math.isfinite(data.y[i]) and math.isfinite(data.x[i]) and data.x[i] > 0]
+    costs = [data.x[i] for i in placed] or [1.0]
+    least, most = min(costs), max(costs)
+    if most > _LOG_FROM * least:
+        room = (most / least) ** 0.08
+        axes.set_xscale("log")
+        axes.set_xlim(least / room, most * room**2)
+        axes.xaxis.set_major_locator(FixedLocator(_count_ticks(least, most, room)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        room = 0.08 * ((most - least) or most)
+        axes.set_xlim(least - room, most + 2 * room)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    series = Series(name="", values=data.y, low=data.low, high=data.high)
+    axes.set_ylim(*_range(Rows(names=data.names, signs=(), series=(series,), limits=(-0.02, 1.02))))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.grid(axis="y", color=_ink("line"), linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(data.across, color=_ink("ink"), labelpad=5)
+    axes.text(0, 1.02, data.label, transform=axes.transAxes, color=_ink("muted"), ha="left", va="bottom")
+    handles = []
+    for marked, color, marker in ((False, "blue", "o"), (True, "vermillion", "D")):
+        group = [i for i in placed if data.marked[i] is marked]
+        if not group:
+            continue
+        x = [data.x[i] for i in group]
+        ends = [data.low[i] for i in group], [data.high[i] for i in group]  # NaN draws nothing
+        axes.vlines(x, *ends, color=_ink(color), linewidth=1.3, alpha=0.75, zorder=3)
+        style: Style = {"linestyle": "none", "marker": marker, "markersize": 5.2, "color": _ink(color)}
+        axes.plot(x, [data.y[i] for i in group], zorder=4, **style)
+        handles.append(Line2D([], [], label=data.kinds[int(marked)], **style))
+    _legend(figure, handles, 0.48 / width)
+    named = ByCount(
+        label="",
+        names=data.names,
+        count=data.x,
+        value=data.y,
+        low=data.low,
+        high=data.high,
+        fragile=data.marked,
+        shown=(True,) * len(data.names),
+        line=None,
+        bad="high",
+    )
+    _name_points(axes, named, placed, placed)
     return figure
 
 
