@@ -32,6 +32,7 @@ from .study.compare import (
 from .wording import DASH
 
 NO_RECORDS = "No records yet."
+NAME = 24  # characters of a method's name in a drawing
 RANKS = 20  # classes that the map of recalls shows; with more, the groups alone
 BY_SEED = 5  # seeds whose numbers are listed one by one
 
@@ -81,10 +82,7 @@ def benchmark_report_of(comparison: Comparison) -> Report:
         title=f"Benchmark: {', '.join(wording.named(suite.label) for suite in suites)}",
         subtitle="The same data, network and budget for every method: parameters chosen on val, then trained on all of train"
         " with what was chosen, and test read once per method and seed. "
-        + " ".join(
-            wording.sentence(_what(suite) if alone else f"{wording.named(suite.label)}: {_what(suite)}")
-            for suite in suites
-        ),
+        + " ".join(f"{'' if alone else f'{wording.named(suite.label)}: '}{_what(suite)}." for suite in suites),
         warnings=tuple(one for suite in suites for one in _warnings(suite, alone)),
         headlines=tuple(one for suite in suites for one in (_headlines(suite) if alone else _short_headlines(suite))),
         findings_note="Balanced accuracy on test, means over the seeds; brackets are 95% t intervals over seeds, and a difference"
@@ -120,7 +118,7 @@ def text(records: Sequence[Record], protocol: Mapping[str, Any] | None = None) -
     return "\n\n".join(
         " ".join(
             (
-                wording.sentence((f"{suite.label}: " if len(suites) > 1 else "") + _what(suite)),
+                f"{f'{suite.label}: ' if len(suites) > 1 else ''}{_what(suite)}.",
                 *(f"{one.title}. {one.text}" for one in _statements(suite, "")),
                 *(wording.sentence(one) for one in (*suite.unfinished, *suite.caveats)),
             )
@@ -440,7 +438,7 @@ def _diversifies(suite: SuiteComparison) -> Statement:
         return untold(f"{numbers}: the interval holds 0.{beside}".removesuffix("."))
     more = found.verdict == "ahead"
     return Statement(
-        title=f"{question} {'Yes: they are more diverse' if more else 'No: they are less diverse'}",
+        title=f"{question} {'Yes: features are more diverse' if more else 'No: features are less diverse'}",
         text=f"{numbers}.{beside}",
         label=label,
         good=more,
@@ -470,6 +468,7 @@ def _cost(suite: SuiteComparison) -> tuple[Statement, ...]:
 def _method_table(suite: SuiteComparison) -> Table:
     groups = [name for name in ("few", "smallest_third", "worst_class") if _has(suite, name)]
     over = [role for role in _YARDSTICKS if suite.references[role].differences]
+    listed = len(suite.seeds) <= BY_SEED
     rows = []
     for one in suite.methods:
         if not one.seeds:
@@ -478,10 +477,9 @@ def _method_table(suite: SuiteComparison) -> Table:
             )
             continue
         scored = one.scores["balanced_accuracy"]
-        of = f" of {len(suite.seeds)}" if one.missing else ""
-        listed = len(scored.values) <= BY_SEED
-        by_seed = " / ".join(_tenths(value) for value in scored.values) if listed else ""
-        seeds = Cell(value=by_seed or f"{len(one.seeds)} seeds", interval=f"{len(one.seeds)}{of} seeds" if of else "")
+        lacking = f"{len(one.seeds)} of {len(suite.seeds)} seeds" if one.missing else ""
+        by_seed = " / ".join(_tenths(value) for value in scored.values) if listed else str(len(one.seeds))
+        seeds = Cell(value=by_seed, interval=lacking)
         rows.append(
             _marked(
                 suite,
@@ -502,7 +500,7 @@ def _method_table(suite: SuiteComparison) -> Table:
         headings=(
             Heading(title="method", short="method"),
             _heading("balanced_accuracy", short="balanced accuracy"),
-            Heading(title="by seed"),
+            Heading(title="by seed" if listed else "seeds"),
             *(
                 Heading(
                     title=f"over {suite.references[role].name}, points",
@@ -586,82 +584,73 @@ def _sections(suite: SuiteComparison, place: int, alone: bool) -> tuple[Section,
 
 
 def _differences(suite: SuiteComparison) -> tuple[Section, ...]:
-    roles: list[Role] = [role for role in _ROLES_IN_ORDER if suite.references[role].differences]
+    roles = [role for role in _ROLES_IN_ORDER if suite.references[role].differences]
     if not roles:
         return ()
-    bootstrapped = any(
-        math.isfinite(one.bootstrap_low) for role in roles for one in suite.references[role].differences.values()
-    )
-    rows = []
-    for one in suite.finished:
-        cells = []
-        for role in roles:
-            found = suite.references[role].differences.get(one.name)
-            cells.append(_difference_cell(found))
-            if bootstrapped:
-                ends = wording.between(found.bootstrap_low, found.bootstrap_high, "tenths") if found else DASH
-                cells.append(Cell(value=ends or DASH))
-            ahead = (
-                f"{sum(value > 0 for value in found.paired.values)} of {len(found.paired.values)}" if found else DASH
-            )
-            cells.append(Cell(value=ahead))
-            cells.append(
-                Cell(
-                    value=_p(found.p_holm) if found else DASH,
-                    interval=f"raw {_p(found.p)}" if found and math.isfinite(found.p) else "",
-                )
-            )
-        rows.append(_marked(suite, one, cells))
+    every = [one for role in roles for one in suite.references[role].differences.values()]
+    seeds = max(len(one.paired.values) for one in every)
+    shown = [
+        column
+        for column, there in (
+            ("bootstrap", any(math.isfinite(one.bootstrap_low) for one in every)),
+            ("seeds ahead", seeds > BY_SEED),
+            ("p, Holm", any(math.isfinite(one.p_holm) for one in every)),
+        )
+        if there
+    ]
     headings = [Heading(title="method", short="method")]
     for role in roles:
-        name = suite.references[role].name
-        headings.append(
-            Heading(
-                title=f"over {name}, points",
-                short=f"over {name}",
-                meaning="Paired by seed.",
-                anchor="measure-difference",
-            )
-        )
-        headings += [Heading(title="bootstrap", meaning="95%, over seeds.", anchor="measure-bootstrap")] * bootstrapped
-        headings.append(Heading(title="seeds ahead", short="seeds ahead"))
-        headings.append(
-            Heading(
-                title="p, Holm",
-                short="p, Holm",
-                meaning="Adjusted for the number of methods in this column.",
-                anchor="measure-holm",
-            )
-        )
-    charts = tuple(_difference_chart(suite, role) for role in roles)
-    missing = " ".join(
-        wording.sentence(one.why) for one in suite.references.values() if one.why and not one.differences
-    )
-    seeds = len(suite.seeds)
-    few = (
-        f" With {layout.number_of(seeds, 'seed', 'seeds')} there is no p value."
-        if seeds < FEWEST_FOR_P
-        else f" With {seeds} seeds a bootstrap would claim more than it knows, and is left out."
-        if seeds < FEWEST_FOR_BOOTSTRAP
-        else ""
-    )
-    chosen = suite.references["reweighting"]
-    how = f" {wording.sentence(chosen.why)}" if chosen.differences else ""
+        over = f"over {suite.references[role].name}"
+        headings += [
+            Heading(title=f"{over}, points", short=over, meaning="Paired by seed.", anchor="measure-difference"),
+            *(Heading(title=column, short=column, **_DIFFERENCE_MEANINGS[column]) for column in shown),
+        ]
+    rows = []
+    for one in suite.finished:
+        found = [suite.references[role].differences.get(one.name) for role in roles]
+        cells = [cell for each in found for cell in (_difference_cell(each), *(_beside(each, name) for name in shown))]
+        rows.append(_marked(suite, one, cells))
+    told = []
+    if seeds < FEWEST_FOR_P:
+        told.append(f"With {layout.number_of(seeds, 'seed', 'seeds')} there is no p value.")
+    elif seeds < FEWEST_FOR_BOOTSTRAP:
+        told.append(f"With {seeds} seeds a bootstrap would claim more than it knows, and is left out.")
+    told += [wording.sentence(one.why) for one in suite.references.values() if one.why]
     return (
         Section(
             title="Differences",
             anchor="differences",
-            note=f"Balanced accuracy on test, of each method less the one named, seed by seed.{few}{how} {missing}".rstrip(),
+            note=" ".join(("Balanced accuracy on test, of each method less the one named, seed by seed.", *told)),
             table=Table(
                 title="Differences",
-                caption="Points, with 95% t intervals over seeds; bold: the interval leaves out 0. p values are of paired t tests"
-                " and adjusted per column after Holm.",
+                caption="Points, with 95% t intervals over seeds; bold: the interval leaves out 0."
+                + (" p values are of paired t tests, adjusted per column after Holm." if "p, Holm" in shown else ""),
                 headings=tuple(headings),
                 rows=tuple(rows),
             ),
-            charts=charts,
+            charts=tuple(_difference_chart(suite, role) for role in roles),
         ),
     )
+
+
+_DIFFERENCE_MEANINGS = {
+    "bootstrap": {"meaning": "95%, over seeds.", "anchor": "measure-bootstrap"},
+    "seeds ahead": {},
+    "p, Holm": {"meaning": "Adjusted for the number of methods in this column.", "anchor": "measure-holm"},
+}
+
+
+def _beside(found: Difference | None, column: str) -> Cell:
+    """What stands beside a difference."""
+    if found is None:
+        return Cell(value=DASH)
+    if column == "bootstrap":
+        ends = wording.between(found.bootstrap_low, found.bootstrap_high, "tenths")
+        return Cell(value="" if ends else DASH, interval=ends)
+    if column == "seeds ahead":
+        values = found.paired.values
+        return Cell(value=f"{sum(value > 0 for value in values)}/{len(values)}")
+    return Cell(value=_p(found.p_holm), interval=f"raw {_p(found.p)}" if math.isfinite(found.p) else "")
 
 
 def _difference_chart(suite: SuiteComparison, role: Role) -> Chart:
@@ -684,6 +673,7 @@ def _difference_chart(suite: SuiteComparison, role: Role) -> Chart:
             signs=_signs(suite, shown),
             series=(_series([one.paired for one in found], "difference"),),
             reference=0.0,
+            longest=NAME,
             points=True,
         ),
     )
@@ -752,8 +742,40 @@ def _recalls(suite: SuiteComparison) -> Section:
             ),
             rows=tuple(rows),
         ),
-        charts=charts,
+        charts=(*charts, *_exchange_chart(suite)),
         grids=_recall_map(suite),
+    )
+
+
+def _exchange_chart(suite: SuiteComparison) -> tuple[Chart, ...]:
+    """What each method moves at either end of the counts, against the baseline."""
+    baseline = suite.references["baseline"]
+    ends = ("largest_third", "smallest_third")
+    moved = {end: baseline.others[end] for end in ends}
+    shown = [one for one in suite.finished if one.name in moved[ends[0]]]
+    known = [one for one in shown if math.isfinite(sum(moved[end][one.name].paired.mean for end in ends))]
+    if not known:
+        return ()
+    told = "; ".join(
+        f"{one.name} {' and '.join(wording.points(moved[end][one.name].paired.mean) for end in ends)}" for one in known
+    )
+    styles = {"largest_third": {"color": "muted", "marker": "s", "hollow": True}, "smallest_third": {}}
+    return (
+        Chart(
+            title="What does the tail gain, what does the head pay?",
+            caption=f"Recall less {baseline.name}'s in points, with 95% t intervals over seeds.",
+            alt=f"Difference of the largest and of the smallest third: {told}.",
+            data=Rows(
+                names=tuple(one.name for one in known),
+                signs=_signs(suite, known),
+                series=tuple(
+                    _series([moved[end][one.name].paired for one in known], _TITLES[end], **styles[end]) for end in ends
+                ),
+                reference=0.0,
+                longest=NAME,
+                points=True,
+            ),
+        ),
     )
 
 
@@ -837,7 +859,7 @@ def _costs(suite: SuiteComparison) -> Section:
         " device, divided by their number.",
         table=Table(
             title="Cost against accuracy",
-            caption=f"Means over seeds. {wording.sentence('; '.join(suite.devices)) if suite.devices else ''}",
+            caption=f"Means over seeds; measured on {'; '.join(suite.devices) or 'an unnamed device'}.",
             headings=(
                 Heading(title="method"),
                 Heading(title="seconds, shared"),
@@ -911,7 +933,7 @@ def _insides(suite: SuiteComparison) -> tuple[Section, ...]:
             title="What changed inside",
             anchor="inside",
             note="Of the smallest third of the classes by training images, mean over them and over the seeds; read only, nothing is"
-            f" chosen by it. {_diversifies(suite).title}",
+            f" chosen by it. {_diversifies(suite).title}.",
             table=Table(
                 title="What changed inside",
                 caption=f"Brackets: 95% t intervals over seeds; bold: the interval of a difference to {BASELINE} leaves out 0. All"
@@ -942,6 +964,7 @@ def _inside_chart(suite: SuiteComparison, column: str) -> Chart:
             signs=_signs(suite, shown),
             series=(_series([moved[one.name].paired for one in shown], title),),
             reference=0.0,
+            longest=NAME,
             points=unit == "tenths",
         ),
     )

@@ -90,7 +90,8 @@ class Rows:
     `percent` is for shares of 1, `points` for differences of shares.
 
     `reference` is where a vertical line is drawn. Values outside of `limits` are drawn at the edge, as an arrow. Where the
-    series are `joined`, the marks of a row are level, on a line from the first to the last.
+    series are `joined`, the marks of a row are level, on a line from the first to the last. Of a name, `longest` characters
+    are drawn.
     """
 
     names: tuple[str, ...]
@@ -101,6 +102,7 @@ class Rows:
     percent: bool = False
     points: bool = False
     joined: bool = False
+    longest: int = _NAME
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -343,20 +345,46 @@ def _against(data: Against, width: float) -> Figure:
         axes.plot(x, [data.y[i] for i in group], zorder=4, **style)
         handles.append(Line2D([], [], label=data.kinds[int(marked)], **style))
     _legend(figure, handles, 0.48 / width)
-    named = ByCount(
-        label="",
-        names=data.names,
-        count=data.x,
-        value=data.y,
-        low=data.low,
-        high=data.high,
-        fragile=data.marked,
-        shown=(True,) * len(data.names),
-        line=None,
-        bad="high",
-    )
-    _name_points(axes, named, placed, placed)
+    _name_apart(axes, data, placed)
     return figure
+
+
+_LONGEST = 24  # characters of a name beside a point
+
+
+def _name_apart(axes: Axes, data: Against, placed: Sequence[int]) -> None:
+    """Every name at the nearest free place, best first; with a thin line to its point where that is not beside it."""
+    left, bottom, right, top = (float(v) for v in axes.bbox.extents)
+    spots = {i: tuple(map(float, axes.transData.transform((data.x[i], data.y[i])))) for i in placed}
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots.values()]
+    for i in placed:
+        ends = [end if math.isfinite(end) else data.y[i] for end in (data.low[i], data.high[i])]
+        low, high = (float(axes.transData.transform((data.x[i], end))[1]) for end in ends)
+        taken.append((spots[i][0] - 1, max(low, bottom), spots[i][0] + 1, min(high, top)))
+    steps = [(across, lift) for across in (7, 22, 40, 60, 85, 115) for lift in range(-90, 91, 6)]
+    steps.sort(key=lambda step: math.hypot(step[0], 1.6 * step[1]))
+    for i in sorted(placed, key=lambda i: -data.y[i]):
+        name = cut(data.names[i], _LONGEST)
+        width, (x, y) = _CHARACTER * len(name), spots[i]
+        places = [
+            (x + across if side > 0 else x - across - width, y + lift, across)
+            for across, lift in steps
+            for side in (1, -1)
+        ]
+        for start, middle, across in places:
+            box = (start - 1, middle - _FONT / 2, start + width + 1, middle + _FONT / 2)
+            inside = box[0] >= left - 2 and box[2] <= right + 8 and box[1] >= bottom + 1 and box[3] <= top + 6
+            if not inside or any(_meet(box, other) for other in taken):
+                continue
+            taken.append(box)
+            place: Style = {"xycoords": "figure pixels", "va": "center_baseline", "annotation_clip": False}
+            weight = "bold" if data.marked[i] else "normal"
+            axes.annotate(name, (start, middle), color=_ink("ink"), weight=weight, parse_math=False, **place)
+            if across > 7 or abs(middle - y) > _FONT:
+                near = (start - 2 if start > x else start + width + 2, middle)
+                ends_of_line = axes.transData.inverted().transform([(x, y), near])
+                axes.plot(*zip(*ends_of_line.tolist(), strict=True), color=_ink("muted"), linewidth=0.6, zorder=2)
+            break
 
 
 def _count_ticks(low: float, high: float, room: float) -> list[float]:
@@ -431,7 +459,9 @@ def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def _rows(data: Rows, width: float) -> Figure:
     count = len(data.names)
-    names = [f"{name} {sign}".rstrip() for name, sign in zip(shortened(data.names, _NAME), data.signs, strict=True)]
+    names = [
+        f"{name} {sign}".rstrip() for name, sign in zip(shortened(data.names, data.longest), data.signs, strict=True)
+    ]
     left = min(0.42 * width, 0.2 + max((len(name) for name in names), default=0) * _CHARACTER / 72)
     several = len(data.series) > 1
     row, top, bottom = 0.32, 0.3, 0.34  # the same for all, so that drawings side by side are level
@@ -449,9 +479,7 @@ def _rows(data: Rows, width: float) -> Figure:
     if data.percent:
         axes.xaxis.set_major_formatter(FuncFormatter(_percent))
     if data.points:
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value * 100:+.0f}".replace("-", "−").replace("+0", "0"))
-        )
+        axes.xaxis.set_major_formatter(FuncFormatter(_in_points))
     axes.set_yticks(range(count), names, parse_math=False)
     axes.tick_params(axis="y", length=0)
     for label, sign in zip(axes.get_yticklabels(), data.signs, strict=True):
@@ -466,6 +494,11 @@ def _rows(data: Rows, width: float) -> Figure:
     if several:
         _legend(figure, handles, left / width)
     return figure
+
+
+def _in_points(value: float, _: object) -> str:
+    points = round(100 * value, 6)
+    return f"{points:+g}".replace("-", "−") if points else "0"
 
 
 def _percent(value: float, _: object) -> str:

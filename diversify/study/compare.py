@@ -5,7 +5,8 @@ spent to get there, and which reweighting method val calls the best.
 
 A seed is what is repeated, so it is what intervals are over: they say how far a mean would move were everything trained
 again with other seeds, on the same images and read on the same test images. That other test images would give another
-difference is not in them, since records hold recalls, not images. With the few seeds that a study has, the t interval
+difference is not in them, since records hold recalls, not images; where seeds go through several tail orders, what these
+change is. With the few seeds that a study has, the t interval
 of the paired differences is the honest one: it is wide with 3 seeds because little is known. A bootstrap over n seeds
 never leaves the range of the n differences, which holds the middle of their distribution with probability 1 - 2^(1 - n):
 75% with 3 seeds, whatever it calls itself. It is therefore given from 6 seeds on, beside the t interval, and no verdict
@@ -582,7 +583,7 @@ def _references(
     judged = [known[name] for name in reweighting if known[name].budget.val is not None]
     best = min(judged, key=lambda one: (-(one.budget.val or 0.0), one.name), default=None)
     if best:
-        why = f"{best.name} is the best reweighting method on val"
+        why = f"the best reweighting method on val is {best.name}"
     elif reweighting:
         why = "no reweighting method has a complete trial, so val names no best one"
     else:
