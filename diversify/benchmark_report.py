@@ -14,6 +14,7 @@ from .measures import MEASURES
 from .plots import Against, Rows, Series
 from .study.compare import (
     BASELINE,
+    CONFIDENCE,
     DIVERSITY,
     FEWEST_FOR_BOOTSTRAP,
     FEWEST_FOR_P,
@@ -383,9 +384,16 @@ def _tally(others: Any, of: str) -> str:
     listed: list[Difference] = list(others)
     behind = [one for one in listed if one.paired.mean > 0]
     ahead = [one for one in listed if one.paired.mean < 0]
-    surely = sum(one.verdict == "ahead" for one in behind), sum(one.verdict == "behind" for one in ahead)
-    told = [f" ({number} by more than the interval)" if number else "" for number in surely]
+    told = [_surely(group) for group in (behind, ahead)]
     return f"Of {of} it is behind on {len(behind)}{told[0]} and ahead on {len(ahead)}{told[1]}."
+
+
+def _surely(group: Sequence[Difference]) -> str:
+    """How many of differences on one side have an interval that leaves out 0, and how many a p value below 5% after Holm."""
+    beyond = sum(one.verdict != "open" for one in group)
+    tested = any(math.isfinite(one.p_holm) for one in group)
+    after = f", {sum(one.p_holm < 1 - CONFIDENCE for one in group)} after Holm" if tested else ""
+    return f" ({beyond} by more than the interval{after})" if beyond else ""
 
 
 def _hindsight(suite: SuiteComparison) -> tuple[Statement, ...]:

@@ -6,12 +6,11 @@ spent to get there, and which reweighting method val calls the best.
 A seed is what is repeated, so it is what intervals are over: they say how far a mean would move were everything trained
 again with other seeds, on the same images and read on the same test images. That other test images would give another
 difference is not in them, since records hold recalls, not images; where seeds go through several tail orders, what these
-change is. With the few seeds that a study has, the t interval
-of the paired differences is the honest one: it is wide with 3 seeds because little is known. A bootstrap over n seeds
-never leaves the range of the n differences, which holds the middle of their distribution with probability 1 - 2^(1 - n):
-75% with 3 seeds, whatever it calls itself. It is therefore given from 6 seeds on, beside the t interval, and no verdict
-hangs on it. With 2 seeds there is no p value, with 1 no interval either. Classes are not resampled: those of the data are
-the ones asked about, and no sample of others.
+change is. With the few seeds that a study has, the t interval of the paired differences is the honest one: it is wide
+with 3 seeds because little is known. A bootstrap over n seeds never leaves the range of the n differences, which holds the
+middle of their distribution with probability 1 - 2^(1 - n): 75% with 3 seeds, whatever it calls itself. It is therefore
+given from 6 seeds on, beside the t interval, and no verdict hangs on it. With 2 seeds there is no p value, with 1 no
+interval either. Classes are not resampled: those of the data are the ones asked about, and no sample of others.
 """
 
 from __future__ import annotations
