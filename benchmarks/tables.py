@@ -1,6 +1,7 @@
 """Tables in the documents are generated from records: `python -m benchmarks.tables` rewrites them in place.
 
 A table stands between `<!-- NAME -->` and `<!-- end NAME -->`; a test checks that what stands there is what the records give.
+The records of a study, `results/study_NAME.jsonl`, give two: `study_NAME`, its methods, and `study_NAME_text`, what they say.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cifar10_lt_diagnosis, cifar10_lt_head
-from diversify import storage
+from diversify import benchmark_report, storage
+from diversify.study import compare
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
 
 
 def latest_timings(file: str) -> dict[str, Mapping[str, Any]]:
     """The last record of each timed figure."""
-    path = HERE / "results" / file
+    path = RESULTS / file
     return {str(record["figure"]): record for record in storage.read_jsonl(path)} if path.exists() else {}
 
 
@@ -51,15 +54,30 @@ TABLES: Mapping[str, Callable[[], str]] = {
 }
 
 
+def study(name: str) -> str:
+    """The table `study_NAME` or `study_NAME_text` of the records in `results/study_NAME.jsonl`."""
+    make = benchmark_report.text if name.endswith("_text") else benchmark_report.headline_table
+    path = RESULTS / f"{name.removesuffix('_text')}.jsonl"
+    if not path.exists():
+        return benchmark_report.NO_RECORDS
+    return make(compare.load(path, path.name), compare.load_protocol(path))
+
+
+def made(name: str) -> str | None:
+    """The table of this name; None where there is no such."""
+    if name.startswith("study_"):
+        return study(name)
+    return TABLES[name]() if name in TABLES else None
+
+
 def filled(text: str) -> str:
     """A document with every table in it made anew."""
-    for name, make in TABLES.items():
-        start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
-        if start in text:
-            text = re.sub(
-                f"{start}.*?{end}", lambda _, s=start, m=make, e=end: f"{s}\n{m()}\n{e}", text, flags=re.DOTALL
-            )
-    return text
+
+    def table(found: re.Match[str]) -> str:
+        name, content = found[1], made(found[1])
+        return found[0] if content is None else f"<!-- {name} -->\n{content}\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- (\w+) -->.*?<!-- end \1 -->", table, text, flags=re.DOTALL)
 
 
 def main(documents: Sequence[Path] = DOCUMENTS) -> None:

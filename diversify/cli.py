@@ -428,18 +428,23 @@ def compare(
 
 @app.command()
 def report(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose, compare or remedy left.")
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="results.jsonl|DIR",
+            readable=False,
+            help="The records of a benchmark, or a folder that diagnose, compare or remedy left.",
+        ),
     ],
     *,
     directory: Out,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make the report of a folder again from its numbers; neither data nor network are needed."""
+    """Make a report from numbers: of a benchmark's records, or again of a folder; neither data nor network are needed."""
     from .runs import report_run
 
     process.begin_work()
-    report_run(folder, out=directory, overwrite=overwrite)
+    report_run(source, out=directory, overwrite=overwrite)
     _say(f"report: {directory / 'report.html'}")
 
 

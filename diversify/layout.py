@@ -68,7 +68,7 @@ class Row:
 class Table:
     """One heading more than a row has cells; `left_out` rows are missing before row `gap`.
 
-    `rest` are those rows, for the page, in a table of their own under `rest_headings`.
+    `rest` are those rows, for the page, in a table of their own under `rest_headings`. `rows_are` is what one searches for.
     """
 
     title: str
@@ -79,6 +79,7 @@ class Table:
     left_out: int = 0
     rest_headings: tuple[Heading, ...] = ()
     rest: tuple[Row, ...] = ()
+    rows_are: str = "classes"
 
     @property
     def gap_text(self) -> str:

@@ -90,7 +90,8 @@ class Rows:
     `percent` is for shares of 1, `points` for differences of shares.
 
     `reference` is where a vertical line is drawn. Values outside of `limits` are drawn at the edge, as an arrow. Where the
-    series are `joined`, the marks of a row are level, on a line from the first to the last.
+    series are `joined`, the marks of a row are level, on a line from the first to the last. Of a name, `longest` characters
+    are drawn.
     """
 
     names: tuple[str, ...]
@@ -101,6 +102,7 @@ class Rows:
     percent: bool = False
     points: bool = False
     joined: bool = False
+    longest: int = _NAME
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +141,25 @@ class Points:
     places: tuple[tuple[str, float, float], ...]
 
 
-Plot = ByCount | Rows | Profile | Stacked | Points
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Against:
+    """A share of 1, called `label`, against what it costs, called `across`: one named point each, with its interval.
+
+    `marked` points have a colour and a sign of their own; `kinds` are what those without and those with it are called.
+    """
+
+    label: str
+    across: str
+    names: tuple[str, ...]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    marked: tuple[bool, ...]
+    kinds: tuple[str, str]
+
+
+Plot = ByCount | Rows | Profile | Stacked | Points | Against
 
 
 def draw(data: Plot, *, name: str, width: float = 4.8) -> str:
@@ -163,6 +183,8 @@ def _drawn(data: Plot, width: float) -> Figure:
             return _stacked(data, width)
         case Points():
             return _points(data, width)
+        case Against():
+            return _against(data, width)
 
 
 def cut(name: str, length: int) -> str:
@@ -281,6 +303,90 @@ def _scatter(data: ByCount, width: float) -> Figure:
     return figure
 
 
+_LOG_FROM = 5.0  # times the smallest cost: from there on the axis is logarithmic
+
+
+def _against(data: Against, width: float) -> Figure:
+    figure, axes = _figure(width, 3.7, 0.48, 0.15, 0.55, 0.5)
+    every = range(len(data.names))
+    placed = [i for i in every if math.isfinite(data.y[i]) and math.isfinite(data.x[i]) and data.x[i] > 0]
+    costs = [data.x[i] for i in placed] or [1.0]
+    least, most = min(costs), max(costs)
+    if most > _LOG_FROM * least:
+        room = (most / least) ** 0.08
+        axes.set_xscale("log")
+        axes.set_xlim(least / room, most * room**2)
+        axes.xaxis.set_major_locator(FixedLocator(_count_ticks(least, most, room)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        room = 0.08 * ((most - least) or most)
+        axes.set_xlim(least - room, most + 2 * room)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    series = Series(name="", values=data.y, low=data.low, high=data.high)
+    axes.set_ylim(*_range(Rows(names=data.names, signs=(), series=(series,), limits=(-0.02, 1.02))))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.grid(axis="y", color=_ink("line"), linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(data.across, color=_ink("ink"), labelpad=5)
+    axes.text(0, 1.02, data.label, transform=axes.transAxes, color=_ink("muted"), ha="left", va="bottom")
+    handles = []
+    for marked, color, marker in ((False, "blue", "o"), (True, "vermillion", "D")):
+        group = [i for i in placed if data.marked[i] is marked]
+        if not group:
+            continue
+        x = [data.x[i] for i in group]
+        ends = [data.low[i] for i in group], [data.high[i] for i in group]  # NaN draws nothing
+        axes.vlines(x, *ends, color=_ink(color), linewidth=1.3, alpha=0.75, zorder=3)
+        style: Style = {"linestyle": "none", "marker": marker, "markersize": 5.2, "color": _ink(color)}
+        axes.plot(x, [data.y[i] for i in group], zorder=4, **style)
+        handles.append(Line2D([], [], label=data.kinds[int(marked)], **style))
+    _legend(figure, handles, 0.48 / width)
+    _name_apart(axes, data, placed)
+    return figure
+
+
+_LONGEST = 24  # characters of a name beside a point
+
+
+def _name_apart(axes: Axes, data: Against, placed: Sequence[int]) -> None:
+    """Every name at the nearest free place, best first; with a thin line to its point where that is not beside it."""
+    left, bottom, right, top = (float(v) for v in axes.bbox.extents)
+    spots = {i: tuple(map(float, axes.transData.transform((data.x[i], data.y[i])))) for i in placed}
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots.values()]
+    for i in placed:
+        ends = [end if math.isfinite(end) else data.y[i] for end in (data.low[i], data.high[i])]
+        low, high = (float(axes.transData.transform((data.x[i], end))[1]) for end in ends)
+        taken.append((spots[i][0] - 1, max(low, bottom), spots[i][0] + 1, min(high, top)))
+    steps = [(across, lift) for across in (7, 22, 40, 60, 85, 115) for lift in range(-90, 91, 6)]
+    steps.sort(key=lambda step: math.hypot(step[0], 1.6 * step[1]))
+    for i in sorted(placed, key=lambda i: -data.y[i]):
+        name = cut(data.names[i], _LONGEST)
+        width, (x, y) = _CHARACTER * len(name), spots[i]
+        places = [
+            (x + across if side > 0 else x - across - width, y + lift, across)
+            for across, lift in steps
+            for side in (1, -1)
+        ]
+        for start, middle, across in places:
+            box = (start - 1, middle - _FONT / 2, start + width + 1, middle + _FONT / 2)
+            inside = box[0] >= left - 2 and box[2] <= right + 8 and box[1] >= bottom + 1 and box[3] <= top + 6
+            if not inside or any(_meet(box, other) for other in taken):
+                continue
+            taken.append(box)
+            place: Style = {"xycoords": "figure pixels", "va": "center_baseline", "annotation_clip": False}
+            weight = "bold" if data.marked[i] else "normal"
+            axes.annotate(name, (start, middle), color=_ink("ink"), weight=weight, parse_math=False, **place)
+            if across > 7 or abs(middle - y) > _FONT:
+                near = (start - 2 if start > x else start + width + 2, middle)
+                ends_of_line = axes.transData.inverted().transform([(x, y), near])
+                axes.plot(*zip(*ends_of_line.tolist(), strict=True), color=_ink("muted"), linewidth=0.6, zorder=2)
+            break
+
+
 def _count_ticks(low: float, high: float, room: float) -> list[float]:
     """1, 2 and 5 of every decade; with many decades only 1; where none falls inside, the counts themselves."""
     parts = (1, 2, 5) if high / low < 3e3 else (1,)
@@ -353,7 +459,9 @@ def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def _rows(data: Rows, width: float) -> Figure:
     count = len(data.names)
-    names = [f"{name} {sign}".rstrip() for name, sign in zip(shortened(data.names, _NAME), data.signs, strict=True)]
+    names = [
+        f"{name} {sign}".rstrip() for name, sign in zip(shortened(data.names, data.longest), data.signs, strict=True)
+    ]
     left = min(0.42 * width, 0.2 + max((len(name) for name in names), default=0) * _CHARACTER / 72)
     several = len(data.series) > 1
     row, top, bottom = 0.32, 0.3, 0.34  # the same for all, so that drawings side by side are level
@@ -371,9 +479,7 @@ def _rows(data: Rows, width: float) -> Figure:
     if data.percent:
         axes.xaxis.set_major_formatter(FuncFormatter(_percent))
     if data.points:
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value * 100:+.0f}".replace("-", "−").replace("+0", "0"))
-        )
+        axes.xaxis.set_major_formatter(FuncFormatter(_in_points))
     axes.set_yticks(range(count), names, parse_math=False)
     axes.tick_params(axis="y", length=0)
     for label, sign in zip(axes.get_yticklabels(), data.signs, strict=True):
@@ -388,6 +494,11 @@ def _rows(data: Rows, width: float) -> Figure:
     if several:
         _legend(figure, handles, left / width)
     return figure
+
+
+def _in_points(value: float, _: object) -> str:
+    points = round(100 * value, 6)
+    return f"{points:+g}".replace("-", "−") if points else "0"
 
 
 def _percent(value: float, _: object) -> str:

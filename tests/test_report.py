@@ -48,7 +48,7 @@ HOSTILE = (
     "[link](javascript:x)",
     "猫 &lt; nan &amp;",
 )
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 
 
 class Page(HTMLParser):

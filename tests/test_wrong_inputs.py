@@ -343,7 +343,7 @@ LINES = {
     "compare {dir}/missing {diagnosed} --out {dir}/out": "DIR must be a folder that `diversify diagnose` left, got {dir}/missing",
     "compare {dir}/foreign {diagnosed} --out {dir}/out": "run.json must be an existing file, got {dir}/foreign/run.json",
     "compare {diagnosed} {trained} --out {dir}/out": "diagnosis.json must be an existing file, got {trained}/diagnosis.json",
-    "report --out {dir}/out": "DIR must be given, got none; see `diversify report --help`",
+    "report --out {dir}/out": "results.jsonl|DIR must be given, got none; see `diversify report --help`",
     "remedy --out {dir}/out": "DIR must be given, got none; see `diversify remedy --help`",
     "remedy {diagnosed}": "--out must be given, got none; see `diversify remedy --help`",
     "remedy {dir}/none --out {dir}/out": "DIR must be a folder that `diversify diagnose` left, got {dir}/none",

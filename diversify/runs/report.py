@@ -1,4 +1,4 @@
-"""The `report` command."""
+"""The `report` command: of a folder, or of a study's records."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .. import origin, storage
+from ..benchmark_report import render_benchmark_html, render_benchmark_markdown
 from ..comparison import ModelComparison
 from ..comparison_report import render_comparison_html, render_comparison_markdown
 from ..diagnosis import Diagnosis
@@ -17,18 +18,55 @@ from ..head_choice import HeadChoice
 from ..plan import Plan
 from ..remedy_report import render_remedy_html, render_remedy_markdown
 from ..report import render_html, render_markdown
+from ..study.compare import compare, load, load_protocol
 from .folders import SCHEMA_VERSION, alone
+
+RECORDS = ".jsonl"  # the ending by which a study's records are known
 
 
 @alone
-def report_run(folder: Path, *, out: Path, overwrite: bool = False) -> dict[str, Any]:
-    """The report of a folder that `diagnose`, `compare` or `remedy` left, made again from its numbers; returns the record.
+def report_run(source: Path, *, out: Path, overwrite: bool = False) -> dict[str, Any]:
+    """The report of a folder or of a study's records, made again from its numbers; returns the record.
 
-    Leaves `report.html`, `report.md` and `run.json` in `out`; neither the data nor the network is needed.
+    A folder is one that `diagnose`, `compare` or `remedy` left; a file ends in `.jsonl`. Leaves `report.html`, `report.md`
+    and `run.json` in `out`; neither the data nor the network is needed.
     """
-    storage.ensure_available(out, overwrite, inputs=[folder])
+    storage.ensure_available(out, overwrite, inputs=[source])
+    study = source.suffix == RECORDS and not source.is_dir()
+    of, texts = _of_study(source) if study else _of_folder(source)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "report",
+        "started": origin.now(),
+        "of": {"path": str(source), **of},
+        **origin.origin(torch.device("cpu")),
+    }
+    with storage.staged_directory(out, overwrite=overwrite) as staged:
+        for name, text in zip(("report.html", "report.md"), texts, strict=True):
+            storage.write_text(staged / name, text)
+        storage.write_json(staged / "run.json", record)
+    return record
+
+
+def _of_study(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
+    """What is recorded of a study's records, and their report as HTML and as Markdown."""
+    records = load(path)
+    if not records:
+        raise must("results.jsonl", "hold a record at least", path)
+    comparison = compare(records, protocol=load_protocol(path))
+    of = {"sha256": storage.sha256(path), "records": len(records), "suites": [one.label for one in comparison.suites]}
+    return of, (render_benchmark_html(comparison), render_benchmark_markdown(comparison))
+
+
+def _of_folder(folder: Path) -> tuple[dict[str, Any], tuple[str, str]]:
+    """The run.json of a folder, and its report as HTML and as Markdown."""
     if not folder.is_dir() or not storage.is_run(folder):
-        raise must("DIR", "be a folder that `diversify diagnose`, `compare` or `remedy` left", folder)
+        raise must(
+            "DIR",
+            "be a folder that `diversify diagnose`, `compare` or `remedy` left",
+            folder,
+            "" if folder.is_dir() else "the records of a study are a file that ends in .jsonl",
+        )
     run = storage.read_json(folder / "run.json", "run.json")
     if (folder / "comparison.json").is_file():
         comparison = ModelComparison.from_dict(storage.read_json(folder / "comparison.json", "comparison.json"))
@@ -53,15 +91,4 @@ def report_run(folder: Path, *, out: Path, overwrite: bool = False) -> dict[str,
             folder,
             "run `diversify diagnose` to its end",
         )
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "command": "report",
-        "started": origin.now(),
-        "of": {"path": str(folder), **run},
-        **origin.origin(torch.device("cpu")),
-    }
-    with storage.staged_directory(out, overwrite=overwrite) as staged:
-        for name, text in zip(("report.html", "report.md"), texts, strict=True):
-            storage.write_text(staged / name, text)
-        storage.write_json(staged / "run.json", record)
-    return record
+    return run, texts

@@ -1,0 +1,697 @@
+"""What the records of a study say: numbers with intervals, paired by seed; `benchmark_report` draws them.
+
+Everything is read from the `final` records, each the one reading of test by one (method, seed); trials show what was
+spent to get there, and which reweighting method val calls the best.
+
+A seed is what is repeated, so it is what intervals are over: they say how far a mean would move were everything trained
+again with other seeds, on the same images and read on the same test images. That other test images would give another
+difference is not in them, since records hold recalls, not images; where seeds go through several tail orders, what these
+change is. With the few seeds that a study has, the t interval of the paired differences is the honest one: it is wide
+with 3 seeds because little is known. A bootstrap over n seeds never leaves the range of the n differences, which holds the
+middle of their distribution with probability 1 - 2^(1 - n): 75% with 3 seeds, whatever it calls itself. It is therefore
+given from 6 seeds on, beside the t interval, and no verdict hangs on it. With 2 seeds there is no p value, with 1 no
+interval either. Classes are not resampled: those of the data are the ones asked about, and no sample of others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+import torch
+from scipy.special import stdtr, stdtrit
+
+from .. import storage
+from ..errors import must
+from ..functional import counts, draws
+from ..functional.stats import interval
+
+Record = Mapping[str, Any]
+Importances = Callable[[Sequence[Record], Sequence[str]], Mapping[str, float] | None]
+
+BASELINE, OURS = "ce", "diversify"
+REWEIGHTING = frozenset(
+    {
+        "inverse_frequency",
+        "square_root",
+        "effective_number",
+        "focal",
+        "cb_focal",
+        "ldam",
+        "ldam_drw",
+        "ce_drw",
+        "balanced_softmax",
+        "logit_adjustment",
+        "vs",
+        "asymmetric",
+        "class_balanced_sampling",
+        "square_root_sampling",
+        "crt",
+        "tau_norm",
+    }
+)
+"""The methods that change weights, counts or margins, and nothing else; a control such as `vs+images` is none of them."""
+
+CONFIDENCE = 0.95
+FEWEST_FOR_P, FEWEST_FOR_BOOTSTRAP = 3, 6  # seeds
+BOOTSTRAPS = 10_000
+SHOTS = ("many", "medium", "few")
+THIRDS = ("largest_third", "middle_third", "smallest_third")
+ACCURACIES = ("balanced_accuracy", *SHOTS, *THIRDS, "worst_class", "macro_f1", "g_mean")
+COSTS = ("seconds", "seconds_shared", "peak_memory", "epochs")
+SCORES = (*ACCURACIES, "ece", *COSTS)
+DIVERSITY = "diversity_heldout"
+
+Verdict = Literal["ahead", "behind", "open"]
+Role = Literal["baseline", "reweighting", "ours"]
+
+
+# Numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number over seeds: its values seed by seed, their mean, and its 95% t interval, NaN with fewer than 2."""
+
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, by_seed: Mapping[int, float]) -> Estimate:
+        """From a value per seed; seeds without one are left out."""
+        known = {seed: by_seed[seed] for seed in sorted(by_seed) if math.isfinite(by_seed[seed])}
+        values = tuple(known.values())
+        low, high = mean_interval(values)
+        return cls(seeds=tuple(known), values=values, mean=fmean(values) if values else math.nan, low=low, high=high)
+
+    @property
+    def half(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A method less a reference, over the seeds that both have.
+
+    Attributes:
+        paired: The differences seed by seed, their mean and its t interval.
+        bootstrap_low: With `bootstrap_high` the percentile bootstrap's; NaN with fewer than 6 seeds.
+        p: Of the two-sided paired t test; NaN with fewer than 3 seeds.
+        p_holm: The same, adjusted for all methods that are compared with this reference in this suite; NaN outside of
+            such a family.
+    """
+
+    method: str
+    reference: str
+    paired: Estimate
+    bootstrap_low: float
+    bootstrap_high: float
+    p: float
+    p_holm: float = math.nan
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the t interval leaves out 0, and on which side it lies; higher is called ahead."""
+        return "ahead" if self.paired.low > 0 else "behind" if self.paired.high < 0 else "open"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the development of a method took.
+
+    Attributes:
+        val_default: Balanced accuracy on val of trial 0, which has the published values; None where it is not complete.
+        val: That of the chosen trial, the best complete one; None without any.
+        params: Of the chosen trial, or of the finals where no trial is complete.
+        kept: Whether every final was trained with the parameters of that trial.
+    """
+
+    complete: int
+    pruned: int
+    failed: int
+    epochs: int
+    seconds: float
+    val_default: float | None
+    val: float | None
+    params: Mapping[str, Any]
+    kept: bool
+
+    @property
+    def trials(self) -> int:
+        """However they ended."""
+        return self.complete + self.pruned + self.failed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodResult:
+    """One method of a suite.
+
+    Attributes:
+        missing: Seeds of the study that have no final yet.
+        scores: By the names in `SCORES`; thirds and shot groups are mean recalls, NaN where no class is in one.
+        recall: By rank of the class's size, largest first, mean over the seeds; NaN where unknown.
+        inside: What changed in the network, by column: the mean over the smallest third of the classes.
+        inside_all: The same over all classes.
+        importances: Of its parameters for val; None where they were not asked for or cannot be told.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    missing: tuple[int, ...]
+    scores: Mapping[str, Estimate]
+    recall: tuple[float, ...]
+    budget: Budget
+    inside: Mapping[str, Estimate]
+    inside_all: Mapping[str, Estimate]
+    importances: Mapping[str, float] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What the other methods are compared with, and by how much they differ.
+
+    Attributes:
+        name: None where there is no such method; `why` says so.
+        differences: Of balanced accuracy, by method; their p values are one Holm family.
+        others: The same by score, for the remaining accuracies and `ece`, without adjustment.
+        inside: The same by column of what changed inside, over the smallest third, paired by class too.
+    """
+
+    role: Role
+    name: str | None
+    why: str
+    differences: Mapping[str, Difference]
+    others: Mapping[str, Mapping[str, Difference]]
+    inside: Mapping[str, Mapping[str, Difference]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuiteComparison:
+    """One suite under one protocol.
+
+    Attributes:
+        label: The suite, with the beginning of the digest where a file holds several protocols of it.
+        protocol: What the study held fixed, as recorded beside the records; empty where it is not.
+        counts: Training images by rank, largest first, of the finals; empty where they differ by more than their order.
+        methods: Best balanced accuracy first, those without a final last.
+        hindsight: The reweighting method that is best on test, to be read only: nothing may be chosen by it.
+        unfinished: What is missing, in words; empty when the study is whole.
+        caveats: What else has to be known, in words.
+    """
+
+    suite: str
+    label: str
+    digest: str
+    protocol: Mapping[str, Any]
+    counts: tuple[int, ...]
+    seeds: tuple[int, ...]
+    tail_orders: tuple[str, ...]
+    devices: tuple[str, ...]
+    commits: tuple[str, ...]
+    versions: Mapping[str, Any]
+    methods: tuple[MethodResult, ...]
+    references: Mapping[Role, Reference]
+    hindsight: str | None
+    reweighting: tuple[str, ...]
+    unfinished: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+    @property
+    def finished(self) -> tuple[MethodResult, ...]:
+        """The methods with a final at least."""
+        return tuple(one for one in self.methods if one.seeds)
+
+    def method(self, name: str) -> MethodResult | None:
+        """By name; None where it has no record."""
+        return next((one for one in self.methods if one.name == name), None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All suites of the records, by name."""
+
+    suites: tuple[SuiteComparison, ...]
+
+
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Low and high end of Student's interval for the mean; NaN with fewer than 2 values."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def paired_p(values: Sequence[float]) -> float:
+    """Of the two-sided t test that paired differences have mean 0; NaN with fewer than 3, 1 where all are 0."""
+    if len(values) < FEWEST_FOR_P:
+        return math.nan
+    mean, spread = fmean(values), stdev(values)
+    if not spread:
+        return 0.0 if mean else 1.0
+    return min(1.0, 2 * float(stdtr(len(values) - 1, -abs(mean) / spread * math.sqrt(len(values)))))
+
+
+def holm(raw: Mapping[str, float]) -> dict[str, float]:
+    """The p values adjusted for their number (Holm 1979), never below the raw ones; NaN stays and is not counted."""
+    known = sorted((p, name) for name, p in raw.items() if not math.isnan(p))
+    adjusted = dict.fromkeys(raw, math.nan)
+    least = 0.0
+    for place, (p, name) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - place) * p))
+        adjusted[name] = least
+    return adjusted
+
+
+def bootstrap_interval(values: Sequence[float], draws_made: int = BOOTSTRAPS) -> tuple[float, float]:
+    """95% percentile interval of the mean, over `values` drawn with replacement; NaN with fewer than 6."""
+    if len(values) < FEWEST_FOR_BOOTSTRAP:
+        return math.nan, math.nan
+    size = len(values)
+    rows = draws.integers(size, "study bootstrap", torch.arange(draws_made)[:, None], torch.arange(size))
+    low, high = interval(torch.tensor(values, dtype=torch.float64)[rows].mean(1), CONFIDENCE)
+    return float(low), float(high)
+
+
+def difference(method: str, reference: str, one: Mapping[int, float], other: Mapping[int, float]) -> Difference:
+    """`one` less `other`, both a value per seed, over the seeds that both have."""
+    paired = Estimate.of({seed: one[seed] - other[seed] for seed in one if seed in other})
+    low, high = bootstrap_interval(paired.values)
+    return Difference(
+        method=method,
+        reference=reference,
+        paired=paired,
+        bootstrap_low=low,
+        bootstrap_high=high,
+        p=paired_p(paired.values),
+    )
+
+
+# Records
+
+
+def load(path: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
+    """The records of a study; an InputError names the line that is none."""
+    records = storage.read_jsonl(path, name)
+    for number, record in enumerate(records, start=1):
+        wrong = _wrong(record)
+        if wrong:
+            raise must(name, "hold records of a study", f"line {number} of {path} with {wrong}")
+    return records
+
+
+def load_protocol(path: Path) -> dict[str, Any]:
+    """What the study whose records are at `path` held fixed; empty where nothing says so beside them."""
+    beside = path.with_suffix(".protocol.json")
+    if not beside.is_file():
+        return {}
+    protocol = storage.read_json(beside, beside.name)
+    if not isinstance(protocol, dict):
+        raise must(beside.name, "hold a protocol", beside)
+    return protocol
+
+
+def _wrong(record: Record) -> str:
+    """What a record lacks, in words; empty where nothing."""
+    kind = record.get("kind")
+    if kind not in ("trial", "final"):
+        return f"kind {kind!r}"
+    for name in ("suite", "method"):
+        if not isinstance(record.get(name), str):
+            return f"{name} {record.get(name)!r}"
+    if not isinstance(record.get("seed"), int):
+        return f"seed {record.get('seed')!r}"
+    if not isinstance(record.get("params", {}), Mapping):
+        return f"params {record['params']!r}"
+    if kind == "trial":
+        done = record.get("state", "complete") == "complete"
+        return f"balanced_accuracy {record.get('balanced_accuracy')!r}" if done and not _is_number(record) else ""
+    if not _is_number(record):
+        return f"balanced_accuracy {record.get('balanced_accuracy')!r}"
+    recall, sizes = record.get("recall"), record.get("class_counts")
+    if not isinstance(recall, list) or not recall:
+        return f"recall {recall!r}"
+    if not isinstance(sizes, list) or len(sizes) != len(recall) or not all(isinstance(size, int) for size in sizes):
+        return f"class_counts {sizes!r} for {len(recall)} recalls"
+    return ""
+
+
+def _is_number(record: Record) -> bool:
+    value = record.get("balanced_accuracy")
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def scores_of(record: Record) -> dict[str, float]:
+    """Every score of one final, NaN where the record has none."""
+    recall = _column(record["recall"])
+    sizes = torch.tensor(record["class_counts"])
+    found = {name: _number(record.get(name)) for name in SCORES}
+    for names, group in ((SHOTS, counts.shot_groups(sizes)), (THIRDS, counts.count_thirds(sizes))):
+        found |= {name: _mean(recall[group == place].tolist()) for place, name in enumerate(names)}
+    known = [value for value in recall.tolist() if math.isfinite(value)]
+    found["worst_class"] = min(known, default=math.nan)
+    return found
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _column(values: Sequence[Any]) -> torch.Tensor:
+    return torch.tensor([_number(value) for value in values], dtype=torch.float64)
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return fmean(known) if known else math.nan
+
+
+def _by_rank(values: Sequence[Any], sizes: Sequence[int]) -> list[float]:
+    """Largest class first; of one size, in the order of the classes."""
+    order = torch.argsort(torch.tensor(sizes), descending=True, stable=True)
+    return [float(value) for value in _column(values)[order]]
+
+
+def _inside(record: Record, column: str, *, third: bool) -> list[float]:
+    """The values of a column in the smallest third of the classes, or in all; NaN where unknown; one number is itself."""
+    values = (record.get("inside") or {}).get(column)
+    sizes = torch.tensor(record["class_counts"])
+    if not isinstance(values, list):
+        return [_number(values)]
+    if len(values) != len(sizes):
+        return []
+    kept = counts.count_thirds(sizes) == 2 if third else torch.ones_like(sizes, dtype=torch.bool)
+    return [float(value) for value in _column(values)[kept]]
+
+
+def _inside_columns(finals: Iterable[Record]) -> tuple[str, ...]:
+    """Named in any of the records, known ones first."""
+    found = {name for record in finals for name in record.get("inside") or {}}
+    known = [name for name in ("magnitude_ratio", "magnitude_gap", DIVERSITY, "leak") if name in found]
+    return (*known, *sorted(found - set(known)))
+
+
+# Comparing
+
+
+def compare(
+    records: Sequence[Record],
+    *,
+    protocol: Mapping[str, Any] | None = None,
+    reweighting: Collection[str] = REWEIGHTING,
+    importances: Importances | None = None,
+) -> Comparison:
+    """Every suite of the records; their order changes nothing.
+
+    Args:
+        records: As `load` returns them.
+        protocol: What the study held fixed, for the suite that it names; says what is still missing.
+        reweighting: Names of the methods among which the best reweighting is chosen, by val.
+        importances: Which parameters mattered, from the complete trials of a method and the names of its parameters.
+
+    Raises:
+        InputError: two finals of one (suite, protocol, method, seed), or two complete trials of one number.
+    """
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["suite"], str(record.get("protocol") or "")), []).append(record)
+    several = Counter(suite for suite, _ in groups)
+    return Comparison(
+        suites=tuple(
+            _suite(
+                sorted(group, key=_key),
+                label=f"{suite} ({digest[:8] or 'no protocol'})" if several[suite] > 1 else suite,
+                protocol=protocol if protocol and protocol.get("suite") == suite else {},
+                reweighting=reweighting,
+                importances=importances,
+            )
+            for (suite, digest), group in sorted(groups.items())
+        )
+    )
+
+
+def _key(record: Record) -> tuple[str, str, int, int, str]:
+    number = record.get("number")
+    started = str(record.get("started"))
+    return record["method"], record["kind"], int(record["seed"]), number if isinstance(number, int) else -1, started
+
+
+def _once(records: Sequence[Record]) -> None:
+    """Each final and each complete trial is there once: which of two would hold is unsaid."""
+    finals = Counter((one["method"], one["seed"]) for one in records if one["kind"] == "final")
+    trials = Counter((one["method"], one["number"]) for one in _complete(records) if isinstance(one.get("number"), int))
+    for found, what in (
+        (finals, "final of each method and seed"),
+        (trials, "complete trial of each method and number"),
+    ):
+        for (method, number), often in found.items():
+            if often > 1:
+                raise must("results", f"hold one {what}", f"{often} of {method}, {number} in {records[0]['suite']}")
+
+
+def _complete(records: Iterable[Record]) -> list[Record]:
+    return [one for one in records if one["kind"] == "trial" and one.get("state", "complete") == "complete"]
+
+
+def _suite(
+    records: Sequence[Record],
+    *,
+    label: str,
+    protocol: Mapping[str, Any],
+    reweighting: Collection[str],
+    importances: Importances | None,
+) -> SuiteComparison:
+    _once(records)
+    finals = [one for one in records if one["kind"] == "final"]
+    planned_seeds = _listed(protocol, "seeds", int) or tuple(sorted({one["seed"] for one in finals}))
+    names = (*_listed(protocol, "methods", str), *sorted({one["method"] for one in records}))
+    methods = [
+        _method(
+            name,
+            [one for one in records if one["method"] == name],
+            planned_seeds,
+            _inside_columns(finals),
+            importances,
+        )
+        for name in dict.fromkeys(names)
+    ]
+    methods.sort(key=_place)
+    listed = tuple(sorted(one.name for one in methods if one.name in reweighting))
+    references = _references(methods, listed, finals)
+    sizes = {tuple(sorted(one["class_counts"], reverse=True)) for one in finals}
+    return SuiteComparison(
+        suite=records[0]["suite"],
+        label=label,
+        digest=str(records[0].get("protocol") or ""),
+        protocol=protocol,
+        counts=next(iter(sizes)) if len(sizes) == 1 else (),
+        seeds=planned_seeds,
+        tail_orders=tuple(dict.fromkeys(str(one["tail_order"]) for one in finals if one.get("tail_order") is not None)),
+        devices=_different(records, "device"),
+        commits=_different(records, "commit"),
+        versions=max(records, key=lambda one: str(one.get("started"))).get("versions") or {},
+        methods=tuple(methods),
+        references=references,
+        hindsight=next((one.name for one in methods if one.name in listed and one.seeds), None),
+        reweighting=listed,
+        unfinished=_unfinished(methods, protocol),
+        caveats=_caveats(methods, planned_seeds, finals, protocol),
+    )
+
+
+def _listed(protocol: Mapping[str, Any], name: str, kind: type) -> tuple[Any, ...]:
+    values = protocol.get(name)
+    return tuple(one for one in values if isinstance(one, kind)) if isinstance(values, list | tuple) else ()
+
+
+def _different(records: Iterable[Record], name: str) -> tuple[str, ...]:
+    return tuple(sorted({str(one[name]) for one in records if one.get(name)}))
+
+
+def _place(one: MethodResult) -> tuple[bool, float, str]:
+    mean, val = one.scores["balanced_accuracy"].mean, one.budget.val
+    return not one.seeds, -mean if one.seeds else -(val if val is not None else -1.0), one.name
+
+
+def _method(
+    name: str,
+    records: Sequence[Record],
+    planned: Sequence[int],
+    columns: Sequence[str],
+    importances: Importances | None,
+) -> MethodResult:
+    finals = {int(one["seed"]): one for one in records if one["kind"] == "final"}
+    scored = {seed: scores_of(record) for seed, record in finals.items()}
+    ranked = [_by_rank(one["recall"], one["class_counts"]) for one in finals.values()]
+    complete = _complete(records)
+    parameters = sorted({key for one in complete for key in one.get("params") or {}})
+
+    def inside(*, third: bool) -> dict[str, Estimate]:
+        return {
+            column: Estimate.of({seed: _mean(_inside(one, column, third=third)) for seed, one in finals.items()})
+            for column in columns
+        }
+
+    return MethodResult(
+        name=name,
+        seeds=tuple(finals),
+        missing=tuple(seed for seed in planned if seed not in finals),
+        scores={score: Estimate.of({seed: found[score] for seed, found in scored.items()}) for score in SCORES},
+        recall=tuple(_mean(values) for values in zip(*ranked, strict=True)) if len({*map(len, ranked)}) == 1 else (),
+        budget=_budget(records, list(finals.values())),
+        inside=inside(third=True),
+        inside_all=inside(third=False),
+        importances=importances(complete, parameters) if importances and complete and parameters else None,
+    )
+
+
+def _budget(records: Sequence[Record], finals: Sequence[Record]) -> Budget:
+    trials = [one for one in records if one["kind"] == "trial"]
+    states = Counter(str(one.get("state", "complete")) for one in trials)
+    complete = _complete(trials)
+    best = max(complete, key=lambda one: one["balanced_accuracy"], default=None)  # the first of equal ones
+    first = next((one for one in complete if one.get("number") == 0), None)
+    params = (best or (finals[0] if finals else {})).get("params") or {}
+    return Budget(
+        complete=states["complete"],
+        pruned=states["pruned"],
+        failed=states["failed"],
+        epochs=sum(int(_number(one.get("epochs")) or 0) for one in trials if _number(one.get("epochs")) >= 0),
+        seconds=math.fsum(
+            _number(one.get("seconds_shared")) for one in trials if _number(one.get("seconds_shared")) >= 0
+        ),
+        val_default=float(first["balanced_accuracy"]) if first else None,
+        val=float(best["balanced_accuracy"]) if best else None,
+        params=dict(params),
+        kept=best is None or all((one.get("params") or {}).get(key) == params[key] for one in finals for key in params),
+    )
+
+
+def _references(
+    methods: Sequence[MethodResult], reweighting: Sequence[str], finals: Sequence[Record]
+) -> dict[Role, Reference]:
+    known = {one.name: one for one in methods}
+    judged = [known[name] for name in reweighting if known[name].budget.val is not None]
+    best = min(judged, key=lambda one: (-(one.budget.val or 0.0), one.name), default=None)
+    if best:
+        why = f"the best reweighting method on val is {best.name}"
+    elif reweighting:
+        why = "no reweighting method has a complete trial, so val names no best one"
+    else:
+        why = "the study has no reweighting method"
+    chosen: dict[Role, tuple[str | None, str]] = {
+        "baseline": (BASELINE if BASELINE in known else None, f"the study has no method {BASELINE}"),
+        "reweighting": (best.name if best else None, why),
+        "ours": (OURS if OURS in known else None, f"the study has no method {OURS}"),
+    }
+    found: dict[Role, Reference] = {}
+    for role, (name, reason) in chosen.items():
+        if name is not None and not known[name].seeds:
+            reason = f"no final run yet of {name}"
+        elif name is not None and role != "reweighting":
+            reason = ""
+        found[role] = _reference(role, name, reason, methods, finals)
+    return found
+
+
+def _reference(
+    role: Role, name: str | None, why: str, methods: Sequence[MethodResult], finals: Sequence[Record]
+) -> Reference:
+    other = next((one for one in methods if one.name == name and one.seeds), None)
+    rivals = [one for one in methods if one.seeds and one.name != name] if other else []
+
+    def over(score: str) -> dict[str, Difference]:
+        if other is None:
+            return {}
+        return {
+            one.name: difference(one.name, other.name, *map(_by_seed, (one.scores[score], other.scores[score])))
+            for one in rivals
+        }
+
+    differences = over("balanced_accuracy")
+    adjusted = holm({method: one.p for method, one in differences.items()})
+    return Reference(
+        role=role,
+        name=name,
+        why=why,
+        differences={method: dataclasses.replace(one, p_holm=adjusted[method]) for method, one in differences.items()},
+        others={score: over(score) for score in (*ACCURACIES[1:], "ece")},
+        inside={column: _inside_over(column, other, rivals, finals) for column in _inside_columns(finals)},
+    )
+
+
+def _by_seed(estimate: Estimate) -> dict[int, float]:
+    return dict(zip(estimate.seeds, estimate.values, strict=True))
+
+
+def _inside_over(
+    column: str, other: MethodResult | None, rivals: Sequence[MethodResult], finals: Sequence[Record]
+) -> dict[str, Difference]:
+    """Per method, over the classes that have a value in both."""
+    if other is None:
+        return {}
+    values = {(one["method"], int(one["seed"])): _inside(one, column, third=True) for one in finals}
+    found = {}
+    for rival in rivals:
+        changes = {}
+        for seed in set(rival.seeds) & set(other.seeds):
+            one, two = values[rival.name, seed], values[other.name, seed]
+            if len(one) == len(two):
+                changes[seed] = _mean(first - second for first, second in zip(one, two, strict=True))
+        found[rival.name] = difference(rival.name, other.name, changes, dict.fromkeys(changes, 0.0))
+    return found
+
+
+def _unfinished(methods: Sequence[MethodResult], protocol: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is missing, in words: final runs, and trials where their number is known or differs between methods."""
+    found = []
+    none = [one.name for one in methods if not one.seeds]
+    if none:
+        found.append(f"no final run yet of {', '.join(none)}")
+    lacking = [f"{one.name} of {', '.join(map(str, one.missing))}" for one in methods if one.seeds and one.missing]
+    if lacking:
+        found.append(f"seeds without a final run: {'; '.join(lacking)}")
+    most = max((one.budget.trials for one in methods), default=0)
+    planned = protocol.get("trials")
+    wanted = planned if isinstance(planned, int) else most
+    short = [f"{one.name} {one.budget.trials}" for one in methods if one.budget.trials < wanted]
+    if short:
+        found.append(f"of {wanted} trials each, some have fewer: {', '.join(short)}")
+    return tuple(found)
+
+
+def _caveats(
+    methods: Sequence[MethodResult], seeds: Sequence[int], finals: Sequence[Record], protocol: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """What has to be known before a difference is believed."""
+    most = max((len(one.seeds) for one in methods), default=0)
+    found = []
+    if most == 1:
+        found.append("One seed: no interval can be given, and no difference can be told from chance")
+    elif most == 2:
+        found.append("Two seeds: the intervals are very wide, and there are no p values")
+    if most and not any(one.budget.trials for one in methods):
+        found.append("No trial is recorded: how the parameters were chosen cannot be seen")
+    others = [one.name for one in methods if not one.budget.kept]
+    if others:
+        found.append(f"Not trained with the parameters of their best trial on val: {', '.join(others)}")
+    failed = [f"{one.name} {one.budget.failed}" for one in methods if one.budget.failed]
+    if failed:
+        found.append(f"Trials failed: {', '.join(failed)}")
+    for name, what in (("device", "devices"), ("workers", "numbers of workers that shared the device")):
+        if len({str(one.get(name)) for one in finals}) > 1:
+            listed = ", ".join(sorted({str(one.get(name)) for one in finals}))
+            found.append(f"Seconds and memory were measured with several {what}: {listed}")
+    if any(value is None for one in finals for value in one["recall"]):
+        found.append("Some classes have no test images; they are in no mean")
+    if protocol.get("confirmation") is True:
+        found.append("For confirmation only: rules and defaults were frozen before it was run")
+    return tuple(found)
