@@ -466,7 +466,7 @@ def benchmark(
     """
     from .runs import benchmark_run
 
-    with _study_progress() as progress:
+    with _study_progress() as (say, progress):
         found = benchmark_run(
             suite,
             out=results,
@@ -478,16 +478,16 @@ def benchmark(
             root=root,
             download=download,
             device=device,
-            say=_say,
+            say=say,
             progress=progress,
         )
-    done = f"{found.trials} trials and {found.finals} final runs"
+    done = f"{_counted(found.trials, 'trial')} and {_counted(found.finals, 'final run')}"
     _say(f"{results}: {done}" if found.new else f"nothing to do: {results} holds all {done}")
 
 
 @contextmanager
-def _study_progress() -> Iterator[Any]:
-    """A callable that takes the steps of a study: a bar per method with the time left, on a terminal; a line per record.
+def _study_progress() -> Iterator[tuple[Any, Any]]:
+    """A callable for lines, and one for the steps of a study: a line per record, and on a terminal a bar per method.
 
     Within the block an interruption keeps what is finished.
     """
@@ -505,6 +505,12 @@ def _study_progress() -> Iterator[Any]:
         tasks: dict[str, Any] = {}
         steps: dict[str, Step] = {}
 
+        def say(line: str) -> None:
+            if still or not out.is_terminal:
+                _say(line)
+            else:  # above the bars: two consoles on one terminal would write into each other's lines
+                bar.console.print(line, markup=False, soft_wrap=True)
+
         def show(name: str, done: int, total: int, left: float | None) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(name, total=total, left="")
@@ -514,12 +520,12 @@ def _study_progress() -> Iterator[Any]:
         def update(step: Step) -> None:
             steps[step.method] = step
             if step.record is not None:
-                _say(_told(step.record))
+                say(_told(step.record))
                 show(step.method, step.done, step.total, step.seconds_left)
             every = steps.values()
             show("in all", sum(one.done for one in every), sum(one.total for one in every), step.seconds_left_in_all)
 
-        yield update
+        yield say, update
 
 
 def _told(record: Record) -> str:
@@ -530,6 +536,10 @@ def _told(record: Record) -> str:
     accuracy = math.nan if record.balanced_accuracy is None else record.balanced_accuracy
     stopped = f"stopped after {record.epochs} epochs, " if record.state == "pruned" else ""
     return f"{record.method}, {run}: {stopped}{accuracy:.1%} on {record.split}, {_duration(record.seconds)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _duration(seconds: float) -> str:

@@ -97,9 +97,9 @@ def test_the_command_tells_every_record(
     assert lines[3].endswith("% on val, 0.5 s")
     assert any("failed; training loss must stay finite" in line for line in lines) or "fragile, trial 2" in lines[5]
     assert lines[-2].startswith("fragile, final run, seed 5: ")
-    assert lines[-1] == f"{out}: 3 trials and 1 final runs"
+    assert lines[-1] == f"{out}: 3 trials and 1 final run"
     assert cli.run(command) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"nothing to do: {out} holds all 3 trials and 1 final runs"
+    assert capsys.readouterr().out.splitlines()[-1] == f"nothing to do: {out} holds all 3 trials and 1 final run"
 
 
 @pytest.mark.parametrize(

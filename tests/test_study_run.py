@@ -1,5 +1,6 @@
 """A study: exact counts, the same records after any number of kills, and several processes that share the work."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -385,19 +386,17 @@ def test_other_seeds_are_refused_where_records_would_not_fit(tmp_path: Path) -> 
     refused(study_of(results, study_runner.protocol(seeds=(0, 2, 1), **orders)), message)
 
 
-def test_more_trials_may_come_later_but_finals_of_another_trial_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_trials_may_come_later_but_finals_of_another_trial_are_refused(tmp_path: Path) -> None:
     results = tmp_path / "r.jsonl"
-    few = study_runner.protocol(methods=("tuned",), trials=2, rungs=())
-    many = study_runner.protocol(methods=("tuned",), trials=12, rungs=())
-    finals = records_of(study_of(results, few))[2:]
-    with pytest.raises(InputError, match="finals of tuned in .* must be of its best trial of 12, trial"):
+    few = study_runner.protocol(methods=("tuned",), trials=1, rungs=())
+    many = study_runner.protocol(methods=("tuned",), trials=40, rungs=())
+    finals = records_of(study_of(results, few))[1:]
+    with pytest.raises(InputError, match="finals of tuned in .* must be of its best trial of 40, trial"):
         records_of(study_of(results, many))
-    assert len(read_records(results)) == 14  # the trials are not lost
+    assert len(read_records(results)) == 42  # the trials are not lost
     best = max(read_records(results), key=lambda one: (one.kind == "trial", one.balanced_accuracy)).number
     message = (
-        f"finals of tuned in {{r}} must be of its best trial of 12, trial {best}, got those of another trial;"
+        f"finals of tuned in {{r}} must be of its best trial of 40, trial {best}, got those of another trial;"
         " remove their lines to make them anew, or go on with the --trials of before"
     )
     refused(study_of(results, many), message)
@@ -462,6 +461,18 @@ def test_a_final_run_that_fails_leaves_the_others_and_is_told(tmp_path: Path, mo
     assert counted(read_records(study.results)) == expected
     monkeypatch.undo()
     assert counted(records_of(study_of(study.results))) == exact(study.protocol)
+
+
+def test_a_rung_without_a_number_is_a_failed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverging(*args: Any, report: Any, **kwargs: Any) -> Any:
+        report(5, 0.25)
+        report(10, math.nan)
+
+    runner = study_run.Runner(load=study_runner.load, run=diverging, method=study_runner.method_named)
+    monkeypatch.setattr(study_runner, "fake", lambda: runner)
+    records = records_of(study_of(tmp_path / "r.jsonl", study_runner.protocol(trials=2)))
+    assert {(one.kind, one.state, one.epochs, one.curve) for one in records} == {("trial", "failed", 5, ((5, 0.25),))}
+    assert {one.reason for one in records} == {"FloatingPointError: balanced accuracy of nan after epoch 10"}
 
 
 def test_an_error_of_a_method_ends_the_study_and_takes_nothing_from_its_budget(

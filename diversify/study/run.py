@@ -561,9 +561,11 @@ def _work_together(study: Study, ledger: _Ledger) -> Iterator[tuple[_Ledger, Rec
             member.terminate()
             member.join()
             ours.close()
-    if told:
-        _raise_again(*told[0])
-    if ledger.left():
+    left = ledger.left()
+    for kind, what in told:
+        if left or kind == "input":  # else the others have done what one of them could not
+            _raise_again(kind, what)
+    if left:
         codes = ", ".join(str(member.exitcode) for member, _ in members)
         raise ChildProcessError(
             f"worker processes ended before their work was done (exit codes {codes}); run it again to go on"
