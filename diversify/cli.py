@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .head_choice import HeadChoice
     from .plan import ClassPlan, Plan
     from .runs import DataOptions
+    from .study.records import Record
+    from .study.run import Step
 
 app = typer.Typer(
     add_completion=False,
@@ -424,6 +426,131 @@ def compare(
         )
     out.print(_table(titles, rows))
     _say(f"report: {directory / 'report.html'}")
+
+
+@app.command()
+def benchmark(
+    suite: Annotated[
+        str,
+        typer.Argument(metavar="SUITE|FILE.py", help="A suite, or a Python file that declares PROTOCOL and METHODS."),
+    ],
+    *,
+    results: Annotated[
+        Path, typer.Option("--out", help="The records, one line per run.", metavar="FILE", readable=False)
+    ],
+    methods: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas.", show_default="those of the suite")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Of every method.", show_default="those of the suite")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Of the final runs: S,S,S.", show_default="those of the suite")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that run trials side by side.")] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="A database for the search, for example sqlite:///study.db.",
+            metavar="URL",
+            show_default="a journal beside the records",
+        ),
+    ] = None,
+    root: Root = Path("data"),
+    download: Download = False,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")] = "auto",
+) -> None:
+    """Compare methods at equal budget: parameters chosen on val, then one final run per seed, judged on test.
+
+    The same command again goes on where it was stopped.
+    """
+    from .runs import benchmark_run
+
+    with _study_progress() as (say, progress):
+        found = benchmark_run(
+            suite,
+            out=results,
+            methods=methods,
+            trials=trials,
+            seeds=seeds,
+            workers=workers,
+            storage=storage,
+            root=root,
+            download=download,
+            device=device,
+            say=say,
+            progress=progress,
+        )
+    done = f"{_counted(found.trials, 'trial')} and {_counted(found.finals, 'final run')}"
+    _say(f"{results}: {done}" if found.new else f"nothing to do: {results} holds all {done}")
+
+
+@contextmanager
+def _study_progress() -> Iterator[tuple[Any, Any]]:
+    """A callable for lines, and one for the steps of a study: a line per record, and on a terminal a bar per method.
+
+    Within the block an interruption keeps what is finished.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    process.begin_work()
+    still = not err.is_terminal or err.is_dumb_terminal
+    with Progress(*columns, console=err, transient=True, disable=still) as bar:
+        tasks: dict[str, Any] = {}
+        steps: dict[str, Step] = {}
+
+        def say(line: str) -> None:
+            if still or not out.is_terminal:
+                _say(line)
+            else:  # above the bars: two consoles on one terminal would write into each other's lines
+                bar.console.print(line, markup=False, soft_wrap=True)
+
+        def show(name: str, done: int, total: int, left: float | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total, left="")
+            words = "" if left is None or done == total else f"{_duration(left)} left"
+            bar.update(tasks[name], completed=done, total=total, left=words)
+
+        def update(step: Step) -> None:
+            steps[step.method] = step
+            if step.record is not None:
+                say(_told(step.record))
+                show(step.method, step.done, step.total, step.seconds_left)
+            every = steps.values()
+            show("in all", sum(one.done for one in every), sum(one.total for one in every), step.seconds_left_in_all)
+
+        yield say, update
+
+
+def _told(record: Record) -> str:
+    """A record in a line."""
+    run = f"final run, seed {record.seed}" if record.number is None else f"trial {record.number}"
+    if record.state == "failed":
+        return f"{record.method}, {run}: failed; {record.reason}"
+    accuracy = math.nan if record.balanced_accuracy is None else record.balanced_accuracy
+    stopped = f"stopped after {record.epochs} epochs, " if record.state == "pruned" else ""
+    return f"{record.method}, {run}: {stopped}{accuracy:.1%} on {record.split}, {_duration(record.seconds)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the two largest units that they have."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{whole} s"
 
 
 @app.command()

@@ -1,11 +1,13 @@
-"""Objects that a user names as `package.module:attribute`."""
+"""Objects that a user names as `package.module:attribute`, and files of Python that a user declares them in."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .errors import InputError, must
@@ -30,6 +32,30 @@ def import_object(path: str, name: str) -> Any:
         raise must(name, "name something that can be imported", repr(path), advice) from error
     finally:
         sys.path.remove("")
+
+
+def import_file(path: Path, name: str) -> Any:
+    """The module that a Python file is, run anew.
+
+    Raises:
+        InputError: there is no such file, or it cannot be run; `name` says which option it was.
+    """
+    if not path.is_file():
+        raise must(name, "be an existing Python file", path)
+    spec = importlib.util.spec_from_file_location(f"declared_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise must(name, "be a Python file", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # what lies beside it can be imported, as for a script
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a file of the user's raises while it is run
+        if is_passed_on(error):
+            raise
+        raise must(name, "be a Python file that runs", path, describe(error)) from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
 
 
 def accepts(function: Callable[..., Any], name: str) -> bool:

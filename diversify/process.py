@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 INTERRUPTED = 130
@@ -93,6 +94,19 @@ def end_work() -> None:
         signal.SIGTERM,
     ):  # to be ignored by the system: Python takes its handlers down at exit
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def interruptions_held() -> Iterator[None]:
+    """SIGINT waits until the block has ended; processes that are started in it never get one: their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def was_interrupted() -> bool:

@@ -20,7 +20,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ except ImportError:  # Windows: appends from several processes at once are then 
     fcntl = None  # type: ignore[assignment]
 
 Array = np.ndarray[Any, Any]
+
+KNOWS_LOCKS = fcntl is not None
+"""Whether processes can keep each other from writing to the same file."""
 
 MARKER = "run.json"
 """The file by which a folder is known to be an earlier run of ours, which `--overwrite` may replace."""
@@ -127,6 +130,26 @@ def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
+
+
+def follow_jsonl(path: Path, offset: int = 0) -> tuple[list[bytes], int]:
+    """The whole lines of a JSON-lines file from a byte on, and the byte to go on from; none where there is no file yet.
+
+    Lines that were there once must not change: only what comes after them is read again.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(offset)
+            whole, end, _ = file.read().rpartition(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    return (whole.split(b"\n"), offset + len(whole) + 1) if end else ([], offset)
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off a last line without an end, where a process that has it alone is about to append."""
+    with contextlib.suppress(FileNotFoundError), Path(path).open("r+b") as file:
+        _cut_torn_line(file.fileno())
 
 
 def _line(record: Mapping[str, object]) -> str:
@@ -486,6 +509,106 @@ def claimed(target: Path) -> Iterator[None]:
         for each in made:
             with contextlib.suppress(OSError):  # not empty, or gone
                 each.rmdir()
+
+
+class Locks:
+    """Locks by name, in one file that every process which works on the same thing opens; gone with the process that holds them.
+
+    They are locks on bytes of the file: processes that are forked off, as loader workers are, do not hold them, and a file
+    left behind locks nothing. The file is removed by the last process that closes it.
+    """
+
+    _open: ClassVar[set[Path]] = set()  # a process has all its locks on a file in one: a second opening would drop them
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(path).resolve()
+        if self._path in Locks._open:
+            raise must("results", "not be in use by another run", self._path, "end that first")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._held: set[str] = set()
+        self._process = os.getpid()
+        while True:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._lock(_PRESENT, shared=True)
+            if _inode(self._path) == os.fstat(self._descriptor).st_ino:  # else its last user removed it in the meantime
+                break
+            os.close(self._descriptor)
+        Locks._open.add(self._path)
+
+    def close(self) -> None:
+        """Free all, and remove the file where nobody else uses it."""
+        if self._path not in Locks._open or os.getpid() != self._process:
+            return
+        if self._lock(_PRESENT, wait=False):
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        Locks._open.discard(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Wait until no other process is in a block of this name."""
+        self._lock(_byte(name))
+        try:
+            yield
+        finally:
+            self._unlock(_byte(name))
+
+    def take(self, name: str) -> bool:
+        """Take a lock, unless somebody has it."""
+        if name in self._held or not self._lock(_byte(name), wait=False):
+            return False
+        self._held.add(name)
+        return True
+
+    def free(self, name: str) -> None:
+        """Give a lock back."""
+        self._held.discard(name)
+        self._unlock(_byte(name))
+
+    def is_taken(self, name: str) -> bool:
+        """Whether some process has this lock, this one among them; for a moment nobody else can take it."""
+        if name in self._held:
+            return True
+        if not self._lock(_byte(name), wait=False):
+            return True
+        self._unlock(_byte(name))
+        return False
+
+    def is_sole(self) -> bool:
+        """Whether no other process has the file open."""
+        sole = self._lock(_PRESENT, wait=False)
+        self._lock(_PRESENT, shared=True)
+        return sole
+
+    def _lock(self, byte: int, *, wait: bool = True, shared: bool = False) -> bool:
+        if fcntl is None:
+            return True
+        kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        try:
+            fcntl.lockf(self._descriptor, kind, 1, byte)
+        except OSError as error:
+            if not wait and error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        return True
+
+    def _unlock(self, byte: int) -> None:
+        if fcntl is not None:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, byte)
+
+
+_PRESENT = 0  # the byte that every process which has the file open shares
+
+
+def _byte(name: str) -> int:
+    """Where in the file a name is locked; two names in 2^56 share a byte."""
+    return 1 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 def _locked(target: Path, lock: Path) -> int:

@@ -57,7 +57,7 @@ def diagnosed(trained: Path) -> Path:
 def test_help_is_quick_and_does_not_load_torch() -> None:
     program = "import sys; from diversify.cli import run; run(['--help']); print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    for name in ("demo", "train", "diagnose", "plan", "compare"):
+    for name in ("demo", "train", "diagnose", "plan", "compare", "benchmark"):
         assert name in done.stdout
     assert done.stdout.strip().endswith("False False")
 

@@ -130,6 +130,17 @@ def make_files(folder: Path) -> None:
     (folder / "spoilt").mkdir()
     storage.write_json(folder / "spoilt" / "run.json", {"schema_version": 1, "command": "diagnose"})
     (folder / "spoilt" / "diagnosis.json").write_text('{"schema_version": 1, "clas')
+    declared = (
+        "from diversify.study.protocol import Method, Protocol\n"
+        "METHODS = (Method(name='mine', meaning='m', source='s'),)\n"
+        "PROTOCOL = Protocol(suite='s', data='digits', methods=('mine',), epochs=EPOCHS)\n"
+    )
+    (folder / "study.py").write_text(declared.replace("EPOCHS", "1"))
+    (folder / "long.py").write_text(declared.replace("EPOCHS", "0"))
+    (folder / "odd.py").write_text(declared.replace("EPOCHS", "1") + "METHODS = 'mine'\n")
+    (folder / "bare.py").write_text("")
+    (folder / "slip.py").write_text("nothing()\n")
+    (folder / "notes.jsonl").write_text("notes\n")
     storage.write_json(folder / "later" / "run.json", {"schema_version": 1, "command": "diagnose"})
     storage.write_json(folder / "later" / "diagnosis.json", {"schema_version": 99})
 
@@ -182,7 +193,7 @@ def made(place: dict[str, str], sides: Any, diagnosis: dv.Diagnosis) -> SimpleNa
 
 LINES = {
     # Usage
-    "tran": "command must be one of train, diagnose, plan, remedy, compare, report, demo, got 'tran'; did you mean 'train'?",
+    "tran": "command must be one of train, diagnose, plan, remedy, compare, benchmark, report, demo, got 'tran'; did you mean 'train'?",
     "train": "--out must be given, got none; see `diversify train --help`",
     "diagnose --out {dir}/out": "--weights must be given, got none; see `diversify diagnose --help`",
     "compare --out {dir}/out": "DIR_A must be given, got none; see `diversify compare --help`",
@@ -371,6 +382,27 @@ LINES = {
     "plan {diagnosed} --out {dir}/file --overwrite": "--out must be new or a plan to be replaced, got {dir}/file; choose another file",
     "plan {diagnosed} --out {diagnosed}/diagnosis.json --overwrite": "--out must be new or a plan to be replaced, got {diagnosed}/diagnosis.json; choose another file",
     "plan {diagnosed} --out {dir}/file/plan.json": "--out must lie in a folder, got {dir}/file/plan.json",
+    # Studies
+    "benchmark --out {dir}/r.jsonl": "SUITE|FILE.py must be given, got none; see `diversify benchmark --help`",
+    "benchmark {dir}/study.py": "--out must be given, got none; see `diversify benchmark --help`",
+    "benchmark {dir}/none.py --out {dir}/r.jsonl": "FILE.py must be an existing Python file, got {dir}/none.py",
+    "benchmark {dir}/slip.py --out {dir}/r.jsonl": "FILE.py must be a Python file that runs, got {dir}/slip.py; NameError: name 'nothing' is not defined",
+    "benchmark {dir}/bare.py --out {dir}/r.jsonl": "PROTOCOL of {dir}/bare.py must be a diversify.study.protocol.Protocol, got none",
+    "benchmark {dir}/long.py --out {dir}/r.jsonl": "epochs of the protocol in {dir}/long.py must be at least 1, got 0",
+    "benchmark {dir}/odd.py --out {dir}/r.jsonl": "METHODS of {dir}/odd.py must be a tuple of Method, got str",
+    "benchmark {dir}/study.py --out {dir}/r.jsonl --trials 0": "--trials must be at least 1, got '0'",
+    "benchmark {dir}/study.py --out {dir}/r.jsonl --trials few": "--trials must be an integer, got 'few'",
+    "benchmark {dir}/study.py --out {dir}/r.jsonl --workers 0": "--workers must be at least 1, got '0'",
+    "benchmark {dir}/study.py --out {dir}/r.jsonl --seeds a,b": "--seeds must be integers from 0 on, separated by commas, got 'a,b'",
+    "benchmark {dir}/study.py --out {dir}/r.jsonl --seeds 0,-1": "--seeds must be integers from 0 on, separated by commas, got '0,-1'",
+    "benchmark {dir}/study.py --out {dir}/r.jsonl --seeds 1,1": "--seeds must be different, got '1,1'",
+    "benchmark {dir}/study.py --out {dir}/r.jsonl --methods mine,": "--methods must be different names separated by commas, got 'mine,'",
+    "benchmark {dir}/study.py --out {dir}/r.jsonl --device tpu": "--device must be auto, cpu, cuda or cuda:N, got 'tpu'",
+    "benchmark {dir}/study.py --out {dir}/r.jsonl --storage here.db": "--storage must be one of sqlite://..., postgresql://..., mysql://..., got 'here.db'; for example sqlite:///study.db; leave it out for a journal beside the results",
+    "benchmark {dir}/study.py --out {dir}/results": "--out must be a file that ends in .jsonl, got {dir}/results; for example {dir}/results.jsonl",
+    "benchmark {dir}/study.py --out {dir}/foreign": "--out must be a file that ends in .jsonl, got {dir}/foreign; for example {dir}/foreign/results.jsonl",
+    "benchmark {dir}/study.py --out {dir}/notes.jsonl": "record on line 1 of {dir}/notes.jsonl must be a JSON object, got 'notes'",
+    "benchmark {dir}/study.py --out {dir}/file/r.jsonl": "--out must lie in a folder, got {dir}/file/r.jsonl",
 }
 
 # Calls: an InputError with this text

@@ -3,6 +3,7 @@
 `say` takes a line for the reader, `progress` takes (what, done, in all).
 """
 
+from .benchmark import benchmark_run
 from .compare import compare_run
 from .demo import demo_run
 from .diagnose import diagnose_run, load_diagnosed, load_trained
@@ -14,6 +15,7 @@ from .train import recorded_training, train_run
 
 __all__ = [
     "DataOptions",
+    "benchmark_run",
     "compare_run",
     "demo_run",
     "diagnose_run",
