@@ -143,7 +143,8 @@ class Method:
 class Protocol(Value):
     """What is the same for every method: data, network, budget, and how it is chosen.
 
-    `trials` runs per method choose its parameters on val, a part of `holdout` of the long-tailed training set; then the
+    `trials` runs per method, of `trial_epochs` where final runs are too long for a search, choose its parameters on val, a part
+    of `holdout` of the long-tailed training set; then the
     method is trained on all of the training set once per seed, with what was chosen, and test is read once for each. After
     `rungs` epochs a trial that is behind may be stopped, by the same rule for every method. A seed means another start and
     another order of the images; with `tail_orders` the seeds go through them in turn, so that another class is rare.
@@ -156,6 +157,7 @@ class Protocol(Value):
     holdout: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2
     model: str = "resnet32"
     epochs: Annotated[int, pydantic.Field(strict=True, ge=1)] = 200
+    trial_epochs: Annotated[int, pydantic.Field(strict=True, ge=1)] | None = None  # None: as many
     batch_size: Annotated[int, pydantic.Field(strict=True, ge=1)] = 128
     schedule: Literal["steps", "cosine"] = "cosine"
     warmup_epochs: Annotated[int, pydantic.Field(strict=True, ge=0)] = 5
@@ -177,13 +179,18 @@ class Protocol(Value):
             raise broken("be different numbers, not negative", str(list(self.seeds)), at="seeds")
         if not self.tail_orders:
             raise broken("name one at least", "none", at="tail_orders")
-        if list(self.rungs) != sorted(set(self.rungs)) or any(not 0 < rung < self.epochs for rung in self.rungs):
-            raise broken(f"be rising epochs in [1, {self.epochs - 1}]", str(list(self.rungs)), at="rungs")
+        last = self.epochs_of("val")
+        if list(self.rungs) != sorted(set(self.rungs)) or any(not 0 < rung < last for rung in self.rungs):
+            raise broken(f"be rising epochs in [1, {last - 1}]", str(list(self.rungs)), at="rungs")
         for name in ("learning_rate", "weight_decay"):
             low, default, high = getattr(self, name)
             if not 0 < low <= default <= high:
                 raise broken("be lowest, default and highest, positive", str(getattr(self, name)), at=name)
         return self
+
+    def epochs_of(self, split: str) -> int:
+        """Epochs of a trial ("val") or of a final run ("test")."""
+        return self.epochs if split == "test" or self.trial_epochs is None else self.trial_epochs
 
     def tail_order_of(self, seed: int) -> str:
         """Which classes are rare in the final run of this seed; trials use the first."""

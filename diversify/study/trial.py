@@ -150,16 +150,17 @@ def run_trial(
     sides = task.sides(orders[0] if split == "val" else protocol.tail_order_of(seed), split)
     started = time.perf_counter()
     _forget_peak(task.device)
-    setting = _setting(protocol, sides, seed)
-    model = _network(protocol, sides, method, seed)
+    epochs = protocol.epochs_of(split)
+    setting = build_setting(sides, epochs, seed)
+    model = network_of(protocol, sides, method, seed)
     ingredients = method.ingredients(setting, parameters)
     recipe = Recipe(
-        epochs=protocol.epochs,
+        epochs=epochs,
         batch_size=protocol.batch_size,
         learning_rate=float(parameters.get("learning_rate", protocol.learning_rate[1])),
         weight_decay=float(parameters.get("weight_decay", protocol.weight_decay[1])),
         schedule=protocol.schedule,
-        warmup_epochs=min(protocol.warmup_epochs, protocol.epochs - 1),
+        warmup_epochs=min(protocol.warmup_epochs, epochs - 1),
         precision=protocol.precision,
         seed=seed,
     )
@@ -188,20 +189,22 @@ def _resident(split: Split, device: torch.device) -> ResidentImages | None:
     return ResidentImages(images=images.to(device), labels=split.labels.to(device))
 
 
-def _setting(protocol: Protocol, sides: _Sides, seed: int) -> Setting:
+def build_setting(sides: _Sides, epochs: int, seed: int) -> Setting:
+    """What a method may know of a run on these images."""
     side = min(collate([sides.data.train.dataset[0]])[0].shape[2:])
     return Setting(
         images=None if sides.train is None else sides.train.images,
         labels=sides.data.train.labels if sides.train is None else sides.train.labels,
         class_counts=sides.class_counts,
         class_names=sides.data.class_names,
-        epochs=protocol.epochs,
+        epochs=epochs,
         seed=seed,
         base=CropFlip(padding=side // 8, mirror=sides.data.mirror),
     )
 
 
-def _network(protocol: Protocol, sides: _Sides, method: Method, seed: int) -> nn.Module:
+def network_of(protocol: Protocol, sides: _Sides, method: Method, seed: int) -> nn.Module:
+    """The protocol's network with fresh weights, with the head that the method asks for."""
     model = build_model(protocol.model, sides.data.num_classes, channels=len(sides.view.mean), seed=seed)
     if not method.cosine_head:
         return model
@@ -371,4 +374,4 @@ def _nullable(values: Tensor) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values.tolist()]
 
 
-__all__ = ["CosineHead", "Task", "load_task", "run_trial"]
+__all__ = ["CosineHead", "Task", "build_setting", "load_task", "network_of", "run_trial"]
