@@ -17,6 +17,7 @@ from diversify import cli
 from diversify.errors import InputError
 from diversify.runs import benchmark_run
 from diversify.runs.benchmark import Benchmarked
+from diversify.storage import Locks
 from diversify.study import run as study_run
 from diversify.study.records import read_records
 
@@ -116,34 +117,49 @@ import study_runner
 from diversify import process
 process.open_streams()
 process.receive_signals()
-from diversify.study import run
-run.standard_runner = study_runner.slow
+import functools
+from diversify import runs
+runs.benchmark_run = functools.partial(runs.benchmark_run, runner="study_runner:slow")
 from diversify.cli import run
 raise SystemExit(run(sys.argv[1:]))
 """
 
 
-def test_an_interruption_keeps_what_is_recorded(declared: Path, tmp_path: Path, fake: None) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_is_recorded_outlives_the_command_and_its_workers_do_not(
+    declared: Path, tmp_path: Path, fake: None, number: int
+) -> None:
+    """Ctrl-C reaches the workers too, SIGKILL the command alone."""
     out = tmp_path / "r.jsonl"
-    arguments = ["benchmark", str(declared), "--out", str(out), "--trials", "40"]
+    arguments = ["benchmark", str(declared), "--out", str(out), "--trials", "60"]
     root = Path(__file__).parent.parent
     paths = os.pathsep.join([str(root), str(root / "tests")])
     member = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", PROGRAM, *arguments, "--workers", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     while member.poll() is None and not out.exists():
         time.sleep(0.02)
     time.sleep(0.2)
-    member.send_signal(signal.SIGINT)
+    if number == signal.SIGINT:
+        os.killpg(member.pid, number)
+    else:
+        member.kill()
     _, errors = member.communicate(timeout=30)
-    assert member.returncode == 130
-    assert errors.strip() == "interrupted; what was finished is kept"
+    assert member.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert errors.strip() == ("interrupted; what was finished is kept" if number == signal.SIGINT else "")
+    with Locks(tmp_path / ".r.jsonl.lock") as locks:
+        for _ in range(500):
+            if locks.is_sole():
+                break
+            time.sleep(0.01)
+        assert locks.is_sole()
     kept = read_records(out)
-    assert 0 < len(kept) < 84
+    assert 0 < len(kept) < 124
     assert cli.run(arguments) == 0
-    assert len(read_records(out)) == 84
+    assert len(read_records(out)) == 124
     assert read_records(out)[: len(kept)] == kept

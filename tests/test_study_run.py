@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import study_runner
+import torch
 
 from diversify import origin, storage
 from diversify.errors import InputError
 from diversify.functional import draws
 from diversify.study import run as study_run
 from diversify.study.protocol import Protocol
-from diversify.study.records import Record, read_records, same_but_for_time
+from diversify.study.records import Record, append_record, read_records, same_but_for_time
 from diversify.study.run import Step, Study, run_study
 
 
@@ -332,6 +333,67 @@ def test_the_others_finish_what_a_killed_process_had(tmp_path: Path) -> None:
     assert counted(read_records(study.results)) == exact(protocol)
 
 
+def waiting_run(*args: Any, **kwargs: Any) -> Any:
+    time.sleep(60)
+
+
+def waiting_study(study: Study) -> None:
+    study_runner.run = waiting_run
+    records_of(study)
+
+
+def test_a_process_without_work_waits_for_that_of_others(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    study = study_of(tmp_path / "r.jsonl", study_runner.protocol(methods=("plain",), trials=1, seeds=(0,)))
+    first = context.Process(target=waiting_study, args=(study,))
+    first.start()
+    with storage.Locks(study.lock) as locks:
+        while not locks.is_taken("trial 0 of plain"):
+            time.sleep(0.01)
+    second = context.Process(target=killed_study, args=(study, context.Event()))
+    second.start()
+    second.join(0.5)
+    assert second.is_alive()
+    first.kill()
+    second.join(30)
+    assert second.exitcode == 0
+    assert counted(read_records(study.results)) == exact(study.protocol)
+
+
+def test_finals_wait_for_all_trials_of_their_method(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "r.jsonl", study_runner.protocol(trials=3))
+    with storage.Locks(study.lock) as locks:
+        desk = study_run._Desk(study, locks)
+        jobs = list(iter(desk.next, None))
+        assert [(job.kind, job.method.name, job.place) for job in jobs] == [
+            ("trial", name, number) for name in ("plain", "tuned") for number in range(3)
+        ]
+        for job in jobs[:2]:
+            record, _ = study_run._run(study, study.protocol, job, origin.origin(torch.device("cpu")))
+            assert record is not None
+            desk.hand_in(job, record)
+        assert desk.next() is None
+        assert not desk.is_done()
+    assert counted(records_of(study)) == exact(study.protocol)
+
+
+def test_a_run_that_somebody_else_recorded_is_not_recorded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system whose locks do not reach from one machine to another."""
+    whole = records_of(study_of(tmp_path / "whole.jsonl"))
+    study = study_of(tmp_path / "r.jsonl")
+
+    def overtaken(*args: Any, **kwargs: Any) -> Any:
+        if not study.results.exists():
+            append_record(study.results, whole[0])
+        return study_runner.run(*args, **kwargs)
+
+    runner = study_run.Runner(load=study_runner.load, run=overtaken, method=study_runner.method_named)
+    monkeypatch.setattr(study_runner, "fake", lambda: runner)
+    assert_same(records_of(study), whole)
+
+
 def test_errors_of_worker_processes_are_told(tmp_path: Path) -> None:
     study = study_of(tmp_path / "r.jsonl", workers=2, root="missing")
     with pytest.raises(InputError, match=r"^data under --root must be there, got missing$"):
@@ -521,3 +583,20 @@ def test_locks_of_a_killed_process_are_gone(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="results must not be in use by another run"):
             storage.Locks(tmp_path / "lock")
     assert not (tmp_path / "lock").exists()
+
+
+def test_a_lock_file_that_its_last_user_removes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    make = os.open
+
+    def removed_once(path: Any, *options: Any) -> int:
+        descriptor = make(path, *options)
+        if not opened:
+            os.unlink(path)
+        opened.append(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", removed_once)
+    with storage.Locks(tmp_path / "lock"):
+        assert len(opened) == 2
+        assert (tmp_path / "lock").exists()

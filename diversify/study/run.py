@@ -12,8 +12,10 @@ import importlib
 import math
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import secrets
+import signal
 import threading
 import time
 import traceback
@@ -516,6 +518,7 @@ def _work_beside(study: Study, threads: int, connection: multiprocessing.connect
         except (EOFError, OSError):
             os._exit(process.INTERRUPTED)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent ends it
     threading.Thread(target=follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
@@ -536,6 +539,7 @@ def _work_together(study: Study, ledger: _Ledger) -> Iterator[tuple[_Ledger, Rec
     sent = dataclasses.replace(study)  # without what was imported for it: that is not to be sent
     members: list[tuple[Any, multiprocessing.connection.Connection]] = []
     told: list[tuple[str, Any]] = []
+    multiprocessing.resource_tracker.ensure_running()  # else it lets SIGINT in again when the first worker is started
     try:
         for _ in range(min(study.workers, ledger.left())):
             ours, theirs = context.Pipe()

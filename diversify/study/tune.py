@@ -209,7 +209,7 @@ class Search:
         """Make the storage say what the records of the trials say; `runs` tells whether a trial is at work somewhere.
 
         A trial that no process runs any more failed; its parameters are kept for the next trial of its number. One that a
-        process recorded and could not tell any more ends as its record says.
+        process recorded and could not tell any more is added from its record.
         """
         from optuna.trial import TrialState
 
@@ -223,10 +223,7 @@ class Search:
                 record = records.get(number)
                 agrees = record is not None and number not in told and self._parameters(one) == record.params
                 if one.state == TrialState.RUNNING:
-                    if record is not None and agrees:
-                        self._tell(one.number, record)
-                        told.add(number)
-                    elif record is None and number >= 0 and runs(number):
+                    if record is None and number >= 0 and runs(number):
                         busy = True
                     else:
                         self._study.tell(one.number, state=TrialState.FAIL)
@@ -254,7 +251,7 @@ class Search:
             if record.state != "failed":  # which tell neither the sampler nor the pruner anything
                 self._study.add_trial(_as_trial(record, self._distributions, pruned=record.state == "pruned"))
 
-    def _tell(self, trial: optuna.Trial | int, record: Record) -> None:
+    def _tell(self, trial: optuna.Trial, record: Record) -> None:
         from optuna.trial import TrialState
 
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
