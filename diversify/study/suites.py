@@ -62,6 +62,7 @@ CIFAR10_LT_SHORT = Protocol(
 FASHION_MNIST_LT = Protocol(
     suite="fashion_mnist_lt",
     data="fashion-mnist",
+    imbalance="exp:100:2000",
     tail_orders=("0",),
     model="small_cnn",
     epochs=20,
