@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.estimator_checks import parametrize_with_checks as sklearn_checks
 
 import diversify as dv
+from diversify.functional.neighbors import nearest_neighbors
 from diversify.oversampling import METHODS, DiversifyOverSampler, ExactNeighbors
 
 SAMPLERS = [DiversifyOverSampler(method=method, random_state=0) for method in METHODS]
@@ -112,6 +113,27 @@ def test_smote_is_imbalanced_learn_s(theirs):
     assert (rows == expected[0]).all()
     assert (targets == expected[1]).all()
     assert len(rows) > 140
+
+
+def test_smote_looks_up_neighbors_only_for_the_rows_it_draws(monkeypatch):
+    from diversify import oversampling
+
+    features, labels = (one.numpy() for one in table([400, 200, 100, 1]))
+    wanted = {1: 205, 2: 400, 3: 4}
+    asked = []
+
+    def watched(queries, *rest, **options):
+        asked.append(len(queries))
+        return nearest_neighbors(queries, *rest, **options)
+
+    monkeypatch.setattr(oversampling, "nearest_neighbors", watched)
+    rows, _, sampler = resampled("smote", (features, labels), sampling_strategy=wanted)
+    bases = sampler.parents_[:, 0]
+    assert asked == [len(set(bases[labels[bases] == label])) for label in (1, 2)]
+    assert asked[0] <= 5
+    del wanted[3]  # imbalanced-learn refuses a class with a single row
+    expected = SMOTE(random_state=3, sampling_strategy=wanted).fit_resample(features, labels)[0]
+    assert (rows[: len(expected)] == expected).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
