@@ -167,6 +167,8 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
             "smote" toward a neighbour of the same class; "borderline_smote" so from rows that have mostly enemies around
             them, and, as imbalanced-learn does, leaves a class without such rows as it is; "covariance" adds Gaussian
             noise with a covariance borrowed from the large classes; "random" repeats rows.
+        donors: Of "covariance": "similar" is the class's own, shrunk toward those of the large classes most like it, the
+            fewer rows the more; "pooled" the covariance within all large classes.
         sampling_strategy: As in imbalanced-learn; "auto" makes all classes as large as the largest.
         k_neighbors: None for 10 with "eos" and 5 with the others. A class with too few rows uses what it has, and its
             only row is repeated; `k_used_` says so.
@@ -182,6 +184,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         "method": [StrOptions(set(METHODS))],
         "k_neighbors": [Interval(numbers.Integral, 1, None, closed="left"), None],
         "strength": [Interval(numbers.Real, 0, 1, closed="both")],
+        "donors": [StrOptions({"similar", "pooled"})],
     }
 
     def __init__(
@@ -191,12 +194,14 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         sampling_strategy: Any = "auto",
         k_neighbors: int | None = None,
         strength: float = 1.0,
+        donors: str = "similar",
         random_state: Any = None,
     ) -> None:
         super().__init__(sampling_strategy=sampling_strategy)
         self.method = method
         self.k_neighbors = k_neighbors
         self.strength = strength
+        self.donors = donors
         self.random_state = random_state
 
     def fit_resample(self, X: Any, y: Any, **params: Any) -> Any:  # noqa: N803
@@ -240,7 +245,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
             step = draws.uniform("step", seed, torch.arange(len(parents)))
             return oversample.interpolate(base, features[parents[:, 1]], step, self.strength), parents
         if self.method == "covariance" and wanted:
-            noise = torch.cat(_borrowed_noise(features, labels, wanted, seed))
+            noise = torch.cat(_borrowed_noise(features, labels, wanted, self.donors, seed))
             lowest = 0.0 if bool((features >= 0).all()) else -torch.inf
             return oversample.add_noise(base, noise, self.strength, lowest), parents
         return base, parents
@@ -294,11 +299,14 @@ def _bases(rows: tuple[Tensor, Tensor, Tensor], index: int, number: int, seed: i
     return oversample.row_of(torch.full_like(place, index), rows, draws.uniform("base", seed, index, place))
 
 
-def _borrowed_noise(features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], seed: int) -> list[Tensor]:
+def _borrowed_noise(
+    features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], kind: str, seed: int
+) -> list[Tensor]:
     """For each class that is to grow, its number of rows of noise with the covariance that it borrows."""
     num_classes, num_features = int(labels.max()) + 1, features.shape[1]
     means = counts.class_mean(features, labels, num_classes)
-    donors = oversample.similar_donors(means, torch.bincount(labels))
+    sizes = torch.bincount(labels)
+    donors = oversample.pooled_donors(sizes) if kind == "pooled" else oversample.similar_donors(means, sizes)
     grouped = oversample.by_class(labels, num_classes)
     made = []
     for index, number in wanted:

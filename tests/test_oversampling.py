@@ -201,6 +201,21 @@ def test_equal_rows_wide_rows_and_balanced_classes(method):
     assert rows.isfinite().all()
 
 
+@pytest.mark.parametrize("limit", [256, 4])
+def test_pooled_donors_are_all_large_classes(limit, monkeypatch):
+    from diversify.functional import oversample
+
+    monkeypatch.setattr(oversample, "FACTORED", limit)
+    features, labels = table([400, 300, 30])
+    features[:400, 0] *= 5
+    expected = torch.tensor(plain.pooled_covariance((features - 1).tolist(), labels.tolist()), dtype=torch.float64)
+    rows, _, sampler = resampled(
+        "covariance", (features - 1, labels), strength=0.1, donors="pooled", sampling_strategy={2: 6000}
+    )
+    noise = rows[730:] - (features - 1)[sampler.parents_[:, 0]]
+    assert torch.allclose(torch.cov(noise.double().T), expected * 0.3**2, atol=0.1 * float(expected.max()) * 0.3**2)
+
+
 def test_noise_above_256_features_is_as_large_as_below(monkeypatch):
     from diversify.functional import oversample
 
@@ -247,7 +262,7 @@ def test_exact_neighbors_are_scikit_learn_s():
 
 
 def test_wrong_parameters_are_refused_in_scikit_learn_s_words():
-    for options in ({"method": "adasyn"}, {"k_neighbors": 0}, {"strength": 1.5}):
+    for options in ({"method": "adasyn"}, {"k_neighbors": 0}, {"strength": 1.5}, {"donors": "all"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             DiversifyOverSampler(**options).fit_resample(*table())
     assert dv.DiversifyOverSampler is DiversifyOverSampler
