@@ -196,7 +196,7 @@ def time_images() -> dict[str, Any]:
 
     def ours() -> None:
         for rows in draws.permutation(count, "order").split(BATCH):
-            augment(images[rows], labels[rows])
+            augment(images.index_select(0, rows), labels.index_select(0, rows))
 
     def theirs() -> None:
         for _ in loader:

@@ -114,7 +114,7 @@ def _amount(name: str, strength: float, draw: float) -> float:
 
 
 def _place(draw: float) -> tuple[float, float]:
-    """As `image_ops.place`: the vertical and the horizontal place, each in [0, 1)."""
+    """As `image_changes.place`: the vertical and the horizontal place, each in [0, 1)."""
     first = math.floor(draw * _PLACES)
     return first / _PLACES, draw * _PLACES - first
 

@@ -65,7 +65,7 @@ class FeatureAugmenter(nn.Module):
     _partner_share: Tensor
     _enemy_share: Tensor
     _has_enemies: Tensor
-    _donors: Tensor
+    _covariance_donors: Tensor
     _strongest: Tensor
     _covariance_place: Tensor
     _covariance_factors: Tensor
@@ -137,10 +137,8 @@ class FeatureAugmenter(nn.Module):
                     self._prepare_partners(method)
         if "magnitude" in self.methods:
             self._keep("_strongest", self._top_k())
-        donors = oversample.similar_donors(self._means, self._count)
-        self._keep("_donors", donors)
         for method in {"covariance", "isda"} & set(self.methods):
-            self._prepare_covariance(method, donors)
+            self._prepare_covariance(method)
         self._schedule()
         return self
 
@@ -204,10 +202,14 @@ class FeatureAugmenter(nn.Module):
         chosen = torch.zeros_like(means, dtype=torch.bool).scatter_(1, best.clamp(min=0), True)
         return chosen & ~means.isnan()
 
-    def _prepare_covariance(self, method: str, donors: Tensor) -> None:
+    def _prepare_covariance(self, method: str) -> None:
         """`(U, M, D)` factors of the covariances that the method's classes use, and each class's place among them."""
         column = self._share[:, self.methods.index(method)] > 0
         users = column.nonzero().flatten()
+        pooled = self.plan.feature_column(method, "pooled").to(column.device) > 0
+        similar = oversample.similar_donors(self._means, self._count)
+        donors = torch.where(pooled[:, None], oversample.pooled_donors(self._count), similar)
+        self._keep(f"_{method}_donors", donors)
         self._keep(f"_{method}_place", (column.cumsum(0) - 1).clamp(min=0))
         self._keep(f"_{method}_classes", users)
         if self.bank.shape[1] <= oversample.FACTORED:
@@ -311,8 +313,8 @@ class FeatureAugmenter(nn.Module):
     def adjust_logits(self, logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         """ISDA's closed form: the logits whose cross entropy bounds that over Gaussian features, `(N, C)`.
 
-        lambda is strength times share, and the covariance of a class is that which `covariance` borrows from. The
-        logits themselves in `eval()` and where no class uses "isda".
+        lambda is strength times share, and the covariance of a class is that of its policy's `donors`, as for
+        `covariance`. The logits themselves in `eval()` and where no class uses "isda".
 
         Args:
             logits: `(N, C)`, of the features as they are.
@@ -428,7 +430,9 @@ class FeatureAugmenter(nn.Module):
             return torch.cat([part @ one for part, one in zip(noise.split(sizes.tolist()), factors, strict=True)])
         column = torch.arange(oversample.RESIDUALS, device=classes.device)
         drawn = draws.uniform("donor", *key, column), draws.uniform("donor row", *key, column)
-        residuals = oversample.donor_residuals(self.bank, self._means, self._donors[classes], self._grouped(), drawn)
+        residuals = oversample.donor_residuals(
+            self.bank, self._means, self._covariance_donors[classes], self._grouped(), drawn
+        )
         return oversample.combined_noise(draws.normal(*key, column), residuals)
 
     def _enemy(self, classes: Tensor, key: tuple[str | int | Tensor, ...]) -> Tensor:

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 METHODS = ("eos", "smote", "borderline_smote", "covariance", "random")
 NEIGHBORS = {"eos": 10, "smote": 5, "borderline_smote": 5}
 DANGER_NEIGHBORS = 10  # among which BorderlineSMOTE looks for enemies
-_BOUNDS = 1 << 20  # distances at a time: few turns for small classes
+_BOUNDS = 1 << 21  # distances at a time: few turns for small classes
 _BLOCK = 512  # rows whose donors are looked up at a time
 
 
@@ -83,6 +83,49 @@ def _dense(rows: Any) -> Array:
     return np.require(rows, requirements="W")  # torch warns of arrays that it may not write to
 
 
+class _Sought:
+    """The k nearest of each row among the others, `(R, k)`, looked up only for the rows that are asked for."""
+
+    def __init__(self, rows: Tensor, k: int) -> None:
+        self.rows = rows
+        self.shape = len(rows), k
+        self.size = len(rows) * k
+
+    def __getitem__(self, place: tuple[Any, Any]) -> Any:
+        """Neighbours at pairs of row and column; with slices, by which imbalanced-learn cuts the rows off, the table itself."""
+        rows, columns = place
+        if isinstance(rows, slice):
+            return self
+        drawn = np.zeros(len(self.rows), dtype=bool)
+        drawn[rows] = True
+        own = torch.from_numpy(drawn).nonzero().flatten()
+        block = max(256, _BOUNDS // len(self.rows))
+        with torch.inference_mode():
+            near = nearest_neighbors(self.rows[own], self.rows, self.shape[1], same=own, block=block)[1]
+        return near.numpy()[drawn.cumsum()[rows] - 1, columns]
+
+
+class _SoughtNeighbors(ExactNeighbors):
+    """For imbalanced-learn's SMOTE, which draws few of the neighbours that it asks for where few rows are wanted."""
+
+    def kneighbors(self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True) -> Any:  # noqa: N803
+        """As its parent's; but of the fitted rows, without distances, a table that is looked up later."""
+        wanted = min(self.n_neighbors, len(self._fit_X)) - 1
+        if return_distance or n_neighbors is not None or X is not self._rows or wanted < 1:
+            return super().kneighbors(X, n_neighbors, return_distance)
+        return _Sought(self._fit_X, wanted)
+
+
+class _Drawn:
+    """The neighbours that were drawn, in the place of the table that they are from."""
+
+    def __init__(self, found: Array) -> None:
+        self.found = found
+
+    def __getitem__(self, place: Any) -> Array:
+        return self.found
+
+
 class _Parents:
     """What our subclasses of imbalanced-learn's add: where along the line a row lies at most, and between which two."""
 
@@ -93,14 +136,16 @@ class _Parents:
         self,
         X: Any,  # noqa: N803
         nn_data: Any,
-        nn_num: Array,
+        nn_num: Any,
         rows: Array,
         cols: Array,
         steps: Array,
         *rest: Any,
     ) -> Any:
-        self.found.append((rows, nn_num[rows, cols]))
-        return super()._generate_samples(X, nn_data, nn_num, rows, cols, self.strength * steps, *rest)  # type: ignore[misc]
+        partners = nn_num[rows, cols]
+        self.found.append((rows, partners))
+        drawn = _Drawn(partners)
+        return super()._generate_samples(X, nn_data, drawn, rows, cols, self.strength * steps, *rest)  # type: ignore[misc]
 
 
 class _SMOTE(_Parents, SMOTE):  # type: ignore[misc]
@@ -122,6 +167,8 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
             "smote" toward a neighbour of the same class; "borderline_smote" so from rows that have mostly enemies around
             them, and, as imbalanced-learn does, leaves a class without such rows as it is; "covariance" adds Gaussian
             noise with a covariance borrowed from the large classes; "random" repeats rows.
+        donors: Of "covariance": "similar" is the class's own, shrunk toward those of the large classes most like it, the
+            fewer rows the more; "pooled" the covariance within all large classes.
         sampling_strategy: As in imbalanced-learn; "auto" makes all classes as large as the largest.
         k_neighbors: None for 10 with "eos" and 5 with the others. A class with too few rows uses what it has, and its
             only row is repeated; `k_used_` says so.
@@ -137,6 +184,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         "method": [StrOptions(set(METHODS))],
         "k_neighbors": [Interval(numbers.Integral, 1, None, closed="left"), None],
         "strength": [Interval(numbers.Real, 0, 1, closed="both")],
+        "donors": [StrOptions({"similar", "pooled"})],
     }
 
     def __init__(
@@ -146,12 +194,14 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         sampling_strategy: Any = "auto",
         k_neighbors: int | None = None,
         strength: float = 1.0,
+        donors: str = "similar",
         random_state: Any = None,
     ) -> None:
         super().__init__(sampling_strategy=sampling_strategy)
         self.method = method
         self.k_neighbors = k_neighbors
         self.strength = strength
+        self.donors = donors
         self.random_state = random_state
 
     def fit_resample(self, X: Any, y: Any, **params: Any) -> Any:  # noqa: N803
@@ -195,7 +245,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
             step = draws.uniform("step", seed, torch.arange(len(parents)))
             return oversample.interpolate(base, features[parents[:, 1]], step, self.strength), parents
         if self.method == "covariance" and wanted:
-            noise = torch.cat(_borrowed_noise(features, labels, wanted, seed))
+            noise = torch.cat(_borrowed_noise(features, labels, wanted, self.donors, seed))
             lowest = 0.0 if bool((features >= 0).all()) else -torch.inf
             return oversample.add_noise(base, noise, self.strength, lowest), parents
         return base, parents
@@ -227,7 +277,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
     def _through_imblearn(self, X: Any, y: Array, wanted: Mapping[Any, int]) -> tuple[Any, Array]:  # noqa: N803
         """By imbalanced-learn's own class, which knows neither parents nor strength: ours only watches it."""
         k = self.k_neighbors or NEIGHBORS[self.method]
-        options = {"random_state": self.random_state, "k_neighbors": ExactNeighbors(k + 1)}
+        options = {"random_state": self.random_state, "k_neighbors": _SoughtNeighbors(k + 1)}
         if self.method == "borderline_smote":
             options["m_neighbors"] = ExactNeighbors(min(DANGER_NEIGHBORS, len(y) - 1) + 1)
         sampler = (_SMOTE if self.method == "smote" else _BorderlineSMOTE)(**options)
@@ -249,11 +299,14 @@ def _bases(rows: tuple[Tensor, Tensor, Tensor], index: int, number: int, seed: i
     return oversample.row_of(torch.full_like(place, index), rows, draws.uniform("base", seed, index, place))
 
 
-def _borrowed_noise(features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], seed: int) -> list[Tensor]:
+def _borrowed_noise(
+    features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], kind: str, seed: int
+) -> list[Tensor]:
     """For each class that is to grow, its number of rows of noise with the covariance that it borrows."""
     num_classes, num_features = int(labels.max()) + 1, features.shape[1]
     means = counts.class_mean(features, labels, num_classes)
-    donors = oversample.similar_donors(means, torch.bincount(labels))
+    sizes = torch.bincount(labels)
+    donors = oversample.pooled_donors(sizes) if kind == "pooled" else oversample.similar_donors(means, sizes)
     grouped = oversample.by_class(labels, num_classes)
     made = []
     for index, number in wanted:

@@ -124,7 +124,7 @@ class Plan(Value):
         return torch.tensor([getattr(one.mixing, name) for one in self.classes], dtype=torch.float32)
 
     def feature_column(self, method: str, name: str) -> Tensor:
-        """`(C,)` float32: `strength`, `share` or `neighbors` of a feature method; 0 where a class does not use it."""
+        """`(C,)` float32: `strength`, `share`, `neighbors` or `pooled` of a feature method; 0 where a class does not use it."""
         values = [
             next((getattr(policy, name) for policy in one.features if policy.method == method), 0)
             for one in self.classes
@@ -742,6 +742,7 @@ class _Draft:
                 share=values[f"features.{method}.share"],
                 neighbors=known[method].neighbors if method in known else self.strengths.neighbors,
                 toward=self.toward if method == "toward_enemies" else {},
+                donors=known[method].donors if method in known else "similar",
             )
             for method in order
             if values.get(f"features.{method}.share", 0.0) >= LEAST_SHARE and values.get(f"features.{method}.strength")

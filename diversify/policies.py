@@ -28,6 +28,8 @@ FeatureMethod = Literal[
     "toward_enemies", "eos", "smote", "borderline_smote", "covariance", "magnitude", "manifold_mixup", "remix", "isda"
 ]
 
+Donors = Literal["similar", "pooled"]
+
 
 class Value(pydantic.BaseModel):
     """A frozen value whose fields are exactly those of the file."""
@@ -84,6 +86,10 @@ class FeaturePolicy(Value):
     `eos`, `smote`, `borderline_smote`, `manifold_mixup` and `remix`; noise of 3 standard deviations of the donors for
     `covariance`; top-K features shrunk down to nothing for `magnitude`; lambda 1 for `isda`. `neighbors` is k where there
     are neighbours. `toward` belongs to `toward_enemies`: the shares with which partners are drawn from other classes.
+
+    `donors` belongs to `covariance` and `isda`: "similar" is the class's own covariance, shrunk toward those of the head
+    classes most like it, the fewer images the more; "pooled" the covariance within all head classes, the same for every
+    class.
     """
 
     method: FeatureMethod
@@ -91,6 +97,7 @@ class FeaturePolicy(Value):
     share: Share
     neighbors: Annotated[int, pydantic.Field(strict=True, ge=1, le=1 << 20)] = 10
     toward: dict[str, Share] = {}
+    donors: Donors = "similar"
 
     @pydantic.model_validator(mode="after")
     def _directed(self) -> Self:
@@ -100,6 +107,17 @@ class FeaturePolicy(Value):
         if self.method == "toward_enemies" and abs(total - 1) > 0.01:
             raise broken("have shares that sum to 1", f"{total:.6g}", at="toward")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _borrowing(self) -> Self:
+        if self.pooled and self.method not in ("covariance", "isda"):
+            raise broken("be left out but for covariance and isda", self.donors, at="donors")
+        return self
+
+    @property
+    def pooled(self) -> bool:
+        """Whether covariance is borrowed from all head classes alike."""
+        return self.donors == "pooled"
 
 
 class Reason(Value):

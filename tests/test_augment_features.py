@@ -336,6 +336,26 @@ def test_above_256_features_residuals_stand_for_the_covariance(monkeypatch):
     assert (bound[1][1:] > 0).all()
 
 
+@pytest.mark.parametrize("limit", [256, 4])
+def test_donors_are_those_of_each_class_s_policy(limit, monkeypatch):
+    monkeypatch.setattr(oversample, "FACTORED", limit)
+    kinds = [policy("covariance", 0.2).model_copy(update={"donors": donors}) for donors in ("similar", "pooled")]
+    plan = plan_of(kinds[0], classes=[2])
+    pooled = plan.classes[3].model_copy(update={"features": (kinds[1],)})
+    plan = plan.model_copy(update={"classes": (*plan.classes[:3], pooled, plan.classes[4])})
+    bank = embeddings_of(FEATURES * torch.where(LABELS == 1, 4, 1)[:, None], LABELS, HEAD)
+    means = torch.stack([bank.features[label == LABELS].mean(0) for label in range(5)])
+    similar = oversample.similar_donors(means, torch.tensor(SIZES))
+    pooled = torch.tensor(plain.pooled_covariance(bank.features.tolist(), LABELS.tolist()), dtype=torch.float64)
+    expected = {2: oversample.donor_covariance(bank.features, LABELS, similar, torch.tensor([2]))[0], 3: pooled}
+    assert float((expected[2] - pooled).abs().max()) > 0.2 * float(pooled.max())
+    augment = FeatureAugmenter(plan, bank)
+    for label, covariance in expected.items():
+        made, _ = augment(torch.full((6000, 6), 50.0), torch.full((6000,), label))
+        got = torch.cov(made.double().T) / 0.6**2
+        assert torch.allclose(got, covariance, atol=0.1 * float(covariance.max()))
+
+
 def test_isda_adds_to_the_logits_of_its_classes_alone():
     features, targets = batch()
     logits = HEAD.logits(features)

@@ -291,7 +291,7 @@ def test_partners_of_the_pool_go_through_base_with_draws_of_their_own():
     assert set(made.unique().tolist()) <= {25, 50, 75}
     assert [(key.epoch, key.step) for key in calls] == [(2, 3), (2, 3)]
     assert calls[0].seed != calls[1].seed
-    assert calls[1].indices.tolist() == list(range(50))
+    assert calls[1].indices.tolist() == [(3 << 32) + row for row in range(50)]  # of every step others
 
 
 def test_float_images_take_a_pool_of_uint8_by_its_scale():
@@ -409,6 +409,7 @@ def test_a_fresh_process_draws_the_same():
 def test_on_a_device_no_value_is_waited_for(method):
     """On tensors without values, which refuse whatever looks at one or whose shape depends on one."""
     image_ops._table.cache_clear()
+    image_ops._own.cache_clear()
     augment = BatchAugmenter(mixing_plan(method, policies=GRADED), base=dv.CropFlip(padding=2, mirror=True))
     augment(*batch(dtype=torch.float32), key_of())  # of the first batch the range is looked at
     with FakeTensorMode():
@@ -422,6 +423,7 @@ def test_on_a_device_no_value_is_waited_for(method):
         with pytest.raises(DynamicOutputShapeException):  # the way of the CPU does look
             image_ops.apply_policy(images, operation, strength, strength, by_rows=True)
     image_ops._table.cache_clear()
+    image_ops._own.cache_clear()
     assert (made.shape, made.device.type) == (images.shape, "cuda")
     assert soft.shape == (60, 3)
 

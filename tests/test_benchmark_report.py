@@ -275,7 +275,7 @@ def test_the_tables_of_the_documents_come_from_the_records(tmp_path: Path, monke
     )
     assert tables.filled(document).count(NO_RECORDS) == 2
     storage.write_jsonl(tmp_path / "study_x.jsonl", study())
-    storage.write_json(tmp_path / "study_x.protocol.json", {"suite": "short", "data": "digits"})
+    storage.write_json(tmp_path / "study_x.protocol.json", {"protocol": {"suite": "short", "data": "digits"}})
     made = tables.filled(document)
     assert headline_table(study()) in made
     assert "digits" in made

@@ -312,7 +312,7 @@ def test_records_come_back_from_the_disk(tmp_path: Path) -> None:
     storage.write_jsonl(path, study())
     assert load(path) == study()
     assert load_protocol(path) == {}
-    storage.write_json(tmp_path / "results.protocol.json", {"suite": "short"})
+    storage.write_json(tmp_path / "results.protocol.json", {"protocol": {"suite": "short"}})
     assert load_protocol(path) == {"suite": "short"}
 
 

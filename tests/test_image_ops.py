@@ -9,8 +9,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as outside
 
 from diversify.errors import InputError
-from diversify.functional import draws, image_ops
-from diversify.functional.image_ops import OPERATIONS, RANGES, amount, apply_operation, apply_policy, place
+from diversify.functional import draws, image_changes, image_ops
+from diversify.functional.image_changes import place
+from diversify.functional.image_ops import OPERATIONS, RANGES, amount, apply_operation, apply_policy
 
 DTYPES = [torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -41,8 +42,8 @@ def distance(images, others):
 
 
 def test_every_operation_has_its_range():
-    assert set(OPERATIONS) == set(RANGES) == set(image_ops._ORDER)
-    assert len(OPERATIONS) == len(image_ops._ORDER) == 18
+    assert set(OPERATIONS) == set(RANGES) == set(image_changes.ORDER)
+    assert len(OPERATIONS) == len(image_changes.ORDER) == 18
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,6 +106,28 @@ def test_many_images_are_varied_as_few_are(monkeypatch):
     images, settings = pictures(40), policy_for(40)
     whole = apply_policy(images, *settings)
     monkeypatch.setattr(image_ops, "_CHUNK", 7)
+    assert torch.equal(apply_policy(images, *settings), whole)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_made_may_enter_a_network_and_gradients_go_through(name):
+    images, layers = pictures(dtype=torch.float32), (torch.zeros(12, 1).long(), torch.ones(12, 1), chances(12)[:, None])
+    weight = torch.ones(1, requires_grad=True)
+    (apply_policy(images, *layers, (name,)) * weight).sum().backward()  # which keeps the images
+    assert weight.grad > 0
+    gradients = []
+    for by_rows in (True, False):
+        pixels = images.clone().requires_grad_()
+        apply_policy(pixels, *layers, (name,), by_rows=by_rows).square().sum().backward()
+        gradients.append(pixels.grad)
+    assert gradients[0].isfinite().all()
+    torch.testing.assert_close(*gradients)
+
+
+def test_large_images_are_varied_a_few_at_a_time(monkeypatch):
+    images, settings = pictures(40), policy_for(40)
+    whole = apply_policy(images, *settings)
+    monkeypatch.setattr(image_ops, "_NUMBERS", 1)
     assert torch.equal(apply_policy(images, *settings), whole)
 
 

@@ -15,6 +15,7 @@ ROOMS = {
     "origin": 1.0,
     "functional.counts": 1.1,
     "functional.draws": 1.1,
+    "functional.image_changes": 1.2,
     "functional.stats": 1.2,
     "functional": 1.3,  # any other file of the pure core
     "functional.oversample": 1.4,

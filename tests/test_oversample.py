@@ -136,6 +136,38 @@ def test_donors_are_the_head_classes_and_a_class_s_own_by_its_size():
     assert (donors[:, 2:] * (1 - torch.eye(5, dtype=torch.float64)[:, 2:]) == 0).all()
 
 
+def borrowed(features, labels, donors):
+    return oversample.donor_covariance(features, labels, donors, torch.arange(len(donors)))
+
+
+def test_pooled_covariance_is_plain_python_s_and_the_same_for_every_class(table):
+    features, labels = torch.tensor(table[0], dtype=torch.float64), torch.tensor(table[1])
+    count = torch.bincount(labels)
+    head = oversample.head_classes(count)
+    assert 0 < head.sum() < len(count)
+    donors = oversample.pooled_donors(count)
+    assert torch.allclose(donors.sum(1), torch.ones(len(count), dtype=torch.float64))
+    got = borrowed(features, labels, donors)
+    assert all(same(one.tolist(), plain.pooled_covariance(*table)) for one in got)
+    shifted = features + 100 * torch.nn.functional.one_hot(labels, len(count))[:, :1] * torch.arange(features.shape[1])
+    assert torch.allclose(borrowed(shifted, labels, donors), got, atol=1e-9), "it lies within the classes"
+    tail = features * torch.where(head[labels], 1, 7)[:, None]
+    assert torch.equal(borrowed(tail, labels, donors), got)
+
+
+def test_with_one_head_class_both_kinds_of_donors_agree_up_to_the_class_s_own():
+    labels = torch.tensor([0] * 300 + [1] * 40 + [2] * 5 + [3])
+    features = exact(plain_draws.normals(len(labels), 3, "rows")) * (1 + labels)[:, None]
+    count = torch.bincount(labels)
+    assert oversample.head_classes(count).sum() == 1
+    similar = oversample.similar_donors(counts.class_mean(features, labels, len(count)), count)
+    own = count / (count + oversample.OWN_WEIGHT)
+    pooled = borrowed(features, labels, oversample.pooled_donors(count))
+    itself = borrowed(features, labels, torch.eye(len(count), dtype=torch.float64))
+    share = own.double()[:, None, None]
+    assert torch.allclose(borrowed(features, labels, similar), (1 - share) * pooled + share * itself)
+
+
 def test_noise_has_the_covariance_of_its_donors(monkeypatch):
     monkeypatch.setattr(oversample, "_CLASSES", 2)
     labels = draws.integers(3, "label", ROWS)

@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.estimator_checks import parametrize_with_checks as sklearn_checks
 
 import diversify as dv
+from diversify.functional.neighbors import nearest_neighbors
 from diversify.oversampling import METHODS, DiversifyOverSampler, ExactNeighbors
 
 SAMPLERS = [DiversifyOverSampler(method=method, random_state=0) for method in METHODS]
@@ -114,6 +115,27 @@ def test_smote_is_imbalanced_learn_s(theirs):
     assert len(rows) > 140
 
 
+def test_smote_looks_up_neighbors_only_for_the_rows_it_draws(monkeypatch):
+    from diversify import oversampling
+
+    features, labels = (one.numpy() for one in table([400, 200, 100, 1]))
+    wanted = {1: 205, 2: 400, 3: 4}
+    asked = []
+
+    def watched(queries, *rest, **options):
+        asked.append(len(queries))
+        return nearest_neighbors(queries, *rest, **options)
+
+    monkeypatch.setattr(oversampling, "nearest_neighbors", watched)
+    rows, _, sampler = resampled("smote", (features, labels), sampling_strategy=wanted)
+    bases = sampler.parents_[:, 0]
+    assert asked == [len(set(bases[labels[bases] == label])) for label in (1, 2)]
+    assert asked[0] <= 5
+    del wanted[3]  # imbalanced-learn refuses a class with a single row
+    expected = SMOTE(random_state=3, sampling_strategy=wanted).fit_resample(features, labels)[0]
+    assert (rows[: len(expected)] == expected).all()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_strength_zero_repeats_rows_and_more_goes_further(method):
     features, labels = table([80, 40, 20])
@@ -179,6 +201,21 @@ def test_equal_rows_wide_rows_and_balanced_classes(method):
     assert rows.isfinite().all()
 
 
+@pytest.mark.parametrize("limit", [256, 4])
+def test_pooled_donors_are_all_large_classes(limit, monkeypatch):
+    from diversify.functional import oversample
+
+    monkeypatch.setattr(oversample, "FACTORED", limit)
+    features, labels = table([400, 300, 30])
+    features[:400, 0] *= 5
+    expected = torch.tensor(plain.pooled_covariance((features - 1).tolist(), labels.tolist()), dtype=torch.float64)
+    rows, _, sampler = resampled(
+        "covariance", (features - 1, labels), strength=0.1, donors="pooled", sampling_strategy={2: 6000}
+    )
+    noise = rows[730:] - (features - 1)[sampler.parents_[:, 0]]
+    assert torch.allclose(torch.cov(noise.double().T), expected * 0.3**2, atol=0.1 * float(expected.max()) * 0.3**2)
+
+
 def test_noise_above_256_features_is_as_large_as_below(monkeypatch):
     from diversify.functional import oversample
 
@@ -225,7 +262,7 @@ def test_exact_neighbors_are_scikit_learn_s():
 
 
 def test_wrong_parameters_are_refused_in_scikit_learn_s_words():
-    for options in ({"method": "adasyn"}, {"k_neighbors": 0}, {"strength": 1.5}):
+    for options in ({"method": "adasyn"}, {"k_neighbors": 0}, {"strength": 1.5}, {"donors": "all"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             DiversifyOverSampler(**options).fit_resample(*table())
     assert dv.DiversifyOverSampler is DiversifyOverSampler

@@ -1,5 +1,6 @@
 """The strategy layer: its laws, its file, and its controls."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -519,6 +520,24 @@ def test_what_was_bounded_is_said(quiet: Diagnosis) -> None:
     assert plan.classes[9].reasons[-1].rule == "bounded"
 
 
+def test_donors_are_similar_unless_said_and_rules_leave_them(quiet: Diagnosis) -> None:
+    names, counts = quiet.class_names, quiet["count"].long()
+    values = Plan.from_counts(names, counts).to_dict()
+    written = copy.deepcopy(values)
+    for one in values["classes"]:
+        assert [policy.pop("donors") for policy in one["features"]] == ["similar"] * len(one["features"])
+    assert Plan.from_dict(values).to_dict() == written
+    values["classes"][9]["features"][0]["donors"] = "pooled"
+    base = Plan.from_dict(values)
+    assert Plan.from_json(base.to_json()) == base
+    assert base.feature_column("covariance", "pooled").tolist() == [0.0] * 9 + [1.0]
+    unfound = {"recall_heldout": {9: 0.01}, "recall_heldout_low": {9: 0.0}, "recall_heldout_high": {9: 0.02}}
+    plan = make_plan(with_columns(quiet, unfound), base=base)
+    assert plan.classes[9].features != base.classes[9].features
+    assert plan.classes[9].features[0].donors == "pooled"
+    assert Plan.from_dict(written).diff(base) == ("classes.truck.features.covariance.donors: similar -> pooled",)
+
+
 def test_a_plan_of_ones_own_is_the_base(diagnosis: Diagnosis) -> None:
     names, counts = diagnosis.class_names, diagnosis["count"].long()
     values = Plan.untouched(names, counts).to_dict()
@@ -634,6 +653,7 @@ def feature_policies(draw: st.DrawFn, others: list[str]) -> tuple[FeaturePolicy,
             share=draw(st.floats(0, 1 / 3)),
             neighbors=draw(st.integers(1, 1 << 20)),
             toward=toward if method == "toward_enemies" else {},
+            donors=draw(st.sampled_from(["similar", "pooled"])) if method in ("covariance", "isda") else "similar",
         )
         for method in methods
     )
@@ -835,6 +855,17 @@ MESSAGES: list[tuple[str, Any, str]] = [
             ),
         )
     ),
+    *(
+        ("classes.4.features", [{"method": method, "strength": 1.0, "share": 0.5, "donors": donors}], message)
+        for method, donors, message in (
+            (
+                "eos",
+                "pooled",
+                "classes.4.features.0.donors of the plan must be left out but for covariance and isda, got pooled",
+            ),
+            ("isda", "all", "classes.4.features.0.donors of the plan must be 'similar' or 'pooled', got 'all'"),
+        )
+    ),
     ("classes.4.features", {}, "classes.4.features of the plan must be a list, got {}"),
     ("classes.4", [], "classes.4 of the plan must be an object, got []"),
     ("classes.1.name", "ant", "classes.1.name of the plan must be another than that of class 0, got 'ant'"),
@@ -888,6 +919,7 @@ def test_a_difference_is_one_line_per_field() -> None:
         "classes.elk.features.eos.strength: 1 -> none",
         "classes.elk.features.eos.share: 0.3 -> none",
         "classes.elk.features.eos.neighbors: 10 -> none",
+        "classes.elk.features.eos.donors: similar -> none",
         "classes.elk.image.strength: 0.6 -> 0.5",
     )
     backward = {" -> ".join(reversed(line.partition(": ")[2].split(" -> "))) for line in plan.diff(other)}

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import must, unknown
+from .image_changes import FAMILIES, ORDER, Family, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,27 +67,16 @@ PHOTOMETRIC = (
 )
 OPERATIONS = (*GEOMETRIC, *PHOTOMETRIC, "erase", "crop", "flip")
 
-# What one layer does together: whole pixels moved, places interpolated; what changes values goes one by one.
-_MOVED = ("translate_x", "translate_y", "crop", "flip")
-_WARPED = ("shear_x", "shear_y", "rotate", "zoom")
-_VALUED = (*PHOTOMETRIC, "erase")
-_ORDER = (*_MOVED, *_WARPED, *_VALUED)
-_PLACES = 4096  # a draw has 24 bits: 12 for each of two numbers
-_CHUNK = 256  # images sorted together: enough for each operation to have some, few enough to stay in the cache
-_WAITS_FROM = 1024  # images on an accelerator that are sorted by operation
-_FINE = 65536  # means are sums of whole numbers, which no order of adding changes
+_CHUNK = 256  # images sorted together: enough for each operation to have some
+_NUMBERS = 1 << 20  # in all of them, so that they stay in the cache
+_FEWEST = 16  # however large they are
+_WAITS_FROM = 1024  # images on an accelerator from which on they are sorted, all together
 
 
 def amount(name: str, strength: Tensor, draw: Tensor) -> Tensor:
     """How far an operation goes, in the unit of its `Range`; negative by the draw where it is signed."""
     full = strength * RANGES[name].full
     return torch.where(draw < 0.5, -full, full) if RANGES[name].draw == "sign" else full
-
-
-def place(draw: Tensor) -> tuple[Tensor, Tensor]:
-    """Two independent numbers in [0, 1) out of one draw: for the vertical and for the horizontal place."""
-    first = (draw * _PLACES).floor()
-    return first / _PLACES, draw * _PLACES - first
 
 
 def apply_operation(name: str, images: Tensor, strength: Tensor, draw: Tensor) -> Tensor:
@@ -141,274 +129,116 @@ def apply_policy(
         raise must("images", "be (N, C, H, W), uint8 or floating point", f"{images.dtype} {tuple(images.shape)}")
     if not images.numel() or not operation.shape[1]:
         return images.clone()
-    images = images.contiguous()
-    work = torch.float64 if images.dtype == torch.float64 else torch.float32
-    kind = _table(tuple(names), images.device)[0][operation]
-    kind = torch.where(strength > 0, kind, len(_ORDER))
-    settings = _settings(kind, strength.to(work), draw.to(work), *images.shape[2:])
+    top = 255.0 if images.dtype == torch.uint8 else 1.0
+    values = images.contiguous().to(torch.float64 if images.dtype == torch.float64 else torch.float32)
+    table = _table(tuple(names), images.device)
+    kind = torch.where(strength > 0, table.places[operation], len(ORDER))
+    draw = draw.to(values.dtype)
+    size = strength.to(values.dtype) * table.full.to(values.dtype)[kind]
+    size = torch.where(table.signed[kind] & (draw < 0.5), -size, size)
     on_cpu = images.device.type == "cpu"
-    if (on_cpu or len(images) > _WAITS_FROM) if by_rows is None else by_rows:
-        size = _CHUNK if on_cpu else len(images)
-        parts = [slice(start, start + size) for start in range(0, len(images), size)]
-        return torch.cat([_by_rows(images[rows], kind[rows], settings[rows]) for rows in parts])
-    used = tuple(name for name in _ORDER if name in names)
-    for layer in range(operation.shape[1]):
-        masks = {name: kind[:, layer] == _ORDER.index(name) for name in used}
-        images = _layer(images, settings[:, layer], _Masked(masks))
-    return images
+    if not ((on_cpu or len(images) > _WAITS_FROM) if by_rows is None else by_rows):
+        return _by_masks(values, (kind, size, draw), top, images.dtype, names)
+    count = min(_CHUNK, max(_FEWEST, _NUMBERS // values[0].numel())) if on_cpu else len(images)
+    differentiated = torch.is_grad_enabled() and images.requires_grad
+    with torch.inference_mode(not differentiated):  # what autograd notes down is a fourth of all time
+        chunks = zip(*(one.split(count) for one in (values, kind, size, draw)), strict=True)
+        parts = [_by_rows(chunk, columns, top, images.dtype) for chunk, *columns in chunks]
+    return torch.cat(parts)
 
 
-def _by_rows(images: Tensor, kind: Tensor, settings: Tensor) -> Tensor:
-    """The images sorted by operation anew for every layer, and put back into their order at the end."""
-    held = torch.arange(len(images), device=images.device)  # which image is at this place
-    for layer in range(kind.shape[1]):
-        order = kind[:, layer].index_select(0, held).argsort(stable=True)
-        held, images = held.index_select(0, order), images.index_select(0, order)
-        ends = kind[:, layer].bincount(minlength=len(_ORDER)).cumsum(0).tolist()
-        spans = {
-            name: slice(start, end) for name, start, end in zip(_ORDER, [0, *ends], ends, strict=False) if end > start
-        }
-        images = _layer(images, settings[:, layer].index_select(0, held), _Sorted(spans))
-    return images.index_select(0, held.argsort())
+def _by_rows(values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch.dtype) -> Tensor:
+    """The images sorted by family anew for every layer, and put back into their order at the end."""
+    family = _table((), values.device).family[columns[0].T]  # (L, N)
+    layers, count = family.shape
+    block = (family * layers + torch.arange(layers, device=values.device)[:, None]).flatten()
+    sizes = block.bincount(minlength=(len(FAMILIES) + 1) * layers).view(-1, layers).tolist()
+    known = _prepared(columns, block, sizes, values)
+    order = family.argsort(dim=1, stable=True)
+    lies = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
+    source = torch.cat([order[:1], lies[:-1].gather(1, order[1:])])  # where it lay in the layer before
+    for layer in range(layers):
+        parts = list(values.index_select(0, source[layer]).split([row[layer] for row in sizes]))
+        for number, (one, its) in enumerate(zip(FAMILIES, known, strict=True)):
+            if sizes[number][layer]:
+                parts[number] = one.change(parts[number], top, *(part[layer] for part in its))
+        values = torch.cat(parts)
+        _hold(values[sizes[0][layer] : count - sizes[-1][layer]], top, dtype)  # what was only moved holds as it is
+    return _stored(values, dtype).index_select(0, lies[-1])
 
 
-class _Parts(Protocol):
-    """Which images of a batch an operation is for."""
-
-    def among(self, names: Sequence[str]) -> tuple[str, ...]: ...
-    def within(self, names: Sequence[str]) -> _Parts: ...
-    def of(self, tensor: Tensor, names: Sequence[str]) -> Tensor: ...
-    def put(self, images: Tensor, names: Sequence[str], values: Tensor) -> Tensor: ...
-
-
-class _Sorted:
-    """Images that lie sorted by operation: a part is a slice."""
-
-    def __init__(self, spans: Mapping[str, slice]) -> None:
-        self.spans = spans
-
-    def among(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if name in self.spans)
-
-    def within(self, names: Sequence[str]) -> _Parts:
-        """The parts of what `of` gives for these names."""
-        first = self.spans[names[0]].start
-        return _Sorted({name: slice(self.spans[name].start - first, self.spans[name].stop - first) for name in names})
-
-    def of(self, tensor: Tensor, names: Sequence[str]) -> Tensor:
-        return tensor[self.spans[names[0]].start : self.spans[names[-1]].stop]
-
-    def put(self, images: Tensor, names: Sequence[str], values: Tensor) -> Tensor:
-        self.of(images, names).copy_(values)
-        return images
+def _prepared(
+    columns: Sequence[Tensor], block: Tensor, sizes: list[list[int]], values: Tensor
+) -> list[list[tuple[Tensor, ...]]]:
+    """Of every family the tensors that it prepares, each cut into its layers."""
+    pairs = block.argsort(stable=True)  # of image and layer: family after family, layer after layer
+    sides = [sum(row) for row in sizes]
+    sorted_columns = [one.T.reshape(-1).index_select(0, pairs).split(sides) for one in columns]
+    found = []
+    for row, one, *column in zip(sizes, FAMILIES, *sorted_columns, strict=False):
+        found.append([part.split(row) for part in one.prepare(_settings(one, column, values))] if sum(row) else [])
+    return found
 
 
-class _Masked:
-    """Images in their own order: a part is computed for all of them, and taken where the mask says so."""
+def _settings(family: Family, columns: Sequence[Tensor], values: Tensor) -> Settings:
+    kind, size, draw = columns
+    own = _own(family.names, kind.device).index_select(0, kind).to(size.dtype)
+    frame = (values.shape[2], values.shape[3])
+    return Settings(names=family.names, own=own, amounts=own * size[:, None], draw=draw, frame=frame)
 
-    def __init__(self, masks: Mapping[str, Tensor]) -> None:
-        self.masks = masks
 
-    def among(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if name in self.masks)
+def _by_masks(
+    values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch.dtype, names: Sequence[str]
+) -> Tensor:
+    """Every family computed for all images, and taken where it is the image's own."""
+    used = [(number, one) for number, one in enumerate(FAMILIES) if set(one.names) & set(names)]
+    for column in zip(*(one.unbind(1) for one in columns), strict=True):
+        family = _table((), values.device).family[column[0]].view(-1, 1, 1, 1)
+        made = values
+        for number, one in used:
+            made = torch.where(
+                family == number, one.change(values, top, *one.prepare(_settings(one, column, values))), made
+            )
+        computed = (family > 0) & (family < len(FAMILIES))
+        values = torch.where(computed, _hold(made.clone(), top, dtype), made)
+    return _stored(values, dtype)
 
-    def within(self, names: Sequence[str]) -> _Parts:
-        return self
 
-    def of(self, tensor: Tensor, names: Sequence[str]) -> Tensor:
-        return tensor
-
-    def put(self, images: Tensor, names: Sequence[str], values: Tensor) -> Tensor:
-        mask = functools.reduce(torch.bitwise_or, (self.masks[name] for name in names))
-        return torch.where(mask.view(-1, 1, 1, 1), values.to(images.dtype), images)
+class _Table(NamedTuple):
+    places: Tensor  # in `ORDER`, of every name
+    family: Tensor  # of every place there, and of none, as are
+    full: Tensor  # the full range
+    signed: Tensor  # and whether the draw gives it a sign
 
 
 @functools.cache
-def _table(names: tuple[str, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every name its place in `_ORDER`; and of every place there, and of none, the full range and whether it is signed."""
-    ranges = [RANGES[name] for name in _ORDER]
-    kind = torch.tensor([_ORDER.index(name) for name in names], device=device)
-    full = torch.tensor([*(one.full for one in ranges), 0.0], dtype=torch.float64, device=device)
-    return kind, full, torch.tensor([*(one.draw == "sign" for one in ranges), False], device=device)
+@torch.inference_mode(False)
+def _table(names: tuple[str, ...], device: torch.device) -> _Table:
+    ranges = [RANGES[name] for name in ORDER]
+    families = [number for number, family in enumerate(FAMILIES) for _ in family.names]
+    return _Table(
+        torch.tensor([ORDER.index(name) for name in names], device=device),
+        torch.tensor([*families, len(FAMILIES)], device=device),
+        torch.tensor([*(one.full for one in ranges), 0.0], dtype=torch.float64, device=device),
+        torch.tensor([*(one.draw == "sign" for one in ranges), False], device=device),
+    )
 
 
-def _settings(kind: Tensor, strength: Tensor, draw: Tensor, height: int, width: int) -> Tensor:
-    """`(N, L, 9)` all that an operation needs to know: the amount, the draw; pixels down and to the right, whether mirrored;
-    and the four numbers by which a place is found from where it goes.
-    """
-    _, full, signed = _table((), kind.device)
-    size = strength * full.to(strength.dtype)[kind]
-    size = torch.where(signed[kind] & (draw < 0.5), -size, size)
-
-    def of(name: str) -> Tensor:
-        return torch.where(kind == _ORDER.index(name), size, 0)
-
-    vertical, horizontal = ((2 * where - 1) * of("crop") for where in place(draw))
-    down = ((of("translate_y") + vertical) * height).round()
-    right = ((of("translate_x") + horizontal) * width).round()
-    mirrored = (draw < of("flip")).to(size.dtype)
-    angle = of("rotate").double().deg2rad()  # in float64, so that a last bit of some library's sine changes nothing
-    sine, scale = angle.sin().to(size.dtype), angle.cos().to(size.dtype) / (1 + of("zoom"))
-    settings = (size, draw, down, right, mirrored, scale, of("shear_x") - sine, of("shear_y") + sine, scale)
-    return torch.stack(settings, dim=-1)
+@functools.cache
+@torch.inference_mode(False)  # kept longer than the mode they are made in
+def _own(names: tuple[str, ...], device: torch.device) -> Tensor:
+    """`(len(ORDER) + 1, len(names))`: 1 where the place is that of the name, and else 0."""
+    return torch.tensor([[float(name == one) for one in names] for name in (*ORDER, None)], device=device)
 
 
-def _layer(images: Tensor, settings: Tensor, parts: _Parts) -> Tensor:
-    """The images after one operation each; `settings` is `(N, 9)`."""
-    top = 255.0 if images.dtype == torch.uint8 else 1.0
-    used = parts.among(_MOVED)
-    if used:
-        images = parts.put(images, used, _moved(parts.of(images, used), parts.of(settings, used)))
-    used = parts.among(_WARPED)
-    if used:
-        found = _warped(parts.of(images, used).to(settings.dtype), parts.of(settings, used))
-        images = parts.put(images, used, _storable(found, images.dtype))
-    used = parts.among(_VALUED)
-    if used:
-        within, values = parts.within(used), parts.of(images, used).to(settings.dtype)
-        size, draw = parts.of(settings, used)[:, :2, None, None, None].unbind(1)
-        for one in used:
-            change, name = _VALUE_CHANGES[one], (one,)
-            made = change(within.of(values, name), within.of(size, name), within.of(draw, name), top)
-            values = within.put(values, name, made)
-        images = parts.put(images, used, _storable(values.clamp_(0, top), images.dtype))
-    return images
+def _hold(values: Tensor, top: float, dtype: torch.dtype) -> Tensor:
+    """In place: kept in range, and as images of this type can hold them."""
+    values.clamp_(0, top)
+    if dtype == torch.uint8:
+        return values.round_()
+    return values if values.dtype == dtype else values.copy_(values.to(dtype))
 
 
-def _storable(values: Tensor, dtype: torch.dtype) -> Tensor:
+def _stored(values: Tensor, dtype: torch.dtype) -> Tensor:
     # int16 on the way: torch takes float32 to uint8 several times slower than by way of it
-    return values.round_().to(torch.int16) if dtype == torch.uint8 else values
-
-
-def _moved(images: Tensor, settings: Tensor) -> Tensor:
-    """Whole pixels moved and mirrored."""
-    height, width = images.shape[2:]
-    down, right, mirrored = settings[:, 2:5].to(torch.int64).unsqueeze(2).unbind(1)
-    row = torch.arange(height, device=images.device) - down
-    column = torch.arange(width, device=images.device)
-    column = torch.where(mirrored > 0, width - 1 - column, column - right)
-    black = height * width  # the place of the one black pixel behind each image
-    row = torch.where((row >= 0) & (row < height), row * width, black)
-    column = torch.where((column >= 0) & (column < width), column, black)
-    source = (row[:, :, None] + column[:, None, :]).clamp_(max=black).view(len(images), 1, -1)
-    found = functional.pad(images.flatten(2), (0, 1)).gather(2, source.expand(-1, images.shape[1], -1))
-    return found.view(images.shape)
-
-
-def _warped(images: Tensor, settings: Tensor) -> Tensor:
-    """Sheared, turned and zoomed about the middle, bilinearly."""
-    height, width = images.shape[2:]
-    x = torch.arange(width, device=images.device) - (width - 1) / 2
-    y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
-    grid = torch.empty(len(images), height, width, 2, dtype=images.dtype, device=images.device)
-    for axis, side in enumerate((width, height)):
-        by_x, by_y = (settings[:, 5 + 2 * axis : 7 + 2 * axis] * (2 / side)).view(-1, 2, 1, 1).unbind(1)
-        torch.add(by_x * x, by_y * y, out=grid[..., axis])
-    return functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-
-
-def _toward(images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    # Apart, not in one call: fused, the last bit would depend on where in memory a value lies
-    return (target - images).mul_(weight).add_(images)
-
-
-def _size(values: Tensor, dims: tuple[int, ...]) -> int:
-    return math.prod(values.shape[dim] for dim in dims)
-
-
-def _mean(values: Tensor, top: float, dims: tuple[int, ...]) -> Tensor:
-    whole = (values * (_FINE / top)).round_()
-    return (whole.sum(dims, keepdim=True, dtype=torch.float64) * (top / _FINE / _size(values, dims))).to(values.dtype)
-
-
-def _grey(images: Tensor) -> Tensor:
-    """`(N, 1, H, W)` lightness: Rec. 601 luma of three channels, else their mean."""
-    if images.shape[1] != 3:
-        return images if images.shape[1] == 1 else _mean(images, 1.0, (1,))
-    red, green, blue = (images[:, channel : channel + 1] for channel in range(3))
-    return red * 0.299 + green * 0.587 + blue * 0.114
-
-
-def _bright(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return images * (1 + size)
-
-
-def _contrasted(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return _toward(images, _mean(_grey(images), top, (1, 2, 3)), -size)
-
-
-def _saturated(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return _toward(images, _grey(images), -size)
-
-
-def _sharpened(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    """Away from its smoothed self, with weights 1 around 5 as in PIL; the rim stays."""
-    made = images.clone()
-    if min(images.shape[2:]) > 2:
-        across = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
-        middle = images[:, :, 1:-1, 1:-1]
-        smooth = (across[:, :, :-2] + across[:, :, 1:-1] + across[:, :, 2:] + middle * 4) / 13
-        made[:, :, 1:-1, 1:-1] = _toward(middle, smooth, -size)
-    return made
-
-
-def _posterized(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    taken = size.round().to(torch.int64)
-    step = torch.ones_like(taken).bitwise_left_shift(taken).to(images.dtype)
-    # 7 / 255 x 255 is 6.9999995 in float32, and belongs to 7
-    fewer = (images * (255 / top) / step + 1 / 1024).floor_() * step * (top / 255)
-    return torch.where(step > 1, fewer, images)
-
-
-def _solarized(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return torch.where(images >= (1 - size) * top, top - images, images)
-
-
-def _stretched(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    """Each channel from black to white; one of a single value stays."""
-    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-    varies = high > low
-    scale = torch.where(varies, top / torch.where(varies, high - low, top), 1)
-    return _toward(images, (images - torch.where(varies, low, 0)).mul_(scale), size)
-
-
-def _equalized(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    """Each channel's histogram of 256 values made even, as in PIL."""
-    codes = (images * (255 / top)).round_().to(torch.int64).clamp_(0, 255).flatten(2)
-    counts = torch.zeros(*codes.shape[:2], 256, dtype=torch.int64, device=images.device)
-    counts.scatter_add_(2, codes, torch.ones_like(codes))
-    step = (codes.shape[2] - counts.gather(2, codes.amax(2, keepdim=True))) // 255
-    below = counts.cumsum(2).sub_(counts)
-    even = below.add_(step // 2).div_(step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
-    made = (even.to(images.dtype) * (top / 255)).gather(2, codes).view(images.shape)
-    return _toward(images, made, size * (step > 0)[..., None])  # too few values to be made even: as it is
-
-
-def _inverted(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    return torch.where(draw < size, top - images, images)
-
-
-def _erased(images: Tensor, size: Tensor, draw: Tensor, top: float) -> Tensor:
-    """A square for the mean of each channel; at a higher strength it covers that of a lower one."""
-    inside = []
-    for dim, where in zip((2, 3), place(draw), strict=True):
-        side = images.shape[dim]
-        line = torch.arange(side, device=images.device).view(-1, *[1] * (3 - dim))
-        long = (size * side).round()
-        start = (where * (side - long)).floor()
-        inside.append((line >= start) & (line < start + long))
-    return _toward(images, _mean(images, top, (2, 3)), (inside[0] & inside[1]).to(images.dtype))
-
-
-_VALUE_CHANGES: Mapping[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
-    "brightness": _bright,
-    "contrast": _contrasted,
-    "saturation": _saturated,
-    "sharpness": _sharpened,
-    "posterize": _posterized,
-    "solarize": _solarized,
-    "autocontrast": _stretched,
-    "equalize": _equalized,
-    "invert": _inverted,
-    "erase": _erased,
-}
+    return values.to(torch.int16).to(dtype) if dtype == torch.uint8 else values.to(dtype)

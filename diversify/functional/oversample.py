@@ -140,6 +140,16 @@ def similar_donors(means: Tensor, counts: Tensor) -> Tensor:
     return (1 - own)[:, None] * cosine.softmax(1) + own.diag()
 
 
+def pooled_donors(counts: Tensor) -> Tensor:
+    """`(C, C)` float64, rows sum to 1: every class borrows from all head classes, by their rows.
+
+    What is borrowed is then the covariance of all rows of the head classes about their class means. After Yin, Yu, Sohn,
+    Liu and Chandraker, "Feature transfer learning for face recognition with under-represented data", 2019.
+    """
+    weight = torch.where(head_classes(counts), counts, 0).double()
+    return (weight / weight.sum().clamp(min=1)).repeat(len(counts), 1)
+
+
 def donor_covariance(features: Tensor, labels: Tensor, donors: Tensor, classes: Tensor) -> Tensor:
     """`(U, D, D)` float64: for each of `classes` `(U,)` the within-class covariances weighted by its row of `donors`."""
     size = features.shape[1]

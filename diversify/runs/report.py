@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from ..head_choice import HeadChoice
 from ..plan import Plan
 from ..remedy_report import render_remedy_html, render_remedy_markdown
 from ..report import render_html, render_markdown
-from ..study.compare import compare, load, load_protocol
+from ..study.compare import compare, load, load_protocol, load_spaces
+from ..study.records import Record
+from ..study.tune import importances, read_space
 from .folders import SCHEMA_VERSION, alone
 
 RECORDS = ".jsonl"  # the ending by which a study's records are known
@@ -53,7 +57,17 @@ def _of_study(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
     records = load(path)
     if not records:
         raise must("results.jsonl", "hold a record at least", path)
-    comparison = compare(records, protocol=load_protocol(path))
+    spaces = load_spaces(path)
+
+    def mattered(trials: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float] | None:
+        space = spaces.get(str(trials[0]["method"]))
+        if space is None:
+            return None
+        shares = importances([Record.model_validate_json(json.dumps(one)) for one in trials], read_space(space))
+        known = {name: share for name, share in shares.items() if share is not None}
+        return known or None
+
+    comparison = compare(records, protocol=load_protocol(path), importances=mattered)
     of = {"sha256": storage.sha256(path), "records": len(records), "suites": [one.label for one in comparison.suites]}
     return of, (render_benchmark_html(comparison), render_benchmark_markdown(comparison))
 

@@ -310,13 +310,23 @@ def load(path: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
 
 def load_protocol(path: Path) -> dict[str, Any]:
     """What the study whose records are at `path` held fixed; empty where nothing says so beside them."""
+    return _beside(path, "protocol")
+
+
+def load_spaces(path: Path) -> dict[str, Any]:
+    """What was searched for each method, as `study.tune.describe_space` wrote it; empty where nothing says so."""
+    return _beside(path, "spaces")
+
+
+def _beside(path: Path, part: str) -> dict[str, Any]:
     beside = path.with_suffix(".protocol.json")
     if not beside.is_file():
         return {}
-    protocol = storage.read_json(beside, beside.name)
-    if not isinstance(protocol, dict):
-        raise must(beside.name, "hold a protocol", beside)
-    return protocol
+    found = storage.read_json(beside, beside.name)
+    kept = found.get(part) if isinstance(found, dict) else None
+    if not isinstance(kept, dict):
+        raise must(beside.name, f"hold a {part}", beside)
+    return kept
 
 
 def _wrong(record: Record) -> str:

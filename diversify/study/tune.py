@@ -57,6 +57,19 @@ def describe_space(space: Space) -> dict[str, list[Parameter]]:
     return described
 
 
+def read_space(described: Mapping[str, Sequence[Parameter]]) -> Space:
+    """A space from what `describe_space` made of it; the defaults, which that leaves out, are the first values."""
+    space: dict[str, Range | Choice] = {}
+    for name, values in described.items():
+        if values[-1] in ("logarithmic", "linear") and len(values) == 3:
+            low, high = float(values[0]), float(values[1])
+            whole = isinstance(values[0], int) and isinstance(values[1], int)
+            space[name] = Range(low=low, high=high, default=low, log=values[-1] == "logarithmic", integer=whole)
+        else:
+            space[name] = Choice(values=tuple(values), default=values[0])
+    return space
+
+
 def _number(one: Range, value: float) -> float | int:
     return round(value) if one.integer else float(value)
 

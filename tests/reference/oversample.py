@@ -27,6 +27,20 @@ def siblings(features, labels, row, k):
     return [other for other in nearest(features, row, len(features) - 1) if labels[other] == labels[row]][:k]
 
 
+def pooled_covariance(features, labels):
+    """Over all rows of the head classes, about their own class's mean."""
+    groups = {label: [row for row, one in zip(features, labels, strict=True) if one == label] for label in set(labels)}
+    average = len(labels) / len(groups)
+    size, residuals = len(features[0]), []
+    for rows in groups.values():
+        if len(rows) >= average:
+            mean = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
+            residuals += [[a - b for a, b in zip(row, mean, strict=True)] for row in rows]
+    return [
+        [math.fsum(row[i] * row[j] for row in residuals) / len(residuals) for j in range(size)] for i in range(size)
+    ]
+
+
 def isda(logits, target, weight, covariance, strength):
     added = []
     for row in weight:
