@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types wheel clean
+.PHONY: demo test benchmark lint types wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+benchmark: $(READY)
+	$(BIN)/diversify benchmark digits --workers 2 --out runs/digits.jsonl
+	$(BIN)/diversify report runs/digits.jsonl --out runs/digits-report --overwrite
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -70,6 +70,23 @@ def together(processes: int, root: str, epochs: int) -> tuple[float, float, int]
     return median(one for _, seconds, _ in found for one in seconds), median(one[0] for one in found), found[0][2]
 
 
+def table() -> str:
+    """The last record of each figure."""
+    records = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
+    if not records:
+        return "No records yet."
+    rows = [
+        "| processes on one device | 200 epochs, s | images a second, all | over one alone | on |",
+        "|--:|--:|--:|--:|:--|",
+    ]
+    for one in {str(record["figure"]): record for record in records}.values():
+        numbers = (
+            f"{one['seconds_200_epochs']:.0f} | {one['images_per_second']:,.0f} | {one['throughput_over_alone']:.2f}"
+        )
+        rows.append(f"| {one['processes']} | {numbers} | {one['device']} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Time both, and append a record of each."""
     parser = argparse.ArgumentParser(description=__doc__)

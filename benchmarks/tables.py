@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cifar10_lt_diagnosis, cifar10_lt_head
+from benchmarks import cifar10_lt_diagnosis, cifar10_lt_head, resident
 from diversify import benchmark_report, storage
 from diversify.study import compare
 
@@ -48,6 +48,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "remedies": partial(timings, "remedies.jsonl"),
     "cifar10_lt_head_text": cifar10_lt_head.text,
     "cifar10_lt_head": cifar10_lt_head.table,
+    "resident": resident.table,
     "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,
     "cifar10_lt_answers": cifar10_lt_diagnosis.answer_table,

@@ -66,6 +66,8 @@ _HOME = {
     "Recipe": "training",
     "evaluate": "training",
     "fit": "training",
+    "ResidentImages": "resident",
+    "fit_resident": "resident",
     "Plan": "plan",
     "make_plan": "plan",
     "HeadRecipe": "head",
@@ -150,6 +152,8 @@ if TYPE_CHECKING:
     from .plan import make_plan as make_plan
     from .report import render_html as render_html
     from .report import render_markdown as render_markdown
+    from .resident import ResidentImages as ResidentImages
+    from .resident import fit_resident as fit_resident
     from .sampler import DiversifySampler as DiversifySampler
     from .thumbnails import take_pictures as take_pictures
     from .training import Ingredients as Ingredients

@@ -17,6 +17,9 @@ from .validation import broken, refusal
 
 MOST_AUGMENTED = 0.9  # every class keeps clean views: at most so many of its draws are augmented
 LARGEST_DIFFERENCE = 0.35  # in strength x probability between two classes' image policies
+VARIED = tuple(
+    name for name in image_ops.OPERATIONS if name not in ("crop", "flip", "invert", "posterize", "solarize")
+)  # crop and flip are for the base augmentation; the others leave little of small or grey images
 LEAST_SHARE = 0.01  # of a class's draws: made features below it are not worth their place in a plan
 LEAST_CHANGE = 0.005  # what a rule would change by less, it leaves: two digits would not show it
 LARGEST_NUMBER = 1 << 53  # of images: beyond it a JSON number is no exact integer everywhere
@@ -245,12 +248,12 @@ class Strengths:
     enemies_share: float = 1.0
     magnitude_share: float = 0.2
     neighbors: int = 10
-    image_operations: tuple[str, ...] = image_ops.GEOMETRIC
+    image_operations: tuple[str, ...] = VARIED
     image_layers: int = 1
-    image_least: float = 0.3
-    image_most: float = 0.6
-    image_probability: float = 0.5
-    mixing: Mixing = dataclasses.field(default_factory=Mixing)
+    image_least: float = 0.5
+    image_most: float = 0.7
+    image_probability: float = 0.9
+    mixing: Mixing = dataclasses.field(default_factory=lambda: Mixing(method="cutmix", probability=0.5))
     prior_correction: PriorCorrection = dataclasses.field(default_factory=lambda: PriorCorrection(training=1.0))
     schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(features=1.0))
     images_per_epoch: int | None = None

@@ -107,7 +107,9 @@ def test_draws_lie_between_natural_and_even(counts: list[int], exponent: float) 
 
 
 def test_what_a_class_gets_from_counts_grows_with_rarity_and_is_bounded() -> None:
-    strengths = Strengths(covariance=0.5, covariance_share=0.6, eos_share=0.2, image_least=0.2, image_most=0.8)
+    strengths = Strengths(
+        covariance=0.5, covariance_share=0.6, eos_share=0.2, image_least=0.2, image_most=0.8, image_probability=0.5
+    )
     plan = Plan.from_counts(NAMES, COUNTS, strengths=strengths)
     for method, name in (("covariance", "strength"), ("covariance", "share"), ("eos", "share")):
         column = plan.feature_column(method, name)
@@ -482,7 +484,10 @@ def test_no_rule_can_make_a_plan_that_is_not_valid(path: str, amount: float, qui
     rule = dataclasses.replace(
         RULES[0], measure="margin", marks=(0.5,), changes=path, amount=lambda beyond, strengths: amount, text="so"
     )
-    for strengths in (Strengths(), Strengths(mixing=Mixing(method="cutmix", probability=0.5), image_least=0.0)):
+    for strengths in (
+        Strengths(),
+        Strengths(mixing=Mixing(method="cutmix", probability=0.5), image_least=0.0, image_most=0.3),
+    ):
         plan = make_plan(with_columns(quiet, changed), rules=[rule], strengths=strengths)
         assert Plan.from_json(plan.to_json()) == plan
         amounts = [one.image.amount for one in plan.classes]
@@ -516,7 +521,7 @@ def test_what_was_bounded_is_said(quiet: Diagnosis) -> None:
         RULES[0], measure="margin", marks=(0.5,), changes="image.strength", amount=lambda *_: 1.0, text="so"
     )
     plan = make_plan(with_columns(quiet, changed), rules=[rule], strengths=Strengths(largest_difference=0.2))
-    assert plan.classes[9].image.strength == pytest.approx(0.7)
+    assert plan.classes[9].image.strength == pytest.approx(0.5 + 0.2 / 0.9, abs=1e-4)
     assert plan.classes[9].reasons[-1].rule == "bounded"
 
 
@@ -876,7 +881,7 @@ MESSAGES: list[tuple[str, Any, str]] = [
         "classes.0.image.strength",
         0,
         "classes of the plan must have image policies whose strength x probability differ by at most largest_difference"
-        " (0.2), got 0.3",
+        " (0.2), got 0.63",
     ),
     ("classes", [], "classes of the plan must hold at least one class, got none"),
     ("schedule.start", 1.0, "schedule.start of the plan must not be larger than stop (0.5), got 1"),
@@ -907,20 +912,20 @@ def test_a_difference_is_one_line_per_field() -> None:
     values = plan.to_dict()
     values["classes"][4]["image"]["strength"] = 0.5
     values["classes"][4]["features"] = values["classes"][4]["features"][:1]
-    values["classes"][3]["mixing"]["method"] = "cutmix"
+    values["classes"][3]["mixing"]["method"] = "mixup"
     values["images_per_epoch"] = 900
     values["classes"][2]["image"]["operations"] = ["flip"]
     values["classes"][1]["reasons"] = []
     other = Plan.from_dict(values)
     assert plan.diff(other) == (
         "images_per_epoch: none -> 900",
-        "classes.cat.image.operations: shear_x, shear_y, translate_x, translate_y, rotate, zoom -> flip",
-        "classes.dog.mixing.method: none -> cutmix",
+        f"classes.cat.image.operations: {', '.join(Strengths().image_operations)} -> flip",
+        "classes.dog.mixing.method: cutmix -> mixup",
         "classes.elk.features.eos.strength: 1 -> none",
         "classes.elk.features.eos.share: 0.3 -> none",
         "classes.elk.features.eos.neighbors: 10 -> none",
         "classes.elk.features.eos.donors: similar -> none",
-        "classes.elk.image.strength: 0.6 -> 0.5",
+        "classes.elk.image.strength: 0.7 -> 0.5",
     )
     backward = {" -> ".join(reversed(line.partition(": ")[2].split(" -> "))) for line in plan.diff(other)}
     assert backward == {line.partition(": ")[2] for line in other.diff(plan)}
@@ -964,8 +969,8 @@ def test_plans_without_a_difference_are_equal_but_for_their_reasons(one: Plan, o
 def test_a_difference_too_small_for_six_digits_is_shown_in_full() -> None:
     plan = Plan.from_counts(NAMES, COUNTS)
     values = plan.to_dict()
-    values["classes"][4]["image"]["strength"] = 0.5999999999
-    assert plan.diff(Plan.from_dict(values)) == ("classes.elk.image.strength: 0.6 -> 0.5999999999",)
+    values["classes"][4]["image"]["strength"] = 0.6999999999
+    assert plan.diff(Plan.from_dict(values)) == ("classes.elk.image.strength: 0.7 -> 0.6999999999",)
 
 
 # Wrong strengths and rules
@@ -978,10 +983,10 @@ def test_a_difference_too_small_for_six_digits_is_shown_in_full() -> None:
         ({"eos_share": math.nan}, "eos_share must be a finite number, got nan"),
         ({"image_gain": -1}, "image_gain must not be negative, got -1"),
         ({"covariance_share": 0.8}, "covariance_share and eos_share must sum to at most 1, got 1.1"),
-        ({"image_least": 0.7}, "image_least must not be larger than image_most (0.6), got 0.7"),
+        ({"image_least": 0.8}, "image_least must not be larger than image_most (0.7), got 0.8"),
         (
             {"largest_difference": 0.1},
-            "(image_most - image_least) * image_probability must be at most largest_difference (0.1), got 0.15",
+            "(image_most - image_least) * image_probability must be at most largest_difference (0.1), got 0.18",
         ),
         ({"image_layers": 20}, "layers of the strengths must be at most 8, got 20"),
         ({"image_operations": ("spin",)}, f"operations of the strengths must be among {', '.join(image_ops.OPERATIONS)}, got 'spin'"),

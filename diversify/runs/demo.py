@@ -20,9 +20,10 @@ from ..augment_images import show_policy
 from ..data import Data, collate, holdout_indices, load_data, make_loader
 from ..demo_report import SHOWN_STRENGTHS, Demo, Trained, outcome_of, render_demo_html, render_demo_markdown
 from ..diagnosis import Diagnosis
+from ..functional.image_ops import GEOMETRIC
 from ..heads import evaluating
 from ..leak import Leak, measure_leak
-from ..plan import Plan, PriorCorrection, Strengths, make_plan
+from ..plan import Mixing, Plan, PriorCorrection, Strengths, make_plan
 from ..training import Recipe
 from .diagnose import diagnose_run, load_trained
 from .folders import SCHEMA_VERSION, alone
@@ -35,7 +36,9 @@ IMBALANCE = "exp:50:100"  # at ratio 20 this network finds 97% of the unseen dig
 SEEDS = 3
 MODEL = "small_cnn"
 STRENGTHS = {  # of the image policies, from the largest to the rarest class; val chooses
-    "mild": Strengths(image_least=0.15, image_most=0.3),
+    "mild": Strengths(
+        image_operations=GEOMETRIC, image_least=0.3, image_most=0.6, image_probability=0.5, mixing=Mixing()
+    ),
     "usual": Strengths(),
 }
 _PICTURES = 3  # of a class

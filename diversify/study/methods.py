@@ -18,21 +18,19 @@ from torch import Tensor
 from ..adaptive import RULES, AdaptivePlan, AdaptiveRule
 from ..diagnosis import Diagnosis
 from ..errors import unknown
-from ..functional import image_ops
 from ..head import adjust_logits, log_prior_of, normalize_tau, retrain_head
 from ..heads import LinearHead
 from ..ingredients import Criterion, Ingredients
 from ..losses import LDAM, Always, Asymmetric, BalancedSoftmax, Deferred, Focal, VectorScaling, Weighted, class_weights
 from ..measuring import diagnose
 from ..plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, make_plan
-from ..policies import PriorCorrection, Strengths
+from ..policies import STRENGTHS, PriorCorrection, Strengths
 from .protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, Trained, plain
 
-IMAGES = tuple(name for name in image_ops.OPERATIONS if name not in ("crop", "flip", "invert", "posterize", "solarize"))
-IMAGE_PROBABILITY = 0.9  # share of the draws that are varied: every class keeps clean views
+IMAGES, IMAGE_PROBABILITY = STRENGTHS.image_operations, STRENGTHS.image_probability
 GRADE = (
-    0.1  # by how much the rarest class's images are varied more, and the largest class's less, than the mean strength
-)
+    STRENGTHS.image_most - STRENGTHS.image_least
+) / 2  # how much more than usual the rarest class's images are varied
 LDAM_SCALE = 30.0
 DEFERRED_FROM = 0.8  # of the epochs: where the classic recipe lowers its rate first
 
