@@ -59,6 +59,7 @@ _INSIDE = {  # column of `inside`: title, unit, unit of a difference
     "magnitude_ratio": ("top-K magnitude ratio", "ratio"),
     "magnitude_gap": ("top-K magnitude gap", "ratio"),
     DIVERSITY: ("held-out diversity", "ratio"),
+    "diversity_train": ("training diversity", "ratio"),
     "leak": ("leak, points", "tenths"),
 }
 
@@ -949,7 +950,11 @@ def _insides(suite: SuiteComparison) -> tuple[Section, ...]:
                 headings=tuple(headings),
                 rows=tuple(rows),
             ),
-            charts=tuple(_inside_chart(suite, column) for column in columns if baseline.inside.get(column)),
+            charts=tuple(
+                _inside_chart(suite, column)
+                for column in columns
+                if any(moved.paired.values for moved in baseline.inside.get(column, {}).values())
+            ),
         ),
     )
 
@@ -1088,6 +1093,7 @@ def _inside_meaning(column: str) -> str:
         "magnitude_ratio": MEASURES["ce_magnitude_ratio"].meaning,
         "magnitude_gap": MEASURES["ce_magnitude_gap"].meaning,
         DIVERSITY: MEASURES["diversity_vendi_heldout"].meaning,
+        "diversity_train": MEASURES["diversity_vendi_train"].meaning,
         "leak": "How much more often images of other classes are called by the class's name once its policy is applied to them.",
     }.get(column, "As the records of the study name it.")
 
@@ -1098,6 +1104,7 @@ def _meanings(comparison: Comparison) -> tuple[Meaning, ...]:
         "magnitude_ratio": "ce_magnitude_ratio",
         "magnitude_gap": "ce_magnitude_gap",
         DIVERSITY: "diversity_vendi_heldout",
+        "diversity_train": "diversity_vendi_train",
     }
     return (
         *(
