@@ -204,8 +204,8 @@ def time_images() -> dict[str, Any]:
 
     torch.set_num_threads(2)
     what = (
-        "how many times the images per second of the same policy through albumentations: BatchAugmenter in two threads,"
-        " albumentations in two workers, batches of 128"
+        "how many times the images per second of the same policy through albumentations: BatchAugmenter where torch may use"
+        " two threads, albumentations in two workers, batches of 128"
     )
     return paired("images", what, ours, theirs, faster=True, images=count)
 

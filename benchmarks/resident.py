@@ -100,6 +100,7 @@ def main() -> None:
         epoch, before, images = together(processes, options.root, options.epochs)
         alone = alone or epoch
         record = {
+            "kind": "timing",
             "figure": "alone" if processes == 1 else "beside",
             "what": "cross entropy on long-tailed CIFAR-10, ResNet-32, batches of 128, bf16",
             "processes": processes,

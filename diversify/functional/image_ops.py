@@ -7,16 +7,17 @@ Taylor 2017), crop and flip beside them. An image comes out the same in whatever
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import must, unknown
-from .image_changes import FAMILIES, ORDER, Family, Settings
+from .image_changes import FAMILIES, ORDER, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ PHOTOMETRIC = (
 OPERATIONS = (*GEOMETRIC, *PHOTOMETRIC, "erase", "crop", "flip")
 
 _CHUNK = 256  # images sorted together: enough for each operation to have some
-_NUMBERS = 1 << 20  # in all of them, so that they stay in the cache
+_NUMBERS = 1 << 20  # in all of them, so that they stay in the cache; a batch of fewer goes through one thread
 _FEWEST = 16  # however large they are
 _WAITS_FROM = 1024  # images on an accelerator from which on they are sorted, all together
 
@@ -129,17 +130,28 @@ def apply_policy(
         raise must("images", "be (N, C, H, W), uint8 or floating point", f"{images.dtype} {tuple(images.shape)}")
     if not images.numel() or not operation.shape[1]:
         return images.clone()
+    on_cpu = images.device.type == "cpu"
+    if by_rows is None:
+        by_rows = on_cpu or len(images) > _WAITS_FROM
+    with _threads(1 if on_cpu and images.numel() < _NUMBERS else None):
+        return _applied(images, operation, strength, draw, tuple(names), by_rows)
+
+
+def _applied(
+    images: Tensor, operation: Tensor, strength: Tensor, draw: Tensor, names: tuple[str, ...], by_rows: bool
+) -> Tensor:
     top = 255.0 if images.dtype == torch.uint8 else 1.0
     values = images.contiguous().to(torch.float64 if images.dtype == torch.float64 else torch.float32)
-    table = _table(tuple(names), images.device)
+    table = _table(names, images.device)
     kind = torch.where(strength > 0, table.places[operation], len(ORDER))
     draw = draw.to(values.dtype)
     size = strength.to(values.dtype) * table.full.to(values.dtype)[kind]
     size = torch.where(table.signed[kind] & (draw < 0.5), -size, size)
-    on_cpu = images.device.type == "cpu"
-    if not ((on_cpu or len(images) > _WAITS_FROM) if by_rows is None else by_rows):
+    if not by_rows:
         return _by_masks(values, (kind, size, draw), top, images.dtype, names)
-    count = min(_CHUNK, max(_FEWEST, _NUMBERS // values[0].numel())) if on_cpu else len(images)
+    count = len(images)
+    if images.device.type == "cpu":
+        count = min(_CHUNK, max(_FEWEST, _NUMBERS // values[0].numel()))
     differentiated = torch.is_grad_enabled() and images.requires_grad
     with torch.inference_mode(not differentiated):  # what autograd notes down is a fourth of all time
         chunks = zip(*(one.split(count) for one in (values, kind, size, draw)), strict=True)
@@ -167,24 +179,43 @@ def _by_rows(values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch
     return _stored(values, dtype).index_select(0, lies[-1])
 
 
+@contextlib.contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """With so many threads, or as many as there are.
+
+    Hundreds of small operations gain nothing from sharing each out, and where loader workers keep the cores busy, as they do
+    in training, waiting for the other threads each time is ten times the work.
+    """
+    before = torch.get_num_threads()
+    if number is None or number == before:
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _prepared(
     columns: Sequence[Tensor], block: Tensor, sizes: list[list[int]], values: Tensor
 ) -> list[list[tuple[Tensor, ...]]]:
     """Of every family the tensors that it prepares, each cut into its layers."""
     pairs = block.argsort(stable=True)  # of image and layer: family after family, layer after layer
     sides = [sum(row) for row in sizes]
-    sorted_columns = [one.T.reshape(-1).index_select(0, pairs).split(sides) for one in columns]
+    settings = _settings([one.T.reshape(-1).index_select(0, pairs) for one in columns], values)
+    parts = zip(*(one.split(sides) for one in (settings.own, settings.amounts, settings.draw)), strict=True)
     found = []
-    for row, one, *column in zip(sizes, FAMILIES, *sorted_columns, strict=False):
-        found.append([part.split(row) for part in one.prepare(_settings(one, column, values))] if sum(row) else [])
+    for row, one, (own, amounts, draw) in zip(sizes, FAMILIES, parts, strict=False):
+        its = Settings(own=own, amounts=amounts, draw=draw, frame=settings.frame)
+        found.append([part.split(row) for part in one.prepare(its)] if sum(row) else [])
     return found
 
 
-def _settings(family: Family, columns: Sequence[Tensor], values: Tensor) -> Settings:
+def _settings(columns: Sequence[Tensor], values: Tensor) -> Settings:
     kind, size, draw = columns
-    own = _own(family.names, kind.device).index_select(0, kind).to(size.dtype)
-    frame = (values.shape[2], values.shape[3])
-    return Settings(names=family.names, own=own, amounts=own * size[:, None], draw=draw, frame=frame)
+    own = _table((), kind.device).own.index_select(0, kind).to(size.dtype)
+    return Settings(own=own, amounts=own * size[:, None], draw=draw, frame=(values.shape[2], values.shape[3]))
 
 
 def _by_masks(
@@ -193,12 +224,11 @@ def _by_masks(
     """Every family computed for all images, and taken where it is the image's own."""
     used = [(number, one) for number, one in enumerate(FAMILIES) if set(one.names) & set(names)]
     for column in zip(*(one.unbind(1) for one in columns), strict=True):
+        settings = _settings(column, values)
         family = _table((), values.device).family[column[0]].view(-1, 1, 1, 1)
         made = values
         for number, one in used:
-            made = torch.where(
-                family == number, one.change(values, top, *one.prepare(_settings(one, column, values))), made
-            )
+            made = torch.where(family == number, one.change(values, top, *one.prepare(settings)), made)
         computed = (family > 0) & (family < len(FAMILIES))
         values = torch.where(computed, _hold(made.clone(), top, dtype), made)
     return _stored(values, dtype)
@@ -208,7 +238,8 @@ class _Table(NamedTuple):
     places: Tensor  # in `ORDER`, of every name
     family: Tensor  # of every place there, and of none, as are
     full: Tensor  # the full range
-    signed: Tensor  # and whether the draw gives it a sign
+    signed: Tensor  # whether the draw gives it a sign
+    own: Tensor  # and 1 in the column of that place, 0 in the others
 
 
 @functools.cache
@@ -221,14 +252,8 @@ def _table(names: tuple[str, ...], device: torch.device) -> _Table:
         torch.tensor([*families, len(FAMILIES)], device=device),
         torch.tensor([*(one.full for one in ranges), 0.0], dtype=torch.float64, device=device),
         torch.tensor([*(one.draw == "sign" for one in ranges), False], device=device),
+        torch.eye(len(ORDER) + 1, len(ORDER), device=device),
     )
-
-
-@functools.cache
-@torch.inference_mode(False)  # kept longer than the mode they are made in
-def _own(names: tuple[str, ...], device: torch.device) -> Tensor:
-    """`(len(ORDER) + 1, len(names))`: 1 where the place is that of the name, and else 0."""
-    return torch.tensor([[float(name == one) for one in names] for name in (*ORDER, None)], device=device)
 
 
 def _hold(values: Tensor, top: float, dtype: torch.dtype) -> Tensor:

@@ -32,7 +32,9 @@ from .remedy import remedy_run
 from .train import Progress, Say, read_plan, train_run
 
 DEMO_RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.05, schedule="cosine", warmup_epochs=3, precision="fp32")
-IMBALANCE = "exp:20:40"  # with more images this network finds 95% of the unseen digits whatever is done: little is left to show
+IMBALANCE = (
+    "exp:20:40"  # with more images this network finds 95% of the unseen digits whatever is done: little is left to show
+)
 SEEDS = 3
 MODEL = "small_cnn"
 STRENGTHS = {  # of the image policies, from the largest to the rarest class; val chooses
