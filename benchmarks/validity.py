@@ -23,7 +23,12 @@ log n only, so that two curves with a floor in the tail would seem to say someth
   are difficult in all of them. Its p is adjusted for the number of diagnostics in the column (Holm).
 - A diagnostic adds to class size where the interval leaves out 0 and the adjusted p is below 0.05; "unsure" where only the
   first holds.
-- One that is undefined for too many classes, since their held-out images are few, is not tested.
+- One that is undefined for too many classes, since their held-out images are few, is not tested. `exp:100:1300` is the
+  smallest set of that ratio whose sixth class has the 20 held-out images of a comparison at matched n.
+
+In simulated runs of this form (8 tail orders, 2 seeds, no true relation) the interval left out 0 in 4% of 150, in 15% where
+most of what is left belongs to the class, in all tails; p was below 0.05 in 5 to 10%. Two curves in log n with nothing between
+them had a mean partial correlation per run of -0.15, and 0.01 here.
 
 Held-out recall stands among the diagnostics: what does not do better than it adds nothing to looking at the recall.
 """
@@ -53,7 +58,7 @@ from diversify.diagnosis import Diagnosis
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError, must
 from diversify.extraction import extract
-from diversify.functional import counts, draws, metrics
+from diversify.functional import draws, metrics
 from diversify.head import adjust_logits, retrain_head
 from diversify.heads import LinearHead, evaluating, read_head, split_head
 from diversify.measures import EXPLANATIONS, MEASURES
@@ -93,7 +98,7 @@ ASKED = (
 GAP_OUTCOMES = {"gap": "recall gap, train less test", "recall": "test recall"}
 GAIN_OUTCOMES = {name: f"gain of {title}" for name, title in REMEDIES.items()}
 BOOTSTRAPS = 4000
-PERMUTATIONS = 1999
+PERMUTATIONS = 999
 CONFIDENCE = 0.95
 FEWEST_TAILS = 4  # below, tail orders cannot be drawn with replacement
 FEWEST_CLASSES = 6  # of a run, with the diagnostic defined
@@ -343,7 +348,7 @@ def association(
     beside = NormalDist().cdf(-math.sqrt(size / (size - 1)) * float(student.ppf(0.5 + CONFIDENCE / 2, size - 1)))
     spread = _correlation(one, two, known, times @ rows, given=given)
     low, high = np.nanpercentile(spread, [100 * beside, 100 * (1 - beside)])
-    p = _chance(one, two, known, order, estimate) if given else math.nan
+    p = _chance(one, two, known, order) if given else math.nan
     return Association(estimate=estimate, low=float(low), high=float(high), p=p, classes=classes)
 
 
@@ -375,30 +380,35 @@ def _correlation(one: Array, two: Array, known: NDArray[np.bool_], weights: Arra
     return np.where((first > nothing) & (second > nothing), np.clip(found, -1, 1), np.nan)
 
 
-def _chance(one: Array, two: Array, known: NDArray[np.bool_], order: NDArray[np.int64], estimate: float) -> float:
-    """How often as strong a correlation comes when residuals change places, classes alike in all runs."""
-    left = [_without_size(values, known) for values in (one, two)]
+def _chance(one: Array, two: Array, known: NDArray[np.bool_], order: NDArray[np.int64]) -> float:
+    """How often as strong a correlation comes when what is left of ranks changes places, classes alike in all runs.
+
+    By size it is first brought to one spread: ranks vary least at the ends, and would be paired with the middle. What
+    has changed places has its means by size taken off again, as the outcome has.
+    """
     back = np.argsort(order, axis=1)
-    first, second, here = (np.take_along_axis(values, back, 1) for values in (*left, known))
-    num_classes = here.shape[1]
-    keys = draws.bits("validity null", torch.arange(PERMUTATIONS)[:, None], torch.arange(num_classes)).numpy()
-    found = np.zeros(PERMUTATIONS)
+    first, second = (_standardized(values, known) for values in (one, two))
+    by_class, here = np.take_along_axis(first, back, 1), np.take_along_axis(known, back, 1)
+    keys = draws.bits("validity null", torch.arange(PERMUTATIONS)[:, None], torch.arange(here.shape[1])).numpy()
+    moved = np.zeros((PERMUTATIONS, *by_class.shape))
     for pattern in np.unique(here, axis=0):
-        chosen = (here == pattern).all(1)
-        places = np.flatnonzero(pattern)
-        products = first[chosen][:, places].T @ second[chosen][:, places]
-        source = np.argsort(keys[:, places], axis=1)
-        found += products[source, np.arange(len(places))].sum(1)
-    actual = float((first * second).sum())
-    scale = actual / estimate if estimate else math.inf
-    as_strong = int((np.abs(found) >= abs(estimate) * abs(scale) * (1 - 1e-9)).sum()) if estimate else PERMUTATIONS
-    return (1 + as_strong) / (1 + PERMUTATIONS)
+        chosen, places = np.flatnonzero((here == pattern).all(1)), np.flatnonzero(pattern)
+        source = places[np.argsort(keys[:, places], axis=1)]  # (P, K)
+        moved[:, chosen[:, None], places] = by_class[chosen][:, source].transpose(1, 0, 2)
+    moved = np.take_along_axis(moved, np.broadcast_to(order, moved.shape), 2)
+    moved = np.where(known, moved - moved.sum(1, keepdims=True) / np.maximum(known.sum(0), 1), 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.abs((moved * second).sum((1, 2))) / np.sqrt((moved**2).sum((1, 2)))
+    strength = abs(float((first * second).sum())) / math.sqrt(float((first**2).sum()))
+    return float(1 + (found >= strength * (1 - 1e-9)).sum()) / (1 + PERMUTATIONS)
 
 
-def _without_size(values: Array, known: NDArray[np.bool_]) -> Array:
-    present = known.sum(0)
-    means = values.sum(0) / np.maximum(present, 1)
-    return np.where(known, values - means, 0.0)
+def _standardized(values: Array, known: NDArray[np.bool_]) -> Array:
+    """Values less the mean of their column over the known rows, over its standard deviation; 0 elsewhere."""
+    present = np.maximum(known.sum(0), 1)
+    left = np.where(known, values - values.sum(0) / present, 0.0)
+    spread = np.sqrt((left**2).sum(0) / present)
+    return left / np.where(spread > 0, spread, 1.0)
 
 
 # What the records say
@@ -500,7 +510,7 @@ def results() -> tuple[tuple[Runs, Answers], ...]:
 def evidence() -> dict[str, str]:
     """Per diagnostic, what `MEASURES` is to say of it: of the design with the most training steps."""
     if not results():
-        return {}
+        return dict.fromkeys(ASKED, "not tested")
     found = results()[-1][1]
     words = {outcome: verdicts(column) for outcome, column in found.items()}
 
@@ -514,7 +524,7 @@ def evidence() -> dict[str, str]:
 def _evidence(gap: str, gain: str) -> str:
     if gap == gain:
         return gap
-    return f"recall gap {gap}, gain of a remedy {gain}"
+    return f"{gap} for the recall gap, {gain} for the gain of a remedy"
 
 
 # The tables
@@ -637,7 +647,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data")
     parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--imbalance", default="exp:100:500")
+    parser.add_argument("--imbalance", default="exp:100:1300")
     parser.add_argument("--model", default="small_cnn")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=64)
