@@ -618,14 +618,19 @@ def text() -> str:
             f" hold-out, diagnosed on it alone, and read on test once; a remedy's gain is over cross entropy of the same tail"
             f" order and seed. Balanced test accuracy, %: {accuracy}. A cell is the rank correlation over classes, pooled"
             " within runs, after everything that class size says was taken out; its 95% interval draws tail orders. **Bold**:"
-            " the interval leaves out 0, and so does a null in which the diagnostic belongs to other classes, after Holm over"
-            f" the {len(tested)} diagnostics of a column; *italic*: the interval alone does, and of {len(tested)} about"
-            f" {0.05 * len(tested):.0f} would by chance. “–”: not tested, for too few classes have held-out images enough."
-            f"\n\n**Log n alone goes with the recall gap by {alone.estimate:+.2f}; beyond it,"
+            " the interval leaves out 0, and measures of other classes would reach as much with p < 0.05 at most, after Holm"
+            f" over the {len(tested)} diagnostics of a column; *italic*: the interval alone leaves out 0, as some of so many do"
+            " by chance. “–”: not tested, for too few classes have held-out images enough."
+        )
+        if math.isnan(alone.estimate):
+            told.append(f"Fewer than {FEWEST_TAILS} tail orders are complete: nothing is tested yet.")
+            continue
+        told.append(
+            f"**Log n alone goes with the recall gap by {alone.estimate:+.2f}; beyond it,"
             f" {len(adds['gap'])} of {len(tested)} diagnostics add to the gap ({_listed(adds['gap'])};"
-            f" unsure: {unsure['gap']}), and {len(gains)} to the gain of a remedy ({gained}).** "
-            + ("None says more of the gap than held-out recall itself. " if only_recall else "")
-            + f"Nothing was shown of {_listed(silent)}."
+            f" unsure: {unsure['gap']}), and {len(gains)} to the gain of a remedy ({gained}).**"
+            + (" None says more of the gap than held-out recall itself." if only_recall else "")
+            + (f" Nothing was shown of {_listed(silent)}." if silent else "")
         )
     return "\n\n".join(told)
 
