@@ -534,9 +534,13 @@ def _described(runs: Runs) -> str:
     design = runs.design
     seeds = len({int(one["seed"]) for one in runs.base})
     return (
-        f"{design['data']} {design['imbalance']}, {design['model']}, {design['epochs']} epochs: {len(runs.base)} networks,"
-        f" {len(set(runs.tails))} tail orders, {seeds} seed{'s' * (seeds != 1)}"
+        f"{design['data']} {design['imbalance']}, {design['model']}, {design['epochs']} epochs:"
+        f" {_number(len(runs.base), 'network')}, {_number(len(set(runs.tails)), 'tail order')}, {_number(seeds, 'seed')}"
     )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _cell(one: Association, word: str) -> str:
@@ -595,6 +599,10 @@ def text() -> str:
         return NO_RECORDS
     told = []
     for runs, found in results():
+        alone = association(np.log(runs.class_counts), runs.outcome("gap"), runs.class_counts, runs.tails, given=False)
+        if math.isnan(alone.estimate):
+            told.append(f"{_described(runs)}; nothing is tested below {FEWEST_TAILS} tail orders.")
+            continue
         design, words = runs.design, {outcome: verdicts(column) for outcome, column in found.items()}
         accuracy = ", ".join(
             f"{title} {100 * mean(float(one['balanced_accuracy']) for one in listed):.1f}"
@@ -607,7 +615,6 @@ def text() -> str:
         adds = {outcome: [name for name in ASKED if column[name] == "yes"] for outcome, column in words.items()}
         unsure = {outcome: sum(word == "unsure" for word in column.values()) for outcome, column in words.items()}
         silent = [name for name in tested if all(words[outcome][name] == "no" for outcome in words)]
-        alone = association(np.log(runs.class_counts), runs.outcome("gap"), runs.class_counts, runs.tails, given=False)
         gains = {name for outcome in GAIN_OUTCOMES for name in adds[outcome]}
         gained = "; ".join(f"{title}: {_listed(adds[name])}" for name, title in REMEDIES.items())
         only_recall = "recall_heldout" in tested and all(
@@ -622,9 +629,6 @@ def text() -> str:
             f" over the {len(tested)} diagnostics of a column; *italic*: the interval alone leaves out 0, as some of so many do"
             " by chance. “–”: not tested, for too few classes have held-out images enough."
         )
-        if math.isnan(alone.estimate):
-            told.append(f"Fewer than {FEWEST_TAILS} tail orders are complete: nothing is tested yet.")
-            continue
         told.append(
             f"**Log n alone goes with the recall gap by {alone.estimate:+.2f}; beyond it,"
             f" {len(adds['gap'])} of {len(tested)} diagnostics add to the gap ({_listed(adds['gap'])};"

@@ -159,6 +159,9 @@ def test_an_unfinished_run_is_left_out(recorded: Path) -> None:
     (runs,) = validity.designs(validity.kept(recorded))
     assert len(runs.base) == 14
     assert "3" not in runs.tails
+    storage.write_jsonl(recorded, [one for one in kept if one["tail_order"] in "012"])
+    assert "nothing is tested below 4 tail orders" in validity.text()
+    assert set(validity.evidence().values()) == {"not tested"}
 
 
 def test_measures_say_what_the_records_say() -> None:
