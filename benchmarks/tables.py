@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cifar10_lt_diagnosis, cifar10_lt_head, resident
+from benchmarks import cifar10_lt_diagnosis, cifar10_lt_head, resident, validity
 from diversify import benchmark_report, storage
 from diversify.study import compare
 
@@ -52,6 +52,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,
     "cifar10_lt_answers": cifar10_lt_diagnosis.answer_table,
+    "validity_text": validity.text,
+    "validity_gap": validity.gap_table,
+    "validity_gain": validity.gain_table,
 }
 
 

@@ -509,7 +509,7 @@ def _meanings(demo: Demo) -> tuple[Meaning, ...]:
             for place, (name, text, source) in enumerate(ways)
         ),
         *(
-            Meaning(title=one.title, text=one.meaning, source=one.source, anchor=wording.anchor(name))
+            Meaning(title=one.title, text=wording.with_evidence(one), source=one.source, anchor=wording.anchor(name))
             for name in ("ce_magnitude_gap", "ce_magnitude_ratio", "diversity_vendi_heldout")
             for one in (MEASURES[name],)
         ),

@@ -13,7 +13,11 @@ _DABLAIN = "Dablain et al. 2023"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One column of a diagnosis. `bad` is the end of the scale that speaks of trouble, "" where neither does."""
+    """One column of a diagnosis. `bad` is the end of the scale that speaks of trouble, "" where neither does.
+
+    `evidence` says whether it adds to class size in telling the recall gap of a class, and what a remedy gains there, on the
+    runs of `benchmarks/validity.py`: "yes", "unsure", "no" or "not tested"; "" for what is no diagnostic.
+    """
 
     title: str
     meaning: str
@@ -21,6 +25,7 @@ class Measure:
     bad: Direction = ""
     interval: bool = False
     source: str = ""
+    evidence: str = ""
 
 
 def _diversity(title: str, meaning: str, bad: Direction, source: str) -> dict[str, Measure]:
@@ -38,7 +43,7 @@ def _diversity(title: str, meaning: str, bad: Direction, source: str) -> dict[st
     }
 
 
-MEASURES: dict[str, Measure] = {
+_DEFINED: dict[str, Measure] = {
     "count": Measure(title="training images", meaning="Images of the class the model learned from.", unit="images"),
     "count_heldout": Measure(
         title="held-out images", meaning="Images of the class the model did not see.", unit="images"
@@ -230,6 +235,41 @@ MEASURES: dict[str, Measure] = {
     **_diversity("hill:features in use", "Effective number of features among n images' own top-K", "low", "Hill 1973"),
     **_diversity("spread:within-class spread", "Mean squared distance of n images to their mean", "low", ""),
     **_diversity("cosine:mean cosine", "Mean cosine between n images; high means alike", "high", ""),
+}
+
+# Whether a diagnostic adds to class size; printed by `python -m benchmarks.validity --evidence`, compared by a test.
+EVIDENCE: dict[str, str] = {
+    "recall_heldout": "not tested",
+    "precision_heldout": "not tested",
+    "margin": "not tested",
+    "ece": "not tested",
+    "ceiling_gain": "not tested",
+    "ce_magnitude_ratio": "not tested",
+    "ce_magnitude_gap": "not tested",
+    "fe_magnitude_ratio": "not tested",
+    "identity_overlap": "not tested",
+    "top_k_share": "not tested",
+    "feature_deviation": "not tested",
+    "range_gap": "not tested",
+    "nc1": "not tested",
+    "nc1_heldout": "not tested",
+    "head_norm": "not tested",
+    "safe": "not tested",
+    "diversity_vendi_train": "not tested",
+    "diversity_vendi_heldout": "not tested",
+    "diversity_effective_rank_heldout": "not tested",
+    "diversity_hill_heldout": "not tested",
+    "diversity_spread_heldout": "not tested",
+    "diversity_cosine_heldout": "not tested",
+    "ce_magnitude_ratio_tp": "not tested",
+    "needed_tp": "not tested",
+    "border": "not tested",
+    "rare": "not tested",
+    "outlier": "not tested",
+}
+
+MEASURES: dict[str, Measure] = {
+    name: dataclasses.replace(one, evidence=EVIDENCE.get(name, "")) for name, one in _DEFINED.items()
 }
 
 # The diagnostics a class's recall may be explained with, beside its size.

@@ -359,7 +359,7 @@ def _beyond_table(diagnosis: Diagnosis) -> Table | None:
 def _meanings(measures: Iterable[str]) -> tuple[Meaning, ...]:
     wanted = set(measures)
     return tuple(  # in the order in which they refer to each other
-        Meaning(title=one.title, text=one.meaning, source=one.source, anchor=wording.anchor(name))
+        Meaning(title=one.title, text=wording.with_evidence(one), source=one.source, anchor=wording.anchor(name))
         for name, one in MEASURES.items()
         if name in wanted
     )

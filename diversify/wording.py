@@ -39,6 +39,11 @@ def with_source(measure: Measure) -> str:
     return f"{measure.meaning} {measure.source}." if measure.source else measure.meaning
 
 
+def with_evidence(measure: Measure) -> str:
+    """What a measure means, and whether it was seen to add to class size, where that was asked."""
+    return f"{measure.meaning} Adds to class size: {measure.evidence}." if measure.evidence else measure.meaning
+
+
 def order_of(values: Tensor) -> list[int]:
     """Every class, smallest value first and undefined ones last."""
     listed = values.tolist()

@@ -14,7 +14,7 @@ from diversify import storage
 from diversify.cli import run
 from diversify.data import load_data
 from diversify.demo_report import Trained, outcome_of
-from diversify.diagnosis import Diagnosis
+from diversify.functional.counts import exponential_profile
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,10 @@ def test_the_report_shows_before_and_after_and_the_images(shown: Path) -> None:
         assert name in page
         assert name in text
     strengths, pictures = 5, 3
-    counts = Diagnosis.from_dict(storage.read_json(shown / "seeds/0/diagnosis/diagnosis.json", "diagnosis"))["count"]
-    assert int(counts.min()) < pictures, "a class with fewer images than are shown"
-    assert page.count('<img src="data:image/png') == strengths * int(counts.clamp(max=pictures).sum())
+    counts = exponential_profile(10, 20, 40)
+    assert demo.IMBALANCE == "exp:20:40"
+    assert min(counts) < pictures, "a class with fewer images than are shown"
+    assert page.count('<img src="data:image/png') == strengths * sum(min(count, pictures) for count in counts)
     assert "diversify train --data" in text
 
 

@@ -14,7 +14,7 @@ from diversify.errors import InputError
 from diversify.heads import split_head
 from diversify.ingredients import Ingredients
 from diversify.models import build_model
-from diversify.plan import Mixing, Plan
+from diversify.plan import Mixing, Plan, Strengths
 from diversify.resident import ResidentImages, features_of, fit_resident
 from diversify.training import Recipe, fit
 
@@ -36,7 +36,7 @@ def on_the_device_of_fit(data: ResidentImages) -> ResidentImages:
 
 
 def plan(**changes: object) -> Plan:
-    made = Plan.from_counts(["a", "b", "c"], COUNTS)
+    made = Plan.from_counts(["a", "b", "c"], COUNTS, strengths=Strengths(mixing=Mixing()))
     return made.model_copy(update=changes)
 
 
