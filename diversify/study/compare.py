@@ -76,7 +76,10 @@ Role = Literal["baseline", "reweighting", "ours"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number over seeds: its values seed by seed, their mean, and its 95% t interval, NaN with fewer than 2."""
+    """A number over seeds: its values seed by seed, their mean, and its 95% t interval, NaN with fewer than 2.
+
+    The interval of a share ends where shares do, at 0 and 1.
+    """
 
     seeds: tuple[int, ...]
     values: tuple[float, ...]
@@ -85,17 +88,19 @@ class Estimate:
     high: float
 
     @classmethod
-    def of(cls, by_seed: Mapping[int, float]) -> Estimate:
+    def of(cls, by_seed: Mapping[int, float], *, share: bool = False) -> Estimate:
         """From a value per seed; seeds without one are left out."""
         known = {seed: by_seed[seed] for seed in sorted(by_seed) if math.isfinite(by_seed[seed])}
         values = tuple(known.values())
         low, high = mean_interval(values)
+        if share and len(values) > 1:
+            low, high = max(low, 0.0), min(high, 1.0)
         return cls(seeds=tuple(known), values=values, mean=fmean(values) if values else math.nan, low=low, high=high)
 
     @property
     def half(self) -> float:
-        """Half the width of the interval."""
-        return (self.high - self.low) / 2
+        """How far the interval reaches from the mean, to its farther end."""
+        return max(self.high - self.mean, self.mean - self.low)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -554,7 +559,10 @@ def _method(
         name=name,
         seeds=tuple(finals),
         missing=tuple(seed for seed in planned if seed not in finals),
-        scores={score: Estimate.of({seed: found[score] for seed, found in scored.items()}) for score in SCORES},
+        scores={
+            score: Estimate.of({seed: found[score] for seed, found in scored.items()}, share=score not in COSTS)
+            for score in SCORES
+        },
         recall=tuple(_mean(values) for values in zip(*ranked, strict=True)) if len({*map(len, ranked)}) == 1 else (),
         budget=_budget(records, list(finals.values())),
         inside=inside(third=True),
