@@ -11,12 +11,12 @@ from diversify.study.trial import Task, run_trial
 COUNTS = (48, 24, 12, 6)
 
 
-def write_data(file: Path, *, counts: tuple[int, ...] = COUNTS, val: bool = False, **rolled: int) -> Path:
+def write_data(file: Path, *, counts: tuple[int, ...] = COUNTS, with_val: bool = False, **rolled: int) -> Path:
     """An `npz:` file; `test=1` or `val=1` gives the images of that split the label of the next class."""
     random = np.random.default_rng(0)
     patterns = random.integers(40, 216, (len(counts), 8, 8))
     arrays: dict[str, Any] = {}
-    splits = {"train": counts, "test": (10,) * len(counts)} | ({"val": (8,) * len(counts)} if val else {})
+    splits = {"train": counts, "test": (10,) * len(counts)} | ({"val": (8,) * len(counts)} if with_val else {})
     for split, sizes in splits.items():
         labels = np.repeat(np.arange(len(sizes)), sizes)
         images = patterns[labels] + random.normal(0, 60, (len(labels), 8, 8))
