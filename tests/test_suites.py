@@ -1,10 +1,17 @@
 """The suites that are known by name hold together."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from diversify.data import Imbalance, class_order
+from diversify.errors import InputError
 from diversify.models import MODELS
 from diversify.named_sources import SOURCES
+from diversify.runs import benchmark_run
+from diversify.runs.benchmark import Benchmarked
 from diversify.study.methods import method_named
 from diversify.study.protocol import Choice, Protocol
 from diversify.study.suites import DIGITS, SUITES, THE_EIGHT
@@ -39,3 +46,54 @@ def test_its_methods_are_known_and_begin_at_a_value_of_their_space(protocol: Pro
 @EVERY
 def test_what_is_compared_is_there(protocol: Protocol) -> None:
     assert {"ce", "balanced_softmax", "diversify", "balanced_softmax+images+mix+head"} <= set(protocol.methods)
+
+
+TEMPLATE = Path(__file__).parent.parent / "benchmarks" / "own_folder.py"
+
+
+def write_images(folder: Path, **sizes: tuple[int, ...]) -> None:
+    """Split by split, so many images of each class: noise about a colour of the class's own."""
+    random = np.random.default_rng(0)
+    for split, counts in sizes.items():
+        for name, count, colour in zip(("ant", "bee", "cat"), counts, (60, 120, 180), strict=True):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = (colour + random.normal(0, 30, (12, 12, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+
+
+def test_the_template_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="DIR"):
+        benchmark_run(
+            str(TEMPLATE), out=Path("r.jsonl"), device="cpu", say=lambda line: None, progress=lambda step: None
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_template_runs_on_a_folder_of_images(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", train=(20, 10, 5), test=(4, 4, 4))
+    text, changes = (
+        TEMPLATE.read_text(),
+        {
+            'DIR = "DIR"': f"DIR = {str(tmp_path / 'images')!r}",
+            'MODEL = "torchvision:resnet18"': 'MODEL = "small_cnn"',
+            "\nEPOCHS = 60": "\nEPOCHS = 2",
+            "TRIAL_EPOCHS = 30": "TRIAL_EPOCHS = 1",
+            "TRIALS = 4": "TRIALS = 1",
+            "SEEDS = (0, 1, 2)": "SEEDS = (0,)",
+        },
+    )
+    for before, after in changes.items():
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    (tmp_path / "mine.py").write_text(text)
+    found = benchmark_run(
+        str(tmp_path / "mine.py"),
+        out=tmp_path / "r.jsonl",
+        methods="ce,remix_drw,balanced_softmax+images",
+        device="cpu",
+        say=lambda line: None,
+        progress=lambda step: None,
+    )
+    assert found == Benchmarked(trials=3, finals=3, new=6)
