@@ -203,24 +203,38 @@ class PriorCorrectedLoss:
     """The slots `criterion` and `after` of a plan: cross entropy with the drawn prior taken out, then and afterwards."""
 
     def __init__(self, plan: Plan) -> None:
-        self.use(plan)
+        self._after = plan.prior_correction.after
+        self._loss = _PriorCorrected(plan.log_prior, plan.prior_correction.training)
 
     def use(self, plan: Plan) -> None:
         """Go on with another plan of the same classes."""
-        self._correction, self._log_prior = plan.prior_correction, plan.log_prior
+        made = _PriorCorrected(plan.log_prior, plan.prior_correction.training)
+        self._after = plan.prior_correction.after
+        if not made.is_that_of(self._loss):
+            self._loss = made
 
     def __call__(self, epoch: int) -> Criterion:
-        """The loss, the same in every epoch."""
+        """The loss, the same object as long as it stays the same: a captured step is known by it."""
         return self._loss
 
     def after(self) -> Tensor:
         """`(C,)`: what is to be subtracted from the logits of the finished network."""
-        return self._correction.after * self._log_prior
+        return self._after * self._loss.log_prior
 
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if self._log_prior.device != logits.device:
-            self._log_prior = self._log_prior.to(logits.device)
-        return prior_corrected_cross_entropy(logits, targets, self._log_prior, self._correction.training)
+
+class _PriorCorrected:
+    """Cross entropy with a multiple of this log prior taken out, on the device of what it is given."""
+
+    def __init__(self, log_prior: Tensor, strength: float) -> None:
+        self.log_prior, self.strength = log_prior, strength
+
+    def is_that_of(self, other: _PriorCorrected) -> bool:
+        return self.strength == other.strength and torch.equal(self.log_prior, other.log_prior.to(self.log_prior))
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.log_prior.device != logits.device:
+            self.log_prior = self.log_prior.to(logits.device)
+        return prior_corrected_cross_entropy(logits, targets, self.log_prior, self.strength)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,7 +266,7 @@ def draws_as_they_come(plan: Plan, labels: Tensor) -> bool:
     """Whether the plan draws every one of these images once an epoch, as plain training does."""
     natural = class_counts(labels, plan.num_classes).double() / len(labels)
     budget = plan.images_per_epoch
-    return budget in (None, len(labels)) and torch.allclose(plan.draws, natural, rtol=0, atol=1e-9)
+    return budget in (None, len(labels)) and torch.allclose(plan.draws, natural, rtol=0, atol=1e-8)
 
 
 def can_vary(policy: ImagePolicy) -> bool:

@@ -95,6 +95,8 @@ def fit_resident(
     captured = device.type == "cuda" if captured is None else captured
     loop = _Loop(model, train, recipe, num_classes, ingredients, prepare, captured, compiled, progress)
     setters = ingredients.epoch_setters(cast(Any, train), recipe.epochs)
+    if hasattr(loop.sampler, "set_epoch"):  # a sampler that is to be told more hears that afterwards
+        setters = (loop.sampler.set_epoch, *setters)
     for epoch in range(recipe.epochs):
         started = time.perf_counter()
         for set_epoch in setters:
@@ -167,7 +169,6 @@ class _Loop:
         self.ingredients, self.prepare, self.progress = ingredients, prepare, progress
         self.device = train.images.device
         self.sampler = ingredients.sampler or EpochSampler(len(train), seed=recipe.seed)
-        self.told = hasattr(self.sampler, "set_epoch") and ingredients.sampler is None
         size = recipe.batch_size
         self.chunk = max(1, (_CHUNK_ON_CPU if self.device.type == "cpu" else _CHUNK) // size) * size
         self.optimizer = build_optimizer(recipe, model, captured=captured)
@@ -178,8 +179,6 @@ class _Loop:
     def run_epoch(self, epoch: int) -> tuple[float, float, int]:
         """Trains; mean loss, accuracy and number of the rows that reached the loss."""
         recipe, adapt = self.recipe, self.ingredients.adapt
-        if self.told:
-            cast(EpochSampler, self.sampler).set_epoch(epoch)
         order, occurrences = _order_of(self.sampler)
         order, occurrences = order.to(self.device), occurrences.to(self.device)
         criterion = self.ingredients.criterion(epoch)

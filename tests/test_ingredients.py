@@ -354,6 +354,25 @@ def test_the_criterion_takes_out_the_drawn_prior_and_the_rest_is_taken_out_after
     assert torch.allclose(ingredients.after(), 0.5 * torch.tensor([0.2, 0.3, 0.5]).log())
 
 
+def test_the_criterion_is_one_object_until_the_prior_changes():
+    """A step that was captured for it can be replayed in every epoch."""
+    plan = plan_of()
+    loss = planned(plan).criterion
+    first = loss(0)
+    classes = tuple(one.model_copy(update={"image": ImagePolicy()}) for one in plan.classes)
+    loss.use(plan.model_copy(update={"classes": classes}))
+    assert loss(1) is first
+    evenly = tuple(one.model_copy(update={"draws": 1 / CLASSES}) for one in plan.classes)
+    changed = plan.model_copy(update={"classes": evenly})
+    loss.use(changed)
+    assert loss(2) is loss(3) is not first
+    logits, targets = torch.linspace(-1, 1, 12).view(4, 3), torch.tensor([0, 1, 2, 0])
+    expected = prior_corrected_cross_entropy(logits, targets, changed.log_prior, 1.0)
+    assert torch.equal(loss(2)(logits, targets), expected)
+    loss.use(plan.model_copy(update={"prior_correction": PriorCorrection(training=0.5)}))
+    assert not torch.equal(loss(4)(logits, targets), expected)
+
+
 @pytest.mark.parametrize("image_space", ["device", "workers"])
 @pytest.mark.parametrize("adapt", [None, AdaptivePlan])
 def test_a_run_by_a_plan_that_is_stopped_ends_as_one_that_was_not(tmp_path, image_space, adapt):

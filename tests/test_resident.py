@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Sampler, TensorDataset
 
 from diversify.adaptive import AdaptivePlan
 from diversify.augment import CropFlip
@@ -93,6 +94,26 @@ def test_a_plan_is_that_of_fit() -> None:
 
 def test_mixing_from_a_pool_is_that_of_fit() -> None:
     assert_same_run(lambda data: parts(mixing(plan()), data, pool=True))
+
+
+class Rotated(Sampler[int]):
+    """A sampler of one's own, which is told the epoch alone."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.epoch = length, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([(7 * place + 5 * self.epoch) % self.length for place in range(self.length // 2)])
+
+
+def test_a_sampler_of_ones_own_is_told_the_epoch_as_by_fit() -> None:
+    assert_same_run(lambda data: dataclasses.replace(parts(None, data), sampler=Rotated(len(data))))
 
 
 def test_adapting_is_that_of_fit() -> None:

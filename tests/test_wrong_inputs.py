@@ -137,6 +137,9 @@ def make_files(folder: Path) -> None:
     )
     (folder / "study.py").write_text(declared.replace("EPOCHS", "1"))
     (folder / "long.py").write_text(declared.replace("EPOCHS", "0"))
+    declared_on = declared.replace("EPOCHS", "1").replace("'digits'", f"'npz:{folder / 'plain.npz'}', imbalance='none'")
+    (folder / "untested.py").write_text(declared_on.replace("=1)", "=1, model='small_cnn', holdout=0.5)"))
+    (folder / "netless.py").write_text(declared.replace("EPOCHS", "1, model='small_cn'"))
     (folder / "odd.py").write_text(declared.replace("EPOCHS", "1") + "METHODS = 'mine'\n")
     (folder / "bare.py").write_text("")
     (folder / "slip.py").write_text("nothing()\n")
@@ -385,6 +388,12 @@ LINES = {
     # Studies
     "benchmark --out {dir}/r.jsonl": "SUITE|FILE.py must be given, got none; see `diversify benchmark --help`",
     "benchmark {dir}/study.py": "--out must be given, got none; see `diversify benchmark --help`",
+    "benchmark nosuch --out {dir}/r.jsonl": "SUITE must be one of digits, cifar10_lt_short, fashion_mnist_lt, cifar10_lt, cifar100_lt, FILE.py, got 'nosuch'",
+    "benchmark digit --out {dir}/r.jsonl": "SUITE must be one of digits, cifar10_lt_short, fashion_mnist_lt, cifar10_lt, cifar100_lt, FILE.py, got 'digit'; did you mean 'digits'?",
+    "benchmark digits --out {dir}/r.jsonl --methods ce+image": "suffix of ce+image must be one of images, mix, head, got 'image'; did you mean 'images'?",
+    "benchmark cifar10_lt --out {dir}/r.jsonl --root {dir}/void": "CIFAR10 under --root must be there, got {dir}/void; pass the right --root, or --download",
+    "benchmark {dir}/untested.py --out {dir}/r.jsonl": "data of a study must have images for test, got none in npz:{dir}/plain.npz",
+    "benchmark {dir}/netless.py --out {dir}/r.jsonl": "--model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function, got 'small_cn'; did you mean 'small_cnn'?",
     "benchmark {dir}/none.py --out {dir}/r.jsonl": "FILE.py must be an existing Python file, got {dir}/none.py",
     "benchmark {dir}/slip.py --out {dir}/r.jsonl": "FILE.py must be a Python file that runs, got {dir}/slip.py; NameError: name 'nothing' is not defined",
     "benchmark {dir}/bare.py --out {dir}/r.jsonl": "PROTOCOL of {dir}/bare.py must be a diversify.study.protocol.Protocol, got none",

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..adaptive import RULES, AdaptivePlan, AdaptiveRule
+from ..augment_images import BatchAugmenter
 from ..diagnosis import Diagnosis
-from ..errors import unknown
+from ..errors import must, unknown
 from ..head import adjust_logits, log_prior_of, normalize_tau, retrain_head
 from ..heads import LinearHead
 from ..ingredients import Criterion, Ingredients
@@ -314,21 +315,28 @@ def _diversified(*, images: bool = True, adaptive: bool = True) -> Make:
 
 
 def with_images(method: Method) -> Method:
-    """The method with images varied as `diversify` does, every class alike."""
+    """The method with images varied as `diversify` does, every class alike, in place of policies of its own."""
 
     def ingredients(setting: Setting, parameters: Parameters) -> Ingredients:
         own = method.ingredients(setting, parameters)
-        return dataclasses.replace(own, augment=_augmented(own, setting, number(parameters, "image_strength"), None))
+        plan = _plan_of(own, setting)
+        strength = number(parameters, "image_strength")
+        policy = ImagePolicy(operations=IMAGES, strength=strength, probability=IMAGE_PROBABILITY)
+        classes = tuple(one.model_copy(update={"image": policy}) for one in plan.classes)
+        made = from_plan(setting, plan.model_copy(update={"classes": classes}))
+        return dataclasses.replace(own, augment=made.augment, adapt=None)
 
     return _with(method, "images", "images varied, every class alike", IMAGE_SPACE, ingredients)
 
 
 def with_mix(method: Method) -> Method:
-    """The method with CutMix from evenly drawn classes, as `diversify` has."""
+    """The method with CutMix from evenly drawn classes, as `diversify` has, in place of mixing of its own."""
 
     def ingredients(setting: Setting, parameters: Parameters) -> Ingredients:
         own = method.ingredients(setting, parameters)
-        return dataclasses.replace(own, augment=_augmented(own, setting, None, number(parameters, "mix_probability")))
+        mixing = _mixing(setting, "cutmix", number(parameters, "mix_probability"), even=True)
+        made = from_plan(setting, _mixed_plan(_plan_of(own, setting), mixing), _begun_again(own))
+        return dataclasses.replace(own, augment=made.augment, adapt=made.adapt)
 
     return _with(method, "mix", "CutMix with partners drawn evenly from the classes", MIX_SPACE, ingredients)
 
@@ -349,16 +357,23 @@ def with_head(method: Method) -> Method:
 SUFFIXES: Mapping[str, Callable[[Method], Method]] = {"images": with_images, "mix": with_mix, "head": with_head}
 
 
-def _augmented(own: Ingredients, setting: Setting, strength: float | None, mix: float | None) -> Any:
-    """The slot `augment` with one of its parts set anew, and the other as it was."""
-    before: Plan = getattr(own.augment, "plan", None) or drawn_plan(setting, 1.0)
-    if strength is not None:
-        policy = ImagePolicy(operations=IMAGES, strength=strength, probability=IMAGE_PROBABILITY)
-        classes = tuple(one.model_copy(update={"image": policy}) for one in before.classes)
-        before = before.model_copy(update={"classes": classes})
-    if mix is not None:
-        before = _mixed_plan(before, _mixing(setting, "cutmix", mix, even=True))
-    return from_plan(setting, before).augment
+def _plan_of(own: Ingredients, setting: Setting) -> Plan:
+    """The plan that the slot `augment` works by; where it only has the base augmentation, one that changes nothing."""
+    if own.augment is setting.base:
+        return drawn_plan(setting, 1.0)
+    if not isinstance(own.augment, BatchAugmenter):
+        law = "be the base augmentation or a BatchAugmenter, for +images and +mix"
+        raise must("augment of the method", law, type(own.augment).__name__)
+    return own.augment.plan
+
+
+def _begun_again(own: Ingredients) -> Any:
+    """What makes the slot `adapt` anew, so that it follows another augmenter; None where nothing adapts."""
+    before = own.adapt
+    if not isinstance(before, AdaptivePlan):
+        return None
+    kept = ("every", "step", "first", "epochs", "least_seen", "rules")
+    return partial(AdaptivePlan, **{name: getattr(before, name) for name in kept})
 
 
 def _with(method: Method, suffix: str, meaning: str, space: Space, ingredients: Make) -> Method:

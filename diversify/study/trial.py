@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,14 @@ from torch.nn import functional
 
 from ..augment import CropFlip
 from ..augment_images import BatchAugmenter
-from ..data import Data, Split, View, collate, load_data, make_loader
+from ..data import Data, Split, View, class_order, collate, load_data, make_loader
 from ..embeddings import Embeddings
-from ..errors import must
-from ..extraction import extract
+from ..errors import must, unknown
+from ..extraction import autocast, extract, taking
 from ..functional import counts, metrics
 from ..head import adjust_logits
 from ..heads import LinearHead, SplitModel, evaluating, read_head, split_head
+from ..importing import describe
 from ..ingredients import Ingredients
 from ..leak import measure_leak
 from ..measuring import diagnose
@@ -51,6 +52,22 @@ class CosineHead(nn.Module):
         """`(N, D)` to `(N, C)` logits in [-scale, scale]."""
         turned = functional.normalize(self.weight, dim=1)
         return self.scale * functional.linear(functional.normalize(features, dim=1), turned)
+
+
+class _Answering(nn.Module):
+    """A backbone with another head: the network as the head step leaves it, whose own module could not hold any head."""
+
+    def __init__(self, split: SplitModel, head: LinearHead) -> None:
+        super().__init__()
+        self.split, self._head = split, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(N, C)` logits."""
+        features = self.split.features(images).float()
+        head = dataclasses.replace(
+            self._head, weight=self._head.weight.to(features.device), bias=self._head.bias.to(features.device)
+        )
+        return head.logits(features)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +102,28 @@ class Task:
             self._read[name] = self._sides(tail_order, split)
         return self._read[name]
 
+    def require_usable(self) -> None:
+        """Nothing, when data, network and device can be had and fit; else the InputError that every run would end in."""
+        protocol = self.protocol
+        for split in ("val", "test"):
+            recipe_of(protocol, {}, protocol.epochs_of(split), protocol.seeds[0])
+        try:
+            torch.zeros(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise must("device", "be there", repr(str(self.device)), describe(error)) from error
+        sides = self.sides(protocol.tail_orders[0], "val")
+        for tail_order in protocol.tail_orders:
+            class_order(tail_order, sides.data.num_classes)
+        first = sides.data.train
+        images = sides.view.normalize(collate([first.dataset[row] for row in range(min(2, len(first)))])[0])
+        model = build_model(protocol.model, sides.data.num_classes, channels=len(sides.view.mean)).to(self.device)
+        read_head(split_head(model).head)
+        with taking(images), evaluating(model), torch.inference_mode(), autocast(self.device, protocol.precision):
+            logits = model(images.to(self.device))
+        if not isinstance(logits, Tensor) or logits.shape[1:] != (sides.data.num_classes,):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise must(f"outputs of {protocol.model}", f"be (N, {sides.data.num_classes}) logits", got)
+
     def _sides(self, tail_order: str, split: str) -> _Sides:
         protocol = self.protocol
         data = load_data(
@@ -100,26 +139,41 @@ class Task:
         if int(present.min()) == 0:
             absent = ", ".join(data.class_names[c] for c in (present == 0).nonzero()[:, 0].tolist())
             raise must("every class", "have a training image", f"none of {absent}")
-        judged = data.val if split == "val" else data.test
-        if judged is None:
-            raise must("data of a study", f"have images for {split}", f"none in {protocol.data}")
+        judged = {"val": data.val, "test": data.test}
+        for name in ("val", "test") if split == "val" else ("test",):  # a search without a test would be in vain
+            if judged[name] is None:
+                raise must("data of a study", f"have images for {name}", f"none in {protocol.data}")
+        chosen = cast(Split, judged[split])
         if data.view is None:
             raise must("data of a study", "be images in [0, 1] with a mean and a std", protocol.data)
         return _Sides(
             data=data,
             view=data.view,
             train=_resident(data.train, self.device),
-            judged=_resident(judged, self.device),
-            judged_split=judged,
+            judged=_resident(chosen, self.device),
+            judged_split=chosen,
             class_counts=present,
         )
 
 
 def load_task(protocol: Protocol, *, root: str = "data", device: str | None = None, download: bool = False) -> Task:
-    """The data of a protocol, and where its runs are trained: on an accelerator if there is one, or on `device`."""
+    """The data of a protocol, and where its runs are trained: on an accelerator if there is one, or on `device`.
+
+    The images of the first trial are read and the network is built once, so that what no run could be made with is said
+    here, and not by every trial.
+
+    Raises:
+        InputError: data, network, tail orders or device cannot be had, the data have no val or no test, or the network
+            does not take their images.
+    """
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    where = torch.device(device) if device is not None else found or torch.device("cpu")
-    return Task(protocol, root=root, device=where, download=download)
+    try:
+        where = torch.device(device) if device is not None else found or torch.device("cpu")
+    except RuntimeError as error:
+        raise must("device", "be one that torch knows", repr(device), describe(error)) from error
+    task = Task(protocol, root=root, device=where, download=download)
+    task.require_usable()
+    return task
 
 
 def run_trial(
@@ -145,6 +199,8 @@ def run_trial(
         InputError: data that cannot be read or have no such split, or a loss that is not finite.
         Stopped: by `report`.
     """
+    if split not in ("val", "test"):
+        raise unknown("split", split, ("val", "test"))
     protocol = task.protocol
     orders = protocol.tail_orders
     sides = task.sides(orders[0] if split == "val" else protocol.tail_order_of(seed), split)
@@ -154,16 +210,7 @@ def run_trial(
     setting = build_setting(sides, epochs, seed)
     model = network_of(protocol, sides, method, seed)
     ingredients = method.ingredients(setting, parameters)
-    recipe = Recipe(
-        epochs=epochs,
-        batch_size=protocol.batch_size,
-        learning_rate=float(parameters.get("learning_rate", protocol.learning_rate[1])),
-        weight_decay=float(parameters.get("weight_decay", protocol.weight_decay[1])),
-        schedule=protocol.schedule,
-        warmup_epochs=min(protocol.warmup_epochs, epochs - 1),
-        precision=protocol.precision,
-        seed=seed,
-    )
+    recipe = recipe_of(protocol, parameters, epochs, seed)
     curve, images = [], 0
     training = time.perf_counter()
     run = _Run(sides=sides, model=model, recipe=recipe, ingredients=ingredients, setting=setting)
@@ -200,6 +247,20 @@ def build_setting(sides: _Sides, epochs: int, seed: int) -> Setting:
         epochs=epochs,
         seed=seed,
         base=CropFlip(padding=side // 8, mirror=sides.data.mirror),
+    )
+
+
+def recipe_of(protocol: Protocol, parameters: Parameters, epochs: int, seed: int) -> Recipe:
+    """How a run is trained, by its parameters or else the protocol's own."""
+    return Recipe(
+        epochs=epochs,
+        batch_size=protocol.batch_size,
+        learning_rate=float(parameters.get("learning_rate", protocol.learning_rate[1])),
+        weight_decay=float(parameters.get("weight_decay", protocol.weight_decay[1])),
+        schedule=protocol.schedule,
+        warmup_epochs=min(protocol.warmup_epochs, epochs - 1),
+        precision=protocol.precision,
+        seed=seed,
     )
 
 
@@ -323,7 +384,7 @@ class _Run:
         recall = metrics.recall(confusion)
         seconds = time.perf_counter() - started
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        inside = self.inside(train, judged, head) if split_name == "test" and train is not None else {}
+        inside = self.inside(split, train, judged, head) if split_name == "test" and train is not None else {}
         return Outcome(
             recall=tuple(None if math.isnan(value) else value for value in recall.tolist()),
             balanced_accuracy=float(recall.nanmean()),
@@ -340,7 +401,7 @@ class _Run:
             carried=carry,
         )
 
-    def inside(self, train: Embeddings, judged: Embeddings, head: LinearHead) -> Mapping[str, Any]:
+    def inside(self, split: SplitModel, train: Embeddings, judged: Embeddings, head: LinearHead) -> Mapping[str, Any]:
         """What changed in the network, per class; read from test and to be read only."""
         with_head = [dataclasses.replace(one, logits=head.logits(one.features)) for one in (train, judged)]
         names = self.setting.class_names
@@ -352,7 +413,7 @@ class _Run:
             images = self.sides.judged.images[chosen.to(self.sides.judged.images.device)].cpu()
             seen = torch.utils.data.TensorDataset(images, judged.labels[chosen])
             leak = measure_leak(
-                self.model,
+                _Answering(split, head),
                 augment.plan,
                 torch.utils.data.DataLoader(seen, batch_size=512),
                 prepare=self.sides.view.normalize,

@@ -1,0 +1,319 @@
+"""One run of a study: what it is trained on, what it is judged by, and what it says."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_study import COUNTS, but_for_time, protocol_of, run, write_data
+from torch import nn
+
+from diversify.data import load_data
+from diversify.errors import InputError
+from diversify.functional import metrics
+from diversify.heads import LinearHead, evaluating
+from diversify.ingredients import Ingredients
+from diversify.models import build_model
+from diversify.resident import fit_resident
+from diversify.study import trial
+from diversify.study.methods import METHODS, method_named
+from diversify.study.protocol import HeadStep, Method, Parameters, Setting, Stopped, Trained
+from diversify.study.trial import load_task, recipe_of
+
+CE = METHODS["ce"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "tiny.npz")
+
+
+class Spy:
+    """A method that remembers what it was given, and leaves everything as it is."""
+
+    def __init__(self) -> None:
+        self.settings: list[Setting] = []
+        self.trained: list[Trained] = []
+
+    @property
+    def method(self) -> Method:
+        def ingredients(setting: Setting, parameters: Parameters) -> Ingredients:
+            self.settings.append(setting)
+            return Ingredients(augment=setting.base)
+
+        def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+            self.trained.append(trained)
+            return HeadStep(head=trained.head)
+
+        return Method(name="spy", meaning="m", source="s", ingredients=ingredients, head_step=step)
+
+
+def pixels(images: torch.Tensor) -> list[bytes]:
+    return sorted(image.numpy().tobytes() for image in images)
+
+
+# Which images
+
+
+def test_a_trial_is_trained_without_the_holdout_and_a_final_run_on_all(file: Path) -> None:
+    spy, task = Spy(), load_task(protocol_of(file), device="cpu")
+    run(task, spy.method, "val")
+    run(task, spy.method, "test")
+    data = load_data(f"npz:{file}", holdout=0.25, measure_view=True)
+    val = pixels(torch.stack([data.val.dataset[row][0] for row in range(len(data.val))]))
+    kept, everything = (pixels(setting.images) for setting in spy.settings)
+    assert sorted([*kept, *val]) == everything
+    assert [setting.class_counts.tolist() for setting in spy.settings] == [[36, 18, 9, 4], list(COUNTS)]
+    assert all(torch.equal(one.labels.bincount(), one.class_counts) for one in spy.settings)
+    in_trial, in_final = spy.trained
+    assert len(in_trial.train) == len(kept)
+    assert in_trial.heldout.labels.bincount().tolist() == [12, 6, 3, 2]
+    assert len(in_final.train) == sum(COUNTS)
+    assert in_final.heldout is None
+
+
+def test_a_trial_is_judged_by_val_and_a_final_run_by_test(tmp_path: Path) -> None:
+    found = {}
+    for name, rolled in {"as it is": {}, "val": {"val": 1}, "test": {"test": 1}}.items():
+        task = load_task(protocol_of(write_data(tmp_path / f"{name}.npz", with_val=True, **rolled)), device="cpu")
+        found[name] = [but_for_time(run(task, CE, split)) for split in ("val", "test")]
+    assert found["val"][0] != found["as it is"][0] == found["test"][0]
+    assert found["test"][1] != found["as it is"][1] == found["val"][1]
+
+
+def test_seeds_of_final_runs_go_through_the_tail_orders_and_trials_stay_with_the_first(tmp_path: Path) -> None:
+    even = write_data(tmp_path / "even.npz", counts=(20, 20, 20, 20))
+    protocol = protocol_of(even, imbalance="exp:4", tail_orders=("canonical", "0"), seeds=(0, 1, 2), epochs=1, rungs=())
+    task = load_task(protocol, device="cpu")
+    trials = [run(task, CE, "val", seed=seed).class_counts for seed in (0, 1)]
+    finals = [run(task, CE, "test", seed=seed).class_counts for seed in (0, 1, 2)]
+    assert trials[0] == trials[1] == (15, 9, 5, 4)
+    assert finals[0] == finals[2] == (20, 12, 7, 5)
+    assert finals[1] != finals[0]
+    assert sorted(finals[1]) == sorted(finals[0])
+
+
+def test_trials_may_be_shorter_than_final_runs(file: Path) -> None:
+    spy, task = Spy(), load_task(protocol_of(file, trial_epochs=2, epochs=3, rungs=(1,)), device="cpu")
+    assert [run(task, spy.method, split).epochs for split in ("val", "test")] == [2, 3]
+    assert [setting.epochs for setting in spy.settings] == [2, 3]
+
+
+def test_another_split_is_refused(file: Path) -> None:
+    task = load_task(protocol_of(file), device="cpu")
+    with pytest.raises(InputError, match="split must be one of val, test, got 'train'"):
+        run(task, CE, "train")
+
+
+# What it says
+
+
+def test_balanced_accuracy_is_reported_at_the_rungs_of_a_trial(file: Path) -> None:
+    """By hand: the same network in the loop, looked at after every epoch."""
+    protocol = protocol_of(file)
+    task = load_task(protocol, device="cpu")
+    reported: list[tuple[int, float]] = []
+    outcome = run(task, CE, report=lambda epoch, value: reported.append((epoch, value)))
+    sides = task.sides("canonical", "val")
+    model = build_model("small_cnn", 4, channels=1, seed=0)
+    recipe = recipe_of(protocol, {}, 3, 0)
+    by_hand = []
+    setting = trial.build_setting(sides, 3, 0)
+    for _ in fit_resident(
+        model,
+        sides.train,
+        recipe=recipe,
+        num_classes=4,
+        ingredients=Ingredients(augment=setting.base),
+        prepare=sides.view.normalize,
+    ):
+        with evaluating(model), torch.no_grad():
+            predicted = model(sides.view.normalize(sides.judged.images)).argmax(1)
+        by_hand.append(metrics.balanced_accuracy(sides.judged.labels, predicted, 4))
+    assert reported == [(1, by_hand[0]), (2, by_hand[1])]
+    assert outcome.curve == tuple(by_hand[:2])
+    assert outcome.balanced_accuracy == by_hand[2]
+
+
+def test_a_report_may_stop_a_trial(file: Path) -> None:
+    task = load_task(protocol_of(file), device="cpu")
+    seen: list[int] = []
+
+    def report(epoch: int, value: float) -> None:
+        seen.append(epoch)
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        run(task, CE, report=report)
+    assert seen == [1]
+    assert run(task, CE, "test", report=report).curve == ()
+    assert seen == [1], "nothing is reported of a final run"
+
+
+def test_looking_at_val_changes_nothing(file: Path) -> None:
+    looked, not_looked = (
+        but_for_time(run(load_task(protocol_of(file, rungs=rungs), device="cpu"), CE)) for rungs in ((1, 2), ())
+    )
+    assert looked | {"curve": ()} == not_looked
+
+
+def test_what_changed_inside_is_told_by_final_runs(file: Path) -> None:
+    task = load_task(protocol_of(file), device="cpu")
+    method = method_named("balanced_softmax+images")
+    assert run(task, method).inside == {}
+    inside = run(task, method, "test").inside
+    assert set(inside) == {"magnitude_ratio", "diversity_heldout", "diversity_train", "leak"}
+    assert all(len(column) == 4 for column in inside.values())
+    assert "leak" not in run(task, CE, "test").inside, "no class has an image policy"
+
+
+def test_the_leak_is_that_of_the_head_that_is_judged(file: Path) -> None:
+    def always_first(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+        return HeadStep(head=LinearHead(weight=torch.zeros_like(trained.head.weight), bias=-torch.arange(4.0)))
+
+    images = method_named("ce+images")
+    step = Method(
+        name="first",
+        meaning="m",
+        source="s",
+        space=images.space,
+        ingredients=images.ingredients,
+        head_step=always_first,
+    )
+    outcome = run(load_task(protocol_of(file), device="cpu"), step, "test", changed={"learning_rate": 0.3})
+    assert outcome.recall == (1.0, 0.0, 0.0, 0.0)
+    assert outcome.inside["leak"] == [0.0] * 4
+
+
+@pytest.mark.parametrize("name", ["ce", "logit_adjustment"])
+def test_large_images_are_read_by_loaders_with_the_same_result(
+    name: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, split = METHODS[name], "test"
+    resident = run(load_task(protocol_of(file), device="cpu"), method, split)
+    monkeypatch.setattr(trial, "RESIDENT_BYTES", 0)
+    used: list[Any] = []
+
+    def fit(*args: Any, **options: Any) -> Any:
+        used.append(options)
+        return real(*args, **options)
+
+    real = trial.fit
+    monkeypatch.setattr(trial, "fit", fit)
+    monkeypatch.setattr(trial, "fit_resident", None)
+    spy = Spy()
+    task = load_task(protocol_of(file), device="cpu")
+    run(task, spy.method)
+    assert spy.settings[0].images is None
+    assert spy.settings[0].labels.bincount().tolist() == [36, 18, 9, 4]
+    read = run(task, method, split)
+    assert len(used) == 2
+    assert read.recall == resident.recall
+    assert read.ece == pytest.approx(resident.ece, abs=1e-5)
+    assert read.inside["magnitude_ratio"] == pytest.approx(resident.inside["magnitude_ratio"], rel=1e-4)
+
+
+PROGRAM = """
+import functools
+import sys
+from diversify.study import methods
+from diversify.study.trial import load_task, run_trial
+from tiny_study import protocol_of, run
+methods.retrain_head = functools.partial(methods.retrain_head, steps=5)
+task = load_task(protocol_of(sys.argv[1], epochs=1, rungs=()), device="cpu")
+for name in ("diversify", "eos", "smote"):
+    outcome = run(task, methods.METHODS[name])
+    run(task, methods.METHODS[name], "test", carried=outcome.carried)
+print([name for name in ("imblearn", "albumentations", "cv2") if name in sys.modules])
+"""
+
+
+def test_a_run_imports_neither_imbalanced_learn_nor_albumentations(file: Path) -> None:
+    root = Path(__file__).parent.parent
+    paths = os.pathsep.join([str(root), str(root / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(file)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+# What is said before the first run
+
+
+def three_outputs() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def wide(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(100, num_classes))
+
+
+def headless(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU())
+
+
+WRONG = [
+    ({"data": "digit"}, "--data must be one of digits,"),
+    ({"data": "npz:none.npz"}, "none.npz"),
+    ({"model": "resnet33"}, "--model must be one of small_cnn,"),
+    ({"model": "test_trial:three_outputs"}, "outputs of test_trial:three_outputs must be (N, 4) logits, got (2, 3)"),
+    ({"model": "test_trial:wide"}, "model must take these images, got RuntimeError: "),
+    ({"imbalance": "exp"}, "--imbalance must be exp:RATIO[:NMAX], step:RATIO:FRACTION or none, got 'exp'"),
+    ({"tail_orders": ("canonical", "x")}, "--tail-order must be canonical or a seed, got 'x'"),
+    ({"holdout": 0.001}, "data of a study must have images for val, got none in npz:"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[str(next(iter(one.values()))) for one, _ in WRONG])
+def test_what_no_run_could_be_made_with_is_said_at_the_door(changes: Any, message: str, file: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_task(protocol_of(file, **changes), device="cpu")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_a_linear_head_is_refused_at_the_door(file: Path) -> None:
+    with pytest.raises(InputError):
+        load_task(protocol_of(file, model="test_trial:headless"), device="cpu")
+
+
+def test_data_without_test_are_refused_before_a_search(file: Path, tmp_path: Path) -> None:
+    arrays = dict(np.load(file))
+    np.savez(tmp_path / "untested.npz", **{name: arrays[name] for name in ("train_images", "train_labels")})
+    protocol = protocol_of(tmp_path / "untested.npz")
+    with pytest.raises(InputError) as caught:
+        load_task(protocol, device="cpu")
+    assert str(caught.value) == f"data of a study must have images for test, got none in {protocol.data}"
+
+
+def test_a_class_without_training_images_is_refused(file: Path, tmp_path: Path) -> None:
+    arrays = dict(np.load(file))
+    kept = arrays["train_labels"] != 3
+    arrays |= {name: arrays[name][kept] for name in ("train_images", "train_labels")}
+    np.savez(tmp_path / "absent.npz", **arrays)
+    with pytest.raises(InputError, match="every class must have a training image, got none of class 3"):
+        load_task(protocol_of(tmp_path / "absent.npz"), device="cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77"])
+def test_a_device_that_is_not_there_is_refused_at_the_door(device: str, file: Path) -> None:
+    with pytest.raises(InputError, match="^device must be "):
+        load_task(protocol_of(file), device=device)
+
+
+def test_both_precisions_can_be_run_and_no_other(file: Path) -> None:
+    protocol = protocol_of(file, precision="bf16")
+    low = run(load_task(protocol, device="cpu"), CE, "test")
+    high = run(load_task(protocol_of(file), device="cpu"), CE, "test")
+    assert all(value is not None for value in low.recall)
+    assert low.ece != high.ece
+    with pytest.raises(InputError, match="precision must be one of fp32, bf16"):
+        load_task(protocol.model_copy(update={"precision": "fp8"}), device="cpu")
