@@ -409,7 +409,6 @@ def test_a_fresh_process_draws_the_same():
 def test_on_a_device_no_value_is_waited_for(method):
     """On tensors without values, which refuse whatever looks at one or whose shape depends on one."""
     image_ops._table.cache_clear()
-    image_ops._own.cache_clear()
     augment = BatchAugmenter(mixing_plan(method, policies=GRADED), base=dv.CropFlip(padding=2, mirror=True))
     augment(*batch(dtype=torch.float32), key_of())  # of the first batch the range is looked at
     with FakeTensorMode():
@@ -423,7 +422,6 @@ def test_on_a_device_no_value_is_waited_for(method):
         with pytest.raises(DynamicOutputShapeException):  # the way of the CPU does look
             image_ops.apply_policy(images, operation, strength, strength, by_rows=True)
     image_ops._table.cache_clear()
-    image_ops._own.cache_clear()
     assert (made.shape, made.device.type) == (images.shape, "cuda")
     assert soft.shape == (60, 3)
 

@@ -29,14 +29,12 @@ class Settings:
     """What is known of R rows before any pixel is looked at.
 
     Attributes:
-        names: Some operations.
-        own: `(R, len(names))` 1 where it is the row's own, and else 0.
+        own: `(R, len(ORDER))` 1 where it is the row's own operation, and else 0.
         amounts: As `own`, with the signed amount for 1.
         draw: `(R,)`.
         frame: Height and width.
     """
 
-    names: tuple[str, ...]
     own: Tensor
     amounts: Tensor
     draw: Tensor
@@ -44,11 +42,11 @@ class Settings:
 
     def of(self, name: str) -> Tensor:
         """`(R,)` the signed amounts of an operation."""
-        return self.amounts[:, self.names.index(name)]
+        return self.amounts[:, ORDER.index(name)]
 
     def among(self, name: str) -> Tensor:
         """`(R,)` whether it is the row's own."""
-        return self.own[:, self.names.index(name)]
+        return self.own[:, ORDER.index(name)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +137,7 @@ def _grey(images: Tensor) -> Tensor:
 
 def _tones(settings: Settings) -> tuple[Tensor, ...]:
     """The shares of the lightness and of its mean in what images go away from, black without either; and how far."""
-    weight = -settings.amounts.sum(1)  # of which all but one are 0
+    weight = -(settings.of("brightness") + settings.of("contrast") + settings.of("saturation"))
     return tuple(_by_image(one) for one in (settings.among("saturation"), settings.among("contrast"), weight))
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import must, unknown
-from .image_changes import FAMILIES, ORDER, Family, Settings
+from .image_changes import FAMILIES, ORDER, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,18 +170,19 @@ def _prepared(
     """Of every family the tensors that it prepares, each cut into its layers."""
     pairs = block.argsort(stable=True)  # of image and layer: family after family, layer after layer
     sides = [sum(row) for row in sizes]
-    sorted_columns = [one.T.reshape(-1).index_select(0, pairs).split(sides) for one in columns]
+    settings = _settings([one.T.reshape(-1).index_select(0, pairs) for one in columns], values)
+    parts = zip(*(one.split(sides) for one in (settings.own, settings.amounts, settings.draw)), strict=True)
     found = []
-    for row, one, *column in zip(sizes, FAMILIES, *sorted_columns, strict=False):
-        found.append([part.split(row) for part in one.prepare(_settings(one, column, values))] if sum(row) else [])
+    for row, one, (own, amounts, draw) in zip(sizes, FAMILIES, parts, strict=False):
+        its = Settings(own=own, amounts=amounts, draw=draw, frame=settings.frame)
+        found.append([part.split(row) for part in one.prepare(its)] if sum(row) else [])
     return found
 
 
-def _settings(family: Family, columns: Sequence[Tensor], values: Tensor) -> Settings:
+def _settings(columns: Sequence[Tensor], values: Tensor) -> Settings:
     kind, size, draw = columns
-    own = _own(family.names, kind.device).index_select(0, kind).to(size.dtype)
-    frame = (values.shape[2], values.shape[3])
-    return Settings(names=family.names, own=own, amounts=own * size[:, None], draw=draw, frame=frame)
+    own = _table((), kind.device).own.index_select(0, kind).to(size.dtype)
+    return Settings(own=own, amounts=own * size[:, None], draw=draw, frame=(values.shape[2], values.shape[3]))
 
 
 def _by_masks(
@@ -190,12 +191,11 @@ def _by_masks(
     """Every family computed for all images, and taken where it is the image's own."""
     used = [(number, one) for number, one in enumerate(FAMILIES) if set(one.names) & set(names)]
     for column in zip(*(one.unbind(1) for one in columns), strict=True):
+        settings = _settings(column, values)
         family = _table((), values.device).family[column[0]].view(-1, 1, 1, 1)
         made = values
         for number, one in used:
-            made = torch.where(
-                family == number, one.change(values, top, *one.prepare(_settings(one, column, values))), made
-            )
+            made = torch.where(family == number, one.change(values, top, *one.prepare(settings)), made)
         computed = (family > 0) & (family < len(FAMILIES))
         values = torch.where(computed, _hold(made.clone(), top, dtype), made)
     return _stored(values, dtype)
@@ -205,7 +205,8 @@ class _Table(NamedTuple):
     places: Tensor  # in `ORDER`, of every name
     family: Tensor  # of every place there, and of none, as are
     full: Tensor  # the full range
-    signed: Tensor  # and whether the draw gives it a sign
+    signed: Tensor  # whether the draw gives it a sign
+    own: Tensor  # and 1 in the column of that place, 0 in the others
 
 
 @functools.cache
@@ -218,14 +219,8 @@ def _table(names: tuple[str, ...], device: torch.device) -> _Table:
         torch.tensor([*families, len(FAMILIES)], device=device),
         torch.tensor([*(one.full for one in ranges), 0.0], dtype=torch.float64, device=device),
         torch.tensor([*(one.draw == "sign" for one in ranges), False], device=device),
+        torch.eye(len(ORDER) + 1, len(ORDER), device=device),
     )
-
-
-@functools.cache
-@torch.inference_mode(False)  # kept longer than the mode they are made in
-def _own(names: tuple[str, ...], device: torch.device) -> Tensor:
-    """`(len(ORDER) + 1, len(names))`: 1 where the place is that of the name, and else 0."""
-    return torch.tensor([[float(name == one) for one in names] for name in (*ORDER, None)], device=device)
 
 
 def _hold(values: Tensor, top: float, dtype: torch.dtype) -> Tensor:
