@@ -295,6 +295,7 @@ def image_plan(setting: Setting, strength: float, *, grade: float = GRADE, mix: 
         image_least=max(0.0, strength - grade),
         image_most=min(1.0, strength + grade),
         image_probability=IMAGE_PROBABILITY,
+        mixing=Mixing(),
         prior_correction=PriorCorrection(training=1.0),
     )
     plan = Plan.from_counts(setting.class_names, setting.class_counts, strengths=strengths)
