@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def _single_threaded(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def time_images() -> dict[str, Any]:
+def time_images(cores: int = 2) -> dict[str, Any]:
     """Four of all 18 operations at strength 0.7 on nine images of ten; smooth noise, for plain noise is hard on none."""
     count = 2048
     small = draws.uniform("pixels", torch.arange(count * 3 * 8 * 8)).view(count, 3, 8, 8)
@@ -190,8 +191,15 @@ def time_images() -> dict[str, Any]:
     found = _albumentations(0.7)
     some = A.SomeOf([found[name] for name in image_ops.OPERATIONS], n=4, replace=True, p=0.9)
     data = _Varied(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()), labels, A.Compose([some], seed=0))
+    alone = cores == 1
+    _single_threaded(0)
     loader = DataLoader(
-        data, batch_size=BATCH, num_workers=2, persistent_workers=True, worker_init_fn=_single_threaded, shuffle=True
+        data,
+        batch_size=BATCH,
+        num_workers=0 if alone else cores,
+        persistent_workers=not alone,
+        worker_init_fn=_single_threaded,
+        shuffle=True,
     )
 
     def ours() -> None:
@@ -202,12 +210,10 @@ def time_images() -> dict[str, Any]:
         for _ in loader:
             pass
 
-    torch.set_num_threads(2)
-    what = (
-        "how many times the images per second of the same policy through albumentations: BatchAugmenter where torch may use"
-        " two threads, albumentations in two workers, batches of 128"
-    )
-    return paired("images", what, ours, theirs, faster=True, images=count)
+    torch.set_num_threads(cores)
+    beside = "on one core each" if alone else "where torch may use two threads, albumentations in two workers"
+    what = f"how many times the images per second of the same policy through albumentations: BatchAugmenter, {beside}, batches of 128"
+    return paired("images_one_core" if alone else "images", what, ours, theirs, faster=True, images=count)
 
 
 class _Items(Dataset[tuple[Tensor, int]]):
@@ -267,6 +273,7 @@ FIGURES = {
     "smote": time_smote,
     "features": time_features,
     "images": time_images,
+    "images_one_core": partial(time_images, 1),
     "dataset": time_dataset,
     "head": time_head,
 }

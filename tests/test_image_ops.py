@@ -124,28 +124,6 @@ def test_what_is_made_may_enter_a_network_and_gradients_go_through(name):
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("numbers", [1, 1 << 20])
-def test_torch_keeps_its_threads_in_success_and_in_error(numbers, monkeypatch):
-    monkeypatch.setattr(image_ops, "_NUMBERS", numbers)
-    before, seen = torch.get_num_threads(), []
-
-    def watched(*_):
-        seen.append(torch.get_num_threads())
-        raise ArithmeticError
-
-    torch.set_num_threads(2)
-    try:
-        apply_policy(pictures(), *policy_for(12))
-        assert torch.get_num_threads() == 2
-        monkeypatch.setattr(image_ops, "_by_rows", watched)
-        with pytest.raises(ArithmeticError):
-            apply_policy(pictures(), *policy_for(12))
-        assert torch.get_num_threads() == 2
-        assert seen == [2 if numbers == 1 else 1]
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_large_images_are_varied_a_few_at_a_time(monkeypatch):
     images, settings = pictures(40), policy_for(40)
     whole = apply_policy(images, *settings)

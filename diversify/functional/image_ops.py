@@ -7,10 +7,9 @@ Taylor 2017), crop and flip beside them. An image comes out the same in whatever
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,7 +68,7 @@ PHOTOMETRIC = (
 OPERATIONS = (*GEOMETRIC, *PHOTOMETRIC, "erase", "crop", "flip")
 
 _CHUNK = 256  # images sorted together: enough for each operation to have some
-_NUMBERS = 1 << 20  # in all of them, so that they stay in the cache; a batch of fewer goes through one thread
+_NUMBERS = 1 << 20  # in all of them, so that they stay in the cache
 _FEWEST = 16  # however large they are
 _WAITS_FROM = 1024  # images on an accelerator from which on they are sorted, all together
 
@@ -133,16 +132,9 @@ def apply_policy(
     on_cpu = images.device.type == "cpu"
     if by_rows is None:
         by_rows = on_cpu or len(images) > _WAITS_FROM
-    with _threads(1 if on_cpu and images.numel() < _NUMBERS else None):
-        return _applied(images, operation, strength, draw, tuple(names), by_rows)
-
-
-def _applied(
-    images: Tensor, operation: Tensor, strength: Tensor, draw: Tensor, names: tuple[str, ...], by_rows: bool
-) -> Tensor:
     top = 255.0 if images.dtype == torch.uint8 else 1.0
     values = images.contiguous().to(torch.float64 if images.dtype == torch.float64 else torch.float32)
-    table = _table(names, images.device)
+    table = _table(tuple(names), images.device)
     kind = torch.where(strength > 0, table.places[operation], len(ORDER))
     draw = draw.to(values.dtype)
     size = strength.to(values.dtype) * table.full.to(values.dtype)[kind]
@@ -177,24 +169,6 @@ def _by_rows(values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch
         values = torch.cat(parts)
         _hold(values[sizes[0][layer] : count - sizes[-1][layer]], top, dtype)  # what was only moved holds as it is
     return _stored(values, dtype).index_select(0, lies[-1])
-
-
-@contextlib.contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """With so many threads, or as many as there are.
-
-    Hundreds of small operations gain nothing from sharing each out, and where loader workers keep the cores busy, as they do
-    in training, waiting for the other threads each time is ten times the work.
-    """
-    before = torch.get_num_threads()
-    if number is None or number == before:
-        yield
-        return
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _prepared(
