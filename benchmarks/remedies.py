@@ -180,7 +180,7 @@ def _single_threaded(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def time_images(cores: int = 2) -> dict[str, Any]:
+def time_images(cores: int = 2, batch: int = BATCH) -> dict[str, Any]:
     """Four of all 18 operations at strength 0.7 on nine images of ten; smooth noise, for plain noise is hard on none."""
     count = 2048
     small = draws.uniform("pixels", torch.arange(count * 3 * 8 * 8)).view(count, 3, 8, 8)
@@ -195,7 +195,7 @@ def time_images(cores: int = 2) -> dict[str, Any]:
     _single_threaded(0)
     loader = DataLoader(
         data,
-        batch_size=BATCH,
+        batch_size=batch,
         num_workers=0 if alone else cores,
         persistent_workers=not alone,
         worker_init_fn=_single_threaded,
@@ -203,7 +203,7 @@ def time_images(cores: int = 2) -> dict[str, Any]:
     )
 
     def ours() -> None:
-        for rows in draws.permutation(count, "order").split(BATCH):
+        for rows in draws.permutation(count, "order").split(batch):
             augment(images.index_select(0, rows), labels.index_select(0, rows))
 
     def theirs() -> None:
@@ -212,8 +212,9 @@ def time_images(cores: int = 2) -> dict[str, Any]:
 
     torch.set_num_threads(cores)
     beside = "on one core each" if alone else "where torch may use two threads, albumentations in two workers"
-    what = f"how many times the images per second of the same policy through albumentations: BatchAugmenter, {beside}, batches of 128"
-    return paired("images_one_core" if alone else "images", what, ours, theirs, faster=True, images=count)
+    what = f"how many times the images per second of the same policy through albumentations: BatchAugmenter, {beside}, batches of {batch}"
+    name = "images_one_core" if alone else "images" if batch == BATCH else f"images_{batch}"
+    return paired(name, what, ours, theirs, faster=True, images=count)
 
 
 class _Items(Dataset[tuple[Tensor, int]]):
@@ -273,6 +274,7 @@ FIGURES = {
     "smote": time_smote,
     "features": time_features,
     "images": time_images,
+    "images_1024": partial(time_images, batch=1024),  # as `fit_resident` makes them
     "images_one_core": partial(time_images, 1),
     "dataset": time_dataset,
     "head": time_head,
