@@ -74,7 +74,9 @@ def fit_resident(
     """`fit`, with the images on the device of `train`; yields a record after every epoch, without a look at val.
 
     The model sees the same images in the same order as in `fit`, and without mixing ends with the same weights, up to
-    rounding. `ingredients.augment` is handed many batches at a time, so its key has a step for every row.
+    rounding. `ingredients.augment` is handed many batches at a time, so its key has a step for every row. Where a step is
+    captured, `ingredients.criterion` has to return the same object as long as the loss is the same, and another where it
+    changes: numbers that a loss object holds are captured with it.
 
     Args:
         prepare: Images as `train` has them to images as the model sees them, after `ingredients.augment`.
@@ -358,7 +360,8 @@ class _Captured(_Eager):
     def everything(self) -> dict[str, Tensor]:
         """Every tensor that a step changes."""
         model = getattr(self.model, "_orig_mod", self.model)
-        found = {f"model.{name}": value for name, value in model.state_dict().items()}
+        kept = (*model.named_parameters(), *model.named_buffers())
+        found = {f"model.{name}": value.detach() for name, value in kept}
         for place, state in enumerate(self.optimizer.state.values()):
             found |= {f"optimizer.{place}.{name}": v for name, v in state.items() if isinstance(v, Tensor)}
         return found | {"totals": self.totals, "place": self.place, "predicted": self.predicted}

@@ -314,8 +314,14 @@ def load(path: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
 
 
 def load_protocol(path: Path) -> dict[str, Any]:
-    """What the study whose records are at `path` held fixed; empty where nothing says so beside them."""
-    return _beside(path, "protocol")
+    """What the study whose records are at `path` held fixed; empty where nothing says so beside them.
+
+    Its methods are all that were ever asked for, not only those of the last command.
+    """
+    protocol = _beside(path, "protocol")
+    if isinstance(methods := protocol.get("methods"), list):
+        protocol = {**protocol, "methods": list(dict.fromkeys([*methods, *load_spaces(path)]))}
+    return protocol
 
 
 def load_spaces(path: Path) -> dict[str, Any]:
@@ -328,7 +334,7 @@ def _beside(path: Path, part: str) -> dict[str, Any]:
     if not beside.is_file():
         return {}
     found = storage.read_json(beside, beside.name)
-    kept = found.get(part) if isinstance(found, dict) else None
+    kept = found.get(part, {}) if isinstance(found, dict) else None
     if not isinstance(kept, dict):
         raise must(beside.name, f"hold a {part}", beside)
     return kept
@@ -598,9 +604,14 @@ def _references(
 ) -> dict[Role, Reference]:
     known = {one.name: one for one in methods}
     judged = [known[name] for name in reweighting if known[name].budget.val is not None]
-    best = min(judged, key=lambda one: (-(one.budget.val or 0.0), one.name), default=None)
+    top = max((one.budget.val or 0.0 for one in judged), default=0.0)
+    tied = [one for one in judged if one.budget.val == top]
+    # of equals on val the one that is hardest to beat, so that a tie favours nobody who is compared with it
+    best = max(tied, key=lambda one: (_or_low(one.scores["balanced_accuracy"].mean), one.name), default=None)
     if best:
         why = f"the best reweighting method on val is {best.name}"
+        if len(tied) > 1:
+            why = f"{len(tied)} reweighting methods are equal on val, of which {best.name} is taken, the best of them on test"
     elif reweighting:
         why = "no reweighting method has a complete trial, so val names no best one"
     else:
@@ -618,6 +629,10 @@ def _references(
             reason = ""
         found[role] = _reference(role, name, reason, methods, finals)
     return found
+
+
+def _or_low(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf
 
 
 def _reference(
@@ -708,6 +723,12 @@ def _caveats(
         if len({str(one.get(name)) for one in finals}) > 1:
             listed = ", ".join(sorted({str(one.get(name)) for one in finals}))
             found.append(f"Seconds and memory were measured with several {what}: {listed}")
+    if len({str(one.get("commit")) for one in finals}) > 1:
+        found.append("The final runs were made by several states of the library: see the commits of the records")
+    vals = [one.budget.val for one in methods if one.budget.val is not None]
+    equal = sum(value == max(vals) for value in vals) if vals else 0
+    if equal > 1:
+        found.append(f"Val cannot tell the best {equal} methods apart: it is too small, or too easy, to choose much by")
     if any(value is None for one in finals for value in one["recall"]):
         found.append("Some classes have no test images; they are in no mean")
     if protocol.get("confirmation") is True:

@@ -8,7 +8,7 @@ its diagnosis, so that a difference to it is not one of augmentation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -258,6 +258,10 @@ def _planned(make: Callable[[Setting, Diagnosis], Plan]) -> Step:
     def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
         if trained.carried is not None:
             plan = Plan.from_dict(trained.carried["plan"])
+            before = torch.tensor([one.count for one in plan.classes])
+            if not torch.equal(before.argsort(stable=True), setting.class_counts.argsort(stable=True)):
+                law = "have the classes in the order of size in which its plan was made"
+                raise must("a final run", law, "another tail order", "leave the protocol one tail order")
         elif trained.heldout is not None:
             names = setting.class_names
             found = diagnose(trained.train, trained.heldout, head=trained.head, class_names=names, seed=setting.seed)
@@ -618,10 +622,19 @@ def method_named(name: str) -> Method:
     first, *suffixes = name.split("+")
     if first not in METHODS:
         raise unknown("method", first, METHODS)
-    method = METHODS[first]
+    return with_suffixes(METHODS[first], suffixes)
+
+
+def with_suffixes(method: Method, suffixes: Sequence[str]) -> Method:
+    """The method with what each suffix adds, from left to right.
+
+    Raises:
+        InputError: there is no such suffix.
+    """
+    whole = "+".join((method.name, *suffixes))
     for suffix in suffixes:
         if suffix not in SUFFIXES:
-            raise unknown(f"suffix of {name}", suffix, SUFFIXES)
+            raise unknown(f"suffix of {whole}", suffix, SUFFIXES)
         method = SUFFIXES[suffix](method)
     return method
 

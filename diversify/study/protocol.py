@@ -135,9 +135,11 @@ class Method:
     def __post_init__(self) -> None:
         if not self.name or any(mark in self.name for mark in ", \n/"):
             raise must("name of a method", "be one word without commas and slashes", repr(self.name))
-        for name in ("learning_rate", "weight_decay"):
-            if name in self.space:
+        for name, one in self.space.items():
+            if name in ("learning_rate", "weight_decay"):
                 raise must(f"space of {self.name}", f"leave {name} to the protocol", name)
+            if not isinstance(one, Range | Choice):
+                raise must(f"{name} in the space of {self.name}", "be a Range or a Choice", repr(one))
 
 
 class Protocol(Value):

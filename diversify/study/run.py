@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -28,7 +28,7 @@ from typing import Any, Literal
 import torch
 
 from .. import importing, origin, process, storage
-from ..errors import InputError, must
+from ..errors import InputError, must, unknown
 from .protocol import Method, Outcome, Parameters, Protocol, Space, Stopped
 from .records import Follower, Record, append_record, chosen, digest_of, fixed_of, require_results_file
 from .tune import Search, Trial, describe_space, open_storage, require_storage
@@ -49,17 +49,21 @@ class Runner:
         run: `run(task, method, parameters, *, seed, split, carried, report)`, with what `load` gave: an `Outcome`. An
             `InputError` or an `ArithmeticError` says that these parameters cannot be trained with.
         method: The method of a name.
+        suffixed: A declared method with what its suffixes add.
     """
 
     load: Callable[..., Any]
     run: Callable[..., Outcome]
     method: Callable[[str], Method]
+    suffixed: Callable[[Method, Sequence[str]], Method] | None = None
 
 
 def standard_runner() -> Runner:
     """The runs of `study.trial`."""
     trial, methods = (importlib.import_module(f".{name}", __package__) for name in ("trial", "methods"))
-    return Runner(load=trial.load_task, run=trial.run_trial, method=methods.method_named)
+    return Runner(
+        load=trial.load_task, run=trial.run_trial, method=methods.method_named, suffixed=methods.with_suffixes
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,17 @@ class Study:
     def methods(self) -> dict[str, Method]:
         """The methods of the protocol, by name; an InputError for one that nobody declares."""
         declared = {method.name: method for method in declared_methods(self.declared)}
-        return {name: declared.get(name) or self.made.method(name) for name in self.protocol.methods}
+        return {name: self._method(name, declared) for name in self.protocol.methods}
+
+    def _method(self, name: str, declared: Mapping[str, Method]) -> Method:
+        if name in declared:
+            return declared[name]
+        first, *suffixes = name.split("+")
+        if first not in declared:
+            return self.made.method(name)
+        if self.made.suffixed is None:
+            raise unknown("method", name, declared)
+        return self.made.suffixed(declared[first], suffixes)
 
     @cached_property
     def digest(self) -> str:
@@ -127,6 +141,13 @@ def declared_methods(file: Path | None) -> tuple[Method, ...]:
     methods = getattr(importing.import_file(file, "FILE.py"), "METHODS", ())
     if not isinstance(methods, tuple | list) or not all(isinstance(one, Method) for one in methods):
         raise must(f"METHODS of {file}", "be a tuple of Method", type(methods).__name__)
+    known = importlib.import_module(".methods", __package__).METHODS
+    for place, one in enumerate(methods):
+        if one.name in known or one.name in [other.name for other in methods[:place]]:
+            law = "have names of their own"
+            raise must(
+                f"METHODS of {file}", law, f"{one.name!r} {'again' if one.name not in known else 'of the library'}"
+            )
     return tuple(methods)
 
 

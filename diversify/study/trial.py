@@ -146,14 +146,24 @@ class Task:
         chosen = cast(Split, judged[split])
         if data.view is None:
             raise must("data of a study", "be images in [0, 1] with a mean and a std", protocol.data)
+        train = _resident(data.train, self.device)
+        if train is None and self.device.type != default_device().type:
+            law = f"be {default_device().type}, where training goes, for images that are too many to stay on it"
+            raise must("--device", law, self.device)
         return _Sides(
             data=data,
             view=data.view,
-            train=_resident(data.train, self.device),
+            train=train,
             judged=_resident(chosen, self.device),
             judged_split=chosen,
             class_counts=present,
         )
+
+
+def default_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def load_task(protocol: Protocol, *, root: str = "data", device: str | None = None, download: bool = False) -> Task:
@@ -166,9 +176,8 @@ def load_task(protocol: Protocol, *, root: str = "data", device: str | None = No
         InputError: data, network, tail orders or device cannot be had, the data have no val or no test, or the network
             does not take their images.
     """
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     try:
-        where = torch.device(device) if device is not None else found or torch.device("cpu")
+        where = torch.device(device) if device is not None else default_device()
     except RuntimeError as error:
         raise must("device", "be one that torch knows", repr(device), describe(error)) from error
     task = Task(protocol, root=root, device=where, download=download)
