@@ -15,7 +15,7 @@ from torch.nn import functional
 from .augment_features import FeatureAugmenter
 from .embeddings import Embeddings
 from .errors import must
-from .functional import counts, draws, oversample
+from .functional import counts, draws, losses, oversample
 from .functional.losses import prior_corrected_cross_entropy
 from .heads import LinearHead, read_head
 from .plan import Plan
@@ -62,8 +62,7 @@ def log_prior_of(class_counts: Tensor) -> Tensor:
     """
     if not int(class_counts.sum()):
         raise must("class counts", "hold at least one image", 0)
-    present = class_counts.clamp(min=int(class_counts[class_counts > 0].min())).double()
-    return (present / class_counts.sum()).log().float()
+    return losses.log_prior_of(class_counts).float()
 
 
 def normalize_tau(head: LinearHead, tau: float) -> LinearHead:

@@ -29,9 +29,8 @@ from ..policies import STRENGTHS, PriorCorrection, Strengths
 from .protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, Trained, plain
 
 IMAGES, IMAGE_PROBABILITY = STRENGTHS.image_operations, STRENGTHS.image_probability
-GRADE = (
-    STRENGTHS.image_most - STRENGTHS.image_least
-) / 2  # how much more than usual the rarest class's images are varied
+# how much more than usual the rarest class's images are varied, and the largest class's less
+GRADE = (STRENGTHS.image_most - STRENGTHS.image_least) / 2
 LDAM_SCALE = 30.0
 DEFERRED_FROM = 0.8  # of the epochs: where the classic recipe lowers its rate first
 

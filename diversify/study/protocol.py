@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-import torch
 from torch import Tensor
 
 from ..embeddings import Embeddings
@@ -249,13 +248,3 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 Report = Callable[[int, float], None]
 """Called with (epochs done, balanced accuracy on val) at each rung; may raise `Stopped`."""
-
-
-def as_parameters(values: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> dict[str, Parameter]:
-    """Parameters as they are recorded: numbers and words."""
-    return {name: value if isinstance(value, str | int) else float(value) for name, value in dict(values).items()}
-
-
-def on_cpu(tensor: Tensor) -> Tensor:
-    """The tensor where records are made."""
-    return tensor.detach().to(torch.device("cpu"))

@@ -88,18 +88,7 @@ CIFAR10_LT = Protocol(
     seeds=(0, 1, 2),
 )
 
-CIFAR100_LT = Protocol(
-    suite="cifar100_lt",
-    data="cifar100",
-    model="resnet32",
-    epochs=200,
-    trial_epochs=60,
-    learning_rate=(0.05, 0.1, 0.3),
-    weight_decay=(2e-4, 5e-4, 1e-3),
-    methods=THE_EIGHT,
-    trials=4,
-    seeds=(0, 1, 2),
-)
+CIFAR100_LT = CIFAR10_LT.model_copy(update={"suite": "cifar100_lt", "data": "cifar100"})
 
 SUITES: Mapping[str, Protocol] = {
     protocol.suite: protocol for protocol in (DIGITS, CIFAR10_LT_SHORT, FASHION_MNIST_LT, CIFAR10_LT, CIFAR100_LT)
