@@ -1,152 +1,487 @@
-"""Head repair on long-tailed CIFAR-10: every candidate on frozen ResNet-32 backbones; `benchmarks/results/cifar10_lt_head.jsonl`.
+"""Head repair on long-tailed CIFAR-10: every head-level method on frozen cross-entropy ResNet-32 backbones.
 
     for run in canonical:0 canonical:1 canonical:2 0:0 1:0; do
       tail=${run%:*} seed=${run#*:}
-      diversify train --data cifar10 --root DATA --imbalance exp:100 --tail-order $tail --seed $seed --holdout 0.2 \\
-        --model resnet32 --epochs 200 --precision bf16 --out runs/$tail-$seed
-      diversify diagnose --root DATA --weights runs/$tail-$seed/model.safetensors --out runs/$tail-$seed-diagnosis
+      for holdout in 0.2 0; do
+        diversify train --data cifar10 --root DATA --imbalance exp:100 --tail-order $tail --seed $seed --holdout $holdout \\
+          --model resnet32 --epochs 200 --precision bf16 --out runs/$tail-$seed-$holdout
+      done
     done
-    python -m benchmarks.cifar10_lt_head runs/*-diagnosis --root DATA [--seeds 5] [--test | --ceiling]
+    python -m benchmarks.cifar10_lt_head extract runs/* --root DATA --out BANKS
+    python -m benchmarks.cifar10_lt_head study BANKS --workers 2
+    python -m benchmarks.cifar10_lt_head bound BANKS
 
-Without `--test` only the held-out images are read, and nothing is recorded: so rules are developed. With it, every choice
-is made first; then the test images are read once per backbone and one record per candidate and head seed is appended. The
-Last, `--ceiling` records what a head fitted on balanced test features reaches, cross-fitted: to be read only, as the bound of
-what any head could do on these backbones. The
-candidates are those of `diversify remedy`, each with the option that its held-out folds choose, and beside them the plan
-that a permuted diagnosis makes, another permutation for every head seed.
+A study like any other, in `results/study_cifar10_lt_head.jsonl`, of which a run takes seconds. A trial retrains the heads of all
+backbones that kept a hold-out, each on its own training features, and is judged by the mean of their balanced accuracies on
+val. Methods that make a plan from val make it anew for each of five folds of val, without the fold that it is judged by. A
+final run takes one of the backbones that were trained on all training images, the seeds through them in turn, with the
+chosen parameters and a plan from the hold-out of its twin, and reads test once. `bound` records what a head fitted on
+balanced test features reaches, cross-fitted: to be read only, as the bound of what any head could do.
+
+Every head that is trained may also take off a part of the log prior afterwards (`tau`): that is free, so none is credited for
+what it does alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
 from scipy.stats import t as student
+from torch import Tensor
 
 from diversify import origin, storage
-from diversify.data import make_loader
-from diversify.diagnosis import Diagnosis
+from diversify.data import Split, make_loader
 from diversify.embeddings import Embeddings
+from diversify.errors import must
 from diversify.extraction import extract
-from diversify.functional import ceiling, counts
-from diversify.head_choice import Candidate, HeadChoice, choose_head, default_candidates
-from diversify.heads import split_head
+from diversify.functional import ceiling, counts, metrics
+from diversify.functional.ceiling import stratified_folds
+from diversify.head import HeadRecipe, adjust_logits, log_prior_of, nearest_mean, normalize_tau, retrain_with
+from diversify.head_choice import scaled
+from diversify.heads import LinearHead, read_head, split_head
+from diversify.measuring import diagnose
+from diversify.oversampling import DiversifyOverSampler
 from diversify.plan import Plan, make_plan
-from diversify.runs import load_diagnosed
+from diversify.policies import Strengths
+from diversify.runs.benchmark import benchmark_run
 from diversify.runs.diagnose import load_trained
 from diversify.runs.options import DataOptions
+from diversify.study.methods import drawn_plan
+from diversify.study.protocol import (
+    Choice,
+    HeadStep,
+    Method,
+    Outcome,
+    Parameters,
+    Protocol,
+    Range,
+    Setting,
+    Space,
+    Trained,
+)
+from diversify.study.records import Record, read_records
+from diversify.study.run import Runner, Step
 
-RESULTS = Path(__file__).parent / "results" / "cifar10_lt_head.jsonl"
 SUITE = "cifar10_lt_head"
-OURS, PERMUTED = "plan", "plan from a permuted diagnosis"
+RESULTS = Path(__file__).parent / "results" / "study_cifar10_lt_head.jsonl"
+BOUNDS = Path(__file__).parent / "results" / "cifar10_lt_head_bound.jsonl"
+EARLIER = Path(__file__).parent / "results" / "cifar10_lt_head.jsonl"
+FOLDS = 5
+STEPS = 1500
+OURS, EARLIER_OURS = "diversify", "plan"
 BOUND = "bound: fitted on test features"
 GROUPS = ("largest third", "middle third", "smallest third")
 
-
-def candidates(diagnosis: Diagnosis, train: Embeddings, head: Any, seed: int) -> tuple[Candidate, ...]:
-    """Those of `diversify remedy`, and the plan of a permuted diagnosis as one more."""
-    counted = Plan.from_counts(diagnosis.class_names, diagnosis["count"].long())
-    listed = default_candidates(train, head, plan=make_plan(diagnosis), counted=counted)
-    wrong = default_candidates(train, head, plan=make_plan(diagnosis.permuted(seed)))[-1]
-    return (*listed, dataclasses.replace(wrong, name=PERMUTED, meaning="As the plan, from measures of other classes."))
+# The methods
 
 
-def test_embeddings(record: Mapping[str, Any], root: str) -> tuple[Embeddings, list[int]]:
-    """Features of the test images, from the backbone of a diagnosis; and the training images per class."""
+def _number(parameters: Parameters, name: str) -> float:
+    return float(parameters[name])
+
+
+def _retrained(
+    trained: Trained,
+    head: LinearHead,
+    plan: Plan,
+    setting: Setting,
+    parameters: Parameters,
+    bank: Embeddings | None = None,
+) -> HeadStep:
+    """The head trained further by a plan, with the rates of the trial, and a part of the log prior taken off afterwards."""
+    recipe = HeadRecipe(
+        steps=STEPS,
+        learning_rate=_number(parameters, "learning_rate"),
+        weight_decay=_number(parameters, "weight_decay"),
+    )
+    found = retrain_with(trained.train if bank is None else bank, head, plan, recipe, seed=setting.seed)
+    return HeadStep(head=adjust_logits(found, log_prior_of(setting.class_counts), _number(parameters, "tau")))
+
+
+def _adjusted(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    return HeadStep(head=adjust_logits(trained.head, log_prior_of(setting.class_counts), _number(parameters, "tau")))
+
+
+def _normalized(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    return HeadStep(head=normalize_tau(trained.head, _number(parameters, "tau")))
+
+
+def _nearest(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    return HeadStep(head=nearest_mean(trained.train, like=trained.head))
+
+
+def _evenly(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    return _retrained(trained, trained.head, drawn_plan(setting, 0.0), setting, parameters)
+
+
+def _anew(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    weight, bias = torch.zeros_like(trained.head.weight), torch.zeros_like(trained.head.bias)
+    empty = dataclasses.replace(trained.head, weight=weight, bias=bias)
+    return _retrained(trained, empty, drawn_plan(setting, 0.0), setting, parameters)
+
+
+def _corrected(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    plain = Strengths(covariance=0.0, covariance_share=0.0, eos_share=0.0)
+    plan = Plan.from_counts(setting.class_names, setting.class_counts, strengths=plain)
+    return _retrained(trained, trained.head, plan, setting, parameters)
+
+
+def _oversampled(method: Any) -> Callable[[Setting, Parameters, Trained], HeadStep]:
+    """Classes filled up with made rows until all have as many, then even draws."""
+
+    def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+        sampler = DiversifyOverSampler(
+            method=method, k_neighbors=int(_number(parameters, "neighbors")), random_state=setting.seed
+        )
+        features, labels = sampler.fit_resample(trained.train.features, trained.train.labels)
+        rows = torch.arange(len(labels))
+        bank = Embeddings(features=features, labels=labels, logits=trained.head.logits(features), indices=rows)
+        return _retrained(trained, trained.head, drawn_plan(setting, 0.0), setting, parameters, bank)
+
+    return step
+
+
+def _counted(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    plan = Plan.from_counts(setting.class_names, setting.class_counts)
+    return _retrained(trained, trained.head, scaled(plan, _number(parameters, "strength")), setting, parameters)
+
+
+def _planned(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    """By the plan that the runner carries: from the diagnosis of a hold-out that the head is not judged by."""
+    plan = trained.carried.for_counts(setting.class_counts)
+    return _retrained(trained, trained.head, scaled(plan, _number(parameters, "strength")), setting, parameters)
+
+
+_TAU: Space = {"tau": Range(low=0.0, high=1.5, default=0.0)}
+_FREE_TAU: Space = {"tau": Range(low=0.0, high=3.0, default=1.0)}
+_NEIGHBORS: Space = {"neighbors": Choice(values=(5, 10, 50), default=10), **_TAU}
+_STRENGTH: Space = {"strength": Range(low=0.25, high=1.75, default=1.0), **_TAU}
+
+METHODS = (
+    Method(name="ce", meaning="The head as it is", source="plain training"),
+    Method(name="nearest_mean", meaning="The nearest class mean", source="Kang et al. 2020", head_step=_nearest),
+    Method(
+        name="logit_adjustment",
+        meaning="tau times the log prior off the logits",
+        source="Menon et al. 2021",
+        space=_FREE_TAU,
+        head_step=_adjusted,
+    ),
+    Method(
+        name="tau_norm",
+        meaning="Weights divided by their norm to the power of tau",
+        source="Kang et al. 2020",
+        space=_FREE_TAU,
+        head_step=_normalized,
+    ),
+    Method(
+        name="crt", meaning="A head begun anew on even draws", source="Kang et al. 2020", space=_TAU, head_step=_anew
+    ),
+    Method(
+        name="random_oversampling",
+        meaning="The head trained further on even draws",
+        source="Dablain et al. 2022, as its control",
+        space=_TAU,
+        head_step=_evenly,
+    ),
+    Method(
+        name="smote",
+        meaning="Even draws of classes filled up between two neighbours",
+        source="Chawla et al. 2002",
+        space=_NEIGHBORS,
+        head_step=_oversampled("smote"),
+    ),
+    Method(
+        name="eos",
+        meaning="Even draws of classes filled up toward nearest enemies",
+        source="Dablain et al. 2022",
+        space=_NEIGHBORS,
+        head_step=_oversampled("eos"),
+    ),
+    Method(
+        name="balanced_softmax",
+        meaning="The head trained further on the images as they come, the prior in the loss",
+        source="Ren et al. 2020",
+        space=_TAU,
+        head_step=_corrected,
+    ),
+    Method(
+        name="plan_from_counts",
+        meaning="The head trained further by a plan that knows only the class sizes",
+        source="control",
+        space=_STRENGTH,
+        head_step=_counted,
+    ),
+    Method(
+        name="plan_permuted",
+        meaning="The same by a plan whose diagnosis belongs to other classes",
+        source="control",
+        space=_STRENGTH,
+        head_step=_planned,
+    ),
+    Method(
+        name=OURS,
+        meaning="The same by a plan from the diagnosis",
+        source="this library",
+        space=_STRENGTH,
+        head_step=_planned,
+    ),
+)
+PLANNED = (OURS, "plan_permuted")  # these make something from val
+BY_NAME = {method.name: method for method in METHODS}
+
+PROTOCOL = Protocol(
+    suite=SUITE,
+    data="cifar10",
+    tail_orders=("canonical", "canonical", "canonical", "0", "1"),  # with the seeds 0, 1, 2, 0, 0 of their backbones
+    model="resnet32",
+    epochs=200,
+    precision="fp32",
+    learning_rate=(0.005, 0.05, 0.2),
+    weight_decay=(5e-5, 5e-4, 2e-2),
+    methods=tuple(BY_NAME),
+    trials=20,
+    seeds=tuple(range(10)),
+    note="Epochs are those of the frozen backbones; a head is trained for 1,500 steps.",
+)
+
+
+# The frozen backbones
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bank:
+    """What a frozen backbone makes of its training images, and of those it is judged by: val, or test where it has none."""
+
+    name: str
+    head: LinearHead
+    train: Embeddings
+    judged: Embeddings
+    class_names: tuple[str, ...]
+    weights: str
+    epochs: int
+
+    @property
+    def class_counts(self) -> Tensor:
+        """`(C,)` training images."""
+        return counts.class_counts(self.train.labels, len(self.class_names))
+
+
+def names_of(protocol: Protocol) -> list[str]:
+    """The backbones of a protocol, in the order in which the seeds go through them: the tail order, and its own seed."""
+    seen: Counter[str] = Counter()
+    names = []
+    for tail in protocol.tail_orders:
+        names.append(f"{tail}-{seen[tail]}")
+        seen[tail] += 1
+    return names
+
+
+def write_bank(run: Path, *, root: str, out: Path) -> Path:
+    """Features of a run that `diversify train` left: of train and val, or where it kept no hold-out of train and test."""
+    record = storage.read_json(run / "run.json", "run.json")
     data_record = record["data"]
     options = DataOptions(
         root=root, **{name: data_record[name] for name in ("spec", "imbalance", "tail_order", "holdout")}
     )
     data = options.load(measure_view=False)
-    network = load_trained(record["model"]["name"], Path(record["weights"]["path"]), data.num_classes, 3)
-    if data.test is None or data.test.digest() != data_record["splits"]["test"]["digest"]:
-        raise SystemExit("the test images are not those of the record")
-    split = split_head(network, record["model"]["head"])
-    class_counts = counts.class_counts(data.train.labels, data.num_classes).tolist()
-    return extract(split, make_loader(data.test, data.view, batch_size=512)), class_counts
+    judged = data.val if data_record["holdout"] else data.test
+    if judged is None or data.train.digest() != data_record["splits"]["train"]["digest"]:
+        raise must(f"images of {run}", "be those of its record", "others")
+    network = load_trained(record["model"]["name"], run / "model.safetensors", data.num_classes, 3)
+    split = split_head(network)
+    head = read_head(split.head)
+    tensors = {"weight": head.weight, "bias": head.bias}
+
+    def add(name: str, images: Split) -> None:
+        found = extract(split, make_loader(images, data.view, batch_size=512))
+        tensors[f"{name}_features"], tensors[f"{name}_labels"] = found.features, found.labels
+
+    add("train", data.train)
+    add("judged", judged)
+    metadata = {
+        "class_names": json.dumps(list(data.class_names)),
+        "weights": storage.sha256(run / "model.safetensors"),
+        "epochs": str(record["recipe"]["epochs"]),
+    }
+    kind = "holdout" if data_record["holdout"] else "all"
+    path = out / f"{data_record['tail_order']}-{record['seed']}-{kind}.safetensors"
+    storage.write_tensors(path, tensors, metadata)
+    return path
 
 
-def recall_of(head: Any, embeddings: Embeddings) -> list[float]:
-    """`(C,)` recall of a head on embeddings."""
-    right = head.logits(embeddings.features).argmax(1) == embeddings.labels
-    return counts.class_mean(right.double(), embeddings.labels, embeddings.num_classes).tolist()
+def read_bank(folder: Path, name: str, kind: str) -> Bank:
+    """One of the files that `write_bank` left."""
+    tensors, metadata = storage.read_tensors(folder / f"{name}-{kind}.safetensors", "features of a backbone")
+    head = LinearHead(weight=tensors["weight"], bias=tensors["bias"])
 
-
-def choices(folder: Path, seeds: int) -> tuple[dict[str, Any], list[tuple[HeadChoice, float]]]:
-    """What the held-out folds choose, for every head seed, and the seconds that took."""
-    diagnosis, model, record = load_diagnosed(folder)
-    made = []
-    for seed in range(seeds):
-        started = time.perf_counter()
-        listed = candidates(diagnosis, model.train, model.head, seed)
-        made.append(
-            (choose_head(model.train, model.heldout, model.head, listed, seed=seed), time.perf_counter() - started)
+    def side(which: str) -> Embeddings:
+        features, labels = tensors[f"{which}_features"], tensors[f"{which}_labels"]
+        return Embeddings(
+            features=features, labels=labels, logits=head.logits(features), indices=torch.arange(len(labels))
         )
-        accuracy = made[-1][0].columns["balanced_accuracy"]
-        told = ", ".join(f"{n} {100 * float(a):.1f}" for n, a in zip(made[-1][0].names, accuracy, strict=True))
-        print(f"{folder.name}, head seed {seed}, held out: {told}", flush=True)
-    return record, made
+
+    return Bank(
+        name=name,
+        head=head,
+        train=side("train"),
+        judged=side("judged"),
+        class_names=tuple(json.loads(metadata["class_names"])),
+        weights=metadata["weights"],
+        epochs=int(metadata["epochs"]),
+    )
 
 
-def finals(
-    folder: Path, record: Mapping[str, Any], made: Sequence[tuple[HeadChoice, float]], root: str
-) -> list[dict[str, Any]]:
-    """One record per candidate and head seed, from one reading of the test images."""
-    test, class_counts = test_embeddings(record, root)
-    found = []
-    for seed, (choice, seconds) in enumerate(made):
-        for place, (name, head) in enumerate(zip(choice.names, choice.heads, strict=True)):
-            recall = recall_of(head, test)
-            found.append(
-                {
-                    "kind": "final",
-                    "suite": SUITE,
-                    "method": name,
-                    "seed": seed,
-                    "split": "test",
-                    "balanced_accuracy": mean(recall),
-                    "recall": recall,
-                    "balanced_accuracy_heldout": float(choice.columns["balanced_accuracy"][place]),
-                    "params": {"option": choice.option(place)},
-                    "seconds_of_choice": round(seconds, 2),
-                    **_of_the_backbone(record, class_counts),
-                }
-            )
-    return found
+def _rows(embeddings: Embeddings, chosen: Tensor) -> Embeddings:
+    return Embeddings(
+        features=embeddings.features[chosen],
+        labels=embeddings.labels[chosen],
+        logits=embeddings.logits[chosen],
+        indices=torch.arange(int(chosen.sum())),
+    )
 
 
-def bound(folder: Path, root: str) -> dict[str, Any]:
+class Task:
+    """The banks of a study, and the plans made from them; each is made once."""
+
+    def __init__(self, protocol: Protocol, root: str) -> None:
+        self.protocol, self.names = protocol, names_of(protocol)
+        self.bank = cache(lambda name, kind: read_bank(Path(root), name, kind))
+        for name in self.names:
+            for kind in ("holdout", "all"):
+                if self.bank(name, kind).epochs != protocol.epochs:
+                    raise must(
+                        f"backbone {name}", f"be trained for {protocol.epochs} epochs", self.bank(name, kind).epochs
+                    )
+        self._diagnosis = cache(self._diagnosed)
+
+    def fold_of(self, name: str) -> Tensor:
+        """`(M,)` which fold of val a row is in."""
+        return stratified_folds(self.bank(name, "holdout").judged.labels, FOLDS, seed=0, name="head study")
+
+    def _diagnosed(self, name: str, fold: int | None) -> Any:
+        bank = self.bank(name, "holdout")
+        rows = torch.ones(len(bank.judged), dtype=torch.bool) if fold is None else self.fold_of(name) != fold
+        return diagnose(bank.train, _rows(bank.judged, rows), head=bank.head, class_names=bank.class_names, seed=0)
+
+    def plan(self, name: str, fold: int | None, permuted_by: int | None) -> Plan:
+        """The plan made from val, less a fold."""
+        found = self._diagnosis(name, fold)
+        return make_plan(found if permuted_by is None else found.permuted(permuted_by))
+
+
+def _setting(bank: Bank, seed: int) -> Setting:
+    return Setting(
+        images=None,
+        labels=bank.train.labels,
+        class_counts=bank.class_counts,
+        class_names=bank.class_names,
+        epochs=bank.epochs,
+        seed=seed,
+        base=None,
+    )
+
+
+def _head(method: Method, bank: Bank, parameters: Parameters, seed: int, plan: Plan | None) -> LinearHead:
+    if method.head_step is None:
+        return bank.head
+    trained = Trained(train=bank.train, heldout=None, head=bank.head, carried=plan)
+    return method.head_step(_setting(bank, seed), parameters, trained).head
+
+
+def _logits(task: Task, method: Method, name: str, parameters: Parameters, seed: int) -> Tensor:
+    """`(M, C)` of the val of a backbone; of what is made from val, each row by a head that was made without its fold."""
+    bank = task.bank(name, "holdout")
+    if method.name not in PLANNED:
+        return _head(method, bank, parameters, seed, None).logits(bank.judged.features)
+    logits, fold_of = torch.empty_like(bank.judged.logits), task.fold_of(name)
+    for fold in range(FOLDS):
+        plan = task.plan(name, fold, None if method.name == OURS else seed)
+        rows = fold_of == fold
+        logits[rows] = _head(method, bank, parameters, seed, plan).logits(bank.judged.features[rows])
+    return logits
+
+
+def run(
+    task: Task, method: Method, parameters: Parameters, *, seed: int, split: str, carried: Any, report: Any
+) -> Outcome:
+    """A trial on the val of all backbones, or a final run on the test images of one."""
+    started = time.perf_counter()
+    if split == "val":
+        judged = [(task.bank(name, "holdout"), _logits(task, method, name, parameters, seed)) for name in task.names]
+    else:
+        name = task.names[task.protocol.seeds.index(seed) % len(task.names)]
+        bank = task.bank(name, "all")
+        plan = None
+        if method.name in PLANNED:
+            plan = task.plan(name, None, None if method.name == OURS else seed)
+        judged = [(bank, _head(method, bank, parameters, seed, plan).logits(bank.judged.features))]
+    looked = [_looked(bank, logits) for bank, logits in judged]
+    orders = [bank.class_counts.argsort(descending=True, stable=True) for bank, _ in judged]
+    if len(judged) == 1:  # else classes by their size, of several tail orders
+        orders = [torch.arange(len(orders[0]))]
+    recall = torch.stack([one["recall"][order] for one, order in zip(looked, orders, strict=True)]).mean(0)
+    sizes = judged[0][0].class_counts[orders[0]]
+    inside = {} if split == "val" else {"backbone": judged[0][0].name, "weights": judged[0][0].weights}
+    return Outcome(
+        recall=tuple(recall.tolist()),
+        balanced_accuracy=float(recall.mean()),
+        **{name: mean(one[name] for one in looked) for name in ("macro_f1", "g_mean", "ece")},
+        class_counts=tuple(sizes.tolist()),
+        epochs=task.protocol.epochs,
+        seconds=time.perf_counter() - started,
+        images_per_second=0.0,
+        peak_memory=None,
+        inside=inside,
+    )
+
+
+def _looked(bank: Bank, logits: Tensor) -> dict[str, Any]:
+    confusion = metrics.confusion_matrix(bank.judged.labels, logits.argmax(1), len(bank.class_names))
+    return {
+        "recall": metrics.recall(confusion),
+        "macro_f1": float(metrics.f1(confusion).nanmean()),
+        "g_mean": metrics.geometric_mean_recall(confusion),
+        "ece": metrics.overall_calibration_error(logits, bank.judged.labels),
+    }
+
+
+def runner() -> Runner:
+    """What `run_study` calls."""
+    return Runner(
+        load=lambda protocol, *, root, device, download: Task(protocol, root), run=run, method=BY_NAME.__getitem__
+    )
+
+
+# What is read only
+
+
+def bound(folder: Path, name: str) -> dict[str, Any]:
     """The record of a head fitted on balanced test features, each image by a head that did not see it."""
-    record = load_diagnosed(folder)[2]
-    test, class_counts = test_embeddings(record, root)
+    bank = read_bank(folder, name, "all")
+    test = bank.judged
     predicted = ceiling.cross_fitted_predictions(test.features, test.labels, test.num_classes, seed=0)
     recall = counts.class_mean((predicted == test.labels).double(), test.labels, test.num_classes).tolist()
     return {
         "kind": "ceiling",
         "suite": SUITE,
         "method": BOUND,
-        "seed": 0,
         "split": "test",
+        "backbone": name,
+        "weights": bank.weights,
         "balanced_accuracy": mean(recall),
         "recall": recall,
-        **_of_the_backbone(record, class_counts),
-    }
-
-
-def _of_the_backbone(record: Mapping[str, Any], class_counts: list[int]) -> dict[str, Any]:
-    return {
-        "backbone": record["training"]["seed"],
-        "epochs": record["training"]["recipe"]["epochs"],
-        "weights": record["weights"]["sha256"],
-        "class_counts": class_counts,
-        "tail_order": record["data"]["tail_order"],
+        "class_counts": bank.class_counts.tolist(),
         "started": origin.now(),
         **origin.origin(torch.device("cpu")),
     }
@@ -155,19 +490,63 @@ def _of_the_backbone(record: Mapping[str, Any], class_counts: list[int]) -> dict
 # The tables
 
 
-def finished() -> list[dict[str, Any]]:
-    """Every record of the suite."""
-    return [one for one in storage.read_jsonl(RESULTS) if one["suite"] == SUITE]
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """One final run, of the study or of the earlier reading."""
+
+    method: str
+    backbone: str
+    accuracy: float
+    recall: tuple[float, ...]
+    class_counts: tuple[int, ...]
+
+    @property
+    def groups(self) -> list[float]:
+        """Mean recall of the thirds of the classes by size."""
+        thirds = counts.count_thirds(torch.tensor(self.class_counts))
+        recall = torch.tensor(self.recall, dtype=torch.float64)
+        return [float(recall[thirds == place].mean()) for place in range(3)]
 
 
-def _groups(record: Mapping[str, Any]) -> list[float]:
-    thirds = counts.count_thirds(torch.tensor(record["class_counts"]))
-    recall = torch.tensor(record["recall"], dtype=torch.float64)
-    return [float(recall[thirds == place].mean()) for place in range(3)]
+def _finals() -> list[_Result]:
+    records = [] if not RESULTS.exists() else [one for one in read_records(RESULTS) if one.kind == "final"]
+    found = [
+        _Result(one.method, str(one.inside["backbone"]), _whole(one), tuple(map(float, _all(one))), one.class_counts)
+        for one in records
+    ]
+    return found + [
+        _Result(
+            one["method"], one["backbone"], one["balanced_accuracy"], tuple(one["recall"]), tuple(one["class_counts"])
+        )
+        for one in _bounds()
+    ]
 
 
-def _backbones(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    return list(dict.fromkeys((str(one["tail_order"]), int(one["backbone"])) for one in records))
+def _whole(record: Record) -> float:
+    if record.balanced_accuracy is None:
+        raise ValueError(record.key)
+    return record.balanced_accuracy
+
+
+def _all(record: Record) -> list[float]:
+    return [math.nan if value is None else value for value in record.recall]
+
+
+def _bounds() -> list[dict[str, Any]]:
+    return storage.read_jsonl(BOUNDS) if BOUNDS.exists() else []
+
+
+def _earlier() -> list[_Result]:
+    return [
+        _Result(
+            one["method"],
+            f"{one['tail_order']}-{one['backbone']}",
+            one["balanced_accuracy"],
+            tuple(one["recall"]),
+            tuple(one["class_counts"]),
+        )
+        for one in storage.read_jsonl(EARLIER)
+    ]
 
 
 def _interval(values: Sequence[float]) -> str:
@@ -177,77 +556,121 @@ def _interval(values: Sequence[float]) -> str:
     return f" ± {half:.1f}"
 
 
-def table() -> str:
-    """Balanced test accuracy of every candidate, and how far the plan is ahead, over backbones."""
-    records = finished()
-    if not records:
+def _table(results: Sequence[_Result], ours: str, ahead_of: str) -> str:
+    """Balanced test accuracy of every method, and how far ours is ahead, over backbones."""
+    if not any(one.method == ours for one in results):
         return "No records yet."
-    backbones, methods = _backbones(records), list(dict.fromkeys(str(one["method"]) for one in records))
+    backbones = list(dict.fromkeys(one.backbone for one in results))
+    methods = list(dict.fromkeys(one.method for one in results))
 
-    def per_backbone(method: str, pick: Any) -> list[float]:
-        return [
-            100
-            * mean(
-                pick(one)
-                for one in records
-                if one["method"] == method and (str(one["tail_order"]), int(one["backbone"])) == backbone
-            )
-            for backbone in backbones
-        ]
+    def per_backbone(method: str, pick: Callable[[_Result], float]) -> list[float]:
+        chosen = [[pick(one) for one in results if (one.method, one.backbone) == (method, name)] for name in backbones]
+        return [100 * mean(values) if values else math.nan for values in chosen]
 
-    ours = per_backbone(OURS, lambda one: one["balanced_accuracy"])
+    accuracies = {method: per_backbone(method, lambda one: one.accuracy) for method in methods}
     rows = [
-        f"| candidate | balanced accuracy, % | plan ahead by, points | {' | '.join(GROUPS)} |",
+        f"| method | balanced accuracy, % | {ahead_of} ahead by, points | {' | '.join(GROUPS)} |",
         f"|:--|--:|--:|{'--:|' * len(GROUPS)}",
     ]
-    order = sorted(methods, key=lambda name: mean(per_backbone(name, lambda one: one["balanced_accuracy"])))
-    for method in order:
-        accuracy = per_backbone(method, lambda one: one["balanced_accuracy"])
-        ahead = [one - other for one, other in zip(ours, accuracy, strict=True)]
-        groups = [mean(per_backbone(method, lambda one, p=place: _groups(one)[p])) for place in range(3)]
+    for method in sorted(methods, key=lambda name: mean(accuracies[name])):
+        ahead = [one - other for one, other in zip(accuracies[ours], accuracies[method], strict=True)]
+        groups = [mean(per_backbone(method, lambda one, p=place: one.groups[p])) for place in range(3)]  # type: ignore[misc]
         lead = (
             "–"
-            if method == OURS
+            if method == ours
             else f"{mean(ahead):+.1f}{_interval(ahead)} ({sum(one > 0 for one in ahead)} of {len(ahead)})"
         )
-        name = f"**{method}**" if method == OURS else method
-        rows.append(f"| {name} | {mean(accuracy):.1f} | {lead} | {' | '.join(f'{one:.1f}' for one in groups)} |")
+        shown = f"`{method}`" if method in BY_NAME else method
+        name = f"**{shown}**" if method == ours else shown
+        rows.append(
+            f"| {name} | {mean(accuracies[method]):.1f} | {lead} | {' | '.join(f'{one:.1f}' for one in groups)} |"
+        )
     return "\n".join(rows)
 
 
+def table() -> str:
+    """The study."""
+    return _table(_finals(), OURS, f"`{OURS}`")
+
+
+def earlier_table() -> str:
+    """The reading before it, of other backbones."""
+    return _table(_earlier(), EARLIER_OURS, "the plan")
+
+
 def text() -> str:
-    """Where the records come from, in a sentence."""
-    records = finished()
-    if not records:
+    """Where the records of the study come from, in a sentence."""
+    if not RESULTS.exists():
         return "No records yet."
-    backbones = _backbones(records)
-    seeds = len({one["seed"] for one in records if one["kind"] == "final"})
-    tails = ", ".join(f"tail {tail} seed {seed}" for tail, seed in backbones)
+    records = read_records(RESULTS)
+    finals = [one for one in records if one.kind == "final" and one.method == OURS]
+    if not finals:
+        return "No records yet."
+    backbones = list(dict.fromkeys(str(one.inside["backbone"]) for one in finals))
+    trials = sum(one.kind == "trial" and one.method == OURS for one in records)
     return (
-        f"{len(backbones)} backbones ({tails}; ResNet-32, {records[0]['epochs']} epochs, ratio 100, a fifth held out),"
-        f" {seeds} head seeds each; means over seeds, then over backbones, with 95% t intervals over backbones and on how"
-        " many of them the plan is ahead."
+        f"{len(backbones)} frozen backbones (tail order and seed: {', '.join(backbones)}; cross entropy, ResNet-32,"
+        f" {finals[0].epochs} epochs, ratio 100, all training images), {trials} trials of every method on the hold-outs of their"
+        f" twins, {len(finals)} final runs of each. Means over the runs of a backbone, then over backbones, with 95% t intervals"
+        " over backbones and on how many of them `diversify` is ahead."
+    )
+
+
+def earlier_text() -> str:
+    """Where the records of the earlier reading come from, in a sentence."""
+    records = storage.read_jsonl(EARLIER)
+    tails = ", ".join(dict.fromkeys(f"{one['tail_order']}-{one['backbone']}" for one in records))
+    return (
+        f"Backbones {tails}, trained without a fifth that was held out; five head seeds each, options chosen on held-out folds;"
+        f" plans that drew classes by the root of their size (commit {records[0]['commit'][:7]})."
     )
 
 
 def main() -> None:
-    """Choose for every folder; with --test read the test images once each and append the records."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--root", default="data")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--test", action="store_true")
-    parser.add_argument("--ceiling", action="store_true")
+    """Extract features, run the study, or record the bound."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    features = commands.add_parser("extract", help="features of the runs that `diversify train` left")
+    features.add_argument("runs", nargs="+", type=Path)
+    features.add_argument("--root", default="data")
+    features.add_argument("--out", type=Path, required=True)
+    study = commands.add_parser("study", help="trials and final runs; goes on where it was stopped")
+    study.add_argument("banks", type=Path)
+    study.add_argument("--workers", type=int, default=1)
+    study.add_argument("--methods")
+    study.add_argument("--out", type=Path, default=RESULTS)
+    limit = commands.add_parser("bound", help="what a head fitted on test features reaches")
+    limit.add_argument("banks", type=Path)
     options = parser.parse_args()
-    if options.ceiling:
-        kept = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
-        storage.write_jsonl(RESULTS, [*kept, *(bound(folder, options.root) for folder in options.folders)])
-        return
-    chosen = [(folder, *choices(folder, options.seeds)) for folder in options.folders]
-    if options.test:
-        new = [one for folder, record, made in chosen for one in finals(folder, record, made, options.root)]
-        storage.write_jsonl(RESULTS, [*(storage.read_jsonl(RESULTS) if RESULTS.exists() else []), *new])
+    if options.command == "extract":
+        options.out.mkdir(parents=True, exist_ok=True)
+        for run_folder in options.runs:
+            print(write_bank(run_folder, root=options.root, out=options.out), flush=True)
+    elif options.command == "bound":
+        done = {one["backbone"] for one in _bounds()}
+        for name in names_of(PROTOCOL):
+            if name not in done:
+                storage.append_jsonl(BOUNDS, bound(options.banks, name))
+    else:
+        benchmark_run(
+            str(Path(__file__)),
+            out=options.out,
+            methods=options.methods,
+            workers=options.workers,
+            root=options.banks,
+            device="cpu",
+            runner="benchmarks.cifar10_lt_head:runner",
+            say=print,
+            progress=_told,
+        )
         print(text(), table(), sep="\n")
+
+
+def _told(step: Step) -> None:
+    record = step.record
+    if record is not None and record.balanced_accuracy is not None:
+        place = f"seed {record.seed}" if record.number is None else f"trial {record.number}"
+        print(f"{record.method} {place}: {100 * record.balanced_accuracy:.1f}% in {record.seconds:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "remedies": partial(timings, "remedies.jsonl"),
     "cifar10_lt_head_text": cifar10_lt_head.text,
     "cifar10_lt_head": cifar10_lt_head.table,
+    "cifar10_lt_head_earlier_text": cifar10_lt_head.earlier_text,
+    "cifar10_lt_head_earlier": cifar10_lt_head.earlier_table,
     "resident": resident.table,
     "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,
