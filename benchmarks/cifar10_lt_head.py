@@ -54,7 +54,6 @@ from diversify.measuring import diagnose
 from diversify.oversampling import DiversifyOverSampler
 from diversify.plan import Plan, make_plan
 from diversify.policies import Strengths
-from diversify.runs.benchmark import benchmark_run
 from diversify.runs.diagnose import load_trained
 from diversify.runs.options import DataOptions
 from diversify.study.methods import drawn_plan
@@ -71,7 +70,7 @@ from diversify.study.protocol import (
     Trained,
 )
 from diversify.study.records import Record, read_records
-from diversify.study.run import Runner, Step
+from diversify.study.run import Runner, Step, Study, run_study
 
 SUITE = "cifar10_lt_head"
 RESULTS = Path(__file__).parent / "results" / "study_cifar10_lt_head.jsonl"
@@ -652,17 +651,17 @@ def main() -> None:
             if name not in done:
                 storage.append_jsonl(BOUNDS, bound(options.banks, name))
     else:
-        benchmark_run(
-            str(Path(__file__)),
-            out=options.out,
-            methods=options.methods,
-            workers=options.workers,
-            root=options.banks,
-            device="cpu",
-            runner="benchmarks.cifar10_lt_head:runner",
-            say=print,
-            progress=_told,
-        )
+        chosen = PROTOCOL.methods if options.methods is None else tuple(options.methods.split(","))
+        for step in run_study(
+            Study(
+                protocol=PROTOCOL.model_copy(update={"methods": chosen}),
+                results=options.out,
+                root=str(options.banks),
+                workers=options.workers,
+                runner="benchmarks.cifar10_lt_head:runner",
+            )
+        ):
+            _told(step)
         print(text(), table(), sep="\n")
 
 
