@@ -50,7 +50,7 @@ from diversify.functional.ceiling import stratified_folds
 from diversify.head import HeadRecipe, adjust_logits, log_prior_of, nearest_mean, normalize_tau, retrain_with
 from diversify.head_choice import scaled
 from diversify.heads import LinearHead, read_head, split_head
-from diversify.measuring import diagnose
+from diversify.measuring import diagnose, usual_top_k
 from diversify.oversampling import DiversifyOverSampler
 from diversify.plan import Plan, make_plan
 from diversify.policies import Strengths
@@ -371,7 +371,10 @@ class Task:
     def _diagnosed(self, name: str, fold: int | None) -> Any:
         bank = self.bank(name, "holdout")
         rows = torch.ones(len(bank.judged), dtype=torch.bool) if fold is None else self.fold_of(name) != fold
-        return diagnose(bank.train, _rows(bank.judged, rows), head=bank.head, class_names=bank.class_names, seed=0)
+        top_k = usual_top_k(bank.head.num_features)
+        return diagnose(
+            bank.train, _rows(bank.judged, rows), head=bank.head, class_names=bank.class_names, top_k=top_k, seed=0
+        )
 
     def plan(self, name: str, fold: int | None, permuted_by: int | None) -> Plan:
         """The plan made from val, less a fold."""

@@ -25,9 +25,15 @@ QUERY_ROWS = 10_000  # neighbours, ceilings and bootstraps use at most so many r
 DRAWS = 50
 BOOTSTRAPS = 200
 ENEMY_NEIGHBORS = 10
+TOP_K = 10
 FOLDS = 5  # of the refitted head; a class with fewer rows says nothing about it
 
 Step = Callable[[int, int], None]
+
+
+def usual_top_k(num_features: int) -> int:
+    """10, or all features where there are fewer."""
+    return min(TOP_K, num_features)
 
 
 def parse_top_k(top_k: int | str, num_features: int) -> int:
@@ -335,7 +341,7 @@ def diagnose(
     head: nn.Module | LinearHead,
     class_names: Sequence[str] | None = None,
     heldout_split: str = "val",
-    top_k: int | str = 10,
+    top_k: int | str = TOP_K,
     seed: int = 0,
     progress: Step | None = None,
 ) -> Diagnosis:
@@ -464,7 +470,7 @@ def diagnose_model(
     class_names: Sequence[str] | None = None,
     head: str | None = None,
     heldout_split: str = "val",
-    top_k: int | str = 10,
+    top_k: int | str = TOP_K,
     seed: int = 0,
 ) -> Diagnosis:
     """`split_head`, `extract` twice and `diagnose`, for a model in hand; the model is left as it was.

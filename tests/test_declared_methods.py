@@ -9,6 +9,7 @@ from studies import final, trial
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
 from diversify.heads import LinearHead
+from diversify.importing import import_file
 from diversify.plan import Plan
 from diversify.study import compare
 from diversify.study.methods import METHODS
@@ -29,6 +30,13 @@ def study(tmp_path: Path, methods: str, *names: str) -> Study:
     file.write_text(FILE.format(methods=f'"{methods}"', made=made))
     protocol = Protocol(suite="mine", data="digits", methods=(methods,))
     return Study(protocol=protocol, results=tmp_path / "r.jsonl", declared=file)
+
+
+def test_a_file_may_declare_values_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    declared = "import dataclasses\n@dataclasses.dataclass\nclass Mine:\n    number: int = 1\nMINE = Mine()\n"
+    file.write_text(f"from __future__ import annotations\n{declared}")
+    assert import_file(file, "FILE.py").MINE.number == 1
 
 
 def test_a_declared_method_takes_suffixes(tmp_path: Path) -> None:

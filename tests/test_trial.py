@@ -1,5 +1,6 @@
 """One run of a study: what it is trained on, what it is judged by, and what it says."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -74,6 +75,58 @@ def test_a_trial_is_trained_without_the_holdout_and_a_final_run_on_all(file: Pat
     assert in_trial.heldout.labels.bincount().tolist() == [12, 6, 3, 2]
     assert len(in_final.train) == sum(COUNTS)
     assert in_final.heldout is None
+
+
+def test_what_a_step_makes_from_val_is_not_judged_by_it(file: Path) -> None:
+    """A step that learns val by heart and carries something is right on no image of the fold that it is judged by."""
+    seen = []
+
+    def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+        if trained.heldout is None:
+            return HeadStep(head=trained.head)
+        seen.append(trained.heldout)
+        return HeadStep(head=trained.head, carry={"rows": len(trained.heldout)})
+
+    task = load_task(protocol_of(file), device="cpu")
+    outcome = run(task, Method(name="maker", meaning="m", source="s", head_step=step), "val")
+    whole, *folds = seen
+    assert len(folds) == 5
+    assert outcome.carried == {"rows": len(whole)}  # the final run is given what all of val made
+    rows = [{tuple(row) for row in one.features.tolist()} for one in folds]
+    absent = [{tuple(row) for row in whole.features.tolist()} - one for one in rows]
+    assert sum(len(whole) - len(one) for one in folds) == len(whole)
+    assert set.union(*absent) == {tuple(row) for row in whole.features.tolist()}
+    assert outcome.balanced_accuracy == run(task, CE, "val").balanced_accuracy  # every head was the old one
+
+
+def test_a_fold_is_judged_by_the_head_made_without_it(file: Path) -> None:
+    """The head made of four folds calls everything class 0 or 1, by how many rows it was shown."""
+
+    def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+        shown = 99 if trained.heldout is None else len(trained.heldout)
+        bias = torch.zeros_like(trained.head.bias)
+        bias[0 if shown == 23 else 1] = 1e6
+        return HeadStep(head=dataclasses.replace(trained.head, bias=bias), carry=shown)
+
+    task = load_task(protocol_of(file), device="cpu")
+    outcome = run(task, Method(name="maker", meaning="m", source="s", head_step=step), "val")
+    assert outcome.carried == 23
+    assert outcome.recall == (0.0, 1.0, 0.0, 0.0)  # by heads made of 18 or 19 rows, never by that of all 23
+
+
+def test_a_step_that_makes_nothing_from_val_is_taken_once(file: Path) -> None:
+    calls = []
+
+    def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+        calls.append(trained)
+        return HeadStep(head=trained.head)
+
+    run(
+        load_task(protocol_of(file), device="cpu"),
+        Method(name="plain", meaning="m", source="s", head_step=step),
+        "val",
+    )
+    assert len(calls) == 1
 
 
 def test_a_trial_is_judged_by_val_and_a_final_run_by_test(tmp_path: Path) -> None:

@@ -99,14 +99,18 @@ def test_a_trial_depends_on_its_number_and_on_the_records_alone(search: tune.Sea
     assert sorted(late)[6] < sorted(early)[6]  # the sampler has learned where it is good
 
 
-def test_another_method_tries_other_values(search: tune.Search) -> None:
+def test_methods_are_tried_at_the_same_rates_while_the_search_is_random(search: tune.Search) -> None:
     others = []
-    for method in ("plain", "tuned"):
+    for method, more in (("plain", {}), ("tuned", {"tau": Range(low=0.0, high=2.0, default=1.0)})):
         kept = optuna.storages.InMemoryStorage()
-        one = tune.Search(kept, name="s", suite="fake", method=method, space=SPACE)
-        others.append([one.begin(number).parameters for number in range(3)])
-    assert others[0][0] == others[1][0] == tune.defaults(SPACE)
-    assert others[0][1:] != others[1][1:]
+        one = tune.Search(kept, name="s", suite="fake", method=method, space={**SPACE, **more})
+        others.append([one.begin(number).parameters for number in range(4)])
+    shared = [{name: trial[name] for name in SPACE} for trial in others[1]]
+    assert shared == others[0]
+    assert len({trial["tau"] for trial in others[1]}) == 4
+    kept = optuna.storages.InMemoryStorage()
+    elsewhere = tune.Search(kept, name="s", suite="another", method="plain", space=SPACE)
+    assert [elsewhere.begin(number).parameters for number in range(4)][1:] != others[0][1:]
 
 
 def test_a_trial_below_the_median_of_four_is_stopped(search: tune.Search) -> None:

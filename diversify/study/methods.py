@@ -23,10 +23,10 @@ from ..head import adjust_logits, log_prior_of, normalize_tau, retrain_head
 from ..heads import LinearHead
 from ..ingredients import Criterion, Ingredients
 from ..losses import LDAM, Always, Asymmetric, BalancedSoftmax, Deferred, Focal, VectorScaling, Weighted, class_weights
-from ..measuring import diagnose
+from ..measuring import diagnose, usual_top_k
 from ..plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, make_plan
 from ..policies import STRENGTHS, PriorCorrection, Strengths
-from .protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, Trained, plain
+from .protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, Step, Trained, plain
 
 IMAGES, IMAGE_PROBABILITY = STRENGTHS.image_operations, STRENGTHS.image_probability
 # how much more than usual the rarest class's images are varied, and the largest class's less
@@ -40,7 +40,6 @@ HEAD_SPACE: Space = {"head_share": Range(low=0.0, high=1.0, default=0.5)}
 BETA: Space = {"beta": Choice(values=(0.9, 0.99, 0.999, 0.9999), default=0.9999)}
 
 Make = Callable[[Setting, Parameters], Ingredients]
-Step = Callable[[Setting, Parameters, Trained], HeadStep]
 
 
 def number(parameters: Parameters, name: str) -> float:
@@ -263,7 +262,14 @@ def _planned(make: Callable[[Setting, Diagnosis], Plan]) -> Step:
                 raise must("a final run", law, "another tail order", "leave the protocol one tail order")
         elif trained.heldout is not None:
             names = setting.class_names
-            found = diagnose(trained.train, trained.heldout, head=trained.head, class_names=names, seed=setting.seed)
+            found = diagnose(
+                trained.train,
+                trained.heldout,
+                head=trained.head,
+                class_names=names,
+                top_k=usual_top_k(trained.head.num_features),
+                seed=setting.seed,
+            )
             plan = make(setting, found)
         else:
             plan = _counted(setting)

@@ -100,7 +100,10 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadStep:
-    """The head that a step leaves, and what the final run is to be given of it (JSON), if anything."""
+    """The head that a step leaves, and what it made from val for the final run (JSON), if anything.
+
+    A trial whose step carries something is judged fold by fold: the step is taken again without the fold.
+    """
 
     head: LinearHead
     carry: Any = None
@@ -109,6 +112,9 @@ class HeadStep:
 def plain(setting: Setting, parameters: Parameters) -> Ingredients:
     """Plain training: the base augmentation and cross entropy."""
     return Ingredients(augment=setting.base)
+
+
+Step = Callable[[Setting, Parameters, Trained], HeadStep]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +134,7 @@ class Method:
     source: str
     space: Space = dataclasses.field(default_factory=dict)
     ingredients: Callable[[Setting, Parameters], Ingredients] = plain
-    head_step: Callable[[Setting, Parameters, Trained], HeadStep] | None = None
+    head_step: Step | None = None
     cosine_head: float = 0.0
 
     def __post_init__(self) -> None:

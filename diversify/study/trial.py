@@ -19,18 +19,20 @@ from ..embeddings import Embeddings
 from ..errors import must, unknown
 from ..extraction import autocast, extract, taking
 from ..functional import counts, metrics
+from ..functional.ceiling import stratified_folds
 from ..head import adjust_logits
 from ..heads import LinearHead, SplitModel, evaluating, read_head, split_head
 from ..importing import describe
 from ..ingredients import Ingredients
 from ..leak import measure_leak
-from ..measuring import diagnose
+from ..measuring import diagnose, usual_top_k
 from ..models import build_model
 from ..resident import ResidentImages, features_of, fit_resident
 from ..training import Progress, Recipe, fit
-from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, Trained
+from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, Step, Trained
 
 RESIDENT_BYTES = 2 << 30  # of images on the device; larger data go through loaders
+FOLDS = 5  # of val, where a head step makes something from it
 MOST_FOR_LEAK = 2000  # held-out images that the leak is measured on
 INSIDE = {
     "magnitude_ratio": "ce_magnitude_ratio",
@@ -200,7 +202,8 @@ def run_trial(
 
     Args:
         seed: Of the start and of everything drawn; with several tail orders it also says which classes are rare.
-        split: "val" trains without the hold-out and is judged by it; "test" trains on all and is judged by test.
+        split: "val" trains without the hold-out and is judged by it; "test" trains on all and is judged by test. A head
+            step that makes something from val is taken anew for each of five folds of it, without the fold that is judged.
         carried: What the head step of the chosen trial left, for a final run.
         report: Called after each of the protocol's rungs, with balanced accuracy on val; may raise `Stopped`.
 
@@ -382,13 +385,15 @@ class _Run:
             head = self.head(split)
             judged = self.embeddings(split, head, judged=True)
             train = self.embeddings(split, head, judged=False) if method.head_step or split_name == "test" else None
-        carry = None
+        carry, logits = None, head.logits(judged.features)
         if method.head_step is not None and train is not None:
             heldout = judged if split_name == "val" else None
             trained = Trained(train=train, heldout=heldout, head=head, carried=carried)
             step = method.head_step(self.setting, parameters, trained)
             head, carry = step.head, step.carry
-        logits = head.logits(judged.features)
+            logits = head.logits(judged.features)
+            if heldout is not None and carry is not None:
+                logits = self.by_folds(method.head_step, parameters, trained, heldout)
         confusion = metrics.confusion_matrix(judged.labels, logits.argmax(1), self.setting.num_classes)
         recall = metrics.recall(confusion)
         seconds = time.perf_counter() - started
@@ -410,11 +415,34 @@ class _Run:
             carried=carry,
         )
 
+    def by_folds(self, step: Step, parameters: Parameters, trained: Trained, heldout: Embeddings) -> Tensor:
+        """`(M, C)` logits of val: of every fold by a head whose step was taken without it."""
+        fold_of = stratified_folds(heldout.labels, min(FOLDS, len(heldout)), seed=self.setting.seed, name="head step")
+        logits = torch.empty(len(heldout), trained.head.num_classes)
+        for fold in range(int(fold_of.max()) + 1):
+            elsewhere = fold_of != fold
+            others = Embeddings(
+                features=heldout.features[elsewhere],
+                labels=heldout.labels[elsewhere],
+                logits=heldout.logits[elsewhere],
+                indices=torch.arange(int(elsewhere.sum())),
+            )
+            made = step(self.setting, parameters, dataclasses.replace(trained, heldout=others))
+            logits[~elsewhere] = made.head.logits(heldout.features[~elsewhere])
+        return logits
+
     def inside(self, split: SplitModel, train: Embeddings, judged: Embeddings, head: LinearHead) -> Mapping[str, Any]:
         """What changed in the network, per class; read from test and to be read only."""
         with_head = [dataclasses.replace(one, logits=head.logits(one.features)) for one in (train, judged)]
         names = self.setting.class_names
-        found = diagnose(*with_head, head=head, class_names=names, heldout_split="test", seed=self.recipe.seed)
+        found = diagnose(
+            *with_head,
+            head=head,
+            class_names=names,
+            heldout_split="test",
+            top_k=usual_top_k(head.num_features),
+            seed=self.recipe.seed,
+        )
         told: dict[str, Any] = {name: _nullable(found[column]) for name, column in INSIDE.items()}
         augment = self.ingredients.augment
         if isinstance(augment, BatchAugmenter) and self.sides.judged is not None:

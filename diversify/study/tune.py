@@ -275,7 +275,7 @@ class Search:
         """A trial of this number: with the parameters it had if it was begun before, with the published ones if it is the first."""
         with _quiet():
             kept = self._kept(number)
-            self._study.sampler = _sampler(draws.seed_for("study", self._suite, self._method, number))
+            self._study.sampler = _sampler(draws.seed_for("study", self._suite, number))
             if kept is not None:
                 self._study.enqueue_trial(kept, user_attrs={_NUMBER: number, _PARAMETERS: kept}, skip_if_exists=False)
             trial = self._study.ask(fixed_distributions=self._distributions)
