@@ -125,7 +125,7 @@ class Demo:
 
     `varied` is `(C, S, N, ...)` images: N training images of a class under its policy, at `SHOWN_STRENGTHS`. `before`
     and `after` are diagnoses on val. `control` and `planned` are places among the ways of the outcome, `chosen` says how
-    the plan's strengths were chosen.
+    the plan's image policy was chosen.
     """
 
     outcome: Outcome
@@ -363,7 +363,7 @@ def _ways(demo: Demo) -> Section:
         rows.append(
             Row(
                 name=name,
-                mark="strength by val" if place == demo.planned else "control" if place == control else "",
+                mark="policy by val" if place == demo.planned else "control" if place == control else "",
                 good=True,
                 meaning=outcome.meanings[place],
                 anchor=wording.anchor(f"way {place}"),

@@ -37,7 +37,7 @@ IMBALANCE = (
 )
 SEEDS = 3
 MODEL = "small_cnn"
-STRENGTHS = {  # of the image policies, from the largest to the rarest class; val chooses
+STRENGTHS = {  # of two image policies, from the largest to the rarest class; val chooses
     "mild": Strengths(
         image_operations=GEOMETRIC, image_least=0.3, image_most=0.6, image_probability=0.5, mixing=Mixing()
     ),
@@ -270,14 +270,13 @@ class _Steps:
         return choice.in_words()
 
     def choose(self, seeds: range) -> tuple[str, str]:
-        """The strength with the best mean on val, the milder one of equals, and how it was chosen in words."""
+        """The image policy with the best mean on val, the milder one of equals, and how it was chosen in words."""
         means = {name: sum(self.accuracies[f"planned-{name}"]) / len(seeds) for name in STRENGTHS}
         chosen = max(means, key=lambda name: means[name])
-        spans = {name: f"{one.image_least:g} to {one.image_most:g}" for name, one in STRENGTHS.items()}
-        told = ", ".join(f"{name} ({spans[name]}) {value:.1%}" for name, value in means.items())
+        told = "; ".join(f"{name} ({_in_words(STRENGTHS[name])}) {value:.1%}" for name, value in means.items())
         said = (
-            f"The plan was made from the diagnosis; how strongly it varies images, {chosen} ({spans[chosen]}), was chosen on val"
-            f" among {told}."
+            f"The plan was made from the diagnosis; how it varies images, {chosen}, was chosen on val, mean of {len(seeds)} seeds:"
+            f" {told}."
         )
         self.say(f"choose: on val, mean of {len(seeds)} seeds: {told}; taken: {chosen}")
         return chosen, said
@@ -300,6 +299,13 @@ class _Steps:
         meaning, source = WAYS[name]
         accuracies = tuple(self.accuracies[folder])
         return Trained(name=name, meaning=meaning, source=source, balanced_accuracy_val=accuracies, right=right)
+
+
+def _in_words(strengths: Strengths) -> str:
+    """What is done to images, how strongly, how often, and with what they are mixed."""
+    kind = "geometric operations" if strengths.image_operations == GEOMETRIC else "operations of every kind"
+    mixed = "" if strengths.mixing.method == "none" else f", and {strengths.mixing.method}"
+    return f"{kind} at {strengths.image_least:g} to {strengths.image_most:g} on {strengths.image_probability:.0%} of the draws{mixed}"
 
 
 @contextmanager
