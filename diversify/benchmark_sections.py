@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from . import wording
@@ -11,7 +12,7 @@ from .benchmark_tables import NAME, marked, series, share_cell, signs
 from .benchmark_words import INSIDE, has_score, inside_meaning, inside_words, seconds
 from .layout import Cell, Chart, Heading, Row, Section, Table
 from .plots import Against, Rows
-from .study.compare import BASELINE, DIVERSITY, OURS, SuiteComparison
+from .study.compare import BASELINE, DIVERSITY, OURS, Difference, Estimate, SuiteComparison
 from .wording import DASH
 
 
@@ -104,32 +105,8 @@ def inside_sections(suite: SuiteComparison) -> tuple[Section, ...]:
     if not columns:
         return ()
     baseline = suite.references["baseline"]
-    rows = []
-    for one in suite.finished:
-        cells = []
-        for column in columns:
-            value, ends = inside_words(column, one.inside[column])
-            cells.append(Cell(value=value, interval=ends))
-            if baseline.differences:
-                moved = baseline.inside[column].get(one.name)
-                if moved is None or not moved.paired.values:
-                    cells.append(Cell(value=DASH))
-                else:
-                    value, ends = inside_words(column, moved.paired, signed=True)
-                    cells.append(Cell(value=value, interval=ends, strong=moved.verdict != "open"))
-            cells.append(Cell(value=inside_words(column, one.inside_all[column])[0]))
-        rows.append(marked(suite, one, cells))
-    headings = [Heading(title="method", short="method")]
-    for column in columns:
-        title = INSIDE.get(column, (column.replace("_", " "),))[0]
-        headings.append(
-            Heading(title=title, short=title, meaning=inside_meaning(column), anchor=f"measure-inside-{column}")
-        )
-        if baseline.differences:
-            headings.append(
-                Heading(title=f"over {BASELINE}", short=f"over {BASELINE}", meaning="Paired by seed and class.")
-            )
-        headings.append(Heading(title="all classes"))
+    shown = [pair for column in columns for pair in _inside_columns(suite, column)]
+    rows = [marked(suite, one, [cells[place] for _, cells in shown]) for place, one in enumerate(suite.finished)]
     return (
         Section(
             title="What changed inside",
@@ -140,7 +117,7 @@ def inside_sections(suite: SuiteComparison) -> tuple[Section, ...]:
                 title="What changed inside",
                 caption=f"Brackets: 95% t intervals over seeds; bold: the interval of a difference to {BASELINE} leaves out 0. All"
                 f" classes: the mean over all of them. {DASH}: not measured.",
-                headings=tuple(headings),
+                headings=(Heading(title="method", short="method"), *(heading for heading, _ in shown)),
                 rows=tuple(rows),
             ),
             charts=tuple(
@@ -150,6 +127,40 @@ def inside_sections(suite: SuiteComparison) -> tuple[Section, ...]:
             ),
         ),
     )
+
+
+def _inside_columns(suite: SuiteComparison, measure: str) -> list[tuple[Heading, list[Cell]]]:
+    """Of the smallest third, its difference, of all classes: those in which any method has a value; the first names the measure."""
+    title = INSIDE.get(measure, (measure.replace("_", " "),))[0]
+    meaning, anchor = inside_meaning(measure), f"measure-inside-{measure}"
+    third = [_inside_cell(measure, one.inside[measure]) for one in suite.finished]
+    all_classes = [Cell(value=inside_words(measure, one.inside_all[measure])[0]) for one in suite.finished]
+    if not _has_value(third):
+        return [(Heading(title=f"{title}, all classes", meaning=meaning, anchor=anchor), all_classes)]
+    found = [(Heading(title=title, short=title, meaning=meaning, anchor=anchor), third)]
+    moved = suite.references["baseline"].inside[measure]
+    over = [_moved_cell(measure, moved.get(one.name)) for one in suite.finished]
+    if _has_value(over):
+        words = f"over {BASELINE}"
+        found.append((Heading(title=words, short=words, meaning="Paired by seed and class."), over))
+    return [*found, (Heading(title="all classes"), all_classes)]
+
+
+def _inside_cell(measure: str, estimate: Estimate) -> Cell:
+    value, ends = inside_words(measure, estimate)
+    return Cell(value=value, interval=ends)
+
+
+def _moved_cell(measure: str, moved: Difference | None) -> Cell:
+    """Strong where the interval leaves out 0."""
+    if moved is None or not moved.paired.values:
+        return Cell(value=DASH)
+    value, ends = inside_words(measure, moved.paired, signed=True)
+    return Cell(value=value, interval=ends, strong=moved.verdict != "open")
+
+
+def _has_value(cells: Sequence[Cell]) -> bool:
+    return any(cell.value != DASH for cell in cells)
 
 
 def _inside_chart(suite: SuiteComparison, column: str) -> Chart:
