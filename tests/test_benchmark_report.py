@@ -180,6 +180,43 @@ def test_whether_diversifying_diversifies_is_answered_from_numbers(records: Reco
         assert wording.between(moved.paired.low, moved.paired.high, "ratio") in found.text
 
 
+def rows_of_markdown(records: Records) -> list[str]:
+    """The table of what changed inside."""
+    section = render_benchmark_markdown(compare(records)).split("## What changed inside")[1].split("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("|")]
+
+
+def test_what_no_method_has_inside_has_no_column() -> None:
+    """Training diversity has no value in the smallest third, leak none but that of `diversify`."""
+    records = with_inside(study(), leak=0.03)
+    for one in records:
+        if one["kind"] == "final":
+            leak = [0.03] * 6 if one["method"] == OURS else None
+            train = [7.0] * 4 + [None] * 2
+            one["inside"] = {**one["inside"], "leak": leak, "diversity_train": train, "other": [None] * 6}
+    suite, made = told(records)
+    table = section_of(made, "inside").table
+    assert table is not None
+    assert [heading.title for heading in table.headings] == [
+        "method",
+        *("top-K magnitude ratio", "over ce", "all classes"),
+        *("held-out diversity", "over ce", "all classes"),
+        *("leak, points", "all classes"),
+        "training diversity, all classes",
+    ]
+    assert [row.name for row in table.rows] == [one.name for one in suite.finished]
+    for place in range(len(table.headings) - 1):
+        assert any(row.cells[place].value != wording.DASH for row in table.rows)
+    for row in table.rows:
+        leaks = "+3.0" if row.name == OURS else wording.DASH
+        assert [cell.value for cell in row.cells[-3:]] == [leaks, leaks, "7.00"]
+    assert "training diversity" not in "".join(rows_of_markdown(records))
+    for one in records:
+        if one["kind"] == "final":
+            one["inside"] = {"diversity_train": [7.0] * 4 + [None] * 2}
+    assert "training diversity, all classes" in rows_of_markdown(records)[0]
+
+
 def test_an_unfinished_study_is_called_so_and_drawn() -> None:
     records = [one for one in study() if one["kind"] == "trial" or (one["method"], one["seed"]) != (OURS, 2)]
     records = [one for one in records if (one["kind"], one["method"]) != ("final", "vs")]
