@@ -8,14 +8,15 @@
       done
     done
     python -m benchmarks.cifar10_lt_head extract runs/* --root DATA --out BANKS
-    python -m benchmarks.cifar10_lt_head study BANKS --workers 2
+    python -m benchmarks.cifar10_lt_head study BANKS --workers 2 [--published]
     python -m benchmarks.cifar10_lt_head bound BANKS
 
 A study like any other, in `results/study_cifar10_lt_head.jsonl`, of which a run takes seconds. A trial retrains the heads of all
 backbones that kept a hold-out, each on its own training features, and is judged by the mean of their balanced accuracies on
 val. Methods that make a plan from val make it anew for each of five folds of val, without the fold that it is judged by. A
 final run takes one of the backbones that were trained on all training images, the seeds through them in turn, with the
-chosen parameters and a plan from the hold-out of its twin, and reads test once. `bound` records what a head fitted on
+chosen parameters and a plan from the hold-out of its twin, and reads test once. With `--published` nothing is searched for: every
+method has the values that it is published with, in `results/study_cifar10_lt_head_published.jsonl`. `bound` records what a head fitted on
 balanced test features reaches, cross-fitted: to be read only, as the bound of what any head could do.
 
 Every head that is trained may also take off a part of the log prior afterwards (`tau`): that is free, so none is credited for
@@ -33,7 +34,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import torch
@@ -74,6 +75,7 @@ from diversify.study.run import Runner, Step, Study, run_study
 
 SUITE = "cifar10_lt_head"
 RESULTS = Path(__file__).parent / "results" / "study_cifar10_lt_head.jsonl"
+PUBLISHED = Path(__file__).parent / "results" / "study_cifar10_lt_head_published.jsonl"
 BOUNDS = Path(__file__).parent / "results" / "cifar10_lt_head_bound.jsonl"
 EARLIER = Path(__file__).parent / "results" / "cifar10_lt_head.jsonl"
 FOLDS = 5
@@ -510,8 +512,8 @@ class _Result:
         return [float(recall[thirds == place].mean()) for place in range(3)]
 
 
-def _finals() -> list[_Result]:
-    records = [] if not RESULTS.exists() else [one for one in read_records(RESULTS) if one.kind == "final"]
+def _finals(path: Path) -> list[_Result]:
+    records = [] if not path.exists() else [one for one in read_records(path) if one.kind == "final"]
     found = [
         _Result(one.method, str(one.inside["backbone"]), _whole(one), tuple(map(float, _all(one))), one.class_counts)
         for one in records
@@ -591,8 +593,30 @@ def _table(results: Sequence[_Result], ours: str, ahead_of: str) -> str:
 
 
 def table() -> str:
-    """The study."""
-    return _table(_finals(), OURS, f"`{OURS}`")
+    """The study, on test."""
+    return _table(_finals(RESULTS), OURS, f"`{OURS}`")
+
+
+def published_table() -> str:
+    """The same methods without a search, with the values that they are published with."""
+    return _table(_finals(PUBLISHED), OURS, f"`{OURS}`")
+
+
+def val_table() -> str:
+    """What each method reaches on val: with the published values, in the middle of its trials, and at best."""
+    records = [] if not RESULTS.exists() else [one for one in read_records(RESULTS) if one.kind == "trial"]
+    if not records:
+        return "No records yet."
+    found = {}
+    for method in dict.fromkeys(one.method for one in records):
+        trials = sorted((one for one in records if one.method == method), key=lambda one: one.number or 0)
+        accuracies = [100 * _whole(one) for one in trials if one.state == "complete"]
+        found[method] = (100 * _whole(trials[0]), median(accuracies), max(accuracies))
+    rows = ["| method | published values | median trial | best trial |", "|:--|--:|--:|--:|"]
+    for method, values in sorted(found.items(), key=lambda pair: pair[1][0]):
+        name = f"**`{method}`**" if method == OURS else f"`{method}`"
+        rows.append(f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} |")
+    return "\n".join(rows)
 
 
 def earlier_table() -> str:
@@ -640,7 +664,8 @@ def main() -> None:
     study.add_argument("banks", type=Path)
     study.add_argument("--workers", type=int, default=1)
     study.add_argument("--methods")
-    study.add_argument("--out", type=Path, default=RESULTS)
+    study.add_argument("--published", action="store_true", help="no search: one trial, that of the published values")
+    study.add_argument("--out", type=Path)
     limit = commands.add_parser("bound", help="what a head fitted on test features reaches")
     limit.add_argument("banks", type=Path)
     options = parser.parse_args()
@@ -657,15 +682,17 @@ def main() -> None:
         chosen = PROTOCOL.methods if options.methods is None else tuple(options.methods.split(","))
         for step in run_study(
             Study(
-                protocol=PROTOCOL.model_copy(update={"methods": chosen}),
-                results=options.out,
+                protocol=PROTOCOL.model_copy(
+                    update={"methods": chosen, **({"trials": 1} if options.published else {})}
+                ),
+                results=options.out or (PUBLISHED if options.published else RESULTS),
                 root=str(options.banks),
                 workers=options.workers,
                 runner="benchmarks.cifar10_lt_head:runner",
             )
         ):
             _told(step)
-        print(text(), table(), sep="\n")
+        print(text(), published_table() if options.published else table(), sep="\n")
 
 
 def _told(step: Step) -> None:

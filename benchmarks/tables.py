@@ -48,6 +48,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "remedies": partial(timings, "remedies.jsonl"),
     "cifar10_lt_head_text": cifar10_lt_head.text,
     "cifar10_lt_head": cifar10_lt_head.table,
+    "cifar10_lt_head_published": cifar10_lt_head.published_table,
+    "cifar10_lt_head_val": cifar10_lt_head.val_table,
     "cifar10_lt_head_earlier_text": cifar10_lt_head.earlier_text,
     "cifar10_lt_head_earlier": cifar10_lt_head.earlier_table,
     "resident": resident.table,
