@@ -489,8 +489,10 @@ def make_plan(
     """`base` (by default the plan of the counts), changed where the diagnosis shows that a class needs more or less.
 
     A class moves by what its 95% intervals show beyond doubt: an interval that holds the mark changes nothing. A rule that
-    is `pooled` (of `RULES` the magnitude gap) goes by its value instead, drawn toward what the class's size predicts. What
-    no evidence and no rarity speaks for stays as it is in `Plan.untouched`, but for the share of the draws, which sum to 1.
+    is `pooled` (of `RULES` the magnitude gap) goes by its value instead, drawn toward what the class's size predicts. Where
+    the network knows little of its training images by heart, images are varied and mixed less or not at all, for every class
+    alike (`Strengths.gap_none`, `gap_full`): there is nothing to be gained by it, and much to be lost. What no evidence and no
+    rarity speaks for stays as it is in `Plan.untouched`, but for the share of the draws, which sum to 1.
 
         plan = make_plan(diagnosis)
         plan = make_plan(diagnosis, rules=(*RULES, my_rule), strengths=Strengths(draws_exponent=0.0))
@@ -514,7 +516,10 @@ def make_plan(
             raise must("diagnosis", f"have the column {column}", "none", "diagnose again")
     names, counts = _counted(diagnosis.class_names, diagnosis["count"])
     if base is None:
+        strengths, told = _for_what_is_learned(strengths, diagnosis)
         base = Plan.from_counts(names, counts, strengths=strengths)
+        said = [one.model_copy(update={"reasons": (*told, *one.reasons)}) if one.count else one for one in base.classes]
+        base = base.model_copy(update={"classes": tuple(said)})
     elif [(one.name, one.count) for one in base.classes] != list(zip(names, counts, strict=True)):
         raise must(
             "base", "be of the diagnosis's classes, with their training images", ", ".join(_listed(base.classes))
@@ -537,6 +542,39 @@ def make_plan(
     ]
     made_from = "diagnosis" if diagnosis.permuted_by is None else "permuted diagnosis"
     return Plan.from_dict({**base.model_dump(exclude={"classes"}), "made_from": made_from, "classes": classes})
+
+
+def _for_what_is_learned(strengths: Strengths, diagnosis: Diagnosis) -> tuple[Strengths, tuple[Reason, ...]]:
+    """Less for the images, with the reason, where the network knows few of its training images better than others."""
+    if "recall_train" not in diagnosis.columns:
+        return strengths, ()
+    train, heldout = (diagnosis[name].double() for name in ("recall_train", "recall_heldout"))
+    known = ~(train.isnan() | heldout.isnan())
+    if not bool(known.any()):
+        return strengths, ()
+    ends = float(train[known].mean()), float(heldout[known].mean())
+    gap = ends[0] - ends[1]
+    fewer = strengths.for_gap(gap)
+    rare = int(diagnosis["count"][diagnosis["count"] > 0].min()) < int(diagnosis["count"].max())
+    if fewer == strengths or not rare:  # where no class is rare, counts vary nothing that could be less
+        return fewer, ()
+    share = "not varied" if not fewer.image_probability else f"varied at {fewer.image_probability:.0%} of the draws"
+    text = (
+        f"On average over the classes {ends[0]:.0%} of the training images are found and {ends[1]:.0%} of unseen ones:"
+        f" little is known by heart, so images are {share}"
+    )
+    told = Reason(
+        rule="little known by heart",
+        choice="image",
+        measure="recall_train",
+        value=_tidy(ends[0]),
+        low=None,
+        high=None,
+        compared_with=_tidy(ends[1]),
+        text=f"{text}.",
+        source="this library: `benchmarks.validity`",
+    )
+    return fewer, (told,)
 
 
 def _listed(classes: Sequence[ClassPlan]) -> list[str]:

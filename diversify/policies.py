@@ -225,6 +225,9 @@ class Strengths:
         image_least: Strength for the largest class, where some class is rare.
         image_most: Strength for the rarest class.
         image_probability: Share of the draws of every class that are varied.
+        gap_none: A plan made from a diagnosis varies and mixes no images where recall on training images is ahead of that
+            on held-out ones by this at most, as a mean over the classes: there is nothing that is known by heart.
+        gap_full: From this on it does so in full; between the two strengths and probabilities rise in proportion.
         mixing: With what the images of every class are mixed, where some class is rare.
         prior_correction: Of the run.
         schedule: Of the run.
@@ -253,6 +256,8 @@ class Strengths:
     image_least: float = 0.5
     image_most: float = 0.7
     image_probability: float = 0.9
+    gap_none: float = 0.05
+    gap_full: float = 0.15
     mixing: Mixing = dataclasses.field(default_factory=lambda: Mixing(method="cutmix", probability=0.5))
     prior_correction: PriorCorrection = dataclasses.field(default_factory=lambda: PriorCorrection(training=1.0))
     schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(features=1.0))
@@ -286,6 +291,8 @@ class Strengths:
             raise must("covariance_share and eos_share", "sum to at most 1", got)
         if self.image_least > self.image_most:
             raise must("image_least", f"not be larger than image_most ({self.image_most:g})", f"{self.image_least:g}")
+        if self.gap_none >= self.gap_full:
+            raise must("gap_none", f"be below gap_full ({self.gap_full:g})", f"{self.gap_none:g}")
         spread = (self.image_most - self.image_least) * self.image_probability
         if spread > self.largest_difference + 1e-9:
             law = f"be at most largest_difference ({self.largest_difference:g})"
@@ -295,6 +302,17 @@ class Strengths:
             FeaturePolicy(method="eos", strength=self.eos, share=self.eos_share, neighbors=self.neighbors)
         except pydantic.ValidationError as error:
             raise refusal("strengths", error) from None
+
+    def for_gap(self, gap: float) -> Strengths:
+        """What is left of the image policies and the mixing where training recall is ahead of held-out recall by `gap`."""
+        share = min(1.0, max(0.0, (gap - self.gap_none) / (self.gap_full - self.gap_none)))
+        return dataclasses.replace(
+            self,
+            image_least=share * self.image_least,
+            image_most=share * self.image_most,
+            image_probability=share * self.image_probability,
+            mixing=self.mixing.model_copy(update={"probability": share * self.mixing.probability}),
+        )
 
     def usual(self, path: str) -> float:
         """What a class starts with that a rule gives something which it had none of before, at a path of `PATHS`."""

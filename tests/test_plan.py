@@ -64,13 +64,17 @@ def with_columns(diagnosis: Diagnosis, changed: dict[str, dict[int, float]]) -> 
 
 @pytest.fixture(scope="module")
 def quiet(diagnosis: Diagnosis) -> Diagnosis:
-    """A diagnosis that is sure of nothing: every interval holds every mark, and no class's magnitudes are measured."""
+    """A diagnosis that is sure of nothing: every interval holds every mark, and no class's magnitudes are measured.
+
+    The network knows its training images by heart.
+    """
     columns = {name: column.clone() for name, column in diagnosis.columns.items()}
     for name in columns:
         if name.endswith(("_low", "_high")):
             columns[name].fill_(-WIDE if name.endswith("_low") else WIDE)
             columns[name.rpartition("_")[0]].fill_(0.5)
     columns["ce_magnitude_ratio"].fill_(math.nan)
+    columns["recall_train"].fill_(1.0)
     return dataclasses.replace(diagnosis, columns=columns, log_count={})
 
 
@@ -192,6 +196,39 @@ def test_where_nothing_is_sure_the_counts_decide_alone(quiet: Diagnosis) -> None
     base = Plan.from_counts(quiet.class_names, quiet["count"])
     assert base.diff(make_plan(quiet)) == ("made_from: counts -> diagnosis",)
     assert [one.reasons for one in make_plan(quiet).classes] == [one.reasons for one in base.classes]
+
+
+def with_gap(diagnosis: Diagnosis, gap: float) -> Diagnosis:
+    """Half of the unseen images are found, and so much more of the training images."""
+    return with_columns(diagnosis, {"recall_train": dict.fromkeys(range(len(diagnosis.class_names)), 0.5 + gap)})
+
+
+def test_images_are_varied_the_less_the_less_is_known_by_heart(quiet: Diagnosis) -> None:
+    plans = [make_plan(with_gap(quiet, gap)) for gap in (-0.1, 0.03, 0.07, 0.1, 0.14, 0.2, 0.5)]
+    amounts = [[one.image.amount for one in plan.classes] for plan in plans]
+    mixed = [plan.mixing_column("probability").tolist() for plan in plans]
+    for column in zip(*amounts, strict=True):
+        assert list(column) == sorted(column)
+        assert column[0] == column[1] == 0
+        assert 0 < column[2] < column[3] < column[4] < column[5] == column[6]
+    assert mixed[0] == mixed[1] == [0.0] * len(quiet.class_names)
+    assert mixed[3] == pytest.approx([0.25] * len(quiet.class_names))
+    assert mixed[5] == mixed[6] == [0.5] * len(quiet.class_names)
+    counted = Plan.from_counts(quiet.class_names, quiet["count"])
+    assert amounts[6] == [one.image.amount for one in counted.classes]
+    for plan, told in zip(plans, (True, True, True, True, True, False, False), strict=True):
+        reasons = [[one for one in each.reasons if one.rule == "little known by heart"] for each in plan.classes]
+        assert [len(one) for one in reasons] == [int(told)] * len(quiet.class_names)
+    told = plans[2].classes[0].reasons[0]
+    assert (told.value, told.compared_with) == pytest.approx((0.57, 0.5))
+    assert "57% of the training images are found and 50% of unseen ones" in told.text
+    assert all(not one.image.operations for one in plans[0].classes)
+
+
+def test_feature_policies_do_not_depend_on_what_is_known_by_heart(quiet: Diagnosis) -> None:
+    one, other = (make_plan(with_gap(quiet, gap)) for gap in (0.0, 0.4))
+    assert [each.features for each in one.classes] == [each.features for each in other.classes]
+    assert torch.equal(one.draws, other.draws)
 
 
 def firing(rule: Rule, diagnosis: Diagnosis, c: int, by: float) -> tuple[Diagnosis, float]:

@@ -52,6 +52,7 @@ CIFAR10_LT_SHORT = Protocol(
     data="cifar10",
     model="resnet20",
     epochs=30,
+    trial_epochs=15,
     learning_rate=(0.05, 0.1, 0.3),
     weight_decay=(1e-4, 5e-4, 2e-3),
     methods=THE_EIGHT,
