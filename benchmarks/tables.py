@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cifar10_lt_diagnosis, cifar10_lt_head, resident, validity
+from benchmarks import cifar10_lt_diagnosis, head_study, resident, validity
 from diversify import benchmark_report, storage
 from diversify.study import compare
 
@@ -46,12 +46,14 @@ def timings(file: str) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "overhead": partial(timings, "overhead.jsonl"),
     "remedies": partial(timings, "remedies.jsonl"),
-    "cifar10_lt_head_text": cifar10_lt_head.text,
-    "cifar10_lt_head": cifar10_lt_head.table,
-    "cifar10_lt_head_published": cifar10_lt_head.published_table,
-    "cifar10_lt_head_val": cifar10_lt_head.val_table,
-    "cifar10_lt_head_earlier_text": cifar10_lt_head.earlier_text,
-    "cifar10_lt_head_earlier": cifar10_lt_head.earlier_table,
+    "cifar10_lt_head_text": head_study.text,
+    "cifar10_lt_head": head_study.table,
+    "cifar10_lt_head_published": partial(head_study.table, published=True),
+    "fashion_mnist_lt_head_text": partial(head_study.text, head_study.FASHION.suite),
+    "fashion_mnist_lt_head_published": partial(head_study.table, head_study.FASHION.suite, published=True),
+    "cifar10_lt_head_val": head_study.val_table,
+    "cifar10_lt_head_earlier_text": head_study.earlier_text,
+    "cifar10_lt_head_earlier": head_study.earlier_table,
     "resident": resident.table,
     "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import cifar10_lt_head as head_study
+from benchmarks import head_study
 from diversify import storage
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
@@ -54,7 +54,7 @@ def test_every_method_goes_all_the_way(banks: Path, tmp_path: Path, monkeypatch:
         protocol=protocol,
         results=tmp_path / "r.jsonl",
         root=str(banks),
-        runner="benchmarks.cifar10_lt_head:runner",
+        runner="benchmarks.head_study:runner",
     )
     assert all(True for _ in run_study(study))
     records = read_records(study.results)

@@ -1,4 +1,4 @@
-"""Head repair on long-tailed CIFAR-10: every head-level method on frozen cross-entropy ResNet-32 backbones.
+"""Head repair: every head-level method on frozen cross-entropy networks, of long-tailed CIFAR-10 and of Fashion-MNIST.
 
     for run in canonical:0 canonical:1 canonical:2 0:0 1:0; do
       tail=${run%:*} seed=${run#*:}
@@ -7,20 +7,23 @@
           --model resnet32 --epochs 200 --precision bf16 --out runs/$tail-$seed-$holdout
       done
     done
-    python -m benchmarks.cifar10_lt_head extract runs/* --root DATA --out BANKS
-    python -m benchmarks.cifar10_lt_head study BANKS --workers 2 [--published]
-    python -m benchmarks.cifar10_lt_head bound BANKS
+    python -m benchmarks.head_study extract runs/* --root DATA --out BANKS
+    python -m benchmarks.head_study study BANKS --workers 2 [--published]
+    python -m benchmarks.head_study bound BANKS
 
 A study like any other, in `results/study_cifar10_lt_head.jsonl`, of which a run takes seconds. A trial retrains the heads of all
-backbones that kept a hold-out, each on its own training features, and is judged by the mean of their balanced accuracies on
+networks that kept a hold-out, each on its own training features, and is judged by the mean of their balanced accuracies on
 val. Methods that make a plan from val make it anew for each of five folds of val, without the fold that it is judged by. A
-final run takes one of the backbones that were trained on all training images, the seeds through them in turn, with the
+final run takes one of the networks that were trained on all training images, the seeds through them in turn, with the
 chosen parameters and a plan from the hold-out of its twin, and reads test once. With `--published` nothing is searched for: every
-method has the values that it is published with, in `results/study_cifar10_lt_head_published.jsonl`. `bound` records what a head fitted on
-balanced test features reaches, cross-fitted: to be read only, as the bound of what any head could do.
+method has the values that it is published with, in `results/study_cifar10_lt_head_published.jsonl`. `bound` records what a head
+fitted on balanced test features reaches, cross-fitted: to be read only, as the bound of what any head could do.
 
 Every head that is trained may also take off a part of the log prior afterwards (`tau`): that is free, so none is credited for
 what it does alone.
+
+`--suite fashion_mnist_lt_head` is the same for `--data fashion-mnist --imbalance exp:100:2000 --model small_cnn --epochs 20`, seed 0,
+with the tail orders 0 to 4: a confirmation, on images that nothing was developed on.
 """
 
 from __future__ import annotations
@@ -73,11 +76,9 @@ from diversify.study.protocol import (
 from diversify.study.records import Record, read_records
 from diversify.study.run import Runner, Step, Study, run_study
 
-SUITE = "cifar10_lt_head"
-RESULTS = Path(__file__).parent / "results" / "study_cifar10_lt_head.jsonl"
-PUBLISHED = Path(__file__).parent / "results" / "study_cifar10_lt_head_published.jsonl"
-BOUNDS = Path(__file__).parent / "results" / "cifar10_lt_head_bound.jsonl"
-EARLIER = Path(__file__).parent / "results" / "cifar10_lt_head.jsonl"
+RECORDS = Path(__file__).parent / "results"
+BOUNDS = RECORDS / "head_bound.jsonl"
+EARLIER = RECORDS / "cifar10_lt_head.jsonl"
 FOLDS = 5
 STEPS = 1500
 OURS, EARLIER_OURS = "diversify", "plan"
@@ -242,7 +243,7 @@ PLANNED = (OURS, "plan_permuted")  # these make something from val
 BY_NAME = {method.name: method for method in METHODS}
 
 PROTOCOL = Protocol(
-    suite=SUITE,
+    suite="cifar10_lt_head",
     data="cifar10",
     tail_orders=("canonical", "canonical", "canonical", "0", "1"),  # with the seeds 0, 1, 2, 0, 0 of their backbones
     model="resnet32",
@@ -255,6 +256,23 @@ PROTOCOL = Protocol(
     seeds=tuple(range(10)),
     note="Epochs are those of the frozen backbones; a head is trained for 1,500 steps.",
 )
+FASHION = PROTOCOL.model_copy(
+    update={
+        "suite": "fashion_mnist_lt_head",
+        "data": "fashion-mnist",
+        "imbalance": "exp:100:2000",
+        "tail_orders": ("0", "1", "2", "3", "4"),
+        "model": "small_cnn",
+        "epochs": 20,
+        "confirmation": True,
+    }
+)
+PROTOCOLS = {protocol.suite: protocol for protocol in (PROTOCOL, FASHION)}
+
+
+def results_of(suite: str, *, published: bool) -> Path:
+    """Where the records of a study are."""
+    return RECORDS / f"study_{suite}{'_published' if published else ''}.jsonl"
 
 
 # The frozen backbones
@@ -299,7 +317,8 @@ def write_bank(run: Path, *, root: str, out: Path) -> Path:
     judged = data.val if data_record["holdout"] else data.test
     if judged is None or data.train.digest() != data_record["splits"]["train"]["digest"]:
         raise must(f"images of {run}", "be those of its record", "others")
-    network = load_trained(record["model"]["name"], run / "model.safetensors", data.num_classes, 3)
+    channels = int(data.train.dataset[0][0].shape[0])
+    network = load_trained(record["model"]["name"], run / "model.safetensors", data.num_classes, channels)
     split = split_head(network)
     head = read_head(split.head)
     tensors = {"weight": head.weight, "bias": head.bias}
@@ -470,7 +489,7 @@ def runner() -> Runner:
 # What is read only
 
 
-def bound(folder: Path, name: str) -> dict[str, Any]:
+def bound(folder: Path, suite: str, name: str) -> dict[str, Any]:
     """The record of a head fitted on balanced test features, each image by a head that did not see it."""
     bank = read_bank(folder, name, "all")
     test = bank.judged
@@ -478,7 +497,7 @@ def bound(folder: Path, name: str) -> dict[str, Any]:
     recall = counts.class_mean((predicted == test.labels).double(), test.labels, test.num_classes).tolist()
     return {
         "kind": "ceiling",
-        "suite": SUITE,
+        "suite": suite,
         "method": BOUND,
         "split": "test",
         "backbone": name,
@@ -512,7 +531,8 @@ class _Result:
         return [float(recall[thirds == place].mean()) for place in range(3)]
 
 
-def _finals(path: Path) -> list[_Result]:
+def _finals(suite: str, *, published: bool) -> list[_Result]:
+    path = results_of(suite, published=published)
     records = [] if not path.exists() else [one for one in read_records(path) if one.kind == "final"]
     found = [
         _Result(one.method, str(one.inside["backbone"]), _whole(one), tuple(map(float, _all(one))), one.class_counts)
@@ -522,7 +542,7 @@ def _finals(path: Path) -> list[_Result]:
         _Result(
             one["method"], one["backbone"], one["balanced_accuracy"], tuple(one["recall"]), tuple(one["class_counts"])
         )
-        for one in _bounds()
+        for one in _bounds(suite)
     ]
 
 
@@ -536,8 +556,8 @@ def _all(record: Record) -> list[float]:
     return [math.nan if value is None else value for value in record.recall]
 
 
-def _bounds() -> list[dict[str, Any]]:
-    return storage.read_jsonl(BOUNDS) if BOUNDS.exists() else []
+def _bounds(suite: str) -> list[dict[str, Any]]:
+    return [] if not BOUNDS.exists() else [one for one in storage.read_jsonl(BOUNDS) if one["suite"] == suite]
 
 
 def _earlier() -> list[_Result]:
@@ -592,19 +612,15 @@ def _table(results: Sequence[_Result], ours: str, ahead_of: str) -> str:
     return "\n".join(rows)
 
 
-def table() -> str:
-    """The study, on test."""
-    return _table(_finals(RESULTS), OURS, f"`{OURS}`")
-
-
-def published_table() -> str:
-    """The same methods without a search, with the values that they are published with."""
-    return _table(_finals(PUBLISHED), OURS, f"`{OURS}`")
+def table(suite: str = PROTOCOL.suite, *, published: bool = False) -> str:
+    """A study, on test: what a search chose, or the values that methods are published with."""
+    return _table(_finals(suite, published=published), OURS, f"`{OURS}`")
 
 
 def val_table() -> str:
     """What each method reaches on val: with the published values, in the middle of its trials, and at best."""
-    records = [] if not RESULTS.exists() else [one for one in read_records(RESULTS) if one.kind == "trial"]
+    path = results_of(PROTOCOL.suite, published=False)
+    records = [] if not path.exists() else [one for one in read_records(path) if one.kind == "trial"]
     if not records:
         return "No records yet."
     found = {}
@@ -624,21 +640,25 @@ def earlier_table() -> str:
     return _table(_earlier(), EARLIER_OURS, "the plan")
 
 
-def text() -> str:
-    """Where the records of the study come from, in a sentence."""
-    if not RESULTS.exists():
-        return "No records yet."
-    records = read_records(RESULTS)
-    finals = [one for one in records if one.kind == "final" and one.method == OURS]
-    if not finals:
+def text(suite: str = PROTOCOL.suite) -> str:
+    """Where the records of a study come from, in a sentence."""
+    for published in (False, True):
+        path = results_of(suite, published=published)
+        records = read_records(path) if path.exists() else []
+        finals = [one for one in records if one.kind == "final" and one.method == OURS]
+        if finals:
+            break
+    else:
         return "No records yet."
     backbones = list(dict.fromkeys(str(one.inside["backbone"]) for one in finals))
     trials = sum(one.kind == "trial" and one.method == OURS for one in records)
+    searched = f" {trials} trials of every method on the hold-outs of their twins," if not published else ""
+    protocol = PROTOCOLS[suite]
     return (
-        f"{len(backbones)} frozen backbones (tail order and seed: {', '.join(backbones)}; cross entropy, ResNet-32,"
-        f" {finals[0].epochs} epochs, ratio 100, all training images), {trials} trials of every method on the hold-outs of their"
-        f" twins, {len(finals)} final runs of each. Means over the runs of a backbone, then over backbones, with 95% t intervals"
-        " over backbones and on how many of them `diversify` is ahead."
+        f"{len(backbones)} frozen backbones ({protocol.data}, {protocol.imbalance}, tail order and seed: {', '.join(backbones)};"
+        f" cross entropy, {protocol.model}, {protocol.epochs} epochs, all training images),{searched} {len(finals)} final runs of"
+        " each method. Means over the runs of a backbone, then over backbones, with 95% t intervals over backbones and on how"
+        " many of them `diversify` is ahead."
     )
 
 
@@ -668,31 +688,34 @@ def main() -> None:
     study.add_argument("--out", type=Path)
     limit = commands.add_parser("bound", help="what a head fitted on test features reaches")
     limit.add_argument("banks", type=Path)
+    for one in (study, limit):
+        one.add_argument("--suite", choices=PROTOCOLS, default=PROTOCOL.suite)
     options = parser.parse_args()
     if options.command == "extract":
         options.out.mkdir(parents=True, exist_ok=True)
         for run_folder in options.runs:
             print(write_bank(run_folder, root=options.root, out=options.out), flush=True)
     elif options.command == "bound":
-        done = {one["backbone"] for one in _bounds()}
-        for name in names_of(PROTOCOL):
+        done = {one["backbone"] for one in _bounds(options.suite)}
+        for name in names_of(PROTOCOLS[options.suite]):
             if name not in done:
-                storage.append_jsonl(BOUNDS, bound(options.banks, name))
+                storage.append_jsonl(BOUNDS, bound(options.banks, options.suite, name))
     else:
-        chosen = PROTOCOL.methods if options.methods is None else tuple(options.methods.split(","))
+        protocol = PROTOCOLS[options.suite]
+        changes: dict[str, Any] = {"trials": 1} if options.published else {}
+        if options.methods is not None:
+            changes["methods"] = tuple(options.methods.split(","))
         for step in run_study(
             Study(
-                protocol=PROTOCOL.model_copy(
-                    update={"methods": chosen, **({"trials": 1} if options.published else {})}
-                ),
-                results=options.out or (PUBLISHED if options.published else RESULTS),
+                protocol=protocol.model_copy(update=changes),
+                results=options.out or results_of(options.suite, published=options.published),
                 root=str(options.banks),
                 workers=options.workers,
-                runner="benchmarks.cifar10_lt_head:runner",
+                runner="benchmarks.head_study:runner",
             )
         ):
             _told(step)
-        print(text(), published_table() if options.published else table(), sep="\n")
+        print(text(options.suite), table(options.suite, published=options.published), sep="\n")
 
 
 def _told(step: Step) -> None:
