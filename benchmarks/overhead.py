@@ -1,6 +1,6 @@
 """What the library costs beside doing the same by hand; appends to `benchmarks/results/overhead.jsonl`.
 
-    python -m benchmarks.overhead [extract] [diagnose] [report] [loop]
+    python -m benchmarks.overhead [extract] [diagnose] [report] [loop] [study]
 
 Every comparison runs both sides in turn, in one process, on the same data; a ratio is per pair, and the median is quoted.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,11 @@ from diversify.images import ImageArray
 from diversify.measuring import diagnose
 from diversify.models import build_model
 from diversify.report import render_html
+from diversify.study.methods import method_named
+from diversify.study.records import Record, read_records
+from diversify.study.run import Study, run_study
+from diversify.study.suites import SUITES
+from diversify.study.trial import load_task, run_trial
 from diversify.thumbnails import take_pictures
 from diversify.training import Ingredients, Recipe, fit
 
@@ -179,7 +185,36 @@ def time_loop() -> dict[str, Any]:
     )
 
 
-FIGURES = {"extract": time_extract, "diagnose": time_diagnose, "report": time_report, "loop": time_loop}
+def time_study() -> dict[str, Any]:
+    """A study of eight runs on digits beside the same eight runs called one after the other."""
+    protocol = SUITES["digits"].model_copy(update={"methods": ("ce", "focal"), "trials": 3, "seeds": (0,)})
+    task = load_task(protocol, device="cpu")
+    runs: list[Record] = []
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            results = Path(folder) / "study.jsonl"
+            for _ in run_study(Study(protocol=protocol, results=results)):
+                pass
+            runs[:] = read_records(results)
+
+    def bare() -> None:
+        for one in runs:
+            run_trial(task, method_named(one.method), one.params, seed=one.seed, split=one.split)
+
+    what = (
+        "seconds of a study of eight runs on digits, its data read, searched, locked and recorded, over the bare runs"
+    )
+    return paired("study", what, ours, bare, runs=8)
+
+
+FIGURES = {
+    "extract": time_extract,
+    "diagnose": time_diagnose,
+    "report": time_report,
+    "loop": time_loop,
+    "study": time_study,
+}
 
 
 def keep(figures: Mapping[str, Callable[[], dict[str, Any]]], names: list[str], results: Path) -> None:
