@@ -650,7 +650,7 @@ def text(suite: str = PROTOCOL.suite) -> str:
             break
     else:
         return "No records yet."
-    backbones = list(dict.fromkeys(str(one.inside["backbone"]) for one in finals))
+    backbones = sorted({str(one.inside["backbone"]) for one in finals}, key=names_of(PROTOCOLS[suite]).index)
     trials = sum(one.kind == "trial" and one.method == OURS for one in records)
     searched = f" {trials} trials of every method on the hold-outs of their twins," if not published else ""
     protocol = PROTOCOLS[suite]
