@@ -8,15 +8,16 @@
       done
     done
     python -m benchmarks.head_study extract runs/* --root DATA --out BANKS
-    python -m benchmarks.head_study study BANKS --workers 2 [--published]
+    python -m benchmarks.head_study study BANKS --workers 2 [--untuned]
     python -m benchmarks.head_study bound BANKS
 
 A study like any other, in `results/study_cifar10_lt_head.jsonl`, of which a run takes seconds. A trial retrains the heads of all
 networks that kept a hold-out, each on its own training features, and is judged by the mean of their balanced accuracies on
 val. Methods that make a plan from val make it anew for each of five folds of val, without the fold that it is judged by. A
 final run takes one of the networks that were trained on all training images, the seeds through them in turn, with the
-chosen parameters and a plan from the hold-out of its twin, and reads test once. With `--published` nothing is searched for: every
-method has the values that it is published with, in `results/study_cifar10_lt_head_published.jsonl`. `bound` records what a head
+chosen parameters and a plan from the hold-out of its twin, and reads test once. With `--untuned` nothing is searched for: every
+method has the values that its search begins with, one recipe of ours for whatever is trained, tau 1 for the free repairs, K of the
+papers, the plan as it is made; in `results/study_cifar10_lt_head_untuned.jsonl`. `bound` records what a head
 fitted on balanced test features reaches, cross-fitted: to be read only, as the bound of what any head could do.
 
 Every head that is trained may also take off a part of the log prior afterwards (`tau`): that is free, so none is credited for
@@ -164,9 +165,9 @@ def _planned(setting: Setting, parameters: Parameters, trained: Trained) -> Head
     return _retrained(trained, trained.head, scaled(plan, _number(parameters, "strength")), setting, parameters)
 
 
-_TAU: Space = {"tau": Range(low=0.0, high=1.5, default=0.0)}
+_TAU: Space = {"tau": Range(low=0.0, high=3.0, default=0.0)}
 _FREE_TAU: Space = {"tau": Range(low=0.0, high=3.0, default=1.0)}
-_NEIGHBORS: Space = {"neighbors": Choice(values=(5, 10, 50), default=10), **_TAU}
+_NEIGHBORS = (5, 10, 50, 100, 300)
 _STRENGTH: Space = {"strength": Range(low=0.25, high=1.75, default=1.0), **_TAU}
 
 METHODS = (
@@ -200,14 +201,14 @@ METHODS = (
         name="smote",
         meaning="Even draws of classes filled up between two neighbours",
         source="Chawla et al. 2002",
-        space=_NEIGHBORS,
+        space={"neighbors": Choice(values=_NEIGHBORS, default=5), **_TAU},
         head_step=_oversampled("smote"),
     ),
     Method(
         name="eos",
         meaning="Even draws of classes filled up toward nearest enemies",
         source="Dablain et al. 2022",
-        space=_NEIGHBORS,
+        space={"neighbors": Choice(values=_NEIGHBORS, default=10), **_TAU},
         head_step=_oversampled("eos"),
     ),
     Method(
@@ -249,8 +250,8 @@ PROTOCOL = Protocol(
     model="resnet32",
     epochs=200,
     precision="fp32",
-    learning_rate=(0.005, 0.05, 0.2),
-    weight_decay=(5e-5, 5e-4, 2e-2),
+    learning_rate=(1e-3, 0.05, 0.5),
+    weight_decay=(1e-5, 5e-4, 5e-2),
     methods=tuple(BY_NAME),
     trials=20,
     seeds=tuple(range(10)),
@@ -270,9 +271,9 @@ FASHION = PROTOCOL.model_copy(
 PROTOCOLS = {protocol.suite: protocol for protocol in (PROTOCOL, FASHION)}
 
 
-def results_of(suite: str, *, published: bool) -> Path:
+def results_of(suite: str, *, untuned: bool) -> Path:
     """Where the records of a study are."""
-    return RECORDS / f"study_{suite}{'_published' if published else ''}.jsonl"
+    return RECORDS / f"study_{suite}{'_untuned' if untuned else ''}.jsonl"
 
 
 # The frozen backbones
@@ -429,7 +430,8 @@ def _logits(task: Task, method: Method, name: str, parameters: Parameters, seed:
         return _head(method, bank, parameters, seed, None).logits(bank.judged.features)
     logits, fold_of = torch.empty_like(bank.judged.logits), task.fold_of(name)
     for fold in range(FOLDS):
-        plan = task.plan(name, fold, None if method.name == OURS else seed)
+        # another permutation for every backbone, and others than those of the final runs
+        plan = task.plan(name, fold, None if method.name == OURS else 1000 + task.names.index(name))
         rows = fold_of == fold
         logits[rows] = _head(method, bank, parameters, seed, plan).logits(bank.judged.features[rows])
     return logits
@@ -457,8 +459,8 @@ def run(
     sizes = judged[0][0].class_counts[orders[0]]
     inside = {} if split == "val" else {"backbone": judged[0][0].name, "weights": judged[0][0].weights}
     return Outcome(
-        recall=tuple(recall.tolist()),
-        balanced_accuracy=float(recall.mean()),
+        recall=tuple(None if math.isnan(value) else value for value in recall.tolist()),
+        balanced_accuracy=float(recall.nanmean()),
         **{name: mean(one[name] for one in looked) for name in ("macro_f1", "g_mean", "ece")},
         class_counts=tuple(sizes.tolist()),
         epochs=task.protocol.epochs,
@@ -531,8 +533,8 @@ class _Result:
         return [float(recall[thirds == place].mean()) for place in range(3)]
 
 
-def _finals(suite: str, *, published: bool) -> list[_Result]:
-    path = results_of(suite, published=published)
+def _finals(suite: str, *, untuned: bool) -> list[_Result]:
+    path = results_of(suite, untuned=untuned)
     records = [] if not path.exists() else [one for one in read_records(path) if one.kind == "final"]
     found = [
         _Result(one.method, str(one.inside["backbone"]), _whole(one), tuple(map(float, _all(one))), one.class_counts)
@@ -612,14 +614,14 @@ def _table(results: Sequence[_Result], ours: str, ahead_of: str) -> str:
     return "\n".join(rows)
 
 
-def table(suite: str = PROTOCOL.suite, *, published: bool = False) -> str:
-    """A study, on test: what a search chose, or the values that methods are published with."""
-    return _table(_finals(suite, published=published), OURS, f"`{OURS}`")
+def table(suite: str = PROTOCOL.suite, *, untuned: bool = False) -> str:
+    """A study, on test: what a search chose, or the values that it begins with."""
+    return _table(_finals(suite, untuned=untuned), OURS, f"`{OURS}`")
 
 
 def val_table() -> str:
-    """What each method reaches on val: with the published values, in the middle of its trials, and at best."""
-    path = results_of(PROTOCOL.suite, published=False)
+    """What each method reaches on val: with the values the search begins with, in the middle of its trials, and at best."""
+    path = results_of(PROTOCOL.suite, untuned=False)
     records = [] if not path.exists() else [one for one in read_records(path) if one.kind == "trial"]
     if not records:
         return "No records yet."
@@ -628,7 +630,7 @@ def val_table() -> str:
         trials = sorted((one for one in records if one.method == method), key=lambda one: one.number or 0)
         accuracies = [100 * _whole(one) for one in trials if one.state == "complete"]
         found[method] = (100 * _whole(trials[0]), median(accuracies), max(accuracies))
-    rows = ["| method | published values | median trial | best trial |", "|:--|--:|--:|--:|"]
+    rows = ["| method | untuned | median trial | best trial |", "|:--|--:|--:|--:|"]
     for method, values in sorted(found.items(), key=lambda pair: pair[1][0]):
         name = f"**`{method}`**" if method == OURS else f"`{method}`"
         rows.append(f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} |")
@@ -642,8 +644,8 @@ def earlier_table() -> str:
 
 def text(suite: str = PROTOCOL.suite) -> str:
     """Where the records of a study come from, in a sentence."""
-    for published in (False, True):
-        path = results_of(suite, published=published)
+    for untuned in (False, True):
+        path = results_of(suite, untuned=untuned)
         records = read_records(path) if path.exists() else []
         finals = [one for one in records if one.kind == "final" and one.method == OURS]
         if finals:
@@ -652,13 +654,17 @@ def text(suite: str = PROTOCOL.suite) -> str:
         return "No records yet."
     backbones = sorted({str(one.inside["backbone"]) for one in finals}, key=names_of(PROTOCOLS[suite]).index)
     trials = sum(one.kind == "trial" and one.method == OURS for one in records)
-    searched = f" {trials} trials of every method on the hold-outs of their twins," if not published else ""
+    searched = f" {trials} trials of every method on the hold-outs of their twins," if not untuned else ""
     protocol = PROTOCOLS[suite]
+    alike = len(backbones) - len(set(protocol.tail_orders)) + 1
+    shared = (
+        f" {alike} of them share their training images, so that the intervals are rather narrow." if alike > 1 else ""
+    )
     return (
         f"{len(backbones)} frozen backbones ({protocol.data}, {protocol.imbalance}, tail order and seed: {', '.join(backbones)};"
         f" cross entropy, {protocol.model}, {protocol.epochs} epochs, all training images),{searched} {len(finals)} final runs of"
         " each method. Means over the runs of a backbone, then over backbones, with 95% t intervals over backbones and on how"
-        " many of them `diversify` is ahead."
+        f" many of them `diversify` is ahead.{shared}"
     )
 
 
@@ -684,7 +690,9 @@ def main() -> None:
     study.add_argument("banks", type=Path)
     study.add_argument("--workers", type=int, default=1)
     study.add_argument("--methods")
-    study.add_argument("--published", action="store_true", help="no search: one trial, that of the published values")
+    study.add_argument(
+        "--untuned", action="store_true", help="no search: one trial, that of the values a search begins with"
+    )
     study.add_argument("--out", type=Path)
     limit = commands.add_parser("bound", help="what a head fitted on test features reaches")
     limit.add_argument("banks", type=Path)
@@ -702,20 +710,20 @@ def main() -> None:
                 storage.append_jsonl(BOUNDS, bound(options.banks, options.suite, name))
     else:
         protocol = PROTOCOLS[options.suite]
-        changes: dict[str, Any] = {"trials": 1} if options.published else {}
+        changes: dict[str, Any] = {"trials": 1} if options.untuned else {}
         if options.methods is not None:
             changes["methods"] = tuple(options.methods.split(","))
         for step in run_study(
             Study(
                 protocol=protocol.model_copy(update=changes),
-                results=options.out or results_of(options.suite, published=options.published),
+                results=options.out or results_of(options.suite, untuned=options.untuned),
                 root=str(options.banks),
                 workers=options.workers,
                 runner="benchmarks.head_study:runner",
             )
         ):
             _told(step)
-        print(text(options.suite), table(options.suite, published=options.published), sep="\n")
+        print(text(options.suite), table(options.suite, untuned=options.untuned), sep="\n")
 
 
 def _told(step: Step) -> None:

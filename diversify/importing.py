@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,20 @@ def import_file(path: Path, name: str) -> Any:
     """
     if not path.is_file():
         raise must(name, "be an existing Python file", path)
-    spec = importlib.util.spec_from_file_location(f"declared_{path.stem}", path)
+    place = zlib.crc32(str(path.resolve()).encode())  # two folders may have a file of one name
+    spec = importlib.util.spec_from_file_location(f"declared_{path.stem}_{place:08x}", path)
     if spec is None or spec.loader is None:
         raise must(name, "be a Python file", path)
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))  # what lies beside it can be imported, as for a script
+    before = sys.modules.get(spec.name)
     sys.modules[spec.name] = module  # where what is declared in it, a dataclass for one, looks for its module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a file of the user's raises while it is run
-        sys.modules.pop(spec.name, None)
+        sys.modules.pop(spec.name)
+        if before is not None:
+            sys.modules[spec.name] = before
         if is_passed_on(error):
             raise
         raise must(name, "be a Python file that runs", path, describe(error)) from error

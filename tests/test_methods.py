@@ -332,13 +332,16 @@ def test_a_trial_makes_the_plan_on_val_and_the_final_run_is_given_it(
     trial = run(task, method)
     assert Plan.from_dict(trial.carried["plan"]) == retrained[0]
     assert retrained[0].made_from == "diagnosis"
+    whole, folds = retrained[0], retrained[1:]
+    assert len(folds) == 5  # val is judged by plans that were made without the fold
+    retrained.clear()
     monkeypatch.setattr(methods, "diagnose", None)  # there is nothing to make one on
     final = run(task, method, "test", carried=trial.carried)
     assert final.carried == trial.carried
-    assert retrained[1] == retrained[0].for_counts(COUNTS)
-    assert retrained[1].class_counts.tolist() == list(COUNTS)
+    assert retrained == [whole.for_counts(COUNTS)]
+    assert retrained[0].class_counts.tolist() == list(COUNTS)
     run(task, method, "test", carried=None)
-    assert retrained[2] == Plan.from_counts([f"class {c}" for c in range(4)], COUNTS)
+    assert retrained[1] == Plan.from_counts([f"class {c}" for c in range(4)], COUNTS)
 
 
 def test_a_carried_plan_needs_no_val() -> None:

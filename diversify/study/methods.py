@@ -522,7 +522,7 @@ _LISTED = (
         "smote",
         "Cross entropy; then the head on features between two neighbours of a class",
         "Chawla et al. 2002",
-        space=_NEIGHBORS,
+        space={"neighbors": Choice(values=(5, 10, 50), default=5)},
         head_step=_after_training(_retrained("smote")),
     ),
     _method(
