@@ -239,7 +239,7 @@ _DEFINED: dict[str, Measure] = {
 
 # Whether a diagnostic adds to class size; printed by `python -m benchmarks.validity --evidence`, compared by a test.
 EVIDENCE: dict[str, str] = {
-    "recall_heldout": "no for the recall gap, yes for the gain of a remedy",
+    "recall_heldout": "no for the recall gap, not tested for the gain of a remedy",
     "precision_heldout": "no",
     "margin": "no",
     "ece": "no for the recall gap, unsure for the gain of a remedy",

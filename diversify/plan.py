@@ -491,8 +491,9 @@ def make_plan(
     A class moves by what its 95% intervals show beyond doubt: an interval that holds the mark changes nothing. A rule that
     is `pooled` (of `RULES` the magnitude gap) goes by its value instead, drawn toward what the class's size predicts. Where
     the network knows little of its training images by heart, images are varied and mixed less or not at all, for every class
-    alike (`Strengths.gap_none`, `gap_full`): there is nothing to be gained by it, and much to be lost. What no evidence and no
-    rarity speaks for stays as it is in `Plan.untouched`, but for the share of the draws, which sum to 1.
+    alike (`Strengths.gap_none`, `gap_full`): there is little to be gained by it, and much to be lost. A `base` of your own keeps
+    its images as they are. What no evidence and no rarity speaks for stays as it is in `Plan.untouched`, but for the share of
+    the draws, which sum to 1.
 
         plan = make_plan(diagnosis)
         plan = make_plan(diagnosis, rules=(*RULES, my_rule), strengths=Strengths(draws_exponent=0.0))
@@ -550,7 +551,7 @@ def _for_what_is_learned(strengths: Strengths, diagnosis: Diagnosis) -> tuple[St
         return strengths, ()
     train, heldout = (diagnosis[name].double() for name in ("recall_train", "recall_heldout"))
     known = ~(train.isnan() | heldout.isnan())
-    if not bool(known.any()):
+    if not bool(known.any()) or float(diagnosis["count_heldout"].nansum()) < strengths.gap_images:
         return strengths, ()
     ends = float(train[known].mean()), float(heldout[known].mean())
     gap = ends[0] - ends[1]
@@ -572,7 +573,7 @@ def _for_what_is_learned(strengths: Strengths, diagnosis: Diagnosis) -> tuple[St
         high=None,
         compared_with=_tidy(ends[1]),
         text=f"{text}.",
-        source="this library: `benchmarks.validity`",
+        source="this library: trials on val, benchmarks/results/small_cnn_development.jsonl",
     )
     return fewer, (told,)
 

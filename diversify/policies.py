@@ -226,8 +226,9 @@ class Strengths:
         image_most: Strength for the rarest class.
         image_probability: Share of the draws of every class that are varied.
         gap_none: A plan made from a diagnosis varies and mixes no images where recall on training images is ahead of that
-            on held-out ones by this at most, as a mean over the classes: there is nothing that is known by heart.
+            on held-out ones by this at most, as a mean over the classes: there is little that is known by heart.
         gap_full: From this on it does so in full; between the two strengths and probabilities rise in proportion.
+        gap_images: With fewer held-out images it does so in full whatever the gap, which they do not show.
         mixing: With what the images of every class are mixed, where some class is rare.
         prior_correction: Of the run.
         schedule: Of the run.
@@ -256,8 +257,9 @@ class Strengths:
     image_least: float = 0.5
     image_most: float = 0.7
     image_probability: float = 0.9
-    gap_none: float = 0.05
+    gap_none: float = 0.1
     gap_full: float = 0.15
+    gap_images: int = 100
     mixing: Mixing = dataclasses.field(default_factory=lambda: Mixing(method="cutmix", probability=0.5))
     prior_correction: PriorCorrection = dataclasses.field(default_factory=lambda: PriorCorrection(training=1.0))
     schedule: Schedule = dataclasses.field(default_factory=lambda: Schedule(features=1.0))
@@ -283,6 +285,8 @@ class Strengths:
                     raise must(field.name, "not be negative", value)
             elif not 0 <= value <= 1:
                 raise must(field.name, "lie in [0, 1]", value)
+        if not isinstance(self.gap_images, int) or isinstance(self.gap_images, bool) or self.gap_images < 0:
+            raise must("gap_images", "be an integer of at least 0", repr(self.gap_images))
         budget = self.images_per_epoch
         if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 1):
             raise must("images_per_epoch", "be an integer of at least 1", repr(budget))
@@ -306,12 +310,13 @@ class Strengths:
     def for_gap(self, gap: float) -> Strengths:
         """What is left of the image policies and the mixing where training recall is ahead of held-out recall by `gap`."""
         share = min(1.0, max(0.0, (gap - self.gap_none) / (self.gap_full - self.gap_none)))
+        mixing = self.mixing.model_copy(update={"probability": share * self.mixing.probability})
         return dataclasses.replace(
             self,
             image_least=share * self.image_least,
             image_most=share * self.image_most,
             image_probability=share * self.image_probability,
-            mixing=self.mixing.model_copy(update={"probability": share * self.mixing.probability}),
+            mixing=mixing if share else Mixing(),
         )
 
     def usual(self, path: str) -> float:

@@ -204,7 +204,7 @@ def with_gap(diagnosis: Diagnosis, gap: float) -> Diagnosis:
 
 
 def test_images_are_varied_the_less_the_less_is_known_by_heart(quiet: Diagnosis) -> None:
-    plans = [make_plan(with_gap(quiet, gap)) for gap in (-0.1, 0.03, 0.07, 0.1, 0.14, 0.2, 0.5)]
+    plans = [make_plan(with_gap(quiet, gap)) for gap in (-0.1, 0.08, 0.11, 0.125, 0.14, 0.2, 0.5)]
     amounts = [[one.image.amount for one in plan.classes] for plan in plans]
     mixed = [plan.mixing_column("probability").tolist() for plan in plans]
     for column in zip(*amounts, strict=True):
@@ -220,9 +220,27 @@ def test_images_are_varied_the_less_the_less_is_known_by_heart(quiet: Diagnosis)
         reasons = [[one for one in each.reasons if one.rule == "little known by heart"] for each in plan.classes]
         assert [len(one) for one in reasons] == [int(told)] * len(quiet.class_names)
     told = plans[2].classes[0].reasons[0]
-    assert (told.value, told.compared_with) == pytest.approx((0.57, 0.5))
-    assert "57% of the training images are found and 50% of unseen ones" in told.text
-    assert all(not one.image.operations for one in plans[0].classes)
+    assert (told.value, told.compared_with) == pytest.approx((0.61, 0.5))
+    assert "61% of the training images are found and 50% of unseen ones" in told.text
+    assert all(not one.image.operations and one.mixing == Mixing() for one in plans[0].classes)
+    assert all([one.choice for one in each.reasons].count("mixing") == 0 for each in plans[0].classes)
+
+
+def test_too_few_held_out_images_do_not_show_what_is_known_by_heart(quiet: Diagnosis) -> None:
+    places = range(len(quiet.class_names))
+    few, enough = (
+        with_columns(with_gap(quiet, 0.0), {"count_heldout": dict.fromkeys(places, each)}) for each in (9.0, 10.0)
+    )
+    assert make_plan(few).diff(Plan.from_counts(quiet.class_names, quiet["count"])) == (
+        "made_from: diagnosis -> counts",
+    )
+    assert all(not one.image.amount for one in make_plan(enough).classes)
+
+
+def test_a_base_of_ones_own_keeps_its_images(quiet: Diagnosis) -> None:
+    base = Plan.from_counts(quiet.class_names, quiet["count"])
+    plan = make_plan(with_gap(quiet, 0.0), base=base)
+    assert [one.image for one in plan.classes] == [one.image for one in base.classes]
 
 
 def test_feature_policies_do_not_depend_on_what_is_known_by_heart(quiet: Diagnosis) -> None:

@@ -273,7 +273,8 @@ class _Steps:
         """The image policy with the best mean on val, the milder one of equals, and how it was chosen in words."""
         means = {name: sum(self.accuracies[f"planned-{name}"]) / len(seeds) for name in STRENGTHS}
         chosen = max(means, key=lambda name: means[name])
-        told = "; ".join(f"{name} ({_in_words(STRENGTHS[name])}) {value:.1%}" for name, value in means.items())
+        plans = {name: read_plan(self.folder(seeds[0]) / f"plan-{name}.json") for name in STRENGTHS}
+        told = "; ".join(f"{name} ({_in_words(plans[name])}) {value:.1%}" for name, value in means.items())
         said = (
             f"The plan was made from the diagnosis; how it varies images, {chosen}, was chosen on val, mean of {len(seeds)} seeds:"
             f" {told}."
@@ -301,11 +302,17 @@ class _Steps:
         return Trained(name=name, meaning=meaning, source=source, balanced_accuracy_val=accuracies, right=right)
 
 
-def _in_words(strengths: Strengths) -> str:
+def _in_words(plan: Plan) -> str:
     """What is done to images, how strongly, how often, and with what they are mixed."""
-    kind = "geometric operations" if strengths.image_operations == GEOMETRIC else "operations of every kind"
-    mixed = "" if strengths.mixing.method == "none" else f", and {strengths.mixing.method}"
-    return f"{kind} at {strengths.image_least:g} to {strengths.image_most:g} on {strengths.image_probability:.0%} of the draws{mixed}"
+    policies = [one.image for one in plan.classes if one.image.amount > 0]
+    if not policies:
+        return "images as they are"
+    kind = "geometric operations" if policies[0].operations == GEOMETRIC else "operations of every kind"
+    strengths = [one.strength for one in policies]
+    mixed = plan.classes[0].mixing
+    beside = f", and {mixed.method} on {mixed.probability:.0%}" if mixed.probability else ""
+    often = policies[0].probability
+    return f"{kind} at {min(strengths):.2g} to {max(strengths):.2g} on {often:.0%} of the draws{beside}"
 
 
 @contextmanager
