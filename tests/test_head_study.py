@@ -56,10 +56,10 @@ def test_every_method_goes_all_the_way(banks: Path, tmp_path: Path, monkeypatch:
         root=str(banks),
         runner="benchmarks.head_study:runner",
     )
-    assert all(True for _ in run_study(study))
+    steps = list(run_study(study))
+    assert sum(step.record is not None for step in steps) == len(head_study.METHODS) * (2 + 3)
     records = read_records(study.results)
     assert {one.reason for one in records} == {""}
-    assert len(records) == len(head_study.METHODS) * (2 + 3)
     assert {one.state for one in records} == {"complete"}
     finals = [one for one in records if one.kind == "final" and one.method == "diversify"]
     # the third of the seeds takes the third backbone, whatever its number
@@ -105,3 +105,30 @@ def test_a_bank_of_another_length_of_training_is_refused(banks: Path) -> None:
 def test_a_bank_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="canonical-0-holdout.safetensors"):
         head_study.Task(head_study.PROTOCOL, str(tmp_path))
+
+
+def test_the_table_says_what_the_runs_reached() -> None:
+    """Two runs of a network count as one; the interval is over networks."""
+
+    def runs(method: str, *accuracies: tuple[str, float]) -> list[head_study._Result]:
+        return [head_study._Result(method, name, value, (value,) * 3, (9, 5, 1)) for name, value in accuracies]
+
+    ours = runs("diversify", ("a", 0.70), ("a", 0.74), ("b", 0.80), ("c", 0.78))
+    other = runs("ce", ("a", 0.71), ("a", 0.71), ("b", 0.78), ("c", 0.75))
+    rows = head_study._table([*other, *ours], "diversify", "`diversify`").splitlines()
+    # 1, 2 and 3 points ahead: 2 on average, with a standard error of 1 / sqrt(3) and t = 4.303
+    assert rows[2] == "| `ce` | 74.7 | +2.0 ± 2.5 (3 of 3) | 74.7 | 74.7 | 74.7 |"
+    assert rows[3] == "| **`diversify`** | 76.7 | – | 76.7 | 76.7 | 76.7 |"
+    assert head_study._table(other, "diversify", "`diversify`") == "No records yet."
+
+
+def test_a_class_that_nobody_is_judged_on_is_left_out(banks: Path) -> None:
+    tensors, metadata = storage.read_tensors(banks / "canonical-0-all.safetensors")
+    kept = tensors["judged_labels"] != 2
+    tensors |= {name: tensors[name][kept] for name in ("judged_features", "judged_labels")}
+    storage.write_tensors(banks / "canonical-0-all.safetensors", tensors, metadata)
+    task = head_study.Task(head_study.PROTOCOL, str(banks))
+    options = {"seed": 0, "split": "test", "carried": None, "report": None}
+    outcome = head_study.run(task, head_study.BY_NAME["ce"], {}, **options)
+    assert outcome.recall[2] is None
+    assert outcome.balanced_accuracy == pytest.approx(sum(outcome.recall[:2]) / 2)
