@@ -45,6 +45,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from benchmarks.head_methods import BY_NAME, OURS, PLANNED
 from diversify import origin, storage
 from diversify.data import Split, make_loader
 from diversify.embeddings import Embeddings
@@ -52,26 +53,17 @@ from diversify.errors import must
 from diversify.extraction import extract
 from diversify.functional import ceiling, counts, metrics
 from diversify.functional.ceiling import stratified_folds
-from diversify.head import HeadRecipe, adjust_logits, log_prior_of, nearest_mean, normalize_tau, retrain_with
-from diversify.head_choice import scaled
 from diversify.heads import LinearHead, read_head, split_head
 from diversify.measuring import diagnose, usual_top_k
-from diversify.oversampling import DiversifyOverSampler
 from diversify.plan import Plan, make_plan
-from diversify.policies import Strengths
 from diversify.runs.diagnose import load_trained
 from diversify.runs.options import DataOptions
-from diversify.study.methods import drawn_plan
 from diversify.study.protocol import (
-    Choice,
-    HeadStep,
     Method,
     Outcome,
     Parameters,
     Protocol,
-    Range,
     Setting,
-    Space,
     Trained,
 )
 from diversify.study.records import Record, read_records
@@ -81,167 +73,9 @@ RECORDS = Path(__file__).parent / "results"
 BOUNDS = RECORDS / "head_bound.jsonl"
 EARLIER = RECORDS / "cifar10_lt_head.jsonl"
 FOLDS = 5
-STEPS = 1500
-OURS, EARLIER_OURS = "diversify", "plan"
+EARLIER_OURS = "plan"
 BOUND = "bound: fitted on test features"
 GROUPS = ("largest third", "middle third", "smallest third")
-
-# The methods
-
-
-def _number(parameters: Parameters, name: str) -> float:
-    return float(parameters[name])
-
-
-def _retrained(
-    trained: Trained,
-    head: LinearHead,
-    plan: Plan,
-    setting: Setting,
-    parameters: Parameters,
-    bank: Embeddings | None = None,
-) -> HeadStep:
-    """The head trained further by a plan, with the rates of the trial, and a part of the log prior taken off afterwards."""
-    recipe = HeadRecipe(
-        steps=STEPS,
-        learning_rate=_number(parameters, "learning_rate"),
-        weight_decay=_number(parameters, "weight_decay"),
-    )
-    found = retrain_with(trained.train if bank is None else bank, head, plan, recipe, seed=setting.seed)
-    return HeadStep(head=adjust_logits(found, log_prior_of(setting.class_counts), _number(parameters, "tau")))
-
-
-def _adjusted(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    return HeadStep(head=adjust_logits(trained.head, log_prior_of(setting.class_counts), _number(parameters, "tau")))
-
-
-def _normalized(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    return HeadStep(head=normalize_tau(trained.head, _number(parameters, "tau")))
-
-
-def _nearest(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    return HeadStep(head=nearest_mean(trained.train, like=trained.head))
-
-
-def _evenly(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    return _retrained(trained, trained.head, drawn_plan(setting, 0.0), setting, parameters)
-
-
-def _anew(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    weight, bias = torch.zeros_like(trained.head.weight), torch.zeros_like(trained.head.bias)
-    empty = dataclasses.replace(trained.head, weight=weight, bias=bias)
-    return _retrained(trained, empty, drawn_plan(setting, 0.0), setting, parameters)
-
-
-def _corrected(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    plain = Strengths(covariance=0.0, covariance_share=0.0, eos_share=0.0)
-    plan = Plan.from_counts(setting.class_names, setting.class_counts, strengths=plain)
-    return _retrained(trained, trained.head, plan, setting, parameters)
-
-
-def _oversampled(method: Any) -> Callable[[Setting, Parameters, Trained], HeadStep]:
-    """Classes filled up with made rows until all have as many, then even draws."""
-
-    def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-        sampler = DiversifyOverSampler(
-            method=method, k_neighbors=int(_number(parameters, "neighbors")), random_state=setting.seed
-        )
-        features, labels = sampler.fit_resample(trained.train.features, trained.train.labels)
-        rows = torch.arange(len(labels))
-        bank = Embeddings(features=features, labels=labels, logits=trained.head.logits(features), indices=rows)
-        return _retrained(trained, trained.head, drawn_plan(setting, 0.0), setting, parameters, bank)
-
-    return step
-
-
-def _counted(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    plan = Plan.from_counts(setting.class_names, setting.class_counts)
-    return _retrained(trained, trained.head, scaled(plan, _number(parameters, "strength")), setting, parameters)
-
-
-def _planned(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    """By the plan that the runner carries: from the diagnosis of a hold-out that the head is not judged by."""
-    plan = trained.carried.for_counts(setting.class_counts)
-    return _retrained(trained, trained.head, scaled(plan, _number(parameters, "strength")), setting, parameters)
-
-
-_TAU: Space = {"tau": Range(low=0.0, high=3.0, default=0.0)}
-_FREE_TAU: Space = {"tau": Range(low=0.0, high=3.0, default=1.0)}
-_NEIGHBORS = (5, 10, 50, 100, 300)
-_STRENGTH: Space = {"strength": Range(low=0.25, high=1.75, default=1.0), **_TAU}
-
-METHODS = (
-    Method(name="ce", meaning="The head as it is", source="plain training"),
-    Method(name="nearest_mean", meaning="The nearest class mean", source="Kang et al. 2020", head_step=_nearest),
-    Method(
-        name="logit_adjustment",
-        meaning="tau times the log prior off the logits",
-        source="Menon et al. 2021",
-        space=_FREE_TAU,
-        head_step=_adjusted,
-    ),
-    Method(
-        name="tau_norm",
-        meaning="Weights divided by their norm to the power of tau",
-        source="Kang et al. 2020",
-        space=_FREE_TAU,
-        head_step=_normalized,
-    ),
-    Method(
-        name="crt", meaning="A head begun anew on even draws", source="Kang et al. 2020", space=_TAU, head_step=_anew
-    ),
-    Method(
-        name="random_oversampling",
-        meaning="The head trained further on even draws",
-        source="Dablain et al. 2022, as its control",
-        space=_TAU,
-        head_step=_evenly,
-    ),
-    Method(
-        name="smote",
-        meaning="Even draws of classes filled up between two neighbours",
-        source="Chawla et al. 2002",
-        space={"neighbors": Choice(values=_NEIGHBORS, default=5), **_TAU},
-        head_step=_oversampled("smote"),
-    ),
-    Method(
-        name="eos",
-        meaning="Even draws of classes filled up toward nearest enemies",
-        source="Dablain et al. 2022",
-        space={"neighbors": Choice(values=_NEIGHBORS, default=10), **_TAU},
-        head_step=_oversampled("eos"),
-    ),
-    Method(
-        name="balanced_softmax",
-        meaning="The head trained further on the images as they come, the prior in the loss",
-        source="Ren et al. 2020",
-        space=_TAU,
-        head_step=_corrected,
-    ),
-    Method(
-        name="plan_from_counts",
-        meaning="The head trained further by a plan that knows only the class sizes",
-        source="control",
-        space=_STRENGTH,
-        head_step=_counted,
-    ),
-    Method(
-        name="plan_permuted",
-        meaning="The same by a plan whose diagnosis belongs to other classes",
-        source="control",
-        space=_STRENGTH,
-        head_step=_planned,
-    ),
-    Method(
-        name=OURS,
-        meaning="The same by a plan from the diagnosis",
-        source="this library",
-        space=_STRENGTH,
-        head_step=_planned,
-    ),
-)
-PLANNED = (OURS, "plan_permuted")  # these make something from val
-BY_NAME = {method.name: method for method in METHODS}
 
 PROTOCOL = Protocol(
     suite="cifar10_lt_head",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import head_study
+from benchmarks import head_methods, head_study
 from diversify import storage
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
@@ -48,7 +48,7 @@ def test_backbones_are_named_by_tail_order_and_their_own_seed() -> None:
 
 
 def test_every_method_goes_all_the_way(banks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_study, "STEPS", 3)
+    monkeypatch.setattr(head_methods, "STEPS", 3)
     protocol = head_study.PROTOCOL.model_copy(update={"trials": 2, "seeds": (0, 1, 7)})
     study = Study(
         protocol=protocol,
@@ -57,7 +57,7 @@ def test_every_method_goes_all_the_way(banks: Path, tmp_path: Path, monkeypatch:
         runner="benchmarks.head_study:runner",
     )
     steps = list(run_study(study))
-    assert sum(step.record is not None for step in steps) == len(head_study.METHODS) * (2 + 3)
+    assert sum(step.record is not None for step in steps) == len(head_methods.METHODS) * (2 + 3)
     records = read_records(study.results)
     assert {one.reason for one in records} == {""}
     assert {one.state for one in records} == {"complete"}
@@ -85,9 +85,9 @@ def test_no_plan_sees_the_fold_that_it_is_judged_by(banks: Path, monkeypatch: py
         return whole(train, heldout, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(head_study, "diagnose", diagnose)
-    monkeypatch.setattr(head_study, "STEPS", 1)
+    monkeypatch.setattr(head_methods, "STEPS", 1)
     parameters = {"learning_rate": 0.05, "weight_decay": 5e-4, "tau": 0.0, "strength": 1.0}
-    logits = head_study._logits(task, head_study.BY_NAME["diversify"], "canonical-0", parameters, 0)
+    logits = head_study._logits(task, head_methods.BY_NAME["diversify"], "canonical-0", parameters, 0)
     assert logits.isfinite().all()
     assert len(seen) == head_study.FOLDS
     for fold, heldout in enumerate(seen):
@@ -129,6 +129,6 @@ def test_a_class_that_nobody_is_judged_on_is_left_out(banks: Path) -> None:
     storage.write_tensors(banks / "canonical-0-all.safetensors", tensors, metadata)
     task = head_study.Task(head_study.PROTOCOL, str(banks))
     options = {"seed": 0, "split": "test", "carried": None, "report": None}
-    outcome = head_study.run(task, head_study.BY_NAME["ce"], {}, **options)
+    outcome = head_study.run(task, head_methods.BY_NAME["ce"], {}, **options)
     assert outcome.recall[2] is None
     assert outcome.balanced_accuracy == pytest.approx(sum(outcome.recall[:2]) / 2)
