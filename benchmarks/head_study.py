@@ -197,15 +197,6 @@ def read_bank(folder: Path, name: str, kind: str) -> Bank:
     )
 
 
-def _rows(embeddings: Embeddings, chosen: Tensor) -> Embeddings:
-    return Embeddings(
-        features=embeddings.features[chosen],
-        labels=embeddings.labels[chosen],
-        logits=embeddings.logits[chosen],
-        indices=torch.arange(int(chosen.sum())),
-    )
-
-
 class Task:
     """The banks of a study, and the plans made from them; each is made once."""
 
@@ -229,7 +220,12 @@ class Task:
         rows = torch.ones(len(bank.judged), dtype=torch.bool) if fold is None else self.fold_of(name) != fold
         top_k = usual_top_k(bank.head.num_features)
         return diagnose(
-            bank.train, _rows(bank.judged, rows), head=bank.head, class_names=bank.class_names, top_k=top_k, seed=0
+            bank.train,
+            bank.judged.select(rows),
+            head=bank.head,
+            class_names=bank.class_names,
+            top_k=top_k,
+            seed=0,
         )
 
     def plan(self, name: str, fold: int | None, permuted_by: int | None) -> Plan:

@@ -49,14 +49,11 @@ def import_file(path: Path, name: str) -> Any:
         raise must(name, "be a Python file", path)
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))  # what lies beside it can be imported, as for a script
-    before = sys.modules.get(spec.name)
     sys.modules[spec.name] = module  # where what is declared in it, a dataclass for one, looks for its module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a file of the user's raises while it is run
-        sys.modules.pop(spec.name)
-        if before is not None:
-            sys.modules[spec.name] = before
+        sys.modules.pop(spec.name, None)
         if is_passed_on(error):
             raise
         raise must(name, "be a Python file that runs", path, describe(error)) from error

@@ -491,7 +491,7 @@ def make_plan(
     A class moves by what its 95% intervals show beyond doubt: an interval that holds the mark changes nothing. A rule that
     is `pooled` (of `RULES` the magnitude gap) goes by its value instead, drawn toward what the class's size predicts. Where
     the network knows little of its training images by heart, images are varied and mixed less or not at all, for every class
-    alike (`Strengths.gap_none`, `gap_full`): there is little to be gained by it, and much to be lost. A `base` of your own keeps
+    alike (`Strengths.gap_none`, `gap_full`): no policy gained on all of the networks that this was tried on. A `base` of your own keeps
     its images as they are. What no evidence and no rarity speaks for stays as it is in `Plan.untouched`, but for the share of
     the draws, which sum to 1.
 

@@ -26,7 +26,7 @@ from ..losses import LDAM, Always, Asymmetric, BalancedSoftmax, Deferred, Focal,
 from ..measuring import diagnose, usual_top_k
 from ..plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, make_plan
 from ..policies import STRENGTHS, PriorCorrection, Strengths
-from .protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, Step, Trained, plain
+from .protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, TakeStep, Trained, plain
 
 IMAGES, IMAGE_PROBABILITY = STRENGTHS.image_operations, STRENGTHS.image_probability
 # how much more than usual the rarest class's images are varied, and the largest class's less
@@ -195,7 +195,7 @@ def _levels(rules: tuple[str, ...]) -> Make:
 # Steps of the head
 
 
-def _after_training(make: Callable[[Setting, Parameters, Trained], LinearHead]) -> Step:
+def _after_training(make: Callable[[Setting, Parameters, Trained], LinearHead]) -> TakeStep:
     return lambda setting, parameters, trained: HeadStep(head=make(setting, parameters, trained))
 
 
@@ -250,7 +250,7 @@ def between(old: LinearHead, new: LinearHead, share: float) -> LinearHead:
     )
 
 
-def _planned(make: Callable[[Setting, Diagnosis], Plan]) -> Step:
+def _planned(make: Callable[[Setting, Diagnosis], Plan]) -> TakeStep:
     """The head retrained by a plan, part of the way. A trial makes the plan on val; the final run is given it."""
 
     def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:

@@ -114,7 +114,8 @@ def plain(setting: Setting, parameters: Parameters) -> Ingredients:
     return Ingredients(augment=setting.base)
 
 
-Step = Callable[[Setting, Parameters, Trained], HeadStep]
+TakeStep = Callable[[Setting, Parameters, Trained], HeadStep]
+"""What happens to the head after training."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ class Method:
     source: str
     space: Space = dataclasses.field(default_factory=dict)
     ingredients: Callable[[Setting, Parameters], Ingredients] = plain
-    head_step: Step | None = None
+    head_step: TakeStep | None = None
     cosine_head: float = 0.0
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ from ..measuring import diagnose, usual_top_k
 from ..models import build_model
 from ..resident import ResidentImages, features_of, fit_resident
 from ..training import Progress, Recipe, fit
-from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, Step, Trained
+from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, TakeStep, Trained
 
 RESIDENT_BYTES = 2 << 30  # of images on the device; larger data go through loaders
 FOLDS = 5  # of val, where a head step makes something from it
@@ -392,7 +392,7 @@ class _Run:
             step = method.head_step(self.setting, parameters, trained)
             head, carry = step.head, step.carry
             logits = head.logits(judged.features)
-            if heldout is not None and carry is not None:
+            if heldout is not None and carry is not None and len(heldout) > 1:
                 logits = self.by_folds(method.head_step, parameters, trained, heldout)
         confusion = metrics.confusion_matrix(judged.labels, logits.argmax(1), self.setting.num_classes)
         recall = metrics.recall(confusion)
@@ -415,20 +415,15 @@ class _Run:
             carried=carry,
         )
 
-    def by_folds(self, step: Step, parameters: Parameters, trained: Trained, heldout: Embeddings) -> Tensor:
+    def by_folds(self, step: TakeStep, parameters: Parameters, trained: Trained, heldout: Embeddings) -> Tensor:
         """`(M, C)` logits of val: of every fold by a head whose step was taken without it."""
         fold_of = stratified_folds(heldout.labels, min(FOLDS, len(heldout)), seed=self.setting.seed, name="head step")
         logits = torch.empty(len(heldout), trained.head.num_classes)
         for fold in range(int(fold_of.max()) + 1):
-            elsewhere = fold_of != fold
-            others = Embeddings(
-                features=heldout.features[elsewhere],
-                labels=heldout.labels[elsewhere],
-                logits=heldout.logits[elsewhere],
-                indices=torch.arange(int(elsewhere.sum())),
-            )
+            judged = fold_of == fold
+            others = heldout.select(~judged)
             made = step(self.setting, parameters, dataclasses.replace(trained, heldout=others))
-            logits[~elsewhere] = made.head.logits(heldout.features[~elsewhere])
+            logits[judged] = made.head.logits(heldout.features[judged])
         return logits
 
     def inside(self, split: SplitModel, train: Embeddings, judged: Embeddings, head: LinearHead) -> Mapping[str, Any]:
