@@ -19,8 +19,7 @@ def main() -> None:
     except KeyboardInterrupt:  # after the last that `run` does
         process.end_work()
         code = process.INTERRUPTED
-    process.flush_streams()
-    raise SystemExit(code)
+    process.leave(code)
 
 
 if __name__ == "__main__":

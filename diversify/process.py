@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 INTERRUPTED = 130
 INTERRUPTED_LINE = "interrupted; what was finished is kept"
@@ -61,6 +62,20 @@ def flush_streams() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, descriptor)
             os.close(nowhere)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code.
+
+    One of a process group ends at once: threads of the group may still hold tensors, and where they let go of them while
+    Python is being taken down they abort the process, all done as it is.
+    """
+    flush_streams()
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 # Signals

@@ -22,6 +22,7 @@ from diversify.augment import DrawKey
 from diversify.errors import InputError
 from diversify.functional import draws
 from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Plan, Reason, Schedule
+from diversify.process import leave
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 WHY = Reason(
@@ -400,7 +401,7 @@ def be_one_of_two(rank, folder):
         adaptive.observe(*(column[rank::2] for column in rows_of(epoch)))
         adaptive.update(epoch)
     Path(folder, f"{rank}.json").write_text(json.dumps(adaptive.state_dict()))
-    torch.distributed.destroy_process_group()
+    leave(0)
 
 
 def rows_of(epoch):

@@ -713,6 +713,23 @@ def test_only_the_first_process_of_a_launcher_holds_the_folder(tmp_path: Path, m
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+def test_one_of_a_process_group_ends_before_python_is_taken_down(grouped: bool, tmp_path: Path) -> None:
+    lines = [
+        "import atexit, sys, torch.distributed as distributed",
+        "from diversify import process",
+        f"store = distributed.FileStore({str(tmp_path / 'store')!r}, 1)",
+        f"if {grouped}: distributed.init_process_group('gloo', store=store, rank=0, world_size=1)",
+        "atexit.register(print, 'taken down')",
+        "print('done', end=' ')",  # not flushed yet
+        "process.leave(3)",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert (ended.returncode, ended.stderr) == (3, "")
+    assert ended.stdout == ("done " if grouped else "done taken down\n")
+
+
 # Clocks
 
 

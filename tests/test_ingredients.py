@@ -34,6 +34,7 @@ from diversify.augment import CropFlip
 from diversify.functional.losses import prior_corrected_cross_entropy
 from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, PriorCorrection, Schedule
 from diversify.policies import FeatureMethod
+from diversify.process import leave
 from diversify.sampler import DiversifySampler
 from diversify.training import Ingredients, evaluate, fit
 
@@ -491,3 +492,4 @@ def write_one_of_two(folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     write_one_of_two(Path(sys.argv[1]))
+    leave(0)

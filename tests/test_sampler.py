@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from diversify.errors import InputError
 from diversify.functional import allocate
 from diversify.plan import ClassPlan, Plan
+from diversify.process import leave
 from diversify.sampler import DiversifySampler, Drawn
 
 COUNTS = (40, 13, 7, 1, 6)
@@ -136,7 +137,7 @@ def be_one_of_two(mode, folder):
         result = train_lightning(folder)
     rank = torch.distributed.get_rank()
     Path(folder, f"{mode}-{rank}.json").write_text(json.dumps(result))
-    torch.distributed.destroy_process_group()
+    leave(0)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from diversify.data import load_data
 from diversify.errors import InputError
 from diversify.functional import draws
 from diversify.models import build_model
+from diversify.process import leave
 from diversify.training import Ingredients, Recipe, evaluate, fit, require_resumable
 
 CLASSES = 3
@@ -920,6 +921,7 @@ if __name__ == "__main__":
     elif kind == "sharded":
         torch.set_num_threads(1)
         write_sharded(Path(rest[0]))
+        leave(0)
 
 
 # Batch norms that their owner froze
