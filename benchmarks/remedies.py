@@ -31,9 +31,11 @@ from diversify import array_ops
 from diversify.augment import DrawKey
 from diversify.augment_features import FeatureAugmenter
 from diversify.augment_images import BatchAugmenter
+from diversify.data import collate
 from diversify.dataset import DiversifiedDataset
 from diversify.functional import draws, image_ops
 from diversify.head_choice import choose_head, default_candidates
+from diversify.images import ImageArray
 from diversify.measuring import diagnose
 from diversify.models import build_model
 from diversify.oversampling import DiversifyOverSampler
@@ -180,41 +182,71 @@ def _single_threaded(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def time_images(cores: int = 2, batch: int = BATCH) -> dict[str, Any]:
-    """Four of all 18 operations at strength 0.7 on nine images of ten; smooth noise, for plain noise is hard on none."""
-    count = 2048
+def _smooth_images(count: int) -> ImageArray:
+    """Smooth noise of CIFAR's size, in memory: plain noise is hard on no operation."""
     small = draws.uniform("pixels", torch.arange(count * 3 * 8 * 8)).view(count, 3, 8, 8)
-    images = (torch.nn.functional.interpolate(small, (32, 32), mode="bilinear") * 255).round().to(torch.uint8)
-    labels = torch.arange(count) % 10
-    policy = ImagePolicy(operations=image_ops.OPERATIONS, layers=4, strength=0.7, probability=0.9)
-    augment = BatchAugmenter(_image_plan(policy))
-    found = _albumentations(0.7)
-    some = A.SomeOf([found[name] for name in image_ops.OPERATIONS], n=4, replace=True, p=0.9)
-    data = _Varied(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()), labels, A.Compose([some], seed=0))
-    alone = cores == 1
+    images = torch.nn.functional.interpolate(small, (32, 32), mode="bilinear") * 255
+    return ImageArray(images.round().to(torch.uint8), torch.arange(count) % 10)
+
+
+VARIED = ImagePolicy(operations=image_ops.OPERATIONS, layers=4, strength=0.7, probability=0.9)
+"""Four of all 18 operations at strength 0.7 on nine images of ten."""
+OF_ALBUMENTATIONS = "how many times the images per second of the same policy through albumentations"
+
+
+def _by_albumentations(data: ImageArray, workers: int, batch: int) -> DataLoader[Any]:
+    """A loader of `data`, varied as by `VARIED`."""
+    found = _albumentations(VARIED.strength)
+    some = A.SomeOf([found[name] for name in VARIED.operations], n=VARIED.layers, replace=True, p=VARIED.probability)
+    images = np.ascontiguousarray(data.images.permute(0, 2, 3, 1).numpy())
+    return _loader(_Varied(images, data.targets, A.Compose([some], seed=0)), workers, batch)
+
+
+def _loader(data: Dataset[Any], workers: int, batch: int, **more: Any) -> DataLoader[Any]:
     _single_threaded(0)
-    loader = DataLoader(
+    return DataLoader(
         data,
         batch_size=batch,
-        num_workers=0 if alone else cores,
-        persistent_workers=not alone,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         worker_init_fn=_single_threaded,
         shuffle=True,
+        **more,
     )
 
-    def ours() -> None:
-        for rows in draws.permutation(count, "order").split(batch):
-            augment(images.index_select(0, rows), labels.index_select(0, rows))
 
-    def theirs() -> None:
-        for _ in loader:
-            pass
+def _through(loader: DataLoader[Any]) -> None:
+    for _ in loader:
+        pass
+
+
+def time_images(cores: int = 2, batch: int = BATCH) -> dict[str, Any]:
+    """`BatchAugmenter` in the main process."""
+    data = _smooth_images(2048)
+    augment = BatchAugmenter(_image_plan(VARIED))
+    alone = cores == 1
+    loader = _by_albumentations(data, 0 if alone else cores, batch)
+
+    def ours() -> None:
+        for rows in draws.permutation(len(data), "order").split(batch):
+            augment(data.images.index_select(0, rows), data.targets.index_select(0, rows))
 
     torch.set_num_threads(cores)
     beside = "on one core each" if alone else "where torch may use two threads, albumentations in two workers"
-    what = f"how many times the images per second of the same policy through albumentations: BatchAugmenter, {beside}, batches of {batch}"
+    what = f"{OF_ALBUMENTATIONS}: BatchAugmenter, {beside}, batches of {batch}"
     name = "images_one_core" if alone else "images" if batch == BATCH else f"images_{batch}"
-    return paired(name, what, ours, theirs, faster=True, images=count)
+    return paired(name, what, ours, lambda: _through(loader), faster=True, images=len(data))
+
+
+def time_images_in_workers() -> dict[str, Any]:
+    """The same operations on whole batches in the workers of a loader."""
+    data = _smooth_images(8192)
+    dataset = DiversifiedDataset(data, _image_plan(VARIED), backend="torch")
+    ours, theirs = _loader(dataset, 2, BATCH, collate_fn=collate), _by_albumentations(data, 2, BATCH)
+    what = f'{OF_ALBUMENTATIONS}: DiversifiedDataset with backend="torch", both in two workers, batches of {BATCH}'
+    return paired(
+        "images_in_workers", what, lambda: _through(ours), lambda: _through(theirs), faster=True, images=len(data)
+    )
 
 
 class _Items(Dataset[tuple[Tensor, int]]):
@@ -276,6 +308,7 @@ FIGURES = {
     "images": time_images,
     "images_1024": partial(time_images, batch=1024),  # as `fit_resident` makes them
     "images_one_core": partial(time_images, 1),
+    "images_in_workers": time_images_in_workers,
     "dataset": time_dataset,
     "head": time_head,
 }

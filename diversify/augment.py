@@ -25,7 +25,6 @@ class DrawKey:
     """What a random choice in training may depend on.
 
     Attributes:
-        step: Which step of the epoch; `(N,)` where these are the rows of several steps.
         indices: `(N,)` the images' places in the training set.
         occurrences: `(N,)` how often each image came before in this epoch, as `DiversifySampler` counts; None where every
             image comes once.

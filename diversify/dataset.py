@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -32,7 +32,11 @@ from .sources import check_labels, labels_of
 
 Backend = Callable[[Any, str, float, float], Any]
 """(image, operation, strength in (0, 1], draw in [0, 1)) to an image of the same kind, type and size."""
+Named = Literal["albumentations", "torch"]
 
+_Step = tuple[str, float, float]  # operation, strength, draw
+
+_PLACES = {name: place for place, name in enumerate(image_ops.OPERATIONS)}
 _VERSION, _EPOCH, _FACTOR = range(3)  # columns of the last shared row
 _LAYERS, _STRENGTH, _PROBABILITY, _OPERATIONS = range(
     4
@@ -69,9 +73,10 @@ class DiversifiedDataset(Dataset[Any]):
             has one.
         labels: `(N,)` classes. By default those that the data set shows without loading an image, as `labels_of` finds
             them; where there are none, or a `target_transform` changes them, each example's own label, one integer.
-        backend: "albumentations" (imported when a plan first varies an image), or
-            `backend(image, operation, strength, draw)`, which gets each image as the data set gives it and must draw
-            nothing itself: `draw` in [0, 1) is its chance.
+        backend: "albumentations" (imported when a plan first varies an image); "torch", which takes tensors alone, and all
+            of a batch that have one size together, as `BatchAugmenter` does, which for small images is several times as
+            fast; or `backend(image, operation, strength, draw)`, which gets each image as the data set gives it and must
+            draw nothing itself: `draw` in [0, 1) is its chance.
 
     Raises:
         InputError: the data set has no length and index, or labels that are none of the plan's classes; and while images
@@ -85,13 +90,13 @@ class DiversifiedDataset(Dataset[Any]):
         *,
         seed: int = 0,
         labels: Sequence[int] | Tensor | None = None,
-        backend: Literal["albumentations"] | Backend = "albumentations",
+        backend: Named | Backend = "albumentations",
     ) -> None:
         name = type(dataset).__name__
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise must("data set", "be map-style, with a length and an index", name)
-        if not callable(backend) and backend != "albumentations":
-            raise unknown("backend", str(backend), ["albumentations", "a function"])
+        if not callable(backend) and backend not in get_args(Named):
+            raise unknown("backend", str(backend), [*get_args(Named), "a function"])
         self.dataset, self.plan, self.seed, self.backend = dataset, plan, seed, backend
         rows = len(cast(Sized, dataset))
         self.targets = _shown_labels(dataset) if labels is None else check_labels(name, labels, rows=rows)
@@ -142,29 +147,50 @@ class DiversifiedDataset(Dataset[Any]):
             return examples
         if isinstance(examples, Batch):
             return self._varied_batch(now, indices, examples)
+        if self.backend == "torch":
+            return self._varied_together(now, indices, examples)
         return [self._varied(now, index, example) for index, example in zip(indices, examples, strict=True)]
 
     # One image
 
     def _varied(self, now: _Epoch, index: int, example: Any) -> Any:
         """The example with its image varied, or the example itself."""
-        if not isinstance(example, tuple | list) or len(example) < 2:
-            got = f"{type(example).__name__} at row {int(index)}"
-            raise must("an example of the data set", "be a pair (image, label)", got)
-        steps = self._steps(now, index, example[1])
-        if not steps:
-            return example
-        others = [self._vary(example[0], steps, index), *example[1:]]
-        return others if isinstance(example, list) else tuple(others)
+        steps = self._steps_of(now, index, example)
+        return _with_image(example, self._vary(example[0], steps, index)) if steps else example
+
+    def _varied_together(self, now: _Epoch, indices: Sequence[int], examples: Sequence[Any]) -> list[Any]:
+        """The examples, and of those whose images are varied all images of one form together."""
+        steps = [self._steps_of(now, index, example) for index, example in zip(indices, examples, strict=True)]
+        made = list(examples)
+        forms: dict[Any, list[int]] = {}
+        for row in (row for row, its in enumerate(steps) if its):
+            image = _checked(examples[row][0], (2, 3))
+            forms.setdefault((image.shape, image.dtype), []).append(row)
+        for rows in forms.values():
+            images = [examples[row][0] for row in rows]
+            varied = _in_torch(torch.stack(images), [steps[row] for row in rows])
+            for row, image, result in zip(rows, images, varied, strict=True):
+                made[row] = _with_image(examples[row], _like(result, image))
+        return made
 
     def _varied_batch(self, now: _Epoch, indices: Sequence[int], batch: Batch) -> Batch:
         """A batch that was fetched whole, and with it its memory: the images that are varied are written into it."""
-        for row, index in enumerate(indices):
-            if steps := self._steps(now, index, batch.labels[row]):
-                batch.images[row] = self._vary(batch.images[row], steps, index)
+        steps = [self._steps(now, index, label) for index, label in zip(indices, batch.labels, strict=True)]
+        if self.backend == "torch":
+            varied = _in_torch(_checked(batch.images, (4,)), steps) if any(steps) else batch.images
+            return Batch(varied, batch.labels)
+        for row, its in enumerate(steps):
+            if its:
+                batch.images[row] = self._vary(batch.images[row], its, indices[row])
         return batch
 
-    def _steps(self, now: _Epoch, index: int, label: Any) -> list[tuple[str, float, float]]:
+    def _steps_of(self, now: _Epoch, index: int, example: Any) -> list[_Step]:
+        if not isinstance(example, tuple | list) or len(example) < 2:
+            got = f"{type(example).__name__} at row {int(index)}"
+            raise must("an example of the data set", "be a pair (image, label)", got)
+        return self._steps(now, index, example[1])
+
+    def _steps(self, now: _Epoch, index: int, label: Any) -> list[_Step]:
         """(operation, strength, draw) of each layer; empty where the image stays as it is in this epoch."""
         row = int(index)
         row = row + len(self) if row < 0 else row
@@ -191,7 +217,9 @@ class DiversifiedDataset(Dataset[Any]):
             raise must("label of an example", law, f"{number} at row {row}")
         return int(number)
 
-    def _vary(self, image: Any, steps: list[tuple[str, float, float]], index: int) -> Any:
+    def _vary(self, image: Any, steps: list[_Step], index: int) -> Any:
+        if self.backend == "torch":
+            return _like(_in_torch(_checked(image, (2, 3))[None], [steps])[0], image)
         if not callable(self.backend):
             return _albumentations()(image, steps)
         for name, strength, draw in steps:
@@ -221,7 +249,7 @@ class DiversifiedDataset(Dataset[Any]):
         rows[-1, : _FACTOR + 1] = version, epoch, factor
         self._numbers[:] = rows
         self._numbers[-1, _VERSION] = version + 1
-        if self._now().varies and not callable(self.backend):
+        if self._now().varies and self.backend == "albumentations":
             _albumentations()  # here, so that workers that are forked have it already
 
     def _now(self) -> _Epoch:
@@ -285,8 +313,50 @@ def _form(image: Any) -> str:
     return kind
 
 
+def _with_image(example: Any, image: Any) -> Any:
+    """The tuple or the list with another image."""
+    others = [image, *example[1:]]
+    return others if isinstance(example, list) else tuple(others)
+
+
+def _checked(images: Any, dimensions: Sequence[int]) -> Tensor:
+    """One image or more, where torch can vary them."""
+    if not isinstance(images, Tensor):
+        got = type(images).__name__
+        raise must("an image of the data set", 'be a tensor for the backend "torch"', got, 'or take "albumentations"')
+    if images.ndim not in dimensions:
+        raise must("an image of the data set", "have shape (C, H, W) or (H, W)", tuple(images.shape))
+    law, advice = "be uint8, or float in [0, 1], to be varied", "normalise it after"
+    if images.dtype == torch.uint8 or not images.numel():
+        return images
+    if not images.is_floating_point():
+        raise must("an image of the data set", law, images.dtype)
+    low, high = (float(end) for end in images.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        raise must("an image of the data set", law, f"float from {low:.3g} to {high:.3g}", advice)
+    return images
+
+
+def _in_torch(images: Tensor, steps: Sequence[Sequence[_Step]]) -> Tensor:
+    """`(N, C, H, W)` or `(N, H, W)` images after the steps of each, all at once."""
+    layers = max(map(len, steps))
+    rest = [(0.0, 0.0, 0.0)]
+    filled = [
+        [(float(_PLACES[name]), strength, draw) for name, strength, draw in its] + rest * (layers - len(its))
+        for its in steps
+    ]
+    operation, strength, draw = torch.tensor(filled, dtype=torch.float64).unbind(2)
+    values = images.detach().as_subclass(Tensor)
+    whole = values if values.ndim == 4 else values[:, None]
+    return image_ops.apply_policy(whole, operation.long(), strength, draw).view(values.shape)
+
+
+def _like(varied: Tensor, image: Tensor) -> Tensor:
+    return varied if type(image) is Tensor else varied.as_subclass(type(image))
+
+
 @functools.cache
-def _albumentations() -> Callable[[Any, list[tuple[str, float, float]]], Any]:
+def _albumentations() -> Callable[[Any, list[_Step]], Any]:
     """The backend of that name, imported when it is first asked for: it takes seconds."""
     from . import array_ops
 

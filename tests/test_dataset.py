@@ -150,6 +150,56 @@ def test_a_batch_is_its_images_one_by_one() -> None:
     assert torch.equal(DiversifiedDataset(below, plan_of())[4][0], dataset[4][0])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torch_varies_a_batch_as_it_varies_its_images(workers: int) -> None:
+    def wrapped(source: Dataset[Any]) -> DiversifiedDataset:
+        return DiversifiedDataset(source, plan_of(), backend="torch")
+
+    pixels = images()
+    whole = wrapped(ImageArray(pixels, LABELS))
+    pairs = wrapped(Pairs(list(zip(pixels, LABELS.tolist(), strict=True))))
+    read = [epochs_of(each, 2, num_workers=workers) for each in (whole, pairs)]
+    assert torch.equal(*read)
+    whole.set_epoch(1)
+    assert torch.equal(read[0][1], torch.stack([whole[row][0] for row in range(COUNT)]))
+    assert torch.equal(pixels, images())  # the source's own
+    changed = (read[0] != pixels).flatten(2).any(2)
+    assert not changed[:, LABELS == 0].any()
+    assert abs(changed[:, LABELS == 1].float().mean() - 0.5) < 0.15
+
+
+def test_torch_draws_what_albumentations_draws() -> None:
+    policy = ImagePolicy(operations=("rotate", "contrast", "erase"), layers=1, strength=0.8, probability=0.7)
+    plan = plan_of(policy, policy, policy.model_copy(update={"strength": 0.3}))
+    small = draws.uniform("backends", torch.arange(COUNT * 3 * 36)).view(COUNT, 3, 6, 6)
+    smooth = torch.nn.functional.interpolate(small, size=(20, 24), mode="bilinear")
+    first, second = (
+        epochs_of(DiversifiedDataset(ImageArray(smooth, LABELS), plan, backend=backend), 2)
+        for backend in ("albumentations", "torch")
+    )
+    assert (first - second).abs().max() * 255 < 1.001
+    assert ((first - smooth).flatten(2).abs().amax(2) * 255 > 1.001).float().mean() > 0.5
+
+
+def test_torch_takes_images_of_several_forms_in_one_batch() -> None:
+    policy = ImagePolicy(operations=("translate_x",), strength=1.0, probability=0.9)
+    forms = [images(side=side, count=1)[0] for side in (9, 12)] + [
+        images(count=1)[0, 0],
+        images(count=1)[0].float() / 255,
+    ]
+    examples: list[Any] = [(image, 0) for image in forms for _ in range(10)]
+    examples[3] = [tv_tensors.Image(forms[0]), 0, "more"]
+    dataset = DiversifiedDataset(Pairs(examples), plan_of(policy, names="a"), backend="torch")
+    made = dataset.__getitems__(list(range(40)))
+    for row, (after, before) in enumerate(zip(made, examples, strict=True)):
+        assert type(after) is type(before)
+        assert len(after) == len(before)
+        assert type(after[0]) is type(before[0])
+        assert (after[0].shape, after[0].dtype) == (before[0].shape, before[0].dtype)
+        assert torch.equal(after[0], dataset[row][0])
+    assert sum(not torch.equal(after[0], before[0]) for after, before in zip(made, examples, strict=True)) > 30
+
+
 FEW = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
 TAIL = ImagePolicy(operations=("rotate",), strength=1.0, probability=0.9)
 
@@ -417,7 +467,7 @@ def test_both_backends_vary_alike(name: str, floating: bool) -> None:
 
 WRONG: list[tuple[str, Any, str]] = [
     ("length", iter, "data set must be map-style, with a length and an index, got list_iterator"),
-    ("backend", "kornia", "backend must be one of albumentations, a function, got 'kornia'"),
+    ("backend", "kornia", "backend must be one of albumentations, torch, a function, got 'kornia'"),
     (
         "labels",
         torch.tensor([0, 1, 3]),
@@ -459,6 +509,26 @@ WRONG: list[tuple[str, Any, str]] = [
         "an image of the data set must have shape (H, W) or (H, W, C) as a numpy array, got (3, 8, 8)",
     ),
     (
+        "in torch",
+        (Image.new("L", (4, 4)), 1),
+        'an image of the data set must be a tensor for the backend "torch", got Image; or take "albumentations"',
+    ),
+    (
+        "in torch",
+        (torch.zeros(1, 1, 4, 4), 1),
+        "an image of the data set must have shape (C, H, W) or (H, W), got (1, 1, 4, 4)",
+    ),
+    (
+        "in torch",
+        (torch.full((1, 4, 4), 1.5), 1),
+        "an image of the data set must be uint8, or float in [0, 1], to be varied, got float from 1.5 to 1.5; normalise it after",
+    ),
+    (
+        "in torch",
+        (torch.zeros(1, 4, 4, dtype=torch.int64), 1),
+        "an image of the data set must be uint8, or float in [0, 1], to be varied, got torch.int64",
+    ),
+    (
         "returns",
         lambda image, *_: image.float(),
         "backend must give back tensor of uint8 and shape (1, 4, 4), got tensor of float32 and shape (1, 4, 4) (rotate at row 0)",
@@ -498,11 +568,9 @@ def test_wrong_input_is_one_clear_line(what: str, value: Any, message: str) -> N
         elif what == "epoch":
             DiversifiedDataset(whole, plan).set_epoch(value)
         else:
-            examples = [value] * 3 if what == "example" else whole.examples
-            dataset = DiversifiedDataset(
-                Pairs(examples), plan, backend="albumentations" if what == "example" else value
-            )
-            dataset[0]
+            examples = whole.examples if what == "returns" else [value] * 3
+            backend = {"example": "albumentations", "in torch": "torch"}.get(what, value)
+            DiversifiedDataset(Pairs(examples), plan, backend=backend).__getitems__([0])
 
     with pytest.raises(InputError) as caught:
         attempt()
