@@ -245,7 +245,7 @@ def _statements(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
     return (
         Statement(title=title, text=wrong, label="what was wrong"),
         Statement(
-            title="Every class got a policy of its own",
+            title="A plan said what to do for each class",
             text=f"{demo.chosen} The head of the first network was repaired too, without training it again: {demo.repaired}",
             label="what was done",
             good=True,

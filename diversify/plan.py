@@ -645,15 +645,21 @@ class _Draft:
         amount = rule.amount(beyond, self.strengths) if beyond > 0 else 0.0
         if not (isinstance(amount, (int, float)) and math.isfinite(amount)):
             raise must(f"amount of the rule {rule.name!r}", "be a finite number", repr(amount))
+        toward = ""
         if rule.changes.startswith("features.toward_enemies."):
             enemies = _enemies_of(diagnosis, c)
             self.toward = enemies or self.toward  # where the base sent it
+            if amount:
+                toward = (
+                    "Its errors say toward which classes." if enemies else "No error of its says toward which classes."
+                )
             amount = amount if enemies else 0.0
         done = [self._move(rule.changes, float(amount))]
         if rule.instead:
             done.append(self._drop_other_features(rule.changes))
-        if not (did := " ".join(filter(None, done))):
+        if not any(done):
             return
+        did = " ".join(filter(None, (toward, *done)))
         try:
             text = rule.text.format(value=value, low=low, high=high, mark=mark)
         except (LookupError, ValueError, TypeError) as error:

@@ -218,7 +218,7 @@ class Strengths:
         eos: How far toward the enemy, of the whole way.
         eos_share: Share of the rarest class's draws that go there.
         enemies_share: Share of a class's draws that go toward its enemies, where `make_plan` finds a magnitude gap.
-        magnitude_share: Share of a class's draws whose top-K are shrunk, where a rule asks for it.
+        magnitude_share: Share of a class's draws whose top-K are shrunk, where a rule of your own asks for it.
         neighbors: k of the feature methods.
         image_operations: What is done to images.
         image_layers: How many of them, one after the other.
@@ -239,7 +239,7 @@ class Strengths:
         eos_gain: Share of the draws per share of images among other classes, or per relative excess of the range gap.
         enemies_gain: How far toward the enemies a class goes, at most, per share of top-K magnitude lost: a row goes half
             as far on average.
-        magnitude_gain: Strength of magnitude matching per share of top-K magnitude lost.
+        magnitude_gain: Strength of magnitude matching per share of top-K magnitude lost, for a rule of your own.
         image_gain: Strength of the image policy per relative lack of diversity, or share of top-K that are others.
         found_gain: Which part of its feature policies a class gives up per share of recall by which it is above the mean.
     """

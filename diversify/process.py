@@ -73,7 +73,6 @@ def leave(code: int) -> NoReturn:
     flush_streams()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
         os._exit(code)
     raise SystemExit(code)
 

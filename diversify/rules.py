@@ -132,8 +132,7 @@ RULES: tuple[Rule, ...] = (
         marks=(1.0,),
         changes="features.toward_enemies.strength",
         amount=lambda beyond, strengths: strengths.enemies_gain * beyond if beyond >= LEAST_GAP else 0.0,
-        text="On unseen images its top-K features carry {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude,"
-        " and its errors say toward which classes they go.",
+        text="On unseen images its top-K features carry {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude.",
         source="Dablain et al. 2023, with the partners of Dablain et al. 2022 (EOS)",
         pooled=True,
         instead=True,

@@ -189,6 +189,7 @@ def test_torch_takes_images_of_several_forms_in_one_batch() -> None:
     ]
     examples: list[Any] = [(image, 0) for image in forms for _ in range(10)]
     examples[3] = [tv_tensors.Image(forms[0]), 0, "more"]
+    examples[4] = (tv_tensors.Mask(forms[0]), 0)
     dataset = DiversifiedDataset(Pairs(examples), plan_of(policy, names="a"), backend="torch")
     made = dataset.__getitems__(list(range(40)))
     for row, (after, before) in enumerate(zip(made, examples, strict=True)):
@@ -198,6 +199,17 @@ def test_torch_takes_images_of_several_forms_in_one_batch() -> None:
         assert (after[0].shape, after[0].dtype) == (before[0].shape, before[0].dtype)
         assert torch.equal(after[0], dataset[row][0])
     assert sum(not torch.equal(after[0], before[0]) for after, before in zip(made, examples, strict=True)) > 30
+    assert all(one[0].untyped_storage().nbytes() == one[0].nbytes for one in made if one[0].dtype == torch.float32)
+
+
+def test_torch_looks_only_at_images_that_it_varies() -> None:
+    pixels = images().float() / 255
+    pixels[LABELS == 0] *= 5  # the class that stays as it is
+    for source in (pixels, pixels[:, 0]):
+        whole = DiversifiedDataset(ImageArray(source, LABELS), plan_of(), backend="torch")
+        batch = whole.__getitems__(list(range(COUNT)))
+        assert torch.equal(batch.images, torch.stack([whole[row][0] for row in range(COUNT)]))
+        assert torch.equal(batch.images[LABELS == 0], source[LABELS == 0])
 
 
 FEW = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
@@ -517,6 +529,11 @@ WRONG: list[tuple[str, Any, str]] = [
         "in torch",
         (torch.zeros(1, 1, 4, 4), 1),
         "an image of the data set must have shape (C, H, W) or (H, W), got (1, 1, 4, 4)",
+    ),
+    (
+        "in torch",
+        (torch.zeros(1, 4, 4, device="meta"), 1),
+        "an image of the data set must be in the memory of the CPU, got meta; vary it there with a BatchAugmenter",
     ),
     (
         "in torch",

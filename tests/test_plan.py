@@ -428,12 +428,26 @@ def test_what_is_measured_takes_the_place_of_what_rarity_suggested(quiet: Diagno
     choices = [reason.choice for reason in faded.classes[rare].reasons]
     assert not {"features.covariance", "features.eos"} & set(choices)
     reason = faded.classes[rare].reasons[choices.index("features.toward_enemies.strength")]
+    assert (
+        "of their training magnitude. Its errors say toward which classes. features.toward_enemies.strength"
+        in reason.text
+    )
     assert reason.rule == "magnitude gap"
     assert reason.text.endswith("What is measured takes the place of what its size suggests (covariance, eos).")
     for ratio in (0.98, 1.0, 1.3):  # too little to be told from the choice of the top-K, or nothing lost
         assert make_plan(with_ratio(quiet, {rare: ratio})).classes[rare].features == ()
     for common in (0, 5):
         assert make_plan(with_ratio(quiet, {common: 0.8})).classes[common].features[0].method == "toward_enemies"
+
+
+def test_a_class_without_errors_has_no_enemies_to_go_toward(quiet: Diagnosis) -> None:
+    enemies = quiet.enemies.clone()
+    enemies[9] = torch.nan
+    found = {"recall_heldout": {9: 1.0}, "recall_heldout_low": {9: 0.6}, "recall_heldout_high": {9: 1.0}}
+    one = make_plan(dataclasses.replace(with_ratio(with_columns(quiet, found), {9: 0.8}), enemies=enemies)).classes[9]
+    assert one.features == ()
+    (reason,) = (reason for reason in one.reasons if reason.rule == "magnitude gap")
+    assert "No error of its says toward which classes." in reason.text
 
 
 def test_a_class_found_well_goes_toward_its_enemies_too(quiet: Diagnosis) -> None:

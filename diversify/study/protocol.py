@@ -127,7 +127,6 @@ class Method:
         ingredients: The slots, from the training images and the parameters of a trial.
         head_step: What happens to the head after training; None for nothing.
         cosine_head: Whether the head is a cosine head (LDAM), with this scale; 0 for a linear one.
-        images: Whether images are varied beyond the base augmentation: its strength is then in the space.
     """
 
     name: str
@@ -151,11 +150,11 @@ class Method:
 class Protocol(Value):
     """What is the same for every method: data, network, budget, and how it is chosen.
 
-    `trials` runs per method, of `trial_epochs` where final runs are too long for a search, choose its parameters on val, a part
-    of `holdout` of the long-tailed training set; then the
-    method is trained on all of the training set once per seed, with what was chosen, and test is read once for each. After
-    `rungs` epochs a trial that is behind may be stopped, by the same rule for every method. A seed means another start and
-    another order of the images; with `tail_orders` the seeds go through them in turn, so that another class is rare.
+    `trials` runs per method, of `trial_epochs` where final runs are too long for a search, choose its parameters on val, a
+    part of `holdout` of the long-tailed training set; then the method is trained on all of the training set once per seed,
+    with what was chosen, and test is read once for each. After `rungs` epochs a trial that is behind may be stopped, by the
+    same rule for every method. A seed means another start and another order of the images; with `tail_orders` the seeds go
+    through them in turn, so that another class is rare.
     """
 
     suite: Annotated[str, pydantic.Field(min_length=1)]
