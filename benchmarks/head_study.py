@@ -430,7 +430,7 @@ def _table(results: Sequence[_Result], ours: str, ahead_of: str) -> str:
     ]
     for method in sorted(methods, key=lambda name: mean(accuracies[name])):
         ahead = [one - other for one, other in zip(accuracies[ours], accuracies[method], strict=True)]
-        groups = [mean(per_backbone(method, lambda one, p=place: one.groups[p])) for place in range(3)]  # type: ignore[misc]
+        groups = [per_backbone(method, lambda one, p=place: one.groups[p]) for place in range(3)]  # type: ignore[misc]
         lead = (
             "–"
             if method == ours
@@ -438,9 +438,8 @@ def _table(results: Sequence[_Result], ours: str, ahead_of: str) -> str:
         )
         shown = f"`{method}`" if method in BY_NAME else method
         name = f"**{shown}**" if method == ours else shown
-        rows.append(
-            f"| {name} | {mean(accuracies[method]):.1f} | {lead} | {' | '.join(f'{one:.1f}' for one in groups)} |"
-        )
+        whole, *thirds = (f"{mean(values):.1f}{_interval(values)}" for values in (accuracies[method], *groups))
+        rows.append(f"| {name} | {whole} | {lead} | {' | '.join(thirds)} |")
     return "\n".join(rows)
 
 

@@ -116,9 +116,9 @@ def test_the_table_says_what_the_runs_reached() -> None:
     ours = runs("diversify", ("a", 0.70), ("a", 0.74), ("b", 0.80), ("c", 0.78))
     other = runs("ce", ("a", 0.71), ("a", 0.71), ("b", 0.78), ("c", 0.75))
     rows = head_study._table([*other, *ours], "diversify", "`diversify`").splitlines()
-    # 1, 2 and 3 points ahead: 2 on average, with a standard error of 1 / sqrt(3) and t = 4.303
-    assert rows[2] == "| `ce` | 74.7 | +2.0 ± 2.5 (3 of 3) | 74.7 | 74.7 | 74.7 |"
-    assert rows[3] == "| **`diversify`** | 76.7 | – | 76.7 | 76.7 | 76.7 |"
+    # 71, 78 and 75; 72, 80 and 78; 1, 2 and 3 points ahead: 2 on average, with a standard error of 1 / sqrt(3) and t = 4.303
+    assert rows[2] == "| `ce` | 74.7 ± 8.7 | +2.0 ± 2.5 (3 of 3) | 74.7 ± 8.7 | 74.7 ± 8.7 | 74.7 ± 8.7 |"
+    assert rows[3] == "| **`diversify`** | 76.7 ± 10.3 | – | 76.7 ± 10.3 | 76.7 ± 10.3 | 76.7 ± 10.3 |"
     assert head_study._table(other, "diversify", "`diversify`") == "No records yet."
 
 
