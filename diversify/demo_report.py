@@ -16,7 +16,7 @@ from .functional import stats
 from .functional.metrics import confusion_matrix, recall
 from .head_choice import balanced_difference
 from .layout import Cell, Chart, Heading, Headline, Meaning, Report, Row, Section, Sheet, Statement, Table
-from .leak import Leak
+from .leak import LIMIT, Leak
 from .measures import MEASURES
 from .plan import Plan
 from .plots import Rows, Series
@@ -25,7 +25,6 @@ from .thumbnails import thumbnail
 from .wording import DASH
 
 SHOWN_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-LEAK_LIMIT = 0.02  # as `leak.bounded` has it
 _Z = 1.959964  # 95%
 _NOTHING = math.nan
 
@@ -272,9 +271,9 @@ def _others(demo: Demo) -> str:
 
 
 def _leaking(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
-    """The classes for which the retrained network takes varied images, beyond doubt by more than `LEAK_LIMIT`."""
+    """The classes for which the retrained network takes varied images, beyond doubt by more than `LIMIT`."""
     leak = demo.leak_after
-    found = [c for c in range(len(names)) if float(leak.leak_low[c]) > LEAK_LIMIT]
+    found = [c for c in range(len(names)) if float(leak.leak_low[c]) > LIMIT]
     if not found:
         return ()
     told = ", ".join(

@@ -29,6 +29,8 @@ from .plan import ClassPlan, ImagePolicy, Plan, Reason
 Progress = Callable[[int], None]  # images done
 Policies = dict[tuple[tuple[str, ...], int, float], list[int]]
 
+LIMIT = 0.02  # of the share of other classes' images, from which on a leak matters
+
 _COUNTS = ("count", "count_others")
 
 
@@ -190,6 +192,19 @@ def _policies(plan: Plan) -> Policies:
     return found
 
 
+def different_policies(plan: Plan) -> int:
+    """How many passes over the images `measure_leak` takes beside the first, for each repeat."""
+    return len(_policies(plan))
+
+
+def evenly_spread(labels: Tensor, most: int) -> Tensor:
+    """At most so many rows, spread evenly over every class's own: images that a leak can be measured on in bounded time."""
+    if len(labels) <= most:
+        return torch.arange(len(labels))
+    order = labels.argsort(stable=True)
+    return order[torch.linspace(0, len(order) - 1, most).long()]
+
+
 def _batches(heldout: Any) -> Iterator[tuple[Tensor, Tensor]]:
     loader: Iterable[Any] = heldout
     if not isinstance(heldout, DataLoader) and hasattr(heldout, "__getitem__"):
@@ -282,7 +297,7 @@ def _measured(plan: Plan, policies: Policies, labels: Tensor, called: Tensor, re
 # What to do about it
 
 
-def bounded(plan: Plan, leak: Leak, limit: float = 0.02) -> Plan:
+def bounded(plan: Plan, leak: Leak, limit: float = LIMIT) -> Plan:
     """The plan with the strength lowered of each class that leaks more than `limit`, by more than its interval.
 
     A class whose interval begins above the limit gets its strength times `limit / leak`, and a reason beside it. The
@@ -335,4 +350,4 @@ def _reason(one: ClassPlan, policy: ImagePolicy, leak: Leak, number: int, limit:
     )
 
 
-__all__ = ["Leak", "bounded", "measure_leak"]
+__all__ = ["LIMIT", "Leak", "bounded", "different_policies", "evenly_spread", "measure_leak"]

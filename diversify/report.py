@@ -16,6 +16,7 @@ from .diagnosis import MATCHED_N, Diagnosis
 from .exhibits import Exhibits
 from .findings import REMEDIES, Finding
 from .layout import Cell, Heading, Headline, Meaning, Report, Row, Statement, Table
+from .leak import LIMIT
 from .measures import MEASURES
 from .plots import FRAGILE
 from .sections import sections_of
@@ -106,6 +107,13 @@ def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits |
                 if isinstance(rows, Mapping) and rows.get("rows") != rows.get("of")
             ),
             ("seed of the diagnosis", str(diagnosis.seed)),
+            *(
+                (
+                    "largest leak of an image policy, points",
+                    f"{words}, on {wording.look(run, 'leak', 'images'):,} held-out images",
+                )
+                for words, _ in _leaks(diagnosis, run)[:1]
+            ),
         ),
     )
 
@@ -129,9 +137,30 @@ def _warnings(diagnosis: Diagnosis, run: Mapping[str, Any]) -> tuple[tuple[str, 
                 f"Exact copies{labelled}: the model has seen them, so held-out recall and magnitudes look better than they are.",
             )
         )
+    found += [
+        (
+            "Varied images are taken for another class.",
+            "The network was trained by a plan. Held-out images of other classes, varied by the policy of the class, are called"
+            f" by its name so many points more often than clean ones: {', '.join(leaking)}.",
+        )
+        for leaking in [[words for words, beyond in _leaks(diagnosis, run) if beyond]]
+        if leaking
+    ]
     caveats = run.get("caveats")
     found += [("Mind:", wording.sentence(wording.plain(text))) for text in caveats] if isinstance(caveats, list) else []
     return tuple(found)
+
+
+def _leaks(diagnosis: Diagnosis, run: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """Each class's leak with its interval, the largest first, and whether it is beyond doubt above `LIMIT`."""
+    columns = [wording.look(run, "leak", name) for name in ("leak", "leak_low", "leak_high")]
+    if not all(isinstance(column, list) and len(column) == len(diagnosis.class_names) for column in columns):
+        return []
+    rows = [row for row in zip(*columns, diagnosis.class_names, strict=True) if all(map(wording.is_number, row[:3]))]
+    return [
+        (f"{name} {wording.points(value)} {wording.between(low, high, 'tenths')}", low > LIMIT)
+        for value, low, high, name in sorted(rows, key=lambda row: -row[0])
+    ]
 
 
 def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline, ...]:

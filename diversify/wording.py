@@ -118,6 +118,11 @@ def look(record: Any, *path: str) -> Any:
     return record
 
 
+def is_number(value: object) -> bool:
+    """Whether a value of a record is one: no text, no truth value, nothing missing."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def join(*parts: object) -> str:
     """The parts that there are, separated by commas."""
     return ", ".join(str(part) for part in parts if part is not None)

@@ -260,6 +260,23 @@ def test_what_run_json_does_not_say_is_not_shown(diagnosis: Diagnosis):
     Page(report.render_html(diagnosis, odd))
 
 
+def test_what_leaks_beyond_doubt_is_a_warning_and_the_largest_leak_is_always_told(diagnosis: Diagnosis):
+    ends = {"leak": [0.0, 0.031, 0.1] + [0.001] * 7, "leak_low": [0.0, 0.025, 0.01] + [0.0] * 7}
+    run = RUN | {"leak": {"images": 2000, **ends, "leak_high": [0.0, 0.04, 0.2] + [0.002] * 7}}
+    made = report.report_of(diagnosis, run)
+    told = dict(made.warnings)["Varied images are taken for another class."]
+    name, largest = NAMES[1], NAMES[2]
+    assert told.endswith(f"more often than clean ones: {name} +3.1 [+2.5, +4.0].")
+    assert dict(made.origin)["largest leak of an image policy, points"] == (
+        f"{largest} +10.0 [+1.0, +20.0], on 2,000 held-out images"
+    )
+    assert f"{name} +3.1" in Page(report.render_html(diagnosis, run)).text
+    for odd in ({}, {"leak": 3}, {"leak": ["a"] * 10, "leak_low": [None] * 10, "leak_high": [True] * 10}):
+        plain = report.report_of(diagnosis, RUN | {"leak": odd})
+        assert "Varied images are taken for another class." not in dict(plain.warnings)
+        assert "largest leak of an image policy, points" not in dict(plain.origin)
+
+
 def test_hostile_names_stay_text(diagnosis: Diagnosis):
     made = repeated(diagnosis, list(range(10)), HOSTILE)
     run = {"model": {"name": "<img src=x>"}, "data": {"spec": "a|b\n# c"}, "versions": {"<i>": "`|"}}

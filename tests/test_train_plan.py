@@ -10,8 +10,10 @@ from diversify.cli import run
 from diversify.data import load_data
 from diversify.errors import InputError
 from diversify.functional.counts import class_counts
+from diversify.leak import measure_leak
 from diversify.plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, PriorCorrection, Schedule
 from diversify.runs import DataOptions, train_run
+from diversify.runs.diagnose import load_trained
 from diversify.training import Recipe
 
 DATA = ("--imbalance", "exp:5:50")
@@ -93,6 +95,27 @@ def test_it_leaves_the_plan_and_says_so_in_the_record(trained: Path, plan_file: 
         "adapt": "none",
     }
     assert "plan_adapted" not in record
+
+
+def test_its_diagnosis_says_what_its_policies_leak(trained: Path, tmp_path: Path) -> None:
+    assert run(["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(tmp_path / "d")]) == 0
+    record = storage.read_json(tmp_path / "d" / "run.json", "run.json")
+    data = load_data("digits", imbalance="exp:5:50", holdout=0.2)
+    network = load_trained("small_cnn", trained / "model.safetensors", 10, 1)
+    assert data.val is not None
+    assert data.view is not None
+    found = measure_leak(network, full_plan(), data.val.dataset, prepare=data.view.normalize)
+    assert record["leak"]["images"] == len(data.val)
+    assert record["leak"]["leak"] == pytest.approx(found.leak.tolist(), rel=1e-5)
+    assert record["leak"]["leak_low"] == pytest.approx(found.leak_low.tolist(), rel=1e-5)
+    assert any(found.leak.tolist())
+    assert "largest leak of an image policy, points" in (tmp_path / "d" / "report.md").read_text()
+    (trained / "plan.json").rename(tmp_path / "plan.json")
+    try:
+        assert run(["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(tmp_path / "e")]) == 0
+    finally:
+        (tmp_path / "plan.json").rename(trained / "plan.json")
+    assert "leak" not in storage.read_json(tmp_path / "e" / "run.json", "run.json")
 
 
 def test_a_plan_that_changes_nothing_is_plain_training_to_the_bit(tmp_path: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
 from .. import origin, storage
 from ..comparison import Model
-from ..data import Data, Split, make_loader
+from ..data import Data, Split, View, make_loader
 from ..diagnosis import Diagnosis
 from ..duplicates import copies_in_words, find_duplicates
 from ..embeddings import Embeddings
@@ -20,8 +22,10 @@ from ..errors import must, unknown
 from ..exhibits import choose_exhibits
 from ..extraction import extract
 from ..heads import LinearHead, read_head, split_head
+from ..leak import different_policies, evenly_spread, measure_leak
 from ..measuring import diagnose, parse_top_k
 from ..models import build_model, load_weights, parameter_count
+from ..plan import Plan
 from ..report import render_html, render_markdown
 from ..thumbnails import take_pictures
 from .folders import SCHEMA_VERSION, alone, run_folder, unfinished
@@ -29,6 +33,8 @@ from .options import DataOptions, channels_of, fit_channels
 from .train import Progress, Say, recorded_training
 
 HEAD = Path("embeddings") / "head.safetensors"
+_MOST_FOR_LEAK = 2000  # held-out images that the leak is measured on
+_MOST_PASSED = 40_000  # images through the network for it, in all
 UNRECORDED = "no training record beside the weights; that train holds the images it learned from is taken on trust"
 OTHER_IMAGES = "these training images are not those that the checkpoint's record names"
 
@@ -116,6 +122,41 @@ def _left_out(data: Data) -> list[str]:
 def _fingerprint(digest: str, content: str | None, record: dict[str, Any]) -> str:
     """What `extract` writes beside the embeddings of a split, by which they are known."""
     return storage.digest_json([digest, content, record["files"], record["view"]])
+
+
+def _leak_of(
+    weights: Path,
+    training: dict[str, Any] | None,
+    network: nn.Module,
+    class_names: tuple[str, ...],
+    heldout: Split,
+    view: View | None,  # None: images of one's own loading, which may be normalised already
+    *,
+    precision: str,
+    progress: Progress | None,
+) -> dict[str, Any] | None:
+    """What the image policies that a network was trained by do to its answers; None where it was not, or they are unknown."""
+    path = weights.parent / "plan.json"
+    if view is None or not (training and training.get("plan") and path.is_file()):
+        return None
+    plan = Plan.from_dict(training.get("plan_adapted") or storage.read_json(path, "plan.json"))
+    passes = 1 + different_policies(plan)
+    rows = evenly_spread(heldout.labels, min(_MOST_FOR_LEAK, _MOST_PASSED // passes))
+    if tuple(one.name for one in plan.classes) != tuple(class_names) or passes == 1 or len(rows) < plan.num_classes:
+        return None
+    found = measure_leak(
+        network,
+        plan,
+        Subset(heldout.dataset, rows.tolist()),
+        prepare=view.normalize,
+        precision=precision,
+        progress=None if progress is None else lambda done: progress("varying heldout", done, len(rows)),
+    )
+    columns = {name: getattr(found, name).tolist() for name in ("leak", "leak_low", "leak_high")}
+    return {"images": len(rows)} | {
+        name: [None if math.isnan(value) else float(f"{value:.6g}") for value in column]
+        for name, column in columns.items()
+    }
 
 
 def require_recorded(folder: Path, record: dict[str, Any]) -> None:
@@ -214,6 +255,11 @@ def diagnose_run(
                     progress=None if progress is None else partial(progress, f"reading {name}"),
                 )
             )
+        leak = _leak_of(
+            weights, training, network, data.class_names, unseen, view, precision=precision, progress=progress
+        )
+        if leak is not None:
+            record["leak"] = leak
         copies = find_duplicates(data.train, unseen, progress)
         record["duplicates"] = copies.record(split_name, len(unseen))
         if note := copies_in_words(record["duplicates"]):

@@ -24,7 +24,7 @@ from ..head import adjust_logits
 from ..heads import LinearHead, SplitModel, evaluating, read_head, split_head
 from ..importing import describe
 from ..ingredients import Ingredients
-from ..leak import measure_leak
+from ..leak import evenly_spread, measure_leak
 from ..measuring import diagnose, usual_top_k
 from ..models import build_model
 from ..resident import ResidentImages, features_of, fit_resident
@@ -441,7 +441,7 @@ class _Run:
         told: dict[str, Any] = {name: _nullable(found[column]) for name, column in INSIDE.items()}
         augment = self.ingredients.augment
         if isinstance(augment, BatchAugmenter) and self.sides.judged is not None:
-            chosen = _even_rows(judged.labels, MOST_FOR_LEAK)
+            chosen = evenly_spread(judged.labels, MOST_FOR_LEAK)
             images = self.sides.judged.images[chosen.to(self.sides.judged.images.device)].cpu()
             seen = torch.utils.data.TensorDataset(images, judged.labels[chosen])
             leak = measure_leak(
@@ -453,14 +453,6 @@ class _Run:
             )
             told["leak"] = _nullable(leak.leak)
         return told
-
-
-def _even_rows(labels: Tensor, most: int) -> Tensor:
-    """At most so many rows, spread evenly over every class's own."""
-    if len(labels) <= most:
-        return torch.arange(len(labels))
-    order = labels.argsort(stable=True)
-    return order[torch.linspace(0, len(order) - 1, most).long()]
 
 
 def _nullable(values: Tensor) -> list[float | None]:
