@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import sys
@@ -35,6 +36,13 @@ def import_object(path: str, name: str) -> Any:
         sys.path.remove("")
 
 
+class _Uncached(importlib.machinery.SourceFileLoader):
+    """Runs a file as a script is run: no `__pycache__` is left beside it."""
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        """Nothing is written."""
+
+
 def import_file(path: Path, name: str) -> Any:
     """The module that a Python file is, run anew.
 
@@ -44,7 +52,8 @@ def import_file(path: Path, name: str) -> Any:
     if not path.is_file():
         raise must(name, "be an existing Python file", path)
     place = zlib.crc32(str(path.resolve()).encode())  # two folders may have a file of one name
-    spec = importlib.util.spec_from_file_location(f"declared_{path.stem}_{place:08x}", path)
+    module_name = f"declared_{path.stem}_{place:08x}"
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=_Uncached(module_name, str(path)))
     if spec is None or spec.loader is None:
         raise must(name, "be a Python file", path)
     module = importlib.util.module_from_spec(spec)

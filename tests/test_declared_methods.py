@@ -1,5 +1,6 @@
 """Methods of a file of one's own: their names, their suffixes, their spaces, and what a tie on val is worth."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,13 @@ def study(tmp_path: Path, methods: str, *names: str) -> Study:
     return Study(protocol=protocol, results=tmp_path / "r.jsonl", declared=file)
 
 
-def test_a_file_may_declare_values_of_its_own(tmp_path: Path) -> None:
+def test_a_file_may_declare_values_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     file = tmp_path / "mine.py"
     declared = "import dataclasses\n@dataclasses.dataclass\nclass Mine:\n    number: int = 1\nMINE = Mine()\n"
     file.write_text(f"from __future__ import annotations\n{declared}")
     assert import_file(file, "FILE.py").MINE.number == 1
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]  # no cache beside it
 
 
 def test_a_declared_method_takes_suffixes(tmp_path: Path) -> None:
