@@ -182,10 +182,10 @@ def _single_threaded(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _smooth_images(count: int) -> ImageArray:
-    """Smooth noise of CIFAR's size, in memory: plain noise is hard on no operation."""
+def _smooth_images(count: int, side: int = 32) -> ImageArray:
+    """Smooth noise, of CIFAR's size by default, in memory: plain noise is hard on no operation."""
     small = draws.uniform("pixels", torch.arange(count * 3 * 8 * 8)).view(count, 3, 8, 8)
-    images = torch.nn.functional.interpolate(small, (32, 32), mode="bilinear") * 255
+    images = torch.nn.functional.interpolate(small, (side, side), mode="bilinear") * 255
     return ImageArray(images.round().to(torch.uint8), torch.arange(count) % 10)
 
 
@@ -249,6 +249,24 @@ def time_images_in_workers() -> dict[str, Any]:
     )
 
 
+def time_backends(side: int, count: int) -> dict[str, Any]:
+    """The two named backends of `DiversifiedDataset`, batches fetched in the main process on one core."""
+    data = _smooth_images(count, side)
+    ours, theirs = (
+        DiversifiedDataset(data, _image_plan(VARIED), backend=backend) for backend in ("torch", "albumentations")
+    )
+    batches = [rows.tolist() for rows in draws.permutation(count, "order").split(BATCH)]
+    _single_threaded(0)
+    torch.set_num_threads(1)
+
+    def fetched(dataset: DiversifiedDataset) -> None:
+        for rows in batches:
+            dataset.__getitems__(rows)
+
+    what = f'how many times as fast DiversifiedDataset is with backend="torch" as with "albumentations": {side} x {side} pixels'
+    return paired(f"backends_{side}", what, lambda: fetched(ours), lambda: fetched(theirs), faster=True, images=count)
+
+
 class _Items(Dataset[tuple[Tensor, int]]):
     """Examples one by one, varied by hand or not at all."""
 
@@ -309,6 +327,8 @@ FIGURES = {
     "images_1024": partial(time_images, batch=1024),  # as `fit_resident` makes them
     "images_one_core": partial(time_images, 1),
     "images_in_workers": time_images_in_workers,
+    "backends_32": partial(time_backends, 32, 2048),
+    "backends_224": partial(time_backends, 224, 256),
     "dataset": time_dataset,
     "head": time_head,
 }

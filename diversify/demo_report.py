@@ -16,7 +16,7 @@ from .functional import stats
 from .functional.metrics import confusion_matrix, recall
 from .head_choice import balanced_difference
 from .layout import Cell, Chart, Heading, Headline, Meaning, Report, Row, Section, Sheet, Statement, Table
-from .leak import LIMIT, Leak
+from .leak import Leak
 from .measures import MEASURES
 from .plan import Plan
 from .plots import Rows, Series
@@ -271,16 +271,11 @@ def _others(demo: Demo) -> str:
 
 
 def _leaking(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
-    """The classes for which the retrained network takes varied images, beyond doubt by more than `LIMIT`."""
+    """The classes for which the retrained network takes varied images, beyond doubt."""
     leak = demo.leak_after
-    found = [c for c in range(len(names)) if float(leak.leak_low[c]) > LIMIT]
-    if not found:
+    if not leak.beyond_doubt:
         return ()
-    told = ", ".join(
-        f"{names[c]} {wording.points(float(leak.leak[c]))}"
-        f" {wording.between(float(leak.leak_low[c]), float(leak.leak_high[c]), 'tenths')}"
-        for c in found
-    )
+    told = ", ".join(f"{names[c]} {wording.leaked(leak, c)}" for c in leak.beyond_doubt)
     text = (
         "Val images of other classes, varied by the policy of the class, are called by its name so many points more often"
         f" than clean ones: {told}. `bounded(plan, leak)` takes such a policy back."

@@ -30,6 +30,7 @@ Progress = Callable[[int], None]  # images done
 Policies = dict[tuple[tuple[str, ...], int, float], list[int]]
 
 LIMIT = 0.02  # of the share of other classes' images, from which on a leak matters
+MOST_IMAGES = 2000  # held-out images that are enough to see one
 
 _COUNTS = ("count", "count_others")
 
@@ -85,6 +86,12 @@ class Leak:
         """The leak of the class that leaks most less that of the one that leaks least; NaN where no class has one."""
         known = self.leak[~self.leak.isnan()]
         return float(known.max() - known.min()) if len(known) else math.nan
+
+    @property
+    def beyond_doubt(self) -> list[int]:
+        """The classes whose leak is above `LIMIT` by more than its interval, the largest first."""
+        found = (self.leak_low > LIMIT).nonzero().flatten().tolist()
+        return sorted(found, key=lambda c: -float(self.leak[c]))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, NaN as None; `from_dict` gives back the same numbers."""
@@ -350,4 +357,4 @@ def _reason(one: ClassPlan, policy: ImagePolicy, leak: Leak, number: int, limit:
     )
 
 
-__all__ = ["LIMIT", "Leak", "bounded", "different_policies", "evenly_spread", "measure_leak"]
+__all__ = ["LIMIT", "MOST_IMAGES", "Leak", "bounded", "different_policies", "evenly_spread", "measure_leak"]

@@ -13,10 +13,11 @@ from scipy.special import stdtrit
 
 from . import layout, plots, wording
 from .diagnosis import MATCHED_N, Diagnosis
+from .errors import InputError
 from .exhibits import Exhibits
 from .findings import REMEDIES, Finding
 from .layout import Cell, Heading, Headline, Meaning, Report, Row, Statement, Table
-from .leak import LIMIT
+from .leak import Leak
 from .measures import MEASURES
 from .plots import FRAGILE
 from .sections import sections_of
@@ -107,13 +108,7 @@ def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits |
                 if isinstance(rows, Mapping) and rows.get("rows") != rows.get("of")
             ),
             ("seed of the diagnosis", str(diagnosis.seed)),
-            *(
-                (
-                    "largest leak of an image policy, points",
-                    f"{words}, on {wording.look(run, 'leak', 'images'):,} held-out images",
-                )
-                for words, _ in _leaks(diagnosis, run)[:1]
-            ),
+            *_largest_leak(run),
         ),
     )
 
@@ -137,30 +132,37 @@ def _warnings(diagnosis: Diagnosis, run: Mapping[str, Any]) -> tuple[tuple[str, 
                 f"Exact copies{labelled}: the model has seen them, so held-out recall and magnitudes look better than they are.",
             )
         )
-    found += [
-        (
-            "Varied images are taken for another class.",
-            "The network was trained by a plan. Held-out images of other classes, varied by the policy of the class, are called"
-            f" by its name so many points more often than clean ones: {', '.join(leaking)}.",
+    leak = _leak_of(run)
+    if leak is not None and leak.beyond_doubt:
+        told = ", ".join(f"{leak.class_names[c]} {wording.leaked(leak, c)}" for c in leak.beyond_doubt)
+        found.append(
+            (
+                "Varied images are taken for another class.",
+                "The network was trained by a plan. Held-out images of other classes, varied by the policy of the class, are"
+                f" called by its name so many points more often than clean ones: {told}.",
+            )
         )
-        for leaking in [[words for words, beyond in _leaks(diagnosis, run) if beyond]]
-        if leaking
-    ]
     caveats = run.get("caveats")
     found += [("Mind:", wording.sentence(wording.plain(text))) for text in caveats] if isinstance(caveats, list) else []
     return tuple(found)
 
 
-def _leaks(diagnosis: Diagnosis, run: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """Each class's leak with its interval, the largest first, and whether it is beyond doubt above `LIMIT`."""
-    columns = [wording.look(run, "leak", name) for name in ("leak", "leak_low", "leak_high")]
-    if not all(isinstance(column, list) and len(column) == len(diagnosis.class_names) for column in columns):
-        return []
-    rows = [row for row in zip(*columns, diagnosis.class_names, strict=True) if all(map(wording.is_number, row[:3]))]
-    return [
-        (f"{name} {wording.points(value)} {wording.between(low, high, 'tenths')}", low > LIMIT)
-        for value, low, high, name in sorted(rows, key=lambda row: -row[0])
-    ]
+def _leak_of(run: Mapping[str, Any]) -> Leak | None:
+    """The leak of the plan that the network was trained by, where the record tells of one."""
+    try:
+        return Leak.from_dict(run.get("leak", {}))
+    except InputError:
+        return None
+
+
+def _largest_leak(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    leak = _leak_of(run)
+    if leak is None or math.isnan(leak.largest):
+        return ()
+    c = int(leak.leak.nan_to_num(-math.inf).argmax())
+    images = int(leak.count[c] + leak.count_others[c])
+    told = f"{leak.class_names[c]} {wording.leaked(leak, c)}, on {images:,} held-out images"
+    return (("largest leak of an image policy, points", told),)
 
 
 def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline, ...]:

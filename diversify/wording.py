@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .comparison import ModelComparison
 from .diagnosis import Diagnosis
+from .leak import Leak
 from .measures import Measure
 from .plots import Series, cut
 
@@ -118,11 +119,6 @@ def look(record: Any, *path: str) -> Any:
     return record
 
 
-def is_number(value: object) -> bool:
-    """Whether a value of a record is one: no text, no truth value, nothing missing."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def join(*parts: object) -> str:
     """The parts that there are, separated by commas."""
     return ", ".join(str(part) for part in parts if part is not None)
@@ -209,6 +205,11 @@ def percent(value: float) -> str:
 def points(value: float) -> str:
     """A difference of shares in percentage points, signed."""
     return signed(100 * value, 1)
+
+
+def leaked(leak: Leak, c: int) -> str:
+    """The leak of a class in points, with its interval."""
+    return f"{points(float(leak.leak[c]))} {between(float(leak.leak_low[c]), float(leak.leak_high[c]), 'tenths')}"
 
 
 def unsigned(value: float, places: int) -> str:

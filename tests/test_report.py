@@ -17,6 +17,7 @@ from diversify.comparison import ModelComparison
 from diversify.diagnosis import Diagnosis
 from diversify.exhibits import Exhibits, choose_exhibits
 from diversify.findings import find
+from diversify.leak import Leak
 
 RUN = {
     "data": {
@@ -261,8 +262,11 @@ def test_what_run_json_does_not_say_is_not_shown(diagnosis: Diagnosis):
 
 
 def test_what_leaks_beyond_doubt_is_a_warning_and_the_largest_leak_is_always_told(diagnosis: Diagnosis):
-    ends = {"leak": [0.0, 0.031, 0.1] + [0.001] * 7, "leak_low": [0.0, 0.025, 0.01] + [0.0] * 7}
-    run = RUN | {"leak": {"images": 2000, **ends, "leak_high": [0.0, 0.04, 0.2] + [0.002] * 7}}
+    columns = {one.name: torch.zeros(10, dtype=torch.float64) for one in dataclasses.fields(Leak)[1:]}
+    columns |= {"count": torch.full((10,), 200), "count_others": torch.full((10,), 1800)}
+    for name, first in {"leak": (0, 0.031, 0.1), "leak_low": (0, 0.025, 0.01), "leak_high": (0, 0.04, 0.2)}.items():
+        columns[name][:3] = torch.tensor(first)
+    run = RUN | {"leak": Leak(class_names=tuple(NAMES[:10]), **columns).to_dict()}
     made = report.report_of(diagnosis, run)
     told = dict(made.warnings)["Varied images are taken for another class."]
     name, largest = NAMES[1], NAMES[2]
@@ -271,7 +275,12 @@ def test_what_leaks_beyond_doubt_is_a_warning_and_the_largest_leak_is_always_tol
         f"{largest} +10.0 [+1.0, +20.0], on 2,000 held-out images"
     )
     assert f"{name} +3.1" in Page(report.render_html(diagnosis, run)).text
-    for odd in ({}, {"leak": 3}, {"leak": ["a"] * 10, "leak_low": [None] * 10, "leak_high": [True] * 10}):
+    for odd in (
+        {},
+        3,
+        {**run["leak"], "leak": ["a"] * 10},
+        {**run["leak"], "leak": [None] * 10, "leak_low": [None] * 10},
+    ):
         plain = report.report_of(diagnosis, RUN | {"leak": odd})
         assert "Varied images are taken for another class." not in dict(plain.warnings)
         assert "largest leak of an image policy, points" not in dict(plain.origin)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from ..data import Data, Split, View, make_loader
 from ..diagnosis import Diagnosis
 from ..duplicates import copies_in_words, find_duplicates
 from ..embeddings import Embeddings
-from ..errors import must, unknown
+from ..errors import InputError, must, unknown
 from ..exhibits import choose_exhibits
 from ..extraction import extract
 from ..heads import LinearHead, read_head, split_head
-from ..leak import different_policies, evenly_spread, measure_leak
+from ..leak import MOST_IMAGES, different_policies, evenly_spread, measure_leak
 from ..measuring import diagnose, parse_top_k
 from ..models import build_model, load_weights, parameter_count
 from ..plan import Plan
@@ -33,8 +32,7 @@ from .options import DataOptions, channels_of, fit_channels
 from .train import Progress, Say, recorded_training
 
 HEAD = Path("embeddings") / "head.safetensors"
-_MOST_FOR_LEAK = 2000  # held-out images that the leak is measured on
-_MOST_PASSED = 40_000  # images through the network for it, in all
+_MOST_PASSED = 40_000  # images through the network for its leak, in all
 UNRECORDED = "no training record beside the weights; that train holds the images it learned from is taken on trust"
 OTHER_IMAGES = "these training images are not those that the checkpoint's record names"
 
@@ -136,13 +134,12 @@ def _leak_of(
     progress: Progress | None,
 ) -> dict[str, Any] | None:
     """What the image policies that a network was trained by do to its answers; None where it was not, or they are unknown."""
-    path = weights.parent / "plan.json"
-    if view is None or not (training and training.get("plan") and path.is_file()):
+    plan = _plan_of(weights, training)
+    if plan is None or view is None or tuple(one.name for one in plan.classes) != tuple(class_names):
         return None
-    plan = Plan.from_dict(training.get("plan_adapted") or storage.read_json(path, "plan.json"))
     passes = 1 + different_policies(plan)
-    rows = evenly_spread(heldout.labels, min(_MOST_FOR_LEAK, _MOST_PASSED // passes))
-    if tuple(one.name for one in plan.classes) != tuple(class_names) or passes == 1 or len(rows) < plan.num_classes:
+    rows = evenly_spread(heldout.labels, min(MOST_IMAGES, _MOST_PASSED // passes))
+    if passes == 1 or len(rows) < plan.num_classes:
         return None
     found = measure_leak(
         network,
@@ -152,11 +149,20 @@ def _leak_of(
         precision=precision,
         progress=None if progress is None else lambda done: progress("varying heldout", done, len(rows)),
     )
-    columns = {name: getattr(found, name).tolist() for name in ("leak", "leak_low", "leak_high")}
-    return {"images": len(rows)} | {
-        name: [None if math.isnan(value) else float(f"{value:.6g}") for value in column]
-        for name, column in columns.items()
-    }
+    return found.to_dict()
+
+
+def _plan_of(weights: Path, training: dict[str, Any] | None) -> Plan | None:
+    """The plan that a network was trained by, as it ended; None without one, or where the file is no longer that one."""
+    told = (training or {}).get("plan")
+    if not told:
+        return None
+    try:
+        values = storage.read_json(weights.parent / told["path"], "plan.json")
+        known = storage.digest_json(values) == told["digest"]
+        return Plan.from_dict((training or {}).get("plan_adapted") or values) if known else None
+    except (InputError, OSError, KeyError):
+        return None
 
 
 def require_recorded(folder: Path, record: dict[str, Any]) -> None:

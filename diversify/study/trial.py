@@ -24,7 +24,7 @@ from ..head import adjust_logits
 from ..heads import LinearHead, SplitModel, evaluating, read_head, split_head
 from ..importing import describe
 from ..ingredients import Ingredients
-from ..leak import evenly_spread, measure_leak
+from ..leak import MOST_IMAGES, evenly_spread, measure_leak
 from ..measuring import diagnose, usual_top_k
 from ..models import build_model
 from ..resident import ResidentImages, features_of, fit_resident
@@ -33,7 +33,6 @@ from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, Ta
 
 RESIDENT_BYTES = 2 << 30  # of images on the device; larger data go through loaders
 FOLDS = 5  # of val, where a head step makes something from it
-MOST_FOR_LEAK = 2000  # held-out images that the leak is measured on
 INSIDE = {
     "magnitude_ratio": "ce_magnitude_ratio",
     "diversity_heldout": "diversity_vendi_heldout",
@@ -441,7 +440,7 @@ class _Run:
         told: dict[str, Any] = {name: _nullable(found[column]) for name, column in INSIDE.items()}
         augment = self.ingredients.augment
         if isinstance(augment, BatchAugmenter) and self.sides.judged is not None:
-            chosen = evenly_spread(judged.labels, MOST_FOR_LEAK)
+            chosen = evenly_spread(judged.labels, MOST_IMAGES)
             images = self.sides.judged.images[chosen.to(self.sides.judged.images.device)].cpu()
             seen = torch.utils.data.TensorDataset(images, judged.labels[chosen])
             leak = measure_leak(
