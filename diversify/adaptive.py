@@ -19,6 +19,7 @@ from .diagnosis import Diagnosis
 from .errors import must
 from .functional.stats import wilson_interval
 from .plan import ClassPlan, Plan, Reason
+from .policies import exposures
 
 _ADAPTIVE = "adaptive: "  # how the reasons of this file begin among those of a plan
 
@@ -505,24 +506,25 @@ def _bounded_moves(plan: Plan, directions: Mapping[int, int], step: float) -> di
     First those that go down, none below the largest amount that is left less the bound; then those that go up, none above
     the smallest amount less the bound. So nobody moves who was not asked to, nobody further than a step.
     """
-    amounts = {c: one.image.amount for c, one in enumerate(plan.classes) if one.count}
-    moves = {c: way for c, way in directions.items() if plan.classes[c].image.operations and c in amounts}
-    moves = {c: way for c, way in moves.items() if plan.classes[c].image.probability > 0}
+    present = {c: one.image for c, one in enumerate(plan.classes) if one.count}
+    exposed = dict(zip(present, exposures(list(present.values())), strict=True))
+    amounts = {c: policy.strength * exposed[c] for c, policy in present.items()}
+    moves = {c: way for c, way in directions.items() if exposed.get(c)}
     strengths = {c: plan.classes[c].image.strength for c in moves}
     for direction in (-1, 1):
         going = [c for c, way in moves.items() if way == direction]
         wanted = {c: _moved(strengths[c], direction, step) for c in going}
-        after = amounts | {c: wanted[c] * plan.classes[c].image.probability for c in going}
+        after = amounts | {c: wanted[c] * exposed[c] for c in going}
         for c in going:
             if direction < 0:
                 amount = max(after[c], min(amounts[c], max(after.values()) - plan.largest_difference))
             else:
                 amount = min(after[c], max(amounts[c], min(after.values()) + plan.largest_difference))
             if amount != after[c]:
-                held = round(amount / plan.classes[c].image.probability, 10)
+                held = round(amount / exposed[c], 10)
                 wanted[c] = held if abs(held - strengths[c]) > 1e-9 else strengths[c]
         strengths |= wanted
-        amounts |= {c: wanted[c] * plan.classes[c].image.probability for c in going}
+        amounts |= {c: wanted[c] * exposed[c] for c in going}
     return strengths
 
 

@@ -25,6 +25,7 @@ from .extraction import PRECISIONS, autocast, taking, unchanged_randomness
 from .functional import counts, draws, image_ops, stats
 from .heads import ADAPTER, describe_output, evaluating, require_usable
 from .plan import ClassPlan, ImagePolicy, Plan, Reason
+from .policies import exposures
 
 Progress = Callable[[int], None]  # images done
 Policies = dict[tuple[tuple[str, ...], int, float], list[int]]
@@ -324,14 +325,15 @@ def bounded(plan: Plan, leak: Leak, limit: float = LIMIT) -> Plan:
         _weakened(one.image, limit / float(leak.leak[number])) if beyond[number] else one.image
         for number, one in enumerate(plan.classes)
     ]
-    present = [policy.amount for policy, one in zip(lowered, plan.classes, strict=True) if one.count]
-    least = max(present, default=0.0) - plan.largest_difference
+    exposed = exposures([one.image if one.count else ImagePolicy() for one in plan.classes])
+    amounts = [policy.strength * exposure for policy, exposure in zip(lowered, exposed, strict=True)]
+    least = max(amounts) - plan.largest_difference
     classes = list(plan.classes)
     for number, (one, policy) in enumerate(zip(plan.classes, lowered, strict=True)):
         if policy is one.image:
             continue
-        if one.count and policy.amount < least:
-            policy = policy.model_copy(update={"strength": min(one.image.strength, least / policy.probability)})
+        if one.count and amounts[number] < least:
+            policy = policy.model_copy(update={"strength": min(one.image.strength, least / exposed[number])})
         if policy.strength < one.image.strength:
             reason = _reason(one, policy, leak, number, limit)
             classes[number] = one.model_copy(update={"image": policy, "reasons": (*one.reasons, reason)})

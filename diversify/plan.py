@@ -42,8 +42,9 @@ from .policies import (
     Share,
     Strengths,
     Value,
+    exposures,
 )
-from .rules import PATHS, RULES, Rule, mark_of, pooled_value, require_rule
+from .rules import PATHS, RULES, Rule, RunRule, mark_of, pooled_value, require_rule
 from .validation import broken, distinct, refusal
 
 
@@ -85,11 +86,13 @@ class Plan(Value):
                     if name not in numbers or name == one.name:
                         at = f"classes.{number}.features.{place}.toward"
                         raise broken("name other classes of the plan", repr(name), at=at)
-        amounts = [one.image.amount for one in self.classes if one.count]
+        policies = [one.image for one in self.classes if one.count]
+        amounts = [one.strength * exposure for one, exposure in zip(policies, exposures(policies), strict=True)]
         if amounts and max(amounts) - min(amounts) > self.largest_difference + 1e-9:
+            alike = len({one.layers for one in policies if one.operations}) < 2
             law = (
-                "have image policies whose strength x probability differ by at most largest_difference"
-                f" ({self.largest_difference:g})"
+                f"have image policies whose strength x probability{'' if alike else ' x layers / most layers'}"
+                f" differ by at most largest_difference ({self.largest_difference:g})"
             )
             raise broken(law, f"{max(amounts) - min(amounts):.3g}", at="classes")
         return self
@@ -482,18 +485,18 @@ def _of_the_run(strengths: Strengths, largest: int) -> dict[str, Any]:
 def make_plan(
     diagnosis: Diagnosis,
     *,
-    rules: Sequence[Rule] = RULES,
+    rules: Sequence[Rule | RunRule] = RULES,
     base: Plan | None = None,
     strengths: Strengths = STRENGTHS,
 ) -> Plan:
     """`base` (by default the plan of the counts), changed where the diagnosis shows that a class needs more or less.
 
     A class moves by what its 95% intervals show beyond doubt: an interval that holds the mark changes nothing. A rule that
-    is `pooled` (of `RULES` the magnitude gap) goes by its value instead, drawn toward what the class's size predicts. Where
-    the network knows little of its training images by heart, images are varied and mixed less or not at all, for every class
-    alike (`Strengths.gap_none`, `gap_full`): no policy gained on all of the networks that this was tried on. A `base` of your own keeps
-    its images as they are. What no evidence and no rarity speaks for stays as it is in `Plan.untouched`, but for the share of
-    the draws, which sum to 1.
+    is `pooled` (of `RULES` the magnitude gap) goes by its value instead, drawn toward what the class's size predicts. A
+    `RunRule` speaks of all classes alike: where the network knows little of its training images by heart, images are varied
+    and mixed less or not at all (`Strengths.gap_none`, `gap_full`), as no policy gained on all of the networks that this was
+    tried on; a `base` of your own keeps its images as they are. What no evidence and no rarity speaks for stays as it is in
+    `Plan.untouched`, but for the share of the draws, which sum to 1.
 
         plan = make_plan(diagnosis)
         plan = make_plan(diagnosis, rules=(*RULES, my_rule), strengths=Strengths(draws_exponent=0.0))
@@ -509,7 +512,7 @@ def make_plan(
             "bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing",
         )
     if not isinstance(rules, Sequence):
-        raise must("rules", "be a sequence of diversify.plan.Rule", type(rules).__name__)
+        raise must("rules", "be a sequence of diversify.plan.Rule or RunRule", type(rules).__name__)
     for rule in rules:
         require_rule(rule, diagnosis)
     for column in ("count", "recall_heldout", "recall_heldout_low"):
@@ -517,7 +520,8 @@ def make_plan(
             raise must("diagnosis", f"have the column {column}", "none", "diagnose again")
     names, counts = _counted(diagnosis.class_names, diagnosis["count"])
     if base is None:
-        strengths, told = _for_what_is_learned(strengths, diagnosis)
+        of_all = [rule for rule in rules if isinstance(rule, RunRule)]
+        strengths, told = _for_all_classes(strengths, diagnosis, of_all)
         base = Plan.from_counts(names, counts, strengths=strengths)
         said = [one.model_copy(update={"reasons": (*told, *one.reasons)}) if one.count else one for one in base.classes]
         base = base.model_copy(update={"classes": tuple(said)})
@@ -526,10 +530,11 @@ def make_plan(
             "base", "be of the diagnosis's classes, with their training images", ", ".join(_listed(base.classes))
         )
     drafts = [_Draft(one, strengths) for one in base.classes]
+    of_classes = [rule for rule in rules if isinstance(rule, Rule)]
     recall = float(diagnosis["recall_heldout"].nanmean())
     for c, draft in enumerate(drafts):
         found = float(diagnosis["recall_heldout_low"][c]) > recall
-        for rule in rules:
+        for rule in of_classes:
             if counts[c] >= max(rule.least_count, 1) and (rule.found_too or not found):
                 draft.hear(rule, diagnosis, c)
     for draft in drafts:
@@ -537,45 +542,66 @@ def make_plan(
     draws = [draft.values["draws"] for draft in drafts]
     if draws != [one.draws for one in base.classes]:
         draws = _normalised(draws)
-    least = min(draft.amount for draft in drafts if draft.one.count)
-    classes = [
-        draft.built(share, most=least + base.largest_difference) for draft, share in zip(drafts, draws, strict=True)
-    ]
+    exposed = dict(
+        zip(drafts, exposures([draft.image if draft.one.count else ImagePolicy() for draft in drafts]), strict=True)
+    )
+    least = min(draft.values["image.strength"] * exposed[draft] for draft in drafts if draft.one.count)
+    for draft in drafts:
+        draft.bound_images(least + base.largest_difference, exposed[draft])
+    classes = [draft.built(share) for draft, share in zip(drafts, draws, strict=True)]
     made_from = "diagnosis" if diagnosis.permuted_by is None else "permuted diagnosis"
     return Plan.from_dict({**base.model_dump(exclude={"classes"}), "made_from": made_from, "classes": classes})
 
 
-def _for_what_is_learned(strengths: Strengths, diagnosis: Diagnosis) -> tuple[Strengths, tuple[Reason, ...]]:
-    """Less for the images, with the reason, where the network knows few of its training images better than others."""
-    if "recall_train" not in diagnosis.columns:
+def _for_all_classes(
+    strengths: Strengths, diagnosis: Diagnosis, rules: Sequence[RunRule]
+) -> tuple[Strengths, tuple[Reason, ...]]:
+    """The strengths that these rules leave, and their reasons."""
+    if float(diagnosis["count_heldout"].nansum()) < strengths.gap_images:
         return strengths, ()
-    train, heldout = (diagnosis[name].double() for name in ("recall_train", "recall_heldout"))
-    known = ~(train.isnan() | heldout.isnan())
-    if not bool(known.any()) or float(diagnosis["count_heldout"].nansum()) < strengths.gap_images:
-        return strengths, ()
-    ends = float(train[known].mean()), float(heldout[known].mean())
-    gap = ends[0] - ends[1]
-    fewer = strengths.for_gap(gap)
-    rare = int(diagnosis["count"][diagnosis["count"] > 0].min()) < int(diagnosis["count"].max())
-    if fewer == strengths or not rare:  # where no class is rare, counts vary nothing that could be less
-        return fewer, ()
-    share = "not varied" if not fewer.image_probability else f"varied at {fewer.image_probability:.0%} of the draws"
-    text = (
-        f"On average over the classes {ends[0]:.0%} of the training images are found and {ends[1]:.0%} of unseen ones:"
-        f" little is known by heart, so images are {share}"
-    )
-    told = Reason(
-        rule="little known by heart",
-        choice="image",
-        measure="recall_train",
-        value=_tidy(ends[0]),
-        low=None,
-        high=None,
-        compared_with=_tidy(ends[1]),
-        text=f"{text}.",
-        source="this library: trials on val, benchmarks/results/small_cnn_development.jsonl",
-    )
-    return fewer, (told,)
+    count = diagnosis["count"]
+    rare = int(count[count > 0].min()) < int(count.max())
+    reasons = []
+    for rule in rules:
+        if rule.measure not in diagnosis.columns or rule.mark not in diagnosis.columns:
+            continue
+        values, marks = (diagnosis[name].double() for name in (rule.measure, rule.mark))
+        known = ~(values.isnan() | marks.isnan())
+        if not bool(known.any()):
+            continue
+        value, mark = float(values[known].mean()), float(marks[known].mean())
+        left = rule.amount(value - mark, strengths)
+        if not isinstance(left, (int, float)) or not 0 <= left <= 1:
+            raise must(f"amount of the rule {rule.name!r}", "lie in [0, 1]", repr(left))
+        if left == 1:
+            continue
+        strengths = strengths.with_images(left)
+        if not rare:  # counts vary nothing that could be less
+            continue
+        share = "not varied" if not left else f"varied at {strengths.image_probability:.0%} of the draws"
+        reasons.append(
+            Reason(
+                rule=rule.name,
+                choice=rule.changes,
+                measure=rule.measure,
+                value=_tidy(value),
+                low=None,
+                high=None,
+                compared_with=_tidy(mark),
+                text=f"{_worded(rule, value=value, mark=mark)}, so images are {share}.",
+                source=rule.source,
+            )
+        )
+    return strengths, tuple(reasons)
+
+
+def _worded(rule: Rule | RunRule, **numbers: float) -> str:
+    try:
+        return rule.text.format(**numbers)
+    except (LookupError, ValueError, TypeError) as error:
+        *some, last = (f"{{{name}}}" for name in numbers)
+        law = f"use only {', '.join(some)} and {last}, as numbers"
+        raise must(f"text of the rule {rule.name!r}", law, repr(rule.text)) from error
 
 
 def _listed(classes: Sequence[ClassPlan]) -> list[str]:
@@ -660,11 +686,7 @@ class _Draft:
         if not any(done):
             return
         did = " ".join(filter(None, (toward, *done)))
-        try:
-            text = rule.text.format(value=value, low=low, high=high, mark=mark)
-        except (LookupError, ValueError, TypeError) as error:
-            law = "use only {value}, {low}, {high} and {mark}, as numbers"
-            raise must(f"text of the rule {rule.name!r}", law, repr(rule.text)) from error
+        text = _worded(rule, value=value, low=low, high=high, mark=mark)
         self.reasons.append(
             Reason(
                 rule=rule.name,
@@ -760,21 +782,34 @@ class _Draft:
         )
 
     @property
-    def amount(self) -> float:
-        """Strength x probability of the image policy."""
-        return self.values["image.strength"] * self.values["image.probability"]
+    def image(self) -> ImagePolicy:
+        """The image policy as it stands."""
+        strength, probability = self.values["image.strength"], self.values["image.probability"]
+        if not strength * probability:
+            return ImagePolicy()
+        given = self.one.image
+        return ImagePolicy(
+            operations=given.operations or self.strengths.image_operations,
+            layers=given.layers if given.operations else self.strengths.image_layers,
+            strength=strength,
+            probability=probability,
+        )
 
-    def built(self, draws: float, *, most: float) -> ClassPlan:
-        """The class as it stands, its image policy at most so large."""
+    def bound_images(self, most: float, exposure: float) -> None:
+        """Lower the strength of the image policy to where strength x exposure is `most`, if it is beyond."""
+        strength = self.values["image.strength"]
+        if strength * exposure <= most + 1e-9:
+            return
+        bounded = self.values["image.strength"] = math.floor(most / exposure * 1e4) / 1e4
+        text = (
+            "Bounded, so that a varied image does not come to mean this class."
+            f" image.strength: {strength:.2f} -> {bounded:.2f}."
+        )
+        self._bound("image.strength", strength, bounded, text)
+
+    def built(self, draws: float) -> ClassPlan:
+        """The class as it stands."""
         one, values = self.one, self.values
-        if self.amount > most + 1e-9:
-            bounded = math.floor(most / values["image.probability"] * 1e4) / 1e4
-            text = (
-                "Bounded, so that a varied image does not come to mean this class."
-                f" image.strength: {values['image.strength']:.2f} -> {bounded:.2f}."
-            )
-            self._bound("image.strength", values["image.strength"], bounded, text)
-            values["image.strength"] = bounded
         if {**values, "draws": 0.0} == {**self.given, "draws": 0.0}:
             return one.model_copy(update={"draws": draws, "reasons": tuple(self.reasons)})
         methods = [method for method in get_args(FeatureMethod) if f"features.{method}.share" in values]
@@ -792,14 +827,6 @@ class _Draft:
             for method in order
             if values.get(f"features.{method}.share", 0.0) >= LEAST_SHARE and values.get(f"features.{method}.strength")
         ]
-        image = ImagePolicy()
-        if self.amount > 0:
-            image = ImagePolicy(
-                operations=one.image.operations or self.strengths.image_operations,
-                layers=one.image.layers if one.image.operations else self.strengths.image_layers,
-                strength=values["image.strength"],
-                probability=values["image.probability"],
-            )
         mixing = one.mixing.model_copy(
             update={"probability": values["mixing.probability"], "partner": values["mixing.partner"]}
         )
@@ -807,7 +834,7 @@ class _Draft:
             name=one.name,
             count=one.count,
             draws=draws,
-            image=image,
+            image=self.image,
             mixing=mixing,
             features=tuple(features),
             reasons=tuple(self.reasons),
@@ -827,6 +854,7 @@ __all__ = [
     "PriorCorrection",
     "Reason",
     "Rule",
+    "RunRule",
     "Schedule",
     "Strengths",
     "make_plan",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import pydantic
@@ -16,7 +17,7 @@ from .functional import image_ops
 from .validation import broken, refusal
 
 MOST_AUGMENTED = 0.9  # every class keeps clean views: at most so many of its draws are augmented
-LARGEST_DIFFERENCE = 0.35  # in strength x probability between two classes' image policies
+LARGEST_DIFFERENCE = 0.35  # in strength x exposure between two classes' image policies
 VARIED = tuple(
     name for name in image_ops.OPERATIONS if name not in ("crop", "flip", "invert", "posterize", "solarize")
 )  # crop and flip are for the base augmentation; the others leave little of small or grey images
@@ -64,8 +65,17 @@ class ImagePolicy(Value):
 
     @property
     def amount(self) -> float:
-        """Strength x probability, the size that is bounded between classes; 0 without operations."""
+        """Strength x probability; 0 without operations."""
         return self.strength * self.probability if self.operations else 0.0
+
+
+def exposures(policies: Sequence[ImagePolicy]) -> list[float]:
+    """How much the strength of each counts where classes are compared: its probability, times its layers as a share of the most.
+
+    The most layers that any of these policies has which acts at all. Strength x exposure is bounded between classes.
+    """
+    most = max((one.layers for one in policies if one.operations and one.probability > 0), default=1)
+    return [min(one.layers / most, 1.0) * one.probability if one.operations else 0.0 for one in policies]
 
 
 class Mixing(Value):
@@ -307,9 +317,12 @@ class Strengths:
         except pydantic.ValidationError as error:
             raise refusal("strengths", error) from None
 
-    def for_gap(self, gap: float) -> Strengths:
-        """What is left of the image policies and the mixing where training recall is ahead of held-out recall by `gap`."""
-        share = min(1.0, max(0.0, (gap - self.gap_none) / (self.gap_full - self.gap_none)))
+    def share_for_gap(self, gap: float) -> float:
+        """What part of the image policies and the mixing is left where training recall is ahead of held-out recall by `gap`."""
+        return min(1.0, max(0.0, (gap - self.gap_none) / (self.gap_full - self.gap_none)))
+
+    def with_images(self, share: float) -> Strengths:
+        """With this part of the strength and the probability of the image policies, and of the mixing."""
         mixing = self.mixing.model_copy(update={"probability": share * self.mixing.probability})
         return dataclasses.replace(
             self,

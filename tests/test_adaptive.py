@@ -325,6 +325,15 @@ def test_nobody_is_left_behind_further_than_the_bound():
     assert plan.classes[0].reasons == (WHY,)
 
 
+def test_more_layers_count_as_more_against_the_bound():
+    plan = plan_of((0.6, 0.5, 0.5), probability=0.5)
+    deep = plan.classes[0].image.model_copy(update={"layers": 2})
+    classes = (plan.classes[0].model_copy(update={"image": deep}), *plan.classes[1:])
+    adaptive = AdaptivePlan(Plan(classes=classes, largest_difference=0.185))
+    observe(adaptive, (20, 2, 20))
+    assert image_strengths(adaptive.update(0)) == [0.6, 0.46, 0.6]  # 0.3 and 0.115: as far apart as may be
+
+
 def test_what_a_plan_does_not_do_stays_undone(diagnosis):
     classes = tuple(ClassPlan(name=name, count=20, draws=1 / 3) for name in "abc")
     adaptive = AdaptivePlan(Plan(classes=classes))

@@ -30,6 +30,7 @@ from diversify.plan import (
     PriorCorrection,
     Reason,
     Rule,
+    RunRule,
     Schedule,
     Strengths,
     make_plan,
@@ -37,6 +38,8 @@ from diversify.plan import (
 )
 from diversify.rules import pooled_value
 
+OF_CLASSES = tuple(rule for rule in RULES if isinstance(rule, Rule))
+OF_ALL = tuple(rule for rule in RULES if isinstance(rule, RunRule))
 NAMES = ("ant", "bee", "cat", "dog", "elk")
 COUNTS = (1000, 300, 100, 30, 10)
 NAMES_OF_TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -243,6 +246,51 @@ def test_a_base_of_ones_own_keeps_its_images(quiet: Diagnosis) -> None:
     assert [one.image for one in plan.classes] == [one.image for one in base.classes]
 
 
+def test_what_holds_for_every_class_is_a_rule_that_can_be_left_out_or_replaced(quiet: Diagnosis) -> None:
+    counted = Plan.from_counts(quiet.class_names, quiet["count"])
+    known = with_gap(quiet, 0.0)
+    assert make_plan(known, rules=OF_CLASSES).diff(counted) == ("made_from: diagnosis -> counts",)
+    (ruled,) = OF_ALL
+    own = dataclasses.replace(
+        ruled,
+        name="mine",
+        mark="precision_heldout",
+        amount=lambda ahead, _: 0.5 if ahead < 1 else 1.0,
+        text="{value:.2f} of {mark:.2f}",
+    )
+    told = with_columns(known, {"precision_heldout": {2: 0.25, 3: math.nan}})
+    plan = make_plan(told, rules=(own,))
+    most = max(one.image.strength for one in counted.classes)
+    assert max(one.image.strength for one in plan.classes) == pytest.approx(most / 2)
+    reason = plan.classes[0].reasons[0]
+    values = told["precision_heldout"]
+    assert reason.compared_with == pytest.approx(float(values[~values.isnan()].mean()), abs=1e-4)
+    assert reason.text.startswith(f"0.50 of {reason.compared_with:.2f}, so images are varied at 45% of the draws")
+    both = make_plan(told, rules=(own, dataclasses.replace(own, name="again")))
+    assert max(one.image.strength for one in both.classes) == pytest.approx(most / 4)
+    gone = {name: column for name, column in told.columns.items() if name != "precision_heldout"}
+    assert make_plan(dataclasses.replace(told, columns=gone), rules=(own,)).diff(counted) == (
+        "made_from: diagnosis -> counts",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"measure": "recal_train"}, "measure of the rule 'little known by heart' must be one of"),
+        ({"mark": "mean"}, "mark of the rule 'little known by heart' must be one of"),
+        ({"changes": "draws"}, "changes of the rule 'little known by heart' must be image, got 'draws'"),
+        ({"amount": lambda *_: 1.5}, "amount of the rule 'little known by heart' must lie in [0, 1], got 1.5"),
+        ({"amount": lambda *_: math.nan}, "amount of the rule 'little known by heart' must lie in [0, 1], got nan"),
+        ({"text": "{low}"}, "text of the rule 'little known by heart' must use only {value} and {mark}, as numbers"),
+    ],
+)  # fmt: skip
+def test_rules_of_all_classes_are_checked(fields: dict[str, Any], message: str, quiet: Diagnosis) -> None:
+    with pytest.raises(InputError) as error:
+        make_plan(with_gap(quiet, 0.12), rules=[dataclasses.replace(OF_ALL[0], **fields)])
+    assert message in str(error.value)
+
+
 def test_feature_policies_do_not_depend_on_what_is_known_by_heart(quiet: Diagnosis) -> None:
     one, other = (make_plan(with_gap(quiet, gap)) for gap in (0.0, 0.4))
     assert [each.features for each in one.classes] == [each.features for each in other.classes]
@@ -267,7 +315,7 @@ def firing(rule: Rule, diagnosis: Diagnosis, c: int, by: float) -> tuple[Diagnos
     return diagnosis, mark
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.name}-{rule.changes}")
+@pytest.mark.parametrize("rule", OF_CLASSES, ids=lambda rule: f"{rule.name}-{rule.changes}")
 def test_every_rule_moves_its_class_alone_by_what_is_beyond_doubt(rule: Rule, quiet: Diagnosis) -> None:
     c = 5
     before = make_plan(quiet, rules=[rule])
@@ -329,7 +377,7 @@ def test_a_class_is_never_moved_further_for_being_less_certain(
         column = {"ce_magnitude_ratio": value, "ce_magnitude_ratio_low": value - width}
         column["ce_magnitude_ratio_high"] = value + width
         plan = make_plan(
-            with_columns(quiet, {name: {9: each} for name, each in column.items()}), rules=(*RULES[1:], rule)
+            with_columns(quiet, {name: {9: each} for name, each in column.items()}), rules=(*OF_CLASSES[1:], rule)
         )
         strengths.append(float(plan.feature_column("magnitude", "strength")[9]))
     assert strengths[1] <= strengths[0] <= max(0.0, 0.95 - value)
@@ -370,7 +418,7 @@ def test_the_size_of_a_class_is_what_the_line_on_its_count_predicts(quiet: Diagn
     told = with_columns(quiet, low)
     line = {"slope": 0.0, "intercept": 0.35, "r_squared": 1.0, "scatter": 0.0}
     expected = dataclasses.replace(told, log_count={"safe": line})
-    rule = next(rule for rule in RULES if rule.measure == "safe")
+    rule = next(rule for rule in OF_CLASSES if rule.measure == "safe")
     rules = (dataclasses.replace(rule, least_count=1),)
     assert float(make_plan(told, rules=rules).feature_column("eos", "share")[9]) > 0.3
     assert float(make_plan(expected, rules=rules).feature_column("eos", "share")[9]) == pytest.approx(0.3)
@@ -551,7 +599,7 @@ def test_a_class_without_errors_goes_nowhere_or_where_the_base_sends_it(quiet: D
 def test_no_rule_can_make_a_plan_that_is_not_valid(path: str, amount: float, quiet: Diagnosis) -> None:
     changed = {"margin": {3: 0.2, 9: 0.2}, "margin_low": {3: 0.1, 9: 0.1}, "margin_high": {3: 0.3, 9: 0.3}}
     rule = dataclasses.replace(
-        RULES[0], measure="margin", marks=(0.5,), changes=path, amount=lambda beyond, strengths: amount, text="so"
+        OF_CLASSES[0], measure="margin", marks=(0.5,), changes=path, amount=lambda beyond, strengths: amount, text="so"
     )
     for strengths in (
         Strengths(),
@@ -587,11 +635,30 @@ def test_whatever_was_measured_makes_a_valid_plan(quiet: Diagnosis, seed: int, h
 def test_what_was_bounded_is_said(quiet: Diagnosis) -> None:
     changed = {"margin": {9: 0.2}, "margin_low": {9: 0.1}, "margin_high": {9: 0.3}}
     rule = dataclasses.replace(
-        RULES[0], measure="margin", marks=(0.5,), changes="image.strength", amount=lambda *_: 1.0, text="so"
+        OF_CLASSES[0], measure="margin", marks=(0.5,), changes="image.strength", amount=lambda *_: 1.0, text="so"
     )
     plan = make_plan(with_columns(quiet, changed), rules=[rule], strengths=Strengths(largest_difference=0.2))
     assert plan.classes[9].image.strength == pytest.approx(0.5 + 0.2 / 0.9, abs=1e-4)
     assert plan.classes[9].reasons[-1].rule == "bounded"
+
+
+def test_more_layers_count_as_more_where_classes_are_bounded(quiet: Diagnosis) -> None:
+    counted = Plan.from_counts(quiet.class_names, quiet["count"])
+    values = counted.to_dict()
+    for one in values["classes"][:-1]:
+        one["image"] |= {"layers": 1, "strength": 0.8}
+    values["classes"][-1]["image"] |= {"layers": 4, "strength": 0.4}  # against 0.2, as far apart as may be at 0.9
+    base = Plan.from_dict(values | {"largest_difference": 0.2 * 0.9})
+    changed = {"margin": {9: 0.2}, "margin_low": {9: 0.1}, "margin_high": {9: 0.3}}
+    rule = dataclasses.replace(
+        OF_CLASSES[0], measure="margin", marks=(0.5,), changes="image.strength", amount=lambda *_: 1.0, text="so"
+    )
+    plan = make_plan(with_columns(quiet, changed), base=base, rules=[rule])
+    assert plan.classes[9].image == base.classes[9].image
+    assert plan.classes[9].reasons[-1].rule == "bounded"
+    values["classes"][-1]["image"]["strength"] = 0.41
+    with pytest.raises(InputError, match="strength x probability x layers / most layers differ by at most"):
+        Plan.from_dict(values | {"largest_difference": 0.2 * 0.9})
 
 
 def test_donors_are_similar_unless_said_and_rules_leave_them(quiet: Diagnosis) -> None:
@@ -952,6 +1019,12 @@ MESSAGES: list[tuple[str, Any, str]] = [
         "classes of the plan must have image policies whose strength x probability differ by at most largest_difference"
         " (0.2), got 0.63",
     ),
+    (
+        "classes.0.image.layers",
+        8,
+        "classes of the plan must have image policies whose strength x probability x layers / most layers differ by at most"
+        " largest_difference (0.2), got 0.388",
+    ),
     ("classes", [], "classes of the plan must hold at least one class, got none"),
     ("schedule.start", 1.0, "schedule.start of the plan must not be larger than stop (0.5), got 1"),
     ("prior_correction.training", 5, "prior_correction.training of the plan must be at most 4, got 5"),
@@ -1084,11 +1157,11 @@ def test_strengths_are_checked(fields: dict[str, Any], message: str) -> None:
     ],
 )  # fmt: skip
 def test_rules_are_checked(fields: dict[str, Any], message: str, quiet: Diagnosis) -> None:
-    told, _ = firing(RULES[0], quiet, 5, 0.1)
+    told, _ = firing(OF_CLASSES[0], quiet, 5, 0.1)
     with pytest.raises(InputError) as error:
-        make_plan(told, rules=[dataclasses.replace(RULES[0], **fields)])
+        make_plan(told, rules=[dataclasses.replace(OF_CLASSES[0], **fields)])
     assert message in str(error.value)
-    with pytest.raises(InputError, match=r"rules must be of diversify\.plan\.Rule, got str"):
+    with pytest.raises(InputError, match=r"rules must be of diversify\.plan\.Rule or RunRule, got str"):
         make_plan(told, rules="rule")  # type: ignore[arg-type]
 
 

@@ -568,7 +568,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.make_plan(m.diagnosis, rules=None)": (
         lambda m: dv.make_plan(m.diagnosis, rules=None),
-        "rules must be a sequence of diversify.plan.Rule, got NoneType",
+        "rules must be a sequence of diversify.plan.Rule or RunRule, got NoneType",
     ),
     "dv.make_plan(m.diagnosis, base=dv.Plan.untouched(['a', 'b'], [3, 1]))": (
         lambda m: dv.make_plan(m.diagnosis, base=dv.Plan.untouched(["a", "b"], [3, 1])),
