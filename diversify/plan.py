@@ -10,29 +10,26 @@ interval of a measure, or what is pooled of it, lies beyond a mark. Every number
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import torch
 from torch import Tensor
 
 from .diagnosis import Diagnosis
+from .drafts import Draft, strengths_for_all
 from .errors import InputError, must
 from .functional.counts import shares_for_counts
+from .grading import counted, drawn_shares, graded_values, normalised, rarity
 from .policies import (
     LARGEST_DIFFERENCE,
     LARGEST_NUMBER,
-    LEAST_CHANGE,
-    LEAST_SHARE,
-    MOST_AUGMENTED,
     STRENGTHS,
     ClassPlan,
-    FeatureMethod,
     FeaturePolicy,
     ImagePolicy,
     Mixing,
@@ -44,7 +41,7 @@ from .policies import (
     Value,
     exposures,
 )
-from .rules import PATHS, RULES, Rule, RunRule, mark_of, pooled_value, require_rule
+from .rules import PATHS, RULES, Rule, RunRule, require_rule
 from .validation import broken, distinct, refusal
 
 
@@ -223,7 +220,7 @@ class Plan(Value):
     @classmethod
     def untouched(cls, class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -> Plan:
         """The plan that changes nothing: every image once an epoch, no augmentation, no correction."""
-        names, counts = _counted(class_names, class_counts)
+        names, counts = counted(class_names, class_counts)
         classes = [
             {"name": name, "count": count, "draws": count / sum(counts)}
             for name, count in zip(names, counts, strict=True)
@@ -242,8 +239,8 @@ class Plan(Value):
         Raises:
             InputError: the names and counts are not those of a training set.
         """
-        names, counts = _counted(class_names, class_counts)
-        return _graded(names, counts, rarity(counts), strengths, made_from="counts")
+        names, counts = counted(class_names, class_counts)
+        return cls.from_dict(graded_values(names, counts, rarity(counts), strengths, made_from="counts"))
 
     @classmethod
     def uniform(
@@ -261,13 +258,14 @@ class Plan(Value):
         Raises:
             InputError: the names and counts are not those of a training set, or `level` is not in [0, 1].
         """
-        names, counts = _counted(class_names, class_counts)
+        names, counts = counted(class_names, class_counts)
         if level is None:
-            rare, share = rarity(counts), _drawn(counts, strengths.draws_exponent)
+            rare, share = rarity(counts), drawn_shares(counts, strengths.draws_exponent)
             level = round(math.fsum(r * s for r, s in zip(rare, share, strict=True)), 4)
         elif not isinstance(level, numbers.Real) or not 0 <= level <= 1:
             raise must("level", "lie in [0, 1]", repr(level))
-        return _graded(names, counts, [level if count else 0.0 for count in counts], strengths, made_from="uniform")
+        levels = [level if count else 0.0 for count in counts]
+        return cls.from_dict(graded_values(names, counts, levels, strengths, made_from="uniform"))
 
 
 _MODELS: tuple[type[Value], ...] = (
@@ -316,169 +314,6 @@ def _shown(value: object, other: object) -> str:
     return "none" if value is None else str(value)
 
 
-# Rarity
-
-
-def rarity(class_counts: Sequence[int] | Tensor) -> list[float]:
-    """Per class 1 - log n / log n_max, scaled to 1 for the rarest class; 0 for all where counts are equal, and without images."""
-    counts = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
-    present = [count for count in counts if count]
-    if not present or min(present) == max(present):
-        return [0.0] * len(counts)
-    largest, whole = math.log(max(present)), math.log(max(present)) - math.log(min(present))
-    return [(largest - math.log(count)) / whole if count else 0.0 for count in counts]
-
-
-def _counted(class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -> tuple[list[str], list[int]]:
-    """Names and counts as a plan holds them."""
-    names = [str(name) for name in class_names]
-    given = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
-    if len(names) != len(given):
-        raise must("class_counts", f"be one per class name, {len(names)}", len(given))
-    for count in given:
-        number = math.nan if isinstance(count, bool) or not isinstance(count, numbers.Real) else float(count)
-        if not 0 <= number < math.inf or number % 1:
-            raise must("class_counts", "be whole numbers from 0 on", repr(count))
-    counts = [int(count) for count in given]
-    if sum(counts) < 1:
-        raise must("class_counts", "hold at least one image", sum(counts))
-    return names, counts
-
-
-def _drawn(counts: Sequence[int], exponent: float) -> list[float]:
-    """The share of the draws of each class, in proportion to n to the exponent."""
-    weights = [float(count) ** exponent if count else 0.0 for count in counts]
-    return _normalised(weights)
-
-
-def _normalised(weights: Sequence[float]) -> list[float]:
-    """As shares of their sum, to eight digits, so that a plan is readable."""
-    total = math.fsum(weights)
-    return [float(f"{weight / total:.8g}") for weight in weights]
-
-
-def _tidy(value: float) -> float:
-    """To four places, as strengths and shares are written."""
-    return round(value, 4)
-
-
-def _graded(
-    names: Sequence[str], counts: Sequence[int], levels: Sequence[float], strengths: Strengths, *, made_from: str
-) -> Plan:
-    """Every class by its level in [0, 1], which is its rarity, or one for all."""
-    varied = any(levels) or any(rarity(counts))
-    classes = []
-    draws, natural = _drawn(counts, strengths.draws_exponent), _drawn(counts, 1.0)
-    for name, count, share, own, level in zip(names, counts, draws, natural, levels, strict=True):
-        basis = _Basis(
-            count=count,
-            largest=max(counts),
-            words=f"{count:,} training image{'s' * (count != 1)}, rarity {level:.2f}"
-            if made_from == "counts"
-            else f"every class as if its rarity were {level:.2f}",
-            rule="rarity" if made_from == "counts" else "uniform",
-        )
-        one: dict[str, Any] = {"name": name, "count": count, "draws": share, "reasons": []}
-        if count and share != own:
-            text = f"drawn {share / own:.2f} times as often as its images come: in proportion to n^{strengths.draws_exponent:g}"
-            one["reasons"].append(basis.reason("draws", f"{count:,} images: {text}", "Kang et al. 2020, eq. 1"))
-        if count and varied:
-            one |= _image_of(level, strengths, basis, one["reasons"])
-            one["mixing"] = strengths.mixing
-            if strengths.mixing.method != "none":
-                text = f"{strengths.mixing.method} on {strengths.mixing.probability:.0%} of the draws of every class"
-                one["reasons"].append(basis.reason("mixing", text, "Park et al. 2022 (CMO)"))
-            one["features"] = _features_of(level, strengths, basis, one["reasons"])
-        classes.append(one)
-    return Plan.from_dict({"made_from": made_from, "classes": classes, **_of_the_run(strengths, max(counts))})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Basis:
-    """Why a choice was made that no measure of the network speaks for."""
-
-    count: int
-    largest: int
-    words: str
-    rule: str
-
-    def reason(self, choice: str, text: str, source: str) -> Reason:
-        return Reason(
-            rule=self.rule,
-            choice=choice,
-            measure="count",
-            value=float(self.count),
-            low=None,
-            high=None,
-            compared_with=float(self.largest),
-            text=f"{text[0].upper()}{text[1:]}.",
-            source=source,
-        )
-
-
-def _image_of(level: float, strengths: Strengths, basis: _Basis, reasons: list[Reason]) -> dict[str, Any]:
-    strength = _tidy(strengths.image_least + (strengths.image_most - strengths.image_least) * level)
-    if not (strength and strengths.image_probability and strengths.image_operations):
-        return {}
-    text = (
-        f"{basis.words}: images varied at strength {strength:.2f} on {strengths.image_probability:.0%} of its draws;"
-        f" every class at {strengths.image_least:g} at least, so that a varied image does not come to mean a rare class"
-    )
-    reasons.append(basis.reason("image", text, "Ahn et al. 2023 (CUDA)"))
-    policy = ImagePolicy(
-        operations=strengths.image_operations,
-        layers=strengths.image_layers,
-        strength=strength,
-        probability=strengths.image_probability,
-    )
-    return {"image": policy}
-
-
-def _features_of(level: float, strengths: Strengths, basis: _Basis, reasons: list[Reason]) -> tuple[FeaturePolicy, ...]:
-    kinds: tuple[tuple[FeatureMethod, float, float, str, str], ...] = (
-        (
-            "covariance",
-            strengths.covariance * level,
-            strengths.covariance_share * level,
-            "borrows the spread of larger classes",
-            "Yin et al. 2019 (FTL), with the noise of Wang et al. 2019 (ISDA)",
-        ),
-        ("eos", strengths.eos, strengths.eos_share * level, "goes toward its enemies", "Dablain et al. 2022 (EOS)"),
-    )
-    policies = []
-    for method, strength, share, does, source in kinds:
-        if _tidy(strength) and _tidy(share) >= LEAST_SHARE:
-            policies.append(
-                FeaturePolicy(
-                    method=method, strength=_tidy(strength), share=_tidy(share), neighbors=strengths.neighbors
-                )
-            )
-            text = f"{basis.words}: {does} at strength {strength:.2f} on {share:.0%} of its draws"
-            reasons.append(basis.reason(f"features.{method}", text, source))
-    return tuple(policies)
-
-
-def _of_the_run(strengths: Strengths, largest: int) -> dict[str, Any]:
-    """The global settings, with their reasons: the same for a made plan and for its controls."""
-    basis = _Basis(count=largest, largest=largest, words="", rule="run")
-    correction = strengths.prior_correction
-    reasons = []
-    if correction.training or correction.after:
-        text = (
-            f"the logarithm of the drawn class prior is taken out {correction.training:g} times in the loss and"
-            f" {correction.after:g} times afterwards"
-        )
-        source = "Ren et al. 2020 (balanced softmax); Menon et al. 2021 (logit adjustment)"
-        reasons.append(basis.reason("prior_correction", text, source))
-    return {
-        "prior_correction": correction,
-        "schedule": strengths.schedule,
-        "images_per_epoch": strengths.images_per_epoch,
-        "largest_difference": strengths.largest_difference,
-        "reasons": reasons,
-    }
-
-
 # From a diagnosis
 
 
@@ -518,10 +353,10 @@ def make_plan(
     for column in ("count", "recall_heldout", "recall_heldout_low"):
         if column not in diagnosis.columns:
             raise must("diagnosis", f"have the column {column}", "none", "diagnose again")
-    names, counts = _counted(diagnosis.class_names, diagnosis["count"])
+    names, counts = counted(diagnosis.class_names, diagnosis["count"])
     if base is None:
         of_all = [rule for rule in rules if isinstance(rule, RunRule)]
-        strengths, told = _for_all_classes(strengths, diagnosis, of_all)
+        strengths, told = strengths_for_all(strengths, diagnosis, of_all)
         base = Plan.from_counts(names, counts, strengths=strengths)
         said = [one.model_copy(update={"reasons": (*told, *one.reasons)}) if one.count else one for one in base.classes]
         base = base.model_copy(update={"classes": tuple(said)})
@@ -529,7 +364,7 @@ def make_plan(
         raise must(
             "base", "be of the diagnosis's classes, with their training images", ", ".join(_listed(base.classes))
         )
-    drafts = [_Draft(one, strengths) for one in base.classes]
+    drafts = [Draft(one, strengths) for one in base.classes]
     of_classes = [rule for rule in rules if isinstance(rule, Rule)]
     recall = float(diagnosis["recall_heldout"].nanmean())
     for c, draft in enumerate(drafts):
@@ -541,7 +376,7 @@ def make_plan(
         draft.settle()
     draws = [draft.values["draws"] for draft in drafts]
     if draws != [one.draws for one in base.classes]:
-        draws = _normalised(draws)
+        draws = normalised(draws)
     exposed = dict(
         zip(drafts, exposures([draft.image if draft.one.count else ImagePolicy() for draft in drafts]), strict=True)
     )
@@ -553,292 +388,9 @@ def make_plan(
     return Plan.from_dict({**base.model_dump(exclude={"classes"}), "made_from": made_from, "classes": classes})
 
 
-def _for_all_classes(
-    strengths: Strengths, diagnosis: Diagnosis, rules: Sequence[RunRule]
-) -> tuple[Strengths, tuple[Reason, ...]]:
-    """The strengths that these rules leave, and their reasons."""
-    if float(diagnosis["count_heldout"].nansum()) < strengths.gap_images:
-        return strengths, ()
-    count = diagnosis["count"]
-    rare = int(count[count > 0].min()) < int(count.max())
-    reasons = []
-    for rule in rules:
-        if rule.measure not in diagnosis.columns or rule.mark not in diagnosis.columns:
-            continue
-        values, marks = (diagnosis[name].double() for name in (rule.measure, rule.mark))
-        known = ~(values.isnan() | marks.isnan())
-        if not bool(known.any()):
-            continue
-        value, mark = float(values[known].mean()), float(marks[known].mean())
-        left = rule.amount(value - mark, strengths)
-        if not isinstance(left, (int, float)) or not 0 <= left <= 1:
-            raise must(f"amount of the rule {rule.name!r}", "lie in [0, 1]", repr(left))
-        if left == 1:
-            continue
-        strengths = strengths.with_images(left)
-        if not rare:  # counts vary nothing that could be less
-            continue
-        share = "not varied" if not left else f"varied at {strengths.image_probability:.0%} of the draws"
-        reasons.append(
-            Reason(
-                rule=rule.name,
-                choice=rule.changes,
-                measure=rule.measure,
-                value=_tidy(value),
-                low=None,
-                high=None,
-                compared_with=_tidy(mark),
-                text=f"{_worded(rule, value=value, mark=mark)}, so images are {share}.",
-                source=rule.source,
-            )
-        )
-    return strengths, tuple(reasons)
-
-
-def _worded(rule: Rule | RunRule, **numbers: float) -> str:
-    try:
-        return rule.text.format(**numbers)
-    except (LookupError, ValueError, TypeError) as error:
-        *some, last = (f"{{{name}}}" for name in numbers)
-        law = f"use only {', '.join(some)} and {last}, as numbers"
-        raise must(f"text of the rule {rule.name!r}", law, repr(rule.text)) from error
-
-
 def _listed(classes: Sequence[ClassPlan]) -> list[str]:
     some = [f"{one.name} ({one.count:,})" for one in classes[:3]]
     return [*some, "…"] if len(classes) > 3 else some
-
-
-def _enemies_of(diagnosis: Diagnosis, c: int) -> dict[str, float]:
-    """The classes that the class's held-out errors lie among, with their shares; none where it has no error."""
-    row = diagnosis.enemies[c].double().nan_to_num(0.0).clone()
-    row[c] = 0.0
-    row[diagnosis["count"].nan_to_num(0.0) < 1] = 0.0
-    row = torch.where(row >= LEAST_SHARE * row.sum(), row, 0.0)
-    if not float(row.sum()):
-        return {}
-    return {
-        diagnosis.class_names[int(j)]: _tidy(float(row[j] / row.sum()))
-        for j in row.argsort(descending=True, stable=True)
-        if float(row[j])
-    }
-
-
-_PARTNERS = {  # what makes no difference without the other
-    "image.strength": "image.probability",
-    **{f"features.{method}.strength": f"features.{method}.share" for method in get_args(FeatureMethod)},
-}
-_PARTNERS |= {other: path for path, other in _PARTNERS.items()}
-
-
-class _Draft:
-    """One class of a plan while rules change it: a number for every path, and the reasons so far."""
-
-    def __init__(self, one: ClassPlan, strengths: Strengths) -> None:
-        self.one, self.strengths = one, strengths
-        self.reasons: list[Reason] = list(one.reasons)
-        self.values: dict[str, float] = {
-            "draws": one.draws,
-            "image.strength": one.image.strength,
-            "image.probability": one.image.probability,
-            "mixing.probability": one.mixing.probability,
-            "mixing.partner": one.mixing.partner,
-        }
-        for policy in one.features:
-            self.values[f"features.{policy.method}.strength"] = policy.strength
-            self.values[f"features.{policy.method}.share"] = policy.share
-        self.given = dict(self.values)
-        self.toward = next((policy.toward for policy in one.features if policy.toward), {})
-
-    def hear(self, rule: Rule, diagnosis: Diagnosis, c: int) -> None:
-        """Change what the rule says, if it fires for this class."""
-        columns, name = diagnosis.columns, rule.measure
-        if any(end not in columns for end in (name, f"{name}_low", f"{name}_high")):
-            return
-        value, low, high = (float(columns[end][c]) for end in (name, f"{name}_low", f"{name}_high"))
-        mark = mark_of(rule, diagnosis, c)
-        if any(math.isnan(number) for number in (value, low, high, mark)) or (low == high and not rule.pooled):
-            return
-        if rule.pooled:
-            low_end = high_end = pooled_value(name, diagnosis, c)
-        else:
-            low_end, high_end = low, high
-        beyond = mark - high_end if rule.side == "low" else low_end - mark
-        if rule.relative:
-            beyond = beyond / abs(mark) if mark else math.nan
-        if not beyond > 0 and not rule.instead:
-            return
-        amount = rule.amount(beyond, self.strengths) if beyond > 0 else 0.0
-        if not (isinstance(amount, (int, float)) and math.isfinite(amount)):
-            raise must(f"amount of the rule {rule.name!r}", "be a finite number", repr(amount))
-        toward = ""
-        if rule.changes.startswith("features.toward_enemies."):
-            enemies = _enemies_of(diagnosis, c)
-            self.toward = enemies or self.toward  # where the base sent it
-            if amount:
-                toward = (
-                    "Its errors say toward which classes." if enemies else "No error of its says toward which classes."
-                )
-            amount = amount if enemies else 0.0
-        done = [self._move(rule.changes, float(amount))]
-        if rule.instead:
-            done.append(self._drop_other_features(rule.changes))
-        if not any(done):
-            return
-        did = " ".join(filter(None, (toward, *done)))
-        text = _worded(rule, value=value, low=low, high=high, mark=mark)
-        self.reasons.append(
-            Reason(
-                rule=rule.name,
-                choice=rule.changes,
-                measure=name,
-                value=value,
-                low=low,
-                high=high,
-                compared_with=mark,
-                text=f"{text} {did}",
-                source=rule.source,
-            )
-        )
-
-    def _move(self, path: str, amount: float) -> str | None:
-        """Change what is at a path, inside its law; what that did in words, None if nothing."""
-        if path == "draws":
-            factor = min(max(1 + amount, 0.1), 10.0)
-            if abs(factor - 1) < LEAST_CHANGE or not self.values[path]:
-                return None
-            self.values[path] *= factor
-            return f"Drawn {factor:.2f} times as often as otherwise."
-        if path == "features.share":
-            factor = max(1 + amount, 0.0)
-            return self._scale_features(factor) if abs(factor - 1) >= LEAST_CHANGE else None
-        old = self.values.get(path, 0.0)
-        most = {"image.probability": MOST_AUGMENTED, "mixing.partner": 1e9}.get(path, 1.0)
-        new = _tidy(min(max(old + amount, 0.0), most))
-        if abs(new - old) < LEAST_CHANGE or not self._may(path):
-            return None
-        self.values[path] = new
-        did = f"{path}: {old:.2f} -> {new:.2f}"
-        partner = _PARTNERS.get(path)
-        if new and partner and not self.values.get(partner):
-            usual = self.values[partner] = self.strengths.usual(partner)
-            did += f", {partner}: {usual:.2f}"
-        return f"{did}."
-
-    def _may(self, path: str) -> bool:
-        """Whether the class has, or can be given, what the path is about."""
-        if path.startswith("image."):
-            return bool(self.one.image.operations or self.strengths.image_operations)
-        return not path.startswith("mixing.") or self.one.mixing.method != "none"
-
-    def _feature_shares(self) -> list[str]:
-        """The paths of the shares of the feature methods that the class uses."""
-        paths = [path for path in self.values if path.startswith("features.") and path.endswith(".share")]
-        return [path for path in paths if self.values[path] and self.values.get(_PARTNERS[path])]
-
-    def _scale_features(self, factor: float) -> str | None:
-        used = self._feature_shares()
-        if not used:
-            return None
-        for path in used:
-            self.values[path] = math.floor(min(self.values[path] * factor, 1.0) * 1e4) / 1e4
-        return f"features.share: times {factor:.2f}." if factor else "No features are made."
-
-    def _drop_other_features(self, path: str) -> str:
-        """Only the method at the path stays; what that did in words."""
-        kept = path.rpartition(".")[0]
-        dropped = [share for share in self._feature_shares() if not share.startswith(f"{kept}.")]
-        for share in dropped:
-            del self.values[share], self.values[_PARTNERS[share]]
-            choice = share.rpartition(".")[0]
-            self.reasons = [one for one in self.reasons if not f"{one.choice}.".startswith(f"{choice}.")]
-        if dropped and f"{kept}.share" not in self.given:  # what scaled them all scaled nothing that stays
-            self.reasons = [one for one in self.reasons if one.choice != "features.share"]
-        names = ", ".join(share.split(".")[1] for share in dropped)
-        return f"What is measured takes the place of what its size suggests ({names})." if names else ""
-
-    def settle(self) -> None:
-        """Keep the shares of the feature policies within 1."""
-        used = self._feature_shares()
-        total = math.fsum(self.values[path] for path in used)
-        if total > 1:
-            self._scale_features(1 / total)  # rounded down
-            text = f"The shares of its feature policies came to {total:.0%} of its draws and are scaled to all of them."
-            self._bound("features.share", total, 1.0, text)
-
-    def _bound(self, choice: str, value: float, most: float, text: str) -> None:
-        self.reasons.append(
-            Reason(
-                rule="bounded",
-                choice=choice,
-                measure=choice,
-                value=value,
-                low=None,
-                high=None,
-                compared_with=most,
-                text=text,
-                source="",
-            )
-        )
-
-    @property
-    def image(self) -> ImagePolicy:
-        """The image policy as it stands."""
-        strength, probability = self.values["image.strength"], self.values["image.probability"]
-        if not strength * probability:
-            return ImagePolicy()
-        given = self.one.image
-        return ImagePolicy(
-            operations=given.operations or self.strengths.image_operations,
-            layers=given.layers if given.operations else self.strengths.image_layers,
-            strength=strength,
-            probability=probability,
-        )
-
-    def bound_images(self, most: float, exposure: float) -> None:
-        """Lower the strength of the image policy to where strength x exposure is `most`, if it is beyond."""
-        strength = self.values["image.strength"]
-        if strength * exposure <= most + 1e-9:
-            return
-        bounded = self.values["image.strength"] = math.floor(most / exposure * 1e4) / 1e4
-        text = (
-            "Bounded, so that a varied image does not come to mean this class."
-            f" image.strength: {strength:.2f} -> {bounded:.2f}."
-        )
-        self._bound("image.strength", strength, bounded, text)
-
-    def built(self, draws: float) -> ClassPlan:
-        """The class as it stands."""
-        one, values = self.one, self.values
-        if {**values, "draws": 0.0} == {**self.given, "draws": 0.0}:
-            return one.model_copy(update={"draws": draws, "reasons": tuple(self.reasons)})
-        methods = [method for method in get_args(FeatureMethod) if f"features.{method}.share" in values]
-        known = {policy.method: policy for policy in one.features}
-        order = [*known, *(method for method in methods if method not in known)]
-        features = [
-            FeaturePolicy(
-                method=method,
-                strength=values[f"features.{method}.strength"],
-                share=values[f"features.{method}.share"],
-                neighbors=known[method].neighbors if method in known else self.strengths.neighbors,
-                toward=self.toward if method == "toward_enemies" else {},
-                donors=known[method].donors if method in known else "similar",
-            )
-            for method in order
-            if values.get(f"features.{method}.share", 0.0) >= LEAST_SHARE and values.get(f"features.{method}.strength")
-        ]
-        mixing = one.mixing.model_copy(
-            update={"probability": values["mixing.probability"], "partner": values["mixing.partner"]}
-        )
-        return ClassPlan(
-            name=one.name,
-            count=one.count,
-            draws=draws,
-            image=self.image,
-            mixing=mixing,
-            features=tuple(features),
-            reasons=tuple(self.reasons),
-        )
 
 
 __all__ = [
