@@ -181,7 +181,8 @@ class Draft:
             return self._scale_features(factor) if abs(factor - 1) >= LEAST_CHANGE else None
         old = self.values.get(path, 0.0)
         most = {"image.probability": MOST_AUGMENTED, "mixing.partner": 1e9}.get(path, 1.0)
-        new = tidy(min(max(old + amount, 0.0), most))
+        least = min(old, self.strengths.image_least) if path == "image.strength" else 0.0  # what all classes get stays
+        new = tidy(min(max(old + amount, least), most))
         if abs(new - old) < LEAST_CHANGE or not self._may(path):
             return None
         self.values[path] = new

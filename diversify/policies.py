@@ -251,7 +251,8 @@ class Strengths:
             as far on average.
         magnitude_gain: Strength of magnitude matching per share of top-K magnitude lost, for a rule of your own.
         image_gain: Strength of the image policy per relative lack of diversity, or share of top-K that are others.
-        found_gain: Which part of its feature policies a class gives up per share of recall by which it is above the mean.
+        found_gain: Which part of its feature policies, and of what its images are varied more for being rare, a class gives up
+            per share of recall by which it is above the mean.
     """
 
     draws_exponent: float = 1.0

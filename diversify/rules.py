@@ -21,7 +21,9 @@ PATHS = (
     "features.share",
     *(f"features.{method}.{name}" for method in get_args(FeatureMethod) for name in ("strength", "share")),
 )
-"""What a rule may change; `draws` and `features.share` (all of a class's) as multiples, the others by adding to them."""
+"""What a rule may change; `draws` and `features.share` (all of a class's) as multiples, the others by adding to them.
+
+`image.strength` is not lowered below what every class gets (`Strengths.image_least`)."""
 
 Mark = float | Literal["mean", "size"]
 POOLED_WITH = 200  # held-out images at which a class's own value counts as much as what its size predicts
@@ -135,6 +137,20 @@ RULES: tuple[Rule | RunRule, ...] = (
         text="{value:.0%} [{low:.0%}, {high:.0%}] of its unseen images are found (mean of the classes {mark:.0%}): it needs"
         " less than its size suggests.",
         source="Dablain et al. 2023",
+        found_too=True,
+    ),
+    Rule(
+        name="found already",
+        measure="recall_heldout",
+        side="high",
+        marks=("mean",),
+        changes="image.strength",
+        amount=lambda beyond, strengths: (
+            -strengths.found_gain * beyond * (strengths.image_most - strengths.image_least)
+        ),
+        text="{value:.0%} [{low:.0%}, {high:.0%}] of its unseen images are found (mean of the classes {mark:.0%}): they are varied"
+        " more like those of the largest class.",
+        source="Dablain et al. 2023; Ahn et al. 2023 (CUDA)",
         found_too=True,
     ),
     Rule(

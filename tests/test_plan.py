@@ -347,6 +347,28 @@ def test_every_rule_moves_its_class_alone_by_what_is_beyond_doubt(rule: Rule, qu
     assert (sizes[0] < 0) == (rule.name == "found already")
 
 
+def test_a_class_that_needs_nothing_gets_what_all_get_and_no_more(quiet: Diagnosis) -> None:
+    found = {
+        name: {7: value}
+        for name, value in (("recall_heldout", 0.99), ("recall_heldout_low", 0.98), ("recall_heldout_high", 1.0))
+    }
+    counted = Plan.from_counts(quiet.class_names, quiet["count"])
+    before, after = counted.classes[7], make_plan(with_columns(quiet, found)).classes[7]
+    assert before.features
+    assert before.image.strength > counted.classes[0].image.strength
+    assert after.features == ()
+    assert after.image == counted.classes[0].image
+    assert after.mixing == counted.classes[0].mixing
+    assert after.draws == before.draws
+    assert [one.choice for one in after.reasons if one.rule == "found already"] == ["features.share", "image.strength"]
+    low = Strengths(image_least=0.0, image_most=0.3)
+    bare = make_plan(with_columns(quiet, found), strengths=low).classes[7]
+    assert bare.image == ImagePolicy()
+    even = Plan.uniform(quiet.class_names, quiet["count"], strengths=Strengths(image_least=0.1, image_most=0.2))
+    kept = make_plan(with_columns(quiet, found), base=even)
+    assert [one.image for one in kept.classes] == [one.image for one in even.classes]
+
+
 def size_of(plan: Plan, path: str, c: int) -> float:
     one = plan.classes[c]
     if path == "draws":
