@@ -218,13 +218,9 @@ def run_trial(
     started = time.perf_counter()
     _forget_peak(task.device)
     epochs = protocol.epochs_of(split)
-    setting = build_setting(sides, epochs, seed)
-    model = network_of(protocol, sides, method, seed)
-    ingredients = method.ingredients(setting, parameters)
-    recipe = recipe_of(protocol, parameters, epochs, seed)
+    run = Run.begun(protocol, sides, method, parameters, epochs=epochs, seed=seed)
     curve, images = [], 0
     training = time.perf_counter()
-    run = _Run(sides=sides, model=model, recipe=recipe, ingredients=ingredients, setting=setting)
     for record in run.train(progress):
         images += record.images
         if split == "val" and record.epoch + 1 in protocol.rungs:
@@ -296,7 +292,7 @@ def _forget_peak(device: torch.device) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Run:
+class Run:
     """A network being trained by a method, and how it is looked at."""
 
     sides: _Sides
@@ -304,6 +300,20 @@ class _Run:
     recipe: Recipe
     ingredients: Ingredients
     setting: Setting
+
+    @classmethod
+    def begun(
+        cls, protocol: Protocol, sides: _Sides, method: Method, parameters: Parameters, *, epochs: int, seed: int
+    ) -> Run:
+        """With fresh weights, and what the method brings to the loop."""
+        setting = build_setting(sides, epochs, seed)
+        return cls(
+            sides=sides,
+            model=network_of(protocol, sides, method, seed),
+            recipe=recipe_of(protocol, parameters, epochs, seed),
+            ingredients=method.ingredients(setting, parameters),
+            setting=setting,
+        )
 
     @property
     def on_device(self) -> bool:
@@ -458,4 +468,4 @@ def _nullable(values: Tensor) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values.tolist()]
 
 
-__all__ = ["CosineHead", "Task", "build_setting", "load_task", "network_of", "run_trial"]
+__all__ = ["CosineHead", "Run", "Task", "build_setting", "load_task", "network_of", "run_trial"]
