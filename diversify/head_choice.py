@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
 from typing import Any
 
@@ -25,10 +26,12 @@ SCHEMA_VERSION = 1
 TAUS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 MORE_TAUS = (0.0, 0.25, 0.5, 1.0, 1.5)  # of a logit adjustment after retraining
 SCALES = (0.5, 1.0, 1.5)
+PLAN_FOLDS = 3  # of the held-out rows, where a plan is made from them
 LARGEST_BANK = 1 << 28  # numbers in a training set balanced by made rows, beyond which none is made
 _BLOCK = 1 << 24  # logits at a time
 
 Make = Callable[[Embeddings, LinearHead, int], LinearHead]
+MakePlan = Callable[[Embeddings], Plan]
 Progress = Callable[[int, int], None]
 
 UNTOUCHED = "untouched"
@@ -49,6 +52,8 @@ class Candidate:
         taus: Logit adjustments that every option is also tried with: the head is made once for all of them.
         source: Where it comes from.
         needs_bias: Whether the head it makes has a bias of its own.
+        remade: Where the options came from held-out rows: the same options from others of them, so that no row is judged by
+            what was made from it.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Candidate:
     taus: tuple[float, ...] = (0.0,)
     source: str = ""
     needs_bias: bool = False
+    remade: Callable[[Embeddings], Mapping[str, Make]] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -71,13 +77,17 @@ def default_candidates(
     *,
     plan: Plan | None = None,
     counted: Plan | None = None,
+    replan: MakePlan | None = None,
     recipe: HeadRecipe = DEFAULT,
 ) -> tuple[Candidate, ...]:
     """The simplest first: untouched, the free fixes, even draws, SMOTE, EOS, a plan made from counts, and the plan.
 
-    A plan that is not given is left out, and so is what would make more rows than fit into memory. Where the recipe has
-    no bias, those that need one are left out. Whatever trains the head may also take off a part of the log prior
-    afterwards, as the plan may: that is free, so none is credited for what it does alone.
+    `replan` is how the plan was made from held-out embeddings, for example `lambda rows: make_plan(diagnose(train, rows,
+    head=head))`: then each third of them is judged by a plan made from the others. Without it a plan that was made from the
+    rows it is judged on looks somewhat better than it is. A plan that is not given is left out, and so is what would make
+    more rows than fit into memory. Where the recipe has no bias, those that need one are left out. Whatever trains the head
+    may also take off a part of the log prior afterwards, as the plan may: that is free, so none is credited for what it does
+    alone.
     """
     rows = counts.class_counts(train.labels, train.num_classes)
     more = MORE_TAUS if recipe.bias else (0.0,)
@@ -133,17 +143,19 @@ def default_candidates(
         "plan from counts": "The head trained further by a plan that knows only how many images each class has.",
         "plan": "The head trained further by the plan.",
     }
+    if replan is not None:
+        meanings["plan"] += " Each third of the held-out images is judged by a plan made without it."
     for (name, meaning), one in zip(meanings.items(), (counted, plan), strict=True):
         if one is not None:
+            scales = SCALES if one.feature_methods else ()
             found.append(
                 Candidate(
                     name=name,
                     meaning=f"{meaning} The option multiplies the strengths of its feature policies.",
-                    options={f"strength x {scale:g}": _planned(scaled(one, scale), recipe) for scale in SCALES}
-                    if one.feature_methods
-                    else {"": _planned(one, recipe)},
+                    options=_planned_options(one, scales, recipe),
                     taus=more,
                     needs_bias=one.prior_correction.after > 0,
+                    remade=partial(_replanned, replan, scales, recipe) if name == "plan" and replan else None,
                 )
             )
     return tuple(one for one in found if recipe.bias or not one.needs_bias)
@@ -193,6 +205,18 @@ def _evenly(recipe: HeadRecipe) -> Make:
 
 def _planned(plan: Plan, recipe: HeadRecipe) -> Make:
     return lambda train, head, seed: retrain_with(train, head, plan, recipe, seed=seed)
+
+
+def _planned_options(plan: Plan, scales: Sequence[float], recipe: HeadRecipe) -> dict[str, Make]:
+    if not scales:
+        return {"": _planned(plan, recipe)}
+    return {f"strength x {scale:g}": _planned(scaled(plan, scale), recipe) for scale in scales}
+
+
+def _replanned(
+    replan: MakePlan, scales: Sequence[float], recipe: HeadRecipe, heldout: Embeddings
+) -> Mapping[str, Make]:
+    return _planned_options(replan(heldout), scales, recipe)
 
 
 def _oversampled(method: str, neighbors: int, recipe: HeadRecipe) -> Make:
@@ -399,8 +423,9 @@ def choose_head(
 ) -> HeadChoice:
     """The candidates compared on held-out rows, and which of them to take.
 
-    Every option's head is made once, from training rows alone. The held-out rows only choose and judge: cut into
-    stratified folds, `repeats` times, each fold judges the option that has the highest balanced accuracy on the others.
+    Every option's head is made once, from training rows alone, but for a candidate that is `remade`: what it made from
+    held-out rows is made anew for each third of them without that third. Otherwise the held-out rows only choose and judge:
+    cut into stratified folds, `repeats` times, each fold judges the option that has the highest balanced accuracy on the others.
     Recommended is the simplest candidate, as they are listed, that is not behind the best by more than one standard error
     of their difference on the same rows (the rule of one standard error, Breiman et al. 1984). The untouched head is
     always compared, and comes first.
@@ -430,9 +455,13 @@ def choose_head(
             raise must("candidates", "have names of their own", f"{one.name!r} twice")
         if not one.labels:
             raise must(f"candidate {one.name!r}", "have an option", "none")
-    heads = _made(listed, train, head, seed, progress)
+    tick = _Ticker(listed, progress)
+    heads = [made for one in listed for made in _made(one.options, one.taus, train, head, seed, tick)]
     right = torch.stack([_is_right(one, heldout) for one in heads])
     family = torch.tensor([place for place, one in enumerate(listed) for _ in one.labels])
+    for place, one in enumerate(listed):
+        if one.remade is not None:
+            right[family == place] = _cross_fitted(one, one.remade, train, heldout, head, seed, tick)
     return _judged(listed, heads, right, family, train, heldout, folds=folds, repeats=repeats, seed=seed)
 
 
@@ -443,22 +472,60 @@ def _require_sides(train: Embeddings, heldout: Embeddings, head: LinearHead) -> 
             raise must(f"{name} embeddings", law, f"{side.num_features} and {side.num_classes}")
 
 
+class _Ticker:
+    """Heads made, and in all."""
+
+    def __init__(self, listed: Sequence[Candidate], progress: Progress | None) -> None:
+        self.progress, self.done = progress, 0
+        self.total = sum(len(one.options) * (1 + PLAN_FOLDS * (one.remade is not None)) for one in listed)
+        self()
+
+    def __call__(self, more: int = 0) -> None:
+        self.done += more
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
 def _made(
-    listed: Sequence[Candidate], train: Embeddings, head: LinearHead, seed: int, progress: Progress | None
+    options: Mapping[str, Make],
+    taus: Sequence[float],
+    train: Embeddings,
+    head: LinearHead,
+    seed: int,
+    tick: Callable[[int], None],
 ) -> list[LinearHead]:
+    """A head for every option and tau."""
     prior = log_prior_of(counts.class_counts(train.labels, train.num_classes))
     heads: list[LinearHead] = []
-    done, total = 0, sum(len(one.options) for one in listed)
-    for one in listed:
-        for make in one.options.values():
-            if progress is not None:
-                progress(done, total)
-            made = make(train, head, seed)
-            heads += [adjust_logits(made, prior, tau) for tau in one.taus]
-            done += 1
-    if progress is not None:
-        progress(total, total)
+    for make in options.values():
+        made = make(train, head, seed)
+        heads += [adjust_logits(made, prior, tau) for tau in taus]
+        tick(1)
     return heads
+
+
+def _cross_fitted(
+    one: Candidate,
+    remade: Callable[[Embeddings], Mapping[str, Make]],
+    train: Embeddings,
+    heldout: Embeddings,
+    head: LinearHead,
+    seed: int,
+    tick: Callable[[int], None],
+) -> Tensor:
+    """`(O, N)` bool, on the CPU: what each option gets right, every fold of the rows by options made from the others."""
+    folds = min(PLAN_FOLDS, len(heldout))
+    fold_of = stratified_folds(heldout.labels, folds, seed=draws.seed_for("plan folds", seed), name="plan folds")
+    right = torch.zeros(len(one.labels), len(heldout), dtype=torch.bool)
+    for fold in range(folds):
+        judged = fold_of == fold
+        options = remade(heldout.select(~judged))
+        if list(options) != list(one.options):
+            raise must(f"remade options of {one.name!r}", f"be {list(one.options)}", list(options))
+        side = heldout.select(judged)
+        heads = _made(options, one.taus, train, head, seed, tick)
+        right[:, judged.cpu()] = torch.stack([_is_right(each, side) for each in heads])
+    return right
 
 
 def _is_right(head: LinearHead, heldout: Embeddings) -> Tensor:

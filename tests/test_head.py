@@ -6,16 +6,16 @@ import math
 import pytest
 import torch
 from conftest import embeddings_of, synthetic, synthetic_head
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 import diversify as dv
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
-from diversify.functional import counts
+from diversify.functional import counts, draws
 from diversify.functional.metrics import balanced_accuracy
 from diversify.head import HeadRecipe, adjust_logits, log_prior_of, nearest_mean, normalize_tau, retrain_head
-from diversify.head_choice import Candidate, HeadChoice, choose_head, default_candidates, even_plan, scaled
+from diversify.head_choice import Candidate, HeadChoice, Make, choose_head, default_candidates, even_plan, scaled
 from diversify.heads import LinearHead, read_head, replace_head, write_head
 from diversify.plan import FeaturePolicy, Plan, PriorCorrection
 
@@ -336,6 +336,55 @@ def test_candidates_are_judged_by_options_chosen_elsewhere(sides: Sides) -> None
     accuracy = found.columns["balanced_accuracy"]
     assert float(accuracy[1]) <= float(accuracy[0]) + 1e-9  # chance, or worse: what is better elsewhere is worse here
     assert sum(found.times_chosen[1]) == 4 * 5
+
+
+def test_what_is_made_from_held_out_rows_is_judged_on_others(sides: Sides) -> None:
+    """Least squares knows forty rows of noise by heart, and nothing of others."""
+    noise = draws.normal("noise", torch.arange(40 * 64)).view(40, 64).float()
+    labels = torch.arange(40) % 10
+    head = LinearHead(weight=torch.eye(10, 64), bias=torch.zeros(10))
+    heldout = Embeddings(features=noise, labels=labels, logits=head.logits(noise), indices=torch.arange(40))
+
+    def by_heart(rows: Embeddings) -> dict[str, Make]:
+        weight = torch.linalg.lstsq(rows.features, functional.one_hot(rows.labels, 10).float()).solution.T
+        made = LinearHead(weight=weight.contiguous(), bias=torch.zeros(10))
+        return {"": lambda *_: made}
+
+    said: list[tuple[int, int]] = []
+    plain = Candidate(name="plain", meaning="", options=by_heart(heldout))
+    honest = dataclasses.replace(plain, name="honest", remade=by_heart)
+    found = choose_head(
+        heldout, heldout, head, [plain, honest], repeats=1, progress=lambda *numbers: said.append(numbers)
+    )
+    accuracy = dict(zip(found.names, found.columns["balanced_accuracy"].tolist(), strict=True))
+    assert accuracy["plain"] == 1
+    assert accuracy["honest"] < 0.4
+    assert equal(found.heads[1], found.heads[2])  # what is taken is made from all rows
+    assert said == [(done, 6) for done in range(7)]  # untouched, two, and three folds of one
+    other = dataclasses.replace(honest, remade=lambda rows: {"another": by_heart(rows)[""]})
+    with pytest.raises(InputError, match=r"remade options of 'honest' must be \[''\], got \['another'\]"):
+        choose_head(heldout, heldout, head, [other], repeats=1)
+
+
+def test_a_plan_that_says_how_it_was_made_is_made_anew(sides: Sides) -> None:
+    train, heldout, head = sides
+    names = [str(c) for c in range(10)]
+    counted = Plan.from_counts(names, counts.class_counts(train.labels, 10))
+    seen: list[Tensor] = []
+
+    def replan(rows: Embeddings) -> Plan:
+        seen.append(rows.indices)
+        return counted
+
+    listed = default_candidates(train, head, plan=counted, replan=replan, recipe=SHORT)
+    assert "made without it" in listed[-1].meaning
+    assert all(one.remade is None for one in listed[:-1])
+    found = choose_head(train, heldout, head, [listed[-1]], repeats=1)
+    assert len(seen) == 3
+    left_out = torch.cat([heldout.indices[~torch.isin(heldout.indices, one)] for one in seen])
+    assert torch.equal(left_out.sort().values, heldout.indices.sort().values)
+    same = choose_head(train, heldout, head, [dataclasses.replace(listed[-1], remade=None)], repeats=1)
+    assert torch.equal(found.columns["balanced_accuracy"], same.columns["balanced_accuracy"])  # for it is the same plan
 
 
 def test_the_untouched_head_is_scored_as_it_is(choice: HeadChoice, sides: Sides) -> None:

@@ -11,10 +11,12 @@ import torch
 
 from .. import origin, storage
 from ..diagnosis import Diagnosis
+from ..embeddings import Embeddings
 from ..errors import must
 from ..head import HeadRecipe
 from ..head_choice import HeadChoice, choose_head, default_candidates
 from ..heads import LinearHead, read_head, replace_head
+from ..measuring import diagnose
 from ..plan import Plan, make_plan
 from ..remedy_report import render_remedy_html, render_remedy_markdown
 from .diagnose import OTHER_IMAGES, UNRECORDED, load_diagnosed, require_recorded
@@ -22,9 +24,10 @@ from .folders import SCHEMA_VERSION, alone
 from .train import Progress, Say
 
 REPEATS = 10  # of the folds: they cost nothing beside the heads
-_OPTIMISTIC = "has seen these same held-out images, so its own row is somewhat optimistic"
-SEEN = f"the plan, made from this diagnosis, {_OPTIMISTIC}"
-PERHAPS_SEEN = f"the plan was made from a diagnosis: if it was this one, it {_OPTIMISTIC}"
+PERHAPS_SEEN = (
+    "the plan was made from a diagnosis: if it was this one, it has seen these same held-out images, so its own row is"
+    " somewhat optimistic; without --plan the plan is made anew for each third of them"
+)
 
 
 @alone
@@ -51,8 +54,8 @@ def remedy_run(
     name = diagnosed["model"]["head"]
     has_bias = _takes_bias(tensors, name, old)
     wanted = _planned(plan, diagnosis)
-    if wanted.made_from == "diagnosis":
-        warnings.append(SEEN if plan is None else PERHAPS_SEEN)
+    if plan is not None and wanted.made_from == "diagnosis":
+        warnings.append(PERHAPS_SEEN)
     if not has_bias:
         warnings.append("the head has no bias: candidates that need one are left out")
         if wanted.prior_correction.after:
@@ -65,11 +68,20 @@ def remedy_run(
     recipe = HeadRecipe(bias=has_bias)
     counted = Plan.from_counts(diagnosis.class_names, class_counts)
     counted = counted if has_bias else _without_bias(counted)
+
+    def replan(rows: Embeddings) -> Plan:
+        names, k, its_seed = diagnosis.class_names, diagnosis.top_k, diagnosis.seed
+        made = make_plan(diagnose(model.train, rows, head=old, class_names=names, top_k=k, seed=its_seed))
+        return made if has_bias else _without_bias(made)
+
+    candidates = default_candidates(
+        model.train, old, plan=wanted, counted=counted, replan=replan if plan is None else None, recipe=recipe
+    )
     choice = choose_head(
         model.train,
         model.heldout,
         old,
-        default_candidates(model.train, old, plan=wanted, counted=counted, recipe=recipe),
+        candidates,
         folds=min(5, len(model.heldout)),
         repeats=REPEATS,
         seed=seed,
