@@ -5,7 +5,7 @@
 METHOD:EPOCHS:SEED names a network; it is trained with the values that the method's search begins with, and its features are
 kept in DIR, so that the same command goes on where it was stopped. Every network is then judged with the heads that the
 head steps of a study could give it: its own, retrained by nothing but the prior, by counts, by the diagnosis of each network
-named and by the plan that the study itself chose on val, half of the way and all of it. Appends to
+named and by the plan that the study itself chose on val, half of the way and all of it, in
 `results/cifar10_lt_unused.jsonl`.
 
 Long-tailed CIFAR-10 uses 12,406 of 50,000 training images. The others are neither test nor val, and they are many: 1,500 of
@@ -28,6 +28,7 @@ from torch import Tensor
 from diversify import origin, storage
 from diversify.data import collate, load_data
 from diversify.embeddings import Embeddings
+from diversify.errors import must
 from diversify.head import retrain_head
 from diversify.heads import LinearHead, evaluating, split_head
 from diversify.measuring import diagnose, usual_top_k
@@ -140,6 +141,8 @@ def plan_of(bank: Bank) -> Plan:
 def plan_of_the_study() -> Plan:
     """The plan that the best trial of `diversify` left for its final runs."""
     trials = [one for one in read_records(STUDY) if one.kind == "trial" and one.method == "diversify" and one.carried]
+    if not trials:
+        raise must(STUDY.name, "have a trial of diversify", "none")
     return Plan.from_dict(max(trials, key=lambda one: one.balanced_accuracy or 0.0).carried["plan"])
 
 
@@ -183,6 +186,11 @@ def judge(banks: list[Bank]) -> Iterator[dict[str, Any]]:
             }
 
 
+def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells a network and its head from others."""
+    return record["method"], record["epochs"], record["seed"], *record["params"].values()
+
+
 def main() -> None:
     """As the module says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -195,9 +203,10 @@ def main() -> None:
     for name, path in paths.items():
         if not path.exists():
             make_bank(task, name, path)
-    kept = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
     made = list(judge([read_bank(name, path) for name, path in paths.items()]))
-    storage.write_jsonl(RESULTS, [*kept, *made])
+    anew = {key_of(record) for record in made}
+    kept = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
+    storage.write_jsonl(RESULTS, [*(record for record in kept if key_of(record) not in anew), *made])
     for record in made:
         print(f"{record['balanced_accuracy']:.1%}  {record['method']}, {record['epochs']} epochs: {record['params']}")
 

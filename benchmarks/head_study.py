@@ -75,7 +75,10 @@ EARLIER = RECORDS / "cifar10_lt_head.jsonl"
 FOLDS = 5
 EARLIER_OURS = "plan"
 BOUND = "bound: fitted on test features"
-GROUPS = ("largest third", "middle third", "smallest third")
+GROUPS = {  # by size, as the classes are grouped
+    "shot": ("many shot", "medium shot", "few shot"),
+    "third": ("largest third", "middle third", "smallest third"),
+}
 
 PROTOCOL = Protocol(
     suite="cifar10_lt_head",
@@ -356,11 +359,15 @@ class _Result:
     class_counts: tuple[int, ...]
 
     @property
-    def groups(self) -> list[float]:
-        """Mean recall of the thirds of the classes by size."""
-        thirds = counts.count_thirds(torch.tensor(self.class_counts))
-        recall = torch.tensor(self.recall, dtype=torch.float64)
-        return [float(recall[thirds == place].mean()) for place in range(3)]
+    def groups(self) -> dict[str, float]:
+        """Mean recall of the shot groups that there are and of the thirds of the classes by size."""
+        sizes, recall = torch.tensor(self.class_counts), torch.tensor(self.recall, dtype=torch.float64)
+        found = {}
+        for kind, group in (("shot", counts.shot_groups(sizes)), ("third", counts.count_thirds(sizes))):
+            for place, name in enumerate(GROUPS[kind]):
+                if bool((group == place).any()):
+                    found[name] = float(recall[group == place].mean())
+        return found
 
 
 def _finals(suite: str, *, untuned: bool) -> list[_Result]:
@@ -424,22 +431,23 @@ def _table(results: Sequence[_Result], ours: str, ahead_of: str) -> str:
         return [100 * mean(values) if values else math.nan for values in chosen]
 
     accuracies = {method: per_backbone(method, lambda one: one.accuracy) for method in methods}
+    names = [name for names in GROUPS.values() for name in names if all(name in one.groups for one in results)]
     rows = [
-        f"| method | balanced accuracy, % | {ahead_of} ahead by, points | {' | '.join(GROUPS)} |",
-        f"|:--|--:|--:|{'--:|' * len(GROUPS)}",
+        f"| method | balanced accuracy, % | {ahead_of} ahead by, points | {' | '.join(names)} |",
+        f"|:--|--:|--:|{'--:|' * len(names)}",
     ]
     for method in sorted(methods, key=lambda name: mean(accuracies[name])):
         ahead = [one - other for one, other in zip(accuracies[ours], accuracies[method], strict=True)]
-        groups = [per_backbone(method, lambda one, p=place: one.groups[p]) for place in range(3)]  # type: ignore[misc]
+        groups = [per_backbone(method, lambda one, n=name: one.groups[n]) for name in names]  # type: ignore[misc]
         lead = (
             "–"
             if method == ours
             else f"{mean(ahead):+.1f}{_interval(ahead)} ({sum(one > 0 for one in ahead)} of {len(ahead)})"
         )
         shown = f"`{method}`" if method in BY_NAME else method
-        name = f"**{shown}**" if method == ours else shown
-        whole, *thirds = (f"{mean(values):.1f}{_interval(values)}" for values in (accuracies[method], *groups))
-        rows.append(f"| {name} | {whole} | {lead} | {' | '.join(thirds)} |")
+        shown = f"**{shown}**" if method == ours else shown
+        whole, *parts = (f"{mean(values):.1f}{_interval(values)}" for values in (accuracies[method], *groups))
+        rows.append(f"| {shown} | {whole} | {lead} | {' | '.join(parts)} |")
     return "\n".join(rows)
 
 

@@ -52,6 +52,9 @@ def timings(file: str) -> str:
             values, unit, kind, places = [one for record in records for one in record["seconds"]], " s", "runs", 2
         spread = f"{min(values):.{places}f} to {max(values):.{places}f}, {len(values)} {kind}"
         measured = f"median {'ratio ' if not unit else ''}{median(values):.{places}f}{unit} ({spread})"
+        added = [one for record in records for one in record.get("added_microseconds", ())]
+        if added:
+            measured += f"; {median(added):.1f} µs more an image ({min(added):.1f} to {max(added):.1f})"
         rows.append(f"| `{name}`: {records[-1]['what']} | {measured} | {records[-1]['device']} |")
     return "\n".join(rows)
 

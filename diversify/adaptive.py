@@ -517,9 +517,9 @@ def _bounded_moves(plan: Plan, directions: Mapping[int, int], step: float) -> di
         after = amounts | {c: wanted[c] * exposed[c] for c in going}
         for c in going:
             if direction < 0:
-                amount = max(after[c], min(amounts[c], max(after.values()) - plan.largest_difference))
+                amount = max(after[c], min(amounts[c], max(after.values()) - plan.bound))
             else:
-                amount = min(after[c], max(amounts[c], min(after.values()) + plan.largest_difference))
+                amount = min(after[c], max(amounts[c], min(after.values()) + plan.bound))
             if amount != after[c]:
                 held = round(amount / exposed[c], 10)
                 wanted[c] = held if abs(held - strengths[c]) > 1e-9 else strengths[c]

@@ -29,7 +29,7 @@ def strengths_for_all(
     strengths: Strengths, diagnosis: Diagnosis, rules: Sequence[RunRule]
 ) -> tuple[Strengths, tuple[Reason, ...]]:
     """The strengths that these rules leave, and their reasons."""
-    if float(diagnosis["count_heldout"].nansum()) < strengths.gap_images:
+    if "count_heldout" not in diagnosis.columns or diagnosis["count_heldout"].nansum() < strengths.gap_images:
         return strengths, ()
     count = diagnosis["count"]
     rare = int(count[count > 0].min()) < int(count.max())
@@ -45,12 +45,15 @@ def strengths_for_all(
         left = rule.amount(value - mark, strengths)
         if not isinstance(left, (int, float)) or not 0 <= left <= 1:
             raise must(f"amount of the rule {rule.name!r}", "lie in [0, 1]", repr(left))
-        if left == 1:
+        fewer = strengths.with_images(left)
+        if fewer == strengths:
             continue
-        strengths = strengths.with_images(left)
+        strengths = fewer
         if not rare:  # counts vary nothing that could be less
             continue
-        share = "not varied" if not left else f"varied at {strengths.image_probability:.0%} of the draws"
+        some = strengths.image_probability
+        share = f"varied at {some:.0%} of the draws" if some >= 0.01 else "varied at less than 1% of the draws"
+        share = share if some else "not varied"
         reasons.append(
             Reason(
                 rule=rule.name,
@@ -99,10 +102,13 @@ _PARTNERS |= {other: path for path, other in _PARTNERS.items()}
 
 
 class Draft:
-    """One class of a plan while rules change it: a number for every path, and the reasons so far."""
+    """One class of a plan while rules change it: a number for every path, and the reasons so far.
 
-    def __init__(self, one: ClassPlan, strengths: Strengths) -> None:
-        self.one, self.strengths = one, strengths
+    `common` is the image strength of the class that the base varies least.
+    """
+
+    def __init__(self, one: ClassPlan, strengths: Strengths, common: float) -> None:
+        self.one, self.strengths, self.common = one, strengths, common
         self.reasons: list[Reason] = list(one.reasons)
         self.values: dict[str, float] = {
             "draws": one.draws,
@@ -179,18 +185,23 @@ class Draft:
         if path == "features.share":
             factor = max(1 + amount, 0.0)
             return self._scale_features(factor) if abs(factor - 1) >= LEAST_CHANGE else None
+        if path == "image.extra":
+            extra = max(self.values["image.strength"] - self.common, 0.0)
+            path, amount = "image.strength", extra * max(amount, -1.0)
         old = self.values.get(path, 0.0)
         most = {"image.probability": MOST_AUGMENTED, "mixing.partner": 1e9}.get(path, 1.0)
-        least = min(old, self.strengths.image_least) if path == "image.strength" else 0.0  # what all classes get stays
-        new = tidy(min(max(old + amount, least), most))
+        new = tidy(min(max(old + amount, 0.0), most))
         if abs(new - old) < LEAST_CHANGE or not self._may(path):
             return None
+        partner = _PARTNERS.get(path, "")
+        missing = partner if new and partner and not self.values.get(partner) else ""
+        if missing and not self.strengths.usual(missing):
+            return None  # without it nothing would change
         self.values[path] = new
         did = f"{path}: {old:.2f} -> {new:.2f}"
-        partner = _PARTNERS.get(path)
-        if new and partner and not self.values.get(partner):
-            usual = self.values[partner] = self.strengths.usual(partner)
-            did += f", {partner}: {usual:.2f}"
+        if missing:
+            self.values[missing] = self.strengths.usual(missing)
+            did += f", {missing}: {self.values[missing]:.2f}"
         return f"{did}."
 
     def _may(self, path: str) -> bool:
@@ -252,10 +263,11 @@ class Draft:
     @property
     def image(self) -> ImagePolicy:
         """The image policy as it stands."""
-        strength, probability = self.values["image.strength"], self.values["image.probability"]
+        strength, probability, given = self.values["image.strength"], self.values["image.probability"], self.one.image
+        if (strength, probability) == (given.strength, given.probability):
+            return given
         if not strength * probability:
             return ImagePolicy()
-        given = self.one.image
         return ImagePolicy(
             operations=given.operations or self.strengths.image_operations,
             layers=given.layers if given.operations else self.strengths.image_layers,

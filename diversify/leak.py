@@ -327,7 +327,7 @@ def bounded(plan: Plan, leak: Leak, limit: float = LIMIT) -> Plan:
     ]
     exposed = exposures([one.image if one.count else ImagePolicy() for one in plan.classes])
     amounts = [policy.strength * exposure for policy, exposure in zip(lowered, exposed, strict=True)]
-    least = max(amounts) - plan.largest_difference
+    least = max(amounts) - plan.bound
     classes = list(plan.classes)
     for number, (one, policy) in enumerate(zip(plan.classes, lowered, strict=True)):
         if policy is one.image:

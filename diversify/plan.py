@@ -49,7 +49,8 @@ class Plan(Value):
     """What is done for every class, and for the run as a whole.
 
     `images_per_epoch` is the budget of draws; None means as many as there are training images. `made_from` says what the
-    plan was made from: "diagnosis", "permuted diagnosis", "counts", "uniform" or "hand".
+    plan was made from: "diagnosis", "permuted diagnosis", "counts", "uniform" or "hand". `largest_difference` bounds how far two
+    classes' image policies may be apart (`policies.exposures`); 1 is no bound.
     """
 
     schema_version: Literal[1] = 1
@@ -85,14 +86,19 @@ class Plan(Value):
                         raise broken("name other classes of the plan", repr(name), at=at)
         policies = [one.image for one in self.classes if one.count]
         amounts = [one.strength * exposure for one, exposure in zip(policies, exposures(policies), strict=True)]
-        if amounts and max(amounts) - min(amounts) > self.largest_difference + 1e-9:
+        if amounts and max(amounts) - min(amounts) > self.bound + 1e-9:
             alike = len({one.layers for one in policies if one.operations}) < 2
             law = (
-                f"have image policies whose strength x probability{'' if alike else ' x layers / most layers'}"
+                f"have image policies whose strength x probability{'' if alike else ' x layers / fewest layers'}"
                 f" differ by at most largest_difference ({self.largest_difference:g})"
             )
             raise broken(law, f"{max(amounts) - min(amounts):.3g}", at="classes")
         return self
+
+    @property
+    def bound(self) -> float:
+        """By how much strength x exposure may differ between two classes' image policies: `largest_difference`, none where that is 1."""
+        return self.largest_difference if self.largest_difference < 1 else math.inf
 
     @property
     def num_classes(self) -> int:
@@ -330,7 +336,7 @@ def make_plan(
     is `pooled` (of `RULES` the magnitude gap) goes by its value instead, drawn toward what the class's size predicts. A
     `RunRule` speaks of all classes alike: where the network knows little of its training images by heart, images are varied
     and mixed less or not at all (`Strengths.gap_none`, `gap_full`), as no policy gained on all of the networks that this was
-    tried on; a `base` of your own keeps its images as they are. What no evidence and no rarity speaks for stays as it is in
+    tried on; it does not touch a `base` of your own. What no evidence and no rarity speaks for stays as it is in
     `Plan.untouched`, but for the share of the draws, which sum to 1.
 
         plan = make_plan(diagnosis)
@@ -364,7 +370,8 @@ def make_plan(
         raise must(
             "base", "be of the diagnosis's classes, with their training images", ", ".join(_listed(base.classes))
         )
-    drafts = [Draft(one, strengths) for one in base.classes]
+    common = min(one.image.strength for one in base.classes if one.count)
+    drafts = [Draft(one, strengths, common) for one in base.classes]
     of_classes = [rule for rule in rules if isinstance(rule, Rule)]
     recall = float(diagnosis["recall_heldout"].nanmean())
     for c, draft in enumerate(drafts):
@@ -382,7 +389,7 @@ def make_plan(
     )
     least = min(draft.values["image.strength"] * exposed[draft] for draft in drafts if draft.one.count)
     for draft in drafts:
-        draft.bound_images(least + base.largest_difference, exposed[draft])
+        draft.bound_images(least + base.bound, exposed[draft])
     classes = [draft.built(share) for draft, share in zip(drafts, draws, strict=True)]
     made_from = "diagnosis" if diagnosis.permuted_by is None else "permuted diagnosis"
     return Plan.from_dict({**base.model_dump(exclude={"classes"}), "made_from": made_from, "classes": classes})

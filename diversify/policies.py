@@ -70,12 +70,12 @@ class ImagePolicy(Value):
 
 
 def exposures(policies: Sequence[ImagePolicy]) -> list[float]:
-    """How much the strength of each counts where classes are compared: its probability, times its layers as a share of the most.
+    """How much the strength of each counts where classes are compared: its probability, times its layers for each of the fewest.
 
-    The most layers that any of these policies has which acts at all. Strength x exposure is bounded between classes.
+    The fewest layers of those that vary any draw, at whatever strength. Strength x exposure is bounded between classes.
     """
-    most = max((one.layers for one in policies if one.operations and one.probability > 0), default=1)
-    return [min(one.layers / most, 1.0) * one.probability if one.operations else 0.0 for one in policies]
+    fewest = min((one.layers for one in policies if one.operations and one.probability > 0), default=1)
+    return [one.layers / fewest * one.probability if one.operations else 0.0 for one in policies]
 
 
 class Mixing(Value):
@@ -84,7 +84,9 @@ class Mixing(Value):
     `cutmix` pastes a box of a partner into the image (Yun et al. 2019; with `partner` even over the classes it is CMO, Park
     et al. 2022); `mixup` blends two images and their labels; `remix` blends images as mixup does, and gives the label to
     the rarer class (Chou et al. 2020). `probability` is how often an image of this class is given a partner; `partner` is
-    the weight with which an image of this class is drawn as somebody's partner, relative to the other classes.
+    the weight with which an image of this class is drawn as somebody's partner, relative to the other classes. At
+    probability 1 no image of the class comes unmixed: what always leaves clean views are image policies. The labels tell of
+    what is mixed, and so it is not bounded between classes.
     """
 
     method: MixingMethod = "none"
@@ -251,8 +253,7 @@ class Strengths:
             as far on average.
         magnitude_gain: Strength of magnitude matching per share of top-K magnitude lost, for a rule of your own.
         image_gain: Strength of the image policy per relative lack of diversity, or share of top-K that are others.
-        found_gain: Which part of its feature policies, and of what its images are varied more for being rare, a class gives up
-            per share of recall by which it is above the mean.
+        found_gain: Which part of its feature policies a class gives up per share of recall by which it is above the mean.
     """
 
     draws_exponent: float = 1.0

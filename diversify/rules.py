@@ -15,15 +15,15 @@ from .policies import FeatureMethod, Strengths
 PATHS = (
     "draws",
     "image.strength",
+    "image.extra",
     "image.probability",
     "mixing.probability",
     "mixing.partner",
     "features.share",
     *(f"features.{method}.{name}" for method in get_args(FeatureMethod) for name in ("strength", "share")),
 )
-"""What a rule may change; `draws` and `features.share` (all of a class's) as multiples, the others by adding to them.
-
-`image.strength` is not lowered below what every class gets (`Strengths.image_least`)."""
+"""What a rule may change; `draws`, `features.share` (all of a class's) and `image.extra` (how much stronger its images are
+varied than those of the class that the base varies least) as multiples, the others by adding to them."""
 
 Mark = float | Literal["mean", "size"]
 POOLED_WITH = 200  # held-out images at which a class's own value counts as much as what its size predicts
@@ -144,13 +144,12 @@ RULES: tuple[Rule | RunRule, ...] = (
         measure="recall_heldout",
         side="high",
         marks=("mean",),
-        changes="image.strength",
-        amount=lambda beyond, strengths: (
-            -strengths.found_gain * beyond * (strengths.image_most - strengths.image_least)
-        ),
-        text="{value:.0%} [{low:.0%}, {high:.0%}] of its unseen images are found (mean of the classes {mark:.0%}): they are varied"
-        " more like those of the largest class.",
-        source="Dablain et al. 2023; Ahn et al. 2023 (CUDA)",
+        changes="image.extra",
+        amount=lambda beyond, strengths: -1.0,
+        text="{value:.0%} [{low:.0%}, {high:.0%}] of its unseen images are found (mean of the classes {mark:.0%}): they are"
+        " varied as those of every class are.",
+        source="this library: on val, policies graded by rarity were as good as even ones,"
+        " benchmarks/results/cifar10_lt_development.jsonl",
         found_too=True,
     ),
     Rule(

@@ -111,14 +111,21 @@ def test_the_table_says_what_the_runs_reached() -> None:
     """Two runs of a network count as one; the interval is over networks."""
 
     def runs(method: str, *accuracies: tuple[str, float]) -> list[head_study._Result]:
-        return [head_study._Result(method, name, value, (value,) * 3, (9, 5, 1)) for name, value in accuracies]
+        return [
+            head_study._Result(method, name, value, (value + 0.1, value, value, value - 0.1), (200, 150, 40, 30))
+            for name, value in accuracies
+        ]
 
     ours = runs("diversify", ("a", 0.70), ("a", 0.74), ("b", 0.80), ("c", 0.78))
     other = runs("ce", ("a", 0.71), ("a", 0.71), ("b", 0.78), ("c", 0.75))
     rows = head_study._table([*other, *ours], "diversify", "`diversify`").splitlines()
     # 71, 78 and 75; 72, 80 and 78; 1, 2 and 3 points ahead: 2 on average, with a standard error of 1 / sqrt(3) and t = 4.303
-    assert rows[2] == "| `ce` | 74.7 ± 8.7 | +2.0 ± 2.5 (3 of 3) | 74.7 ± 8.7 | 74.7 ± 8.7 | 74.7 ± 8.7 |"
-    assert rows[3] == "| **`diversify`** | 76.7 ± 10.3 | – | 76.7 ± 10.3 | 76.7 ± 10.3 | 76.7 ± 10.3 |"
+    groups = "many shot | medium shot | largest third | middle third | smallest third"
+    assert rows[0] == f"| method | balanced accuracy, % | `diversify` ahead by, points | {groups} |"
+    of_ce = "79.7 ± 8.7 | 69.7 ± 8.7 | 79.7 ± 8.7 | 74.7 ± 8.7 | 64.7 ± 8.7"
+    assert rows[2] == f"| `ce` | 74.7 ± 8.7 | +2.0 ± 2.5 (3 of 3) | {of_ce} |"
+    ours_of = "81.7 ± 10.3 | 71.7 ± 10.3 | 81.7 ± 10.3 | 76.7 ± 10.3 | 66.7 ± 10.3"
+    assert rows[3] == f"| **`diversify`** | 76.7 ± 10.3 | – | {ours_of} |"
     assert head_study._table(other, "diversify", "`diversify`") == "No records yet."
 
 

@@ -343,7 +343,7 @@ def test_every_rule_moves_its_class_alone_by_what_is_beyond_doubt(rule: Rule, qu
         assert (reason.measure, reason.choice, reason.source) == (rule.measure, rule.changes, rule.source)
         assert (reason.low, reason.high) == tuple(float(told[f"{rule.measure}_{end}"][c]) for end in ("low", "high"))
         sizes.append(size_of(plan, rule.changes, c) - size_of(before, rule.changes, c))
-    assert abs(sizes[1]) > abs(sizes[0]) > 0
+    assert sizes[1] == sizes[0] != 0 if rule.changes == "image.extra" else abs(sizes[1]) > abs(sizes[0]) > 0
     assert (sizes[0] < 0) == (rule.name == "found already")
 
 
@@ -352,7 +352,8 @@ def test_a_class_that_needs_nothing_gets_what_all_get_and_no_more(quiet: Diagnos
         name: {7: value}
         for name, value in (("recall_heldout", 0.99), ("recall_heldout_low", 0.98), ("recall_heldout_high", 1.0))
     }
-    counted = Plan.from_counts(quiet.class_names, quiet["count"])
+    named = quiet.class_names, quiet["count"]
+    counted = Plan.from_counts(*named)
     before, after = counted.classes[7], make_plan(with_columns(quiet, found)).classes[7]
     assert before.features
     assert before.image.strength > counted.classes[0].image.strength
@@ -360,7 +361,7 @@ def test_a_class_that_needs_nothing_gets_what_all_get_and_no_more(quiet: Diagnos
     assert after.image == counted.classes[0].image
     assert after.mixing == counted.classes[0].mixing
     assert after.draws == before.draws
-    assert [one.choice for one in after.reasons if one.rule == "found already"] == ["features.share", "image.strength"]
+    assert [one.choice for one in after.reasons if one.rule == "found already"] == ["features.share", "image.extra"]
     low = Strengths(image_least=0.0, image_most=0.3)
     bare = make_plan(with_columns(quiet, found), strengths=low).classes[7]
     assert bare.image == ImagePolicy()
@@ -373,6 +374,8 @@ def size_of(plan: Plan, path: str, c: int) -> float:
     one = plan.classes[c]
     if path == "draws":
         return one.draws
+    if path == "image.extra":
+        return one.image.strength
     if path == "features.share":
         return sum(policy.share for policy in one.features)
     kind, *method, name = path.split(".")
@@ -669,7 +672,10 @@ def test_more_layers_count_as_more_where_classes_are_bounded(quiet: Diagnosis) -
     values = counted.to_dict()
     for one in values["classes"][:-1]:
         one["image"] |= {"layers": 1, "strength": 0.8}
-    values["classes"][-1]["image"] |= {"layers": 4, "strength": 0.4}  # against 0.2, as far apart as may be at 0.9
+    values["classes"][-1]["image"] |= {
+        "layers": 4,
+        "strength": 0.25,
+    }  # as 1.0 against 0.8: as far apart as may be at 0.9
     base = Plan.from_dict(values | {"largest_difference": 0.2 * 0.9})
     changed = {"margin": {9: 0.2}, "margin_low": {9: 0.1}, "margin_high": {9: 0.3}}
     rule = dataclasses.replace(
@@ -678,8 +684,8 @@ def test_more_layers_count_as_more_where_classes_are_bounded(quiet: Diagnosis) -
     plan = make_plan(with_columns(quiet, changed), base=base, rules=[rule])
     assert plan.classes[9].image == base.classes[9].image
     assert plan.classes[9].reasons[-1].rule == "bounded"
-    values["classes"][-1]["image"]["strength"] = 0.41
-    with pytest.raises(InputError, match="strength x probability x layers / most layers differ by at most"):
+    values["classes"][-1]["image"]["strength"] = 0.26
+    with pytest.raises(InputError, match="strength x probability x layers / fewest layers differ by at most"):
         Plan.from_dict(values | {"largest_difference": 0.2 * 0.9})
 
 
@@ -1044,8 +1050,8 @@ MESSAGES: list[tuple[str, Any, str]] = [
     (
         "classes.0.image.layers",
         8,
-        "classes of the plan must have image policies whose strength x probability x layers / most layers differ by at most"
-        " largest_difference (0.2), got 0.388",
+        "classes of the plan must have image policies whose strength x probability x layers / fewest layers differ by at most"
+        " largest_difference (0.2), got 3.1",
     ),
     ("classes", [], "classes of the plan must hold at least one class, got none"),
     ("schedule.start", 1.0, "schedule.start of the plan must not be larger than stop (0.5), got 1"),
