@@ -191,6 +191,26 @@ def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
     return record["method"], record["epochs"], record["seed"], *record["params"].values()
 
 
+def table() -> str:
+    """Balanced accuracy of every network with every head, by how much of the way the head went."""
+    records = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
+    if not records:
+        return "No records yet."
+    found = {(name_of(one), one["params"]["head"], one["params"]["head_share"]): one for one in records}
+    networks = list(dict.fromkeys(name for name, _, _ in found))
+    rows = [f"| head | share | {' | '.join(f'`{name}`' for name in networks)} |", f"|:--|--:|{'--:|' * len(networks)}"]
+    for head, share in dict.fromkeys((head, share) for _, head, share in found):
+        cells = [found.get((name, head, share)) for name in networks]
+        shown = ["" if one is None else f"{100 * one['balanced_accuracy']:.1f}" for one in cells]
+        rows.append(f"| {head} | {share:g} | {' | '.join(shown)} |")
+    return "\n".join(rows)
+
+
+def name_of(record: dict[str, Any]) -> str:
+    """METHOD:EPOCHS:SEED."""
+    return f"{record['method']}:{record['epochs']}:{record['seed']}"
+
+
 def main() -> None:
     """As the module says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])

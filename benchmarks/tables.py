@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import cifar10_lt_diagnosis, head_study, resident, validity
+from benchmarks import cifar10_lt_diagnosis, cifar10_lt_unused, head_study, resident, validity
 from diversify import benchmark_report, storage
 from diversify.study import compare
 
@@ -70,6 +70,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "cifar10_lt_head_val": head_study.val_table,
     "cifar10_lt_head_earlier_text": head_study.earlier_text,
     "cifar10_lt_head_earlier": head_study.earlier_table,
+    "cifar10_lt_unused": cifar10_lt_unused.table,
     "resident": resident.table,
     "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,

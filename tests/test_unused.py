@@ -3,6 +3,7 @@
 import torch
 
 from benchmarks import cifar10_lt_unused as bench
+from diversify import storage
 from diversify.data import load_data
 from diversify.embeddings import Embeddings
 from diversify.functional import draws
@@ -72,6 +73,18 @@ def test_every_network_is_judged_with_every_head() -> None:
         one["balanced_accuracy"] for one in records if one["params"]["head_share"] == 1.0 and one["method"] == "ce"
     ]
     assert any(one != first["balanced_accuracy"] for one in whole)
+
+
+def test_the_table_has_every_network_beside_every_head(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "records.jsonl")
+    assert bench.table() == "No records yet."
+    records = list(bench.judge([bank("diversify:30:0", 0), bank("ce:30:1", 1)]))
+    storage.write_jsonl(bench.RESULTS, records)
+    rows = bench.table().splitlines()
+    assert rows[0] == "| head | share | `diversify:30:0` | `ce:30:1` |"
+    assert len(rows) == 2 + 11
+    counted = [100 * one["balanced_accuracy"] for one in records if one["params"]["head"] == "retrained by counts"]
+    assert f"| retrained by counts | 1 | {counted[1]:.1f} | {counted[3]:.1f} |" in rows
 
 
 def test_a_bank_comes_back_as_it_was_kept(tmp_path) -> None:
