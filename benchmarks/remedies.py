@@ -221,21 +221,23 @@ def _through(loader: DataLoader[Any]) -> None:
         pass
 
 
-def time_images(cores: int = 2, batch: int = BATCH) -> dict[str, Any]:
-    """`BatchAugmenter` in the main process."""
+def time_images(cores: int = 2, batch: int = BATCH, *, workers: bool = True) -> dict[str, Any]:
+    """`BatchAugmenter` in the main process; albumentations there too on one core or without workers."""
     data = _smooth_images(2048)
     augment = BatchAugmenter(_image_plan(VARIED))
     alone = cores == 1
-    loader = _by_albumentations(data, 0 if alone else cores, batch)
+    loader = _by_albumentations(data, cores if workers and not alone else 0, batch)
 
     def ours() -> None:
         for rows in draws.permutation(len(data), "order").split(batch):
             augment(data.images.index_select(0, rows), data.targets.index_select(0, rows))
 
     torch.set_num_threads(cores)
-    beside = "on one core each" if alone else "where torch may use two threads, albumentations in two workers"
+    there = "two workers" if workers else "the main process too"
+    beside = "on one core each" if alone else f"where torch may use two threads, albumentations in {there}"
     what = f"{OF_ALBUMENTATIONS}: BatchAugmenter, {beside}, batches of {batch}"
     name = "images_one_core" if alone else "images" if batch == BATCH else f"images_{batch}"
+    name = name if workers else "images_no_workers"
     return paired(name, what, ours, lambda: _through(loader), faster=True, images=len(data))
 
 
@@ -333,6 +335,7 @@ FIGURES = {
     "images": time_images,
     "images_1024": partial(time_images, batch=1024),  # as `fit_resident` makes them
     "images_one_core": partial(time_images, 1),
+    "images_no_workers": partial(time_images, workers=False),
     "images_in_workers": time_images_in_workers,
     "backends_32": partial(time_backends, 32, 2048),
     "backends_224": partial(time_backends, 224, 256),
