@@ -376,7 +376,7 @@ def remedy(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Repair the head of a diagnosed network: the plan beside the free fixes and others, and the simplest that held-out folds find best."""
+    """Repair the head of a diagnosed network: the plan beside the free fixes and others, and whichever wins on held-out folds."""
     from .runs import remedy_run
 
     with _progress() as progress:

@@ -262,7 +262,7 @@ class HeadChoice:
         class_counts: `(C,)` training rows.
         heldout_counts: `(C,)` held-out rows.
         best: The candidate with the highest balanced accuracy.
-        recommended: The simplest one that is not behind it by more than one standard error.
+        recommended: The best, or the untouched head where that is not behind it by more than one standard error.
         overall: What taking the best of all, candidate and option, on the other folds gains: `gain`, `_low`, `_high`.
         heads: Per candidate, the head of its final option; empty in one read back from a file.
     """
@@ -296,6 +296,15 @@ class HeadChoice:
         """The final option of a candidate, empty where it had only one."""
         return self.options[place][self.final_option[place]]
 
+    @property
+    def simpler(self) -> int | None:
+        """The simplest that changes the head and is not behind the recommended one by more than one standard error.
+
+        None where nothing simpler comes as near, or nothing is changed.
+        """
+        near = (self.columns["behind"] <= self.columns["behind_error"]).nonzero().flatten().tolist()
+        return next((place for place in near if 0 < place < self.recommended), None)
+
     def groups(self) -> dict[str, Tensor]:
         """`(F,)` mean recall over the classes of each group that there is: many, medium, few; and thirds by count."""
         found = {}
@@ -310,23 +319,33 @@ class HeadChoice:
         return found
 
     def in_words(self) -> str:
-        """What is recommended, what it gains with its interval, and why, in one or two sentences."""
-        name, best = self.names[self.recommended], self.names[self.best]
-        behind, error = (100 * float(self.columns[key][self.recommended]) for key in ("behind", "behind_error"))
-        tie = f"{behind:.1f} points behind the highest, {best}: within one standard error, {error:.1f}"
-        if self.names[self.recommended] == UNTOUCHED:
-            if self.best == self.recommended:
+        """What is recommended, what it gains with its interval, and what comes as near and is simpler."""
+        if self.recommended == 0:
+            if self.best == 0:
                 return "Recommended: leave the head as it is; no candidate does better on held-out images."
-            return f"Recommended: leave the head as it is, {tie}."
+            behind, error = self._behind(0)
+            return (
+                f"Recommended: leave the head as it is; {self.names[self.best]} is only {behind} points ahead on held-out"
+                f" images, within one standard error ({error})."
+            )
         gain, low, high = (100 * float(self.columns[f"gain{end}"][self.recommended]) for end in ("", "_low", "_high"))
         option = self.option(self.recommended)
         text = (
-            f"Recommended: {name}{f' ({option})' if option else ''}, which gains {gain:+.1f} points of balanced accuracy on"
-            f" held-out images (95% interval {low:+.1f} to {high:+.1f})."
+            f"Recommended: {self.names[self.recommended]}{f' ({option})' if option else ''}, which gains {gain:+.1f} points of"
+            f" balanced accuracy on held-out images (95% interval {low:+.1f} to {high:+.1f})."
         )
-        if self.best != self.recommended:
-            text += f" It is {tie}, and simpler."
+        if self.simpler is not None:
+            behind, error = self._behind(self.simpler)
+            text += (
+                f" Simpler, and {behind} points behind it, within one standard error ({error}):"
+                f" {self.names[self.simpler]}."
+            )
         return text
+
+    def _behind(self, place: int) -> tuple[str, str]:
+        """Points behind the best, and the standard error of that."""
+        behind, error = (f"{100 * float(self.columns[key][place]):.1f}" for key in ("behind", "behind_error"))
+        return behind, error
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, NaN as None; the heads are left out."""
@@ -426,9 +445,9 @@ def choose_head(
     Every option's head is made once, from training rows alone, but for a candidate that is `remade`: what it made from
     held-out rows is made anew for each third of them without that third. Otherwise the held-out rows only choose and judge:
     cut into stratified folds, `repeats` times, each fold judges the option that has the highest balanced accuracy on the others.
-    Recommended is the simplest candidate, as they are listed, that is not behind the best by more than one standard error
-    of their difference on the same rows (the rule of one standard error, Breiman et al. 1984). The untouched head is
-    always compared, and comes first.
+    Recommended is the candidate that does best, the simplest of equals as they are listed; but the head is left as it is
+    where that is not behind by more than one standard error of their difference on the same rows. The untouched head is always
+    compared, and comes first.
 
     Args:
         train: Features of the backbone's own training images.
@@ -606,7 +625,7 @@ def _judged(
         class_counts=counts.class_counts(train.labels, classes).cpu(),
         heldout_counts=held,
         best=best,
-        recommended=int((behind <= error).int().argmax()),
+        recommended=0 if float(behind[0]) <= float(error[0]) else best,
         overall={"gain": total, "gain_low": total - z * total_error, "gain_high": total + z * total_error},
         folds=folds,
         repeats=repeats,

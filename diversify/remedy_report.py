@@ -89,8 +89,8 @@ _MEANINGS = (
     ),
     Meaning(
         title="within one standard error",
-        text="Of the difference to the best on the same images. Of the candidates within it the simplest is recommended.",
-        source="Breiman et al. 1984",
+        text="Of the difference to the best on the same images: a candidate within it may as well be as good. The best is"
+        " recommended; where the untouched head is within it, the head is left as it is.",
         anchor="measure-behind",
     ),
 )
