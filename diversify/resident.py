@@ -2,7 +2,7 @@
 
 Batches are made there, many at a time, and a step on CUDA is captured once as a graph and then replayed: small networks
 are otherwise slower at starting kernels than at running them. What `fit` does beyond that (loader workers, several
-processes, a state to resume from, feature augmentation in the loop) stays its own.
+processes, feature augmentation in the loop) stays its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,8 @@ from .extraction import autocast, compute_dtype
 from .functional import allocate
 from .ingredients import Criterion, Ingredients
 from .sampler import EpochSampler
-from .training import EpochRecord, Progress, Recipe
+from .training import Progress, Recipe
+from .training_state import EpochRecord, load_state, save_state, saved_as
 
 _CHUNK_ON_CPU = 1024  # rows made at a time, about
 _CHUNK = 8192
@@ -69,6 +71,9 @@ def fit_resident(
     prepare: Callable[[Tensor], Tensor] | None = None,
     compiled: bool = False,
     captured: bool | None = None,
+    state: Path | str | None = None,
+    identity: str = "",
+    save_every: float = 0.0,
     progress: Progress | None = None,
 ) -> Iterator[EpochRecord]:
     """`fit`, with the images on the device of `train`; yields a record after every epoch, without a look at val.
@@ -82,9 +87,14 @@ def fit_resident(
         prepare: Images as `train` has them to images as the model sees them, after `ingredients.augment`.
         compiled: Whether the model goes through `torch.compile`, which takes tens of seconds once.
         captured: Whether a step is captured as a CUDA graph; None for on CUDA and nowhere else.
+        state: A file that keeps the run, as for `fit`: if it is there, the run goes on from it, and the records of the
+            epochs it holds are yielded again first.
+        identity: What the run is about (data, model); a state of another identity or recipe is refused.
+        save_every: Seconds, at least, between two times that the state is written; the last epoch's is not.
 
     Raises:
-        InputError: the ingredients ask for what only `fit` does, a label is no class, or the loss is not finite.
+        InputError: the ingredients ask for what only `fit` does, the state belongs to another run or is damaged, a label is
+            no class, or the loss is not finite.
     """
     ingredients = ingredients or Ingredients()
     for name in ("wrap_dataset", "augment_features", "after"):
@@ -99,13 +109,19 @@ def fit_resident(
     setters = ingredients.epoch_setters(cast(Any, train), recipe.epochs)
     if hasattr(loop.sampler, "set_epoch"):  # a sampler that is to be told more hears that afterwards
         setters = (loop.sampler.set_epoch, *setters)
-    for epoch in range(recipe.epochs):
+    history: list[EpochRecord] = []
+    run = saved_as(recipe, identity)
+    if state is not None and Path(state).exists():
+        history = load_state(Path(state), model, loop.optimizer, ingredients, run)
+        yield from history
+    saved = time.perf_counter()
+    for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
         for set_epoch in setters:
             set_epoch(epoch)
         with _fastest_convolutions():
             loss, accuracy, rows = loop.run_epoch(epoch)
-        yield EpochRecord(
+        record = EpochRecord(
             epoch=epoch,
             learning_rate=recipe.rate_at(epoch),
             loss=loss,
@@ -115,6 +131,11 @@ def fit_resident(
             images=rows,
             seconds=time.perf_counter() - started,
         )
+        history.append(record)
+        if state is not None and epoch + 1 < recipe.epochs and time.perf_counter() - saved >= save_every:
+            save_state(Path(state), model, loop.optimizer, ingredients, run, history)
+            saved = time.perf_counter()
+        yield record
 
 
 @torch.inference_mode()

@@ -707,6 +707,11 @@ def clear(target: Path) -> None:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of ours and all that is in it, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def digest_json(value: object) -> str:
     """The hex digest of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import random
 import time
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from . import storage
 from .augment import DrawKey, is_whole
 from .errors import InputError, must, unknown
 from .extraction import PRECISIONS, autocast, taking
@@ -32,6 +30,7 @@ from .heads import ADAPTER, describe_output, evaluating, require_usable, split_h
 from .importing import describe, is_passed_on
 from .ingredients import Criterion, Ingredients, cross_entropy_at
 from .sampler import EpochSampler
+from .training_state import EpochRecord, load_state, read_state, save_state, saved_as
 
 Progress = Callable[[int, int], None]
 
@@ -100,24 +99,6 @@ class Recipe:
         return torch.optim.SGD(
             parameters, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """One line of `metrics.jsonl`.
-
-    `loss`, `accuracy_train` and `images` are over the rows that reached the loss, augmented as they were; the two `_val`
-    are None without a val set.
-    """
-
-    epoch: int
-    learning_rate: float
-    loss: float
-    accuracy_train: float
-    balanced_accuracy_val: float | None
-    recall_val: list[float | None] | None
-    images: int
-    seconds: float
 
 
 class _Indexed(Dataset[Any]):
@@ -355,9 +336,9 @@ def fit(
     vars(model).pop("_is_accelerate_prepared", None)  # leave no trace
 
     history: list[EpochRecord] = []
-    saved_as = {"recipe": dataclasses.asdict(recipe), "identity": identity}
+    run = saved_as(recipe, identity)
     if state is not None and Path(state).exists():
-        history = _load_state(Path(state), model, optimizer, ingredients, saved_as)
+        history = load_state(Path(state), model, optimizer, ingredients, run)
         yield from history
 
     loop = _Loop(
@@ -395,7 +376,7 @@ def fit(
         )
         history.append(record)
         if state is not None and accelerator.is_main_process:
-            _save_state(Path(state), model, optimizer, ingredients, saved_as, history)
+            save_state(Path(state), model, optimizer, ingredients, run, history)
         yield record
 
 
@@ -465,95 +446,9 @@ def evaluate(model: nn.Module, loader: DataLoader[Any], *, num_classes: int, pre
     return metrics.recall(confusion)
 
 
-# The state of a run
-
-
-def _save_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ingredients: Ingredients,
-    saved_as: dict[str, Any],
-    history: list[EpochRecord],
-) -> None:
-    """One safetensors file: the weights, the optimizer's tensors, and the rest as JSON in its header."""
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    numbers: dict[str, Any] = {}
-    optimizer_state = optimizer.state_dict()
-    for index, entry in optimizer_state["state"].items():
-        for name, value in entry.items():
-            target = tensors if isinstance(value, Tensor) else numbers
-            target[f"optimizer.{index}.{name}"] = value
-    states: dict[str, dict[str, Any]] = {}
-    for name, part_state in ingredients.state_dict().items():
-        states[name] = {}
-        for key, value in part_state.items():
-            target = tensors if isinstance(value, Tensor) else states[name]
-            target[f"ingredients.{name}.{key}" if target is tensors else key] = value
-    header = {
-        "history": [dataclasses.asdict(record) for record in history],
-        "ingredients": states,
-        "optimizer": numbers,
-        "param_groups": optimizer_state["param_groups"],
-        **saved_as,
-    }
-    storage.write_tensors(path, tensors, {"state": json.dumps(header)})
-
-
 def require_resumable(state: Path | str, *, recipe: Recipe, identity: str = "") -> None:
     """Nothing, when `fit` would go on from this state; else the InputError that it would raise."""
-    _read_state(Path(state), {"recipe": dataclasses.asdict(recipe), "identity": identity})
-
-
-def _read_state(path: Path, saved_as: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], list[EpochRecord]]:
-    """Its tensors, its header and its records, once they are known to be of this run."""
-    tensors, metadata = storage.read_tensors(path, "state")
-    damaged = must("state", "be the state of a training run", path, "start the run anew")
-    try:
-        header = json.loads(metadata["state"])
-        history = [EpochRecord(**record) for record in header["history"]]
-        recipe, identity, _ = header["recipe"], header["identity"], header["param_groups"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged from error
-    wanted = json.loads(json.dumps(saved_as))  # tuples as JSON has them
-    for name, value in wanted["recipe"].items():
-        if recipe.get(name) != value:
-            raise must(f"{name} of a resumed run", f"stay {recipe.get(name)}", value, "start it anew")
-    if identity != wanted["identity"]:
-        raise must("a resumed run", "have the data and the model it began with", "others", "start it anew")
-    return tensors, header, history
-
-
-def _load_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ingredients: Ingredients, saved_as: dict[str, Any]
-) -> list[EpochRecord]:
-    """Puts everything back as it was after the last whole epoch; nothing is changed on an error."""
-    tensors, header, history = _read_state(path, saved_as)
-    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-    shapes = {key: value.shape for key, value in weights.items()}
-    if shapes != {key: value.shape for key, value in model.state_dict().items()}:
-        raise must("a resumed run", "have the data and the model it began with", "another model", "start it anew")
-    stateful = ", ".join(header["ingredients"]) or "none"
-    if stateful != (present := ", ".join(ingredients.state_dict()) or "none"):
-        raise must("ingredients with a state of a resumed run", f"stay {stateful}", present, "start it anew")
-    entries: dict[int, dict[str, Any]] = {}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for key, value in [*tensors.items(), *header["optimizer"].items()]:
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            like = parameters[int(index)]
-            if isinstance(value, Tensor) and value.shape == like.shape:
-                value = torch.empty_like(like, dtype=value.dtype).copy_(value)  # in the parameter's memory format
-            entries.setdefault(int(index), {})[name] = value
-    states = header["ingredients"]
-    for key, value in tensors.items():
-        if key.startswith("ingredients."):
-            _, part, name = key.split(".", 2)
-            states[part][name] = value
-    model.load_state_dict(weights)
-    optimizer.load_state_dict({"state": entries, "param_groups": header["param_groups"]})
-    ingredients.load_state_dict(states)
-    return history
+    read_state(Path(state), saved_as(recipe, identity))
 
 
 __all__ = [

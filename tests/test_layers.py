@@ -48,6 +48,7 @@ ROOMS = {
     "named_sources": 5.9,
     "losses": 5.9,
     "ingredients": 5.95,
+    "training_state": 5.97,
     "training": 6.0,
     "data": 6.0,
     "models": 6.0,

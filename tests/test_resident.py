@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from diversify.models import build_model
 from diversify.plan import Mixing, Plan, Strengths
 from diversify.resident import ResidentImages, features_of, fit_resident
 from diversify.training import Recipe, fit
+from diversify.training_state import EpochRecord
 
 COUNTS = [20, 9, 4]
 VIEW = View(mean=(0.4,), std=(0.3,))
@@ -122,6 +125,62 @@ def test_adapting_is_that_of_fit() -> None:
         return Ingredients.from_plan(plan(), data.labels.cpu(), seed=5, epochs=3, adapt=adapt)
 
     assert_same_run(adapting)
+
+
+def mixed(data: ResidentImages) -> Ingredients:
+    return parts(mixing(plan()), data, pool=True)
+
+
+def drawn_again(data: ResidentImages) -> Ingredients:
+    made = plan()
+    even = tuple(one.model_copy(update={"draws": 1 / 3}) for one in made.classes)
+    adapt = functools.partial(AdaptivePlan, least_seen=1, epochs=3)
+    made = made.model_copy(update={"classes": even})
+    return Ingredients.from_plan(made, data.labels.cpu(), seed=5, epochs=3, adapt=adapt)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("ingredients", [mixed, drawn_again])
+def test_a_run_goes_on_where_it_was_interrupted(
+    ingredients: Callable[[ResidentImages], Ingredients], optimizer: str, tmp_path: Path
+) -> None:
+    data, state = images(), tmp_path / "run.safetensors"
+    recipe = dataclasses.replace(RECIPE, optimizer=optimizer, learning_rate=0.01)
+
+    def run(epochs: int, file: Path | None) -> tuple[dict[str, torch.Tensor], list[EpochRecord]]:
+        model = build_model("small_cnn", 3, channels=1, seed=1)
+        given = {"recipe": recipe, "num_classes": 3, "ingredients": ingredients(data), "prepare": VIEW.normalize}
+        records = fit_resident(model, data, state=file, identity="noise", **given)
+        return model.state_dict(), list(itertools.islice(records, epochs))
+
+    weights, records = run(3, None)
+    begun, first = run(2, state)
+    assert any(not torch.equal(begun[name], value) for name, value in weights.items())
+    resumed, all_of_them = run(3, state)
+    for name, value in weights.items():
+        assert torch.equal(resumed[name], value), name
+    assert all_of_them[:2] == first, "those of before come first, with their seconds"
+    assert [one.loss for one in all_of_them] == [one.loss for one in records]
+
+
+def test_a_state_is_written_as_often_as_is_asked_for_and_is_of_its_run_alone(tmp_path: Path) -> None:
+    data, state = images(), tmp_path / "run.safetensors"
+
+    def run(**more: object) -> list[EpochRecord]:
+        model = build_model("small_cnn", 3, channels=1, seed=1)
+        given = {"recipe": RECIPE, "num_classes": 3, "prepare": VIEW.normalize, "identity": "a"}
+        return list(fit_resident(model, data, state=state, **{**given, **more}))
+
+    run(save_every=3600.0)
+    assert not state.exists()
+    run()
+    with pytest.raises(InputError, match="a resumed run must have the data and the model it began with"):
+        run(identity="b")
+    with pytest.raises(InputError, match=r"learning_rate of a resumed run must stay 0\.05, got 0\.1"):
+        run(recipe=dataclasses.replace(RECIPE, learning_rate=0.1))
+    state.write_bytes(b"half")
+    with pytest.raises(InputError, match="state must be a whole safetensors file"):
+        run()
 
 
 def test_different_runs_are_told_apart() -> None:

@@ -5,17 +5,20 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import study_runner
 import torch
+from tiny_study import protocol_of, write_data
 
-from diversify import origin, storage
+from diversify import origin, resident, storage
 from diversify.errors import InputError
 from diversify.functional import draws
 from diversify.study import run as study_run
+from diversify.study import trial as study_trial
 from diversify.study.protocol import Protocol
 from diversify.study.records import Record, append_record, read_records, same_but_for_time
 from diversify.study.run import Step, Study, run_study
@@ -167,6 +170,60 @@ def test_a_study_goes_on_after_every_record(tmp_path: Path) -> None:
         next(step for step in steps if step.record is not None)
         steps.close()
     assert_same(read_records(study.results), whole)
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, *, after: int | None) -> list[int]:
+    """The epochs that are trained from here on; with `after`, an interruption follows so many of them."""
+    trained: list[int] = []
+    fit_resident = resident.fit_resident
+
+    def fit(*args: Any, progress: Any = None, **options: Any) -> Iterator[Any]:
+        def counted(done: int, total: int) -> None:
+            if done * args_epochs % total == 0:
+                trained.append(done * args_epochs // total)
+            if after is not None and len(trained) > after:
+                raise KeyboardInterrupt
+
+        args_epochs = options["recipe"].epochs
+        return fit_resident(*args, progress=counted, **options)
+
+    monkeypatch.setattr(study_trial, "fit_resident", fit)
+    return trained
+
+
+def test_a_long_run_goes_on_from_its_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_trial, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(origin, "commit", lambda: "abc")
+    protocol = protocol_of(write_data(tmp_path / "tiny.npz"), trials=1, seeds=(0, 1), rungs=())
+    standard = {"runner": "diversify.study.run:standard_runner"}
+    whole = records_of(study_of(tmp_path / "whole.jsonl", protocol, **standard))
+    study = study_of(tmp_path / "r.jsonl", protocol, **standard)
+    cut_off(monkeypatch, after=5)  # in the last epoch of the first final run
+    with pytest.raises(KeyboardInterrupt):
+        records_of(study)
+    assert len(read_records(study.results)) == 1
+    [state] = study.states.iterdir()
+    (study.states / "of-another-commit.safetensors").write_bytes(b"")
+    trained = cut_off(monkeypatch, after=None)
+    assert_same(records_of(study), whole)
+    assert trained == [3, 1, 2, 3], "the last epoch of the first final run, and all of the second"
+    assert not study.states.exists()
+    assert state.name != "of-another-commit.safetensors"
+
+
+def test_changed_code_does_not_go_on_from_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_trial, "SAVE_EVERY", 0.0)
+    protocol = protocol_of(write_data(tmp_path / "tiny.npz"), trials=1, seeds=(0,), rungs=())
+    study = study_of(tmp_path / "r.jsonl", protocol, runner="diversify.study.run:standard_runner")
+    for commit, left in (("abc", 1), ("def", 2), ("def+", 2)):
+        monkeypatch.setattr(origin, "commit", lambda commit=commit: commit)
+        trained = cut_off(monkeypatch, after=2)
+        with pytest.raises(KeyboardInterrupt):
+            records_of(study)
+        assert trained == [1, 2, 3], "from the beginning"
+        assert len(list(study.states.iterdir())) == left
+        monkeypatch.undo()
+        monkeypatch.setattr(study_trial, "SAVE_EVERY", 0.0)
 
 
 def stopped_between(monkeypatch: pytest.MonkeyPatch, study: Study, owner: Any, name: str, *, before: bool) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,49 @@ def test_a_report_may_stop_a_trial(file: Path) -> None:
     assert seen == [1]
     assert run(task, CE, "test", report=report).curve == ()
     assert seen == [1], "nothing is reported of a final run"
+
+
+def interrupted_in(epoch: int, seen: list[int]) -> Callable[[int, int], None]:
+    """Raises after the first batches of an epoch of three."""
+
+    def progress(done: int, total: int) -> None:
+        seen.append(done)
+        if done > epoch * total / 3:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("name", ["balanced_softmax+images+mix", "diversify"])
+def test_an_interrupted_run_goes_on_to_the_same_outcome(
+    name: str, resident: bool, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not resident:
+        monkeypatch.setattr(trial, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(trial, "SAVE_EVERY", 0.0)
+    method, state = method_named(name), tmp_path / "run.safetensors"
+    task = load_task(protocol_of(file, rungs=()), device="cpu")
+    whole, first, second = [], [], []
+    wanted = run(task, method, progress=lambda done, _: whole.append(done))
+    with pytest.raises(KeyboardInterrupt):
+        run(task, method, state=state, progress=interrupted_in(2, first))
+    before = time.perf_counter()
+    found = run(task, method, state=state, progress=lambda done, _: second.append(done))
+    assert but_for_time(found) == but_for_time(wanted)
+    assert found.seconds > time.perf_counter() - before, "with those before the interruption"
+    assert set(second) < set(whole)
+    state.write_bytes(b"half")
+    assert but_for_time(run(task, method, state=state)) == but_for_time(wanted), "a damaged state is none"
+
+
+def test_a_trial_with_rungs_leaves_no_state(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "SAVE_EVERY", 0.0)
+    task, state = load_task(protocol_of(file), device="cpu"), tmp_path / "run.safetensors"
+    run(task, CE, state=state)
+    assert not state.exists()
+    run(task, CE, "test", state=state)
+    assert state.exists()
 
 
 def test_looking_at_val_changes_nothing(file: Path) -> None:

@@ -2,7 +2,8 @@
 
 The file of records is the truth. Whoever asks for work, under one lock, gets the first trial that is neither recorded nor
 claimed, or a final run of a method whose trials are all recorded. A claim is a lock, gone with the process that holds it, so
-that nothing is ever left to be cleared away, and every run is recorded once.
+that nothing is ever left to be cleared away, and every run is recorded once. A run of many minutes also keeps its state beside
+the records, and goes on from it where the same code takes the same run up again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Runner:
         load: `load(protocol, *, root, device, download)`: what is loaded once per process.
         run: `run(task, method, parameters, *, seed, split, carried, report)`, with what `load` gave: an `Outcome`. An
             `InputError` or an `ArithmeticError` says that these parameters cannot be trained with.
+        resumes: Whether `run` also takes `state`, a file of the run's own from which it goes on where it was interrupted.
         method: The method of a name.
         suffixed: A declared method with what its suffixes add.
     """
@@ -56,13 +58,18 @@ class Runner:
     run: Callable[..., Outcome]
     method: Callable[[str], Method]
     suffixed: Callable[[Method, Sequence[str]], Method] | None = None
+    resumes: bool = False
 
 
 def standard_runner() -> Runner:
     """The runs of `study.trial`."""
     trial, methods = (importlib.import_module(f".{name}", __package__) for name in ("trial", "methods"))
     return Runner(
-        load=trial.load_task, run=trial.run_trial, method=methods.method_named, suffixed=methods.with_suffixes
+        load=trial.load_task,
+        run=trial.run_trial,
+        method=methods.method_named,
+        suffixed=methods.with_suffixes,
+        resumes=True,
     )
 
 
@@ -101,6 +108,11 @@ class Study:
     def lock(self) -> Path:
         """The file of locks, there while somebody works."""
         return self.results.with_name(f".{self.results.name}.lock")
+
+    @property
+    def states(self) -> Path:
+        """The folder of what long runs go on from, there while some are begun."""
+        return self.results.with_name(f".{self.results.name}.runs")
 
     @cached_property
     def made(self) -> Runner:
@@ -435,13 +447,18 @@ def _work(study: Study) -> Iterator[tuple[_Ledger, Record]]:
             job = desk.next()
             if job is not None:
                 nap = NAP
-                record, reason = _run(study, task, job, made_by)
+                kept = _state_of(study, job, made_by)
+                record, reason = _run(study, task, job, made_by, kept)
                 if record is None:
                     desk.refuse(job, reason)
                 else:
                     desk.hand_in(job, record)
+                if kept is not None:
+                    kept.unlink(missing_ok=True)
+                if record is not None:
                     yield desk.ledger, record
             elif desk.is_done():
+                storage.remove_folder(study.states)  # with what runs of another state of the library left
                 break
             else:
                 time.sleep(nap)
@@ -450,7 +467,24 @@ def _work(study: Study) -> Iterator[tuple[_Ledger, Record]]:
             raise error
 
 
-def _run(study: Study, task: Any, job: _Job, made_by: dict[str, Any]) -> tuple[Record | None, str]:
+def _state_of(study: Study, job: _Job, made_by: Mapping[str, Any]) -> Path | None:
+    """Where a run is kept while it is under way: a file that no other run, and no other code, has the name of.
+
+    None where runs do not resume, and where the files of a checkout differ from its commit: nothing would say that they are
+    still the same.
+    """
+    if not study.made.resumes or str(made_by["commit"]).endswith("+"):
+        return None
+    declared = None if study.declared is None else storage.sha256(study.declared)
+    what = [job.claim, dict(job.parameters), job.carried, study.digest, study.protocol.seeds[:1], declared, made_by]
+    if job.kind == "final":
+        what.append(study.protocol.tail_order_of(job.place))
+    return study.states / f"{storage.digest_json(what)[:24]}.safetensors"
+
+
+def _run(
+    study: Study, task: Any, job: _Job, made_by: dict[str, Any], kept: Path | None = None
+) -> tuple[Record | None, str]:
     """The record of a run; none, but the reason, for a final run that ended in an error."""
     protocol, trial = study.protocol, job.trial
     seed = protocol.seeds[0] if trial else job.place
@@ -471,7 +505,12 @@ def _run(study: Study, task: Any, job: _Job, made_by: dict[str, Any]) -> tuple[R
     outcome, reason = None, ""
     try:
         outcome = study.made.run(
-            *(task, job.method, dict(job.parameters)), seed=seed, split=split, carried=job.carried, report=report
+            *(task, job.method, dict(job.parameters)),
+            seed=seed,
+            split=split,
+            carried=job.carried,
+            report=report,
+            **({"state": kept} if study.made.resumes else {}),
         )
         if not math.isfinite(outcome.balanced_accuracy):
             raise FloatingPointError(f"balanced accuracy of {outcome.balanced_accuracy}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from ..augment import CropFlip
 from ..augment_images import BatchAugmenter
 from ..data import Data, Split, View, class_order, collate, load_data, make_loader
 from ..embeddings import Embeddings
-from ..errors import must, unknown
+from ..errors import InputError, must, unknown
 from ..extraction import autocast, extract, taking
 from ..functional import counts, metrics
 from ..functional.ceiling import stratified_folds
@@ -29,9 +30,11 @@ from ..measuring import diagnose, usual_top_k
 from ..models import build_model
 from ..resident import ResidentImages, features_of, fit_resident
 from ..training import Progress, Recipe, fit
+from ..training_state import EpochRecord, read_state, saved_as
 from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, TakeStep, Trained
 
 RESIDENT_BYTES = 2 << 30  # of images on the device; larger data go through loaders
+SAVE_EVERY = 60.0  # seconds between two states of a run
 FOLDS = 5  # of val, where a head step makes something from it
 INSIDE = {
     "magnitude_ratio": "ce_magnitude_ratio",
@@ -195,6 +198,7 @@ def run_trial(
     split: str,
     carried: Any = None,
     report: Report | None = None,
+    state: Path | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Train by a method and look at the images of `split`, once, after the last epoch.
@@ -205,6 +209,8 @@ def run_trial(
             step that makes something from val is taken anew for each of five folds of it, without the fold that is judged.
         carried: What the head step of the chosen trial left, for a final run.
         report: Called after each of the protocol's rungs, with balanced accuracy on val; may raise `Stopped`.
+        state: A file of this run alone, written about once a minute: if it is there, training goes on from it, to the same
+            outcome. A trial that is looked at on the way, at rungs, leaves none.
 
     Raises:
         InputError: data that cannot be read or have no such split, or a loss that is not finite.
@@ -219,9 +225,12 @@ def run_trial(
     _forget_peak(task.device)
     epochs = protocol.epochs_of(split)
     run = Run.begun(protocol, sides, method, parameters, epochs=epochs, seed=seed)
+    if split == "val" and protocol.rungs:
+        state = None
+    before = run.seconds_in(state)
     curve, images = [], 0
-    training = time.perf_counter()
-    for record in run.train(progress):
+    started, training = started - before, time.perf_counter() - before
+    for record in run.train(progress, state):
         images += record.images
         if split == "val" and record.epoch + 1 in protocol.rungs:
             curve.append(run.balanced_accuracy())
@@ -321,7 +330,17 @@ class Run:
         own = ("wrap_dataset", "augment_features")
         return self.sides.train is not None and all(getattr(self.ingredients, name) is None for name in own)
 
-    def train(self, progress: Progress | None) -> Any:
+    def seconds_in(self, state: Path | None) -> float:
+        """Seconds of the epochs that a state holds; one that cannot be gone on from is removed."""
+        if state is None or not state.exists():
+            return 0.0
+        try:
+            return sum(record.seconds for record in read_state(state, saved_as(self.recipe))[2])
+        except InputError:
+            state.unlink()
+            return 0.0
+
+    def train(self, progress: Progress | None = None, state: Path | None = None) -> Iterator[EpochRecord]:
         """Epoch records; what is subtracted from the logits afterwards is left to `outcome`."""
         sides, num_classes = self.sides, self.setting.num_classes
         ingredients = dataclasses.replace(self.ingredients, after=None)
@@ -333,6 +352,8 @@ class Run:
                 num_classes=num_classes,
                 ingredients=ingredients,
                 prepare=sides.view.normalize,
+                state=state,
+                save_every=SAVE_EVERY,
                 progress=progress,
             )
         return fit(
@@ -343,6 +364,7 @@ class Run:
             ingredients=ingredients,
             collate=collate,
             prepare=sides.view.normalize,
+            state=state,
             progress=progress,
         )
 
