@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of this library's checkout, with `+` when files differ from it; None when it is installed, not checked out."""
+    """The commit of this library's checkout, with `+` when its code differs from it; None when it is installed, not checked out."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return None
@@ -35,7 +35,10 @@ def commit() -> str | None:
         return run.stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        changed = git(
+            "status", "--porcelain", "--untracked-files=no", "--", "*.py"
+        )  # records that it writes are no code
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
