@@ -16,7 +16,7 @@ from diversify.embeddings import Embeddings
 from diversify.head import HeadRecipe, adjust_logits, log_prior_of, nearest_mean, normalize_tau, retrain_with
 from diversify.head_choice import scaled
 from diversify.heads import LinearHead
-from diversify.oversampling import DiversifyOverSampler
+from diversify.oversampling import balanced
 from diversify.plan import Plan
 from diversify.policies import Strengths
 from diversify.study.methods import drawn_plan
@@ -80,12 +80,8 @@ def _oversampled(method: Any) -> Callable[[Setting, Parameters, Trained], HeadSt
     """Classes filled up with made rows until all have as many, then even draws."""
 
     def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-        sampler = DiversifyOverSampler(
-            method=method, k_neighbors=int(_number(parameters, "neighbors")), random_state=setting.seed
-        )
-        features, labels = sampler.fit_resample(trained.train.features, trained.train.labels)
-        rows = torch.arange(len(labels))
-        bank = Embeddings(features=features, labels=labels, logits=trained.head.logits(features), indices=rows)
+        k_neighbors = int(_number(parameters, "neighbors"))
+        bank = balanced(trained.train, trained.head, method, k_neighbors=k_neighbors, seed=setting.seed)
         return _retrained(trained, trained.head, drawn_plan(setting, 0.0), setting, parameters, bank)
 
     return step

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from .augment import DrawKey
+from .augment import DrawKey, is_whole
 from .embeddings import Embeddings
 from .errors import must
 from .functional import counts, draws, magnitude, mixing, oversample
@@ -313,8 +313,9 @@ class FeatureAugmenter(nn.Module):
     def adjust_logits(self, logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         """ISDA's closed form: the logits whose cross entropy bounds that over Gaussian features, `(N, C)`.
 
-        lambda is strength times share, and the covariance of a class is that of its policy's `donors`, as for
-        `covariance`. The logits themselves in `eval()` and where no class uses "isda".
+        lambda is strength times share, times the schedule's factor (Wang et al. 2019 let it grow linearly), and the covariance
+        of a class is that of its policy's `donors`, as for `covariance`. The logits themselves in `eval()`, where no class uses
+        "isda", and of a row whose label is shared between classes: the bound is of one.
 
         Args:
             logits: `(N, C)`, of the features as they are.
@@ -325,10 +326,11 @@ class FeatureAugmenter(nn.Module):
             return logits
         if weight.shape != self._means.shape:
             raise must("weight", f"have shape {tuple(self._means.shape)}", tuple(weight.shape))
-        classes = targets if targets.ndim == 1 else targets.argmax(1)
         place = self.methods.index("isda")
-        strength = self.factor**2 * self._strength[:, place] * self._share[:, place]
-        return oversample.isda_logits(logits, classes, weight, self._isda_factors, self._isda_classes, strength)
+        strength = self.factor * self._strength[:, place] * self._share[:, place]
+        classes = targets if targets.ndim == 1 else targets.argmax(1)
+        raised = oversample.isda_logits(logits, classes, weight, self._isda_factors, self._isda_classes, strength)
+        return torch.where(is_whole(targets, classes)[:, None], raised, logits)
 
     def _require_rows(self, features: Tensor, targets: Tensor) -> None:
         if features.ndim != 2 or features.shape[1] != self.bank.shape[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import get_args
 
@@ -94,6 +95,8 @@ def _enemies_of(diagnosis: Diagnosis, c: int) -> dict[str, float]:
     }
 
 
+_NO_INTERVAL = re.compile(r" \[nan%?, nan%?\]")  # of a class of one held-out image
+
 _PARTNERS = {  # what makes no difference without the other
     "image.strength": "image.probability",
     **{f"features.{method}.strength": f"features.{method}.share" for method in get_args(FeatureMethod)},
@@ -130,7 +133,8 @@ class Draft:
             return
         value, low, high = (float(columns[end][c]) for end in (name, f"{name}_low", f"{name}_high"))
         mark = mark_of(rule, diagnosis, c)
-        if any(math.isnan(number) for number in (value, low, high, mark)) or (low == high and not rule.pooled):
+        needed = (value, mark) if rule.pooled else (value, mark, low, high)
+        if any(math.isnan(number) for number in needed) or (low == high and not rule.pooled):
             return
         if rule.pooled:
             low_end = high_end = pooled_value(name, diagnosis, c)
@@ -159,15 +163,15 @@ class Draft:
         if not any(done):
             return
         did = " ".join(filter(None, (toward, *done)))
-        text = _worded(rule, value=value, low=low, high=high, mark=mark)
+        text = _NO_INTERVAL.sub("", _worded(rule, value=value, low=low, high=high, mark=mark))
         self.reasons.append(
             Reason(
                 rule=rule.name,
                 choice=rule.changes,
                 measure=name,
                 value=value,
-                low=low,
-                high=high,
+                low=None if math.isnan(low) else low,
+                high=None if math.isnan(high) else high,
                 compared_with=mark,
                 text=f"{text} {did}",
                 source=rule.source,

@@ -221,13 +221,9 @@ def _replanned(
 
 def _oversampled(method: str, neighbors: int, recipe: HeadRecipe) -> Make:
     def make(train: Embeddings, head: LinearHead, seed: int) -> LinearHead:
-        from .oversampling import DiversifyOverSampler  # it brings imbalanced-learn, which only these heads need
+        from .oversampling import balanced  # it brings imbalanced-learn, which only these heads need
 
-        sampler = DiversifyOverSampler(method=method, k_neighbors=neighbors, random_state=seed)
-        features, labels = sampler.fit_resample(train.features, train.labels)
-        bank = Embeddings(
-            features=features, labels=labels, logits=head.logits(features), indices=torch.arange(len(labels))
-        )
+        bank = balanced(train, head, method, k_neighbors=neighbors, seed=seed)
         return _evenly(recipe)(bank, head, seed)
 
     return make

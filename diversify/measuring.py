@@ -24,6 +24,7 @@ from .measures import MEASURES
 QUERY_ROWS = 10_000  # neighbours, ceilings and bootstraps use at most so many rows
 DRAWS = 50
 BOOTSTRAPS = 200
+NEIGHBOR_VARIANCE = 2.25  # of a share of safe rows over that of independent ones: rows have neighbours in common
 ENEMY_NEIGHBORS = 10
 TOP_K = 10
 FOLDS = 5  # of the refitted head; a class with fewer rows says nothing about it
@@ -268,8 +269,11 @@ def _places(table: ClassTable, train: _Side, heldout: _Side, num_classes: int) -
         near = neighbors.nearest_neighbors(train.raw[rows], train.raw, 5, same=rows)[1]
         kinds = neighbors.archetypes(train.labels[near], train.labels[rows])
         fractions = neighbors.archetype_fractions(kinds, train.labels[rows], num_classes)
-        total = counts.class_counts(train.labels[rows], num_classes)
-        table.put_share("safe", counts.class_counts(train.labels[rows][kinds == 0], num_classes), total)
+        total, safe = (
+            counts.class_counts(labels, num_classes) for labels in (train.labels[rows], train.labels[rows][kinds == 0])
+        )
+        low, high = stats.wilson_interval(safe / NEIGHBOR_VARIANCE, total / NEIGHBOR_VARIANCE)
+        table.put("safe", safe.double() / total, low, high)
     else:
         fractions = torch.full((num_classes, 4), torch.nan)
         table.put("safe", fractions[:, 0], fractions[:, 0], fractions[:, 0])
@@ -313,14 +317,17 @@ def _ceiling(table: ClassTable, heldout: _Side, num_classes: int) -> dict[str, f
         table.put("ceiling_gain", nothing, nothing, nothing)
         return dict.fromkeys(("head_ceiling", "head_ceiling_low", "head_ceiling_high"), math.nan)
     refitted = ceiling.cross_fitted_predictions(heldout.raw[rows], labels, num_classes, folds=FOLDS, seed=table.seed)
-    gain = (refitted == labels).double() - (heldout.predictions[rows] == labels).double()
-    recall, gained = (table.means(v, labels).where(enough, torch.nan) for v in ((refitted == labels).double(), gain))
-    table.put("recall_ceiling", recall)
-    drawn = table.bootstrap(gain, labels, "ceiling_gain").where(enough, torch.nan)
-    table.put_draws("ceiling_gain", gained, drawn)
-    low, high = stats.interval(drawn.nanmean(1))
-    mean = float(table.columns["ceiling_gain"].nanmean())
-    return {"head_ceiling": mean, "head_ceiling_low": float(low), "head_ceiling_high": float(high)}
+    before, after = heldout.predictions[rows] == labels, refitted == labels
+    total = counts.class_counts(labels, num_classes).where(enough, 0)
+    found, would, both = (
+        counts.class_counts(labels[those], num_classes).where(enough, 0) for those in (before, after, before & after)
+    )
+    table.put("recall_ceiling", would.double() / total)
+    gain = (would - found).double() / total
+    ends = stats.paired_difference_interval(found, would, both, total)
+    table.put("ceiling_gain", gain, *ends)
+    low, high = stats.mean_share_interval(gain, *ends, least=-1.0)
+    return {"head_ceiling": float(gain.nanmean()), "head_ceiling_low": low, "head_ceiling_high": high}
 
 
 def _balanced(columns: Mapping[str, Tensor], name: str) -> dict[str, float]:

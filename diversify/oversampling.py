@@ -17,8 +17,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
+from .balancing import eos_parents
+from .embeddings import Embeddings
 from .functional import counts, draws, oversample
 from .functional.neighbors import nearest_neighbors
+from .heads import LinearHead
 
 Array = NDArray[Any]
 
@@ -235,7 +238,9 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """The new rows `(M, D)`, class after class, and their parents `(M, 2)`."""
         if self.method == "eos":
-            parents = self._toward_enemies(features, labels, wanted, classes, seed)
+            k = min(self.k_neighbors or NEIGHBORS["eos"], max(len(features) - 1, 1))
+            parents, used = eos_parents(features, labels, wanted, k, seed)
+            self.k_used_ = {classes.tolist()[index]: number for index, number in used.items()}
         else:
             rows = oversample.by_class(labels, len(classes))
             parents = torch.cat([torch.empty(0, dtype=torch.int64), *(_bases(rows, *one, seed) for one in wanted)])
@@ -249,30 +254,6 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
             lowest = 0.0 if bool((features >= 0).all()) else -torch.inf
             return oversample.add_noise(base, noise, self.strength, lowest), parents
         return base, parents
-
-    def _toward_enemies(
-        self, features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], classes: Array, seed: int
-    ) -> Tensor:
-        """`(M, 2)` base and partner of the new rows: EOS, and SMOTE for a class none of whose rows has an enemy."""
-        k = min(self.k_neighbors or NEIGHBORS["eos"], max(len(features) - 1, 1))
-        queried = torch.cat(
-            [torch.empty(0, dtype=torch.int64), *((labels == one).nonzero()[:, 0] for one, _ in wanted)]
-        )
-        enemies, found = oversample.eos_partners(features, labels, queried, k)
-        pairs = [torch.empty(0, 2, dtype=torch.int64)]
-        for index, number in wanted:
-            bases = ((labels[queried] == index) & (found > 0)).nonzero().flatten()
-            if len(bases):
-                rows, table, count = queried[bases], enemies[bases], found[bases]
-            else:
-                rows = (labels == index).nonzero().flatten()
-                table, count = oversample.siblings(features, labels, rows, k)
-            self.k_used_[classes.tolist()[index]] = table.shape[1] if len(bases) else int(count.max())
-            place = torch.arange(number)
-            drawn = draws.integers(len(rows), "base", seed, index, place)
-            partner = oversample.pick(table[drawn], count[drawn], draws.uniform("partner", seed, index, place))
-            pairs.append(torch.stack([rows[drawn], partner], 1))
-        return torch.cat(pairs)
 
     def _through_imblearn(self, X: Any, y: Array, wanted: Mapping[Any, int]) -> tuple[Any, Array]:  # noqa: N803
         """By imbalanced-learn's own class, which knows neither parents nor strength: ours only watches it."""
@@ -292,6 +273,16 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         ]
         self.parents_ = np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])
         return rows, labels
+
+
+def balanced(
+    embeddings: Embeddings, head: LinearHead, method: str, *, k_neighbors: int | None = None, seed: int = 0
+) -> Embeddings:
+    """The rows with those that `DiversifyOverSampler` makes until all classes have as many; logits are those of the head."""
+    sampler = DiversifyOverSampler(method=method, k_neighbors=k_neighbors, random_state=seed)
+    features, labels = sampler.fit_resample(embeddings.features, embeddings.labels)
+    rows = torch.arange(len(labels), device=labels.device)
+    return Embeddings(features=features, labels=labels, logits=head.logits(features), indices=rows)
 
 
 def _bases(rows: tuple[Tensor, Tensor, Tensor], index: int, number: int, seed: int) -> Tensor:

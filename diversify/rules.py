@@ -292,10 +292,10 @@ def expected_of_size(measure: str, diagnosis: Diagnosis, c: int) -> float:
 
 
 def pooled_value(measure: str, diagnosis: Diagnosis, c: int) -> float:
-    """The class's value drawn toward what its size predicts; that alone where the class has no value."""
+    """The class's value drawn toward what its size predicts; NaN where the class has no value."""
     value, expected = float(diagnosis[measure][c]), expected_of_size(measure, diagnosis, c)
-    if math.isnan(value) or math.isnan(expected):
-        return expected if math.isnan(value) else value
+    if math.isnan(expected):
+        return value
     images = float(diagnosis["count_heldout"][c])
     own = images / (images + POOLED_WITH)
     return own * value + (1 - own) * expected

@@ -372,6 +372,13 @@ def test_isda_adds_to_the_logits_of_its_classes_alone():
     expected = plain.isda(logits[rows][0].tolist(), 2, HEAD.weight.tolist(), covariance, 0.25)
     assert torch.allclose(got[rows][0], torch.tensor(expected), rtol=1e-4)
     assert torch.equal(augment.adjust_logits(logits, one_hot(targets), weight), got)
+    shared = 0.6 * one_hot(targets) + 0.4 * one_hot(targets.roll(1))
+    whole = targets == targets.roll(1)
+    assert torch.equal(augment.adjust_logits(logits, shared, weight), torch.where(whole[:, None], got, logits))
+    ramp = plan_of(policy("isda", 0.5, 0.5), classes=[2]).model_copy(update={"schedule": Schedule(ramp=1.0)})
+    later = FeatureAugmenter(ramp, BANK)
+    later.set_epoch(2, 10)
+    assert torch.allclose(later.adjust_logits(logits, targets, weight) - logits, 0.3 * (got - logits), atol=1e-5)
     got.sum().backward()
     assert weight.grad.abs().sum() > 0
     assert augment.eval().adjust_logits(logits, targets, weight) is logits

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import NAMES, embeddings_of, synthetic, synthetic_head
 
+from diversify import measuring
 from diversify.diagnosis import Diagnosis
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
@@ -121,6 +122,36 @@ def test_fragile_is_an_interval_below_the_mean(diagnosis: Diagnosis) -> None:
     for c in range(10):
         assert bool(diagnosis["fragile"][c]) == (float(diagnosis["recall_heldout_high"][c]) < mean)
     assert 0 < sum(diagnosis["fragile"].tolist()) < 10
+
+
+def test_intervals_allow_for_few_rows_and_for_neighbours_in_common(diagnosis: Diagnosis) -> None:
+    for name in ("ceiling_gain", "safe"):
+        known = ~diagnosis[name].isnan()
+        assert bool(known.any())
+        assert bool((diagnosis[f"{name}_low"] < diagnosis[f"{name}_high"])[known].all())
+    safe, count = diagnosis["safe"], diagnosis["count"]
+    low, high = stats.wilson_interval(safe * count, count)
+    inner = (safe > 0) & (safe < 1)
+    assert bool((diagnosis["safe_low"] < low)[inner].all())
+    assert bool((diagnosis["safe_high"] > high)[inner].all())
+
+
+def test_what_a_better_head_could_gain_has_the_interval_of_a_paired_difference(
+    sides: tuple[Embeddings, Embeddings, LinearHead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, heldout, head = sides
+    monkeypatch.setattr(measuring.ceiling, "cross_fitted_predictions", lambda _, labels, *__, **___: labels)
+    found = diagnose(train, heldout, head=head, top_k=5)
+    for c in range(10):
+        right = (head.logits(heldout.features).argmax(1) == heldout.labels)[heldout.labels == c]
+        hits, total = right.sum(), torch.tensor(len(right))
+        assert float(found["ceiling_gain"][c]) == pytest.approx(float((total - hits) / total))
+        low, high = stats.paired_difference_interval(hits, total, hits, total)
+        assert float(found["ceiling_gain_low"][c]) == pytest.approx(float(low))
+        assert float(found["ceiling_gain_high"][c]) == pytest.approx(float(high))
+    ends = [found[f"ceiling_gain{end}"] for end in ("", "_low", "_high")]
+    told = found.summary["head_ceiling_low"], found.summary["head_ceiling_high"]
+    assert told == stats.mean_share_interval(*ends, least=-1.0)
 
 
 def values_of(diagnosis: Diagnosis) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from diversify import head as head_module
 from diversify.augment import CropFlip
 from diversify.augment_images import BatchAugmenter
+from diversify.balancing import filled_up
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
 from diversify.functional import draws
@@ -361,5 +362,52 @@ def test_controls_of_the_plan_have_plans_of_their_own() -> None:
     }
     assert carried["plan_from_counts"] is None
     assert carried["diversify"]["plan"]["made_from"] == "diagnosis"
-    assert carried["plan_permuted"]["plan"]["made_from"] == "permuted diagnosis"
-    assert carried["diversify"]["plan"]["classes"] != carried["plan_permuted"]["plan"]["classes"]
+    permuted = carried["plan_permuted"]["plans"]
+    assert {plan["made_from"] for plan in permuted} == {"permuted diagnosis"}
+    for place, plan in enumerate(permuted):
+        others = [other["classes"] for other in permuted[:place]]
+        assert plan["classes"] not in [carried["diversify"]["plan"]["classes"], *others]
+
+
+def test_seeds_go_through_the_permutations_in_turn() -> None:
+    step = METHODS["plan_permuted"].head_step
+    carry = step(setting_of(), {"head_share": 1.0}, trained_of()).carry
+    number = len(carry["plans"])
+    alike = {"plans": [carry["plans"][1]] * number}
+
+    def head_of(seed: int, carried: Any) -> torch.Tensor:
+        setting = dataclasses.replace(setting_of(), seed=seed)
+        return step(setting, {"head_share": 1.0}, trained_of(carried=carried)).head.weight
+
+    assert torch.equal(head_of(1, carry), head_of(1, alike))
+    assert torch.equal(head_of(number + 1, carry), head_of(number + 1, alike))
+    assert not torch.equal(head_of(2, carry), head_of(2, alike))
+
+
+def test_eos_begins_at_rows_that_have_an_enemy() -> None:
+    trained = trained_of()
+    train = trained.train
+    found = filled_up(train, trained.head, k=3, seed=0)
+    assert found.labels.bincount().tolist() == [max(COUNTS)] * 4
+    assert torch.equal(found.features[: len(train)], train.features)
+    distance = torch.cdist(train.features, train.features).fill_diagonal_(torch.inf)
+    near = train.labels[distance.topk(3, largest=False).indices]
+    bases = (near != train.labels[:, None]).any(1)
+    assert 0 < int(bases.sum()) < len(bases)
+    for made, label in zip(found.features[len(train) :], found.labels[len(train) :], strict=True):
+        own = bases & (train.labels == label)
+        if not bool(own.any()):
+            continue
+        step, base = made - train.features[own], train.features[own]
+        ends = train.features[train.labels != label][None] - base[:, None]
+        along = (step[:, None] * ends).sum(2) / ends.square().sum(2)
+        left = (step[:, None] - along[..., None] * ends).norm(dim=2)
+        assert bool(((left < 1e-4) & (along > -1e-5) & (along < 1 + 1e-5)).any()), (
+            "between such a row and another class"
+        )
+
+
+def test_cmo_mixes_neither_in_the_first_nor_in_the_last_three_epochs() -> None:
+    for epochs, mixed in ((30, range(3, 27)), (7, range(3, 4)), (2, range(2))):
+        schedule = made("cmo", setting_of(epochs)).augment.plan.schedule
+        assert [epoch for epoch in range(epochs) if schedule.at(epoch, epochs) > 0] == list(mixed)

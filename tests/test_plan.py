@@ -543,6 +543,21 @@ def test_what_scaled_the_policies_that_were_replaced_is_not_told(quiet: Diagnosi
     assert "features.share" in [reason.choice for reason in kept.reasons]
 
 
+def test_one_held_out_image_has_no_interval_and_still_counts(quiet: Diagnosis) -> None:
+    line = {"slope": 0.0, "intercept": 0.8, "r_squared": 1.0, "scatter": 0.0}
+    told = with_ratio(quiet, {9: 0.6})
+    nothing = {f"ce_magnitude_ratio_{end}": {9: math.nan} for end in ("low", "high")}
+    told = with_columns(told, {**nothing, "count_heldout": {9: 1.0}})
+    one = make_plan(dataclasses.replace(told, log_count={"ce_magnitude_ratio": line})).classes[9]
+    assert [policy.method for policy in one.features] == ["toward_enemies"]
+    (reason,) = [reason for reason in one.reasons if reason.rule == "magnitude gap"]
+    assert (reason.value, reason.low, reason.high) == (pytest.approx(0.6), None, None)
+    assert reason.text.startswith("On unseen images its top-K features carry 60% of their training magnitude.")
+    absent = with_columns(told, {"ce_magnitude_ratio": {9: math.nan}})
+    kept = make_plan(dataclasses.replace(absent, log_count={"ce_magnitude_ratio": line})).classes[9]
+    assert {policy.method for policy in kept.features} == {"covariance", "eos"}, "nothing was measured"
+
+
 def test_what_later_rules_measure_is_added(quiet: Diagnosis) -> None:
     unsafe = with_columns(quiet, {"safe": {5: 0.2}, "safe_low": {5: 0.1}, "safe_high": {5: 0.3}})
     plan = make_plan(with_ratio(unsafe, {5: 0.8}))
@@ -565,8 +580,6 @@ def test_a_measured_magnitude_counts_the_more_the_more_held_out_images_it_is_fro
         assert pooled_value("ce_magnitude_ratio", told, c) == pytest.approx(pooled)
         (policy,) = make_plan(told).classes[c].features
         assert policy.strength == pytest.approx(1.75 * (1 - pooled), abs=1e-4)
-    alone = dataclasses.replace(quiet, log_count={"ce_magnitude_ratio": line})
-    assert pooled_value("ce_magnitude_ratio", alone, c) == pytest.approx(expected)
     without_line = with_ratio(quiet, {c: 0.5, 6: 0.9})
     mean = own * 0.5 + (1 - own) * 0.7
     counted = with_columns(without_line, {"count_heldout": {c: float(images)}})

@@ -61,8 +61,10 @@ def paired_difference_interval(
     return low.clamp(-1, 1), high.clamp(-1, 1)
 
 
-def mean_share_interval(share: Tensor, low: Tensor, high: Tensor) -> tuple[float, float]:
+def mean_share_interval(share: Tensor, low: Tensor, high: Tensor, least: float = 0.0) -> tuple[float, float]:
     """Low and high end for the mean of independent proportions, from their own intervals; NaN ones are left out.
+
+    Of differences of proportions too, with `least` -1.
 
     The distances to the ends add in squares (MOVER: Zou and Donner 2008), so the interval keeps its width where classes
     have a single image, and a bootstrap would have none.
@@ -73,7 +75,7 @@ def mean_share_interval(share: Tensor, low: Tensor, high: Tensor) -> tuple[float
         return math.nan, math.nan
     mean = float(share[known].mean())
     down, up = ((end - share)[known].square().sum().sqrt() / count for end in (low, high))
-    return max(0.0, mean - float(down)), min(1.0, mean + float(up))
+    return max(least, mean - float(down)), min(1.0, mean + float(up))
 
 
 def bootstrap_class_mean(

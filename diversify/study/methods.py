@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..adaptive import RULES, AdaptivePlan, AdaptiveRule
 from ..augment_images import BatchAugmenter
+from ..balancing import filled_up
 from ..diagnosis import Diagnosis
 from ..errors import must, unknown
 from ..head import adjust_logits, log_prior_of, normalize_tau, retrain_head
@@ -25,7 +26,7 @@ from ..ingredients import Criterion, Ingredients
 from ..losses import LDAM, Always, Asymmetric, BalancedSoftmax, Deferred, Focal, VectorScaling, Weighted, class_weights
 from ..measuring import diagnose, usual_top_k
 from ..plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, make_plan
-from ..policies import STRENGTHS, PriorCorrection, Strengths
+from ..policies import STRENGTHS, PriorCorrection, Schedule, Strengths
 from .protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, TakeStep, Trained, plain
 
 IMAGES, IMAGE_PROBABILITY = STRENGTHS.image_operations, STRENGTHS.image_probability
@@ -33,6 +34,8 @@ IMAGES, IMAGE_PROBABILITY = STRENGTHS.image_operations, STRENGTHS.image_probabil
 GRADE = (STRENGTHS.image_most - STRENGTHS.image_least) / 2
 LDAM_SCALE = 30.0
 DEFERRED_FROM = 0.8  # of the epochs: where the classic recipe lowers its rate first
+CMO_UNMIXED = 3  # epochs at either end in which CMO mixes nothing
+PERMUTATIONS = 5  # of the diagnosis, through which the seeds of `plan_permuted` go in turn
 
 IMAGE_SPACE: Space = {"image_strength": Range(low=0.2, high=1.0, default=0.6)}
 MIX_SPACE: Space = {"mix_probability": Range(low=0.0, high=1.0, default=0.5)}
@@ -168,9 +171,12 @@ def _mixed_and_deferred(method: str) -> Make:
 
 
 def _foreground(setting: Setting, parameters: Parameters) -> Ingredients:
-    """CutMix whose pasted boxes come evenly from the classes, with balanced softmax."""
+    """CutMix whose pasted boxes come evenly from the classes, with balanced softmax; not in the first and last epochs."""
     mixing = _mixing(setting, "cutmix", number(parameters, "mix_probability"), even=True)
-    return _balanced(setting, from_plan(setting, _mixed_plan(drawn_plan(setting, 1.0), mixing)))
+    plan = _mixed_plan(drawn_plan(setting, 1.0), mixing)
+    unmixed = min(CMO_UNMIXED, (setting.epochs - 1) // 2) / setting.epochs
+    schedule = Schedule(start=unmixed, stop=1 - unmixed)
+    return _balanced(setting, from_plan(setting, plan.model_copy(update={"schedule": schedule})))
 
 
 def _balanced(setting: Setting, ingredients: Ingredients) -> Ingredients:
@@ -215,30 +221,27 @@ def _begun_anew(setting: Setting, parameters: Parameters, trained: Trained) -> L
     return retrain_head(trained.train, empty, drawn_plan(setting, 0.0), seed=setting.seed)
 
 
-def _retrained(method: Any = None) -> Callable[[Setting, Parameters, Trained], LinearHead]:
-    """Even draws; with a feature method as many of a class's draws are made by it as balance would need new rows."""
+def _evenly(setting: Setting, parameters: Parameters, trained: Trained) -> LinearHead:
+    """Even draws of the rows that there are."""
+    return retrain_head(trained.train, trained.head, drawn_plan(setting, 0.0), seed=setting.seed)
 
-    def make(setting: Setting, parameters: Parameters, trained: Trained) -> LinearHead:
-        plan = drawn_plan(setting, 0.0)
-        if method is not None:
-            most = int(setting.class_counts.max())
-            policies = [
-                FeaturePolicy(
-                    method=method,
-                    strength=1.0,
-                    share=1 - count / most,
-                    neighbors=int(number(parameters, "neighbors")),
-                )
-                for count in setting.class_counts.tolist()
-            ]
-            pairs = zip(plan.classes, policies, strict=True)
-            classes = tuple(
-                one.model_copy(update={"features": (policy,) if policy.share > 0 else ()}) for one, policy in pairs
-            )
-            plan = plan.model_copy(update={"classes": classes})
-        return retrain_head(trained.train, trained.head, plan, seed=setting.seed)
 
-    return make
+def _interpolated(setting: Setting, parameters: Parameters, trained: Trained) -> LinearHead:
+    """Even draws, as many of a class's between two neighbours (SMOTE) as balance would need new rows."""
+    most, neighbors = int(setting.class_counts.max()), int(number(parameters, "neighbors"))
+    plan = drawn_plan(setting, 0.0)
+    classes = []
+    for one, count in zip(plan.classes, setting.class_counts.tolist(), strict=True):
+        made = FeaturePolicy(method="smote", strength=1.0, share=1 - count / most, neighbors=neighbors)
+        classes.append(one.model_copy(update={"features": (made,) if made.share > 0 else ()}))
+    plan = plan.model_copy(update={"classes": tuple(classes)})
+    return retrain_head(trained.train, trained.head, plan, seed=setting.seed)
+
+
+def _toward_enemies(setting: Setting, parameters: Parameters, trained: Trained) -> LinearHead:
+    """Even draws of classes that EOS has filled up until all have as many rows."""
+    bank = filled_up(trained.train, trained.head, k=int(number(parameters, "neighbors")), seed=setting.seed)
+    return retrain_head(bank, trained.head, drawn_plan(setting, 0.0), seed=setting.seed)
 
 
 def between(old: LinearHead, new: LinearHead, share: float) -> LinearHead:
@@ -250,12 +253,17 @@ def between(old: LinearHead, new: LinearHead, share: float) -> LinearHead:
     )
 
 
-def _planned(make: Callable[[Setting, Diagnosis], Plan]) -> TakeStep:
-    """The head retrained by a plan, part of the way. A trial makes the plan on val; the final run is given it."""
+def _planned(make: Callable[[int, Diagnosis], Plan], kinds: int = 1) -> TakeStep:
+    """The head retrained by a plan, part of the way. A trial makes the plan on val; the final run is given it.
+
+    With several kinds of plans, `make(0, ...)` and so on, a seed has its own, again from the first where seeds are more.
+    """
 
     def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+        kind = setting.seed % kinds
         if trained.carried is not None:
-            plan = Plan.from_dict(trained.carried["plan"])
+            plan = Plan.from_dict(trained.carried["plans"][kind] if kinds > 1 else trained.carried["plan"])
+            carry = trained.carried
             before = torch.tensor([one.count for one in plan.classes])
             if not torch.equal(before.argsort(stable=True), setting.class_counts.argsort(stable=True)):
                 law = "have the classes in the order of size in which its plan was made"
@@ -270,12 +278,15 @@ def _planned(make: Callable[[Setting, Diagnosis], Plan]) -> TakeStep:
                 top_k=usual_top_k(trained.head.num_features),
                 seed=setting.seed,
             )
-            plan = make(setting, found)
+            plans = [make(one, found) for one in range(kinds)]
+            plan = plans[kind]
+            carry = {"plans": [one.to_dict() for one in plans]} if kinds > 1 else {"plan": plan.to_dict()}
         else:
             plan = _counted(setting)
+            carry = {"plan": plan.to_dict()}
         new = retrain_head(trained.train, trained.head, plan.for_counts(setting.class_counts), seed=setting.seed)
         head = between(trained.head, new, number(parameters, "head_share"))
-        return HeadStep(head=head, carry={"plan": plan.to_dict()})
+        return HeadStep(head=head, carry=carry)
 
     return step
 
@@ -285,7 +296,7 @@ def _counted(setting: Setting) -> Plan:
 
 
 _DIAGNOSED = _planned(lambda _, diagnosis: make_plan(diagnosis))
-_PERMUTED = _planned(lambda setting, diagnosis: make_plan(diagnosis.permuted(setting.seed)))
+_PERMUTED = _planned(lambda kind, diagnosis: make_plan(diagnosis.permuted(kind)), kinds=PERMUTATIONS)
 
 
 def _by_counts(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
@@ -516,21 +527,21 @@ _LISTED = (
         "random_oversampling",
         "Cross entropy; then the head trained further on features drawn again and again",
         "Dablain et al. 2022, as its control",
-        head_step=_after_training(_retrained()),
+        head_step=_after_training(_evenly),
     ),
     _method(
         "smote",
         "Cross entropy; then the head on features between two neighbours of a class",
         "Chawla et al. 2002",
         space={"neighbors": Choice(values=(5, 10, 50), default=5)},
-        head_step=_after_training(_retrained("smote")),
+        head_step=_after_training(_interpolated),
     ),
     _method(
         "eos",
         "Cross entropy; then the head on features toward nearest enemies",
         "Dablain et al. 2022",
         space=_NEIGHBORS,
-        head_step=_after_training(_retrained("eos")),
+        head_step=_after_training(_toward_enemies),
     ),
     _method(
         "mixup_drw",
