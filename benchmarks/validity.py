@@ -20,7 +20,8 @@ log n only, so that two curves with a floor in the tail would seem to say someth
   as Hesterberg 2015 does (expanded percentile interval).
 - It speaks of these classes. Whether as much is to be had from a diagnostic that belongs to other classes is the null beside
   it: residuals change places between classes, by the same permutation in all runs, since it is the same ten classes that
-  are difficult in all of them. Its p is adjusted for the number of diagnostics in the column (Holm).
+  are difficult in all of them. Its p is adjusted for the number of diagnostics in the column, or of gains in all of their
+  columns together (Holm).
 - A diagnostic adds to class size where the interval leaves out 0 and the adjusted p is below 0.05; "unsure" where only the
   first holds.
 - One that is undefined for too many classes, since their held-out images are few, is not tested. `exp:100:1300` is the
@@ -100,7 +101,7 @@ GAIN_OUTCOMES = {name: f"gain of {title}" for name, title in REMEDIES.items()}
 # A gain is over the very recall that this estimates: what is low by chance is gained on by whatever is done.
 UNASKED = dict.fromkeys(GAIN_OUTCOMES, ("recall_heldout",))
 BOOTSTRAPS = 4000
-PERMUTATIONS = 999
+PERMUTATIONS = 9999
 CONFIDENCE = 0.95
 FEWEST_TAILS = 4  # below, tail orders cannot be drawn with replacement
 FEWEST_CLASSES = 6  # of a run, with the diagnostic defined
@@ -484,18 +485,29 @@ def answers(runs: Runs) -> Answers:
     }
 
 
-def verdicts(column: Mapping[str, Association]) -> dict[str, str]:
-    """Whether each diagnostic of an outcome adds to class size: yes, unsure, no, or not tested."""
-    adjusted = holm({name: one.p for name, one in column.items()})
+def verdicts(found: Answers) -> dict[str, dict[str, str]]:
+    """Per outcome, whether each diagnostic adds to class size: yes, unsure, no, or not tested.
 
-    def word(name: str, one: Association) -> str:
-        if math.isnan(one.estimate):
-            return "not tested"
-        if not one.excludes_zero:
-            return "no"
-        return "yes" if adjusted[name] < 1 - CONFIDENCE else "unsure"
+    p values are adjusted for all diagnostics of an outcome, and those of gains for all gains together: whoever looks for
+    the remedy that a diagnostic speaks of has looked at each.
+    """
+    words: dict[str, dict[str, str]] = {}
+    for family in (*((name,) for name in GAP_OUTCOMES), tuple(GAIN_OUTCOMES)):
+        raw = {f"{outcome} {name}": one.p for outcome in family for name, one in found.get(outcome, {}).items()}
+        adjusted = holm(raw)
+        for outcome in family:
+            words[outcome] = {
+                name: _verdict(one, adjusted[f"{outcome} {name}"]) for name, one in found.get(outcome, {}).items()
+            }
+    return words
 
-    return {name: word(name, one) for name, one in column.items()}
+
+def _verdict(one: Association, adjusted: float) -> str:
+    if math.isnan(one.estimate):
+        return "not tested"
+    if not one.excludes_zero:
+        return "no"
+    return "yes" if adjusted < 1 - CONFIDENCE else "unsure"
 
 
 @functools.lru_cache(maxsize=4)
@@ -516,7 +528,7 @@ def evidence() -> dict[str, str]:
     if not results():
         return dict.fromkeys(ASKED, "not tested")
     found = results()[-1][1]
-    words = {outcome: verdicts(column) for outcome, column in found.items()}
+    words = verdicts(found)
 
     def strongest(name: str, outcomes: Mapping[str, str]) -> str:
         listed = [words[outcome][name] for outcome in outcomes]
@@ -557,7 +569,7 @@ def _cell(one: Association, word: str) -> str:
 def _table(outcomes: Mapping[str, str]) -> str:
     blocks = []
     for runs, found in results():
-        words = {outcome: verdicts(found[outcome]) for outcome in outcomes}
+        words = verdicts(found)
         alone = [
             association(np.log(runs.class_counts), runs.outcome(outcome), runs.class_counts, runs.tails, given=False)
             for outcome in outcomes
@@ -607,7 +619,7 @@ def text() -> str:
         if math.isnan(alone.estimate):
             told.append(f"{_described(runs)}; nothing is tested below {FEWEST_TAILS} tail orders.")
             continue
-        design, words = runs.design, {outcome: verdicts(column) for outcome, column in found.items()}
+        design, words = runs.design, verdicts(found)
         accuracy = ", ".join(
             f"{title} {100 * mean(float(one['balanced_accuracy']) for one in listed):.1f}"
             for title, listed in (
@@ -630,7 +642,7 @@ def text() -> str:
             f" order and seed. Balanced test accuracy, %: {accuracy}. A cell is the rank correlation over classes, pooled"
             " within runs, after everything that class size says was taken out; its 95% interval draws tail orders. **Bold**:"
             " the interval leaves out 0, and measures of other classes would reach as much with p < 0.05 at most, after Holm"
-            f" over the {len(tested)} diagnostics of a column; *italic*: the interval alone leaves out 0, as some of so many do"
+            f" over the {len(tested)} diagnostics of a column, and of all gains together; *italic*: the interval alone leaves out 0, as some of so many do"
             " by chance. “–”: not tested, for too few classes have held-out images enough, or, of gains, because a gain is over the"
             " very recall that held-out recall estimates."
         )

@@ -1,6 +1,7 @@
 """What a diagnostic says beyond class size: the statistic on made-up runs, the runs' way to the records, the tables."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,21 @@ def test_a_diagnostic_that_carries_the_gap_adds_to_class_size() -> None:
     against = validity.association(LOG - carried, carried - LOG, COUNTS, TAILS)
     assert against.high < 0
     assert against.p < 0.005
-    words = validity.verdicts({"it": found, "other": validity.association(LOG + noise(3), -LOG, COUNTS, TAILS)})
-    assert words["it"] == "yes"
-    assert words["other"] == "not tested"
+    other = validity.association(LOG + noise(3), -LOG, COUNTS, TAILS)
+    words = validity.verdicts({"gap": {"it": found, "other": other}})
+    assert words["gap"] == {"it": "yes", "other": "not tested"}
+
+
+def test_p_values_of_all_gains_are_adjusted_together() -> None:
+    one = validity.Association(estimate=0.5, low=0.3, high=0.7, p=0.01)
+    none = dataclasses.replace(one, p=0.9)
+    columns = {
+        outcome: {"a": one if place == 0 else none, "b": none} for place, outcome in enumerate(validity.GAIN_OUTCOMES)
+    }
+    assert validity.verdicts({"gap": {"a": one, "b": none}})["gap"]["a"] == "yes"
+    first = next(iter(validity.GAIN_OUTCOMES))
+    assert validity.verdicts(columns)[first]["a"] == "unsure", "0.06 of six"
+    assert validity.verdicts({first: columns[first]})[first]["a"] == "yes", "0.02 of two"
 
 
 def test_seeds_of_a_tail_order_do_not_narrow_the_interval() -> None:

@@ -34,8 +34,8 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, log_prior: Te
     Args:
         logits: `(N, C)`. In half precision the loss is computed, and returned, in float32.
         targets: `(N,)` class indices, or `(N, C)` class probabilities of any floating type.
-        log_prior: `(C,)` logarithm of each class's share of what the loss sees, finite; a constant added to all of it
-            changes nothing.
+        log_prior: `(C,)` logarithm of each class's share of the images drawn, finite; a constant added to all of it changes
+            nothing. Partners in mixing are no part of it.
 
     Raises:
         InputError: the shape of `log_prior` is not `(C,)`, or a negative or infinite `strength`.
