@@ -1,4 +1,4 @@
-"""Which image, how often: samplers whose order is a function of (seed, epoch) alone."""
+"""Which image, how often: samplers whose order is a function of seed, epoch and plan, whatever was iterated before."""
 
 from __future__ import annotations
 
@@ -68,8 +68,14 @@ class DiversifySampler(Sampler[int]):
     """Draws every class as often as the plan says, and its images without replacement until all of them have come.
 
     An epoch has `plan.images_per_epoch` positions, or as many as there are labels. A class gets its share of them to
-    within one image; which classes are rounded up is drawn anew in every epoch. The order is a function of
-    (seed, epoch), whatever was iterated before.
+    within one image; which classes are rounded up is drawn anew in every epoch.
+
+    An epoch goes on with the images of a class where the one before it left off, so that after any number of epochs they
+    have been drawn equally often, to within one. An image may then come twice in an epoch in which another does not come.
+
+    The order is a function of (seed, epoch) and of the plan's draws and budget, whatever was iterated before: every epoch
+    takes all earlier ones to have had its own draws and budget. Where `use` changes those, a class goes on wherever it
+    would then have been, and some of its images may come again before the others have.
 
     Global by default: the same order in every process, for a launcher to shard, as accelerate and Lightning do with any
     sampler. In a loop of your own with `DistributedDataParallel` give `rank` and `world_size`: rank r then has positions
@@ -119,6 +125,7 @@ class DiversifySampler(Sampler[int]):
         self._start = self._began = 0  # where the next pass begins, and where the newest one began
         self._handed: Iterator[int] | None = None
         self._taken_up = 0  # positions of the newest pass, of this process
+        self._past: _Past | None = None
 
     def use(self, plan: Plan) -> None:
         """Draw by another plan of the same classes, from the next pass on; one under way goes on as it began."""
@@ -132,6 +139,9 @@ class DiversifySampler(Sampler[int]):
 
     def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
         """Choose the order of this epoch, from its first position on; the epoch that is already set goes on unchanged.
+
+        An epoch that does not follow the one before, as after a resume, first counts the draws of all earlier ones: time
+        that grows with epochs times classes.
 
         `epochs` changes nothing here: the other parts of a plan take it, for its schedule.
         """
@@ -218,7 +228,17 @@ class DiversifySampler(Sampler[int]):
 
     def _order_of(self, shares: _Shares) -> Tensor:
         planned = torch.tensor(shares.draws, dtype=torch.float64)
-        return allocate.epoch_order(self.labels, planned, shares.images, self.seed, self.epoch)
+        before = self._drawn_before(shares, planned)
+        return allocate.epoch_order(self.labels, planned, shares.images, self.seed, self.epoch, before)
+
+    def _drawn_before(self, shares: _Shares, planned: Tensor) -> Tensor:
+        """`(C,)` int64: draws of each class in all earlier epochs, had they had these shares."""
+        past = self._past
+        if past is None or (past.seed, past.shares) != (self.seed, shares) or past.epochs > self.epoch:
+            past = _Past(seed=self.seed, shares=shares, epochs=0, drawn=torch.zeros(len(planned), dtype=torch.int64))
+        since = allocate.apportioned(planned, shares.images, self.seed, range(past.epochs, self.epoch))
+        self._past = dataclasses.replace(past, epochs=self.epoch, drawn=past.drawn + since)
+        return self._past.drawn
 
     def _shares_of(self, plan: Plan) -> _Shares:
         images = len(self.labels) if plan.images_per_epoch is None else plan.images_per_epoch
@@ -241,6 +261,16 @@ class _Shares:
 
     draws: tuple[float, ...]
     images: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Past:
+    """How often each class was drawn in the first so many epochs, `(C,)`: kept, so that the next has one to add."""
+
+    seed: int
+    shares: _Shares
+    epochs: int
+    drawn: Tensor
 
 
 class _State(pydantic.BaseModel):

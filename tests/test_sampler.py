@@ -233,11 +233,13 @@ def test_lightning_shards_the_global_order(processes):
 def test_the_order_is_that_of_plain_python():
     from reference import allocate as plain
 
-    for seed, epoch, total in ((0, 0, 67), (3, 1, 200), (9, 7, 5)):
+    for seed, epoch, total in ((0, 0, 67), (3, 1, 200), (9, 7, 5), (4, 12, 31)):
         shares = torch.tensor(DRAWS, dtype=torch.float64)
-        assert allocate.apportion(shares, total, seed, epoch).tolist() == plain.apportion(DRAWS, total, seed, epoch)
-        order = allocate.epoch_order(LABELS, shares, total, seed, epoch)
-        assert order.tolist() == plain.epoch_order(LABELS.tolist(), DRAWS, total, seed, epoch)
+        rows = allocate.apportion(shares, total, seed, torch.arange(epoch + 1)).tolist()
+        assert rows == [plain.apportion(DRAWS, total, seed, number) for number in range(epoch + 1)]
+        sampler = DiversifySampler(LABELS, plan_of(images_per_epoch=total), seed=seed)
+        sampler.set_epoch(epoch)
+        assert sampler.order().tolist() == plain.epoch_order(LABELS.tolist(), DRAWS, total, seed, epoch)
 
 
 @pytest.mark.parametrize("images", [1, 2, 20, 67, 1000])
@@ -254,7 +256,7 @@ def test_every_class_has_its_share_to_within_one_image(images):
 
 def test_who_is_rounded_up_is_drawn_as_often_as_its_remainder_says():
     shares = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
-    counts = torch.stack([allocate.apportion(shares, 3, 0, epoch) for epoch in range(1000)])
+    counts = allocate.apportion(shares, 3, 0, torch.arange(1000))
     assert (counts.sum(1) == 3).all()
     assert (counts.double().mean(0) - 3 * shares).abs().max() < 0.06  # four standard errors of a share of 1/2
     assert len({tuple(row) for row in counts.tolist()}) > 3
@@ -262,16 +264,66 @@ def test_who_is_rounded_up_is_drawn_as_often_as_its_remainder_says():
 
 def test_whole_shares_are_met_exactly():
     even = torch.full((7,), 1 / 7, dtype=torch.float64)
-    for epoch in range(300):
-        assert allocate.apportion(even, 7 * 13, 0, epoch).tolist() == [13] * 7
+    assert (allocate.apportion(even, 7 * 13, 0, torch.arange(300)) == 13).all()
+
+
+def test_epochs_are_apportioned_together_as_one_by_one():
+    shares = torch.rand(700, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = allocate.apportioned(shares, 5000, 3, range(1600))  # more than are held in memory at once
+    parts = [allocate.apportioned(shares, 5000, 3, epochs) for epochs in (range(1), range(1, 1), range(1, 1600))]
+    assert torch.equal(whole, sum(parts))
+    assert torch.equal(parts[0], allocate.apportion(shares, 5000, 3, torch.tensor([0]))[0])
+    assert whole.sum() == 5000 * 1600
+
+
+def orders_of(sampler, epochs):
+    """The orders of these epochs, one after the other."""
+    orders = []
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    return orders
+
+
+def turns_of(orders, c):
+    """The draws of a class in all of these epochs, cut into turns through its images; the last may be shorter."""
+    members = set(torch.eq(LABELS, c).nonzero().flatten().tolist())
+    mine = [index for order in orders for index in order if index in members]
+    return [mine[start : start + COUNTS[c]] for start in range(0, len(mine), COUNTS[c])]
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("images", [7, 67, 132, 500])  # of 132, class 0 has 0.99 draws per image
+def test_epochs_go_on_with_the_images_of_a_class_until_all_of_them_have_come(images, seed):
+    sampler = DiversifySampler(LABELS, plan_of(images_per_epoch=images), seed=seed)
+    drawn = torch.zeros(len(LABELS), dtype=torch.int64)
+    for order in orders_of(sampler, range(12)):
+        drawn += torch.bincount(torch.tensor(order), minlength=len(LABELS))
+        for c in range(4):
+            mine = drawn[torch.eq(LABELS, c)]
+            together = int(mine.sum())
+            assert set(mine.tolist()) <= {together // COUNTS[c], -(-together // COUNTS[c])}
+
+
+def test_every_turn_through_a_class_is_shuffled_anew_and_evenly():
+    orders = orders_of(DiversifySampler(LABELS, plan_of(images_per_epoch=31), seed=2), range(1400))
+    for c in (1, 2):
+        turns = torch.tensor(turns_of(orders, c)[:-1])
+        members = torch.eq(LABELS, c).nonzero().flatten()
+        assert len(turns) > 800
+        assert torch.equal(turns.sort(1).values, members.expand(len(turns), -1))
+        at = torch.stack([(turns == member).sum(0) for member in members])  # how often each image is at each place
+        expected = len(turns) / COUNTS[c]
+        freedom = (COUNTS[c] - 1) ** 2
+        assert abs(((at - expected) ** 2 / expected).sum() - freedom) < 5 * (2 * freedom) ** 0.5
+        assert (turns[:-1] == turns[1:]).double().mean() < 1.2 / COUNTS[c]  # no place is kept from turn to turn
 
 
 def test_all_images_of_a_class_come_before_any_of_them_again():
-    order = DiversifySampler(LABELS, plan_of(images_per_epoch=500)).order()
+    order = DiversifySampler(LABELS, plan_of(images_per_epoch=500)).order().tolist()
     for c, count in enumerate(COUNTS[:4]):
         members = set(torch.eq(LABELS, c).nonzero().flatten().tolist())
-        mine = order[LABELS[order] == c].tolist()
-        turns = [mine[start : start + count] for start in range(0, len(mine), count)]
+        turns = turns_of([order], c)
         assert all(set(turn) == members for turn in turns[:-1])
         assert len(set(turns[-1])) == len(turns[-1])
         assert count < 7 or turns[0] != turns[1]
@@ -304,13 +356,34 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert all(list(DiversifySampler(one, plan_of())) == order(0, 0) for one in labels)
 
 
+def test_an_epoch_is_the_same_whichever_came_before_it():
+    epochs = (0, 1, 2, 9, 3, 9, 0)
+    fresh = [orders_of(DiversifySampler(LABELS, plan_of(images_per_epoch=132)), [epoch])[0] for epoch in epochs]
+    assert orders_of(DiversifySampler(LABELS, plan_of(images_per_epoch=132)), epochs) == fresh
+
+
+def test_an_epoch_is_the_same_in_a_fresh_process():
+    program = (
+        "import test_sampler as here\n"
+        "print(here.orders_of(here.DiversifySampler(here.LABELS, here.plan_of(images_per_epoch=132), seed=3), [6]))"
+    )
+    lines = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run(lines, capture_output=True, text=True, check=True, env=environment)
+    orders = orders_of(DiversifySampler(LABELS, plan_of(images_per_epoch=132), seed=3), range(7))
+    assert json.loads(done.stdout) == orders[6:]
+
+
 def test_a_million_images_of_a_thousand_classes():
     labels = torch.arange(1_000_000) % 1000
     shares = torch.arange(1, 1001, dtype=torch.float64) / 500_500
-    order = allocate.epoch_order(labels, shares, 1_000_000, 0, 0)
-    assert (torch.bincount(labels[order], minlength=1000) - 1e6 * shares).abs().max() < 1
-    times = torch.bincount(order, minlength=1_000_000).view(1000, 1000)  # column c: the images of class c
-    assert (times.max(0).values - times.min(0).values).max() == 1
+    orders = []
+    for epoch in range(2):
+        before = allocate.apportioned(shares, 1_000_000, 0, range(epoch))
+        orders.append(allocate.epoch_order(labels, shares, 1_000_000, 0, epoch, before))
+        assert (torch.bincount(labels[orders[-1]], minlength=1000) - 1e6 * shares).abs().max() < 1
+        times = torch.bincount(torch.cat(orders), minlength=1_000_000).view(1000, 1000)  # column c: images of class c
+        assert (times.max(0).values - times.min(0).values).max() == 1
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 80])
@@ -410,6 +483,21 @@ def test_a_state_gives_exactly_the_rest(number):
     assert list(resumed) == list(sampler)
 
 
+@pytest.mark.parametrize("number", [0, 50, 132])
+def test_turns_go_on_after_a_resume(number):
+    whole = orders_of(DiversifySampler(LABELS, plan_of(images_per_epoch=132), seed=5), range(5))
+    sampler = DiversifySampler(LABELS, plan_of(images_per_epoch=132), seed=5)
+    seen = orders_of(sampler, range(2))
+    sampler.set_epoch(2)
+    begun = taken(sampler, number)
+    resumed = DiversifySampler(LABELS, plan_of(images_per_epoch=132), seed=8)
+    orders_of(resumed, range(2))  # what it drew by its own seed is no part of what it goes on with
+    resumed.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    seen += [begun + list(resumed), *orders_of(resumed, (3, 4))]
+    assert seen == whole
+    assert len({*turns_of(seen, 0)[0]}) == COUNTS[0]
+
+
 def test_a_resumed_pass_can_be_saved_again():
     sampler = DiversifySampler(LABELS, plan_of())
     seen = taken(sampler, 20)
@@ -489,6 +577,24 @@ def test_another_plan_acts_from_the_next_pass_on():
         fresh.set_epoch(1)
         assert len(one) == 50
         assert list(one) == list(fresh)
+
+
+def test_turns_go_on_under_another_plan_with_the_same_draws():
+    sampler = DiversifySampler(LABELS, plan_of(images_per_epoch=132))
+    orders = orders_of(sampler, [0])
+    sampler.use(plan_of(images_per_epoch=132))
+    orders += orders_of(sampler, [1])
+    assert orders == orders_of(DiversifySampler(LABELS, plan_of(images_per_epoch=132)), range(2))
+
+
+def test_an_epoch_under_other_draws_takes_those_for_the_draws_of_all_before_it():
+    other = plan_of((0.1, 0.2, 0.3, 0.0, 0.4), images_per_epoch=50)
+    sampler = DiversifySampler(LABELS, plan_of(images_per_epoch=132))
+    orders_of(sampler, range(3))
+    sampler.use(other)
+    assert orders_of(sampler, (3, 4)) == orders_of(DiversifySampler(LABELS, other), range(5))[3:]
+    sampler.use(plan_of(images_per_epoch=132))
+    assert orders_of(sampler, [5]) == orders_of(DiversifySampler(LABELS, plan_of(images_per_epoch=132)), [5])
 
 
 def test_an_epoch_of_the_reference_loop_has_the_shares_of_the_plan():

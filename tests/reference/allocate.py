@@ -21,17 +21,20 @@ def permutation(count, *key):
 
 
 def epoch_order(labels, shares, total, seed, epoch):
-    wanted = apportion(shares, total, seed, epoch)
-    dealt = [c for c, number in enumerate(wanted) for _ in range(number)]
-    class_at = [None] * total
-    for c, position in zip(dealt, permutation(total, "order", seed, epoch), strict=True):
-        class_at[position] = c
-    decks, turns, order = {c: [] for c in range(len(shares))}, [0] * len(shares), []
-    for c in class_at:
-        if not decks[c]:
-            rows = [row for row, label in enumerate(labels) if label == c]
-            words = {row: draws.signed(draws.word("within", seed, epoch, turns[c], row)) for row in rows}
-            decks[c] = sorted(rows, key=lambda row: words[row])
-            turns[c] += 1
-        order.append(decks[c].pop(0))
+    """Deal all epochs up to this one; the decks of the classes are never put back."""
+    decks, turns = {c: [] for c in range(len(shares))}, [0] * len(shares)
+    for number in range(epoch + 1):
+        wanted = apportion(shares, total, seed, number)
+        dealt = [c for c, times in enumerate(wanted) for _ in range(times)]
+        class_at = [None] * total
+        for c, position in zip(dealt, permutation(total, "order", seed, number), strict=True):
+            class_at[position] = c
+        order = []
+        for c in class_at:
+            if not decks[c]:
+                rows = [row for row, label in enumerate(labels) if label == c]
+                words = {row: draws.signed(draws.word("within", seed, turns[c], row)) for row in rows}
+                decks[c] = sorted(rows, key=lambda row: words[row])
+                turns[c] += 1
+            order.append(decks[c].pop(0))
     return order
