@@ -11,7 +11,18 @@ from . import layout, wording
 from .benchmark_sections import budget_section, cost_section, inside_sections, protocol_section
 from .benchmark_statements import headlines_of, short_headlines_of, statements_of, warnings_of
 from .benchmark_tables import difference_sections, method_table, recall_section, suite_table
-from .benchmark_words import TITLES, YARDSTICKS, has_score, meanings_of, origin_of, seconds, tenths, what_was_run
+from .benchmark_words import (
+    TITLES,
+    YARDSTICKS,
+    has_score,
+    meanings_of,
+    origin_of,
+    paired_by_seed,
+    replicate_of,
+    seconds,
+    tenths,
+    what_was_run,
+)
 from .layout import Heading, Report, Section, Table
 from .study.compare import OURS, Comparison, Difference, Estimate, Record, SuiteComparison, compare
 from .wording import DASH
@@ -34,7 +45,7 @@ def benchmark_report_of(comparison: Comparison) -> Report:
     suites = comparison.suites
     if not suites:
         return _empty()
-    alone = len(suites) == 1
+    alone, replicate = len(suites) == 1, replicate_of(suites)
     return Report(
         title=f"Benchmark: {', '.join(wording.named(suite.label) for suite in suites)}",
         subtitle="The same data, network and budget for every method: parameters chosen on val, then trained on all of train"
@@ -44,8 +55,8 @@ def benchmark_report_of(comparison: Comparison) -> Report:
         headlines=tuple(
             one for suite in suites for one in (headlines_of(suite) if alone else short_headlines_of(suite))
         ),
-        findings_note="Balanced accuracy on test, means over the seeds; brackets are 95% t intervals over seeds, and a difference"
-        " is taken seed by seed. What has an interval that holds 0 cannot be told from chance here.",
+        findings_note=f"Balanced accuracy on test, means over the {replicate}s; brackets are 95% t intervals over {replicate}s, and a"
+        f" difference is taken {paired_by_seed(replicate)}. What has an interval that holds 0 cannot be told from chance here.",
         findings=tuple(one for suite in suites for one in statements_of(suite, "" if alone else f"{suite.label}: ")),
         classes=method_table(suites[0]) if alone else suite_table(suites),
         sections=tuple(one for place, suite in enumerate(suites) for one in _sections(suite, place, alone)),

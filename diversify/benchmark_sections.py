@@ -66,7 +66,7 @@ def cost_section(suite: SuiteComparison) -> Section:
         " device, divided by their number.",
         table=Table(
             title="Cost against accuracy",
-            caption=f"Means over seeds; measured on {'; '.join(suite.devices) or 'an unnamed device'}.",
+            caption=f"Means over {suite.replicate}s; measured on {'; '.join(suite.devices) or 'an unnamed device'}.",
             headings=(
                 Heading(title="method"),
                 Heading(title="seconds, shared"),
@@ -111,12 +111,12 @@ def inside_sections(suite: SuiteComparison) -> tuple[Section, ...]:
         Section(
             title="What changed inside",
             anchor="inside",
-            note="Of the smallest third of the classes by training images, mean over them and over the seeds; read only, nothing is"
-            f" chosen by it. {diversifies(suite).title}.",
+            note=f"Of the smallest third of the classes by training images, mean over them and over the {suite.replicate}s; read only,"
+            f" nothing is chosen by it. {diversifies(suite).title}.",
             table=Table(
                 title="What changed inside",
-                caption=f"Brackets: 95% t intervals over seeds; bold: the interval of a difference to {BASELINE} leaves out 0. All"
-                f" classes: the mean over all of them. {DASH}: not measured.",
+                caption=f"Brackets: 95% t intervals over {suite.replicate}s; bold: the interval of a difference to {BASELINE} leaves out"
+                f" 0. All classes: the mean over all of them. {DASH}: not measured.",
                 headings=(Heading(title="method", short="method"), *(heading for heading, _ in shown)),
                 rows=tuple(rows),
             ),

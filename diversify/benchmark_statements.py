@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from . import layout, wording
-from .benchmark_words import YARDSTICKS, inside_words, interval_of, ordinal, seconds
+from . import wording
+from .benchmark_words import YARDSTICKS, inside_words, interval_of, number_of_runs, ordinal, seconds
 from .layout import Headline, Statement
 from .study.compare import BASELINE, CONFIDENCE, DIVERSITY, OURS, Difference, SuiteComparison
 from .wording import DASH
@@ -180,11 +180,11 @@ def diversifies(suite: SuiteComparison) -> Statement:
     found = baseline.inside.get(DIVERSITY, {}).get(OURS)
     if found is None or not found.paired.values:
         return untold("held-out diversity of the smallest third of the classes was not measured")
-    seeds = layout.number_of(len(found.paired.values), "seed", "seeds")
+    runs = number_of_runs(len(found.paired.values), len(found.paired.seeds))
     change = f"{wording.signed(found.paired.mean, 2)} {interval_of(found.paired, 'ratio')}".rstrip()
     numbers = (
         f"On unseen images of the smallest third of the classes the Vendi score of the features at matched n differs by {change}"
-        f" from {BASELINE}'s ({seeds})"
+        f" from {BASELINE}'s ({runs})"
     )
     others = []
     for column, words in (("magnitude_ratio", "the top-K magnitude ratio"), ("leak", "leak")):
@@ -195,7 +195,7 @@ def diversifies(suite: SuiteComparison) -> Statement:
             others.append(f"{words} differs by {value} {ends}".rstrip() + f"{' points' * (column == 'leak')}{sure}")
     beside = f" {wording.sentence('; '.join(others))}" if others else ""
     if not math.isfinite(found.paired.low):
-        return untold(f"{numbers}; one seed has no interval.{beside}".removesuffix("."))
+        return untold(f"{numbers}; one {suite.replicate} has no interval.{beside}".removesuffix("."))
     if found.verdict == "open":
         return untold(f"{numbers}: the interval holds 0.{beside}".removesuffix("."))
     more = found.verdict == "ahead"

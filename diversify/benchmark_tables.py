@@ -7,7 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import layout, wording
-from .benchmark_words import SCORE_MEANINGS, TITLES, YARDSTICKS, has_score, interval_of, ordinal, seconds, tenths
+from .benchmark_words import (
+    SCORE_MEANINGS,
+    TITLES,
+    YARDSTICKS,
+    has_score,
+    interval_of,
+    number_of_runs,
+    ordinal,
+    paired_by_seed,
+    replicate_of,
+    runs_of,
+    seconds,
+    tenths,
+)
 from .layout import Cell, Chart, Grid, Heading, Row, Section, Shade, Table
 from .plots import Rows, Series
 from .study.compare import (
@@ -20,6 +33,7 @@ from .study.compare import (
     Difference,
     Estimate,
     MethodResult,
+    Replicate,
     Role,
     SuiteComparison,
 )
@@ -27,16 +41,11 @@ from .wording import DASH
 
 NAME = 24  # characters of a method's name in a drawing
 RANKS = 20  # classes that the map of recalls shows; with more, the groups alone
-BY_SEED = 5  # seeds whose numbers are listed one by one
+LISTED = 5  # seeds or networks whose numbers are listed one by one
 
 _ROLES_IN_ORDER: tuple[Role, ...] = (*YARDSTICKS, "ours")
 _SIGNS: Mapping[Role, str] = {"ours": "●", "baseline": "○", "reweighting": "△"}
 _ROLES: Mapping[Role, str] = {"ours": "ours", "baseline": "baseline", "reweighting": "best reweighting on val"}
-_DIFFERENCE_MEANINGS = {
-    "bootstrap": {"meaning": "95%, over seeds.", "anchor": "measure-bootstrap"},
-    "seeds ahead": {},
-    "p, Holm": {"meaning": "Adjusted for the number of methods in this column.", "anchor": "measure-holm"},
-}
 
 
 def share_cell(estimate: Estimate, *, strong: bool = False) -> Cell:
@@ -96,7 +105,9 @@ def method_table(suite: SuiteComparison) -> Table:
     """The methods of a suite, best on test first, and those without a final run."""
     groups = [name for name in ("few", "smallest_third", "worst_class") if has_score(suite, name)]
     over = [role for role in YARDSTICKS if suite.references[role].differences]
-    listed = len(suite.seeds) <= BY_SEED
+    replicate = suite.replicate
+    most = len(suite.seeds) if replicate == "seed" else max(one.replicates for one in suite.finished)
+    listed = most <= LISTED
     rows = []
     for one in suite.methods:
         if not one.seeds:
@@ -106,15 +117,17 @@ def method_table(suite: SuiteComparison) -> Table:
             continue
         scored = one.scores["balanced_accuracy"]
         lacking = f"{len(one.seeds)} of {len(suite.seeds)} seeds" if one.missing else ""
-        by_seed = " / ".join(tenths(value) for value in scored.values) if listed else str(len(one.seeds))
-        seeds = Cell(value=by_seed, interval=lacking)
+        if listed:
+            runs = " / ".join(tenths(value) for value in scored.values)
+        else:
+            runs = str(len(one.seeds)) if replicate == "seed" else number_of_runs(one.replicates, len(one.seeds))
         rows.append(
             marked(
                 suite,
                 one,
                 [
                     share_cell(scored),
-                    seeds,
+                    Cell(value=runs, interval=lacking),
                     *(_difference_cell(suite.references[role].differences.get(one.name)) for role in over),
                     *(share_cell(one.scores[name]) for name in groups),
                     Cell(value=seconds(one.scores["seconds_shared"].mean)),
@@ -123,17 +136,17 @@ def method_table(suite: SuiteComparison) -> Table:
         )
     return Table(
         title="The methods",
-        caption=f"Best balanced accuracy on test first. {_legend(suite)} Brackets: 95% t intervals over seeds; bold: the"
+        caption=f"Best balanced accuracy on test first. {_legend(suite)} Brackets: 95% t intervals over {replicate}s; bold: the"
         f" interval of a difference leaves out 0. {DASH}: undefined.",
         headings=(
             Heading(title="method", short="method"),
             _heading("balanced_accuracy", short="balanced accuracy"),
-            Heading(title="by seed" if listed else "seeds"),
+            Heading(title=f"by {replicate}") if listed else _runs_heading(replicate),
             *(
                 Heading(
                     title=f"over {suite.references[role].name}, points",
                     short=f"over {suite.references[role].name}",
-                    meaning="Difference of balanced accuracy, paired by seed.",
+                    meaning=f"Difference of balanced accuracy, {_paired(replicate)}.",
                     anchor="measure-difference",
                 )
                 for role in over
@@ -146,9 +159,17 @@ def method_table(suite: SuiteComparison) -> Table:
     )
 
 
+def _runs_heading(replicate: Replicate) -> Heading:
+    return Heading(title="seeds" if replicate == "seed" else "networks and seeds")
+
+
+def _paired(replicate: Replicate) -> str:
+    return "paired by seed" if replicate == "seed" else "paired by seed, averaged over the seeds of a network"
+
+
 def suite_table(suites: Sequence[SuiteComparison]) -> Table:
     """Several suites side by side: where ours stands in each."""
-    rows = []
+    rows, replicate = [], replicate_of(suites)
     for place, suite in enumerate(suites):
         ours = suite.method(OURS)
         best = suite.finished[0] if suite.finished else None
@@ -161,7 +182,7 @@ def suite_table(suites: Sequence[SuiteComparison]) -> Table:
             Cell(value=told),
             *(_difference_cell(suite.references[role].differences.get(OURS)) for role in YARDSTICKS),
             Cell(value=str(suite.references["reweighting"].name or DASH)),
-            Cell(value=f"{len(suite.seeds)}"),
+            Cell(value=f"{len(suite.seeds)}" if replicate == "seed" else runs_of(suite)),
         ]
         rows.append(
             Row(
@@ -177,13 +198,12 @@ def suite_table(suites: Sequence[SuiteComparison]) -> Table:
         f"{OURS} over {BASELINE}, points",
         "over the best reweighting",
         "which is",
-        "seeds",
     )
     return Table(
         title="The suites",
-        caption="Differences of balanced accuracy on test, paired by seed, with 95% t intervals over seeds; bold: the interval"
-        " leaves out 0. The best reweighting method is the one that val names.",
-        headings=(Heading(title="suite"), *(Heading(title=title) for title in titles)),
+        caption=f"Differences of balanced accuracy on test, {_paired(replicate)}, with 95% t intervals over {replicate}s; bold: the"
+        " interval leaves out 0. The best reweighting method is the one that val names.",
+        headings=(Heading(title="suite"), *(Heading(title=title) for title in titles), _runs_heading(replicate)),
         rows=tuple(rows),
         rows_are="suites",
     )
@@ -195,22 +215,15 @@ def difference_sections(suite: SuiteComparison) -> tuple[Section, ...]:
     if not roles:
         return ()
     every = [one for role in roles for one in suite.references[role].differences.values()]
-    seeds = max(len(one.paired.values) for one in every)
-    shown = [
-        column
-        for column, there in (
-            ("bootstrap", any(math.isfinite(one.bootstrap_low) for one in every)),
-            ("seeds ahead", seeds > BY_SEED),
-            ("p, Holm", any(math.isfinite(one.p_holm) for one in every)),
-        )
-        if there
-    ]
+    replicate, size = suite.replicate, max(len(one.paired.values) for one in every)
+    shown = _columns_beside(every, replicate, size)
     headings = [Heading(title="method", short="method")]
+    paired = wording.sentence(_paired(replicate))
     for role in roles:
         over = f"over {suite.references[role].name}"
         headings += [
-            Heading(title=f"{over}, points", short=over, meaning="Paired by seed.", anchor="measure-difference"),
-            *(Heading(title=column, short=column, **_DIFFERENCE_MEANINGS[column]) for column in shown),
+            Heading(title=f"{over}, points", short=over, meaning=paired, anchor="measure-difference"),
+            *shown.values(),
         ]
     rows = []
     for one in suite.finished:
@@ -218,19 +231,21 @@ def difference_sections(suite: SuiteComparison) -> tuple[Section, ...]:
         cells = [cell for each in found for cell in (_difference_cell(each), *(_beside(each, name) for name in shown))]
         rows.append(marked(suite, one, cells))
     told = []
-    if seeds < FEWEST_FOR_P:
-        told.append(f"With {layout.number_of(seeds, 'seed', 'seeds')} there is no p value.")
-    elif seeds < FEWEST_FOR_BOOTSTRAP:
-        told.append(f"With {seeds} seeds a bootstrap would claim more than it knows, and is left out.")
+    if size < FEWEST_FOR_P:
+        told.append(f"With {layout.number_of(size, replicate, f'{replicate}s')} there is no p value.")
+    elif size < FEWEST_FOR_BOOTSTRAP:
+        told.append(f"With {size} {replicate}s a bootstrap would claim more than it knows, and is left out.")
     told += [wording.sentence(one.why) for one in suite.references.values() if one.why]
     return (
         Section(
             title="Differences",
             anchor="differences",
-            note=" ".join(("Balanced accuracy on test, of each method less the one named, seed by seed.", *told)),
+            note=" ".join(
+                (f"Balanced accuracy on test, of each method less the one named, {paired_by_seed(replicate)}.", *told)
+            ),
             table=Table(
                 title="Differences",
-                caption="Points, with 95% t intervals over seeds; bold: the interval leaves out 0."
+                caption=f"Points, with 95% t intervals over {replicate}s; bold: the interval leaves out 0."
                 + (" p values are of paired t tests, adjusted per column after Holm." if "p, Holm" in shown else ""),
                 headings=tuple(headings),
                 rows=tuple(rows),
@@ -240,6 +255,20 @@ def difference_sections(suite: SuiteComparison) -> tuple[Section, ...]:
     )
 
 
+def _columns_beside(every: Sequence[Difference], replicate: Replicate, size: int) -> dict[str, Heading]:
+    """What is known beside the differences, by what `_beside` takes."""
+    holm = "Adjusted for the number of methods in this column."
+    found = {}
+    if any(math.isfinite(one.bootstrap_low) for one in every):
+        meaning, anchor = f"95%, over {replicate}s.", "measure-bootstrap"
+        found["bootstrap"] = Heading(title="bootstrap", short="bootstrap", meaning=meaning, anchor=anchor)
+    if size > LISTED:
+        found["ahead"] = Heading(title=f"{replicate}s ahead", short=f"{replicate}s ahead")
+    if any(math.isfinite(one.p_holm) for one in every):
+        found["p, Holm"] = Heading(title="p, Holm", short="p, Holm", meaning=holm, anchor="measure-holm")
+    return found
+
+
 def _beside(found: Difference | None, column: str) -> Cell:
     """What stands beside a difference."""
     if found is None:
@@ -247,7 +276,7 @@ def _beside(found: Difference | None, column: str) -> Cell:
     if column == "bootstrap":
         ends = wording.between(found.bootstrap_low, found.bootstrap_high, "tenths")
         return Cell(value="" if ends else DASH, interval=ends)
-    if column == "seeds ahead":
+    if column == "ahead":
         values = found.paired.values
         return Cell(value=f"{sum(value > 0 for value in values)}/{len(values)}")
     return Cell(value=_p(found.p_holm), interval=f"raw {_p(found.p)}" if math.isfinite(found.p) else "")
@@ -310,7 +339,7 @@ def recall_section(suite: SuiteComparison) -> Section:
         charts = (
             Chart(
                 title="Who pays for whom?",
-                caption="Mean recall on test of the classes in a group, with 95% t intervals over seeds.",
+                caption=f"Mean recall on test of the classes in a group, with 95% t intervals over {suite.replicate}s.",
                 alt=f"Recall: {told}.",
                 data=Rows(
                     names=tuple(TITLES[name] for name in groups),
@@ -330,7 +359,7 @@ def recall_section(suite: SuiteComparison) -> Section:
         f" classes by training images.{none}",
         table=Table(
             title="Recall by group, and other scores",
-            caption="Test, means over seeds, with 95% t intervals over seeds. ECE: lower is better.",
+            caption=f"Test, means over {suite.replicate}s, with 95% t intervals over {suite.replicate}s. ECE: lower is better.",
             headings=(
                 Heading(title="method", short="method"),
                 *(_heading(name, short=TITLES[name]) for name in shown),
@@ -358,7 +387,7 @@ def _exchange_chart(suite: SuiteComparison) -> tuple[Chart, ...]:
     return (
         Chart(
             title="What does the tail gain, what does the head pay?",
-            caption=f"Recall less {baseline.name}'s in points, with 95% t intervals over seeds.",
+            caption=f"Recall less {baseline.name}'s in points, with 95% t intervals over {suite.replicate}s.",
             alt=f"Difference of the largest and of the smallest third: {told}.",
             data=Rows(
                 names=tuple(one.name for one in known),
@@ -395,7 +424,7 @@ def _recall_map(suite: SuiteComparison) -> tuple[Grid, ...]:
     return (
         Grid(
             title="Recall by class",
-            caption="In percent, mean over seeds; the darker, the more is missed. Classes by training images, largest first"
+            caption=f"In percent, mean over {suite.replicate}s; the darker, the more is missed. Classes by training images, largest first"
             + ("; which class that is changes with the tail order." if len(suite.tail_orders) > 1 else "."),
             corner="training images",
             columns=columns,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from . import layout, wording
 from .layout import Meaning
@@ -14,6 +15,7 @@ from .study.compare import (
     FEWEST_FOR_P,
     Comparison,
     Estimate,
+    Replicate,
     Role,
     SuiteComparison,
 )
@@ -82,6 +84,33 @@ def has_score(suite: SuiteComparison, score: str) -> bool:
     return any(math.isfinite(one.scores[score].mean) for one in suite.finished)
 
 
+def number_of_runs(networks: int, seeds: int) -> str:
+    """`3 seeds`, or `5 networks, 10 seeds` where some share a network."""
+    of = layout.number_of(seeds, "seed", "seeds")
+    return of if networks == seeds else f"{layout.number_of(networks, 'network', 'networks')}, {of}"
+
+
+def runs_of(suite: SuiteComparison) -> str:
+    """How many networks the intervals of a suite are over, and how many seeds there are."""
+    seeds = len(suite.seeds)
+    if suite.replicate == "seed":
+        return number_of_runs(seeds, seeds)
+    sizes = sorted({one.replicates for one in suite.finished})
+    if len(sizes) == 1:
+        return number_of_runs(sizes[0], seeds)
+    return f"{sizes[0]} to {sizes[-1]} networks, {layout.number_of(seeds, 'seed', 'seeds')}"
+
+
+def replicate_of(suites: Iterable[SuiteComparison]) -> Replicate:
+    """What to call that which the intervals of several suites are over."""
+    return "network" if any(suite.replicate == "network" for suite in suites) else "seed"
+
+
+def paired_by_seed(replicate: Replicate) -> str:
+    """How differences come about, to end a sentence with."""
+    return "seed by seed" if replicate == "seed" else "seed by seed, and averaged over the seeds of a network"
+
+
 def ordinal(place: int) -> str:
     """The place in a row, in words where it is the first."""
     if place == 1:
@@ -115,10 +144,7 @@ def what_was_run(suite: SuiteComparison) -> str:
     if suite.tail_orders:
         known.append(f"tail order {', '.join(suite.tail_orders)}")
     told = f" ({'; '.join(known)})" if known else ""
-    return (
-        f"{layout.number_of(len(suite.methods), 'method', 'methods')}, {spread} each,"
-        f" {layout.number_of(len(suite.seeds), 'seed', 'seeds')}{told}"
-    )
+    return f"{layout.number_of(len(suite.methods), 'method', 'methods')}, {spread} each, {runs_of(suite)}{told}"
 
 
 def origin_of(suite: SuiteComparison, of: str) -> tuple[tuple[str, str], ...]:
@@ -154,27 +180,29 @@ def meanings_of(comparison: Comparison) -> tuple[Meaning, ...]:
         DIVERSITY: "diversity_vendi_heldout",
         "diversity_train": "diversity_vendi_train",
     }
+    over = f"{replicate_of(comparison.suites)}s"
     return (
         *(
             Meaning(title=title, text=meaning, anchor=f"measure-{name.replace('_', '-')}")
             for name, (title, meaning) in SCORE_MEANINGS.items()
         ),
+        *_network_meanings(over),
         Meaning(
             title="difference",
-            text="Of two methods with the same seed, and its 95% t interval over seeds: how far the mean would move were everything"
+            text=f"Of two methods with the same seed, and its 95% t interval over {over}: how far the mean would move were everything"
             " trained again on the same images. That other test images would give another difference is not in it.",
             anchor="measure-difference",
         ),
         Meaning(
             title="bootstrap",
-            text="The percentile interval of the mean difference over seeds drawn with replacement. It never leaves the range of the"
-            f" differences, so it is given from {FEWEST_FOR_BOOTSTRAP} seeds on, and no verdict hangs on it.",
+            text=f"The percentile interval of the mean difference over {over} drawn with replacement. It never leaves the range of the"
+            f" differences, so it is given from {FEWEST_FOR_BOOTSTRAP} {over} on, and no verdict hangs on it.",
             anchor="measure-bootstrap",
         ),
         Meaning(
             title="p, Holm",
-            text="Of the two-sided paired t test over seeds, adjusted for all methods that are compared with the same one in the same"
-            f" suite; none with fewer than {FEWEST_FOR_P} seeds.",
+            text=f"Of the two-sided paired t test over {over}, adjusted for all methods that are compared with the same one in the same"
+            f" suite; none with fewer than {FEWEST_FOR_P} {over}.",
             source="Holm 1979",
             anchor="measure-holm",
         ),
@@ -192,5 +220,19 @@ def meanings_of(comparison: Comparison) -> tuple[Meaning, ...]:
                 anchor=f"measure-inside-{re.sub(r'[^a-z0-9_]', '-', column.lower())}",
             )
             for column in columns
+        ),
+    )
+
+
+def _network_meanings(over: str) -> tuple[Meaning, ...]:
+    """What a network is, where it is not the same as a seed."""
+    if over == "seeds":
+        return ()
+    return (
+        Meaning(
+            title="network",
+            text="What was trained on its own. Seeds whose runs were made on one frozen backbone share a network: they are averaged"
+            " first, per method and per pair of methods, so that it counts once in every mean, interval and p value.",
+            anchor="measure-network",
         ),
     )

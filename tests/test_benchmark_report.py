@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import TEST, final, study, trial
+from studies import TEST, final, on_backbones, study, trial
 from test_report import Page
 
 from diversify import plots, storage, wording
@@ -21,7 +21,16 @@ from diversify.benchmark_report import (
 from diversify.cli import run
 from diversify.layout import Report, Section, Statement, Table
 from diversify.plots import Against, Rows
-from diversify.study.compare import DIVERSITY, OURS, SuiteComparison, compare, scores_of
+from diversify.study.compare import (
+    BASELINE,
+    DIVERSITY,
+    OURS,
+    SuiteComparison,
+    compare,
+    load,
+    load_protocol,
+    scores_of,
+)
 
 Records = list[dict[str, Any]]
 
@@ -129,6 +138,66 @@ def test_the_drawings_have_the_numbers_of_the_tables() -> None:
     for series, end in zip(exchange.data.series, ("largest_third", "smallest_third"), strict=True):
         moved = suite.references["baseline"].others[end]
         assert list(series.values) == [moved[name].paired.mean for name in exchange.data.names]
+
+
+@pytest.mark.parametrize(("number", "seeds"), [(2, 4), (3, 6), (6, 12)])
+def test_where_seeds_share_networks_intervals_are_said_to_be_over_networks(number: int, seeds: int) -> None:
+    records = on_backbones(with_inside(study(seeds=range(seeds)), diversity_heldout=2.0), number)
+    runs = f"{number} networks, {seeds} seeds"
+    suite, made = told(records)
+    pages = (Page(render_benchmark_html(compare(records))).text, render_benchmark_markdown(compare(records)))
+    for page in (" ".join(one.split()) for one in pages):
+        assert runs in page
+        assert "over seeds" not in page
+        assert "over the seeds;" not in page
+        assert "95% t intervals over networks" in page
+        assert f"from {BASELINE}'s ({runs})" in page
+        assert ("networks ahead" in page) is (number > 5)
+        assert "seeds ahead" not in page
+        assert ("With 3 networks a bootstrap" in page) is (number == 3)
+        assert ("With 2 networks there is no p value" in page) is (number == 2)
+    cells = cells_of(made.classes)
+    for one in suite.methods:
+        values = one.scores["balanced_accuracy"].values
+        listed = ("by network", " / ".join(f"{100 * value:.1f}" for value in values))
+        title, value = listed if number <= 5 else ("networks and seeds", runs)
+        assert cells[one.name][title] == (value, "")
+    assert runs in text(records)
+
+
+def test_networks_are_not_spoken_of_where_every_seed_has_its_own() -> None:
+    """Nor where each of them names its backbone; of several suites on one page all are then told alike."""
+    plain = with_inside(study(), diversity_heldout=2.0)
+    for render in (render_benchmark_html, render_benchmark_markdown):
+        assert render(compare(on_backbones(plain, 3))) == render(compare(plain))
+        assert "networks" not in " ".join(render(compare(study())).split())
+    assert text(on_backbones(plain, 3)) == text(plain)
+    both = study() + on_backbones(study(suite="another", seeds=range(4)), 2)
+    made = benchmark_report_of(compare(both))
+    assert [row.cells[-1].value for row in made.classes.rows] == ["2 networks, 4 seeds", "3 seeds"]
+    assert made.classes.headings[-1].title == "networks and seeds"
+    assert "over networks" in made.classes.caption
+    assert "over seeds" in section_of(made, "suite-1-recall").table.caption  # type: ignore[union-attr]
+
+
+def test_where_methods_have_unlike_numbers_of_networks_both_are_said() -> None:
+    records = on_backbones([one for one in study(seeds=range(6)) if one["kind"] == "final"], 3)
+    records = [one for one in records if (one["method"], one["seed"] % 3) != ("vs", 2)]
+    assert "2 to 3 networks, 6 seeds" in text(records)
+
+
+def test_head_repair_says_the_same_in_the_table_of_its_own() -> None:
+    from benchmarks import head_study, tables
+
+    path = tables.RESULTS / "study_cifar10_lt_head.jsonl"
+    (suite,) = compare(load(path), protocol=load_protocol(path)).suites
+    rows = [line.split(" | ") for line in head_study.table().splitlines()[2:]]
+    leads = {row[0].strip("| `*"): re.findall(r"[+-]?\d+\.\d", row[2]) for row in rows}
+    for name, found in suite.references["ours"].differences.items():
+        assert list(map(float, leads[name])) == pytest.approx(
+            [-100 * found.paired.mean, 100 * found.paired.half], abs=0.0501
+        )
+    assert "5 networks, 10 seeds" in text(load(path))
 
 
 def test_a_win_and_a_loss_are_told_alike() -> None:

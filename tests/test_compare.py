@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from studies import COUNTS, TEST, VAL, final, study, trial
+from studies import COUNTS, TEST, VAL, final, on_backbones, study, trial
 
 from diversify import storage
 from diversify.errors import InputError
@@ -109,6 +109,98 @@ def test_one_seed_has_no_interval_and_two_no_p_value() -> None:
     assert any("One seed" in one for one in found.caveats)
     assert any("Two seeds" in one for one in only(study(seeds=(0, 1))).caveats)
     assert not only(study()).caveats
+
+
+def numbers(suite: SuiteComparison) -> list[Any]:
+    """All that is over replicates, whatever their seeds are called."""
+    found: list[Any] = [one.recall for one in suite.methods]
+    estimates = [
+        each for one in suite.methods for of in (one.scores, one.inside, one.inside_all) for each in of.values()
+    ]
+    for reference in suite.references.values():
+        for family in (reference.differences, *reference.others.values(), *reference.inside.values()):
+            found += [(one.p, one.p_holm, one.bootstrap_low, one.bootstrap_high) for one in family.values()]
+            estimates += [one.paired for one in family.values()]
+    return found + [(*one.values, one.mean, one.low, one.high) for one in estimates]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_runs_on_one_backbone_again_change_no_number(size: int) -> None:
+    """Only networks are independent: any of their records twice or thrice narrows no interval."""
+    records = study(seeds=range(size))
+    for one in records:
+        one["inside"] = {"leak": [0.01 * one["seed"], *[0.02] * 5]} if one["kind"] == "final" else {}
+    once = numbers(only(records))
+    assert repr(numbers(only(on_backbones(records, size)))) == repr(once), "networks of one seed each are those seeds"
+    again = [{**one, "seed": one["seed"] + size} for one in records if one["kind"] == "final"]
+    third = [{**one, "seed": 2 * size} for one in records if (one["kind"], one["seed"]) == ("final", 0)]
+    for more in (again, third, again + third):
+        found = only(on_backbones(records + more, size))
+        assert found.replicate == "network"
+        assert {one.replicates for one in found.methods} == {size}
+        for before, after in zip(once, numbers(found), strict=True):
+            assert after == pytest.approx(before, nan_ok=True)
+    assert {one.replicates for one in only(records + again).methods} == {2 * size}, (
+        "without a backbone all have their own"
+    )
+
+
+def test_what_seeds_of_one_backbone_agree_on_is_no_evidence() -> None:
+    """By hand: five networks with two seeds each, whose differences have an interval that holds 0, and as ten seeds none."""
+    gains = (0.004, -0.002, 0.006, 0.005, 0.001)
+    records = [final("ce", seed, 0.5 + 0.01 * seed) for seed in range(10)]
+    records += [
+        final("vs", seed, 0.5 + 0.01 * seed + gains[seed % 5] + (0.0005 if seed < 5 else -0.0005)) for seed in range(10)
+    ]
+    ten, five = (only(of).references["baseline"].differences["vs"] for of in (records, on_backbones(records, 5)))
+    test = scipy.stats.ttest_1samp(gains, 0)
+    assert five.paired.values == pytest.approx(gains)
+    assert (five.paired.low, five.paired.high) == pytest.approx(tuple(test.confidence_interval()))
+    assert five.p == pytest.approx(test.pvalue)
+    assert five.paired.mean == pytest.approx(ten.paired.mean)
+    assert (ten.verdict, five.verdict) == ("ahead", "open")
+    assert math.isfinite(ten.bootstrap_low)
+    assert math.isnan(five.bootstrap_low), "five networks are too few for it, however many seeds"
+
+
+def test_pairs_are_matched_by_seed_before_backbones_are_averaged() -> None:
+    """The seeds of a backbone need not be alike: a method that lacks one is compared on the others."""
+    accuracies = {"ce": {0: 0.5, 1: 0.4, 2: 0.8, 3: 0.6}, "vs": {0: 0.7, 1: 0.5, 3: 0.7}}
+    records = [final(name, seed, value) for name, of in accuracies.items() for seed, value in of.items()]
+    found = only(on_backbones(records, 2))
+    assert found.method("ce").scores["balanced_accuracy"].values == pytest.approx((0.65, 0.5))  # type: ignore[union-attr]
+    paired = found.references["baseline"].differences["vs"].paired
+    assert paired.by_seed == pytest.approx({0: 0.2, 1: 0.1, 3: 0.1})
+    assert paired.values == pytest.approx((0.2, 0.1))
+
+
+def test_networks_are_those_of_the_runs() -> None:
+    """A method that trains its own networks has one per seed; a pair with one on shared backbones has no more than these."""
+
+    def pairs(records: Records) -> int:
+        return len(only(records).references["baseline"].differences["vs"].paired.values)
+
+    frozen = on_backbones([final("ce", seed) for seed in range(6)], 3)
+    whole = [final(name, seed) for name in ("focal", "vs") for seed in range(6)]
+    tails = [{**one, "tail_order": str(one["seed"] % 2)} for one in whole]
+    for others in (whole, tails):
+        found = only(frozen + others)
+        assert [found.method(name).replicates for name in ("ce", "focal", "vs")] == [3, 6, 6]  # type: ignore[union-attr]
+        assert pairs(frozen + others) == 3
+        assert pairs([final("ce", seed) for seed in range(6)] + others) == 6
+    chained = [final("ce", seed, inside={"backbone": name}) for seed, name in enumerate("aabbc")]
+    chained += [final("vs", seed, inside={"backbone": name}) for seed, name in enumerate("pqqrs")]
+    assert pairs(chained) == 2
+
+
+def test_a_backbone_is_no_measure() -> None:
+    found = only(on_backbones(study(), 2))
+    assert all(not one.inside for one in found.methods)
+    told = " ".join(only(on_backbones(study(), 1)).caveats)
+    assert "One network: no interval can be given" in told
+    assert "Two networks" in " ".join(found.caveats)
+    none = only([final("ce", seed, inside={"backbone": None}) for seed in range(2)]).methods[0]
+    assert (none.replicates, none.inside) == (2, {})
 
 
 def test_the_bootstrap_is_of_many_seeds_and_close_to_scipys() -> None:
@@ -326,6 +418,8 @@ def test_records_come_back_from_the_disk(tmp_path: Path) -> None:
         ({**final("ce", 0), "recall": None}, "recall None"),
         ({**final("ce", 0), "class_counts": [1, 2]}, r"class_counts \[1, 2\] for 6 recalls"),
         (trial("ce", 0, None), "balanced_accuracy None"),
+        (final("ce", 0, inside={"backbone": 3}), "backbone 3"),
+        ({**final("ce", 0), "inside": [1]}, r"inside \[1\]"),
     ],
 )
 def test_what_is_no_record_is_named_with_its_line(record: dict[str, Any], wrong: str, tmp_path: Path) -> None:

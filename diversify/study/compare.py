@@ -1,16 +1,25 @@
-"""What the records of a study say: numbers with intervals, paired by seed; `benchmark_report` draws them.
+"""What the records of a study say: numbers with intervals over networks, paired by seed; `benchmark_report` draws them.
 
 Everything is read from the `final` records, each the one reading of test by one (method, seed); trials show what was
 spent to get there, and which reweighting method val calls the best.
 
-A seed is what is repeated, so it is what intervals are over: they say how far a mean would move were everything trained
-again with other seeds, on the same images and read on the same test images. That other test images would give another
-difference is not in them, since records hold recalls, not images; where seeds go through several tail orders, what these
-change is. With the few seeds that a study has, the t interval of the paired differences is the honest one: it is wide
-with 3 seeds because little is known. A bootstrap over n seeds never leaves the range of the n differences, which holds the
-middle of their distribution with probability 1 - 2^(1 - n): 75% with 3 seeds, whatever it calls itself. It is therefore
-given from 6 seeds on, beside the t interval, and no verdict hangs on it. With 2 seeds there is no p value, with 1 no
-interval either. Classes are not resampled: those of the data are the ones asked about, and no sample of others.
+A network is what is repeated, so it is what intervals are over. A run has its own, that of its seed, unless it names the
+frozen backbone that it was made on (`inside["backbone"]`): what runs on one backbone say is nearly the same thing several
+times. They are therefore averaged first, in each method, and so are the differences of the seeds that two methods both have;
+the number of networks is the n of every interval, p value and bootstrap.
+
+The intervals say how far a mean would move were all networks trained again with other seeds and the same parameters, and read
+on the same test images. That other test images would give another difference is not in them, since records hold recalls, not
+images; nor is it that a search would choose other parameters. Which training images they hold for goes by the tail orders.
+Where all networks have the same one, for its images alone. Where each has another, for other tail orders as well, of which
+these are a sample. Where some share one, networks still count as independent: for the tail orders of the study the intervals
+are then rather wide, since how these differ is in them, and for others rather narrow, since there are fewer of them than n.
+
+With the few networks that a study has, the t interval of the paired differences is the honest one: it is wide with 3 of them
+because little is known. A bootstrap over n never leaves the range of the n differences, which holds the middle of their
+distribution with probability 1 - 2^(1 - n): 75% with 3, whatever it calls itself. It is therefore given from 6 on, beside the
+t interval, and no verdict hangs on it. With 2 there is no p value, with 1 no interval either. Classes are not resampled: those
+of the data are the ones asked about, and no sample of others.
 """
 
 from __future__ import annotations
@@ -32,6 +41,8 @@ from ..functional import counts, draws
 from ..functional.stats import interval
 
 Record = Mapping[str, Any]
+Network = int | str
+"""The backbone that a run names, or its seed where it has a network of its own."""
 Importances = Callable[[Sequence[Record], Sequence[str]], Mapping[str, float] | None]
 
 BASELINE, OURS = "ce", "diversify"
@@ -58,8 +69,9 @@ REWEIGHTING = frozenset(
 """The methods that change weights, counts or margins, and nothing else; a control such as `vs+images` is none of them."""
 
 CONFIDENCE = 0.95
-FEWEST_FOR_P, FEWEST_FOR_BOOTSTRAP = 3, 6  # seeds
+FEWEST_FOR_P, FEWEST_FOR_BOOTSTRAP = 3, 6  # networks
 BOOTSTRAPS = 10_000
+BACKBONE = "backbone"  # in `inside`: the network that was frozen, by name
 SHOTS = ("many", "medium", "few")
 THIRDS = ("largest_third", "middle_third", "smallest_third")
 ACCURACIES = ("balanced_accuracy", *SHOTS, *THIRDS, "worst_class", "macro_f1", "g_mean")
@@ -69,6 +81,7 @@ DIVERSITY = "diversity_heldout"
 
 Verdict = Literal["ahead", "behind", "open"]
 Role = Literal["baseline", "reweighting", "ours"]
+Replicate = Literal["seed", "network"]
 
 
 # Numbers
@@ -76,26 +89,39 @@ Role = Literal["baseline", "reweighting", "ours"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number over seeds: its values seed by seed, their mean, and its 95% t interval, NaN with fewer than 2.
+    """A number over networks: its values network by network, their mean, and its 95% t interval, NaN with fewer than 2.
 
-    The interval of a share ends where shares do, at 0 and 1.
+    Attributes:
+        by_seed: The value of every seed that has one.
+        values: Of every network, mean over its seeds, in the order of their first ones.
+        low: With `high` the ends of the interval; those of a share lie where shares end, at 0 and 1, at the farthest.
     """
 
-    seeds: tuple[int, ...]
+    by_seed: Mapping[int, float]
     values: tuple[float, ...]
     mean: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, by_seed: Mapping[int, float], *, share: bool = False) -> Estimate:
-        """From a value per seed; seeds without one are left out."""
+    def of(
+        cls, by_seed: Mapping[int, float], *, networks: Mapping[int, Network] | None = None, share: bool = False
+    ) -> Estimate:
+        """From a value per seed; seeds without one are left out, and those that `networks` does not name have their own."""
         known = {seed: by_seed[seed] for seed in sorted(by_seed) if math.isfinite(by_seed[seed])}
-        values = tuple(known.values())
+        grouped: dict[Network, list[float]] = {}
+        for seed, value in known.items():
+            grouped.setdefault((networks or {}).get(seed, seed), []).append(value)
+        values = tuple(map(fmean, grouped.values()))
         low, high = mean_interval(values)
         if share and len(values) > 1:
             low, high = max(low, 0.0), min(high, 1.0)
-        return cls(seeds=tuple(known), values=values, mean=fmean(values) if values else math.nan, low=low, high=high)
+        return cls(by_seed=known, values=values, mean=fmean(values) if values else math.nan, low=low, high=high)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those that have a value."""
+        return tuple(self.by_seed)
 
     @property
     def half(self) -> float:
@@ -108,9 +134,9 @@ class Difference:
     """A method less a reference, over the seeds that both have.
 
     Attributes:
-        paired: The differences seed by seed, their mean and its t interval.
-        bootstrap_low: With `bootstrap_high` the percentile bootstrap's; NaN with fewer than 6 seeds.
-        p: Of the two-sided paired t test; NaN with fewer than 3 seeds.
+        paired: The differences seed by seed and network by network, their mean and its t interval.
+        bootstrap_low: With `bootstrap_high` the percentile bootstrap's; NaN with fewer than 6 networks.
+        p: Of the two-sided paired t test; NaN with fewer than 3 networks.
         p_holm: The same, adjusted for all methods that are compared with this reference in this suite; NaN outside of
             such a family.
     """
@@ -162,8 +188,9 @@ class MethodResult:
 
     Attributes:
         missing: Seeds of the study that have no final yet.
+        networks: That of every seed.
         scores: By the names in `SCORES`; thirds and shot groups are mean recalls, NaN where no class is in one.
-        recall: By rank of the class's size, largest first, mean over the seeds; NaN where unknown.
+        recall: By rank of the class's size, largest first, mean over the networks; NaN where unknown.
         inside: What changed in the network, by column: the mean over the smallest third of the classes.
         inside_all: The same over all classes.
         importances: Of its parameters for val; None where they were not asked for or cannot be told.
@@ -172,12 +199,18 @@ class MethodResult:
     name: str
     seeds: tuple[int, ...]
     missing: tuple[int, ...]
+    networks: Mapping[int, Network]
     scores: Mapping[str, Estimate]
     recall: tuple[float, ...]
     budget: Budget
     inside: Mapping[str, Estimate]
     inside_all: Mapping[str, Estimate]
     importances: Mapping[str, float] | None
+
+    @property
+    def replicates(self) -> int:
+        """How many networks its numbers are of."""
+        return len(set(self.networks.values()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,6 +268,11 @@ class SuiteComparison:
         """The methods with a final at least."""
         return tuple(one for one in self.methods if one.seeds)
 
+    @property
+    def replicate(self) -> Replicate:
+        """What to call that which intervals are over: seeds, unless any of them share a network."""
+        return _replicate(self.methods)
+
     def method(self, name: str) -> MethodResult | None:
         """By name; None where it has no record."""
         return next((one for one in self.methods if one.name == name), None)
@@ -286,9 +324,15 @@ def bootstrap_interval(values: Sequence[float], draws_made: int = BOOTSTRAPS) ->
     return float(low), float(high)
 
 
-def difference(method: str, reference: str, one: Mapping[int, float], other: Mapping[int, float]) -> Difference:
-    """`one` less `other`, both a value per seed, over the seeds that both have."""
-    paired = Estimate.of({seed: one[seed] - other[seed] for seed in one if seed in other})
+def difference(
+    method: str,
+    reference: str,
+    one: Mapping[int, float],
+    other: Mapping[int, float],
+    networks: Mapping[int, Network] | None = None,
+) -> Difference:
+    """`one` less `other`, both a value per seed, over the seeds that both have, and then over their `networks`."""
+    paired = Estimate.of({seed: one[seed] - other[seed] for seed in one if seed in other}, networks=networks)
     low, high = bootstrap_interval(paired.values)
     return Difference(
         method=method,
@@ -362,6 +406,11 @@ def _wrong(record: Record) -> str:
         return f"recall {recall!r}"
     if not isinstance(sizes, list) or len(sizes) != len(recall) or not all(isinstance(size, int) for size in sizes):
         return f"class_counts {sizes!r} for {len(recall)} recalls"
+    inside = record.get("inside") or {}
+    if not isinstance(inside, Mapping):
+        return f"inside {inside!r}"
+    if not isinstance(inside.get(BACKBONE, ""), str | None):
+        return f"{BACKBONE} {inside[BACKBONE]!r}"
     return ""
 
 
@@ -414,10 +463,32 @@ def _inside(record: Record, column: str, *, third: bool) -> list[float]:
 
 
 def _inside_columns(finals: Iterable[Record]) -> tuple[str, ...]:
-    """Named in any of the records, known ones first."""
-    found = {name for record in finals for name in record.get("inside") or {}}
+    """Named in any of the records, known ones first; text is no measure but says what a run was made on."""
+    named = [pair for record in finals for pair in (record.get("inside") or {}).items()]
+    found = {name for name, value in named if not isinstance(value, str)} - {BACKBONE}
     known = [name for name in ("magnitude_ratio", "magnitude_gap", DIVERSITY, "leak") if name in found]
     return (*known, *sorted(found - set(known)))
+
+
+def network_of(record: Record) -> Network:
+    """The backbone that a final names, or its seed where it has a network of its own."""
+    return (record.get("inside") or {}).get(BACKBONE) or int(record["seed"])
+
+
+def _networks_of_pairs(one: Mapping[int, Network], other: Mapping[int, Network]) -> dict[int, Network]:
+    """Of the seeds that two methods both have: those that share a network in either, directly or through others, are one."""
+    found = {seed: seed for seed in one if seed in other}
+    for _ in found:  # a chain is no longer than this
+        for networks in (one, other):
+            first: dict[Network, int] = {}
+            for seed, linked in found.items():
+                first[networks[seed]] = min(linked, first.get(networks[seed], linked))
+            found = {seed: first[networks[seed]] for seed in found}
+    return dict(found)
+
+
+def _replicate(methods: Iterable[MethodResult]) -> Replicate:
+    return "network" if any(one.replicates < len(one.seeds) for one in methods) else "seed"
 
 
 # Comparing
@@ -550,14 +621,17 @@ def _method(
     importances: Importances | None,
 ) -> MethodResult:
     finals = {int(one["seed"]): one for one in records if one["kind"] == "final"}
+    networks = {seed: network_of(one) for seed, one in finals.items()}
     scored = {seed: scores_of(record) for seed, record in finals.items()}
-    ranked = [_by_rank(one["recall"], one["class_counts"]) for one in finals.values()]
+    ranked = {seed: _by_rank(one["recall"], one["class_counts"]) for seed, one in finals.items()}
     complete = _complete(records)
     parameters = sorted({key for one in complete for key in one.get("params") or {}})
 
     def inside(*, third: bool) -> dict[str, Estimate]:
         return {
-            column: Estimate.of({seed: _mean(_inside(one, column, third=third)) for seed, one in finals.items()})
+            column: Estimate.of(
+                {seed: _mean(_inside(one, column, third=third)) for seed, one in finals.items()}, networks=networks
+            )
             for column in columns
         }
 
@@ -565,11 +639,19 @@ def _method(
         name=name,
         seeds=tuple(finals),
         missing=tuple(seed for seed in planned if seed not in finals),
+        networks=networks,
         scores={
-            score: Estimate.of({seed: found[score] for seed, found in scored.items()}, share=score not in COSTS)
+            score: Estimate.of(
+                {seed: found[score] for seed, found in scored.items()}, networks=networks, share=score not in COSTS
+            )
             for score in SCORES
         },
-        recall=tuple(_mean(values) for values in zip(*ranked, strict=True)) if len({*map(len, ranked)}) == 1 else (),
+        recall=tuple(
+            Estimate.of(dict(zip(ranked, values, strict=True)), networks=networks).mean
+            for values in zip(*ranked.values(), strict=True)
+        )
+        if len({*map(len, ranked.values())}) == 1
+        else (),
         budget=_budget(records, list(finals.values())),
         inside=inside(third=True),
         inside_all=inside(third=False),
@@ -640,12 +722,15 @@ def _reference(
 ) -> Reference:
     other = next((one for one in methods if one.name == name and one.seeds), None)
     rivals = [one for one in methods if one.seeds and one.name != name] if other else []
+    networks = {one.name: _networks_of_pairs(one.networks, other.networks) for one in rivals if other}
 
     def over(score: str) -> dict[str, Difference]:
         if other is None:
             return {}
         return {
-            one.name: difference(one.name, other.name, *map(_by_seed, (one.scores[score], other.scores[score])))
+            one.name: difference(
+                one.name, other.name, one.scores[score].by_seed, other.scores[score].by_seed, networks[one.name]
+            )
             for one in rivals
         }
 
@@ -657,16 +742,16 @@ def _reference(
         why=why,
         differences={method: dataclasses.replace(one, p_holm=adjusted[method]) for method, one in differences.items()},
         others={score: over(score) for score in (*ACCURACIES[1:], "ece")},
-        inside={column: _inside_over(column, other, rivals, finals) for column in _inside_columns(finals)},
+        inside={column: _inside_over(column, other, rivals, networks, finals) for column in _inside_columns(finals)},
     )
 
 
-def _by_seed(estimate: Estimate) -> dict[int, float]:
-    return dict(zip(estimate.seeds, estimate.values, strict=True))
-
-
 def _inside_over(
-    column: str, other: MethodResult | None, rivals: Sequence[MethodResult], finals: Sequence[Record]
+    column: str,
+    other: MethodResult | None,
+    rivals: Sequence[MethodResult],
+    networks: Mapping[str, Mapping[int, Network]],
+    finals: Sequence[Record],
 ) -> dict[str, Difference]:
     """Per method, over the classes that have a value in both."""
     if other is None:
@@ -679,7 +764,8 @@ def _inside_over(
             one, two = values[rival.name, seed], values[other.name, seed]
             if len(one) == len(two):
                 changes[seed] = _mean(first - second for first, second in zip(one, two, strict=True))
-        found[rival.name] = difference(rival.name, other.name, changes, dict.fromkeys(changes, 0.0))
+        nothing = dict.fromkeys(changes, 0.0)
+        found[rival.name] = difference(rival.name, other.name, changes, nothing, networks[rival.name])
     return found
 
 
@@ -705,12 +791,12 @@ def _caveats(
     methods: Sequence[MethodResult], seeds: Sequence[int], finals: Sequence[Record], protocol: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """What has to be known before a difference is believed."""
-    most = max((len(one.seeds) for one in methods), default=0)
+    most, replicate = max((one.replicates for one in methods), default=0), _replicate(methods)
     found = []
     if most == 1:
-        found.append("One seed: no interval can be given, and no difference can be told from chance")
+        found.append(f"One {replicate}: no interval can be given, and no difference can be told from chance")
     elif most == 2:
-        found.append("Two seeds: the intervals are very wide, and there are no p values")
+        found.append(f"Two {replicate}s: the intervals are very wide, and there are no p values")
     if most and not any(one.budget.trials for one in methods):
         found.append("No trial is recorded: how the parameters were chosen cannot be seen")
     others = [one.name for one in methods if not one.budget.kept]

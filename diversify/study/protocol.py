@@ -227,7 +227,8 @@ class Outcome:
     Attributes:
         recall: Of every class; None for one without images to be judged by.
         curve: Balanced accuracy after each rung, of a trial.
-        inside: Per class, or one number: top-K gap, held-out diversity at matched n, leak; read only. Empty in a trial.
+        inside: Per class, or one number: top-K gap, held-out diversity at matched n, leak; read only. Empty in a trial. Of a run on
+            a frozen network its name as `backbone`: runs that share one are no independent replicates.
         carried: For the final run: what the head step left (JSON).
         seconds: Of the run, from its first step to its last look at the images it is judged by.
         peak_memory: Bytes on the device; None on a CPU.
