@@ -74,6 +74,10 @@ class FeatureAugmenter(nn.Module):
 
     def __init__(self, plan: Plan, embeddings: Embeddings, *, seed: int = 0, head: LinearHead | None = None) -> None:
         super().__init__()
+        if not isinstance(plan, Plan):
+            raise must("plan", "be a Plan", type(plan).__name__, "Plan.from_dict makes one of JSON values")
+        if not isinstance(embeddings, Embeddings):
+            raise must("embeddings", "be Embeddings", type(embeddings).__name__, "extract makes them")
         self.seed, self.epoch, self.step = seed, 0, 0
         self.head = head
         self.factor = 1.0
@@ -338,6 +342,11 @@ class FeatureAugmenter(nn.Module):
         if targets.shape not in (features.shape[:1], (len(features), self.plan.num_classes)):
             law = f"have shape ({len(features)},) or ({len(features)}, {self.plan.num_classes})"
             raise must("targets", law, tuple(targets.shape))
+        if targets.ndim == 1 and targets.device.type == "cpu":  # elsewhere it would have to be waited for
+            outside = (targets < 0) | (targets >= self.plan.num_classes)
+            if bool(outside.any()):
+                law = f"lie in [0, {self.plan.num_classes - 1}], the classes of the plan"
+                raise must("targets", law, int(targets[outside][0]))
 
     def _rows_of(self, images: Tensor, targets: Tensor) -> Tensor | None:
         """`(N,)` the places of these images in the bank, where it holds the whole training set."""

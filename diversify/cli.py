@@ -630,6 +630,8 @@ NARROW, NARROWEST = 100, 60  # widths of a terminal below which columns are left
 
 def _show(diagnosis: Diagnosis) -> None:
     """The classes as a table, weakest first where there are too many to list, and the findings."""
+    from .wording import none_fragile
+
     recall = diagnosis["recall_heldout"]
     order = list(range(len(diagnosis.class_names)))
     if len(order) > MOST_ROWS:
@@ -660,7 +662,7 @@ def _show(diagnosis: Diagnosis) -> None:
         f" a refitted head would add {_plain(summary, 'head_ceiling', '{:+.1%}')}"
     )
     if not diagnosis.findings:
-        _say("No class is fragile: no recall interval lies below the mean of the classes.")
+        _say(none_fragile(diagnosis, diagnosis.class_names))
     for finding in diagnosis.findings:
         out.print()
         out.print(escape(finding.text))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .diagnosis import MATCHED_N
 from .embeddings import Embeddings
 from .errors import must
-from .functional import counts, diversity, magnitude, metrics
+from .functional import counts, diversity, magnitude, metrics, stats
 from .heads import LinearHead, read_head
 from .measuring import BOOTSTRAPS, DRAWS, QUERY_ROWS, ClassTable, global_centre, parse_top_k, query_rows
 
@@ -163,13 +163,7 @@ def compare_models(
     columns = table.columns
     ratio = magnitude.magnitude_ratio(columns["magnitude_first"], columns["magnitude_second"])
     table.put_draws("magnitude_ratio", ratio, magnitude.magnitude_ratio(*magnitudes))
-    hits = [(m.heldout.logits.argmax(1) == m.heldout.labels).double() for m in (first, second)]
-    if same:
-        difference = table.bootstrap(hits[1] - hits[0], first.heldout.labels, "recall difference")
-    else:
-        difference = table.bootstrap(hits[1], second.heldout.labels, "recall second")
-        difference = difference - table.bootstrap(hits[0], first.heldout.labels, "recall first")
-    table.put_draws("recall_difference", columns["recall_second"] - columns["recall_first"], difference)
+    _put_difference(table, (first, second), heads, paired=same)
     partner = (
         torch.arange(num_features)
         if shared_start
@@ -190,12 +184,34 @@ def compare_models(
 _SIDES = ("first", "second")
 
 
+def _put_difference(table: ClassTable, models: Sequence[Model], heads: Sequence[LinearHead], *, paired: bool) -> None:
+    """Recall of the second less that of the first, with Newcombe's interval: of pairs where both saw the same images."""
+    columns, num_classes = table.columns, table.num_classes
+    difference = columns["recall_second"] - columns["recall_first"]
+    if paired:
+        labels = models[0].heldout.labels
+        first, second = (
+            head.logits(model.heldout.features).argmax(1) == labels for model, head in zip(models, heads, strict=True)
+        )
+        hits = [counts.class_counts(labels[those], num_classes) for those in (first, second, first & second)]
+        total = counts.class_counts(labels, num_classes)
+        table.put("recall_difference", difference, *stats.paired_difference_interval(hits[0], hits[1], hits[2], total))
+        return
+    down, up = (
+        [(columns[f"recall_{side}{end}"] - columns[f"recall_{side}"]).square() for side in _SIDES]
+        for end in ("_low", "_high")
+    )
+    low, high = difference - (down[1] + up[0]).sqrt(), difference + (up[1] + down[0]).sqrt()
+    table.put("recall_difference", difference, low.clamp(-1, 1), high.clamp(-1, 1))
+
+
 def _measure(table: ClassTable, side: str, model: Model, head: LinearHead, k: int) -> tuple[Tensor, Tensor]:
     """Puts the columns of one network; returns its top-K `(C, K)` and the draws of their magnitude."""
     train_features, weight, bias = head.effective(model.train.features)
     heldout_features, _, _ = head.effective(model.heldout.features)
     labels = model.heldout.labels
-    confusion = metrics.confusion_matrix(labels, model.heldout.logits.argmax(1), table.num_classes)
+    predicted = head.logits(model.heldout.features).argmax(1)
+    confusion = metrics.confusion_matrix(labels, predicted, table.num_classes)
     table.put_share(f"recall_{side}", confusion.diagonal(), confusion.sum(1))
     means = counts.class_mean(train_features, model.train.labels, table.num_classes) * weight
     indices = magnitude.top_k(means, k)

@@ -236,13 +236,17 @@ def _gain(columns: Mapping[str, Tensor], names: Sequence[str], c: int) -> str:
 
 
 def _comparison_headlines(comparison: ModelComparison, better: int, worse: int) -> tuple[Headline, ...]:
-    def mean(name: str) -> float:
-        return float(comparison.columns[name].nanmean()) if name in comparison.columns else math.nan
+    def middle(name: str) -> float:
+        column = comparison.columns.get(name)
+        if column is None:
+            return math.nan
+        # one class whose denominator is near 0 would be the mean of the ratios
+        return float(column.nanquantile(0.5) if name == "magnitude_ratio" else column.nanmean())
 
     numbers = [
         ("Balanced accuracy, first", "recall_first", "percent", wording.plain(comparison.first_name)),
         ("Balanced accuracy, second", "recall_second", "percent", wording.plain(comparison.second_name)),
-        ("Top-K magnitude, second / first", "magnitude_ratio", "ratio", "mean of the classes"),
+        ("Top-K magnitude, second / first", "magnitude_ratio", "ratio", "median of the classes"),
         (
             "Identity of the top-K",
             "identity_overlap",
@@ -251,7 +255,7 @@ def _comparison_headlines(comparison: ModelComparison, better: int, worse: int) 
         ),
     ]
     found = [
-        Headline(label=label, value=wording.formatted(mean(name), unit), detail=plots.cut(detail, 60))
+        Headline(label=label, value=wording.formatted(middle(name), unit), detail=plots.cut(detail, 60))
         for label, name, unit, detail in numbers
         if name in comparison.columns
     ]
@@ -260,7 +264,7 @@ def _comparison_headlines(comparison: ModelComparison, better: int, worse: int) 
         counted = Headline(
             label="Classes better / worse",
             value=f"{better} / {worse}",
-            detail=f"mean difference {wording.points(mean('recall_difference'))} points; {undecided} undecided",
+            detail=f"mean difference {wording.points(middle('recall_difference'))} points; {undecided} undecided",
         )
         found.insert(min(2, len(found)), counted)
     return tuple(found)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 1
+FEWEST_ROWS = 5  # of a class, from which on a bootstrap interval is given, and its measures say what class size does
 MATCHED_N = 20  # diversity, ranges and deviations are compared on so many images of every class
 
 
@@ -244,13 +245,18 @@ def recall_of_groups(columns: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def lines_on_log_count(columns: dict[str, Tensor]) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Lines on log n per measure, and what each measure says about recall beyond log n; sets `recall_log_count`."""
+    """Lines on log n per measure, and what each measure says about recall beyond log n; sets `recall_log_count`.
+
+    A line goes through every class alike, so those of which too few images are seen for an interval are left out.
+    """
     count, recall = columns["count"], columns["recall_heldout"]
     lines = {}
+    enough = (count >= FEWEST_ROWS) & (columns["count_heldout"] >= FEWEST_ROWS)
     fit = stats.fit_log_count(recall, count)
     columns["recall_log_count"] = torch.full_like(recall, torch.nan) if fit is None else fit.predicted.clamp(0, 1)
     for name in ("recall_heldout", *EXPLANATIONS):
-        line = stats.fit_log_count(columns[name], count)
+        known = columns[name] if name == "recall_heldout" else columns[name].where(enough, torch.nan)
+        line = stats.fit_log_count(known, count)
         if line is not None:
             fields = ("slope", "intercept", "r_squared", "scatter")
             lines[name] = {field: getattr(line, field) for field in fields}

@@ -164,6 +164,8 @@ class Draft:
             return
         did = " ".join(filter(None, (toward, *done)))
         text = _NO_INTERVAL.sub("", _worded(rule, value=value, low=low, high=high, mark=mark))
+        if rule.pooled:
+            text += f" Drawn toward what classes of its size show, that is {low_end:.2f}."
         self.reasons.append(
             Reason(
                 rule=rule.name,

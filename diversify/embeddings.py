@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import storage
 from .errors import InputError, must
+from .heads import LinearHead
 
 SCHEMA_VERSION = 1
 BLOCK_ROWS = 4096  # rows checked at a time, and rows held on a device before they come to the CPU
@@ -43,13 +44,15 @@ class Embeddings:
     indices: Tensor
 
     def __post_init__(self) -> None:
-        rows = self.features.shape[0] if self.features.ndim else 0
+        rows = len(self.features) if isinstance(self.features, Tensor) and self.features.ndim else 0
         for name, values, ndim, dtype in (
             ("features", self.features, 2, torch.float32),
             ("logits", self.logits, 2, torch.float32),
             ("labels", self.labels, 1, torch.int64),
             ("indices", self.indices, 1, torch.int64),
         ):
+            if not isinstance(values, Tensor):
+                raise must(name, "be a tensor", type(values).__name__)
             if values.ndim != ndim:
                 raise must(name, f"have {ndim} dimension{'s' * (ndim > 1)}", f"shape {tuple(values.shape)}")
             if values.dtype != dtype:
@@ -82,6 +85,12 @@ class Embeddings:
             logits=self.logits[rows],
             indices=self.indices[rows],
         )
+
+    def seen_by(self, head: LinearHead) -> Self:
+        """The same with the logits of this head, on the features' device."""
+        device = self.features.device
+        on = replace(head, weight=head.weight.to(device), bias=head.bias.to(device))
+        return replace(self, logits=on.logits(self.features))
 
     def save(self, folder: Path) -> None:
         """Write `features.npy`, `logits.npy`, `labels.npy`, `indices.npy`, and last the `index.json` that counts.

@@ -168,6 +168,7 @@ def choose_exhibits(
             raise must(
                 f"{name} embeddings", f"have the diagnosis's {len(diagnosis.class_names)} classes", side.num_classes
             )
+    train, heldout = train.seen_by(numbers), heldout.seen_by(numbers)
     recall = diagnosis["recall_heldout"]
     fragile = (diagnosis["fragile"] > 0).nonzero()[:, 0].tolist()
     fragile.sort(key=lambda c: float(recall[c]))

@@ -12,14 +12,14 @@ from typing import Any
 
 import pydantic
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .embeddings import Embeddings
 from .errors import must
 from .functional import counts, draws, stats
 from .functional.ceiling import stratified_folds
 from .head import DEFAULT, HeadRecipe, adjust_logits, log_prior_of, nearest_mean, normalize_tau, retrain_with
-from .heads import LinearHead
+from .heads import LinearHead, read_head
 from .plan import ClassPlan, Plan
 
 SCHEMA_VERSION = 1
@@ -73,7 +73,7 @@ class Candidate:
 
 def default_candidates(
     train: Embeddings,
-    head: LinearHead,
+    head: nn.Module | LinearHead,
     *,
     plan: Plan | None = None,
     counted: Plan | None = None,
@@ -89,6 +89,7 @@ def default_candidates(
     may also take off a part of the log prior afterwards, as the plan may: that is free, so none is credited for what it does
     alone.
     """
+    head = read_head(head)
     rows = counts.class_counts(train.labels, train.num_classes)
     more = MORE_TAUS if recipe.bias else (0.0,)
     found = [
@@ -428,7 +429,7 @@ class _File(pydantic.BaseModel):
 def choose_head(
     train: Embeddings,
     heldout: Embeddings,
-    head: LinearHead,
+    head: nn.Module | LinearHead,
     candidates: Sequence[Candidate] | None = None,
     *,
     folds: int = 5,
@@ -448,7 +449,7 @@ def choose_head(
     Args:
         train: Features of the backbone's own training images.
         heldout: Features of images that it has not seen, and that are not the test set's.
-        head: The head as it is.
+        head: The head as it is: the module, which is only read, or its numbers.
         candidates: The simplest first; None takes `default_candidates` without a plan.
         progress: Called with heads made and in all.
 
@@ -456,12 +457,16 @@ def choose_head(
         InputError: sizes that differ, a class that is held out and not in the head, too few rows for the folds, no repeat,
             or two candidates of one name.
     """
+    head = read_head(head)
     _require_sides(train, heldout, head)
     if not 2 <= folds <= len(heldout):
         raise must("folds", f"lie in [2, {len(heldout)}], the number of held-out rows", folds)
     if repeats < 1:
         raise must("repeats", "be at least 1", repeats)
     listed = list(default_candidates(train, head) if candidates is None else candidates)
+    for one in listed:
+        if not isinstance(one, Candidate):
+            raise must("candidates", "be instances of Candidate", repr(one)[:80])
     if all(one.name != UNTOUCHED for one in listed):
         listed.insert(0, default_candidates(train, head)[0])
     listed.sort(key=lambda one: one.name != UNTOUCHED)
@@ -514,6 +519,8 @@ def _made(
     heads: list[LinearHead] = []
     for make in options.values():
         made = make(train, head, seed)
+        if not isinstance(made, LinearHead):
+            raise must("what a candidate makes", "be a LinearHead", type(made).__name__)
         heads += [adjust_logits(made, prior, tau) for tau in taus]
         tick(1)
     return heads
@@ -610,8 +617,8 @@ def _judged(
             "balanced_accuracy_high": torch.tensor([one[1] for one in ends], dtype=torch.float64),
             "spread": spread.std(1, correction=1) if repeats > 1 else torch.full_like(accuracy, torch.nan),
             "gain": gain,
-            "gain_low": gain - z * gain_error,
-            "gain_high": gain + z * gain_error,
+            "gain_low": (gain - z * gain_error).clamp(min=-1),
+            "gain_high": (gain + z * gain_error).clamp(max=1),
             "behind": behind,
             "behind_error": error,
         },
@@ -622,7 +629,11 @@ def _judged(
         heldout_counts=held,
         best=best,
         recommended=0 if float(behind[0]) <= float(error[0]) else best,
-        overall={"gain": total, "gain_low": total - z * total_error, "gain_high": total + z * total_error},
+        overall={
+            "gain": total,
+            "gain_low": max(total - z * total_error, -1.0),
+            "gain_high": min(total + z * total_error, 1.0),
+        },
         folds=folds,
         repeats=repeats,
         seed=seed,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from . import storage
-from .diagnosis import MATCHED_N, Diagnosis, lines_on_log_count, recall_of_groups
+from .diagnosis import FEWEST_ROWS, MATCHED_N, Diagnosis, lines_on_log_count, recall_of_groups
 from .embeddings import Embeddings
 from .errors import must
 from .extraction import extract
@@ -122,9 +122,9 @@ class ClassTable:
         return counts.class_mean(values.double(), labels, self.num_classes)
 
     def bootstrap(self, values: Tensor, labels: Tensor, name: str) -> Tensor:
-        """`(B, C)` class means of resampled rows; NaN for a class of one row, which has nothing to resample."""
+        """`(B, C)` class means of resampled rows; NaN for a class of so few that resampling says little."""
         drawn = stats.bootstrap_class_mean(values, labels, self.num_classes, BOOTSTRAPS, seed=self.seed, name=name)
-        return drawn.where(counts.class_counts(labels, self.num_classes) > 1, torch.nan)
+        return drawn.where(counts.class_counts(labels, self.num_classes) >= FEWEST_ROWS, torch.nan)
 
     def put_mean(self, name: str, values: Tensor, labels: Tensor, queries: Tensor) -> None:
         """The class means of one value per row, with a bootstrap interval over the query rows."""
@@ -174,8 +174,12 @@ def _magnitudes(table: ClassTable, train: _Side, heldout: _Side, head: LinearHea
     drawn = magnitude.bootstrap_identity_overlap(
         heldout.features[heldout.queries], weight, heldout.labels[heldout.queries], indices, BOOTSTRAPS, seed=table.seed
     )
-    low, high = stats.interval(drawn)
-    table.put("identity_overlap", overlap, torch.minimum(low, overlap), torch.maximum(high, overlap))
+    rows = torch.stack([counts.class_counts(side.labels, num_classes) for side in (train, heldout)]).amin(0)
+    enough = (
+        rows >= MATCHED_N
+    )  # with fewer, resampled rows can only lose of the top-K, and the ranking itself is chance
+    ends = [end.where(enough, torch.nan) for end in stats.interval(drawn)]
+    table.put("identity_overlap", overlap, torch.minimum(ends[0], overlap), torch.maximum(ends[1], overlap))
 
     needed = magnitude.number_needed(heldout.features, weight, bias).double()
     for name, chosen in (("needed_tp", hit), ("needed_error", ~hit)):
@@ -357,7 +361,8 @@ def diagnose(
     Args:
         train: Embeddings of the images the network was trained on, without augmentation.
         heldout: Embeddings of unseen images. "test" as `heldout_split` makes a diagnosis that is only to be read.
-        head: The network's head, or what `read_head` made of it.
+        head: The network's head, or what `read_head` made of it; or another for the same features, a repaired one. What is
+            found is by its logits, not by those of the embeddings.
         class_names: One name per class; "class 0" and so on by default.
         top_k: How many features count as a class's strongest: an integer, or a share of D such as "10%".
         seed: Of matched-n draws, bootstraps and folds.
@@ -381,7 +386,7 @@ def diagnose(
             )
     if heldout_split not in ("val", "test"):
         raise must("heldout_split", "be val or test", repr(heldout_split))
-    names = tuple(class_names) if class_names is not None else tuple(f"class {c}" for c in range(num_classes))
+    names = tuple(map(str, class_names or (f"class {c}" for c in range(num_classes))))
     if len(names) != num_classes:
         raise must("class_names", f"be one per class of the head, {num_classes}", len(names))
     k = parse_top_k(top_k, head.num_features)
@@ -449,12 +454,13 @@ def diagnose(
 
 def _side(embeddings: Embeddings, head: LinearHead, seed: int, name: str) -> _Side:
     features, _, _ = head.effective(embeddings.features)
+    logits = embeddings.seen_by(head).logits  # its own may be those of another head: the one before a repair
     return _Side(
         raw=embeddings.features,
         features=features,
         labels=embeddings.labels,
-        predictions=embeddings.logits.argmax(1),
-        logits=embeddings.logits,
+        predictions=logits.argmax(1),
+        logits=logits,
         queries=query_rows(embeddings.labels, head.num_classes, QUERY_ROWS, seed=seed, name=f"queries {name}"),
     )
 

@@ -214,7 +214,7 @@ def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline
 def _findings_note(diagnosis: Diagnosis, names: Sequence[str]) -> str:
     mean = wording.percent(float(diagnosis["recall_heldout"].nanmean()))
     if not diagnosis.findings:
-        return f"No class is fragile: no interval of held-out recall lies below the mean of the {len(names)} classes, {mean}."
+        return wording.none_fragile(diagnosis, names)
     return (
         f"A class is fragile when the interval of its held-out recall lies below the mean of the classes, {mean}. Weakest first;"
         " the first label is the kind of remedy that the evidence points to." + _by_chance(len(names))

@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from .diagnosis import Diagnosis
+import torch
+
+from .diagnosis import FEWEST_ROWS, Diagnosis
 from .errors import must, unknown
 from .measures import MEASURES
 from .policies import FeatureMethod, Strengths
@@ -284,7 +286,9 @@ def expected_of_size(measure: str, diagnosis: Diagnosis, c: int) -> float:
     """What the line on log n predicts for the class; the mean over the classes where there is no such line."""
     line = diagnosis.log_count.get(measure)
     if line is None:
-        return float(diagnosis[measure].double().nanmean())
+        values, count = diagnosis[measure].double(), torch.minimum(diagnosis["count"], diagnosis["count_heldout"])
+        seen = values[count >= FEWEST_ROWS]
+        return float((values if bool(seen.isnan().all()) else seen).nanmean())
     slope, intercept = line.get("slope", math.nan), line.get("intercept", math.nan)
     value = intercept + slope * math.log(float(diagnosis["count"][c]))
     share = measure in MEASURES and MEASURES[measure].unit == "share"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,8 +110,10 @@ class DiversifySampler(Sampler[int]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        if not 0 <= seed < 1 << 63:
-            raise must("seed", "lie in [0, 2^63 - 1]", seed)
+        if not isinstance(plan, Plan):
+            raise must("plan", "be a Plan", type(plan).__name__, "Plan.from_dict makes one of JSON values")
+        if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+            raise must("seed", "be an integer in [0, 2^63 - 1]", seed)
         if (rank is None) != (world_size is None):
             raise must("rank and world_size", "be given together", f"rank={rank}, world_size={world_size}")
         if world_size is not None and world_size < 1:
@@ -249,6 +252,11 @@ class DiversifySampler(Sampler[int]):
         names = names or self._classes
         if len(shares.draws) != len(names):
             raise must("draws of the sampler's state", f"be {len(names)}, one per class", len(shares.draws))
+        total = math.fsum(shares.draws)
+        if min(shares.draws) < 0 or abs(total - 1) > 0.01:
+            raise must(
+                "draws of the classes", "be shares that sum to 1", f"{min(shares.draws):g} at least, {total:g} in all"
+            )
         for name, share, count in zip(names, shares.draws, class_counts(self.labels, len(names)).tolist(), strict=True):
             if share > 0 and count == 0:
                 raise must("labels", f"hold {name}, which the plan draws", "none of it", "set its draws to 0")

@@ -532,7 +532,7 @@ def _images(subject: Subject, exhibits: Exhibits) -> Section:
         f" than they gave its own class. Chosen by fixed rules, not by how they look; in a small class one image may be shown"
         f" twice.{cut}"
         if exhibits.examples
-        else "No class is fragile, so none is shown."
+        else "No class is fragile beyond doubt, so none is shown."
     )
     galleries = tuple(_gallery(subject, one) for one in exhibits.examples)
     return Section(title="The images", anchor="images", note=note, galleries=galleries)

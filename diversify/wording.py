@@ -158,6 +158,24 @@ def at(columns: Mapping[str, Tensor], name: str, c: int) -> float:
     return float(columns[name][c]) if name in columns else math.nan
 
 
+def none_fragile(diagnosis: Diagnosis, names: Sequence[str]) -> str:
+    """That no class is fragile beyond doubt, and of which classes the images are too few to say so though hardly any is found."""
+    recall, held = diagnosis["recall_heldout"], diagnosis["count_heldout"]
+    mean = float(recall.nanmean())
+    text = (
+        f"No class is fragile beyond doubt: no interval of held-out recall lies wholly below the mean of the {len(names)} classes,"
+        f" {percent(mean)}."
+    )
+    if mean == 0:
+        return f"{text} None of the held-out images is found."
+    rare = [c for c in order_of(recall) if float(recall[c]) < mean / 2]
+    if not rare:
+        return text
+    shown = ", ".join(f"{names[c]} {round(float(recall[c] * held[c]))} of {int(held[c])}" for c in rare[:6])
+    more = " …" if len(rare) > 6 else ""
+    return f"{text} But that may be for want of images; found less than half as often as the mean: {shown}{more}."
+
+
 def column_interval(columns: Mapping[str, Tensor], name: str, c: int, unit: str) -> str:
     """One class's interval of a column, in brackets; empty where there is none."""
     return between(at(columns, f"{name}_low", c), at(columns, f"{name}_high", c), unit)

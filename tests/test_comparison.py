@@ -49,7 +49,10 @@ def test_a_network_beside_itself(sides: Sides) -> None:
     assert found.columns["identity_overlap"].tolist() == [1.0] * 10
     assert found.columns["magnitude_ratio"].tolist() == pytest.approx([1.0] * 10)
     assert found.columns["recall_difference"].tolist() == [0.0] * 10
-    assert found.columns["recall_difference_low"].tolist() == [0.0] * 10  # paired: no image differs
+    low, high = (found.columns[f"recall_difference_{end}"] for end in ("low", "high"))
+    assert bool(((low < 0) & (high > 0)).all()), "few images that all stay as they were settle nothing"
+    wider = [found.columns["recall_first_high"] - found.columns["recall_first_low"]]
+    assert bool((high - low < wider[0]).all()), "paired: no image differs"
     assert found.matched_by == "shared start"
     assert found.identity_chance == 5 / 16
 
@@ -78,20 +81,22 @@ def test_a_scaled_head_is_a_ratio_of_magnitudes(sides: Sides) -> None:
     assert found.columns["magnitude_ratio"].tolist() == pytest.approx([3.0] * 10, rel=1e-5)
     assert found.columns["needed_first"].tolist() == found.columns["needed_second"].tolist()
     low, high = found.columns["magnitude_ratio_low"], found.columns["magnitude_ratio_high"]
-    assert bool(((low <= 3) & (high >= 3)).all())
+    assert low.isnan().tolist() == high.isnan().tolist() == (train.labels.bincount() < 5).tolist()
+    assert bool(((low <= 3) & (high >= 3) | low.isnan()).all())
     assert not math.isnan(float(low[0]))
 
 
 def test_recall_differences_are_those_of_the_two_diagnoses(sides: Sides) -> None:
-    import dataclasses
-
     train, heldout, head = sides
-    worse = dataclasses.replace(heldout, logits=heldout.logits + torch.eye(10)[0] * 3)
-    found = compare_models(model(sides), Model(name="worse", train=train, heldout=worse, head=head), top_k=5)
+    worse = LinearHead(weight=head.weight, bias=head.bias + torch.eye(10)[0] * 3)
+    found = compare_models(model(sides), Model(name="worse", train=train, heldout=heldout, head=worse), top_k=5)
     for c in range(10):
         rows = heldout.labels == c
-        want = [float((side.logits.argmax(1) == c)[rows].double().mean()) for side in (heldout, worse)]
+        want = [float((one.logits(heldout.features).argmax(1) == c)[rows].double().mean()) for one in (head, worse)]
         assert float(found.columns["recall_difference"][c]) == pytest.approx(want[1] - want[0])
+        assert (
+            found.columns["recall_difference_low"][c] <= want[1] - want[0] <= found.columns["recall_difference_high"][c]
+        )
     assert float(found.columns["recall_difference"][0]) > 0 > float(found.columns["recall_difference"].min())
 
 

@@ -154,6 +154,41 @@ def test_what_a_better_head_could_gain_has_the_interval_of_a_paired_difference(
     assert told == stats.mean_share_interval(*ends, least=-1.0)
 
 
+def test_another_head_for_the_same_features_is_diagnosed_as_itself(
+    sides: tuple[Embeddings, Embeddings, LinearHead],
+) -> None:
+    train, heldout, head = sides
+    other = LinearHead(weight=head.weight, bias=head.bias + 4 * torch.eye(10)[3])
+    found = diagnose(train, heldout, head=other, top_k=5)
+    predicted = other.logits(heldout.features).argmax(1)
+    for c in range(10):
+        of_class = heldout.labels == c
+        assert float(found["recall_heldout"][c]) == pytest.approx(float((predicted == c)[of_class].double().mean()))
+    wanted = diagnose(train.seen_by(other), heldout.seen_by(other), head=other, top_k=5)
+    for name, column in wanted.columns.items():
+        torch.testing.assert_close(found[name], column, equal_nan=True, msg=name)
+
+
+def test_few_images_have_no_interval_and_say_nothing_of_size(
+    sides: tuple[Embeddings, Embeddings, LinearHead],
+) -> None:
+    train, heldout, head = sides
+    kept = torch.cat([(heldout.labels != 9).nonzero()[:, 0], (heldout.labels == 9).nonzero()[:2, 0]])
+    wild = heldout.select(kept)
+    wild = dataclasses.replace(
+        wild, features=torch.where((wild.labels == 9)[:, None], 50 * wild.features, wild.features)
+    )
+    found = diagnose(train, wild, head=head, top_k=5)
+    assert math.isnan(float(found["ce_magnitude_ratio_low"][9]))
+    assert not math.isnan(float(found["ce_magnitude_ratio"][9]))
+    assert math.isnan(float(found["identity_overlap_low"][9]))
+    without = diagnose(train, heldout.select(heldout.labels != 9), head=head, top_k=5)
+    for field in ("slope", "intercept"):
+        assert found.log_count["ce_magnitude_ratio"][field] == pytest.approx(
+            without.log_count["ce_magnitude_ratio"][field]
+        )
+
+
 def values_of(diagnosis: Diagnosis) -> dict[str, torch.Tensor]:
     """Columns that are not drawn at random."""
     drawn = {"recall_ceiling", "ceiling_gain"}

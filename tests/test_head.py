@@ -450,6 +450,21 @@ def test_a_head_that_is_hardly_behind_is_left_as_it_is(sides: Sides) -> None:
     assert found.names[found.recommended] == "better"
 
 
+def test_a_gain_is_a_hundred_points_at_most_and_a_module_is_read(sides: Sides) -> None:
+    train, heldout, head = sides
+    few = heldout.select(torch.tensor([int((heldout.labels == c).nonzero()[0, 0]) for c in range(3)]))
+    wrong = nn.Linear(head.num_features, 10)
+    with torch.no_grad():
+        wrong.weight.zero_()
+        wrong.bias.copy_(torch.eye(10)[9])
+    better = Candidate(name="better", meaning="", options={"": lambda *_: head})
+    found = choose_head(train, few, wrong, [better], folds=2)
+    assert float(found.columns["gain_high"].max()) <= 1
+    assert found.overall["gain_high"] <= 1
+    assert equal(found.heads[0], read_head(wrong))
+    assert default_candidates(train, wrong)[0].name == "untouched"
+
+
 def test_nothing_is_recommended_where_nothing_helps(sides: Sides) -> None:
     train, heldout, head = sides
     worse = dataclasses.replace(head, weight=-head.weight)

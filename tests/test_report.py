@@ -232,8 +232,28 @@ def test_findings_come_weakest_first_with_their_remedy(diagnosis: Diagnosis):
 def test_a_sound_model_gets_one_sentence(diagnosis: Diagnosis):
     sound = dataclasses.replace(diagnosis, findings=(), columns={**diagnosis.columns, "fragile": torch.zeros(10)})
     for text in (report.render_html(sound, {}), report.render_markdown(sound, {})):
-        assert "No class is fragile" in text
+        assert "No class is fragile beyond doubt" in text
         assert plots.FRAGILE + " fragile" not in text
+
+
+def test_what_is_hardly_found_is_named_though_its_images_are_too_few_to_say_so(diagnosis: Diagnosis):
+    recall = torch.tensor([1.0, 0.0, 0.1, *[0.6] * 7], dtype=torch.float64)
+    columns = {**diagnosis.columns, "recall_heldout": recall, "count_heldout": torch.full((10,), 10.0)}
+    few = dataclasses.replace(diagnosis, findings=(), columns=columns)
+    told = wording.none_fragile(few, NAMES)
+    assert told.endswith(f"found less than half as often as the mean: {NAMES[1]} 0 of 10, {NAMES[2]} 1 of 10.")
+    sound = dataclasses.replace(few, columns={**columns, "recall_heldout": torch.full((10,), 0.6)})
+    assert "want of images" not in wording.none_fragile(sound, NAMES)
+    none = dataclasses.replace(few, columns={**columns, "recall_heldout": torch.zeros(10)})
+    assert wording.none_fragile(none, NAMES).endswith("None of the held-out images is found.")
+
+
+@pytest.mark.parametrize("start", ["2020. A", "7) A", "# A", "- A", "> A", "+ A", "= A"])
+def test_no_line_of_a_markdown_paragraph_begins_a_block(start: str):
+    filler = "x" * (layout.PROSE - 1)
+    second = layout._wrapped(f"{filler} {start}").splitlines()[1]
+    assert re.sub(r"\\(?=[^\w\s])", "", second) == start, "a backslash before punctuation alone is none"
+    assert not re.match(r"\d+[.)]\s|[#>+=-]", second)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

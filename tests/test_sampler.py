@@ -637,7 +637,7 @@ MESSAGES = {
     "labels must be one integer per image, got TensorDataset; dv.labels_of(dataset) reads them from a data set": lambda: (
         sampler_of(examples())
     ),
-    "seed must lie in [0, 2^63 - 1], got -1": lambda: sampler_of(seed=-1),
+    "seed must be an integer in [0, 2^63 - 1], got -1": lambda: sampler_of(seed=-1),
     "rank and world_size must be given together, got rank=0, world_size=None": lambda: sampler_of(rank=0),
     "rank must lie in [0, 1], got 2": lambda: sampler_of(rank=2, world_size=2),
     "world_size must be at least 1, got 0": lambda: sampler_of(rank=0, world_size=0),

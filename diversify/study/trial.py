@@ -459,7 +459,7 @@ class Run:
 
     def inside(self, split: SplitModel, train: Embeddings, judged: Embeddings, head: LinearHead) -> Mapping[str, Any]:
         """What changed in the network, per class; read from test and to be read only."""
-        with_head = [dataclasses.replace(one, logits=head.logits(one.features)) for one in (train, judged)]
+        with_head = [one.seen_by(head) for one in (train, judged)]
         names = self.setting.class_names
         found = diagnose(
             *with_head,
