@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_study import COUNTS, but_for_time, protocol_of, run, write_data
 from torch import nn
 
+from diversify import storage
 from diversify.data import load_data
 from diversify.errors import InputError
 from diversify.functional import metrics
@@ -27,6 +28,7 @@ from diversify.resident import fit_resident
 from diversify.study import trial
 from diversify.study.methods import METHODS, method_named
 from diversify.study.protocol import HeadStep, Method, Parameters, Protocol, Setting, Stopped, Trained
+from diversify.study.suites import SUITES
 from diversify.study.trial import load_task, recipe_of
 from diversify.validation import refusal
 
@@ -159,6 +161,24 @@ def test_trials_may_be_shorter_than_final_runs(file: Path) -> None:
     spy, task = Spy(), load_task(protocol_of(file, trial_epochs=2, epochs=3, rungs=(1,)), device="cpu")
     assert [run(task, spy.method, split).epochs for split in ("val", "test")] == [2, 3]
     assert [setting.epochs for setting in spy.settings] == [2, 3]
+
+
+def test_a_warm_up_takes_a_third_of_the_epochs_at_most(file: Path) -> None:
+    protocol = protocol_of(file, warmup_epochs=5, rungs=())
+    found = {epochs: recipe_of(protocol, {}, epochs, 0).warmup_epochs for epochs in (1, 2, 3, 4, 6, 14, 15, 30, 200)}
+    assert found == {1: 0, 2: 0, 3: 1, 4: 1, 6: 2, 14: 4, 15: 5, 30: 5, 200: 5}
+    assert recipe_of(protocol.model_copy(update={"warmup_epochs": 0}), {}, 30, 0).warmup_epochs == 0
+
+
+KEPT = (Path(__file__).parent.parent / "benchmarks" / "results").glob("*.protocol.json")
+RECORDED = [Protocol.model_validate(storage.read_json(path, "protocol")["protocol"]) for path in sorted(KEPT)]
+
+
+@pytest.mark.parametrize("protocol", [*SUITES.values(), *RECORDED], ids=lambda one: one.suite)
+def test_studies_are_warmed_up_as_their_protocol_says(protocol: Protocol) -> None:
+    for split in ("val", "test"):
+        recipe = recipe_of(protocol, {}, protocol.epochs_of(split), 0)
+        assert recipe.warmup_epochs == protocol.warmup_epochs
 
 
 def test_another_split_is_refused(file: Path) -> None:

@@ -31,7 +31,7 @@ from ..leak import MOST_IMAGES, evenly_spread, measure_leak
 from ..measuring import diagnose, usual_top_k
 from ..models import build_model
 from ..resident import ResidentImages, features_of, fit_resident
-from ..training import Progress, Recipe, fit
+from ..training import Progress, Recipe, fit, warmup_within
 from ..training_state import EpochRecord, read_state, saved_as
 from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, TakeStep, Trained
 
@@ -310,7 +310,7 @@ def recipe_of(protocol: Protocol, parameters: Parameters, epochs: int, seed: int
         learning_rate=float(parameters.get("learning_rate", protocol.learning_rate[1])),
         weight_decay=float(parameters.get("weight_decay", protocol.weight_decay[1])),
         schedule=protocol.schedule,
-        warmup_epochs=min(protocol.warmup_epochs, epochs - 1),
+        warmup_epochs=warmup_within(epochs, protocol.warmup_epochs),
         precision=protocol.precision,
         seed=seed,
     )
