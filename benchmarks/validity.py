@@ -71,7 +71,7 @@ from diversify.study.methods import method_named
 from diversify.study.protocol import Protocol
 from diversify.study.trial import Task, build_setting, load_task, network_of
 from diversify.study.tune import defaults
-from diversify.training import Recipe
+from diversify.training import Recipe, warmup_within
 
 Array = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "validity.jsonl"
@@ -165,7 +165,7 @@ def train(task: Task, method_name: str, tail: str, seed: int) -> Network:
         learning_rate=protocol.learning_rate[1],
         weight_decay=protocol.weight_decay[1],
         schedule=protocol.schedule,
-        warmup_epochs=min(protocol.warmup_epochs, protocol.epochs - 1),
+        warmup_epochs=warmup_within(protocol.epochs, protocol.warmup_epochs),
         precision=protocol.precision,
         seed=seed,
     )

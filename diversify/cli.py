@@ -238,7 +238,10 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="Of every parameter.")] = 2e-4,
     schedule: Annotated[str, typer.Option(help="steps | cosine | constant")] = "steps",
-    warmup_epochs: Annotated[int, typer.Option(min=0, help="Linear warm-up.")] = 5,
+    warmup_epochs: Annotated[
+        int | None,
+        typer.Option(min=0, help="Linear warm-up.", show_default="5, at most a third of the epochs"),
+    ] = None,
     augment: Annotated[str, typer.Option(help="auto | none | crop | crop-flip")] = "auto",
     precision: Precision = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
@@ -248,10 +251,9 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a network; the defaults are the classic recipe for long-tailed CIFAR."""
-    from .runs import train_run
-    from .training import Recipe
+    from .runs import recipe_from, train_run
 
-    recipe = Recipe(
+    recipe, notes = recipe_from(
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
@@ -271,6 +273,7 @@ def train(
             plan=plan,
             adapt=adapt,
             recipe=recipe,
+            notes=notes,
             out=directory,
             augment=augment,
             workers=workers,

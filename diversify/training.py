@@ -35,6 +35,14 @@ from .training_state import EpochRecord, load_state, read_state, save_state, sav
 Progress = Callable[[int, int], None]
 
 
+WARMUP_EPOCHS = 5  # where nobody says otherwise
+
+
+def warmup_within(epochs: int, wanted: int = WARMUP_EPOCHS) -> int:
+    """Epochs of warm-up that leave a short training most of its epochs: those wanted, or a third of all, rounded down."""
+    return min(wanted, epochs // 3)
+
+
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("steps", "cosine", "constant")
 
@@ -45,6 +53,9 @@ class Recipe:
 
     SGD at 0.1 with momentum 0.9 and no Nesterov step, weight decay 2e-4, batches of 128, 200 epochs, 5 of linear
     warm-up, learning rate x 0.01 at 80% and again at 90% of the epochs. The rate is set once an epoch.
+
+    A warm-up is taken as it is given: one that is longer than the epochs never comes to the learning rate. Commands and
+    studies give a third of the epochs at most (`warmup_within`).
     """
 
     epochs: int = 200
@@ -56,7 +67,7 @@ class Recipe:
     schedule: str = "steps"
     milestones: tuple[float, ...] = (0.8, 0.9)
     decay: float = 0.01
-    warmup_epochs: int = 5
+    warmup_epochs: int = WARMUP_EPOCHS
     precision: str = "auto"
     seed: int = 0
 

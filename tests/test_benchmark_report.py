@@ -346,8 +346,11 @@ def test_suites_stand_side_by_side_and_apart() -> None:
 
 def test_what_was_held_fixed_is_shown() -> None:
     protocol = {"suite": "short", "data": "digits", "model": "small_cnn", "seeds": [0, 1, 2], "confirmation": True}
-    made = benchmark_report_of(compare(study(), protocol=protocol))
+    seen = {"resize": 32, "crop": None, "mean": [0.5, 0.4, 0.25], "std": [0.2, 0.2, 0.2]}
+    made = benchmark_report_of(compare(study(), protocol=protocol | seen))
     cells = cells_of(section_of(made, "protocol").table)  # type: ignore[arg-type]
+    assert {name: cells[name]["value"][0] for name in ("resize", "mean")} == {"resize": "32", "mean": "0.5, 0.4, 0.25"}
+    assert "crop" not in cells
     assert cells["data"]["value"][0] == "digits"
     assert cells["seeds"]["value"][0] == "0, 1, 2"
     assert cells["confirmation"]["value"][0] == "yes"

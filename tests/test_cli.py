@@ -186,6 +186,29 @@ def test_an_interrupted_diagnosis_goes_on(
     assert (tmp_path / "d" / "diagnosis.json").read_bytes() == (diagnosed / "diagnosis.json").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("epochs", "given", "used", "note"),
+    [
+        (4, None, 1, "note: warm-up: over 1 of the 4 epochs, not 5; --warmup-epochs sets it"),
+        (2, None, 0, "note: warm-up: none in 2 epochs; --warmup-epochs sets it"),
+        (15, None, 5, None),
+        (4, 3, 3, None),
+        (4, 4, 4, "note: the warm-up of 4 epochs leaves none of 4 after it"),
+        (4, 0, 0, None),
+    ],
+)
+def test_a_warm_up_that_nobody_asked_for_leaves_most_of_the_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, given: int | None, used: int, note: str | None
+) -> None:
+    few = ["--imbalance", "exp:5:6", "--epochs", str(epochs), "--batch-size", "64", "--precision", "fp32"]
+    asked = [] if given is None else ["--warmup-epochs", str(given)]
+    assert run(["train", *few, *asked, "--schedule", "constant", "--out", str(tmp_path / "t")]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "warm-up" in line] == [note] * (note is not None)
+    assert json.loads((tmp_path / "t" / "run.json").read_text())["recipe"]["warmup_epochs"] == used
+    rates = [line["learning_rate"] for line in map(json.loads, (tmp_path / "t" / "metrics.jsonl").open())]
+    assert rates == pytest.approx([0.1 * min(1, (epoch + 1) / max(used, 1)) for epoch in range(epochs)])
+
+
 def test_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     arguments = ["train", "--imbalance", "exp:5", *SHORT, "--epochs", "8", "--batch-size", "8", "--out"]
     assert command(*arguments, tmp_path / "whole").returncode == 0

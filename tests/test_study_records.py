@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import study_runner
 
+from diversify import storage
 from diversify.errors import InputError
+from diversify.study.protocol import Protocol
 from diversify.study.records import (
     FREE,
+    OPTIONAL,
     TIME_FIELDS,
     Follower,
     Record,
@@ -176,3 +179,28 @@ def test_the_digest_is_of_what_a_protocol_holds_fixed() -> None:
     assert digest_of(study_runner.protocol(**free)) == digest
     for name, value in {"epochs": 21, "rungs": (5,), "imbalance": "exp:10", "learning_rate": (0.01, 0.1, 1.0)}.items():
         assert digest_of(study_runner.protocol(**{name: value})) != digest
+
+
+def test_what_is_optional_counts_where_it_is_set() -> None:
+    values: dict[str, Any] = {"resize": 16, "crop": 12, "mean": (0.5,), "std": (0.25,)}
+    assert set(values) == set(OPTIONAL)
+    pair = {"mean": (0.4,), "std": (0.25,)}
+    changed = [{"resize": 16}, {"resize": 15}, {"crop": 16}, {"mean": (0.5,), "std": (0.25,)}, pair]
+    digests = {digest_of(study_runner.protocol(**one)) for one in [{}, *changed]}
+    assert len(digests) == 1 + len(changed)
+    assert digest_of(study_runner.protocol(**dict.fromkeys(values))) == digest_of(study_runner.protocol())
+
+
+KEPT = sorted((Path(__file__).parent.parent / "benchmarks" / "results").glob("*.protocol.json"))
+
+
+@pytest.mark.parametrize("sidecar", KEPT, ids=lambda path: path.name.partition(".")[0])
+def test_a_kept_protocol_has_the_digest_of_its_records(sidecar: Path) -> None:
+    protocol = Protocol.model_validate(storage.read_json(sidecar, "protocol")["protocol"])
+    records = read_records(sidecar.with_name(sidecar.name.replace(".protocol.json", ".jsonl")))
+    assert {one.protocol for one in records} == {digest_of(protocol)}
+
+
+def test_every_kept_study_has_its_protocol_beside_it() -> None:
+    kept = {path.name.partition(".")[0] for path in KEPT}
+    assert kept == {path.stem for path in KEPT[0].parent.glob("study_*.jsonl")}

@@ -479,6 +479,8 @@ def finished(tmp_path: Path) -> Path:
 def test_records_of_another_protocol_are_refused(finished: Path) -> None:
     message = "records in {r} must be those of one protocol, got model resnet20, not resnet32; epochs 30, not 20; choose another --out"
     refused(study_of(finished, study_runner.protocol(epochs=30, model="resnet20")), message)
+    message = "records in {r} must be those of one protocol, got resize 32, not None; choose another --out"
+    refused(study_of(finished, study_runner.protocol(resize=32)), message)
     message = "records in {r} must be those of one protocol, got suite other, not fake; choose another --out"
     refused(study_of(finished, study_runner.protocol(suite="other")), message)
     finished.with_suffix(".protocol.json").unlink()

@@ -52,13 +52,13 @@ TEMPLATE = Path(__file__).parent.parent / "benchmarks" / "own_folder.py"
 
 
 def write_images(folder: Path, **sizes: tuple[int, ...]) -> None:
-    """Split by split, so many images of each class: noise about a colour of the class's own."""
+    """Split by split, so many images of each class, in two sizes: noise about a colour of the class's own."""
     random = np.random.default_rng(0)
     for split, counts in sizes.items():
         for name, count, colour in zip(("ant", "bee", "cat"), counts, (60, 120, 180), strict=True):
             (folder / split / name).mkdir(parents=True)
             for number in range(count):
-                pixels = (colour + random.normal(0, 30, (12, 12, 3))).clip(0, 255).astype(np.uint8)
+                pixels = (colour + random.normal(0, 30, (12, 12 + 4 * (number % 2), 3))).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
 
 
@@ -78,6 +78,8 @@ def test_the_template_runs_on_a_folder_of_images(tmp_path: Path) -> None:
         {
             'DIR = "DIR"': f"DIR = {str(tmp_path / 'images')!r}",
             'MODEL = "torchvision:resnet18"': 'MODEL = "small_cnn"',
+            "RESIZE = None": "RESIZE = 10",
+            "CROP = None": "CROP = 8",
             "\nEPOCHS = 60": "\nEPOCHS = 2",
             "TRIAL_EPOCHS = 30": "TRIAL_EPOCHS = 1",
             "TRIALS = 4": "TRIALS = 1",

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 import torch
+from PIL import Image
 from tiny_study import COUNTS, but_for_time, protocol_of, run, write_data
 from torch import nn
 
+from diversify import storage
 from diversify.data import load_data
 from diversify.errors import InputError
 from diversify.functional import metrics
@@ -24,8 +27,10 @@ from diversify.models import build_model
 from diversify.resident import fit_resident
 from diversify.study import trial
 from diversify.study.methods import METHODS, method_named
-from diversify.study.protocol import HeadStep, Method, Parameters, Setting, Stopped, Trained
+from diversify.study.protocol import HeadStep, Method, Parameters, Protocol, Setting, Stopped, Trained
+from diversify.study.suites import SUITES
 from diversify.study.trial import load_task, recipe_of
+from diversify.validation import refusal
 
 CE = METHODS["ce"]
 
@@ -156,6 +161,24 @@ def test_trials_may_be_shorter_than_final_runs(file: Path) -> None:
     spy, task = Spy(), load_task(protocol_of(file, trial_epochs=2, epochs=3, rungs=(1,)), device="cpu")
     assert [run(task, spy.method, split).epochs for split in ("val", "test")] == [2, 3]
     assert [setting.epochs for setting in spy.settings] == [2, 3]
+
+
+def test_a_warm_up_takes_a_third_of_the_epochs_at_most(file: Path) -> None:
+    protocol = protocol_of(file, warmup_epochs=5, rungs=())
+    found = {epochs: recipe_of(protocol, {}, epochs, 0).warmup_epochs for epochs in (1, 2, 3, 4, 6, 14, 15, 30, 200)}
+    assert found == {1: 0, 2: 0, 3: 1, 4: 1, 6: 2, 14: 4, 15: 5, 30: 5, 200: 5}
+    assert recipe_of(protocol.model_copy(update={"warmup_epochs": 0}), {}, 30, 0).warmup_epochs == 0
+
+
+KEPT = (Path(__file__).parent.parent / "benchmarks" / "results").glob("*.protocol.json")
+RECORDED = [Protocol.model_validate(storage.read_json(path, "protocol")["protocol"]) for path in sorted(KEPT)]
+
+
+@pytest.mark.parametrize("protocol", [*SUITES.values(), *RECORDED], ids=lambda one: one.suite)
+def test_studies_are_warmed_up_as_their_protocol_says(protocol: Protocol) -> None:
+    for split in ("val", "test"):
+        recipe = recipe_of(protocol, {}, protocol.epochs_of(split), 0)
+        assert recipe.warmup_epochs == protocol.warmup_epochs
 
 
 def test_another_split_is_refused(file: Path) -> None:
@@ -354,18 +377,37 @@ def wide(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(100, num_classes))
 
 
+def ready() -> dict[str, Any]:
+    """Images as the model sees them."""
+    return {
+        split: torch.utils.data.TensorDataset(torch.zeros(8, 1, 8, 8), torch.arange(8) % 4)
+        for split in ("train", "test")
+    }
+
+
 def headless(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU())
 
 
 WRONG = [
-    ({"data": "digit"}, "--data must be one of digits,"),
+    ({"data": "digit"}, "data of the protocol must be one of digits,"),
     ({"data": "npz:none.npz"}, "none.npz"),
-    ({"model": "resnet33"}, "--model must be one of small_cnn,"),
+    ({"model": "resnet33"}, "model of the protocol must be one of small_cnn,"),
     ({"model": "test_trial:three_outputs"}, "outputs of test_trial:three_outputs must be (N, 4) logits, got (2, 3)"),
     ({"model": "test_trial:wide"}, "model must take these images, got RuntimeError: "),
-    ({"imbalance": "exp"}, "--imbalance must be exp:RATIO[:NMAX], step:RATIO:FRACTION or none, got 'exp'"),
-    ({"tail_orders": ("canonical", "x")}, "--tail-order must be canonical or a seed, got 'x'"),
+    (
+        {"imbalance": "exp"},
+        "imbalance of the protocol must be exp:RATIO[:NMAX], step:RATIO:FRACTION or none, got 'exp'",
+    ),
+    ({"tail_orders": ("canonical", "x")}, "tail_orders of the protocol must be canonical or a seed, got 'x'"),
+    (
+        {"mean": (0.5, 0.5), "std": (0.5, 0.5)},
+        "mean and std of the protocol must have one number, or one per channel, 1, got 2",
+    ),
+    (
+        {"data": "test_trial:ready", "crop": 4},
+        "resize and crop of the protocol must be left out for a data set of your own, got crop 4; let the data set resize",
+    ),
     ({"holdout": 0.001}, "data of a study must have images for val, got none in npz:"),
 ]
 
@@ -376,6 +418,60 @@ def test_what_no_run_could_be_made_with_is_said_at_the_door(changes: Any, messag
         load_task(protocol_of(file, **changes), device="cpu")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def write_images(folder: Path, *sizes: tuple[int, int]) -> Path:
+    """Two classes, in each split an image of each size."""
+    for split in ("train", "test"):
+        for value, name in ((60, "ant"), (180, "bee")):
+            (folder / split / name).mkdir(parents=True)
+            for number, size in enumerate(sizes):
+                Image.new("RGB", size, (value, value, 20 * number)).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def test_images_of_several_sizes_are_studied_at_one(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", (16, 16), (20, 24), (30, 20), (18, 18))
+    protocol = protocol_of(folder, data=f"folder:{folder}", batch_size=4)
+    with pytest.raises(InputError) as caught:
+        load_task(protocol, device="cpu")
+    assert str(caught.value) == (
+        f"image files must have one size, got 16 x 16 in {folder}/train/ant/0.png and 20 x 24 in {folder}/train/ant/1.png;"
+        " set resize and crop in the protocol"
+    )
+    changes: dict[str, Any] = {"resize": 12, "crop": 10, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    task = load_task(protocol.model_copy(update=changes), device="cpu")
+    for split in ("val", "test"):
+        sides = task.sides("canonical", split)
+        assert {name: getattr(sides.view, name) for name in changes} == changes
+        assert sides.train is not None
+        assert sides.judged is not None
+        assert sides.train.images.shape[1:] == sides.judged.images.shape[1:] == (3, 10, 10)
+    assert run(task, CE, "test").epochs == 3
+
+
+def test_files_that_cannot_be_read_are_named_without_a_flag_that_a_study_lacks(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", (16, 16), (16, 16))
+    (folder / "train" / "ant" / "1.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="must be readable images, got 1 .*; mend them or take them away$"):
+        load_task(protocol_of(folder, data=f"folder:{folder}"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resize": 0}, "resize of the protocol must be at least 1, got 0"),
+        ({"crop": 2.5}, "crop of the protocol must be an integer, got 2.5"),
+        ({"mean": (0.5,)}, "std of the protocol must have as many numbers as mean, got 0 for 1"),
+        ({"mean": (0.5,), "std": (0.0,)}, "std of the protocol must be positive, got (0.0,)"),
+        ({"mean": (float("nan"),), "std": (1.0,)}, "mean.0 of the protocol must be finite, got nan"),
+    ],
+    ids=str,
+)
+def test_what_the_model_sees_is_checked_in_the_protocol(changes: Any, message: str, file: Path) -> None:
+    with pytest.raises(pydantic.ValidationError) as caught:
+        protocol_of(file, **changes)
+    assert str(refusal("protocol", caught.value, Protocol.model_fields)) == message
 
 
 def test_a_network_without_a_linear_head_is_refused_at_the_door(file: Path) -> None:

@@ -7,7 +7,7 @@ from .benchmark import benchmark_run
 from .compare import compare_run
 from .demo import demo_run
 from .diagnose import diagnose_run, load_diagnosed, load_trained
-from .options import DataOptions
+from .options import DataOptions, recipe_from
 from .plan import load_diagnosis, plan_run
 from .remedy import remedy_run
 from .report import report_run
@@ -23,6 +23,7 @@ __all__ = [
     "load_diagnosis",
     "load_trained",
     "plan_run",
+    "recipe_from",
     "recorded_training",
     "remedy_run",
     "report_run",

@@ -1,4 +1,4 @@
-"""The DATA flags as a value, and what the model sees of the data they name."""
+"""The DATA flags as a value, what the model sees of the data they name, and the recipe of the flags of `train`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..augment import CropFlip
 from ..data import SOURCES, Data, Imbalance, View, collate, load_data
 from ..errors import unknown
 from ..images import Progress
+from ..training import WARMUP_EPOCHS, Recipe, warmup_within
 from ..transforms import count_outputs, published_view
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
@@ -121,3 +122,17 @@ def augmentation_of(name: str, data: Data) -> CropFlip | None:
         return None
     side = min(collate([data.train.dataset[0]])[0].shape[2:])
     return CropFlip(padding=side // 8, mirror=data.mirror if name == "auto" else name == "crop-flip")
+
+
+def recipe_from(*, epochs: int, warmup_epochs: int | None, **others: Any) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe of the flags of `train`, and what to note of its warm-up: without one given, the usual one, shortened
+    where the epochs are few."""
+    usual = warmup_epochs is None
+    warmup = warmup_within(epochs) if warmup_epochs is None else warmup_epochs
+    recipe = Recipe(epochs=epochs, warmup_epochs=warmup, **others)
+    if usual and warmup < WARMUP_EPOCHS:
+        chosen = f"over {warmup} of the {epochs} epochs, not {WARMUP_EPOCHS}" if warmup else f"none in {epochs} epochs"
+        return recipe, (f"warm-up: {chosen}; --warmup-epochs sets it",)
+    if warmup >= epochs:
+        return recipe, (f"the warm-up of {warmup} epochs leaves none of {epochs} after it",)
+    return recipe, ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,8 +153,8 @@ class _Training:
             found = find_duplicates(self.data.train, self.data.val, progress)
             self.record["duplicates"] = found.record("val", len(self.data.val))
 
-    def describe(self, say: Say) -> None:
-        """The data, what the model sees, and the model, in words."""
+    def describe(self, say: Say, notes: Sequence[str] = ()) -> None:
+        """The data, what the model sees, and the model, in words; `notes` are on how it is trained."""
         data, recipe = self.data, self.record["recipe"]
         sizes = f"{len(data.train)} train, {len(data.val) if data.val else 0} val"
         say(f"data: {data.spec}, {data.num_classes} classes, {sizes}; imbalance {data.imbalance}")
@@ -169,6 +169,8 @@ class _Training:
         parameters = self.record["model"]["parameters"]
         name, method = self.record["model"]["name"], self.record["method"]
         say(f"model: {name}, {parameters:,} parameters; {method}, {recipe['epochs']} epochs")
+        for note in notes:
+            say(f"note: {note}")
 
     def describe_plan(self, say: Say) -> None:
         """Where the plan comes from, and what was made of it for this data."""
@@ -227,6 +229,7 @@ def train_run(
     plan: Path | None = None,
     adapt: str = "none",
     recipe: Recipe,
+    notes: Sequence[str] = (),
     out: Path,
     augment: str = "auto",
     workers: int = 0,
@@ -239,7 +242,7 @@ def train_run(
 
     With a plan also `plan.json`, as it was used: where the training images are others in number than those it was made for,
     with draws that follow them (`Plan.for_counts`). `adapt` "hits" lets its strengths follow the training hits
-    (`AdaptivePlan`); the plan at the end is then `plan_adapted` of the record.
+    (`AdaptivePlan`); the plan at the end is then `plan_adapted` of the record. `notes` are said beside what is trained.
 
     Under a launcher of several processes (torchrun, accelerate) the first one checks, writes and speaks.
     """
@@ -280,7 +283,7 @@ def train_run(
     identity = run.identity_of(state, recipe) if goes_on else run.identity()
     if first:
         run.look_for_copies(progress)
-        run.describe(say)
+        run.describe(say, notes)
         if goes_on:
             record["started"] = storage.read_json(out / "run.json", "run.json").get("started", record["started"])
         else:

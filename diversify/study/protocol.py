@@ -155,10 +155,17 @@ class Protocol(Value):
     with what was chosen, and test is read once for each. After `rungs` epochs a trial that is behind may be stopped, by the
     same rule for every method. A seed means another start and another order of the images; with `tail_orders` the seeds go
     through them in turn, so that another class is rare.
+
+    `resize`, `crop`, `mean` and `std` are what the flags of `diversify train` are: None for what is usual for the data. The
+    warm-up of a run takes a third of its epochs at most.
     """
 
     suite: Annotated[str, pydantic.Field(min_length=1)]
     data: str
+    resize: Annotated[int, pydantic.Field(strict=True, ge=1)] | None = None  # shorter side, in pixels
+    crop: Annotated[int, pydantic.Field(strict=True, ge=1)] | None = None  # centre crop, in pixels
+    mean: tuple[float, ...] | None = None  # per channel, for images in [0, 1]
+    std: tuple[float, ...] | None = None
     imbalance: str = "exp:100"
     tail_orders: tuple[str, ...] = ("canonical",)
     holdout: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2
@@ -193,6 +200,11 @@ class Protocol(Value):
             low, default, high = getattr(self, name)
             if not 0 < low <= default <= high:
                 raise broken("be lowest, default and highest, positive", str(getattr(self, name)), at=name)
+        mean, std = self.mean or (), self.std or ()
+        if len(mean) != len(std):
+            raise broken("have as many numbers as mean", f"{len(std)} for {len(mean)}", at="std")
+        if min(std, default=1) <= 0:
+            raise broken("be positive", str(std), at="std")
         return self
 
     def epochs_of(self, split: str) -> int:

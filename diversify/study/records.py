@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +17,9 @@ from .protocol import Protocol
 SUFFIX = ".jsonl"
 FREE = ("note", "methods", "trials", "seeds")
 """What may differ between records of one protocol: who takes part, and how often."""
+
+OPTIONAL = ("resize", "crop", "mean", "std")
+"""What counts only where it is set: protocols that say nothing of it keep the digest that their records carry."""
 
 TIME_FIELDS = (
     *("seconds", "seconds_shared", "images_per_second", "peak_memory", "started"),
@@ -159,8 +162,15 @@ def same_but_for_time(one: Record, other: Record) -> bool:
 
 
 def fixed_of(protocol: Protocol) -> dict[str, Any]:
-    """What a protocol holds fixed, as JSON: all of it but `FREE`."""
-    return {name: value for name, value in protocol.model_dump(mode="json").items() if name not in FREE}
+    """What a protocol holds fixed, as JSON: all of it but `FREE`, and of `OPTIONAL` what is set."""
+    return fixed_in(protocol.model_dump(mode="json"))
+
+
+def fixed_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a protocol that is JSON already."""
+    return {
+        name: value for name, value in values.items() if name not in FREE and not (name in OPTIONAL and value is None)
+    }
 
 
 def digest_of(protocol: Protocol) -> str:

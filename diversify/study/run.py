@@ -31,7 +31,17 @@ import torch
 from .. import importing, origin, process, storage
 from ..errors import InputError, must, unknown
 from .protocol import Method, Outcome, Parameters, Protocol, Space, Stopped
-from .records import Follower, Record, append_record, chosen, digest_of, fixed_of, require_results_file
+from .records import (
+    OPTIONAL,
+    Follower,
+    Record,
+    append_record,
+    chosen,
+    digest_of,
+    fixed_in,
+    fixed_of,
+    require_results_file,
+)
 from .tune import Search, Trial, describe_space, open_storage, require_storage
 
 SCHEMA_VERSION = 1
@@ -266,11 +276,11 @@ def _require_same(study: Study, follower: Follower) -> None:
     kept = _sidecar(study)
     other = next((one for one in records if one.protocol != study.digest), None)
     if other is not None:
-        before = kept.get("protocol", {})
-        now = fixed_of(study.protocol)
-        differ = [
-            f"{name} {now[name]}, not {before[name]}" for name in now if name in before and before[name] != now[name]
-        ]
+        unset: dict[str, Any] = dict.fromkeys(OPTIONAL)
+        told = kept.get("protocol")
+        then = unset | told if told else {}
+        new = unset | fixed_of(study.protocol)
+        differ = [f"{name} {new[name]}, not {then[name]}" for name in new if name in then and then[name] != new[name]]
         law, advice = "be those of one protocol", "choose another --out"
         if other.suite != study.protocol.suite:
             raise must(f"records in {study.results}", law, f"suite {study.protocol.suite}, not {other.suite}", advice)
@@ -348,7 +358,7 @@ class _Desk:
         _require_same(study, follower)
         kept = _sidecar(study)
         before = dict(kept.get("protocol", {}))
-        if before and {name: before.get(name) for name in fixed_of(study.protocol)} != fixed_of(study.protocol):
+        if before and fixed_in(before) != fixed_of(study.protocol):
             if not follower.records and not self._locks.is_sole():
                 raise must("results", "not be in use by another study", study.results, "choose another --out")
             kept = {}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +31,7 @@ from ..leak import MOST_IMAGES, evenly_spread, measure_leak
 from ..measuring import diagnose, usual_top_k
 from ..models import build_model
 from ..resident import ResidentImages, features_of, fit_resident
-from ..training import Progress, Recipe, fit
+from ..training import Progress, Recipe, fit, warmup_within
 from ..training_state import EpochRecord, read_state, saved_as
 from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, TakeStep, Trained
 
@@ -41,6 +43,34 @@ INSIDE = {
     "diversity_heldout": "diversity_vendi_heldout",
     "diversity_train": "diversity_vendi_train",
 }
+
+
+FLAG = re.compile(r"(?<!\S)--(data|resize|crop|mean|std|imbalance|tail-order|holdout|model)(?![\w-])")
+ADVICE = {
+    "pass --resize N --crop N": "set resize and crop in the protocol",
+    "--skip-bad leaves them out": "mend them or take them away",
+}
+
+
+@contextmanager
+def _naming_fields() -> Iterator[None]:
+    """Within the block an InputError that names flags of `diversify train` names the fields of the protocol instead."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(_with_fields(str(error))) from error
+
+
+def _with_fields(message: str) -> str:
+    for before, after in ADVICE.items():
+        message = message.replace(before, after)
+    subject, law, rest = message.partition(" must ")
+    named = _fields(subject)
+    return (named if named == subject else f"{named} of the protocol") + law + _fields(rest)
+
+
+def _fields(text: str) -> str:
+    return FLAG.sub(lambda flag: "tail_orders" if flag[1] == "tail-order" else flag[1], text)
 
 
 class CosineHead(nn.Module):
@@ -103,7 +133,8 @@ class Task:
         name = tail_order, split
         if name not in self._read:
             self._read = {}  # one at a time stays on the device
-            self._read[name] = self._sides(tail_order, split)
+            with _naming_fields():
+                self._read[name] = self._sides(tail_order, split)
         return self._read[name]
 
     def require_usable(self) -> None:
@@ -116,11 +147,12 @@ class Task:
         except (RuntimeError, AssertionError) as error:
             raise must("device", "be there", repr(str(self.device)), describe(error)) from error
         sides = self.sides(protocol.tail_orders[0], "val")
-        for tail_order in protocol.tail_orders:
-            class_order(tail_order, sides.data.num_classes)
         first = sides.data.train
-        images = sides.view.normalize(collate([first.dataset[row] for row in range(min(2, len(first)))])[0])
-        model = build_model(protocol.model, sides.data.num_classes, channels=len(sides.view.mean)).to(self.device)
+        with _naming_fields():
+            for tail_order in protocol.tail_orders:
+                class_order(tail_order, sides.data.num_classes)
+            images = sides.view.normalize(collate([first.dataset[row] for row in range(min(2, len(first)))])[0])
+            model = build_model(protocol.model, sides.data.num_classes, channels=len(sides.view.mean)).to(self.device)
         read_head(split_head(model).head)
         with taking(images), evaluating(model), torch.inference_mode(), autocast(self.device, protocol.precision):
             logits = model(images.to(self.device))
@@ -136,6 +168,10 @@ class Task:
             imbalance=protocol.imbalance,
             tail_order=tail_order,
             holdout=protocol.holdout if split == "val" else 0.0,
+            mean=protocol.mean,
+            std=protocol.std,
+            resize=protocol.resize,
+            crop=protocol.crop,
             download=self.download,
             measure_view=True,
         )
@@ -274,7 +310,7 @@ def recipe_of(protocol: Protocol, parameters: Parameters, epochs: int, seed: int
         learning_rate=float(parameters.get("learning_rate", protocol.learning_rate[1])),
         weight_decay=float(parameters.get("weight_decay", protocol.weight_decay[1])),
         schedule=protocol.schedule,
-        warmup_epochs=min(protocol.warmup_epochs, epochs - 1),
+        warmup_epochs=warmup_within(epochs, protocol.warmup_epochs),
         precision=protocol.precision,
         seed=seed,
     )
