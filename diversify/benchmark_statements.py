@@ -84,7 +84,12 @@ def statements_of(suite: SuiteComparison, of: str) -> tuple[Statement, ...]:
         return (Statement(title=f"{of}Nothing to compare yet", text="No final run is recorded."),)
     return tuple(
         Statement(title=f"{of}{one.title}", text=one.text, label=one.label, good=one.good)
-        for one in (_standing(suite), *_hindsight(suite), diversifies(suite), *_cost(suite))
+        for one in (
+            _standing(suite),
+            *_hindsight(suite),
+            *([diversifies(suite)] if suite.method(OURS) else []),
+            *_cost(suite),
+        )
     )
 
 
@@ -98,9 +103,17 @@ def _standing(suite: SuiteComparison) -> Statement:
             label="who wins",
         )
     if ours is None or not ours.seeds:
+        told = [
+            f"Over {reference.name}{' (best reweighting on val)' * (role == 'reweighting')}:"
+            f" {wording.points(gained.paired.mean)} points {interval_of(gained.paired)}".strip()
+            + "."
+            for role in YARDSTICKS
+            for reference in (suite.references[role],)
+            if (gained := reference.differences.get(best.name)) is not None
+        ]
         return Statement(
             title=f"{best.name} is first of {len(suite.finished)}",
-            text=wording.sentence(suite.references["ours"].why),
+            text=" ".join(told) or wording.sentence(suite.references["ours"].why),
             label="who wins",
         )
     rivals = suite.references["ours"].differences
