@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jinja2
 
 from . import plots
-from .plots import FRAGILE, Plot, Profile
+from .plots import Plot, Profile
 
 FINDINGS = 10  # shown before the rest is folded (HTML) or left to diagnosis.json (Markdown)
 FOLDED = 100  # at most; the rest is left to diagnosis.json
@@ -363,8 +363,9 @@ def _md_table(table: Table) -> str:
         shown = list(range(len(table.headings)))
     lines = [[_md(table.headings[place].short or table.headings[place].title) for place in shown]]
     for row in table.rows:
-        name = f"{FRAGILE} " if row.mark.startswith(FRAGILE) else f"{row.mark[:1]} " if row.mark else ""
-        lines.append([name + _md(row.name), *(cell(row.cells[place - 1]) for place in shown[1:])])
+        sign = row.mark[:1] if row.mark and not row.mark[0].isalnum() else ""
+        told = f" ({_md(row.mark)})" if row.mark and not sign else ""
+        lines.append([f"{sign} {_md(row.name)}{told}".strip(), *(cell(row.cells[place - 1]) for place in shown[1:])])
     if table.left_out:
         lines.insert(1 + table.gap, [f"… {table.left_out:,} left out", *[""] * (len(shown) - 1)])
     widths = [max(3, *(_width(line[place]) for line in lines)) for place in range(len(shown))]
