@@ -242,3 +242,24 @@ def test_a_plan_for_other_counts_keeps_all_but_counts_draws_and_the_ratio_of_its
         assert str(caught.value).endswith(f"got {got}")
     with pytest.raises(InputError, match="class counts must hold an image of a class that the plan draws"):
         plan.for_counts([0] * 10)
+
+
+def test_a_repaired_network_is_known_by_the_plan_of_its_training(trained: Path, tmp_path: Path) -> None:
+    """What its policies do to its answers is measured of it too."""
+    from diversify.runs.recorded import Recorded, carried
+
+    weights = trained / "model.safetensors"
+    known = Recorded.beside(weights)
+    assert known is not None
+    assert known.training is not None
+    kept = carried(known.training, weights)
+    folder = tmp_path / "remedy"
+    folder.mkdir()
+    shutil.copy(weights, folder)
+    diagnosed = {name: known.values[name] for name in ("data", "view", "files", "model")}
+    of = {**diagnosed, "training": kept, "heldout_split": "val"}
+    record = {"command": "remedy", "of": of, "weights": {"sha256": storage.sha256(weights)}}
+    storage.write_json(folder / "run.json", record)
+    arguments = ["diagnose", "--weights", str(folder / "model.safetensors"), "--out", str(tmp_path / "diagnosed")]
+    assert run(arguments) == 0
+    assert storage.read_json(tmp_path / "diagnosed" / "run.json", "run.json")["leak"]["schema_version"] == 1

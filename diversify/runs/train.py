@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pydantic
 import torch
 from torch import Tensor, nn
 
@@ -326,41 +325,3 @@ def train_run(
         record["weights"] = {"path": weights.name, "sha256": storage.sha256(weights)}
         storage.write_json(out / "run.json", record)
     return record
-
-
-class _Recorded(pydantic.BaseModel, extra="allow"):
-    """What is read of a training run's `run.json`."""
-
-    class Data(pydantic.BaseModel):
-        spec: str
-        imbalance: str
-        tail_order: str
-        holdout: float
-        splits: dict[str, dict[str, Any]]
-
-    class Weights(pydantic.BaseModel):
-        sha256: str
-
-    class Model(pydantic.BaseModel):
-        name: str
-        initial_weights: str
-
-    data: Data
-    view: View | None
-    model: Model
-    recipe: dict[str, Any]
-    seed: int
-    weights: Weights
-
-
-def recorded_training(weights: Path) -> dict[str, Any] | None:
-    """The `run.json` beside a checkpoint, when a training run wrote it for exactly this checkpoint; else None."""
-    beside = weights.parent / "run.json"
-    if not beside.is_file():
-        return None
-    try:
-        record: dict[str, Any] = storage.read_json(beside, "run.json")
-        recorded = _Recorded.model_validate(record)
-    except (InputError, pydantic.ValidationError):
-        return None  # somebody else's file of that name
-    return record if recorded.weights.sha256 == storage.sha256(weights) else None
