@@ -127,6 +127,46 @@ def _left_out(data: Data) -> list[str]:
     return [f"{count:,} {kind} left out (--skip-bad)"] if count else []
 
 
+def _view_origin(given: DataOptions, filled: DataOptions, data: Data) -> str:
+    """Where what the model sees comes from, part by part where it is not one place; `filled` is `given` and what is recorded."""
+    if data.view is None:
+        return data.view_origin
+    parts = ["mean", "std", "resize", "crop"]
+    if filled.resize is not None and data.view.interpolation != "bilinear":  # which it is where nobody says otherwise
+        parts.append("interpolation")
+    places: dict[str, list[str]] = {"given": []}  # first, where there is any
+    for part in parts:
+        if getattr(given, part) is not None:
+            places["given"].append(part)
+        elif getattr(filled, part) is not None:
+            places.setdefault("recorded", []).append(part)
+        elif part in ("mean", "std"):
+            places.setdefault(data.view_origin, []).append(part)
+    told = {place: found for place, found in places.items() if found}
+    if len(told) == 1:
+        return next(iter(told))
+    return "; ".join(f"{', '.join(found)} {place}" for place, found in told.items())
+
+
+def _against_record(given: DataOptions, view: View | None, known: Recorded | None) -> list[str]:
+    """Which flags say of the model's view what the record beside the weights does not, in one sentence, or none."""
+    if known is None or view is None:
+        return []
+    recorded = known.values["view"] or {}
+    differ = []
+    for name in ("mean", "std", "resize", "crop", "interpolation"):
+        seen, before = getattr(view, name), recorded.get(name)
+        if getattr(given, name) is not None and seen != (tuple(before) if isinstance(before, list) else before):
+            differ.append(f"{name} {_shown(seen)} (recorded: {_shown(before)})")
+    return [f"the flags contradict the record beside the weights: {', '.join(differ)}"] if differ else []
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def _fingerprint(digest: str, content: str | None, record: dict[str, Any]) -> str:
     """What `extract` writes beside the embeddings of a split, by which they are known."""
     return storage.digest_json([digest, content, record["files"], record["view"]])
@@ -221,8 +261,9 @@ def diagnose_run(
     if known is None:
         options, published = options.with_published(spec, weights)
     data = _data_for(weights, spec, options, training, progress)
-    view_origin = published or ("recorded" if options.mean != data_options.mean else data.view_origin)
     view = fit_channels(data.view, spec)
+    view_origin = published or _view_origin(data_options, options, data)
+    notes = [*data.notes, *_against_record(data_options, view, known)]
     split_name, unseen = _heldout(data, heldout, training, options.digests())
     network = load_trained(spec, weights, data.num_classes, channels_of(data, view))
     split = split_head(network, head)
@@ -245,14 +286,14 @@ def diagnose_run(
         "top_k": k,
         "precision": precision,
         "seed": seed,
-        "notes": list(data.notes),
+        "notes": notes,
         "caveats": [*mind, *_left_out(data)],
         **origin.origin(split.device),
     }
     say(
         f"data: {data.spec}, imbalance {data.imbalance}; {len(data.train)} train, {len(unseen)} held out ({split_name})"
     )
-    for note in data.notes:
+    for note in notes:
         say(f"note: {note}")
     say(f"the model sees: {view or 'images as the data set gives them'} ({view_origin})")
     for caveat in mind:  # what is left out is among the notes
