@@ -152,8 +152,8 @@ class _Training:
             found = find_duplicates(self.data.train, self.data.val, progress)
             self.record["duplicates"] = found.record("val", len(self.data.val))
 
-    def describe(self, say: Say) -> None:
-        """The data, what the model sees, and the model, in words."""
+    def describe(self, say: Say, out: Path) -> None:
+        """The data, what the model sees, and the model, in words; `out` is where the run will be found."""
         data, recipe = self.data, self.record["recipe"]
         sizes = f"{len(data.train)} train, {len(data.val) if data.val else 0} val"
         say(f"data: {data.spec}, {data.num_classes} classes, {sizes}; imbalance {data.imbalance}")
@@ -165,6 +165,7 @@ class _Training:
         say(f"augmentation in training: {self.augmentation or 'none'}")
         if self.plan is not None:
             self.describe_plan(say)
+            self.describe_head_step(self.plan, say, out)
         parameters = self.record["model"]["parameters"]
         name, method = self.record["model"]["name"], self.record["method"]
         say(f"model: {name}, {parameters:,} parameters; {method}, {recipe['epochs']} epochs")
@@ -180,6 +181,18 @@ class _Training:
                 f"note: the plan was made for {sum(made_for)} training images and is applied to {sum(have)}: its draws and"
                 " its prior follow these"
             )
+
+    def describe_head_step(self, plan: Plan, say: Say, out: Path) -> None:
+        """What the plan's schedule leaves out of all epochs, and how it is done afterwards."""
+        epochs = range(self.record["recipe"]["epochs"])
+        if not plan.feature_methods or any(plan.schedule.features_at(epoch, len(epochs)) for epoch in epochs):
+            return
+        needed = "" if self.data.val else " (on a val, which this run has not: train with --holdout, or bring one)"
+        say(
+            f"note: the plan's feature policies ({', '.join(plan.feature_methods)}) do not act in training, by its schedule: they"
+            f" are for the head step{needed}: `diversify diagnose --weights {out / 'model.safetensors'} --out D`, then"
+            f" `diversify remedy D --plan {out / 'plan.json'} --out R`"
+        )
 
 
 def read_plan(path: Path) -> Plan:
@@ -279,7 +292,7 @@ def train_run(
     identity = run.identity_of(state, recipe) if goes_on else run.identity()
     if first:
         run.look_for_copies(progress)
-        run.describe(say)
+        run.describe(say, out)
         if goes_on:
             record["started"] = storage.read_json(out / "run.json", "run.json").get("started", record["started"])
         else:
