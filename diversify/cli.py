@@ -321,7 +321,7 @@ def diagnose(
 ) -> None:
     """Say which classes a trained network fails on, why, and how sure we are.
 
-    DATA and MODEL default to what the training record beside the weights says.
+    DATA and MODEL default to what the record beside the weights says, a training run's or a remedy's.
     """
     from .runs import diagnose_run
 

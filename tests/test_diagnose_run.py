@@ -201,3 +201,56 @@ def own() -> dict[str, object]:
 
     assert data.test is not None
     return {"train": whole(data.train), "test": whole(data.test)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a network that was trained on images of 16 pixels, cut out of 20."""
+    folder = tmp_path_factory.mktemp("view")
+    recipe = ["--epochs", "1", "--batch-size", "16", "--precision", "fp32", "--warmup-epochs", "0"]
+    data = npz(folder / "d.npz", [0, 1] * 10)
+    shape = ["--resize", "20", "--crop", "16"]
+    assert run(["train", "--data", f"npz:{data}", *VIEW.split(), *shape, *recipe, "--out", str(folder / "run")]) == 0
+    return folder / "run" / "model.safetensors"
+
+
+CONTRADICTION = "the flags contradict the record beside the weights: "
+
+
+@pytest.mark.parametrize(
+    ("flags", "origin", "against"),
+    [
+        ("", "recorded", ""),
+        (
+            "--resize 10 --crop 8",
+            "resize, crop given; mean, std recorded",
+            "resize 10 (recorded: 20), crop 8 (recorded: 16)",
+        ),
+        (
+            "--mean .5 --std .25 --crop 16",
+            "mean, std, crop given; resize recorded",
+            "std 0.25 (recorded: 0.5)",
+        ),
+        (f"{VIEW} --resize 20 --crop 16", "given", ""),
+        (f"{VIEW} --resize 20 --crop 12", "given", "crop 12 (recorded: 16)"),
+    ],
+)
+def test_what_is_given_and_what_is_recorded_of_the_view_is_told_apart(
+    tmp_path: Path, trained: Path, flags: str, origin: str, against: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, _ = diagnosed(tmp_path, "--weights", trained, *flags.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert record["view_origin"] == origin
+    assert f"({origin})" in said
+    assert record["notes"] == ([CONTRADICTION + against] if against else [])
+    assert (CONTRADICTION in said) is bool(against)
+    if against:
+        assert f"note: {CONTRADICTION}{against}" in said
+        assert against in " ".join((tmp_path / "out" / "report.md").read_text(encoding="utf-8").split())
+
+
+def test_flags_without_a_record_are_given(tmp_path: Path) -> None:
+    file = weights(tmp_path / "w.safetensors", 10)
+    record, _ = diagnosed(tmp_path, "--weights", file, "--heldout", "test", "--resize", "8")
+    assert record["view_origin"] == "resize given; mean, std usual"
+    assert record["notes"] == []

@@ -84,6 +84,7 @@ ROOMS = {
     "benchmark_report": 8.35,
     "runs.folders": 9.0,
     "runs.options": 9.0,
+    "runs.recorded": 9.0,
     "runs.train": 9.01,
     "runs.diagnose": 9.02,
     "runs.compare": 9.03,

@@ -1,5 +1,6 @@
 """`diversify remedy` on what `diagnose` left: what it writes, and what it refuses."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -282,3 +283,120 @@ def test_a_plan_of_other_classes_is_refused(place: Path, tmp_path: Path, capsys:
 def test_a_folder_without_a_diagnosis_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["remedy", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "DIR must be a folder that `diversify diagnose` left" in capsys.readouterr().err
+
+
+def in_words(page: Path) -> str:
+    return page.read_text(encoding="utf-8").replace("\n> ", " ")
+
+
+@pytest.fixture(scope="module")
+def again(place: Path) -> Path:
+    """The repaired network diagnosed, with nothing said but where it is."""
+    out = place / "again"
+    assert run(["diagnose", "--weights", str(place / "remedy" / "model.safetensors"), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_repaired_network_is_diagnosed_on_the_images_of_the_one_before(place: Path, again: Path) -> None:
+    before, after = (storage.read_json(folder / "run.json", "run.json") for folder in (place / "diagnosed", again))
+    for name in ("data", "files", "view", "model", "training", "heldout_split"):
+        assert after[name] == before[name], name
+    assert after["training"]["initial_weights"]
+    assert after["view_origin"] == "recorded"
+    features = [load_diagnosed(folder)[1].heldout.features for folder in (place / "diagnosed", again)]
+    assert torch.equal(*features), "the backbone is as it was"
+
+
+def test_that_this_val_chose_the_head_is_said_recorded_and_shown(
+    place: Path, again: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diversify.runs.diagnose import CHOSE_HEAD
+
+    assert "this val chose the head" in CHOSE_HEAD
+    assert "test has the last word" in CHOSE_HEAD
+    assert storage.read_json(place / "diagnosed" / "run.json", "run.json")["caveats"] == []
+    assert storage.read_json(again / "run.json", "run.json")["caveats"] == [CHOSE_HEAD]
+    assert f"T{CHOSE_HEAD[1:]}" in in_words(again / "report.md")
+    page = (again / "report.html").read_text(encoding="utf-8")
+    assert f"T{CHOSE_HEAD[1:]}" in page[page.index("Mind:") :]
+    capsys.readouterr()
+    assert run(["remedy", str(again), "--out", str(tmp_path / "twice")]) == 0
+    assert f"note: {CHOSE_HEAD}" in " ".join(capsys.readouterr().out.split())
+    assert storage.read_json(tmp_path / "twice" / "run.json", "run.json")["caveats"] == [CHOSE_HEAD]
+    weights = str(tmp_path / "twice" / "model.safetensors")
+    assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "third")]) == 0
+    third = storage.read_json(tmp_path / "third" / "run.json", "run.json")
+    assert third["training"] == storage.read_json(again / "run.json", "run.json")["training"]
+
+
+def test_a_repaired_network_has_its_last_word_on_test(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(place / "remedy" / "model.safetensors")
+    assert run(["diagnose", "--weights", weights, "--heldout", "test", "--out", str(tmp_path / "test")]) == 0
+    record = storage.read_json(tmp_path / "test" / "run.json", "run.json")
+    assert record["caveats"] == []
+    assert record["data"] == storage.read_json(place / "diagnosed" / "run.json", "run.json")["data"]
+    assert run(["remedy", str(tmp_path / "test"), "--out", str(tmp_path / "out")]) == 2
+    assert "diagnosis must be made on val to choose a remedy by" in capsys.readouterr().err
+
+
+def remedied(place: Path, to: Path, change) -> str:
+    """The weights of a copy of the remedy with another record beside them."""
+    shutil.copytree(place / "remedy", to)
+    changed(to, change)
+    return str(to / "model.safetensors")
+
+
+def test_a_repaired_network_of_other_training_images_is_no_ground_for_a_remedy(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def others(record: dict) -> None:
+        record["of"]["data"]["splits"]["train"]["digest"] = "0" * 64
+
+    weights = remedied(place, tmp_path / "remedy", others)
+    assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "out")]) == 2
+    assert "no record beside the weights that shows it untrained" in " ".join(capsys.readouterr().err.split())
+    assert run(["diagnose", "--weights", weights, "--heldout", "test", "--out", str(tmp_path / "out")]) == 0
+    assert "these training images are not those" in capsys.readouterr().out
+
+
+def test_what_was_taken_on_trust_before_the_remedy_still_is(place: Path, tmp_path: Path) -> None:
+    weights = remedied(place, tmp_path / "remedy", lambda record: record["of"].update(training=None))
+    assert run(["diagnose", "--weights", weights, "--heldout", "test", "--out", str(tmp_path / "out")]) == 0
+    record = storage.read_json(tmp_path / "out" / "run.json", "run.json")
+    assert record["training"] is None
+    assert record["data"] == storage.read_json(place / "diagnosed" / "run.json", "run.json")["data"]
+    assert "taken on trust" in record["caveats"][0]
+    assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "val")]) == 2  # a val that may be trained on
+
+
+def test_the_record_of_a_remedy_is_of_its_own_weights_and_of_any_age(place: Path, tmp_path: Path) -> None:
+    from diversify.runs.recorded import Recorded
+
+    def older(record: dict) -> None:
+        del record["of"]["head_given"]
+
+    assert Recorded.beside(Path(remedied(place, tmp_path / "older", older))) is not None
+    for name, change in {
+        "others": lambda record: record["weights"].update(sha256="0" * 64),
+        "less": lambda record: record["of"].pop("data"),
+    }.items():
+        assert Recorded.beside(Path(remedied(place, tmp_path / name, change))) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "chose"),
+    [({}, True), ({"content": None}, True), ({"content": "others"}, False), ({"digest": "others"}, False)],
+)
+def test_only_the_val_that_chose_the_head_is_said_to_have(place: Path, told: dict, chose: bool) -> None:
+    from diversify.data import load_data
+    from diversify.runs.recorded import Recorded
+
+    known = Recorded.beside(place / "remedy" / "model.safetensors")
+    val = load_data("digits", imbalance="exp:20", holdout=0.3).val
+    assert known is not None
+    assert known.chosen_on is not None
+    assert val is not None
+    assert dataclasses.replace(known, chosen_on=known.chosen_on | told).chose_head_by(val) is chose
+    assert not dataclasses.replace(known, chosen_on=None).chose_head_by(val)

@@ -242,3 +242,70 @@ def test_a_plan_for_other_counts_keeps_all_but_counts_draws_and_the_ratio_of_its
         assert str(caught.value).endswith(f"got {got}")
     with pytest.raises(InputError, match="class counts must hold an image of a class that the plan draws"):
         plan.for_counts([0] * 10)
+
+
+def test_a_repaired_network_is_known_by_the_plan_of_its_training(trained: Path, tmp_path: Path) -> None:
+    """What its policies do to its answers is measured of it too."""
+    from diversify.runs.recorded import Recorded, carried
+
+    weights = trained / "model.safetensors"
+    known = Recorded.beside(weights)
+    assert known is not None
+    assert known.training is not None
+    kept = carried(known.training, weights)
+    folder = tmp_path / "remedy"
+    folder.mkdir()
+    shutil.copy(weights, folder)
+    diagnosed = {name: known.values[name] for name in ("data", "view", "files", "model")}
+    of = {**diagnosed, "training": kept, "heldout_split": "val"}
+    record = {"command": "remedy", "of": of, "weights": {"sha256": storage.sha256(weights)}}
+    storage.write_json(folder / "run.json", record)
+    arguments = ["diagnose", "--weights", str(folder / "model.safetensors"), "--out", str(tmp_path / "diagnosed")]
+    assert run(arguments) == 0
+    assert storage.read_json(tmp_path / "diagnosed" / "run.json", "run.json")["leak"]["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "share", "left"),
+    [
+        (Schedule(features=1.0), 0.4, True),
+        (Schedule(features=0.9), 0.4, True),  # the last of three epochs begins before
+        (Schedule(start=1.0), 0.4, True),
+        (Schedule(features=1.0), 0.0, False),
+        (Schedule(features=0.5), 0.4, False),
+        (Schedule(), 0.4, False),
+    ],
+)
+def test_feature_policies_that_never_act_in_training_are_named(
+    tmp_path: Path,
+    schedule: Schedule,
+    share: float,
+    left: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stopped(monkeypatch)
+    policy = FeaturePolicy(method="covariance", strength=0.3, share=share)
+    classes = tuple(one.model_copy(update={"features": (policy,)}) for one in full_plan().classes)
+    (tmp_path / "plan.json").write_text(full_plan(schedule=schedule, classes=classes).to_json())
+    for name, more in (("with", ()), ("without", ("--holdout", "0"))):
+        out = tmp_path / name
+        assert train(out, "--plan", tmp_path / "plan.json", *more) == 130
+        said = " ".join(capsys.readouterr().out.split())
+        lines = (
+            "note: the plan's feature policies (covariance) do not act in training",
+            f"`diversify diagnose --weights {out / 'model.safetensors'} --out D`",
+            f"`diversify remedy D --plan {out / 'plan.json'} --out R`",
+        )
+        assert [line in said for line in lines] == [left] * 3
+        assert ("on a val, which this run has not" in said) is (left and name == "without")
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if training were interrupted before its first step."""
+    import diversify.runs.train as module
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "fit", interrupted)

@@ -9,9 +9,10 @@ from .demo import demo_run
 from .diagnose import diagnose_run, load_diagnosed, load_trained
 from .options import DataOptions, recipe_from
 from .plan import load_diagnosis, plan_run
+from .recorded import recorded_training
 from .remedy import remedy_run
 from .report import report_run
-from .train import recorded_training, train_run
+from .train import train_run
 
 __all__ = [
     "DataOptions",

@@ -29,12 +29,17 @@ from ..report import render_html, render_markdown
 from ..thumbnails import take_pictures
 from .folders import SCHEMA_VERSION, alone, run_folder, unfinished
 from .options import DataOptions, channels_of, fit_channels
-from .train import Progress, Say, recorded_training
+from .recorded import Recorded, carried
+from .train import Progress, Say
 
 HEAD = Path("embeddings") / "head.safetensors"
 _MOST_PASSED = 40_000  # images through the network for its leak, in all
 UNRECORDED = "no training record beside the weights; that train holds the images it learned from is taken on trust"
 OTHER_IMAGES = "these training images are not those that the checkpoint's record names"
+CHOSE_HEAD = (
+    "this val chose the head and, where the plan was made from it, the plan, so what is measured on it is somewhat optimistic:"
+    " test has the last word"
+)
 
 
 def load_trained(spec: str, weights: Path, num_classes: int, channels: int) -> nn.Module:
@@ -110,11 +115,56 @@ def _trust(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -
     return []
 
 
+def _chosen(known: Recorded | None, heldout: Split) -> list[str]:
+    """That the head was chosen by these very images, where it was."""
+    return [CHOSE_HEAD] if known is not None and known.chose_head_by(heldout) else []
+
+
 def _left_out(data: Data) -> list[str]:
     """How many images are not among those that the numbers are about."""
     count = len(data.skipped)
     kind = "image that cannot be read was" if count == 1 else "images that cannot be read were"
     return [f"{count:,} {kind} left out (--skip-bad)"] if count else []
+
+
+def _view_origin(given: DataOptions, filled: DataOptions, data: Data) -> str:
+    """Where what the model sees comes from, part by part where it is not one place; `filled` is `given` and what is recorded."""
+    if data.view is None:
+        return data.view_origin
+    parts = ["mean", "std", "resize", "crop"]
+    if filled.resize is not None and data.view.interpolation != "bilinear":  # which it is where nobody says otherwise
+        parts.append("interpolation")
+    places: dict[str, list[str]] = {"given": []}  # first, where there is any
+    for part in parts:
+        if getattr(given, part) is not None:
+            places["given"].append(part)
+        elif getattr(filled, part) is not None:
+            places.setdefault("recorded", []).append(part)
+        elif part in ("mean", "std"):
+            places.setdefault(data.view_origin, []).append(part)
+    told = {place: found for place, found in places.items() if found}
+    if len(told) == 1:
+        return next(iter(told))
+    return "; ".join(f"{', '.join(found)} {place}" for place, found in told.items())
+
+
+def _against_record(given: DataOptions, view: View | None, known: Recorded | None) -> list[str]:
+    """Which flags say of the model's view what the record beside the weights does not, in one sentence, or none."""
+    if known is None or view is None:
+        return []
+    recorded = known.values["view"] or {}
+    differ = []
+    for name in ("mean", "std", "resize", "crop", "interpolation"):
+        seen, before = getattr(view, name), recorded.get(name)
+        if getattr(given, name) is not None and seen != (tuple(before) if isinstance(before, list) else before):
+            differ.append(f"{name} {_shown(seen)} (recorded: {_shown(before)})")
+    return [f"the flags contradict the record beside the weights: {', '.join(differ)}"] if differ else []
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _fingerprint(digest: str, content: str | None, record: dict[str, Any]) -> str:
@@ -196,26 +246,29 @@ def diagnose_run(
 ) -> tuple[Diagnosis, dict[str, Any]]:
     """Diagnose a checkpoint; leaves `diagnosis.json`, `exhibits.json`, `embeddings/`, the report and `run.json` in `out`.
 
-    Options that are not given come from the training record beside the checkpoint, where there is one.
+    Options that are not given come from the record beside the checkpoint, a training run's or a remedy's, where there is one.
     """
     storage.require_file(weights, "weights")
     storage.ensure_available(  # an unfinished run may go on: `run_folder` looks closer
         out, overwrite or unfinished(out, "diagnose"), inputs=[weights, *data_options.inputs()]
     )
-    training = recorded_training(weights)
-    options = data_options.filled_from(training)
-    spec = model or (training["model"]["name"] if training else "small_cnn")
+    known = Recorded.beside(weights)
+    training = known.training if known else None
+    options = data_options.filled_from(known.values if known else None)
+    spec = model or (known.values["model"]["name"] if known else "small_cnn")
+    head = head or (known.head if known and model is None else None)
     published = None
-    if training is None:
+    if known is None:
         options, published = options.with_published(spec, weights)
     data = _data_for(weights, spec, options, training, progress)
-    view_origin = published or ("recorded" if options.mean != data_options.mean else data.view_origin)
     view = fit_channels(data.view, spec)
+    view_origin = published or _view_origin(data_options, options, data)
+    notes = [*data.notes, *_against_record(data_options, view, known)]
     split_name, unseen = _heldout(data, heldout, training, options.digests())
     network = load_trained(spec, weights, data.num_classes, channels_of(data, view))
     split = split_head(network, head)
     k = parse_top_k(top_k, read_head(split.head).num_features)
-    trust = _trust(training, data, options.digests())
+    mind = [*_trust(training, data, options.digests()), *_chosen(known, unseen)]
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": "diagnose",
@@ -226,23 +279,24 @@ def diagnose_run(
         "view": dataclasses.asdict(view) if view else None,
         "view_origin": view_origin,
         "model": {"name": spec, "parameters": parameter_count(network), "head": split.head_name},
+        "head_given": head,
         "weights": {"path": str(weights), "sha256": storage.sha256(weights)},
-        "training": {"seed": training["seed"], "recipe": training["recipe"], **training["model"]} if training else None,
+        "training": carried(training, weights) if training else None,
         "heldout_split": split_name,
         "top_k": k,
         "precision": precision,
         "seed": seed,
-        "notes": list(data.notes),
-        "caveats": [*trust, *_left_out(data)],
+        "notes": notes,
+        "caveats": [*mind, *_left_out(data)],
         **origin.origin(split.device),
     }
     say(
         f"data: {data.spec}, imbalance {data.imbalance}; {len(data.train)} train, {len(unseen)} held out ({split_name})"
     )
-    for note in data.notes:
+    for note in notes:
         say(f"note: {note}")
     say(f"the model sees: {view or 'images as the data set gives them'} ({view_origin})")
-    for caveat in trust:  # what is left out is among the notes
+    for caveat in mind:  # what is left out is among the notes
         say(f"note: {caveat}")
     identity = storage.digest_json(
         {n: record[n] for n in ("data", "files", "view", "model", "weights", "precision", "heldout_split")}

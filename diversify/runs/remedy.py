@@ -19,7 +19,7 @@ from ..heads import LinearHead, read_head, replace_head
 from ..measuring import diagnose
 from ..plan import Plan, make_plan
 from ..remedy_report import render_remedy_html, render_remedy_markdown
-from .diagnose import OTHER_IMAGES, UNRECORDED, load_diagnosed, require_recorded
+from .diagnose import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, load_diagnosed, require_recorded
 from .folders import SCHEMA_VERSION, alone
 from .train import Progress, Say
 
@@ -135,7 +135,8 @@ def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any])
         )
         raise must("train embeddings", "be of the backbone's own training images", "others, by its record", advice)
     require_recorded(folder, record)
-    return [UNRECORDED] if UNRECORDED in caveats or not record.get("training") else []
+    unrecorded = UNRECORDED in caveats or not record.get("training")
+    return [*([UNRECORDED] if unrecorded else []), *([CHOSE_HEAD] if CHOSE_HEAD in caveats else [])]
 
 
 def _checkpoint(record: dict[str, Any]) -> dict[str, torch.Tensor]:

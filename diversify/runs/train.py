@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pydantic
 import torch
 from torch import Tensor, nn
 
@@ -153,8 +152,11 @@ class _Training:
             found = find_duplicates(self.data.train, self.data.val, progress)
             self.record["duplicates"] = found.record("val", len(self.data.val))
 
-    def describe(self, say: Say, notes: Sequence[str] = ()) -> None:
-        """The data, what the model sees, and the model, in words; `notes` are on how it is trained."""
+    def describe(self, say: Say, out: Path, notes: Sequence[str] = ()) -> None:
+        """The data, what the model sees, and the model, in words; `out` is where the run will be found.
+
+        `notes` are on how it is trained.
+        """
         data, recipe = self.data, self.record["recipe"]
         sizes = f"{len(data.train)} train, {len(data.val) if data.val else 0} val"
         say(f"data: {data.spec}, {data.num_classes} classes, {sizes}; imbalance {data.imbalance}")
@@ -166,6 +168,7 @@ class _Training:
         say(f"augmentation in training: {self.augmentation or 'none'}")
         if self.plan is not None:
             self.describe_plan(say)
+            self.describe_head_step(self.plan, say, out)
         parameters = self.record["model"]["parameters"]
         name, method = self.record["model"]["name"], self.record["method"]
         say(f"model: {name}, {parameters:,} parameters; {method}, {recipe['epochs']} epochs")
@@ -183,6 +186,18 @@ class _Training:
                 f"note: the plan was made for {sum(made_for)} training images and is applied to {sum(have)}: its draws and"
                 " its prior follow these"
             )
+
+    def describe_head_step(self, plan: Plan, say: Say, out: Path) -> None:
+        """What the plan's schedule leaves out of all epochs, and how it is done afterwards."""
+        epochs = range(self.record["recipe"]["epochs"])
+        if not plan.feature_methods or any(plan.schedule.features_at(epoch, len(epochs)) for epoch in epochs):
+            return
+        needed = "" if self.data.val else " (on a val, which this run has not: train with --holdout, or bring one)"
+        say(
+            f"note: the plan's feature policies ({', '.join(plan.feature_methods)}) do not act in training, by its schedule: they"
+            f" are for the head step{needed}: `diversify diagnose --weights {out / 'model.safetensors'} --out D`, then"
+            f" `diversify remedy D --plan {out / 'plan.json'} --out R`"
+        )
 
 
 def read_plan(path: Path) -> Plan:
@@ -283,7 +298,7 @@ def train_run(
     identity = run.identity_of(state, recipe) if goes_on else run.identity()
     if first:
         run.look_for_copies(progress)
-        run.describe(say, notes)
+        run.describe(say, out, notes)
         if goes_on:
             record["started"] = storage.read_json(out / "run.json", "run.json").get("started", record["started"])
         else:
@@ -329,41 +344,3 @@ def train_run(
         record["weights"] = {"path": weights.name, "sha256": storage.sha256(weights)}
         storage.write_json(out / "run.json", record)
     return record
-
-
-class _Recorded(pydantic.BaseModel, extra="allow"):
-    """What is read of a training run's `run.json`."""
-
-    class Data(pydantic.BaseModel):
-        spec: str
-        imbalance: str
-        tail_order: str
-        holdout: float
-        splits: dict[str, dict[str, Any]]
-
-    class Weights(pydantic.BaseModel):
-        sha256: str
-
-    class Model(pydantic.BaseModel):
-        name: str
-        initial_weights: str
-
-    data: Data
-    view: View | None
-    model: Model
-    recipe: dict[str, Any]
-    seed: int
-    weights: Weights
-
-
-def recorded_training(weights: Path) -> dict[str, Any] | None:
-    """The `run.json` beside a checkpoint, when a training run wrote it for exactly this checkpoint; else None."""
-    beside = weights.parent / "run.json"
-    if not beside.is_file():
-        return None
-    try:
-        record: dict[str, Any] = storage.read_json(beside, "run.json")
-        recorded = _Recorded.model_validate(record)
-    except (InputError, pydantic.ValidationError):
-        return None  # somebody else's file of that name
-    return record if recorded.weights.sha256 == storage.sha256(weights) else None
