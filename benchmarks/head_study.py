@@ -479,15 +479,12 @@ def earlier_table() -> str:
     return _table(_earlier(), EARLIER_OURS, "the plan")
 
 
-def text(suite: str = PROTOCOL.suite) -> str:
+def text(suite: str = PROTOCOL.suite, *, untuned: bool = False) -> str:
     """Where the records of a study come from, in a sentence."""
-    for untuned in (False, True):
-        path = results_of(suite, untuned=untuned)
-        records = read_records(path) if path.exists() else []
-        finals = [one for one in records if one.kind == "final" and one.method == OURS]
-        if finals:
-            break
-    else:
+    path = results_of(suite, untuned=untuned)
+    records = read_records(path) if path.exists() else []
+    finals = [one for one in records if one.kind == "final" and one.method == OURS]
+    if not finals:
         return "No records yet."
     backbones = sorted({str(one.inside["backbone"]) for one in finals}, key=names_of(PROTOCOLS[suite]).index)
     trials = sum(one.kind == "trial" and one.method == OURS for one in records)
@@ -560,7 +557,7 @@ def main() -> None:
             )
         ):
             _told(step)
-        print(text(options.suite), table(options.suite, untuned=options.untuned), sep="\n")
+        print(text(options.suite, untuned=options.untuned), table(options.suite, untuned=options.untuned), sep="\n")
 
 
 def _told(step: Step) -> None:

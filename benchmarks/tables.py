@@ -66,6 +66,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "cifar10_lt_head": head_study.table,
     "cifar10_lt_head_untuned": partial(head_study.table, untuned=True),
     "fashion_mnist_lt_head_text": partial(head_study.text, head_study.FASHION.suite),
+    "fashion_mnist_lt_head": partial(head_study.table, head_study.FASHION.suite),
+    "fashion_mnist_lt_head_untuned_text": partial(head_study.text, head_study.FASHION.suite, untuned=True),
     "fashion_mnist_lt_head_untuned": partial(head_study.table, head_study.FASHION.suite, untuned=True),
     "cifar10_lt_head_val": head_study.val_table,
     "cifar10_lt_head_earlier_text": head_study.earlier_text,
