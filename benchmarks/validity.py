@@ -60,18 +60,16 @@ from diversify.embeddings import Embeddings
 from diversify.errors import InputError, must
 from diversify.extraction import extract
 from diversify.functional import draws, metrics
-from diversify.head import adjust_logits, retrain_head
-from diversify.heads import LinearHead, evaluating, read_head, split_head
+from diversify.head import retrain_head
+from diversify.heads import LinearHead, evaluating, split_head
 from diversify.measures import EXPLANATIONS, MEASURES
 from diversify.measuring import diagnose
 from diversify.plan import make_plan
-from diversify.resident import fit_resident
 from diversify.study.compare import holm
 from diversify.study.methods import method_named
 from diversify.study.protocol import Protocol
-from diversify.study.trial import Task, build_setting, load_task, network_of
+from diversify.study.trial import Run, Task, load_task
 from diversify.study.tune import defaults
-from diversify.training import Recipe, warmup_within
 
 Array = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "validity.jsonl"
@@ -152,45 +150,25 @@ def train(task: Task, method_name: str, tail: str, seed: int) -> Network:
     """A network trained by a method on the training images less the hold-out."""
     protocol, method = task.protocol, method_named(method_name)
     sides = task.sides(tail, "val")
-    data, num_classes = sides.data, sides.data.num_classes
+    data = sides.data
     if sides.train is None or data.val is None or data.test is None:
         raise must("data of validity", "fit on the device and have images for val and test", protocol.data)
     started = time.perf_counter()
     parameters = defaults(protocol.space_of(method))
-    ingredients = method.ingredients(build_setting(sides, protocol.epochs, seed), parameters)
-    model = network_of(protocol, sides, method, seed)
-    recipe = Recipe(
-        epochs=protocol.epochs,
-        batch_size=protocol.batch_size,
-        learning_rate=protocol.learning_rate[1],
-        weight_decay=protocol.weight_decay[1],
-        schedule=protocol.schedule,
-        warmup_epochs=warmup_within(protocol.epochs, protocol.warmup_epochs),
-        precision=protocol.precision,
-        seed=seed,
-    )
-    for _ in fit_resident(
-        model,
-        sides.train,
-        recipe=recipe,
-        num_classes=num_classes,
-        ingredients=dataclasses.replace(ingredients, after=None),
-        prepare=sides.view.normalize,
-    ):
+    run = Run.begun(protocol, sides, method, parameters, epochs=protocol.epochs, seed=seed)
+    for _ in run.train():
         pass
-    split = split_head(model)
-    head = read_head(split.head)
-    head = dataclasses.replace(head, weight=head.weight.cpu().clone(), bias=head.bias.cpu().clone())
-    head = head if ingredients.after is None else adjust_logits(head, ingredients.after().cpu(), 1.0)
+    split = split_head(run.model)
+    head = run.head(split)
 
     def seen(images: Split) -> Embeddings:
-        with evaluating(model):
+        with evaluating(run.model):
             found = extract(split, make_loader(images, sides.view, batch_size=512), precision=protocol.precision)
         features = found.features.cpu()
         return dataclasses.replace(found, features=features, logits=head.logits(features), labels=found.labels.cpu())
 
     embeddings = {"train": seen(data.train), "val": seen(data.val), "test": seen(data.test)}
-    params = {"learning_rate": recipe.learning_rate, "weight_decay": recipe.weight_decay, **parameters}
+    params = {"learning_rate": run.recipe.learning_rate, "weight_decay": run.recipe.weight_decay, **parameters}
     return Network(head=head, params=params, seconds=time.perf_counter() - started, **embeddings)
 
 
