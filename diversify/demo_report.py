@@ -226,7 +226,8 @@ def _statements(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
         f"Of class {names[worst]} ({int(before['count'][worst])} training images) it finds {wording.share(share)} of the unseen"
         f" images {wording.column_interval(before.columns, 'recall_heldout', worst, 'share')}; its top-K features keep"
         f" {wording.share(ratio)} of their training magnitude on them"
-        f" {wording.column_interval(before.columns, 'ce_magnitude_ratio', worst, 'share')}."
+        + f" {wording.column_interval(before.columns, 'ce_magnitude_ratio', worst, 'share')}".rstrip()
+        + "."
     )
     title = (
         f"{layout.number_of(len(weak), 'fragile class', 'fragile classes')}: {', '.join(names[c] for c in weak)}"

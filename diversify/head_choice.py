@@ -256,6 +256,7 @@ class HeadChoice:
             `gain` over the untouched head and its `_low`, `_high`; `behind`, how far behind the best, and `behind_error`,
             the standard error of that.
         recall: `(F, C)` mean over repeats; NaN for a class without held-out rows. `recall_low`, `recall_high` alike.
+        change_low: `(F, C)` low end of what recall gains over the untouched head, on the same rows. `change_high` alike.
         class_counts: `(C,)` training rows.
         heldout_counts: `(C,)` held-out rows.
         best: The candidate with the highest balanced accuracy.
@@ -274,6 +275,8 @@ class HeadChoice:
     recall: Tensor
     recall_low: Tensor
     recall_high: Tensor
+    change_low: Tensor
+    change_high: Tensor
     class_counts: Tensor
     heldout_counts: Tensor
     best: int
@@ -375,7 +378,8 @@ class HeadChoice:
             raise must(f"remedy field {place}", f"be valid ({first['msg']})", repr(first["input"])[:80]) from None
         values = {name: getattr(file, name) for name in _File.model_fields if name != "schema_version"}
         values["columns"] = {name: _tensor(column) for name, column in file.columns.items()}
-        values |= {name: _tensor(getattr(file, name)) for name in ("recall", "recall_low", "recall_high")}
+        per_class = ("recall", "recall_low", "recall_high", "change_low", "change_high")
+        values |= {name: _tensor(getattr(file, name)) for name in per_class}
         values |= {name: torch.tensor(getattr(file, name)) for name in ("class_counts", "heldout_counts")}
         values["overall"] = {name: math.nan if value is None else value for name, value in file.overall.items()}
         return cls(**values)
@@ -416,6 +420,8 @@ class _File(pydantic.BaseModel):
     recall: _Rows
     recall_low: _Rows
     recall_high: _Rows
+    change_low: _Rows
+    change_high: _Rows
     class_counts: tuple[int, ...]
     heldout_counts: tuple[int, ...]
     best: int
@@ -595,6 +601,8 @@ def _judged(
     held = counts.class_counts(labels, classes)
     low, high = stats.wilson_interval(recall.nan_to_num(0.0) * held, held.expand_as(recall))
     ends = [stats.mean_share_interval(*one) for one in zip(recall, low, high, strict=True)]
+    hits, both = (_sums(values, labels, classes) for values in (mean, mean * mean[0]))
+    change = stats.paired_difference_interval(hits[:1].expand_as(hits), hits, both, held.expand_as(hits))
     spread = torch.stack([_balanced(one, labels, classes) for one in scores])
     gains = [balanced_difference(one, mean[0], labels, classes) for one in mean]
     behinds = [balanced_difference(mean[best], one, labels, classes) for one in mean]
@@ -625,6 +633,8 @@ def _judged(
         recall=recall,
         recall_low=low,
         recall_high=high,
+        change_low=change[0],
+        change_high=change[1],
         class_counts=counts.class_counts(train.labels, classes).cpu(),
         heldout_counts=held,
         best=best,
@@ -648,9 +658,13 @@ def _highest(options: Sequence[int], values: Sequence[float]) -> int:
 
 def _balanced(right: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """`(...)` float64 mean recall over the classes that are there, of rows `(..., N)` that are right or not."""
-    sums = torch.zeros(*right.shape[:-1], num_classes, dtype=torch.float64)
-    sums.index_add_(-1, labels, right.double())
-    return (sums / counts.class_counts(labels, num_classes)).nanmean(-1)
+    return (_sums(right, labels, num_classes) / counts.class_counts(labels, num_classes)).nanmean(-1)
+
+
+def _sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """`(..., C)` float64 sums over the rows of each class, of values `(..., N)`."""
+    sums = torch.zeros(*values.shape[:-1], num_classes, dtype=torch.float64)
+    return sums.index_add_(-1, labels, values.double())
 
 
 def balanced_difference(one: Tensor, other: Tensor, labels: Tensor, num_classes: int) -> tuple[float, float]:

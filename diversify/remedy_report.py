@@ -140,18 +140,21 @@ def _statements(choice: HeadChoice, names: Sequence[str]) -> tuple[Statement, ..
     title = "Leave the head as it is" if choice.names[place] == UNTOUCHED else f"Take {choice.names[place]}"
     ranked = sorted(range(len(choice.names)), key=lambda one: float(choice.columns["behind"][one]))
     others = [one for one in ranked if one not in (place, 0)][:3]
-    text = f"{choice.meanings[place]} " + "; ".join(
-        f"{choice.names[one]} gains {wording.points(float(choice.columns['gain'][one]))}" for one in others
-    )
+    text = choice.meanings[place]
+    if others:
+        text += " Of the others " + "; ".join(
+            f"{choice.names[one]} gains {wording.points(float(choice.columns['gain'][one]))}" for one in others
+        )
     found = [Statement(title=title, text=wording.sentence(text), label=choice.option(place), good=True)]
     if place:
-        change = [(float(value), c) for c, value in enumerate((choice.recall[place] - choice.recall[0]).tolist())]
-        for word, group in (
-            ("gain", sorted((one for one in change if one[0] > 0), reverse=True)),
-            ("pay", sorted(one for one in change if one[0] < 0)),
-        ):
+        change, low, high = _changes(choice, place)
+        surely = {"gain": [c for c in change if low[c] > 0], "pay": [c for c in reversed(change) if high[c] < 0]}
+        for word, group in surely.items():
             if group:
-                listed = ", ".join(f"{names[c]} {wording.points(value)}" for value, c in group[: wording.STRONGEST])
+                listed = ", ".join(
+                    f"{names[c]} {wording.points(change[c])} {_ends(low[c], high[c])}"
+                    for c in group[: wording.STRONGEST]
+                )
                 more = " …" if len(group) > wording.STRONGEST else ""
                 found.append(
                     Statement(
@@ -160,7 +163,24 @@ def _statements(choice: HeadChoice, names: Sequence[str]) -> tuple[Statement, ..
                         good=word == "gain",
                     )
                 )
+        unsure = [c for c in change if change[c] and not (low[c] > 0 or high[c] < 0)]
+        if unsure:
+            listed = ", ".join(f"{names[c]} {wording.points(change[c])}" for c in unsure[: wording.STRONGEST])
+            more = " …" if len(unsure) > wording.STRONGEST else ""
+            found.append(
+                Statement(
+                    title=f"Of {layout.number_of(len(unsure), 'class', 'classes')} these images cannot tell",
+                    text=f"{listed} points{more}: intervals that hold 0.",
+                )
+            )
     return tuple(found)
+
+
+def _changes(choice: HeadChoice, place: int) -> tuple[dict[int, float], list[float], list[float]]:
+    """What the recall of each class gains, the largest gain first, and the ends of its interval by class."""
+    gained = (choice.recall[place] - choice.recall[0]).tolist()
+    order = sorted((c for c in range(len(gained)) if math.isfinite(gained[c])), key=lambda c: -gained[c])
+    return {c: gained[c] for c in order}, choice.change_low[place].tolist(), choice.change_high[place].tolist()
 
 
 def _class_table(choice: HeadChoice, names: Sequence[str], order: Sequence[int], gap: int) -> Table:
@@ -175,20 +195,25 @@ def _class_table(choice: HeadChoice, names: Sequence[str], order: Sequence[int],
     rows = []
     for c in order:
         change = float(choice.recall[place][c] - choice.recall[0][c])
+        low, high = float(choice.change_low[place][c]), float(choice.change_high[place][c])
         cells = (
             Cell(value=f"{int(choice.class_counts[c]):,}"),
             Cell(value=f"{int(choice.heldout_counts[c]):,}"),
             recall(0, c),
             recall(place, c),
-            Cell(value=wording.points(change) if math.isfinite(change) else DASH, strong=abs(change) >= 0.05),
+            Cell(
+                value=wording.points(change) if math.isfinite(change) else DASH,
+                interval=_ends(low, high),
+                strong=low > 0 or high < 0,
+            ),
         )
         name = plots.cut(names[c], 48)
         rows.append(Row(name=name, whole=names[c] if name != names[c] else "", cells=cells))
     titles = ("train images", "held-out images", "recall before", f"with {choice.names[place]}", "change, points")
     return Table(
         title="The classes, before and after",
-        caption="Largest loss first, largest gain last. Intervals are 95%, each class by itself; changes of 5 points and more"
-        f" are bold. {DASH}: no held-out image." + wording.left_out(len(names), len(order), "change in recall"),
+        caption="Largest loss first, largest gain last. Intervals are 95%, each class by itself; changes whose interval leaves"
+        f" out 0 are bold. {DASH}: no held-out image." + wording.left_out(len(names), len(order), "change in recall"),
         headings=(Heading(title="class"), *(Heading(title=title) for title in titles)),
         rows=tuple(rows),
         gap=gap,

@@ -12,7 +12,7 @@ from torch.nn import functional
 import diversify as dv
 from diversify.embeddings import Embeddings
 from diversify.errors import InputError
-from diversify.functional import counts, draws
+from diversify.functional import counts, draws, stats
 from diversify.functional.metrics import balanced_accuracy
 from diversify.head import HeadRecipe, adjust_logits, log_prior_of, nearest_mean, normalize_tau, retrain_head
 from diversify.head_choice import Candidate, HeadChoice, Make, choose_head, default_candidates, even_plan, scaled
@@ -392,6 +392,30 @@ def test_the_untouched_head_is_scored_as_it_is(choice: HeadChoice, sides: Sides)
     assert float(choice.columns["balanced_accuracy"][0]) == pytest.approx(correct(head, heldout))
     assert [float(choice.columns[name][0]) for name in ("gain", "gain_low", "gain_high", "spread")] == [0.0] * 4
     assert equal(choice.heads[0], head)
+
+
+def test_the_change_of_a_class_has_the_interval_of_a_paired_difference(sides: Sides) -> None:
+    train, heldout, head = sides
+    worse = dataclasses.replace(head, bias=head.bias - 30 * torch.eye(10)[4])
+    made = Candidate(name="made", meaning="", options={"": lambda *_: worse})
+    found = choose_head(train, heldout, head, [made], repeats=3)
+    change = found.recall[1] - found.recall[0]
+    assert bool(
+        (
+            (found.change_low <= found.recall - found.recall[0]) & (found.change_high >= found.recall - found.recall[0])
+        ).all()
+    )
+    assert float(change[4]) < 0
+    assert float(found.change_high[1, 4]) < 0
+    assert bool((found.change_high[0] > found.change_low[0]).all()), "that nothing changed is of these rows alone"
+    for c in range(10):
+        rows = heldout.labels == c
+        before, after = ((one.logits(heldout.features).argmax(1) == c)[rows] for one in (head, worse))
+        sums = [value.sum() for value in (before, after, before & after, rows)]
+        low, high = stats.paired_difference_interval(*sums)
+        assert (float(found.change_low[1, c]), float(found.change_high[1, c])) == pytest.approx(
+            (float(low), float(high))
+        )
 
 
 def test_what_wins_is_recommended(choice: HeadChoice) -> None:
