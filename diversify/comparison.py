@@ -191,7 +191,7 @@ def _put_difference(table: ClassTable, models: Sequence[Model], heads: Sequence[
     if paired:
         labels = models[0].heldout.labels
         first, second = (
-            head.logits(model.heldout.features).argmax(1) == labels for model, head in zip(models, heads, strict=True)
+            model.heldout.seen_by(head).logits.argmax(1) == labels for model, head in zip(models, heads, strict=True)
         )
         hits = [counts.class_counts(labels[those], num_classes) for those in (first, second, first & second)]
         total = counts.class_counts(labels, num_classes)
@@ -210,7 +210,7 @@ def _measure(table: ClassTable, side: str, model: Model, head: LinearHead, k: in
     train_features, weight, bias = head.effective(model.train.features)
     heldout_features, _, _ = head.effective(model.heldout.features)
     labels = model.heldout.labels
-    predicted = head.logits(model.heldout.features).argmax(1)
+    predicted = model.heldout.seen_by(head).logits.argmax(1)
     confusion = metrics.confusion_matrix(labels, predicted, table.num_classes)
     table.put_share(f"recall_{side}", confusion.diagonal(), confusion.sum(1))
     means = counts.class_mean(train_features, model.train.labels, table.num_classes) * weight

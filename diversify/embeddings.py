@@ -21,6 +21,8 @@ from .heads import LinearHead
 SCHEMA_VERSION = 1
 BLOCK_ROWS = 4096  # rows checked at a time, and rows held on a device before they come to the CPU
 
+_SHOWN = 256  # rows that show whose logits they are
+_ROUNDING = 0.02  # of the logits' size: by how much those of a class may differ, as in bfloat16 they do
 _RECORD_SECONDS = 5.0  # how much finished work a kill may cost, at most
 
 
@@ -87,9 +89,18 @@ class Embeddings:
         )
 
     def seen_by(self, head: LinearHead) -> Self:
-        """The same with the logits of this head, on the features' device."""
+        """With the logits of this head, on the features' device: as they are where theirs are of it, which some rows show.
+
+        Logits of lower precision are not recomputed: with many classes they are most of what embeddings hold.
+        """
         device = self.features.device
         on = replace(head, weight=head.weight.to(device), bias=head.bias.to(device))
+        if self.logits.shape[1] == head.num_classes and len(self):
+            rows = torch.linspace(0, len(self) - 1, min(len(self), _SHOWN), device=device).long()
+            own = self.logits[rows].to(device)
+            differ = (on.logits(self.features[rows]) - own).square().mean(0).sqrt().max()
+            if bool(differ <= _ROUNDING * own.square().mean().sqrt()):
+                return self
         return replace(self, logits=on.logits(self.features))
 
     def save(self, folder: Path) -> None:

@@ -1405,3 +1405,19 @@ def test_bad_input_leaves_nothing_behind(tmp_path):
         "extract without out, then save the embeddings"
     )
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_logits_are_those_of_the_head_that_is_asked_about() -> None:
+    head = LinearHead(weight=seeded(6, 8), bias=torch.zeros(6))
+    features, rows = seeded(300, 8, seed=1), torch.arange(300)
+    of_head = head.logits(features)
+    own = Embeddings(features=features, labels=rows % 6, logits=of_head, indices=rows)
+    assert own.seen_by(head) is own
+    rounded = Embeddings(features=features, labels=rows % 6, logits=of_head.bfloat16().float(), indices=rows)
+    assert rounded.seen_by(head) is rounded, "as a network in half precision gave them"
+    for other in (
+        LinearHead(weight=head.weight, bias=0.2 * torch.eye(6)[2]),
+        LinearHead(weight=head.weight + 0.5 * torch.eye(6, 8), bias=head.bias),
+    ):
+        assert torch.equal(own.seen_by(other).logits, other.logits(features))
+    assert torch.equal(own.logits, of_head)
