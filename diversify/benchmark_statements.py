@@ -210,7 +210,9 @@ def diversifies(suite: SuiteComparison) -> Statement:
     if not math.isfinite(found.paired.low):
         return untold(f"{numbers}; one {suite.replicate} has no interval.{beside}".removesuffix("."))
     if found.verdict == "open":
-        return untold(f"{numbers}: the interval holds 0.{beside}".removesuffix("."))
+        held = found.paired.low <= 0 <= found.paired.high
+        why = "the interval holds 0" if held else f"{suite.replicate}s are too few to tell"
+        return untold(f"{numbers}: {why}.{beside}".removesuffix("."))
     more = found.verdict == "ahead"
     return Statement(
         title=f"{question} {'Yes: features are more diverse' if more else 'No: features are less diverse'}",

@@ -137,7 +137,7 @@ def method_table(suite: SuiteComparison) -> Table:
     return Table(
         title="The methods",
         caption=f"Best balanced accuracy on test first. {_legend(suite)} Brackets: 95% t intervals over {replicate}s; bold: the"
-        f" interval of a difference leaves out 0. {DASH}: undefined.",
+        f" interval of a difference leaves out 0, of 3 of them or more. {DASH}: undefined.",
         headings=(
             Heading(title="method", short="method"),
             _heading("balanced_accuracy", short="balanced accuracy"),
@@ -202,7 +202,7 @@ def suite_table(suites: Sequence[SuiteComparison]) -> Table:
     return Table(
         title="The suites",
         caption=f"Differences of balanced accuracy on test, {_paired(replicate)}, with 95% t intervals over {replicate}s; bold: the"
-        " interval leaves out 0. The best reweighting method is the one that val names.",
+        " interval leaves out 0, of 3 of them or more. The best reweighting method is the one that val names.",
         headings=(Heading(title="suite"), *(Heading(title=title) for title in titles), _runs_heading(replicate)),
         rows=tuple(rows),
         rows_are="suites",
@@ -245,7 +245,7 @@ def difference_sections(suite: SuiteComparison) -> tuple[Section, ...]:
             ),
             table=Table(
                 title="Differences",
-                caption=f"Points, with 95% t intervals over {replicate}s; bold: the interval leaves out 0."
+                caption=f"Points, with 95% t intervals over {replicate}s; bold: the interval leaves out 0, of 3 of them or more."
                 + (" p values are of paired t tests, adjusted per column after Holm." if "p, Holm" in shown else ""),
                 headings=tuple(headings),
                 rows=tuple(rows),

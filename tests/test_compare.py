@@ -427,3 +427,11 @@ def test_what_is_no_record_is_named_with_its_line(record: dict[str, Any], wrong:
     storage.write_jsonl(path, [final("ce", 1), record])
     with pytest.raises(InputError, match=f"results.jsonl must hold records of a study, got line 2 of .* with {wrong}"):
         load(path)
+
+
+def test_two_differences_that_agree_by_chance_settle_nothing() -> None:
+    two = difference("a", "b", {0: 0.526, 1: 0.626}, {0: 0.5, 1: 0.6})
+    assert two.paired.low > 0
+    assert two.verdict == "open"
+    three = difference("a", "b", {0: 0.526, 1: 0.627, 2: 0.725}, {0: 0.5, 1: 0.6, 2: 0.7})
+    assert three.verdict == "ahead"

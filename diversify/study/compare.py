@@ -18,8 +18,8 @@ are then rather wide, since how these differ is in them, and for others rather n
 With the few networks that a study has, the t interval of the paired differences is the honest one: it is wide with 3 of them
 because little is known. A bootstrap over n never leaves the range of the n differences, which holds the middle of their
 distribution with probability 1 - 2^(1 - n): 75% with 3, whatever it calls itself. It is therefore given from 6 on, beside the
-t interval, and no verdict hangs on it. With 2 there is no p value, with 1 no interval either. Classes are not resampled: those
-of the data are the ones asked about, and no sample of others.
+t interval, and no verdict hangs on it. With 2 there is no p value and no verdict, with 1 no interval either. Classes are not
+resampled: those of the data are the ones asked about, and no sample of others.
 """
 
 from __future__ import annotations
@@ -151,7 +151,12 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the t interval leaves out 0, and on which side it lies; higher is called ahead."""
+        """Whether the t interval leaves out 0, and on which side it lies; higher is called ahead.
+
+        Always open with fewer than 3 networks: two differences that agree by chance have an interval of no width.
+        """
+        if len(self.paired.values) < FEWEST_FOR_P:
+            return "open"
         return "ahead" if self.paired.low > 0 else "behind" if self.paired.high < 0 else "open"
 
 
