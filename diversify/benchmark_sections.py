@@ -116,7 +116,7 @@ def inside_sections(suite: SuiteComparison) -> tuple[Section, ...]:
             table=Table(
                 title="What changed inside",
                 caption=f"Brackets: 95% t intervals over {suite.replicate}s; bold: the interval of a difference to {BASELINE} leaves out"
-                f" 0. All classes: the mean over all of them. {DASH}: not measured.",
+                f" 0, of 3 of them or more. All classes: the mean over all of them. {DASH}: not measured.",
                 headings=(Heading(title="method", short="method"), *(heading for heading, _ in shown)),
                 rows=tuple(rows),
             ),

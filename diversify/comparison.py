@@ -152,6 +152,10 @@ def compare_models(
             "be the same, to match the channels of networks that began with different weights",
             f"{len(first.heldout)} and {len(second.heldout)} others",
         )
+    first, second = (
+        dataclasses.replace(model, heldout=model.heldout.seen_by(head))
+        for model, head in zip((first, second), heads, strict=True)
+    )
     table = ClassTable(num_classes, seed)
     tops, magnitudes = zip(
         *(
@@ -163,7 +167,7 @@ def compare_models(
     columns = table.columns
     ratio = magnitude.magnitude_ratio(columns["magnitude_first"], columns["magnitude_second"])
     table.put_draws("magnitude_ratio", ratio, magnitude.magnitude_ratio(*magnitudes))
-    _put_difference(table, (first, second), heads, paired=same)
+    _put_difference(table, (first, second), paired=same)
     partner = (
         torch.arange(num_features)
         if shared_start
@@ -184,15 +188,13 @@ def compare_models(
 _SIDES = ("first", "second")
 
 
-def _put_difference(table: ClassTable, models: Sequence[Model], heads: Sequence[LinearHead], *, paired: bool) -> None:
+def _put_difference(table: ClassTable, models: Sequence[Model], *, paired: bool) -> None:
     """Recall of the second less that of the first, with Newcombe's interval: of pairs where both saw the same images."""
     columns, num_classes = table.columns, table.num_classes
     difference = columns["recall_second"] - columns["recall_first"]
     if paired:
         labels = models[0].heldout.labels
-        first, second = (
-            model.heldout.seen_by(head).logits.argmax(1) == labels for model, head in zip(models, heads, strict=True)
-        )
+        first, second = (model.heldout.logits.argmax(1) == labels for model in models)
         hits = [counts.class_counts(labels[those], num_classes) for those in (first, second, first & second)]
         total = counts.class_counts(labels, num_classes)
         table.put("recall_difference", difference, *stats.paired_difference_interval(hits[0], hits[1], hits[2], total))
@@ -210,8 +212,7 @@ def _measure(table: ClassTable, side: str, model: Model, head: LinearHead, k: in
     train_features, weight, bias = head.effective(model.train.features)
     heldout_features, _, _ = head.effective(model.heldout.features)
     labels = model.heldout.labels
-    predicted = model.heldout.seen_by(head).logits.argmax(1)
-    confusion = metrics.confusion_matrix(labels, predicted, table.num_classes)
+    confusion = metrics.confusion_matrix(labels, model.heldout.logits.argmax(1), table.num_classes)
     table.put_share(f"recall_{side}", confusion.diagonal(), confusion.sum(1))
     means = counts.class_mean(train_features, model.train.labels, table.num_classes) * weight
     indices = magnitude.top_k(means, k)

@@ -339,7 +339,7 @@ def _wrapped(body: str, *, item: str = "", indent: str = "") -> str:
     """
     width = PROSE - len(item or indent)
     lines = textwrap.wrap(body, width, break_long_words=False, break_on_hyphens=False) or [""]
-    lines = [re.sub(r"^(\d*)(?<!\d)(?=[#>+=-])|^(\d+)(?=[.)](\s|$))", r"\1\2\\", line) for line in lines]
+    lines = [re.sub(r"^(?:(\d+)(?=[.)](?:\s|$))|(?=[#>+=-]))", r"\1\\", line) for line in lines]
     after = " " * len(item) if item else indent
     return "\n".join((after if place else item or indent) + line for place, line in enumerate(lines))
 

@@ -175,9 +175,8 @@ def _magnitudes(table: ClassTable, train: _Side, heldout: _Side, head: LinearHea
         heldout.features[heldout.queries], weight, heldout.labels[heldout.queries], indices, BOOTSTRAPS, seed=table.seed
     )
     rows = torch.stack([counts.class_counts(side.labels, num_classes) for side in (train, heldout)]).amin(0)
-    enough = (
-        rows >= MATCHED_N
-    )  # with fewer, resampled rows can only lose of the top-K, and the ranking itself is chance
+    # with fewer, resampled rows can only lose of the top-K, and the ranking itself is chance
+    enough = rows >= MATCHED_N
     ends = [end.where(enough, torch.nan) for end in stats.interval(drawn)]
     table.put("identity_overlap", overlap, torch.minimum(ends[0], overlap), torch.maximum(ends[1], overlap))
 
@@ -386,7 +385,7 @@ def diagnose(
             )
     if heldout_split not in ("val", "test"):
         raise must("heldout_split", "be val or test", repr(heldout_split))
-    names = tuple(map(str, class_names or (f"class {c}" for c in range(num_classes))))
+    names = tuple(map(str, class_names if class_names is not None else (f"class {c}" for c in range(num_classes))))
     if len(names) != num_classes:
         raise must("class_names", f"be one per class of the head, {num_classes}", len(names))
     k = parse_top_k(top_k, head.num_features)

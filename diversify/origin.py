@@ -35,9 +35,8 @@ def commit() -> str | None:
         return run.stdout.strip()
 
     try:
-        changed = git(
-            "status", "--porcelain", "--untracked-files=no", "--", "*.py"
-        )  # records that it writes are no code
+        # records that it writes are no code
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -17,8 +17,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from .balancing import eos_parents
 from .embeddings import Embeddings
+from .eos import eos_parents
 from .functional import counts, draws, oversample
 from .functional.neighbors import nearest_neighbors
 from .heads import LinearHead

@@ -154,6 +154,28 @@ def test_what_a_better_head_could_gain_has_the_interval_of_a_paired_difference(
     assert told == stats.mean_share_interval(*ends, least=-1.0)
 
 
+def test_the_interval_of_safe_rows_allows_for_neighbours_in_common() -> None:
+    # four classes that are all alike, drawn 150 times: how often does the interval of a class miss the share they have in truth?
+    classes, size, width = 4, 50, 16
+    labels = torch.arange(classes).repeat_interleave(size)
+    counted = []
+    for turn in range(150):
+        features = draws.normal("safe", turn, torch.arange(len(labels) * width)).view(-1, width).float()
+        features += 2 * torch.eye(classes, width)[labels]
+        near = measuring.neighbors.nearest_neighbors(features, features, 5, same=torch.arange(len(labels)))[1]
+        safe = measuring.neighbors.archetypes(labels[near], labels) == 0
+        counted.append(torch.bincount(labels[safe], minlength=classes))
+    found, total = torch.stack(counted).double(), torch.tensor(float(size))
+    truth = float(found.mean() / size)
+
+    def missed(variance: float) -> float:
+        low, high = stats.wilson_interval(found / variance, total / variance)
+        return float(((low > truth) | (high < truth)).double().mean())
+
+    assert missed(measuring.NEIGHBOR_VARIANCE) < 0.08
+    assert missed(1.0) > 0.1, "as independent rows would have it"
+
+
 def test_another_head_for_the_same_features_is_diagnosed_as_itself(
     sides: tuple[Embeddings, Embeddings, LinearHead],
 ) -> None:

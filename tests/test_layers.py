@@ -33,7 +33,7 @@ ROOMS = {
     "rules": 3.9,
     "drafts": 3.95,
     "plan": 4.0,
-    "balancing": 5.0,
+    "eos": 5.0,
     "sampler": 5.0,
     "augment": 5.0,
     "augment_images": 5.1,

@@ -12,8 +12,8 @@ from torch.nn import functional
 from diversify import head as head_module
 from diversify.augment import CropFlip
 from diversify.augment_images import BatchAugmenter
-from diversify.balancing import filled_up
 from diversify.embeddings import Embeddings
+from diversify.eos import balanced_by_eos
 from diversify.errors import InputError
 from diversify.functional import draws
 from diversify.heads import LinearHead
@@ -387,7 +387,7 @@ def test_seeds_go_through_the_permutations_in_turn() -> None:
 def test_eos_begins_at_rows_that_have_an_enemy() -> None:
     trained = trained_of()
     train = trained.train
-    found = filled_up(train, trained.head, k=3, seed=0)
+    found = balanced_by_eos(train, trained.head, k=3, seed=0)
     assert found.labels.bincount().tolist() == [max(COUNTS)] * 4
     assert torch.equal(found.features[: len(train)], train.features)
     distance = torch.cdist(train.features, train.features).fill_diagonal_(torch.inf)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..adaptive import RULES, AdaptivePlan, AdaptiveRule
 from ..augment_images import BatchAugmenter
-from ..balancing import filled_up
 from ..diagnosis import Diagnosis
+from ..eos import balanced_by_eos
 from ..errors import must, unknown
 from ..head import adjust_logits, log_prior_of, normalize_tau, retrain_head
 from ..heads import LinearHead
@@ -240,7 +240,7 @@ def _interpolated(setting: Setting, parameters: Parameters, trained: Trained) ->
 
 def _toward_enemies(setting: Setting, parameters: Parameters, trained: Trained) -> LinearHead:
     """Even draws of classes that EOS has filled up until all have as many rows."""
-    bank = filled_up(trained.train, trained.head, k=int(number(parameters, "neighbors")), seed=setting.seed)
+    bank = balanced_by_eos(trained.train, trained.head, k=int(number(parameters, "neighbors")), seed=setting.seed)
     return retrain_head(bank, trained.head, drawn_plan(setting, 0.0), seed=setting.seed)
 
 

@@ -41,7 +41,7 @@ def eos_parents(
     return torch.cat(pairs), used
 
 
-def filled_up(embeddings: Embeddings, head: LinearHead, *, k: int, seed: int) -> Embeddings:
+def balanced_by_eos(embeddings: Embeddings, head: LinearHead, *, k: int, seed: int) -> Embeddings:
     """The rows, and behind them those by which EOS brings every class that has any to the size of the largest."""
     features, labels = embeddings.features, embeddings.labels
     rows = counts.class_counts(labels, embeddings.num_classes).tolist()
@@ -53,4 +53,4 @@ def filled_up(embeddings: Embeddings, head: LinearHead, *, k: int, seed: int) ->
     return Embeddings(features=grown, labels=known, logits=head.logits(grown), indices=torch.arange(len(known)))
 
 
-__all__ = ["eos_parents", "filled_up"]
+__all__ = ["balanced_by_eos", "eos_parents"]
