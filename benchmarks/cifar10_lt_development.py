@@ -14,17 +14,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diversify import storage
-from diversify.plan import Plan
+from diversify.files import atomic
+from diversify.plan.plan import Plan
 
 RESULTS = Path(__file__).parent / "results" / "cifar10_lt_development.jsonl"
 
 
 def record(folder: Path) -> dict[str, Any]:
     """What `diversify train` left, as a trial."""
-    run = storage.read_json(folder / "run.json", "run.json")
-    epochs = storage.read_jsonl(folder / "metrics.jsonl")
-    plan = Plan.from_dict(storage.read_json(folder / "plan.json", "plan.json"))
+    run = atomic.read_json(folder / "run.json", "run.json")
+    epochs = atomic.read_jsonl(folder / "metrics.jsonl")
+    plan = Plan.from_dict(atomic.read_json(folder / "plan.json", "plan.json"))
     last, rarest = epochs[-1], min(plan.classes, key=lambda one: one.count)
     return {
         "kind": "trial",
@@ -52,5 +52,5 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    kept = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
-    storage.write_jsonl(RESULTS, [*kept, *(record(Path(folder)) for folder in sys.argv[1:])])
+    kept = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
+    atomic.write_jsonl(RESULTS, [*kept, *(record(Path(folder)) for folder in sys.argv[1:])])

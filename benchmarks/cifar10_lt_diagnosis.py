@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from diversify import storage
+from diversify.commands.diagnose import load_diagnosed
+from diversify.diagnosis.catalogue import MEASURES
+from diversify.files import atomic
 from diversify.functional import diversity, draws, stats
-from diversify.measures import MEASURES
-from diversify.runs import load_diagnosed
 
 Array = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "cifar10_lt_diagnosis.jsonl"
@@ -62,8 +62,8 @@ ASKED = (
 
 def record(folder: Path) -> dict[str, Any]:
     """One record from a folder that `diversify diagnose` left: every column, and where it comes from."""
-    diagnosis = storage.read_json(folder / "diagnosis.json", "diagnosis.json")
-    run = storage.read_json(folder / "run.json", "run.json")
+    diagnosis = atomic.read_json(folder / "diagnosis.json", "diagnosis.json")
+    run = atomic.read_json(folder / "run.json", "run.json")
     kept = (
         "data",
         "model",
@@ -90,7 +90,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 def latest() -> list[dict[str, Any]]:
     """The last record per tail order."""
-    by_tail = {line["data"]["tail_order"]: line for line in storage.read_jsonl(RESULTS)}
+    by_tail = {line["data"]["tail_order"]: line for line in atomic.read_jsonl(RESULTS)}
     return list(by_tail.values())
 
 
@@ -273,5 +273,5 @@ def answer_table() -> str:
 
 if __name__ == "__main__":
     for given in sys.argv[1:]:
-        storage.append_jsonl(RESULTS, record(Path(given)))
+        atomic.append_jsonl(RESULTS, record(Path(given)))
     print(class_table(), answer_table(), sep="\n\n")

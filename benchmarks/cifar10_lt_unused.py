@@ -25,20 +25,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diversify import origin, storage
-from diversify.data import collate, load_data
-from diversify.embeddings import Embeddings
+from diversify.data.load import load_data
+from diversify.data.loader import collate
+from diversify.diagnosis.measure import diagnose, usual_top_k
 from diversify.errors import must
-from diversify.head import retrain_head
-from diversify.heads import LinearHead, evaluating, split_head
-from diversify.measuring import diagnose, usual_top_k
-from diversify.plan import Plan, make_plan
-from diversify.resident import ResidentImages, features_of
+from diversify.files import atomic
+from diversify.network.embeddings import Embeddings
+from diversify.network.linear_head import LinearHead
+from diversify.network.split import split_head
+from diversify.network.wrappers import evaluating
+from diversify.plan.make import make_plan
+from diversify.plan.plan import Plan
+from diversify.repair.retrain import retrain_head
+from diversify.runtime import provenance
 from diversify.study.methods import between, method_named
 from diversify.study.records import read_records
 from diversify.study.suites import CIFAR10_LT_SHORT
 from diversify.study.trial import Run, Task, load_task
 from diversify.study.tune import defaults
+from diversify.training.resident import ResidentImages, features_of
 
 RESULTS = Path(__file__).parent / "results" / "cifar10_lt_unused.jsonl"
 STUDY = RESULTS.with_name("study_cifar10_lt_short.jsonl")
@@ -100,12 +105,12 @@ def make_bank(task: Task, name: str, path: Path) -> None:
     tensors = {"weight": head.weight, "bias": head.bias}
     for side, found in {**features, "unused": made.cpu()}.items():
         tensors |= {f"{side}_features": found.clone(), f"{side}_labels": labels[side].cpu()}
-    storage.write_tensors(path, tensors, {"class_names": json.dumps(list(sides.data.class_names))})
+    atomic.write_tensors(path, tensors, {"class_names": json.dumps(list(sides.data.class_names))})
 
 
 def read_bank(name: str, path: Path) -> Bank:
     """What `make_bank` kept."""
-    tensors, metadata = storage.read_tensors(path, "features of a network")
+    tensors, metadata = atomic.read_tensors(path, "features of a network")
     method, epochs, seed = name.rsplit(":", 2)
     head = LinearHead(weight=tensors["weight"], bias=tensors["bias"])
 
@@ -181,8 +186,8 @@ def judge(banks: list[Bank]) -> Iterator[dict[str, Any]]:
                 "class_counts": counts.tolist(),
                 "epochs": bank.epochs,
                 "tail_order": CIFAR10_LT_SHORT.tail_orders[0],
-                "started": origin.now(),
-                **origin.origin(torch.device("cpu")),
+                "started": provenance.now(),
+                **provenance.origin(torch.device("cpu")),
             }
 
 
@@ -193,7 +198,7 @@ def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
 
 def table() -> str:
     """Balanced accuracy of every network with every head, by how much of the way the head went."""
-    records = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
+    records = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
     if not records:
         return "No records yet."
     found = {(name_of(one), one["params"]["head"], one["params"]["head_share"]): one for one in records}
@@ -225,8 +230,8 @@ def main() -> None:
             make_bank(task, name, path)
     made = list(judge([read_bank(name, path) for name, path in paths.items()]))
     anew = {key_of(record) for record in made}
-    kept = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
-    storage.write_jsonl(RESULTS, [*(record for record in kept if key_of(record) not in anew), *made])
+    kept = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
+    atomic.write_jsonl(RESULTS, [*(record for record in kept if key_of(record) not in anew), *made])
     for record in made:
         print(f"{record['balanced_accuracy']:.1%}  {record['method']}, {record['epochs']} epochs: {record['params']}")
 

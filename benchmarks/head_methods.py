@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from diversify.embeddings import Embeddings
-from diversify.head import HeadRecipe, adjust_logits, log_prior_of, nearest_mean, normalize_tau, retrain_with
-from diversify.head_choice import scaled
-from diversify.heads import LinearHead
-from diversify.oversampling import balanced
-from diversify.plan import Plan
-from diversify.policies import Strengths
+from diversify.augment.oversampler import balanced
+from diversify.network.embeddings import Embeddings
+from diversify.network.linear_head import LinearHead
+from diversify.plan.plan import Plan
+from diversify.plan.strengths import Strengths
+from diversify.repair.candidates import scaled
+from diversify.repair.post_hoc import adjust_logits, log_prior_of, nearest_mean, normalize_tau
+from diversify.repair.retrain import HeadRecipe, retrain_with
 from diversify.study.methods import drawn_plan
 from diversify.study.protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, Trained
 

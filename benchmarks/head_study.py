@@ -46,28 +46,26 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from benchmarks.head_methods import BY_NAME, OURS, PLANNED
-from diversify import origin, storage
-from diversify.data import Split, make_loader
-from diversify.embeddings import Embeddings
+from diversify.commands.diagnose import load_trained
+from diversify.commands.options import DataOptions
+from diversify.data.loader import Split, make_loader
+from diversify.diagnosis.measure import diagnose, usual_top_k
 from diversify.errors import must
-from diversify.extraction import extract
+from diversify.files import atomic, digests
 from diversify.functional import ceiling, counts, metrics
 from diversify.functional.ceiling import stratified_folds
-from diversify.heads import LinearHead, read_head, split_head
-from diversify.measuring import diagnose, usual_top_k
-from diversify.plan import Plan, make_plan
-from diversify.runs.diagnose import load_trained
-from diversify.runs.options import DataOptions
-from diversify.study.protocol import (
-    Method,
-    Outcome,
-    Parameters,
-    Protocol,
-    Setting,
-    Trained,
-)
+from diversify.network.embeddings import Embeddings
+from diversify.network.extraction import extract
+from diversify.network.linear_head import LinearHead, read_head
+from diversify.network.split import split_head
+from diversify.plan.make import make_plan
+from diversify.plan.plan import Plan
+from diversify.runtime import provenance
+from diversify.study.ledger import Step
+from diversify.study.protocol import Method, Outcome, Parameters, Protocol, Setting, Trained
 from diversify.study.records import Record, read_records
-from diversify.study.run import Runner, Step, Study, run_study
+from diversify.study.run import run_study
+from diversify.study.study import Runner, Study
 
 RECORDS = Path(__file__).parent / "results"
 BOUNDS = RECORDS / "head_bound.jsonl"
@@ -146,7 +144,7 @@ def names_of(protocol: Protocol) -> list[str]:
 
 def write_bank(run: Path, *, root: str, out: Path) -> Path:
     """Features of a run that `diversify train` left: of train and val, or where it kept no hold-out of train and test."""
-    record = storage.read_json(run / "run.json", "run.json")
+    record = atomic.read_json(run / "run.json", "run.json")
     data_record = record["data"]
     options = DataOptions(
         root=root, **{name: data_record[name] for name in ("spec", "imbalance", "tail_order", "holdout")}
@@ -169,18 +167,18 @@ def write_bank(run: Path, *, root: str, out: Path) -> Path:
     add("judged", judged)
     metadata = {
         "class_names": json.dumps(list(data.class_names)),
-        "weights": storage.sha256(run / "model.safetensors"),
+        "weights": digests.sha256(run / "model.safetensors"),
         "epochs": str(record["recipe"]["epochs"]),
     }
     kind = "holdout" if data_record["holdout"] else "all"
     path = out / f"{data_record['tail_order']}-{record['seed']}-{kind}.safetensors"
-    storage.write_tensors(path, tensors, metadata)
+    atomic.write_tensors(path, tensors, metadata)
     return path
 
 
 def read_bank(folder: Path, name: str, kind: str) -> Bank:
     """One of the files that `write_bank` left."""
-    tensors, metadata = storage.read_tensors(folder / f"{name}-{kind}.safetensors", "features of a backbone")
+    tensors, metadata = atomic.read_tensors(folder / f"{name}-{kind}.safetensors", "features of a backbone")
     head = LinearHead(weight=tensors["weight"], bias=tensors["bias"])
 
     def side(which: str) -> Embeddings:
@@ -340,8 +338,8 @@ def bound(folder: Path, suite: str, name: str) -> dict[str, Any]:
         "balanced_accuracy": mean(recall),
         "recall": recall,
         "class_counts": bank.class_counts.tolist(),
-        "started": origin.now(),
-        **origin.origin(torch.device("cpu")),
+        "started": provenance.now(),
+        **provenance.origin(torch.device("cpu")),
     }
 
 
@@ -396,7 +394,7 @@ def _all(record: Record) -> list[float]:
 
 
 def _bounds(suite: str) -> list[dict[str, Any]]:
-    return [] if not BOUNDS.exists() else [one for one in storage.read_jsonl(BOUNDS) if one["suite"] == suite]
+    return [] if not BOUNDS.exists() else [one for one in atomic.read_jsonl(BOUNDS) if one["suite"] == suite]
 
 
 def _earlier() -> list[_Result]:
@@ -408,7 +406,7 @@ def _earlier() -> list[_Result]:
             tuple(one["recall"]),
             tuple(one["class_counts"]),
         )
-        for one in storage.read_jsonl(EARLIER)
+        for one in atomic.read_jsonl(EARLIER)
     ]
 
 
@@ -504,7 +502,7 @@ def text(suite: str = PROTOCOL.suite, *, untuned: bool = False) -> str:
 
 def earlier_text() -> str:
     """Where the records of the earlier reading come from, in a sentence."""
-    records = storage.read_jsonl(EARLIER)
+    records = atomic.read_jsonl(EARLIER)
     tails = ", ".join(dict.fromkeys(f"{one['tail_order']}-{one['backbone']}" for one in records))
     return (
         f"Backbones {tails}, trained without a fifth that was held out; five head seeds each, options chosen on held-out folds;"
@@ -541,7 +539,7 @@ def main() -> None:
         done = {one["backbone"] for one in _bounds(options.suite)}
         for name in names_of(PROTOCOLS[options.suite]):
             if name not in done:
-                storage.append_jsonl(BOUNDS, bound(options.banks, options.suite, name))
+                atomic.append_jsonl(BOUNDS, bound(options.banks, options.suite, name))
     else:
         protocol = PROTOCOLS[options.suite]
         changes: dict[str, Any] = {"trials": 1} if options.untuned else {}

@@ -18,25 +18,31 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from diversify import origin, storage
-from diversify.augment import CropFlip, DrawKey
-from diversify.data import Split, View, collate, make_loader
-from diversify.embeddings import Embeddings
-from diversify.exhibits import choose_exhibits
-from diversify.extraction import autocast, extract
+from diversify.augment.draw_key import CropFlip, DrawKey
+from diversify.data.images import ImageArray
+from diversify.data.loader import Split, collate, make_loader
+from diversify.data.view import View
+from diversify.diagnosis.exhibits import choose_exhibits
+from diversify.diagnosis.measure import diagnose
+from diversify.files import atomic
 from diversify.functional import counts, draws
-from diversify.heads import LinearHead, split_head
-from diversify.images import ImageArray
-from diversify.measuring import diagnose
-from diversify.models import build_model
-from diversify.report import render_html
+from diversify.network.embeddings import Embeddings
+from diversify.network.extraction import autocast, extract
+from diversify.network.linear_head import LinearHead
+from diversify.network.networks import build_model
+from diversify.network.split import split_head
+from diversify.report.diagnosis import render_html
+from diversify.report.thumbnails import take_pictures
+from diversify.runtime import provenance
 from diversify.study.methods import method_named
 from diversify.study.records import Record, read_records
-from diversify.study.run import Study, run_study
+from diversify.study.run import run_study
+from diversify.study.study import Study
 from diversify.study.suites import SUITES
 from diversify.study.trial import load_task, run_trial
-from diversify.thumbnails import take_pictures
-from diversify.training import Ingredients, Recipe, fit
+from diversify.training.ingredients import Ingredients
+from diversify.training.loop import fit
+from diversify.training.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results" / "overhead.jsonl"
 LONG_TAIL = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -220,9 +226,14 @@ FIGURES = {
 def keep(figures: Mapping[str, Callable[[], dict[str, Any]]], names: list[str], results: Path) -> None:
     """Time the named figures (all by default), print each record and keep it."""
     for name in names or list(figures):
-        record = {"kind": "timing", **figures[name](), "started": origin.now(), **origin.origin(torch.device("cpu"))}
+        record = {
+            "kind": "timing",
+            **figures[name](),
+            "started": provenance.now(),
+            **provenance.origin(torch.device("cpu")),
+        }
         print(record)
-        storage.append_jsonl(results, record)
+        atomic.append_jsonl(results, record)
 
 
 if __name__ == "__main__":

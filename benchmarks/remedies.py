@@ -27,21 +27,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.overhead import LONG_TAIL, keep, long_tailed, noise_images, paired, repeated
-from diversify import array_ops
-from diversify.augment import DrawKey
-from diversify.augment_features import FeatureAugmenter
-from diversify.augment_images import BatchAugmenter
-from diversify.data import collate
-from diversify.dataset import DiversifiedDataset
-from diversify.embeddings import Embeddings
+from diversify.augment import albumentations_ops
+from diversify.augment.batches import BatchAugmenter
+from diversify.augment.dataset import DiversifiedDataset
+from diversify.augment.draw_key import DrawKey
+from diversify.augment.features import FeatureAugmenter
+from diversify.augment.oversampler import DiversifyOverSampler
+from diversify.commands.remedy import REPEATS
+from diversify.data.images import ImageArray
+from diversify.data.loader import collate
+from diversify.diagnosis.measure import diagnose
 from diversify.functional import draws, image_ops
-from diversify.head_choice import choose_head, default_candidates
-from diversify.images import ImageArray
-from diversify.measuring import diagnose
-from diversify.models import build_model
-from diversify.oversampling import DiversifyOverSampler
-from diversify.plan import ClassPlan, ImagePolicy, Plan, make_plan
-from diversify.runs.remedy import REPEATS
+from diversify.network.embeddings import Embeddings
+from diversify.network.networks import build_model
+from diversify.plan.make import make_plan
+from diversify.plan.plan import Plan
+from diversify.plan.policies import ClassPlan, ImagePolicy
+from diversify.repair.candidates import default_candidates
+from diversify.repair.choose import choose_head
 
 RESULTS = Path(__file__).parent / "results" / "remedies.jsonl"
 NAMES = [str(index) for index in range(10)]
@@ -287,7 +290,7 @@ class _Items(Dataset[tuple[Tensor, int]]):
                 (self.chance.choice(policy.operations), policy.strength, self.chance.random())
                 for _ in range(policy.layers)
             ]
-            image = array_ops.vary(image, layers)
+            image = albumentations_ops.vary(image, layers)
         return image, int(self.targets[index])
 
 

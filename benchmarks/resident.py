@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 
-from diversify import origin, storage
-from diversify.resident import fit_resident
+from diversify.files import atomic
+from diversify.runtime import provenance
 from diversify.study.methods import method_named
 from diversify.study.protocol import Setting
 from diversify.study.suites import CIFAR10_LT
 from diversify.study.trial import build_setting, load_task, network_of
-from diversify.training import Recipe
+from diversify.training.recipe import Recipe
+from diversify.training.resident import fit_resident
 
 RESULTS = Path(__file__).parent / "results" / "resident.jsonl"
 WARM_UP = 2  # epochs before the clock starts
@@ -72,7 +73,7 @@ def together(processes: int, root: str, epochs: int) -> tuple[float, float, int]
 
 def table() -> str:
     """The last record of each figure."""
-    records = storage.read_jsonl(RESULTS) if RESULTS.exists() else []
+    records = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
     if not records:
         return "No records yet."
     rows = [
@@ -110,10 +111,10 @@ def main() -> None:
             "images_per_second": processes * images / epoch,
             "throughput_over_alone": processes * alone / epoch,
             "epochs": options.epochs,
-            "started": origin.now(),
-            **origin.origin(device),
+            "started": provenance.now(),
+            **provenance.origin(device),
         }
-        storage.append_jsonl(RESULTS, record)
+        atomic.append_jsonl(RESULTS, record)
         told = f"{200 * epoch:.1f} s for 200 epochs, {record['images_per_second']:.0f} images a second in all"
         print(f"{processes} at once: {told}, {record['throughput_over_alone']:.2f} times alone", flush=True)
 

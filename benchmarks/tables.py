@@ -14,8 +14,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks import cifar10_lt_diagnosis, cifar10_lt_unused, head_study, resident, validity
-from diversify import benchmark_report, storage
-from diversify.study import compare
+from diversify.files import atomic
+from diversify.report.benchmark import page
+from diversify.study import read
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -27,7 +28,7 @@ def latest_timings(file: str) -> dict[str, list[Mapping[str, Any]]]:
     """The last records of each timed figure that say the same, `RECENT` at most, so that none is picked for its number."""
     path = RESULTS / file
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for record in storage.read_jsonl(path) if path.exists() else []:
+    for record in atomic.read_jsonl(path) if path.exists() else []:
         kept = found.get(str(record["figure"]), [])
         same = [one for one in kept if (one["what"], one["device"]) == (record["what"], record["device"])]
         found[str(record["figure"])] = [*same, record][-RECENT:]
@@ -85,11 +86,11 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 def study(name: str) -> str:
     """The table `study_NAME` or `study_NAME_text` of the records in `results/study_NAME.jsonl`."""
-    make = benchmark_report.text if name.endswith("_text") else benchmark_report.headline_table
+    make = page.text if name.endswith("_text") else page.headline_table
     path = RESULTS / f"{name.removesuffix('_text')}.jsonl"
     if not path.exists():
-        return benchmark_report.NO_RECORDS
-    return make(compare.load(path, path.name), compare.load_protocol(path))
+        return page.NO_RECORDS
+    return make(read.load(path, path.name), read.load_protocol(path))
 
 
 def made(name: str) -> str | None:
@@ -112,7 +113,7 @@ def filled(text: str) -> str:
 def main(documents: Sequence[Path] = DOCUMENTS) -> None:
     """Rewrite the tables of every document."""
     for document in documents:
-        storage.write_text(document, filled(document.read_text()))
+        atomic.write_text(document, filled(document.read_text()))
 
 
 if __name__ == "__main__":

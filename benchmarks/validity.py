@@ -53,21 +53,24 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from diversify import origin, storage
-from diversify.data import Split, make_loader
-from diversify.diagnosis import Diagnosis
-from diversify.embeddings import Embeddings
+from diversify.data.loader import Split, make_loader
+from diversify.diagnosis.catalogue import EXPLANATIONS, MEASURES
+from diversify.diagnosis.measure import diagnose
+from diversify.diagnosis.result import Diagnosis
 from diversify.errors import InputError, must
-from diversify.extraction import extract
+from diversify.files import atomic
 from diversify.functional import draws, metrics
-from diversify.head import retrain_head
-from diversify.heads import LinearHead, evaluating, split_head
-from diversify.measures import EXPLANATIONS, MEASURES
-from diversify.measuring import diagnose
-from diversify.plan import make_plan
-from diversify.study.compare import holm
+from diversify.network.embeddings import Embeddings
+from diversify.network.extraction import extract
+from diversify.network.linear_head import LinearHead
+from diversify.network.split import split_head
+from diversify.network.wrappers import evaluating
+from diversify.plan.make import make_plan
+from diversify.repair.retrain import retrain_head
+from diversify.runtime import provenance
 from diversify.study.methods import method_named
 from diversify.study.protocol import Protocol
+from diversify.study.statistics import holm
 from diversify.study.trial import Run, Task, load_task
 from diversify.study.tune import defaults
 
@@ -189,7 +192,7 @@ def columns_of(diagnosis: Diagnosis) -> dict[str, list[float | None]]:
 
 def records_of(task: Task, method_name: str, tail: str, seed: int) -> list[dict[str, Any]]:
     """The records of one training; with cross entropy, that of its head retrained by the plan comes first."""
-    started = origin.now()
+    started = provenance.now()
     network = train(task, method_name, tail, seed)
     sides = task.sides(tail, "val")
 
@@ -212,7 +215,7 @@ def records_of(task: Task, method_name: str, tail: str, seed: int) -> list[dict[
             "design": design_of(task.protocol),
             "seconds": round(seconds, 2),
             "started": started,
-            **origin.origin(task.device),
+            **provenance.origin(task.device),
         }
 
     whole = record(method_name, network.head, network.seconds, network.params)
@@ -245,7 +248,7 @@ def _key(record: Mapping[str, Any]) -> tuple[str, str, int, str]:
 
 def kept(path: Path) -> list[dict[str, Any]]:
     """Every record of the suite."""
-    return [one for one in storage.read_jsonl(path) if one["suite"] == SUITE] if path.exists() else []
+    return [one for one in atomic.read_jsonl(path) if one["suite"] == SUITE] if path.exists() else []
 
 
 def run(
@@ -262,7 +265,7 @@ def run(
                     continue
                 for record in records_of(task, method, tail, seed):
                     if _key(record) not in done:
-                        storage.append_jsonl(path, record)
+                        atomic.append_jsonl(path, record)
                         done.add(_key(record))
                         yield record
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
-from diversify.study.compare import Comparison, compare, load, load_protocol
+from diversify.study.analysis import Comparison, compare
 from diversify.study.protocol import Protocol
-from diversify.study.run import Study, run_study
+from diversify.study.read import load, load_protocol
+from diversify.study.run import run_study
+from diversify.study.study import Study
 
 PROTOCOL = Protocol(
     suite="example",

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 import diversify as dv
 from diversify.functional.losses import prior_corrected_cross_entropy
-from diversify.plan import Schedule, Strengths
+from diversify.plan.policies import Schedule
+from diversify.plan.strengths import Strengths
 
 EPOCHS, BATCH_SIZE = 12, 32
 PARTS = ("sampler", "dataset", "batch", "features")

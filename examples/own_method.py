@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diversify.benchmark_report import headline_table
-from diversify.ingredients import Ingredients
-from diversify.losses import Always
-from diversify.study.compare import load, load_protocol
+from diversify.report.benchmark.page import headline_table
 from diversify.study.protocol import Method, Parameters, Range, Setting
-from diversify.study.run import Study, run_study
+from diversify.study.read import load, load_protocol
+from diversify.study.run import run_study
+from diversify.study.study import Study
 from diversify.study.suites import DIGITS
+from diversify.training.ingredients import Ingredients
+from diversify.training.losses import Always
 
 
 class SmoothedByClass(nn.Module):

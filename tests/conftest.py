@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from diversify.diagnosis import Diagnosis
-from diversify.embeddings import Embeddings
-from diversify.findings import find
+from diversify.diagnosis.findings import find
+from diversify.diagnosis.measure import diagnose
+from diversify.diagnosis.result import Diagnosis
 from diversify.functional import counts, draws
-from diversify.heads import LinearHead
-from diversify.measuring import diagnose
+from diversify.network.embeddings import Embeddings
+from diversify.network.linear_head import LinearHead
 
 torch.set_num_threads(1)
 

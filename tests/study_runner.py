@@ -8,7 +8,7 @@ from typing import Any
 from diversify.errors import InputError, unknown
 from diversify.functional import draws
 from diversify.study.protocol import Choice, Method, Outcome, Parameters, Protocol, Range
-from diversify.study.run import Runner
+from diversify.study.study import Runner
 
 PAUSE = 0.0  # seconds that a run takes at least
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from diversify.diagnosis import Diagnosis
-from diversify.head import retrain_head
-from diversify.runs import benchmark_run
-from diversify.runs.benchmark import Benchmarked
+from diversify.commands.benchmark import Benchmarked, benchmark_run
+from diversify.diagnosis.result import Diagnosis
+from diversify.repair.retrain import retrain_head
 from diversify.study import methods
-from diversify.study.compare import Comparison
+from diversify.study.analysis import Comparison
 from diversify.study.records import read_records
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

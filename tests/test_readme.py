@@ -69,7 +69,7 @@ def test_the_recipe_for_lightning_runs(tmp_path: Path) -> None:
 def test_the_commands_of_the_readme_are_commands() -> None:
     import typer
 
-    from diversify.cli import app
+    from diversify.cli.commands import app
 
     group = typer.main.get_command(app)
     shown = [

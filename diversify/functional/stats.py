@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from ..errors import must
@@ -215,3 +219,30 @@ def matched_rows(labels: Tensor, num_classes: int, n: int = 20, draws: int = 50,
                 rows[index, block] = order[start + chosen]
             start += count
     return rows
+
+
+_EXACT = 9  # classes up to which the distribution of a rank correlation is enumerated
+
+
+@functools.cache
+def critical_correlation(classes: int, given: int = 0) -> float:
+    """Rank correlation over so many classes beyond which two-sided p <= 0.05; 1 where none is.
+
+    `given` is the number of variables partialled out, each of which counts as a class less. Exact, over all orders, up to
+    9 classes; by the t approximation beyond.
+    """
+    if (size := classes - given) <= _EXACT:
+        return _exact_critical(size)
+    freedom = size - 2
+    t = float(stdtrit(freedom, 0.975))
+    return t / math.sqrt(t * t + freedom)
+
+
+def _exact_critical(classes: int) -> float:
+    """The largest rank correlation that at least 5% of all orders reach in size."""
+    if classes < 3:
+        return 1.0
+    orders = np.array(list(itertools.permutations(range(classes))), dtype=np.int16)
+    distance = ((orders - np.arange(classes, dtype=np.int16)) ** 2).sum(1)
+    size = np.sort(np.abs(1 - 6 * distance / (classes * (classes**2 - 1))))[::-1]
+    return float(min(1.0, size[int(0.05 * len(size))] + 1e-9))

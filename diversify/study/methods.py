@@ -15,19 +15,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adaptive import RULES, AdaptivePlan, AdaptiveRule
-from ..augment_images import BatchAugmenter
-from ..diagnosis import Diagnosis
-from ..eos import balanced_by_eos
+from ..augment.batches import BatchAugmenter
+from ..augment.eos import balanced_by_eos
+from ..diagnosis.measure import diagnose, usual_top_k
+from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
-from ..head import adjust_logits, log_prior_of, normalize_tau, retrain_head
-from ..heads import LinearHead
-from ..ingredients import Criterion, Ingredients
-from ..losses import LDAM, Always, Asymmetric, BalancedSoftmax, Deferred, Focal, VectorScaling, Weighted, class_weights
-from ..measuring import diagnose, usual_top_k
-from ..plan import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, Plan, make_plan
-from ..policies import STRENGTHS, PriorCorrection, Schedule, Strengths
-from .protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, TakeStep, Trained, plain
+from ..network.linear_head import LinearHead
+from ..plan.adaptive import RULES, AdaptivePlan, AdaptiveRule
+from ..plan.make import make_plan
+from ..plan.plan import Plan
+from ..plan.policies import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, PriorCorrection, Schedule
+from ..plan.strengths import STRENGTHS, Strengths
+from ..repair.post_hoc import adjust_logits, log_prior_of, normalize_tau
+from ..repair.retrain import retrain_head
+from ..training.ingredients import Criterion, Ingredients
+from ..training.losses import (
+    LDAM,
+    Always,
+    Asymmetric,
+    BalancedSoftmax,
+    Deferred,
+    Focal,
+    VectorScaling,
+    Weighted,
+    class_weights,
+)
+from .protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, TakeStep, Trained
 
 IMAGES, IMAGE_PROBABILITY = STRENGTHS.image_operations, STRENGTHS.image_probability
 # how much more than usual the rarest class's images are varied, and the largest class's less
@@ -653,6 +666,3 @@ def with_suffixes(method: Method, suffixes: Sequence[str]) -> Method:
             raise unknown(f"suffix of {whole}", suffix, SUFFIXES)
         method = SUFFIXES[suffix](method)
     return method
-
-
-__all__ = ["METHODS", "SUFFIXES", "between", "drawn_plan", "from_plan", "image_plan", "method_named", "plain"]

@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from torch import Tensor
 
-from ..embeddings import Embeddings
 from ..errors import must
-from ..heads import LinearHead
-from ..ingredients import Augment, Ingredients
-from ..policies import Value
-from ..validation import broken
+from ..files.schema import Value, broken
+from ..network.embeddings import Embeddings
+from ..network.linear_head import LinearHead
+from ..training.ingredients import Augment, Ingredients
 
 Parameter = float | int | str
 Parameters = Mapping[str, Parameter]

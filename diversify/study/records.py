@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from .. import storage
 from ..errors import must
-from ..policies import Value
-from ..validation import broken, refusal
+from ..files import atomic, digests
+from ..files.schema import Value, broken, refusal
 from .protocol import Protocol
 
 SUFFIX = ".jsonl"
@@ -123,7 +122,7 @@ class Follower:
 
     def look(self) -> list[Record]:
         """The records that came since the last look."""
-        lines, self._offset = storage.follow_jsonl(self.path, self._offset)
+        lines, self._offset = atomic.follow_jsonl(self.path, self._offset)
         new = []
         for line in lines:
             self._lines += 1
@@ -147,13 +146,13 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         InputError: there is no such file, a line is no record, or a run is there twice; the message says which line.
     """
-    storage.require_file(path, "results")
+    atomic.require_file(path, "results")
     return Follower(path).look()
 
 
 def append_record(path: Path, record: Record) -> None:
     """Add a record as one line, whole or not at all."""
-    storage.append_jsonl(path, record.model_dump(mode="json"))
+    atomic.append_jsonl(path, record.model_dump(mode="json"))
 
 
 def same_but_for_time(one: Record, other: Record) -> bool:
@@ -175,7 +174,7 @@ def fixed_in(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest_of(protocol: Protocol) -> str:
     """sha256 of what a protocol holds fixed: records of one file share it."""
-    return storage.digest_json(fixed_of(protocol))
+    return digests.digest_json(fixed_of(protocol))
 
 
 def chosen(trials: Iterable[Record]) -> Record | None:

@@ -15,24 +15,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..augment import CropFlip
-from ..augment_images import BatchAugmenter
-from ..data import Data, Split, View, class_order, collate, load_data, make_loader
-from ..embeddings import Embeddings
+from ..augment.batches import BatchAugmenter
+from ..augment.draw_key import CropFlip
+from ..augment.leak import MOST_IMAGES, evenly_spread, measure_leak
+from ..data.imbalance import class_order
+from ..data.load import Data, load_data
+from ..data.loader import Split, collate, make_loader
+from ..data.view import View
+from ..diagnosis.measure import diagnose, usual_top_k
 from ..errors import InputError, must, unknown
-from ..extraction import autocast, extract, taking
 from ..functional import counts, metrics
 from ..functional.ceiling import stratified_folds
-from ..head import adjust_logits
-from ..heads import LinearHead, SplitModel, evaluating, read_head, split_head
-from ..importing import describe
-from ..ingredients import Ingredients
-from ..leak import MOST_IMAGES, evenly_spread, measure_leak
-from ..measuring import diagnose, usual_top_k
-from ..models import build_model
-from ..resident import ResidentImages, features_of, fit_resident
-from ..training import Progress, Recipe, fit, warmup_within
-from ..training_state import EpochRecord, read_state, saved_as
+from ..network.embeddings import Embeddings
+from ..network.extraction import autocast, extract, taking
+from ..network.linear_head import LinearHead, read_head
+from ..network.networks import build_model
+from ..network.split import SplitModel, split_head
+from ..network.wrappers import evaluating
+from ..repair.post_hoc import adjust_logits
+from ..runtime.user_code import describe
+from ..training.ingredients import Ingredients
+from ..training.loop import Progress, fit
+from ..training.recipe import Recipe, warmup_within
+from ..training.resident import ResidentImages, features_of, fit_resident
+from ..training.state import EpochRecord, read_state, saved_as
 from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, TakeStep, Trained
 
 RESIDENT_BYTES = 2 << 30  # of images on the device; larger data go through loaders
@@ -524,6 +530,3 @@ class Run:
 
 def _nullable(values: Tensor) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values.tolist()]
-
-
-__all__ = ["CosineHead", "Run", "Task", "build_setting", "load_task", "network_of", "run_trial"]

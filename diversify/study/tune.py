@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import storage as files
 from ..errors import must
+from ..files import atomic, locks
 from ..functional import draws
 from .protocol import Choice, Parameter, Parameters, Range, Space
 from .records import Record
@@ -23,6 +23,7 @@ from .records import Record
 if TYPE_CHECKING:
     import numpy as np
     import optuna
+
 
 STARTUP_TRIALS = 10
 """Trials that end before the sampler models them; the first of all has the published values, the others are random."""
@@ -153,20 +154,20 @@ def require_storage(url: str | None) -> None:
 class _JournalLock:
     """What Optuna's journal locks its file with; its own locks outlive a killed process by half a minute."""
 
-    def __init__(self, locks: files.Locks, journal: Path) -> None:
+    def __init__(self, locks: locks.Locks, journal: Path) -> None:
         self._locks, self._journal = locks, journal
         self._held = contextlib.ExitStack()
 
     def acquire(self) -> bool:
         self._held.enter_context(self._locks.alone(_JOURNAL_LOCK))
-        files.cut_torn_line(self._journal)
+        atomic.cut_torn_line(self._journal)
         return True
 
     def release(self) -> None:
         self._held.close()
 
 
-def open_storage(url: str | None, *, journal: Path, locks: files.Locks) -> optuna.storages.BaseStorage:
+def open_storage(url: str | None, *, journal: Path, locks: locks.Locks) -> optuna.storages.BaseStorage:
     """The database at `url`, or a journal that all who share `locks` may write to."""
     require_storage(url)
     from optuna.storages import JournalStorage, RDBStorage

@@ -1,0 +1,11 @@
+from .batches import BatchAugmenter as BatchAugmenter
+from .dataset import DiversifiedDataset as DiversifiedDataset
+from .draw_key import CropFlip as CropFlip
+from .draw_key import DrawKey as DrawKey
+from .features import FeatureAugmenter as FeatureAugmenter
+from .leak import Leak as Leak
+from .leak import measure_leak as measure_leak
+from .oversampler import DiversifyOverSampler as DiversifyOverSampler
+from .rolling_features import RollingFeatureAugmenter as RollingFeatureAugmenter
+from .sampler import DiversifySampler as DiversifySampler
+from .sampler import EpochSampler as EpochSampler

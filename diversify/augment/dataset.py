@@ -1,0 +1,366 @@
+"""Image policies in the workers of a loader: a data set whose images are varied as their class's policy says.
+
+    dataset = DiversifiedDataset(dataset, plan, seed=0)
+    loader = DataLoader(dataset, batch_size=128, num_workers=4, sampler=...)
+    for epoch in range(epochs):
+        dataset.set_epoch(epoch, epochs)
+        for images, labels in loader: ...
+
+Every draw is a function of (seed, epoch, index, occurrence), so that it is the same for any number of workers and another
+one in every epoch, for every image, and each time that `DiversifySampler` draws an image again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset
+
+from ..data.decode import is_pil
+from ..data.images import Batch
+from ..data.labels import check_labels, labels_of
+from ..errors import InputError, must, unknown
+from ..functional import draws, image_ops
+from ..plan.plan import Plan
+from ..plan.policies import ImagePolicy
+from ..runtime.user_code import describe, is_passed_on
+from .draw_key import view_of
+
+Backend = Callable[[Any, str, float, float], Any]
+"""(image, operation, strength in (0, 1], draw in [0, 1)) to an image of the same kind, type and size."""
+Named = Literal["albumentations", "torch"]
+
+_Step = tuple[str, float, float]  # operation, strength, draw
+
+_PLACES = {name: place for place, name in enumerate(image_ops.OPERATIONS)}
+_VERSION, _EPOCH, _FACTOR = range(3)  # columns of the last shared row
+_LAYERS, _STRENGTH, _PROBABILITY, _OPERATIONS = range(
+    4
+)  # columns of a class's row; from the last on, one per operation
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Epoch:
+    """What the shared numbers say, read once per epoch and process; None for a class whose images stay as they are."""
+
+    version: float
+    key: int
+    policies: tuple[ImagePolicy | None, ...]
+    varies: bool
+
+
+class DiversifiedDataset(Dataset[Any]):
+    """A map-style data set of `(image, label)`, its images varied by the plan's policy of their class.
+
+    Length, indices, labels and whatever else an example holds stay, and so do kind, type and size of an image. On a share
+    `probability` of a class's draws its `layers` operations are drawn, each one evenly from the policy's, and applied at
+    the policy's strength. Before `set_epoch` it is epoch 0.
+
+    An image that is drawn several times in an epoch is varied each time anew where the index says how often it came before,
+    as those of `DiversifySampler` do (`sampler.Drawn`); plain ints give the first view. What is between sampler and data
+    set, for example a `Subset` of it, must hand the index on as it is: wrap the subset, do not take a subset of this.
+
+    `set_epoch` and `use` also reach workers that are kept alive, which see them at their next image: call them between
+    epochs. `targets` are the labels `(N,)` by which policies are chosen, or None where each example's own label is used.
+
+    Args:
+        dataset: Images as PIL images (L or RGB), tensors `(C, H, W)` or `(H, W)`, or arrays `(H, W, C)` or `(H, W)`;
+            uint8 or float in [0, 1], so before any normalisation. Batches are fetched by its `__getitems__` where it
+            has one.
+        labels: `(N,)` classes. By default those that the data set shows without loading an image, as `labels_of` finds
+            them; where there are none, or a `target_transform` changes them, each example's own label, one integer.
+        backend: "albumentations" (imported when a plan first varies an image); "torch", which takes tensors alone, and all
+            of a batch that have one size together, as `BatchAugmenter` does: up to twice as fast at 32 x 32 pixels, and
+            slower at 224 x 224; or `backend(image, operation, strength, draw)`, which gets each image as the data set gives
+            it and must draw nothing itself: `draw` in [0, 1) is its chance.
+
+    Raises:
+        InputError: the data set has no length and index, or labels that are none of the plan's classes; and while images
+            are read, an image that cannot be varied, or a backend that fails or gives another kind, type or size.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        plan: Plan,
+        *,
+        seed: int = 0,
+        labels: Sequence[int] | Tensor | None = None,
+        backend: Named | Backend = "albumentations",
+    ) -> None:
+        name = type(dataset).__name__
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise must("data set", "be map-style, with a length and an index", name)
+        if not callable(backend) and backend not in get_args(Named):
+            raise unknown("backend", str(backend), [*get_args(Named), "a function"])
+        self.dataset, self.plan, self.seed, self.backend = dataset, plan, seed, backend
+        rows = len(cast(Sized, dataset))
+        self.targets = _shown_labels(dataset) if labels is None else check_labels(name, labels, rows=rows)
+        if self.targets is not None and (high := int(self.targets.max())) >= plan.num_classes:
+            law = f"be classes of the plan, in [0, {plan.num_classes - 1}]"
+            got = f"{high} at row {int((self.targets == high).nonzero()[0, 0])}"
+            raise must(f"labels of {name}", law, got, "make the plan from a diagnosis of this data set's classes")
+        self._epochs: tuple[int, int | None] = (0, None)
+        shape = (plan.num_classes + 1, _OPERATIONS + len(image_ops.OPERATIONS))
+        self._shared = torch.zeros(shape, dtype=torch.float64).share_memory_()
+        self._read: _Epoch | None = None
+        self._view()
+        self._write()
+
+    def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
+        """Choose the draws of this epoch; with `epochs`, how many there will be, the plan's schedule acts too."""
+        if epoch < 0:
+            raise must("epoch", "not be negative", epoch)
+        if epochs is not None and epochs < 1:
+            raise must("epochs", "be at least 1", epochs)
+        self._epochs = (epoch, epochs)
+        self._write()
+
+    def use(self, plan: Plan) -> None:
+        """Go on with another plan of the same classes."""
+        before, after = ([one.name for one in each.classes] for each in (self.plan, plan))
+        if len(before) != len(after):
+            raise must("plan", f"have the {len(before)} classes of the plan before it", len(after))
+        for old, name in zip(before, after, strict=True):
+            if old != name:
+                raise must("plan", "have the classes of the plan before it", f"{name!r} for {old!r}")
+        self.plan = plan
+        self._write()
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.dataset))
+
+    def __getitem__(self, index: int) -> Any:
+        example = self.dataset[index]
+        now = self._now()
+        return self._varied(now, index, example) if now.varies else example
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        fetch = getattr(self.dataset, "__getitems__", None)
+        examples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
+        now = self._now()
+        if not now.varies:
+            return examples
+        if isinstance(examples, Batch):
+            return self._varied_batch(now, indices, examples)
+        if self.backend == "torch":
+            return self._varied_together(now, indices, list(examples))
+        return [self._varied(now, index, example) for index, example in zip(indices, examples, strict=True)]
+
+    # One image
+
+    def _varied(self, now: _Epoch, index: int, example: Any) -> Any:
+        """The example with its image varied, or the example itself."""
+        steps = self._steps_of(now, index, example)
+        return _with_image(example, self._vary(example[0], steps, index)) if steps else example
+
+    def _varied_together(self, now: _Epoch, indices: Sequence[int], examples: list[Any]) -> list[Any]:
+        """The examples, and of those whose images are varied all images of one form together."""
+        steps = [self._steps_of(now, index, example) for index, example in zip(indices, examples, strict=True)]
+        images = {row: _checked(examples[row][0], (2, 3)) for row, its in enumerate(steps) if its}
+        forms: dict[Any, list[int]] = {}
+        for row, image in images.items():
+            forms.setdefault((image.shape, image.dtype), []).append(row)
+        for rows in forms.values():
+            varied = _in_torch(torch.stack([images[row] for row in rows]), [steps[row] for row in rows])
+            for row, result in zip(rows, varied, strict=True):
+                examples[row] = _with_image(examples[row], _like(result.clone(), examples[row][0]))
+        return examples
+
+    def _varied_batch(self, now: _Epoch, indices: Sequence[int], batch: Batch) -> Batch:
+        """A batch that was fetched whole, and with it its memory: the images that are varied are written into it."""
+        steps = [self._steps(now, index, label) for index, label in zip(indices, batch.labels, strict=True)]
+        rows = [row for row, its in enumerate(steps) if its]
+        if self.backend == "torch" and rows:
+            batch.images[rows] = _in_torch(_checked(batch.images[rows], (3, 4)), [steps[row] for row in rows])
+            return batch
+        for row in rows:
+            batch.images[row] = self._vary(batch.images[row], steps[row], indices[row])
+        return batch
+
+    def _steps_of(self, now: _Epoch, index: int, example: Any) -> list[_Step]:
+        if not isinstance(example, tuple | list) or len(example) < 2:
+            got = f"{type(example).__name__} at row {int(index)}"
+            raise must("an example of the data set", "be a pair (image, label)", got)
+        return self._steps(now, index, example[1])
+
+    def _steps(self, now: _Epoch, index: int, label: Any) -> list[_Step]:
+        """(operation, strength, draw) of each layer; empty where the image stays as it is in this epoch."""
+        row = int(index)
+        row = row + len(self) if row < 0 else row
+        policy = now.policies[self._class_of(row, label)]
+        view = view_of(row, getattr(index, "occurrence", 0))
+        if policy is None or draws.number(now.key, view) >= policy.probability:
+            return []
+        names, steps = policy.operations, []
+        for layer in range(1, policy.layers + 1):
+            place = draws.number(now.key, view, layer) * len(names)  # one number says which, and with which draw
+            steps.append((names[int(place)], policy.strength, place % 1))
+        return steps
+
+    def _class_of(self, row: int, label: Any) -> int:
+        if self.targets is not None:
+            return int(self._classes[row])
+        try:
+            number = label.__index__()
+        except (AttributeError, TypeError):
+            got = f"{type(label).__name__} at row {row}"
+            raise must("label of an example", "be one integer", got, "pass labels=") from None
+        if not 0 <= number < self.plan.num_classes:
+            law = f"be a class of the plan, in [0, {self.plan.num_classes - 1}]"
+            raise must("label of an example", law, f"{number} at row {row}")
+        return int(number)
+
+    def _vary(self, image: Any, steps: list[_Step], index: int) -> Any:
+        if self.backend == "torch":
+            return _like(_in_torch(_checked(image, (2, 3))[None], [steps])[0], image)
+        if not callable(self.backend):
+            return _albumentations()(image, steps)
+        for name, strength, draw in steps:
+            try:
+                result = self.backend(image, name, strength, draw)
+            except Exception as error:  # whatever a function of the user's raises
+                if is_passed_on(error):
+                    raise
+                raise must("backend", "vary every image", f"{describe(error)} ({name} at row {int(index)})") from error
+            if (got := _form(result)) != (form := _form(image)):
+                raise must("backend", f"give back {form}", f"{got} ({name} at row {int(index)})")
+            image = result
+        return image
+
+    # What processes share
+
+    def _write(self) -> None:
+        """The plan and the epoch into shared memory, the version last: it tells readers that the rest has changed."""
+        epoch, epochs = self._epochs
+        factor = 1.0 if epochs is None else self.plan.schedule.at(epoch, epochs)
+        version = self._numbers[-1, _VERSION]
+        rows = np.zeros_like(self._numbers)
+        for row, one in zip(rows, self.plan.classes, strict=False):
+            row[:_OPERATIONS] = one.image.layers, one.image.strength, one.image.probability
+            for name in one.image.operations:
+                row[_OPERATIONS + image_ops.OPERATIONS.index(name)] += 1
+        rows[-1, : _FACTOR + 1] = version, epoch, factor
+        self._numbers[:] = rows
+        self._numbers[-1, _VERSION] = version + 1
+        if self._now().varies and self.backend == "albumentations":
+            _albumentations()  # here, so that workers that are forked have it already
+
+    def _now(self) -> _Epoch:
+        version = self._numbers[-1, _VERSION]
+        if self._read is None or self._read.version != version:
+            epoch, factor = int(self._numbers[-1, _EPOCH]), float(self._numbers[-1, _FACTOR])
+            policies = tuple(_policy(row, factor) for row in self._numbers[:-1].tolist())
+            key = draws.seed_for("image policies of a data set", self.seed, epoch)
+            self._read = _Epoch(version=version, key=key, policies=policies, varies=any(policies))
+        return self._read
+
+    def _view(self) -> None:
+        """Arrays over the tensors' memory: reading one of their numbers costs a tenth."""
+        self._numbers = self._shared.numpy()
+        self._classes = np.empty(0, np.int64) if self.targets is None else self.targets.numpy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_numbers", "_classes", "_read")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared.share_memory_()  # a copy has memory of its own
+        self._read = None
+        self._view()
+
+
+def _policy(row: list[float], factor: float) -> ImagePolicy | None:
+    """A class's policy from its shared numbers, at this factor of the schedule; None where it does nothing."""
+    strength, probability = factor * row[_STRENGTH], factor * row[_PROBABILITY]
+    names = zip(image_ops.OPERATIONS, row[_OPERATIONS:], strict=True)
+    operations = tuple(name for name, times in names for _ in range(int(times)))
+    if not (operations and strength and probability):
+        return None
+    layers = int(row[_LAYERS])
+    return ImagePolicy(operations=operations, layers=layers, strength=strength, probability=probability)
+
+
+def _shown_labels(dataset: Dataset[Any]) -> Tensor | None:
+    """The labels that a data set shows; None where it shows none, or shows those before its `target_transform`."""
+    if _changes_labels(dataset):
+        return None
+    try:
+        return labels_of(dataset)
+    except InputError:
+        return None
+
+
+def _changes_labels(dataset: Any) -> bool:
+    parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [getattr(dataset, "dataset", None)]
+    own = getattr(dataset, "target_transform", None) is not None
+    return own or any(_changes_labels(part) for part in parts if part is not None)
+
+
+def _form(image: Any) -> str:
+    """Kind, type and size of an image, in words: what a backend has to keep."""
+    if is_pil(image):
+        return f"a PIL image of mode {image.mode} and {image.width} x {image.height} pixels"
+    kind = {Tensor: "tensor", np.ndarray: "array"}.get(type(image), type(image).__name__)
+    if isinstance(image, Tensor | np.ndarray):
+        return f"{kind} of {str(image.dtype).removeprefix('torch.')} and shape {tuple(image.shape)}"
+    return kind
+
+
+def _with_image(example: Any, image: Any) -> Any:
+    """The tuple or the list with another image."""
+    others = [image, *example[1:]]
+    return others if isinstance(example, list) else tuple(others)
+
+
+def _checked(images: Any, dimensions: Sequence[int]) -> Tensor:
+    """One image or more as a plain tensor, where torch can vary them."""
+    if not isinstance(images, Tensor):
+        got = type(images).__name__
+        raise must("an image of the data set", 'be a tensor for the backend "torch"', got, 'or take "albumentations"')
+    if images.ndim not in dimensions:
+        raise must("an image of the data set", "have shape (C, H, W) or (H, W)", tuple(images.shape))
+    if images.device.type != "cpu":
+        advice = "vary it there with a BatchAugmenter"
+        raise must("an image of the data set", "be in the memory of the CPU", images.device, advice)
+    plain = images.detach().as_subclass(Tensor)
+    law, advice = "be uint8, or float in [0, 1], to be varied", "normalise it after"
+    if plain.dtype == torch.uint8 or not plain.numel():
+        return plain
+    if not plain.is_floating_point():
+        raise must("an image of the data set", law, plain.dtype)
+    low, high = (float(end) for end in (plain.float() if plain.dtype.itemsize == 1 else plain).aminmax())
+    if not (low >= 0 and high <= 1):
+        raise must("an image of the data set", law, f"float from {low:.3g} to {high:.3g}", advice)
+    return plain
+
+
+def _in_torch(images: Tensor, steps: Sequence[Sequence[_Step]]) -> Tensor:
+    """`(N, C, H, W)` or `(N, H, W)` images after the steps of each, all at once."""
+    layers = max(map(len, steps))
+    rest = [(0.0, 0.0, 0.0)]
+    filled = [
+        [(float(_PLACES[name]), strength, draw) for name, strength, draw in its] + rest * (layers - len(its))
+        for its in steps
+    ]
+    operation, strength, draw = torch.tensor(filled, dtype=torch.float64).unbind(2)
+    whole = images if images.ndim == 4 else images[:, None]
+    return image_ops.apply_policy(whole, operation.long(), strength, draw).view(images.shape)
+
+
+def _like(varied: Tensor, image: Tensor) -> Tensor:
+    return varied if type(image) is Tensor else varied.as_subclass(type(image))
+
+
+@functools.cache
+def _albumentations() -> Callable[[Any, list[_Step]], Any]:
+    """The backend of that name, imported when it is first asked for: it takes seconds."""
+    from . import albumentations_ops
+
+    return albumentations_ops.vary

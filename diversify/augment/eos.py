@@ -1,0 +1,53 @@
+"""Training features filled up until all classes have as many rows: expansive over-sampling (EOS)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..functional import counts, draws, oversample
+from ..network.embeddings import Embeddings
+from ..network.linear_head import LinearHead
+
+
+def eos_parents(
+    features: Tensor, labels: Tensor, wanted: Sequence[tuple[int, int]], k: int, seed: int
+) -> tuple[Tensor, dict[int, int]]:
+    """Base and partner of new rows, `(M, 2)`, class after class, and per class how many neighbours its table has.
+
+    Bases are the rows that have an enemy among their k nearest neighbours (Dablain et al. 2022); a class none of whose rows
+    has one goes toward its own, as SMOTE does.
+
+    Args:
+        wanted: Classes, and how many new rows each is to have.
+    """
+    queried = torch.cat([torch.empty(0, dtype=torch.int64), *((labels == one).nonzero()[:, 0] for one, _ in wanted)])
+    enemies, found = oversample.eos_partners(features, labels, queried, k)
+    pairs, used = [torch.empty(0, 2, dtype=torch.int64)], {}
+    for index, number in wanted:
+        bases = ((labels[queried] == index) & (found > 0)).nonzero().flatten()
+        if len(bases):
+            rows, table, count = queried[bases], enemies[bases], found[bases]
+        else:
+            rows = (labels == index).nonzero().flatten()
+            table, count = oversample.siblings(features, labels, rows, k)
+        used[index] = table.shape[1] if len(bases) else int(count.max())
+        place = torch.arange(number)
+        drawn = draws.integers(len(rows), "base", seed, index, place)
+        partner = oversample.pick(table[drawn], count[drawn], draws.uniform("partner", seed, index, place))
+        pairs.append(torch.stack([rows[drawn], partner], 1))
+    return torch.cat(pairs), used
+
+
+def balanced_by_eos(embeddings: Embeddings, head: LinearHead, *, k: int, seed: int) -> Embeddings:
+    """The rows, and behind them those by which EOS brings every class that has any to the size of the largest."""
+    features, labels = embeddings.features, embeddings.labels
+    rows = counts.class_counts(labels, embeddings.num_classes).tolist()
+    wanted = [(c, max(rows) - count) for c, count in enumerate(rows) if 0 < count < max(rows)]
+    parents, _ = eos_parents(features, labels, wanted, min(k, len(features) - 1), seed)
+    step = draws.uniform("step", seed, torch.arange(len(parents)))
+    made = oversample.interpolate(features[parents[:, 0]], features[parents[:, 1]], step, 1.0)
+    grown, known = torch.cat([features, made]), torch.cat([labels, labels[parents[:, 0]]])
+    return Embeddings(features=grown, labels=known, logits=head.logits(grown), indices=torch.arange(len(known)))

@@ -1,0 +1,1 @@
+"""The command line: typing, printing and exit codes. Open `commands.py` first; `entry.py` turns errors into one line."""

@@ -1,0 +1,156 @@
+"""Printing: the console, progress bars, and what happens when nobody reads the output."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from ..runtime import signals
+
+if TYPE_CHECKING:
+    from ..study.ledger import Step
+    from ..study.records import Record
+
+
+class NoReaderError(Exception):
+    """What reads the output is gone."""
+
+
+STANDARD_OUTPUT = "standard output"
+
+
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Write nothing more, and stop: nobody reads it."""
+        self.quiet = True
+        raise NoReaderError
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich has it; an error of the system names the stream."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            error.filename = "standard error" if self.stderr else STANDARD_OUTPUT
+            raise
+
+
+PIPED_WIDTH = 140  # columns where nobody said how many there are
+out = _Screen(
+    highlight=False, emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+)
+err = _Screen(stderr=True, highlight=False, emoji=False)
+
+
+def tell(line: str) -> None:
+    """Print one line as it is."""
+    out.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Any]:
+    """A callable `(what, done, in all)` that draws a bar with the time left, on a terminal; nothing where there is none.
+
+    Within the block an interruption keeps what is finished.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    signals.begin_work()
+    still = not err.is_terminal or err.is_dumb_terminal
+    with Progress(*columns, console=err, transient=True, disable=still) as bar:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+@contextmanager
+def study_progress() -> Iterator[tuple[Any, Any]]:
+    """A callable for lines, and one for the steps of a study: a line per record, and on a terminal a bar per method.
+
+    Within the block an interruption keeps what is finished.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    signals.begin_work()
+    still = not err.is_terminal or err.is_dumb_terminal
+    with Progress(*columns, console=err, transient=True, disable=still) as bar:
+        tasks: dict[str, Any] = {}
+        steps: dict[str, Step] = {}
+
+        def say(line: str) -> None:
+            if still or not out.is_terminal:
+                tell(line)
+            else:  # above the bars: two consoles on one terminal would write into each other's lines
+                bar.console.print(line, markup=False, soft_wrap=True)
+
+        def show(name: str, done: int, total: int, left: float | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total, left="")
+            words = "" if left is None or done == total else f"{_duration(left)} left"
+            bar.update(tasks[name], completed=done, total=total, left=words)
+
+        def update(step: Step) -> None:
+            steps[step.method] = step
+            if step.record is not None:
+                say(_told(step.record))
+                show(step.method, step.done, step.total, step.seconds_left)
+            every = steps.values()
+            show("in all", sum(one.done for one in every), sum(one.total for one in every), step.seconds_left_in_all)
+
+        yield say, update
+
+
+def _told(record: Record) -> str:
+    """A record in a line."""
+    run = f"final run, seed {record.seed}" if record.number is None else f"trial {record.number}"
+    if record.state == "failed":
+        return f"{record.method}, {run}: failed; {record.reason}"
+    accuracy = math.nan if record.balanced_accuracy is None else record.balanced_accuracy
+    stopped = f"stopped after {record.epochs} epochs, " if record.state == "pruned" else ""
+    return f"{record.method}, {run}: {stopped}{accuracy:.1%} on {record.split}, {_duration(record.seconds)}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number and its noun, in the plural where it needs to be."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the two largest units that they have."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{whole} s"

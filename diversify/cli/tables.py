@@ -1,0 +1,279 @@
+"""The tables that commands print: a diagnosis, a plan, a choice of head, a demo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from .screen import out, tell
+
+if TYPE_CHECKING:
+    from ..diagnosis.result import Diagnosis
+    from ..plan.plan import Plan
+    from ..plan.policies import ClassPlan
+    from ..repair.choice import HeadChoice
+    from ..report.demo import Outcome
+
+
+def show_outcome(outcome: Outcome, control: int) -> None:
+    """The ways of the demo on test, and what each gains over the first and over the control."""
+    rows = []
+    for place, name in enumerate(outcome.names):
+
+        def gain(other: int, place: int = place) -> str:
+            columns = {"gain": outcome.gain, "gain_low": outcome.gain_low, "gain_high": outcome.gain_high}
+            points = {key: 100 * float(value[place, other]) for key, value in columns.items()}
+            return "–" if place == other else interval_text(points, "gain", "{:+z.1f}", bare=out.width < NARROWEST)
+
+        accuracy = {
+            "test": 100 * float(outcome.balanced_accuracy[place]),
+            "test_low": 100 * float(outcome.low[place]),
+            "test_high": 100 * float(outcome.high[place]),
+        }
+        row = {
+            "way": escape(name),
+            "val, %": f"{100 * float(outcome.accuracy_val[place].mean()):.1f}",
+            "test, %": interval_text(accuracy, "test", "{:.1f}", bare=out.width < NARROW),
+            "by seed": " ".join(f"{100 * float(value):.1f}" for value in outcome.accuracy[place]),
+            f"over {outcome.names[0]}, points": gain(0),
+            f"over {outcome.names[control]}": gain(control),
+        }
+        left_out = ("by seed", "val, %") if out.width < NARROW else ()
+        rows.append({title: cell for title, cell in row.items() if title not in left_out})
+    out.print()
+    out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
+    out.print("[dim]balanced accuracy; 95% intervals over test images, which were read once, at the end[/]")
+    out.print()
+
+
+MOST_ROWS = 40
+NARROW, NARROWEST = 100, 60  # widths of a terminal below which columns are left out
+
+
+def show_diagnosis(diagnosis: Diagnosis) -> None:
+    """The classes as a table, weakest first where there are too many to list, and the findings."""
+    from ..report.wording import none_fragile
+
+    recall = diagnosis["recall_heldout"]
+    order = list(range(len(diagnosis.class_names)))
+    if len(order) > MOST_ROWS:
+        order = recall.nan_to_num(2.0).argsort().tolist()[:MOST_ROWS]
+    rows = []
+    for c in order:
+        column = {name: float(values[c]) for name, values in diagnosis.columns.items()}
+        name = escape(diagnosis.class_names[c])
+        row = {
+            "class": f"[bold red]{name} ![/]" if column["fragile"] else name,
+            "images" if out.width < NARROWEST else "train images": str(int(column["count"])),
+            "recall train": percent(column["recall_train"]),
+            "recall" if out.width < NARROWEST else "recall held-out": interval_text(column, "recall_heldout", "{:.0%}"),
+            "log n predicts": percent(column["recall_log_count"]),
+            "top-K magnitude": interval_text(column, "ce_magnitude_ratio", "{:.2f}", bare=out.width < NARROW),
+            "diversity": interval_text(column, "diversity_vendi_heldout", "{:.1f}"),
+        }
+        left_out = ["recall train", "diversity"] if out.width < NARROW else []
+        left_out += ["log n predicts", "top-K magnitude"] if out.width < NARROWEST else []
+        rows.append({title: cell for title, cell in row.items() if title not in left_out})
+    out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
+    hidden = len(diagnosis.class_names) - len(order)
+    if hidden:
+        tell(f"({hidden} classes of higher recall are in the report)")
+    summary = diagnosis.summary
+    tell(
+        f"balanced accuracy, held out: {_plain(summary, 'balanced_accuracy_heldout', '{:.1%}')};"
+        f" a refitted head would add {_plain(summary, 'head_ceiling', '{:+.1%}')}"
+    )
+    if not diagnosis.findings:
+        tell(none_fragile(diagnosis, diagnosis.class_names))
+    for finding in diagnosis.findings:
+        out.print()
+        out.print(escape(finding.text))
+    if not diagnosis.plan_ready:
+        out.print()
+        tell("Made on the test split: to be read only, not to choose a remedy from.")
+
+
+def show_plan(plan: Plan) -> None:
+    """The classes as a table, rarest first where there are too many to list; what holds for all; the evidence."""
+    shown = list(plan.classes)
+    if len(shown) > MOST_ROWS:
+        shown = sorted(shown, key=lambda one: one.count)[:MOST_ROWS]
+    images = sum(one.count for one in plan.classes)
+    mixed = any(one.mixing.method != "none" for one in plan.classes)
+    narrow = out.width < NARROWEST
+    rows = []
+    for one in shown:
+        row = {
+            "class": escape(one.name),
+            "images" if narrow else "train images": f"{one.count:,}",
+            "draws": _drawn(one, images),
+            "varied" if narrow else "images varied": _policy(
+                one.image.strength, one.image.amount and one.image.probability
+            ),
+        }
+        if mixed and not narrow:
+            row["mixed"] = percent(one.mixing.probability) if one.mixing.method != "none" else "–"
+        for method in () if narrow else plan.feature_methods:
+            policy = next((policy for policy in one.features if policy.method == method), None)
+            row[method.replace("_", " ")] = _policy(policy.strength, policy.share) if policy else "–"
+        if narrow:
+            row["features"] = percent(math.fsum(policy.share for policy in one.features)) if one.features else "–"
+        rows.append(row)
+    out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
+    if len(plan.classes) > len(shown):
+        tell(f"({len(plan.classes) - len(shown):,} classes with more images are in the plan)")
+    if out.width >= NARROW:
+        out.print(
+            "[dim]×: times as often as its images come; then strength, and the share of its draws that it acts on[/]"
+        )
+    elif not narrow:
+        out.print("[dim]strength, and the share of the class's draws that it acts on[/]")
+    out.print()
+    for line in _of_the_run(plan):
+        tell(line)
+    evidence = [(one, [reason for reason in one.reasons if reason.measure != "count"]) for one in shown]
+    if not any(reasons for _, reasons in evidence):
+        out.print()
+        tell("No measure shows that a class needs more or less than its size suggests.")
+    for one, reasons in evidence:
+        if reasons:
+            out.print()
+            out.print(f"[bold]{escape(one.name)}[/]")
+        for reason in reasons:
+            _hang(f"[bold]{escape(reason.rule)}:[/] {escape(reason.text)} [dim]{escape(reason.source)}[/]")
+    out.print()
+
+
+def show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
+    """The candidates as a table, the classes before and after, and what is recommended."""
+    groups = {name: values for name, values in choice.groups().items() if name in ("many", "medium", "few")}
+    if "few" not in groups:
+        groups |= {name: values for name, values in choice.groups().items() if name == "smallest third"}
+    rows = []
+    for place, name in enumerate(choice.names):
+        column = {key: 100 * float(values[place]) for key, values in choice.columns.items()}
+        row = {
+            "candidate": f"[bold]{escape(name)}[/]" if place == choice.recommended else escape(name),
+            "balanced accuracy, %": f"{column['balanced_accuracy']:.1f}",
+            "gain, points": interval_text(column, "gain", "{:+z.1f}", bare=out.width < NARROWEST),
+        }
+        if out.width >= NARROW:
+            row["spread"] = "–" if math.isnan(column["spread"]) else f"{column['spread']:.1f}"
+            row |= {group: percent(float(values[place])) for group, values in groups.items()}
+        if out.width >= NARROWEST:
+            row["option"] = escape(choice.option(place)) or "–"
+        rows.append(row)
+    out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
+    out.print(
+        f"[dim]each by options chosen on the other of {choice.folds} folds of the held-out images;"
+        f" spread over {choice.repeats} cuts into folds[/]",
+        soft_wrap=True,
+    )
+    out.print()
+    if choice.recommended:
+        _show_change(choice, class_names)
+        out.print()
+    tell(choice.in_words())
+
+
+def _show_change(choice: HeadChoice, class_names: Sequence[str]) -> None:
+    """Recall before and after, class by class; those that change most where there are too many to list."""
+    order = list(range(len(class_names)))
+    if len(order) > MOST_ROWS:
+        change = (choice.recall[choice.recommended] - choice.recall[0]).abs().nan_to_num(-1.0)
+        order = change.argsort(descending=True).tolist()[:MOST_ROWS]
+    lines = []
+    for c in order:
+        before, after = (float(choice.recall[place][c]) for place in (0, choice.recommended))
+        points = "–" if math.isnan(before) else f"{100 * (after - before):+z.0f}"
+        counted = f"{int(choice.class_counts[c]):,}", f"{int(choice.heldout_counts[c]):,}"
+        lines.append([escape(class_names[c]), *counted, percent(before), percent(after), points])
+    out.print(table_of(("class", "train images", "held out", "recall before", "after", "points"), lines))
+    if len(class_names) > len(order):
+        tell(f"({len(class_names) - len(order):,} classes that change less are in the report)")
+
+
+def _hang(markup: str) -> None:
+    """A paragraph, every line of it indented."""
+    for line in Text.from_markup(markup, emoji=False).wrap(out, max(out.width - 2, NARROWEST // 2)):
+        line.rstrip()
+        out.print(Text("  ") + line)
+
+
+def _drawn(one: ClassPlan, images: int) -> str:
+    """The share of the draws, and what multiple of its share of the images that is."""
+    times = one.draws * images / one.count if one.count else math.nan
+    multiple = "" if out.width < NARROW or math.isnan(times) else f" [dim]×{times:.3g}[/]"
+    return f"{100 * one.draws:.3g}%{multiple}"
+
+
+def _policy(strength: float, share: float) -> str:
+    on = "" if out.width < NARROWEST else f" [dim]on[/] {share:.0%}"
+    return f"{strength:.2f}{on}" if share else "–"
+
+
+def _of_the_run(plan: Plan) -> list[str]:
+    """What a plan says for all classes, a line each."""
+    correction, schedule = plan.prior_correction, plan.schedule
+    lines = []
+    kinds = list(dict.fromkeys((one.image.operations, one.image.layers) for one in plan.classes if one.image.amount))
+    for operations, layers in kinds[:3]:
+        lines.append(f"images: {layers} of {', '.join(operations)}")
+    methods = dict.fromkeys(one.mixing.method for one in plan.classes if one.mixing.method != "none")
+    lines += [f"mixing: {method}" for method in methods]
+    if correction.training or correction.after:
+        lines.append(f"class prior taken out: {correction.training:g} in the loss, {correction.after:g} afterwards")
+    if (schedule.start, schedule.ramp, schedule.stop) != (0, 0, 1):
+        lines.append(
+            f"augmentation from {schedule.start:.0%} to {schedule.stop:.0%} of the epochs, growing over {schedule.ramp:.0%}"
+        )
+    if plan.feature_methods:
+        later = "" if schedule.features >= 1 else f", and in training from {schedule.features:.0%} of the epochs on"
+        lines.append(f"features are made in the head step{later}")
+    if plan.images_per_epoch is not None:
+        lines.append(f"draws per epoch: {plan.images_per_epoch:,}")
+    if any(reason.rule == "rarity" for one in plan.classes for reason in one.reasons):
+        lines.append("graded by rarity, 1 - log n / log n_max; moved where a measure shows more or less:")
+    return lines
+
+
+def table_of(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table as wide as the terminal allows: titles are wrapped between words, and the first column takes the rest."""
+    lines = [[Text.from_markup(cell, emoji=False) for cell in row] for row in rows]  # `:cat:` is a name, not a picture
+    cells = [max((cell.cell_len for cell in column), default=0) for column in zip(*lines, strict=True)]
+    whole = [max(cell, Text(title).cell_len) for cell, title in zip(cells, titles, strict=True)]
+    words = [max(Text(word).cell_len for word in title.split() or [""]) for title in titles]
+    least = [max(cell, word) for cell, word in zip(cells, words, strict=True)]
+    gaps = 2 * (len(titles) - 1)
+    wrapped = sum(whole) + gaps > out.width >= sum(least[1:]) + words[0] + gaps
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, title in enumerate(titles):
+        width = least[place] if wrapped and place else None
+        table.add_column(Text(title), justify="right" if place else "left", overflow="fold", width=width)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def percent(value: float) -> str:
+    """A share as a whole percentage; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.0%}"
+
+
+def _plain(values: Mapping[str, float], name: str, form: str) -> str:
+    return interval_text(values, name, form).replace("[dim]", "").replace("[/]", "")
+
+
+def interval_text(values: Mapping[str, float], name: str, form: str, *, bare: bool = False) -> str:
+    """A value with its interval; the value alone with `bare`."""
+    value, low, high = (values.get(name + end, math.nan) for end in ("", "_low", "_high"))
+    if math.isnan(value):
+        return "–"
+    return form.format(value) + (
+        "" if bare or math.isnan(low) else f" [dim]({form.format(low)} to {form.format(high)})[/]"
+    )

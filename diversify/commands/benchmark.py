@@ -1,0 +1,152 @@
+"""The `benchmark` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import torch
+
+from ..errors import InputError, must, unknown
+from ..files.schema import refusal
+from ..runtime.user_code import import_file
+from ..study.ledger import Step
+from ..study.protocol import Protocol
+from ..study.records import read_records
+from ..study.run import run_study
+from ..study.study import Study
+from .train import Say
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmarked:
+    """What the file of records holds at the end, and how many records of it are new."""
+
+    trials: int
+    finals: int
+    new: int
+
+
+def benchmark_run(
+    suite: str,
+    *,
+    out: Path,
+    methods: str | None = None,
+    trials: int | None = None,
+    seeds: str | None = None,
+    workers: int = 1,
+    storage: str | None = None,
+    root: Path = Path("data"),
+    download: bool = False,
+    device: str = "auto",
+    runner: str | None = None,
+    say: Say,
+    progress: Callable[[Step], None],
+) -> Benchmarked:
+    """Run what the records in `out` do not hold yet of a suite, or of the PROTOCOL that a Python file declares.
+
+    `progress` takes the study's steps. `runner` names what runs trials and finals, where it is not the library's own.
+    """
+    declared = Path(suite) if suite.endswith(".py") else None
+    protocol = _protocol(suite) if declared is None else _declared_protocol(declared)
+    study = Study(
+        protocol=_changed(protocol, methods, trials, seeds),
+        results=out,
+        root=str(root),
+        device=_device(device),
+        download=download,
+        storage=storage,
+        workers=workers,
+        declared=declared,
+        **({} if runner is None else {"runner": runner}),
+    )
+    _describe(study, say)
+    new = 0
+    for step in run_study(study):
+        new += step.record is not None
+        progress(step)
+    records = [one for one in read_records(out) if one.method in study.protocol.methods]
+    for name in study.protocol.methods:
+        if not any(one.state == "complete" for one in records if one.method == name):
+            say(f"note: no trial of {name} came to its end, so that it has no final run")
+    finals = sum(one.kind == "final" for one in records)
+    return Benchmarked(trials=len(records) - finals, finals=finals, new=new)
+
+
+def _protocol(name: str) -> Protocol:
+    suites: Mapping[str, Protocol] = importlib.import_module("diversify.study.suites").SUITES
+    if name not in suites:
+        raise unknown("SUITE", name, [*suites, "FILE.py"])
+    return suites[name]
+
+
+def _declared_protocol(file: Path) -> Protocol:
+    """`PROTOCOL` of a Python file."""
+    try:
+        protocol = getattr(import_file(file, "FILE.py"), "PROTOCOL", None)
+    except InputError as error:
+        if isinstance(error.__cause__, pydantic.ValidationError):
+            raise refusal(f"protocol in {file}", error.__cause__, Protocol.model_fields) from None
+        raise
+    if not isinstance(protocol, Protocol):
+        got = "none" if protocol is None else f"{type(protocol).__name__}"
+        raise must(f"PROTOCOL of {file}", "be a diversify.study.protocol.Protocol", got)
+    return protocol
+
+
+def _changed(protocol: Protocol, methods: str | None, trials: int | None, seeds: str | None) -> Protocol:
+    """The protocol with the methods, the trials and the seeds that the flags name."""
+    changes: dict[str, Any] = {}
+    if methods is not None:
+        names = [name.strip() for name in methods.split(",")]
+        if "" in names or len(set(names)) < len(names):
+            raise must("--methods", "be different names separated by commas", repr(methods))
+        changes["methods"] = tuple(names)
+    if trials is not None:
+        changes["trials"] = trials
+    if seeds is not None:
+        changes["seeds"] = _seeds(seeds)
+    try:
+        return Protocol.model_validate({**protocol.model_dump(), **changes})
+    except pydantic.ValidationError as error:
+        raise refusal("protocol", error, Protocol.model_fields) from None
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and part.isascii() and len(part) < 19 for part in parts):
+        raise must("--seeds", "be integers from 0 on, separated by commas", repr(text))
+    seeds = tuple(map(int, parts))
+    if len(set(seeds)) < len(seeds):
+        raise must("--seeds", "be different", repr(text))
+    return seeds
+
+
+def _device(name: str) -> str:
+    """The device that is meant: the graphics processor where there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, place = name.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and place.isdecimal())):
+        raise must("--device", "be auto, cpu, cuda or cuda:N", repr(name))
+    if kind == "cuda" and int(place or 0) >= torch.cuda.device_count():
+        raise must("--device", "be there", name, f"torch finds {torch.cuda.device_count()} such devices")
+    return name
+
+
+def _describe(study: Study, say: Say) -> None:
+    """What is compared, on what, and at what budget, in words."""
+    protocol = study.protocol
+    beside = f", {study.workers} worker processes" if study.workers > 1 else ""
+    say(
+        f"{protocol.suite}: {protocol.data}, {protocol.imbalance}; {protocol.model}, {protocol.epochs} epochs; {study.device}{beside}"
+    )
+    say(f"methods: {', '.join(protocol.methods)}")
+    seeds = ", ".join(map(str, protocol.seeds))
+    say(
+        f"of each {protocol.trials} trials, chosen on val, and a final run for each of the seeds {seeds}, judged on test"
+    )

@@ -1,0 +1,391 @@
+"""The `demo` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..augment.batches import show_policy
+from ..augment.leak import Leak, measure_leak
+from ..data.imbalance import holdout_indices
+from ..data.load import Data, load_data
+from ..data.loader import collate, make_loader
+from ..diagnosis.result import Diagnosis
+from ..files import atomic, staging
+from ..functional.image_ops import GEOMETRIC
+from ..network.wrappers import evaluating
+from ..plan.make import make_plan
+from ..plan.plan import Plan
+from ..plan.policies import Mixing, PriorCorrection
+from ..plan.strengths import Strengths
+from ..report.demo import SHOWN_STRENGTHS, Demo, Trained, outcome_of, render_demo_html, render_demo_markdown
+from ..runtime import provenance
+from ..training.recipe import Recipe
+from .diagnose import diagnose_run, load_trained
+from .folders import SCHEMA_VERSION, alone
+from .options import DataOptions
+from .remedy import remedy_run
+from .train import Progress, Say, read_plan, train_run
+
+DEMO_RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.05, schedule="cosine", warmup_epochs=3, precision="fp32")
+IMBALANCE = (
+    "exp:20:40"  # with more images this network finds 95% of the unseen digits whatever is done: little is left to show
+)
+SEEDS = 3
+MODEL = "small_cnn"
+STRENGTHS = {  # of two image policies, from the largest to the rarest class; val chooses
+    "mild": Strengths(
+        image_operations=GEOMETRIC, image_least=0.3, image_most=0.6, image_probability=0.5, mixing=Mixing()
+    ),
+    "usual": Strengths(),
+}
+_PICTURES = 3  # of a class
+_LEAK_REPEATS = 5
+
+PLAIN, HEAD, CONTROL, PLANNED = "cross entropy", "head repaired", "balanced softmax", "the plan"
+WAYS = {
+    PLAIN: ("Every image once an epoch, nothing varied, nothing reweighted: the network that was diagnosed.", ""),
+    HEAD: (
+        "The same network; its last layer is what `diversify remedy` recommended by held-out folds of val.",
+        "Breiman et al. 1984, for the choice",
+    ),
+    CONTROL: (
+        "Trained anew with the logarithm of the class prior added to the logits in the loss, and nothing else: what a plan"
+        " has to beat.",
+        "Ren et al. 2020",
+    ),
+    PLANNED: (
+        "Trained anew with what `make_plan` says for every class: how often it is drawn and how its images are varied; and the"
+        " class prior taken out as in balanced softmax. Its feature policies are for the head step.",
+        "",
+    ),
+}
+
+
+@alone
+def demo_run(
+    out: Path, *, seed: int = 0, overwrite: bool = False, say: Say, progress: Progress | None = None
+) -> tuple[Demo, dict[str, Any]]:
+    """Train on long-tailed digits, diagnose on val, plan, repair the head, train with the plan, and diagnose again.
+
+    All of it with several training seeds, a folder `seeds/N` each; what is chosen is chosen on val, and test is read once,
+    at the end, for all networks together. Leaves `digits.npz`, `test.json`, `report.html`, `report.md` and `run.json` in
+    `out`, beside what every step leaves.
+    """
+    recipe = dataclasses.replace(DEMO_RECIPE, seed=seed)
+    staging.ensure_available(out, overwrite)
+    with _one_thread():
+        return _all_the_way(out, recipe, say, progress)
+
+
+def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: Progress | None) -> tuple[Demo, dict[str, Any]]:
+    seed = recipe.seed
+    staging.clear(out)
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "demo",
+        "finished": False,
+        "seed": seed,
+        "started": provenance.now(),
+        **provenance.origin(torch.device("cpu")),
+    }
+    atomic.write_json(out / "run.json", record)
+    seconds: dict[str, float] = {}
+    steps = _Steps(out=out, say=say, progress=progress, seconds=seconds)
+    seeds = range(seed, seed + SEEDS)
+    with steps.timed("data"):
+        data = steps.data()
+    with steps.timed("training"):
+        for one in seeds:
+            steps.train(dataclasses.replace(recipe, seed=one), "before")
+    with steps.timed("diagnosis"):
+        before = [steps.diagnose(one, "before", "diagnosis") for one in seeds]
+    with steps.timed("plan"):
+        for one, diagnosis in zip(seeds, before, strict=True):
+            steps.plan(one, diagnosis)
+    with steps.timed("head"):
+        repaired = [steps.repair(one) for one in seeds]
+    with steps.timed("training with the plan"):
+        for one in seeds:
+            steps.train(dataclasses.replace(recipe, seed=one), "balanced", "balanced.json")
+            for name in STRENGTHS:
+                steps.train(dataclasses.replace(recipe, seed=one), f"planned-{name}", f"plan-{name}.json")
+    chosen, said = steps.choose(seeds)
+    with steps.timed("diagnosis again"):
+        after = steps.diagnose(seed, f"planned-{chosen}", "diagnosis-after")
+        plan = read_plan(steps.folder(seed) / f"plan-{chosen}.json")
+        leaks = [steps.leak(data, plan, steps.folder(seed) / name) for name in ("before", f"planned-{chosen}")]
+    with steps.timed("test"):
+        folders = {PLAIN: "before", HEAD: "head", CONTROL: "balanced", PLANNED: f"planned-{chosen}"}
+        ways = [steps.way(data, name, folders[name], seeds) for name in WAYS]
+        labels = data.test.labels if data.test is not None else torch.empty(0)
+        outcome = outcome_of(ways, labels, data.num_classes)
+    demo = Demo(
+        outcome=outcome,
+        control=list(WAYS).index(CONTROL),
+        planned=list(WAYS).index(PLANNED),
+        before=before[0],
+        after=after,
+        leak_before=leaks[0],
+        leak_after=leaks[1],
+        plan=plan,
+        varied=_varied(data, plan, seed),
+        chosen=said,
+        repaired=repaired[0],
+        commands=_commands(out, recipe, chosen),
+        seconds=seconds,
+    )
+    record |= {
+        "finished": True,
+        "model": {"name": MODEL},
+        "data": {"spec": data.spec, "imbalance": data.imbalance, "splits": data.record()["splits"]},
+        "test_images": len(labels),
+        "recipe": dataclasses.asdict(recipe),
+        "seeds": list(seeds),
+        "chosen": {"strengths": chosen, "text": said, "balanced_accuracy_val": steps.accuracies},
+        "parts": [f"seeds/{one}" for one in seeds],
+        "seconds": seconds,
+    }
+    leaked = {"leak_before": leaks[0].to_dict(), "leak_after": leaks[1].to_dict()}
+    atomic.write_json(out / "test.json", {"outcome": outcome.to_dict(), **leaked})
+    atomic.write_text(out / "report.html", render_demo_html(demo, record))
+    atomic.write_text(out / "report.md", render_demo_markdown(demo, record))
+    atomic.write_json(out / "run.json", record)
+    return demo, record
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Steps:
+    """The steps of the demo in the folder `out`, each by the command that a user would type."""
+
+    out: Path
+    say: Say
+    progress: Progress | None
+    seconds: dict[str, float]
+    accuracies: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # on val, by folder
+
+    def folder(self, seed: int) -> Path:
+        """Where the parts of a training seed are."""
+        return self.out / "seeds" / str(seed)
+
+    @property
+    def options(self) -> DataOptions:
+        """The DATA flags of every step."""
+        return DataOptions(spec=f"npz:{self.out / 'digits.npz'}", imbalance=IMBALANCE)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Keep how long a step took."""
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 1)
+
+    def data(self) -> Data:
+        """Write scikit-learn's digits as an ordinary file of train, val and test, and read it as every step does."""
+        whole = load_data("digits", holdout=0.0)
+        parts = [part for part in (whole.train, whole.test) if part is not None]
+        images = torch.cat([collate([part.dataset[row] for row in range(len(part))])[0] for part in parts])
+        labels = torch.cat([part.labels for part in parts])
+        rest, test = holdout_indices(labels, 0.2)
+        train, val = (rest[rows] for rows in holdout_indices(labels[rest], 0.25))
+        arrays: dict[str, Any] = {"class_names": np.array(whole.class_names)}
+        for name, rows in (("train", train), ("val", val), ("test", test)):
+            arrays |= {f"{name}_images": images[rows, 0].numpy(), f"{name}_labels": labels[rows].numpy()}
+        atomic.write_arrays(self.out / "digits.npz", arrays)
+        data = self.options.load(measure_view=True)
+        counts = " ".join(map(str, torch.bincount(data.train.labels).tolist()))
+        self.say(f"data: digits.npz, {len(data.train)} training images of the long tail ({IMBALANCE}): {counts}")
+        self.say(
+            f"      {len(val)} of val to choose by, {len(test)} of test to be read once, at the end; both balanced"
+        )
+        return data
+
+    def train(self, recipe: Recipe, name: str, plan: str | None = None) -> None:
+        """A network of one seed, with what its plan says."""
+        folder = self.folder(recipe.seed)
+        record = train_run(
+            self.options,
+            model=MODEL,
+            plan=None if plan is None else folder / plan,
+            recipe=recipe,
+            out=folder / name,
+            augment="none",
+            say=_quiet,
+            progress=self.progress,
+        )
+        self.accuracies.setdefault(name, []).append(record["balanced_accuracy_val"])
+        told = f"{record['balanced_accuracy_val']:.1%} on val, {record['seconds']:.1f} s"
+        self.say(f"train: seed {folder.name}, {_title(name)}: {told}")
+
+    def diagnose(self, seed: int, name: str, out: str) -> Diagnosis:
+        """What is wrong with a network, on val."""
+        folder = self.folder(seed)
+        diagnosis, _ = diagnose_run(
+            DataOptions(),
+            model=None,
+            weights=folder / name / "model.safetensors",
+            out=folder / out,
+            seed=seed,
+            say=_quiet,
+            progress=self.progress,
+        )
+        fragile = [diagnosis.class_names[c] for c, mark in enumerate(diagnosis["fragile"].tolist()) if mark]
+        told = f"fragile: {', '.join(fragile)}" if fragile else "no class is fragile"
+        self.say(f"diagnose: seed {folder.name}, {_title(name)}: {told}")
+        return diagnosis
+
+    def plan(self, seed: int, diagnosis: Diagnosis) -> None:
+        """A plan at every one of the stated strengths, and the control."""
+        folder = self.folder(seed)
+        plans = {f"plan-{name}": make_plan(diagnosis, strengths=one) for name, one in STRENGTHS.items()}
+        counts = [int(count) for count in diagnosis["count"].tolist()]
+        plans["plan"] = make_plan(diagnosis)  # what the head is repaired by
+        plans["balanced"] = Plan.untouched(diagnosis.class_names, counts).model_copy(
+            update={"prior_correction": PriorCorrection(training=1.0)}
+        )
+        for name, plan in plans.items():
+            atomic.write_text(folder / f"{name}.json", plan.to_json())
+        rules = [reason.rule for one in plans["plan"].classes for reason in one.reasons if reason.measure != "count"]
+        fired = ", ".join(f"{rule} ({rules.count(rule)})" for rule in dict.fromkeys(rules)) or "none"
+        self.say(f"plan: seed {folder.name}, rules that fired, in how many classes: {fired}")
+
+    def repair(self, seed: int) -> str:
+        """The head that wins on folds of val; what is recommended in words."""
+        folder = self.folder(seed)
+        choice, _ = remedy_run(
+            folder / "diagnosis",
+            plan=folder / "plan.json",
+            out=folder / "head",
+            seed=seed,
+            say=_quiet,
+            progress=self.progress,
+        )
+        self.say(f"remedy: seed {folder.name}: {choice.in_words()}")
+        accuracy = float(choice.columns["balanced_accuracy"][choice.recommended])
+        self.accuracies.setdefault("head", []).append(accuracy)
+        return choice.in_words()
+
+    def choose(self, seeds: range) -> tuple[str, str]:
+        """The image policy with the best mean on val, the milder one of equals, and how it was chosen in words."""
+        means = {name: sum(self.accuracies[f"planned-{name}"]) / len(seeds) for name in STRENGTHS}
+        chosen = max(means, key=lambda name: means[name])
+        plans = {name: read_plan(self.folder(seeds[0]) / f"plan-{name}.json") for name in STRENGTHS}
+        told = "; ".join(f"{name} ({_in_words(plans[name])}) {value:.1%}" for name, value in means.items())
+        said = (
+            f"The plan was made from the diagnosis; how it varies images, {chosen}, was chosen on val, mean of {len(seeds)} seeds:"
+            f" {told}."
+        )
+        self.say(f"choose: on val, mean of {len(seeds)} seeds: {told}; taken: {chosen}")
+        return chosen, said
+
+    def leak(self, data: Data, plan: Plan, folder: Path) -> Leak:
+        """Whether a network takes varied images of val for those of another class."""
+        network, unseen, view = self.network(data, folder), data.val, data.view
+        if unseen is None or view is None:
+            raise RuntimeError("the demo's data has a val and a view")
+        return measure_leak(network, plan, unseen.dataset, prepare=view.normalize, repeats=_LEAK_REPEATS)
+
+    def network(self, data: Data, folder: Path) -> nn.Module:
+        """A finished one."""
+        return load_trained(MODEL, folder / "model.safetensors", data.num_classes, 1)
+
+    def way(self, data: Data, name: str, folder: str, seeds: range) -> Trained:
+        """Which test images the networks of one way know."""
+        networks = [self.network(data, self.folder(seed) / folder) for seed in seeds]
+        right = torch.stack([_right(network, data) for network in networks])
+        meaning, source = WAYS[name]
+        accuracies = tuple(self.accuracies[folder])
+        return Trained(name=name, meaning=meaning, source=source, balanced_accuracy_val=accuracies, right=right)
+
+
+def _in_words(plan: Plan) -> str:
+    """What is done to images, how strongly, how often, and with what they are mixed."""
+    policies = [one.image for one in plan.classes if one.image.amount > 0]
+    if not policies:
+        return "images as they are"
+    kind = "geometric operations" if policies[0].operations == GEOMETRIC else "operations of every kind"
+    strengths = [one.strength for one in policies]
+    mixed = plan.classes[0].mixing
+    beside = f", and {mixed.method} on {mixed.probability:.0%}" if mixed.probability else ""
+    often = policies[0].probability
+    return f"{kind} at {min(strengths):.2g} to {max(strengths):.2g} on {often:.0%} of the draws{beside}"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So small a network gains nothing by several, and on a busy machine they wait for each other; same numbers everywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _quiet(line: str) -> None:
+    """What the steps say of themselves is in their own records."""
+
+
+def _title(name: str) -> str:
+    kind, _, strength = name.partition("-")
+    titles = {"before": PLAIN, "balanced": CONTROL, "planned": f"{PLANNED}, images {strength}"}
+    return titles.get(kind, name)
+
+
+def _right(network: nn.Module, data: Data) -> Tensor:
+    """`(N,)` float64: 1 for the test images that a network knows."""
+    if data.test is None:
+        raise RuntimeError("the demo's data has a test split")
+    device = next(network.parameters()).device
+    found = []
+    with evaluating(network), torch.inference_mode():
+        for images, labels in make_loader(data.test, data.view):
+            found.append((network(images.to(device)).argmax(1).cpu() == labels).double())
+    return torch.cat(found)
+
+
+def _varied(data: Data, plan: Plan, seed: int) -> tuple[Tensor, ...]:
+    """Per class `(S, N, C, H, W)`: some of its training images at growing strengths."""
+    shown = []
+    for c, one in enumerate(plan.classes):
+        rows = (data.train.labels == c).nonzero()[:_PICTURES, 0].tolist()
+        images = collate([data.train.dataset[row] for row in rows])[0]
+        shown.append(show_policy(images, one.image, SHOWN_STRENGTHS, seed=seed))
+    return tuple(shown)
+
+
+def _commands(out: Path, recipe: Recipe, chosen: str) -> tuple[str, ...]:
+    """What a user types for the steps of the first seed, into folders of their own."""
+
+    def place(name: str) -> str:
+        return shlex.quote(os.path.normpath(out / name))
+
+    seed = recipe.seed
+    mine = f"seeds/{seed}"
+    data = shlex.quote(f"npz:{out / 'digits.npz'}")
+    train = (
+        f"diversify train --data {data} --imbalance {IMBALANCE} --model {MODEL}"
+        f" --augment none --epochs {recipe.epochs} --batch-size {recipe.batch_size} --learning-rate {recipe.learning_rate:g}"
+        f" --schedule {recipe.schedule} --warmup-epochs {recipe.warmup_epochs} --precision {recipe.precision} --seed {seed}"
+    )
+    diagnose = f"diversify diagnose --seed {seed} --weights"
+    again = f"../{out.name}-again"  # beside it: what a user makes is not the demo's to replace
+    return (
+        f"{train} --out {place(f'{again}/before')}",
+        f"{diagnose} {place(f'{again}/before/model.safetensors')} --out {place(f'{again}/diagnosis')}",
+        f"diversify plan {place(f'{again}/diagnosis')} --out {place(f'{again}/plan.json')}",
+        f"diversify remedy {place(f'{again}/diagnosis')} --seed {seed} --out {place(f'{again}/head')}",
+        f"{train} --plan {place(f'{mine}/balanced.json')} --out {place(f'{again}/balanced')}",
+        f"{train} --plan {place(f'{mine}/plan-{chosen}.json')} --out {place(f'{again}/planned')}",
+        f"{diagnose} {place(f'{again}/planned/model.safetensors')} --out {place(f'{again}/diagnosis-after')}",
+    )

@@ -1,0 +1,48 @@
+"""The `plan` command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..diagnosis.result import Diagnosis
+from ..errors import InputError, must
+from ..files import atomic
+from ..plan.make import make_plan
+from ..plan.plan import Plan
+
+
+def load_diagnosis(folder: Path) -> Diagnosis:
+    """The diagnosis in a folder that `diagnose_run` left; nothing else in it is needed."""
+    if not folder.is_dir():
+        raise must("DIR", "be a folder that `diversify diagnose` left", folder)
+    return Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
+
+
+def plan_run(folder: Path, *, out: Path | None = None, overwrite: bool = False) -> Plan:
+    """The plan that a diagnosis asks for; written to the file `out` if there is one."""
+    if out is not None:
+        _require_free(out, overwrite)
+    plan = make_plan(load_diagnosis(folder))
+    if out is not None:
+        atomic.write_text(out, plan.to_json())
+    return plan
+
+
+def _require_free(out: Path, overwrite: bool) -> None:
+    """Say when `out` cannot be written, or is a file that is no plan to be replaced."""
+    if out.is_dir():
+        raise must("--out", "be a file", f"the folder {out}", f"for example {out / 'plan.json'}")
+    if not os.path.lexists(out):
+        nearest = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+        if not nearest.is_dir():
+            raise must("--out", "lie in a folder", out)
+        return
+    if not overwrite:
+        raise must("--out", "be a file that is not there yet", out, "pass --overwrite to replace it")
+    try:
+        values = atomic.read_json(out, "--out")
+    except InputError:
+        values = None
+    if not (isinstance(values, dict) and isinstance(values.get("classes"), list)):
+        raise must("--out", "be new or a plan to be replaced", out, "choose another file")

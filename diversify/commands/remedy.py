@@ -1,0 +1,191 @@
+"""The `remedy` command."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..diagnosis.measure import diagnose
+from ..diagnosis.result import Diagnosis
+from ..errors import must
+from ..files import atomic, checkpoints, digests, staging
+from ..network.embeddings import Embeddings
+from ..network.linear_head import LinearHead, read_head, replace_head
+from ..plan.make import make_plan
+from ..plan.plan import Plan
+from ..repair.candidates import default_candidates
+from ..repair.choice import HeadChoice
+from ..repair.choose import choose_head
+from ..repair.retrain import HeadRecipe
+from ..report.remedy import render_remedy_html, render_remedy_markdown
+from ..runtime import provenance
+from .diagnose import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, load_diagnosed, require_recorded
+from .folders import SCHEMA_VERSION, alone
+from .train import Progress, Say
+
+REPEATS = 10  # of the folds: they cost nothing beside the heads
+PERHAPS_SEEN = (
+    "the plan was made from a diagnosis: if it was this one, it has seen these same held-out images, so its own row is"
+    " somewhat optimistic; without --plan the plan is made anew for each third of them"
+)
+
+
+@alone
+def remedy_run(
+    folder: Path,
+    *,
+    plan: Path | None = None,
+    out: Path,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say,
+    progress: Progress | None = None,
+) -> tuple[HeadChoice, dict[str, Any]]:
+    """Repair the head of a network that `diagnose_run` looked at, by whichever candidate wins on held-out folds.
+
+    Leaves `model.safetensors` (the user's checkpoint, by its own names, with the recommended head), `plan.json`,
+    `remedy.json`, the report and `run.json` in `out`, all or none. The data is not needed, nor is the network built.
+    """
+    staging.ensure_available(out, overwrite, inputs=[folder, *([plan] if plan else [])])
+    diagnosis, model, diagnosed = load_diagnosed(folder)
+    warnings = _require_trusted(folder, diagnosis, diagnosed)
+    old = read_head(model.head)
+    tensors = _checkpoint(diagnosed)
+    name = diagnosed["model"]["head"]
+    has_bias = _takes_bias(tensors, name, old)
+    wanted = _planned(plan, diagnosis)
+    if plan is not None and wanted.made_from == "diagnosis":
+        warnings.append(PERHAPS_SEEN)
+    if not has_bias:
+        warnings.append("the head has no bias: candidates that need one are left out")
+        if wanted.prior_correction.after:
+            wanted = _without_bias(wanted)
+            moved = f"{wanted.prior_correction.training:g} in the loss, 0 afterwards"
+            warnings.append(f"the plan's prior correction is taken out where no bias is needed: {moved}")
+    for warning in warnings:
+        say(f"note: {warning}")
+    class_counts = [int(count) for count in diagnosis["count"].tolist()]
+    recipe = HeadRecipe(bias=has_bias)
+    counted = Plan.from_counts(diagnosis.class_names, class_counts)
+    counted = counted if has_bias else _without_bias(counted)
+
+    def replan(rows: Embeddings) -> Plan:
+        names, k, its_seed = diagnosis.class_names, diagnosis.top_k, diagnosis.seed
+        made = make_plan(diagnose(model.train, rows, head=old, class_names=names, top_k=k, seed=its_seed))
+        return made if has_bias else _without_bias(made)
+
+    candidates = default_candidates(
+        model.train, old, plan=wanted, counted=counted, replan=replan if plan is None else None, recipe=recipe
+    )
+    choice = choose_head(
+        model.train,
+        model.heldout,
+        old,
+        candidates,
+        folds=min(5, len(model.heldout)),
+        repeats=REPEATS,
+        seed=seed,
+        progress=None if progress is None else partial(progress, "making heads"),
+    )
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "remedy",
+        "finished": True,
+        "started": provenance.now(),
+        "of": {"path": str(folder), **diagnosed},
+        "plan": {"path": str(plan) if plan else None, "made_from": wanted.made_from},
+        "recommended": {
+            "candidate": choice.names[choice.recommended],
+            "option": choice.option(choice.recommended),
+            "text": choice.in_words(),
+        },
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "caveats": warnings,
+        **provenance.origin(torch.device("cpu")),
+    }
+    repaired = replace_head(tensors, name, old, choice.head)
+    kept = HeadChoice.from_dict(choice.to_dict())  # to the digits of the file, so that `report` gives the same
+    with staging.staged_directory(out, overwrite=overwrite) as staged:
+        weights = staged / "model.safetensors"
+        atomic.write_tensors(weights, repaired)
+        record["weights"] = {"path": weights.name, "sha256": digests.sha256(weights)}
+        atomic.write_text(staged / "plan.json", wanted.to_json())
+        remedy = {"class_names": list(diagnosis.class_names), "choice": choice.to_dict()}
+        atomic.write_json(staged / "remedy.json", remedy)
+        atomic.write_text(staged / "report.html", render_remedy_html(kept, diagnosis.class_names, wanted, record))
+        atomic.write_text(staged / "report.md", render_remedy_markdown(kept, diagnosis.class_names, wanted, record))
+        atomic.write_json(staged / "run.json", record)
+    return choice, record
+
+
+def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any]) -> list[str]:
+    """What is not known of the embeddings, one sentence each; an InputError for what is known to be wrong."""
+    if not diagnosis.plan_ready:
+        advice = "bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing"
+        raise must(
+            "diagnosis", "be made on val to choose a remedy by", f"one made on {diagnosis.heldout_split}", advice
+        )
+    if record.get("finished") is False:
+        raise must("diagnosis", "be finished", f"an interrupted one in {folder}", "run `diversify diagnose` again")
+    caveats = record.get("caveats", [])
+    if OTHER_IMAGES in caveats:
+        advice = (
+            "diagnose with the data it was trained on: a head made from other images loses in use what it shows here"
+        )
+        raise must("train embeddings", "be of the backbone's own training images", "others, by its record", advice)
+    require_recorded(folder, record)
+    unrecorded = UNRECORDED in caveats or not record.get("training")
+    return [*([UNRECORDED] if unrecorded else []), *([CHOSE_HEAD] if CHOSE_HEAD in caveats else [])]
+
+
+def _checkpoint(record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of the weights file that was diagnosed, by the names in it."""
+    path, digest = Path(record["weights"]["path"]), record["weights"]["sha256"]
+    advice = "put it back, or run `diversify diagnose` on the weights there are"
+    if not path.is_file():
+        raise must("weights", "be where they were diagnosed", f"no file {path}", advice)
+    if digests.sha256(path) != digest:
+        raise must("weights", "be those that were diagnosed", f"another content of {path}", advice)
+    return checkpoints.load_checkpoint(path, as_named=True)
+
+
+def _takes_bias(tensors: dict[str, torch.Tensor], name: str, head: LinearHead) -> bool:
+    """Whether the checkpoint's head has a bias; an InputError where no other head can be put into it at all."""
+    replace_head(
+        tensors, name, head, head if head.cosine else dataclasses.replace(head, bias=torch.zeros_like(head.bias))
+    )
+    if head.cosine:
+        return False
+    probe = dataclasses.replace(head, bias=torch.arange(head.num_classes, dtype=torch.float32))
+    try:
+        replace_head(tensors, name, head, probe)
+    except ValueError:
+        return False
+    return True
+
+
+def _planned(path: Path | None, diagnosis: Diagnosis) -> Plan:
+    if path is None:
+        return make_plan(diagnosis)
+    plan = Plan.from_dict(atomic.read_json(path, "--plan"))
+    theirs = [(one.name, one.count) for one in plan.classes]
+    ours = [(name, int(count)) for name, count in zip(diagnosis.class_names, diagnosis["count"].tolist(), strict=True)]
+    for got, wanted in zip(theirs, ours, strict=False):
+        if got != wanted:
+            law = f"be of the diagnosed classes and counts: {wanted[0]} ({wanted[1]:,} images)"
+            raise must("--plan", law, f"{got[0]} ({got[1]:,})", "make one with `diversify plan DIR --out plan.json`")
+    if len(theirs) != len(ours):
+        raise must("--plan", f"have the diagnosed {len(ours)} classes", len(theirs))
+    return plan
+
+
+def _without_bias(plan: Plan) -> Plan:
+    """The plan with what it takes off the logits afterwards taken out in training instead, where no bias holds it."""
+    correction = plan.prior_correction
+    moved = correction.model_copy(update={"training": min(4.0, correction.training + correction.after), "after": 0.0})
+    return plan.model_copy(update={"prior_correction": moved})

@@ -1,0 +1,110 @@
+"""The `report` command: of a folder, or of a study's records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..diagnosis.exhibits import Exhibits
+from ..diagnosis.model_comparison import ModelComparison
+from ..diagnosis.result import Diagnosis
+from ..errors import must
+from ..files import atomic, digests, staging
+from ..plan.plan import Plan
+from ..repair.choice import HeadChoice
+from ..report.benchmark.page import render_benchmark_html, render_benchmark_markdown
+from ..report.comparison import render_comparison_html, render_comparison_markdown
+from ..report.diagnosis import render_html, render_markdown
+from ..report.remedy import render_remedy_html, render_remedy_markdown
+from ..runtime import provenance
+from ..study.analysis import compare
+from ..study.read import load, load_protocol, load_spaces
+from ..study.records import Record
+from ..study.tune import importances, read_space
+from .folders import SCHEMA_VERSION, alone
+
+RECORDS = ".jsonl"  # the ending by which a study's records are known
+
+
+@alone
+def report_run(source: Path, *, out: Path, overwrite: bool = False) -> dict[str, Any]:
+    """The report of a folder or of a study's records, made again from its numbers; returns the record.
+
+    A folder is one that `diagnose`, `compare` or `remedy` left; a file ends in `.jsonl`. Leaves `report.html`, `report.md`
+    and `run.json` in `out`; neither the data nor the network is needed.
+    """
+    staging.ensure_available(out, overwrite, inputs=[source])
+    study = source.suffix == RECORDS and not source.is_dir()
+    of, texts = _of_study(source) if study else _of_folder(source)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "report",
+        "started": provenance.now(),
+        "of": {"path": str(source), **of},
+        **provenance.origin(torch.device("cpu")),
+    }
+    with staging.staged_directory(out, overwrite=overwrite) as staged:
+        for name, text in zip(("report.html", "report.md"), texts, strict=True):
+            atomic.write_text(staged / name, text)
+        atomic.write_json(staged / "run.json", record)
+    return record
+
+
+def _of_study(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
+    """What is recorded of a study's records, and their report as HTML and as Markdown."""
+    records = load(path)
+    if not records:
+        raise must("results.jsonl", "hold a record at least", path)
+    spaces = load_spaces(path)
+
+    def mattered(trials: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float] | None:
+        space = spaces.get(str(trials[0]["method"]))
+        if space is None:
+            return None
+        shares = importances([Record.model_validate_json(json.dumps(one)) for one in trials], read_space(space))
+        known = {name: share for name, share in shares.items() if share is not None}
+        return known or None
+
+    comparison = compare(records, protocol=load_protocol(path), importances=mattered)
+    of = {"sha256": digests.sha256(path), "records": len(records), "suites": [one.label for one in comparison.suites]}
+    return of, (render_benchmark_html(comparison), render_benchmark_markdown(comparison))
+
+
+def _of_folder(folder: Path) -> tuple[dict[str, Any], tuple[str, str]]:
+    """The run.json of a folder, and its report as HTML and as Markdown."""
+    if not folder.is_dir() or not staging.is_run(folder):
+        raise must(
+            "DIR",
+            "be a folder that `diversify diagnose`, `compare` or `remedy` left",
+            folder,
+            "" if folder.is_dir() else "the records of a study are a file that ends in .jsonl",
+        )
+    run = atomic.read_json(folder / "run.json", "run.json")
+    if (folder / "comparison.json").is_file():
+        comparison = ModelComparison.from_dict(atomic.read_json(folder / "comparison.json", "comparison.json"))
+        texts = render_comparison_html(comparison, run), render_comparison_markdown(comparison, run)
+    elif (folder / "remedy.json").is_file():
+        remedy = atomic.read_json(folder / "remedy.json", "remedy.json")
+        plan = Plan.from_dict(atomic.read_json(folder / "plan.json", "plan.json"))
+        try:
+            names, choice = tuple(map(str, remedy["class_names"])), HeadChoice.from_dict(remedy["choice"])
+        except (KeyError, TypeError):
+            raise must("remedy.json", "hold class_names and choice", folder / "remedy.json") from None
+        texts = render_remedy_html(choice, names, plan, run), render_remedy_markdown(choice, names, plan, run)
+    elif (folder / "diagnosis.json").is_file():
+        diagnosis = Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
+        stored = folder / "exhibits.json"
+        exhibits = Exhibits.from_dict(atomic.read_json(stored, "exhibits.json")) if stored.is_file() else None
+        texts = render_html(diagnosis, run, exhibits), render_markdown(diagnosis, run, exhibits)
+    else:
+        raise must(
+            "DIR",
+            "hold a diagnosis.json, comparison.json or remedy.json",
+            folder,
+            "run `diversify diagnose` to its end",
+        )
+    return run, texts

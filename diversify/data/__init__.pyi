@@ -1,0 +1,14 @@
+from .decode import read_image as read_image
+from .images import ImageArray as ImageArray
+from .imbalance import Imbalance as Imbalance
+from .imbalance import class_order as class_order
+from .imbalance import holdout_indices as holdout_indices
+from .imbalance import imbalance_indices as imbalance_indices
+from .labels import check_labels as check_labels
+from .labels import labels_of as labels_of
+from .load import Data as Data
+from .load import load_data as load_data
+from .loader import Split as Split
+from .loader import collate as collate
+from .loader import make_loader as make_loader
+from .view import View as View

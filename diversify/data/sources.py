@@ -1,0 +1,198 @@
+"""Where images and labels come from: `.npz` files, folders of images, and data sets of your own.
+
+Each reader returns a `Source`: its splits as the source has them, whole, with what is usual for it. Public data sets have
+their names in `named_sources.py`; choosing a subset, cutting a hold-out and scaling are the business of `data.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import must
+from ..files import atomic
+from ..runtime.user_code import call_object, import_object
+from .images import Array, ImageArray, Images, Own
+from .labels import check_labels, labels_of
+from .tables import Table, image_column, is_table, table_class_names
+
+SPLITS = ("train", "val", "test")
+SPELLINGS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
+
+
+# Sources
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a reader returns: splits as (data set, labels), class names, and the usual normalisation of this source."""
+
+    splits: Mapping[str, tuple[Images, Tensor]]
+    class_names: Sequence[str] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    mirror: bool = True  # whether an image and its mirror image show the same class
+    ready: bool = False  # the images are already what the model sees
+    test_share: float = 0.0  # to be cut from train, stratified, for a source without a test set
+    notes: tuple[str, ...] = ()  # what a reader of the results should know, one line each
+
+
+def on_one_line(text: str) -> str:
+    """The text with a space for each control character and line break: it goes into tables, reports and terminals.
+
+    Bytes of a file's name that are no Unicode text become question marks in a diamond.
+    """
+    readable = (
+        " " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else "\ufffd" if "\ud800" <= each <= "\udfff" else each
+        for each in text
+    )
+    return "".join(readable)
+
+
+def split_of(name: str) -> str | None:
+    """The split that has this name, in capitals or not."""
+    return next((split for split, spellings in SPELLINGS.items() if name.casefold() in spellings), None)
+
+
+def as_spelled(found: Collection[str], what: str) -> dict[str, str]:
+    """For each split, what it is called among the names that were found."""
+    places: dict[str, str] = {}
+    for split in SPLITS:
+        names = [name for name in found if split_of(name) == split]
+        if len(names) > 1:
+            raise must(what, f"have one {split} split", " and ".join(names))
+        if names:
+            places[split] = names[0]
+    return places
+
+
+def read_as(places: Mapping[str, str]) -> tuple[str, ...]:
+    """Notes on splits that a source names differently."""
+    return tuple(f"{name} is read as {split}" for split, name in places.items() if name != split)
+
+
+def read_npz(path: Path) -> Source:
+    """The splits of an `.npz` file under MedMNIST's key names."""
+    atomic.require_file(path, "npz file")
+    stored = _stored_arrays(path)
+    splits: dict[str, tuple[Images, Tensor]] = {}
+    for split in SPLITS:
+        if f"{split}_images" in stored:
+            if f"{split}_labels" not in stored:
+                raise must("npz file", f"have {split}_labels beside {split}_images", ", ".join(stored))
+            images = _image_array(f"{split}_images", stored[f"{split}_images"])
+            labels = check_labels(f"{split}_images", stored[f"{split}_labels"], rows=len(images))
+            splits[split] = (ImageArray(images, labels), labels)
+    if "train" not in splits:
+        raise must("npz file", "have train_images and train_labels", ", ".join(stored) or "nothing")
+    channels = {split: len(dataset[0][0]) for split, (dataset, _) in splits.items()}
+    if len(set(channels.values())) > 1:
+        got = ", ".join(f"{count} in {split}" for split, count in channels.items())
+        raise must("npz file", "have images of one number of channels", got)
+    names = stored.get("class_names")
+    if names is not None and (names.ndim != 1 or names.dtype.kind not in "US"):
+        raise must("class_names", "be a list of names", f"{names.dtype} of shape {names.shape}")
+    return Source(splits=splits, class_names=None if names is None else [_text(name) for name in names.tolist()])
+
+
+def _text(name: str | bytes) -> str:
+    try:
+        return name.decode() if isinstance(name, bytes) else name
+    except UnicodeDecodeError as error:
+        raise must("class_names", "be text in UTF-8", repr(name)) from error
+
+
+def _stored_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an `.npz` under names that we know; under other names an empty one, the stored one unread."""
+    known = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")} | {"class_names"}
+    try:
+        stored = np.load(path, allow_pickle=False)
+        if isinstance(stored, np.lib.npyio.NpzFile):
+            with stored:
+                return {name: _member(stored, name) if name in known else np.empty(0) for name in stored.files}
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the archive, the decompressor and the header parser make of broken bytes
+        raise must("npz file", "be a whole NumPy .npz without Python objects", path) from error
+    raise must("npz file", "hold named arrays", f"a single array in {path}", "save it with numpy.savez")
+
+
+def _member(stored: Any, name: str) -> Array:
+    if not isinstance(array := stored[name], np.ndarray):  # bytes, when the member is no .npy file
+        raise TypeError(name)
+    return array
+
+
+def _about_shape(shape: tuple[int, ...]) -> str:
+    if len(shape) == 5 or (len(shape) == 4 and shape[1] > 4 and shape[3] > 4):
+        return "volumes (3-D data) cannot be read: bring 2-D images, for example slices"
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] > 4:
+        return "put the channels last with .transpose(0, 2, 3, 1)"
+    return ""
+
+
+def _image_array(name: str, array: Array) -> Tensor:
+    """`(N, C, H, W)` uint8, or float32 in [0, 1], from `(N, H, W)` or `(N, H, W, C)`."""
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[3] not in (1, 3):
+        raise must(name, "have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)", array.shape, _about_shape(array.shape))
+    if 0 in array.shape[1:3]:
+        raise must(name, "have images of at least 1 x 1 pixels", f"{array.shape[2]} x {array.shape[1]}")
+    if array.dtype.kind == "f":
+        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+        if not (low >= 0 and high <= 1):
+            raise must(name, "be uint8, or float in [0, 1]", f"{array.dtype} from {low:g} to {high:g}")
+        array = array.astype(np.float32, copy=False)
+    elif array.dtype != np.uint8:
+        raise must(name, "be uint8, or float in [0, 1]", array.dtype)
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def read_python(spec: str) -> Source:
+    """What a function of the user's own returns: data sets under `train`, `val` and `test`, and `class_names`.
+
+    Data sets of dicts with named columns, as Hugging Face's `datasets` makes them, are read by their columns; their
+    PIL images are read as image files are.
+    """
+    law = "return a mapping with a data set under 'train'"
+    made = call_object(spec, import_object(spec, "--data"), law)
+    if not isinstance(made, Mapping):
+        bare = isinstance(made, Dataset) or is_table(made)
+        raise must(f"{spec}()", law, type(made).__name__, "wrap it as {'train': data_set}" if bare else "")
+    spelled = as_spelled([name for name in made if isinstance(name, str) and made[name] is not None], f"{spec}()")
+    if "train" not in spelled:
+        raise must(f"{spec}()", law, f"one with {', '.join(map(str, made)) or 'nothing'}")
+    splits: dict[str, tuple[Images, Tensor]] = {}
+    names: list[Sequence[str]] = []
+    for split, name in spelled.items():
+        dataset, labels = made[name], labels_of(made[name])
+        if is_table(dataset):
+            if (of_classes := table_class_names(dataset)) is not None:
+                names.append(of_classes)
+            dataset = Table(dataset, image_column(dataset), labels)
+        else:
+            dataset = Own(dataset, f"{name} of {spec}()")
+        splits[split] = (dataset, labels)
+    if any(other != names[0] for other in names):
+        raise must(f"{spec}()", "name the same classes in every split", "names that differ")
+    train, given = splits["train"][0], made.get("class_names")
+    return Source(
+        splits=splits,
+        class_names=given if given is not None else names[0] if names else None,
+        ready=not (isinstance(train, Table) and train.holds_pil()),
+        notes=read_as(spelled),
+    )

@@ -1,0 +1,197 @@
+"""Data sets whose examples are dicts with named columns, as Hugging Face's `datasets` has them, known by their look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, must
+from ..runtime.user_code import describe, is_passed_on
+from .decode import Size, as_rgb_image, check_pil, is_pil, what_is_wrong
+from .images import Images, Progress, Shape
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+class Table(Images):
+    """The images of one column, with their labels; Pillow's images are read as image files are, `(3, H, W)` uint8.
+
+    `positions` are the rows of the user's data set that these are, all of them by default; `sizes` are (width, height),
+    known once `check_tables` has looked.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        column: str,
+        labels: Tensor,
+        shape: Shape | None = None,
+        *,
+        positions: Sequence[int] | None = None,
+    ) -> None:
+        self.rows, self.column, self.targets, self.shape, self.positions = rows, column, labels, shape, positions
+        self.sizes: list[Size | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self.read(index)
+        return (self.shape(image) if self.shape else image), self.targets[index]
+
+    def read(self, index: int) -> Tensor:
+        """The image as it is stored, neither resized nor cropped."""
+        try:
+            return as_rgb_image(self._stored(index))
+        except InputError as error:
+            raise InputError(f"{error} ({self.name(index)})") from error
+
+    def name(self, index: int) -> str:
+        """The row of the user's data set, in words."""
+        return f"row {self._position(index)}"
+
+    def _position(self, index: int) -> int:
+        return int(index) if self.positions is None else self.positions[int(index)]
+
+    def _stored(self, index: int) -> Any:
+        try:
+            return self.rows[self._position(index)][self.column]
+        except Exception as error:  # whatever decoding, or the user's own transform, raises
+            if is_passed_on(error):
+                raise
+            raise must("an image of the data set", "be a readable image", describe(error)) from error
+
+    def holds_pil(self) -> bool:
+        """Whether the first image that can be had is Pillow's."""
+        for index in range(len(self)):
+            try:
+                stored = self._stored(index)
+            except InputError:
+                continue
+            if stored is not None:
+                return is_pil(stored)
+        return True  # not one can be had, which `check_tables` puts into words
+
+    def look(self, index: int) -> tuple[Size | None, str | None]:
+        """(width, height) of an image, or what is wrong with it."""
+        try:
+            stored = self.rows[self._position(index)][self.column]
+            if is_pil(stored):
+                return check_pil(stored), None
+            if stored is None:
+                return None, "no image"
+            image = as_rgb_image(stored)
+        except InputError as error:
+            return None, str(error).rpartition(", got ")[2]
+        except Exception as error:  # whatever decoding, or the user's own transform, raises
+            if is_passed_on(error):
+                raise
+            return None, what_is_wrong(error, describe(error))
+        return (image.shape[2], image.shape[1]), None
+
+    def shaped(self, shape: Shape) -> Table:
+        """The same images, each resized and cropped."""
+        return self._with(shape=shape)
+
+    def relabelled(self, labels: Tensor) -> Table:
+        """The same images with other labels."""
+        return self._with(labels=labels)
+
+    def chosen(self, rows: Sequence[int]) -> Table:
+        """Some of the images, in this order."""
+        table = Table(
+            self.rows,
+            self.column,
+            self.targets[torch.as_tensor(rows)],
+            self.shape,
+            positions=[self._position(row) for row in rows],
+        )
+        table.sizes = None if self.sizes is None else [self.sizes[row] for row in rows]
+        return table
+
+    def _with(self, *, labels: Tensor | None = None, shape: Shape | None = None) -> Table:
+        table = Table(
+            self.rows,
+            self.column,
+            self.targets if labels is None else labels,
+            shape or self.shape,
+            positions=self.positions,
+        )
+        table.sizes = self.sizes
+        return table
+
+
+def check_tables(parts: Sequence[Table], progress: Progress | None = None) -> list[dict[int, str]]:
+    """For each table, what is wrong with each image that cannot be read; sets `sizes` of every table.
+
+    Every image is decoded to its end, one after the other: the user's own code may run for it.
+    """
+    total, done = sum(map(len, parts)), 0
+    bad = []
+    for part in parts:
+        seen = []
+        for index in range(len(part)):
+            seen.append(part.look(index))
+            done += 1
+            if progress is not None and (done % 100 == 0 or done == total):
+                progress("checking images", done, total)
+        part.sizes = [size for size, _ in seen]
+        bad.append({row: wrong for row, (_, wrong) in enumerate(seen) if wrong is not None})
+    return bad
+
+
+def is_table(dataset: object) -> bool:
+    """Whether examples are dicts with named columns: it names its columns and what each holds, and can be indexed."""
+    return all(hasattr(dataset, name) for name in ("column_names", "features", "__getitem__", "__len__"))
+
+
+def image_column(rows: Any) -> str:
+    """`image`, `img`, or the only column with Pillow's images."""
+    names = list(rows.column_names)
+    for name in IMAGE_COLUMNS:
+        if name in names:
+            return name
+    first = rows[0]
+    found = [name for name in names if is_pil(first[name])]
+    if len(found) != 1:
+        law = "have its images in a column `image` or `img`, or in its only column of images"
+        raise must("data set", law, f"columns {', '.join(names)}")
+    return str(found[0])
+
+
+def label_column(rows: Any) -> str:
+    """`label`, `labels`, `fine_label`, or the only column whose classes have names."""
+    names = list(rows.column_names)
+    for name in LABEL_COLUMNS:
+        if name in names:
+            return name
+    found = [name for name in names if _class_names(rows, name) is not None]
+    if len(found) != 1:
+        law = "have its labels in a column `label`, `labels` or `fine_label`, or in its only column of classes"
+        raise must("data set", law, f"columns {', '.join(names)}")
+    return str(found[0])
+
+
+def table_labels(rows: Any) -> Any:
+    """The labels as the column has them, whole; no image is decoded."""
+    name = label_column(rows)
+    column = rows[name]
+    labels = column[:] if hasattr(column, "__getitem__") else list(column)
+    text = next((label for label in labels if isinstance(label, str)), None) if isinstance(labels, list) else None
+    if text is not None:
+        raise must(f"column {name}", "hold integers", repr(text), f"dataset.class_encode_column({name!r}) makes them")
+    return labels
+
+
+def table_class_names(rows: Any) -> list[str] | None:
+    """The names of the classes, where the label column has them."""
+    return _class_names(rows, label_column(rows))
+
+
+def _class_names(rows: Any, column: str) -> list[str] | None:
+    names = getattr((rows.features or {}).get(column), "names", None)
+    return None if names is None else [str(name) for name in names]

@@ -1,0 +1,85 @@
+"""Preprocessing of images before they enter the model: size, crop, mean and standard deviation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from ..errors import must, unknown
+from .decode import Size
+
+# What the model sees
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """What a model sees of an image: resized (shorter side), centre-cropped, scaled to [0, 1], less `mean`, over `std`.
+
+    `mean` and `std` have one number per channel; grey images are repeated when there are three.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise unknown("interpolation", self.interpolation, ("bilinear", "bicubic"))
+        if len(self.mean) != len(self.std):
+            raise must("--mean and --std", "have the same length", f"{len(self.mean)} and {len(self.std)}")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            got = f"{','.join(map(str, self.mean))} and {','.join(map(str, self.std))}"
+            raise must("--mean and --std", "be finite", got)
+        if not all(value > 0 for value in self.std):
+            raise must("--std", "be positive", ",".join(map(str, self.std)))
+        for name, size in (("--resize", self.resize), ("--crop", self.crop)):
+            if size is not None and size < 1:
+                raise must(name, "be at least 1 pixel", size)
+
+    def shape(self, images: Tensor) -> Tensor:
+        """`(..., H, W)` images resized and cropped, still in their own type."""
+        if self.resize is not None:
+            mode = tvf.InterpolationMode(self.interpolation)
+            images = tvf.resize(images, [self.resize], interpolation=mode, antialias=True)
+        if self.crop is not None:
+            images = tvf.center_crop(images, [self.crop, self.crop])
+        return images
+
+    def size_after(self, width: int, height: int) -> Size:
+        """(width, height) of an image of this size once it is resized and cropped."""
+        if self.crop is not None:
+            return self.crop, self.crop
+        if self.resize is None:
+            return width, height
+        longer = int(self.resize * max(width, height) / min(width, height))
+        return (self.resize, longer) if width <= height else (longer, self.resize)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """`(N, C, H, W)` float32 for the model, from uint8 or from float in [0, 1]."""
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32) / 255
+        elif not images.is_floating_point():
+            raise must("images", "be uint8, or float in [0, 1]", images.dtype)
+        images = images.to(torch.float32)
+        if images.shape[1] == 1 and len(self.mean) == 3:
+            images = images.expand(-1, 3, -1, -1)
+        if images.shape[1] != len(self.mean):
+            raise must("images", f"have as many channels as --mean has numbers, {len(self.mean)}", images.shape[1])
+        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (images - mean) / std
+
+    def __str__(self) -> str:
+        size = "".join(f", {n} {v}" for n, v in (("resize", self.resize), ("crop", self.crop)) if v is not None)
+        how = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}{size}{how}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ",".join(f"{value:.4g}" for value in values)

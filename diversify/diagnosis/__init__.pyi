@@ -1,0 +1,13 @@
+from .catalogue import EXPLANATIONS as EXPLANATIONS
+from .catalogue import MEASURES as MEASURES
+from .catalogue import Measure as Measure
+from .exhibits import Exhibits as Exhibits
+from .exhibits import choose_exhibits as choose_exhibits
+from .findings import Evidence as Evidence
+from .findings import Finding as Finding
+from .measure import diagnose as diagnose
+from .measure import diagnose_model as diagnose_model
+from .model_comparison import Model as Model
+from .model_comparison import ModelComparison as ModelComparison
+from .model_comparison import compare_models as compare_models
+from .result import Diagnosis as Diagnosis

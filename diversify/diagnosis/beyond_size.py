@@ -1,0 +1,55 @@
+"""What class size alone predicts, and what the diagnosis adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..functional import counts, stats
+from .catalogue import EXPLANATIONS
+
+FEWEST_ROWS = 5  # of a class, from which on a bootstrap interval is given, and its measures say what class size does
+MATCHED_N = 20  # diversity, ranges and deviations are compared on so many images of every class
+
+
+def recall_of_groups(columns: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean held-out recall of the shot groups, and of the thirds of the classes by count; NaN for an empty group."""
+    count, recall = columns["count"].long(), columns["recall_heldout"]
+    groups = {
+        "recall_many": counts.shot_groups(count) == 0,
+        "recall_medium": counts.shot_groups(count) == 1,
+        "recall_few": counts.shot_groups(count) == 2,
+        "recall_largest_third": counts.count_thirds(count) == 0,
+        "recall_middle_third": counts.count_thirds(count) == 1,
+        "recall_smallest_third": counts.count_thirds(count) == 2,
+    }
+    return {name: float(recall[chosen].nanmean()) for name, chosen in groups.items()}
+
+
+def lines_on_log_count(columns: dict[str, Tensor]) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Lines on log n per measure, and what each measure says about recall beyond log n; sets `recall_log_count`.
+
+    A line goes through every class alike, so those of which too few images are seen for an interval are left out.
+    """
+    count, recall = columns["count"], columns["recall_heldout"]
+    lines = {}
+    enough = (count >= FEWEST_ROWS) & (columns["count_heldout"] >= FEWEST_ROWS)
+    fit = stats.fit_log_count(recall, count)
+    columns["recall_log_count"] = torch.full_like(recall, torch.nan) if fit is None else fit.predicted.clamp(0, 1)
+    for name in ("recall_heldout", *EXPLANATIONS):
+        known = columns[name] if name == "recall_heldout" else columns[name].where(enough, torch.nan)
+        line = stats.fit_log_count(known, count)
+        if line is not None:
+            fields = ("slope", "intercept", "r_squared", "scatter")
+            lines[name] = {field: getattr(line, field) for field in fields}
+    beyond = {
+        name: {
+            "correlation_with_recall": stats.spearman(columns[name], recall),
+            "correlation_with_count": stats.spearman(columns[name], count),
+            "correlation_with_recall_given_count": stats.partial_spearman(columns[name], recall, count),
+        }
+        for name in EXPLANATIONS
+    }
+    return lines, beyond

@@ -1,0 +1,5 @@
+"""Safe input and output of files.
+
+Files and folders are written whole or not at all, read without unpickling, and locked against a second writer. Nothing
+here knows a type of this library. Open `atomic.py` first.
+"""

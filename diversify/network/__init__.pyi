@@ -1,0 +1,12 @@
+from .embeddings import Embeddings as Embeddings
+from .extraction import extract as extract
+from .linear_head import LinearHead as LinearHead
+from .linear_head import read_head as read_head
+from .linear_head import replace_head as replace_head
+from .linear_head import write_head as write_head
+from .networks import build_model as build_model
+from .networks import load_weights as load_weights
+from .split import SplitModel as SplitModel
+from .split import split_head as split_head
+from .wrappers import evaluating as evaluating
+from .synthetic import make_embeddings as make_embeddings

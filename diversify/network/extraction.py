@@ -1,0 +1,286 @@
+"""From a split model and a loader to `Embeddings`, leaving no trace on model, loader or chance.
+
+split = split_head(model)
+train = extract(split, train_loader)
+heldout = extract(split, heldout_loader)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..errors import InputError, must, unknown
+from ..files import digests
+from ..runtime.user_code import describe, is_passed_on
+from .embeddings import BLOCK_ROWS, COLUMNS, Embeddings
+from .resumable import Table, other_run
+from .split import SplitModel
+from .wrappers import evaluating
+
+Precision = Literal["fp32", "bf16", "auto"]
+Progress = Callable[[int, int | None], None]
+
+PRECISIONS = ("fp32", "bf16", "auto")
+
+
+@contextlib.contextmanager
+def unchanged_randomness(device: torch.device, loader: object) -> Iterator[None]:
+    """Every random state that reading a loader and running a model may advance is put back afterwards."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    values = (value for owner in owners for value in getattr(owner, "__dict__", {}).values())
+    generators = {value: value.get_state() for value in values if isinstance(value, torch.Generator)}
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002 - a user's transform may draw from it
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for generator, state in generators.items():
+                generator.set_state(state)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+# Precision
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether this device multiplies bf16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and supported is not None and bool(supported())
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The autocast context of a precision: "bf16", "fp32" (none), or "auto" (bf16 where the hardware has it)."""
+    enabled = compute_dtype(device, precision) == torch.bfloat16
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """In which a network multiplies at this precision: bfloat16 or float32."""
+    use = precision == "bf16" or (precision == "auto" and bf16_pays(device))
+    return torch.bfloat16 if use else torch.float32
+
+
+@contextlib.contextmanager
+def taking(images: Tensor) -> Iterator[None]:
+    """What a model's first forward raises becomes an InputError: it does not take such images."""
+    try:
+        yield
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        if is_passed_on(error):
+            raise
+        shape = ", ".join(["N", *map(str, images.shape[1:])])
+        advice = f"they have shape ({shape})"
+        if "not implemented for 'Half'" in str(error):
+            advice = "this device cannot run float16 weights: call model.float() first"
+        raise must("model", "take these images", describe(error), advice) from error
+
+
+# The extraction
+
+
+def extract(
+    split: SplitModel,
+    loader: Iterable[Sequence[Any]],
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision = "fp32",
+    out: Path | None = None,
+    progress: Progress | None = None,
+    fingerprint: str = "",
+) -> Embeddings:
+    """Features, logits, labels and indices of every image in the loader; no state of model, loader or chance changes.
+
+    Args:
+        split: From `split_head`.
+        loader: A `DataLoader`, or any iterable of `(images, labels)` or `(images, labels, indices)`. A `DataLoader`
+            over a map-style data set is read in its own order by a private twin, which records every image's index.
+        device: Where to run; by default where the model is. Elsewhere, a copy of the model runs. Images are moved there
+            and cast to the type of the model's weights.
+        precision: `bf16` runs under autocast; `auto` does so where the hardware has it. Weights in float16 or bfloat16
+            run as they are. The result is float32.
+        out: A folder for the arrays, which are then mapped into memory. An extraction that was interrupted goes on
+            from there without reading finished images again, when model, precision, `fingerprint` and number of
+            rows are the same. Needs a `DataLoader` over a map-style data set.
+        progress: Called as `progress(rows_done, rows)` after each batch; rows is None where it is unknown.
+        fingerprint: Identifies the data and its transform; kept in `out`.
+
+    Raises:
+        InputError: Labels that are not integers or out of range, features that are not finite, an image visited
+            twice, a model that does not take the images, a head that does not run once or whose logits do not decide
+            the model's output, or an `out` that holds something else.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", str(precision), PRECISIONS)
+    target = torch.device(device) if device is not None else split.device
+    if precision == "auto":
+        precision = "bf16" if bf16_pays(target) else "fp32"
+    origin = {"head": split.head_name, "precision": precision, "fingerprint": fingerprint}
+    if out is not None:
+        origin["model"] = digests.digest_tensors(split.tensors())
+    net = split if target == split.device else copy.deepcopy(split).to(target)
+    with unchanged_randomness(target, loader), evaluating(net):
+        batches = _index_batches(loader)
+        rows = None if batches is None else sum(map(len, batches))
+        if rows is None and out is not None:
+            law = "be a DataLoader over a map-style data set where out is given"
+            raise must("loader", law, type(loader).__name__, "extract without out, then save the embeddings")
+        table = Table(rows, None if out is None else Path(out), origin)
+        try:
+            if rows is None or table.done < rows:
+                _fill(table, net, _read_batches(loader, batches, table), target, precision, progress)
+        except InputError:
+            table.discard()
+            raise
+        except BaseException:
+            table.record()
+            raise
+        if table.done == 0:
+            raise must("loader", "yield at least one image", 0)
+        return table.finish()
+
+
+def _fill(
+    table: Table,
+    net: SplitModel,
+    batches: Iterator[tuple[Tensor, Tensor, Tensor | None]],
+    device: torch.device,
+    precision: Precision,
+    progress: Progress | None,
+) -> None:
+    """Run the batches through the net and hand their rows to the table.
+
+    On an accelerator rows gather there first: a copy to the CPU for every batch would make it wait each time. Only the
+    model runs in inference mode: what a data set makes and keeps must stay usable for training.
+    """
+    pending: list[dict[str, Tensor]] = []
+    waiting = 0
+
+    def hand_over() -> None:
+        nonlocal waiting
+        net.finish_check()
+        if pending:
+            block = {name: torch.cat([each[name] for each in pending]) for name in COLUMNS}
+            pending.clear()
+            waiting = 0
+            table.add(block)
+
+    half = net.dtype in (torch.float16, torch.bfloat16)
+    position = table.done
+    try:
+        for images, labels, indices in batches:
+            if indices is None:
+                indices = torch.arange(position, position + len(labels))
+            with torch.inference_mode(), autocast(device, "fp32" if half else precision):
+                images = images.to(device, net.dtype if images.is_floating_point() else None, non_blocking=True)
+                if precision == "bf16" and images.ndim == 4:
+                    images = images.contiguous(memory_format=torch.channels_last)
+                with taking(images) if position == 0 else contextlib.nullcontext():
+                    features, logits = net(images)
+                block = {"features": features.float(), "logits": logits.float()}
+            if not len(images) == len(features) == len(labels) == len(indices):
+                got = f"{len(images)} images, {len(features)} features, {len(labels)} labels, {len(indices)} indices"
+                raise must("a batch", "have one row per image", got)
+            pending.append({**block, "labels": labels, "indices": indices})
+            position += len(labels)
+            waiting += len(labels)
+            if device.type == "cpu" or waiting >= BLOCK_ROWS:
+                hand_over()
+            if progress is not None:
+                progress(position, table.rows)
+    except InputError:
+        raise
+    except BaseException:
+        if table.folder is not None:
+            with contextlib.suppress(RuntimeError):  # a device that failed keeps its rows
+                hand_over()
+        raise
+    hand_over()
+
+
+def _index_batches(loader: object) -> list[list[int]] | None:
+    """The data-set indices of every batch, in the loader's own order; None where a loader does not work by index.
+
+    Drawing them all first costs an integer per image and gives the number of rows, a check before any image is read,
+    and what is left to do on resuming.
+    """
+    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
+        return None
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        return None
+    seen: set[int] = set()
+    batches = []
+    for batch in loader.batch_sampler:
+        if not all(isinstance(index, int | np.integer) or torch.is_tensor(index) for index in batch):
+            return None
+        indices = [int(index) for index in batch]
+        for index in indices:
+            if index in seen:
+                raise must("loader", "visit each image at most once", f"index {index} twice")
+            seen.add(index)
+        batches.append(indices)
+    return batches
+
+
+def _read_batches(
+    loader: Iterable[Sequence[Any]], batches: list[list[int]] | None, table: Table
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    if batches is None or not isinstance(loader, DataLoader):
+        for batch in loader:
+            yield _read_batch(batch, own_indices=True)
+        return
+    finished = set(table.columns["indices"][: table.done].tolist()) if table.done else set()
+    left = [kept for batch in batches if (kept := [index for index in batch if index not in finished])]
+    if table.done + sum(map(len, left)) != table.rows and table.folder is not None:
+        raise other_run(table.folder, "other images")
+    for indices, batch in zip(left, _twin_loader(loader, left), strict=True):
+        images, labels, _ = _read_batch(batch, own_indices=False)
+        yield images, labels, torch.tensor(indices)
+
+
+def _twin_loader(loader: DataLoader[Any], batches: list[list[int]]) -> DataLoader[Any]:
+    """A private loader over the same data set: no iterator, worker or sampler of the user's is touched."""
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        prefetch_factor=loader.prefetch_factor,
+    )
+
+
+def _read_batch(batch: object, *, own_indices: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    if not isinstance(batch, list | tuple) or len(batch) < 2 or not all(map(torch.is_tensor, batch[:2])):
+        kinds = ", ".join(type(part).__name__ for part in batch) if isinstance(batch, list | tuple) else ""
+        got = f"a {type(batch).__name__}" + (f" of {kinds}" if kinds else "")
+        raise must("loader", "yield (images, labels), both tensors", got)
+    images, labels = batch[:2]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    if labels.ndim != 1:
+        raise must("labels", "have shape (N,) or (N, 1)", tuple(labels.shape))
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise must("labels", "be integers", str(labels.dtype).removeprefix("torch."))
+    if len(labels) != len(images):
+        raise must("labels", f"have one row per image, {len(images)}", len(labels))
+    indices = batch[2].long() if own_indices and len(batch) > 2 and torch.is_tensor(batch[2]) else None
+    return images, labels.long(), indices

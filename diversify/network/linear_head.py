@@ -1,0 +1,263 @@
+"""Read, write and replace the weights of a linear or cosine head."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from ..errors import must
+from .wrappers import WRAPPERS, evaluating, unwrap
+
+LINEAR = "be linear (W f + b) or cosine"
+
+
+# The head
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearHead:
+    """A classifier's last layer as numbers: `logits = scale * (features' @ weight'.T + bias')`.
+
+    For a plain head `features'`, `weight'` and `bias'` are the values themselves and `scale` is 1. For a cosine head
+    features and weight rows are normalised and the bias is 0; after that, everything that holds for a linear head
+    holds for it too.
+
+    Attributes:
+        weight: `(C, D)` float32.
+        bias: `(C,)` float32; zeros where the module has none.
+        cosine: Whether features and weight rows are normalised.
+        scale: What multiplies the cosines; 1 for a plain head.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    cosine: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2:
+            raise must("head weight", "have shape (C, D)", tuple(self.weight.shape))
+        if self.bias.shape != self.weight.shape[:1]:
+            raise must("head bias", f"have shape ({len(self.weight)},)", tuple(self.bias.shape))
+        for name, values in (("head weight", self.weight), ("head bias", self.bias)):
+            if values.dtype != torch.float32:
+                raise must(name, "be float32", values.dtype)
+            if not values.isfinite().all():
+                raise must(name, "be finite", "nan or infinite values")
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.weight.shape[0]
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.weight.shape[1]
+
+    def effective(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`(features', weight', bias')` with `features' @ weight'.T + bias' = logits / scale`."""
+        if not self.cosine:
+            return features, self.weight, self.bias
+        return F.normalize(features, dim=1), F.normalize(self.weight, dim=1), self.bias
+
+    def logits(self, features: Tensor) -> Tensor:
+        """`(N, C)`: what the module that this was read from gives for features `(N, D)`."""
+        rows, weight, bias = self.effective(features)
+        return self.scale * F.linear(rows, weight, bias)
+
+
+def read_head(module: nn.Module | LinearHead, probe_features: Tensor | None = None) -> LinearHead:
+    """The numbers of a linear or cosine head, found by what the module does, not by its name.
+
+    A few fixed feature vectors are sent through the module (in eval mode, its own mode restored). The head is the one
+    of these forms that gives the module's outputs: `W f + b` with the module's own weight; `s cos(W, f)` with the
+    weight stored as (C, D) or (D, C) and any scale s; or any other affine map (weight normalisation, learned scales
+    per class), whose W and b are then read off the unit vectors.
+
+    Args:
+        module: The head. A `LinearHead` is returned as it is.
+        probe_features: `(M, D)` features to use as probes, where made-up ones would not do.
+
+    Raises:
+        InputError: The module is none of these.
+    """
+    if isinstance(module, LinearHead):
+        return module
+    refusal = must("head", LINEAR, type(module).__name__, "name another layer with --head NAME (head=NAME in Python)")
+    module = unwrap(module)
+    tensors = _parameters_of_head(module)
+    weights = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.is_floating_point() and tensor.numel()]
+    if not weights or any(tensor.ndim > 2 for tensor in tensors):
+        raise refusal
+    tolerance = 2e-3 if weights[0].dtype in (torch.float32, torch.float64) else 3e-2
+    for weight in (turned for either in weights for turned in (either, either.t())):
+        call = functools.partial(_call_head, module, weights[0])
+        probes = _probe_features(weight.shape[1]) if probe_features is None else probe_features[:16].float().cpu()
+        outputs = call(probes) if probes.shape[1] == weight.shape[1] else None
+        if outputs is None or outputs.shape != (len(probes), len(weight)):
+            continue
+        close = functools.partial(torch.allclose, outputs, rtol=0.0, atol=tolerance * float(outputs.abs().max()))
+        weight = weight.detach().cpu().float().contiguous()
+        biases = [bias.detach().cpu().float() for bias in tensors if bias.shape == weight.shape[:1]]
+        head = LinearHead(weight=weight.clone(), bias=biases[0].clone() if biases else torch.zeros(len(weight)))
+        if close(head.logits(probes)):
+            return head
+        cosines = replace(head, bias=torch.zeros(len(weight)), cosine=True)
+        unscaled = cosines.logits(probes).double()
+        scale = float((outputs.double() * unscaled).sum() / unscaled.square().sum())
+        if scale > 0 and close((scale * unscaled).float()):
+            return replace(cosines, scale=scale)
+        head = _read_affine(call, weight.shape[1])
+        if close(head.logits(probes)):
+            return head
+    raise refusal
+
+
+def _parameters_of_head(module: nn.Module) -> list[Tensor]:
+    """Its tensors, `weight` and `bias` first as the module shows them: they may be computed (weight normalisation)."""
+    shown = [getattr(module, name, None) for name in ("weight", "bias")]
+    tensors = [tensor for tensor in shown if isinstance(tensor, Tensor)]
+    return tensors + [tensor for tensor in module.parameters() if not any(tensor is other for other in tensors)]
+
+
+def _probe_features(num_features: int) -> Tensor:
+    """`(8, D)`: fixed, of both signs and of lengths that differ, so that only the right form fits."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(8, num_features, generator=generator)
+    rows[4:] = rows[4:].abs()
+    return rows * torch.tensor([0.5, 1.0, 2.0, 4.0] * 2).unsqueeze(1)
+
+
+def _call_head(module: nn.Module, weight: Tensor, features: Tensor) -> Tensor | None:
+    """The module's outputs as float32 on the CPU, or None where it does not take such features."""
+    device = weight.device.type
+    try:
+        with evaluating(module), torch.no_grad(), torch.autocast(device, enabled=False):
+            outputs = module(features.to(weight.device, weight.dtype))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return None
+    return outputs.detach().float().cpu() if isinstance(outputs, Tensor) else None
+
+
+def _read_affine(call: Callable[[Tensor], Tensor | None], num_features: int) -> LinearHead:
+    outputs = call(torch.cat([torch.zeros(1, num_features), torch.eye(num_features)]))
+    if outputs is None or not outputs.isfinite().all():
+        return LinearHead(weight=torch.zeros(1, num_features), bias=torch.zeros(1))
+    return LinearHead(weight=(outputs[1:] - outputs[0]).t().contiguous(), bias=outputs[0].clone())
+
+
+# A head put back
+
+
+def write_head(module: nn.Module, head: LinearHead) -> None:
+    """Give a head module other numbers, in place and in its own dtype, so that `read_head` reads `head` from it.
+
+    `split_head(model).head` is the user's own module. Afterwards nothing else about it has changed; on an error, nothing.
+
+    Raises:
+        InputError: the module cannot hold them; see `replace_head`.
+    """
+    module = unwrap(module)
+    kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    device = next(iter(kept.values())).device
+    module.load_state_dict(replace_head(kept, "", read_head(module), head))
+    found = read_head(module)
+    low = any(torch.finfo(tensor.dtype).bits < 32 for tensor in kept.values() if tensor.is_floating_point())
+    shown = head.bias.cpu().abs() < 1e4  # not that of a class that never wins
+    rows = _probe_features(head.num_features)
+    pair = [F.linear(rows, one.weight.cpu(), one.bias.cpu())[:, shown] for one in (found, head)]
+    got, wanted = (logits - logits.mean(1, keepdim=True) for logits in pair)
+    if shown.any() and not torch.allclose(
+        got, wanted, rtol=0, atol=(0.02 if low else 1e-3) * float(wanted.abs().max())
+    ):
+        module.load_state_dict({name: tensor.to(device) for name, tensor in kept.items()})
+        raise must("head", _SETTABLE, type(module).__name__)
+
+
+_SETTABLE = "hold its weights as they are used, with a bias or without, as nn.Linear or a cosine head does"
+
+
+def replace_head(tensors: Mapping[str, Tensor], name: str, old: LinearHead, new: LinearHead) -> dict[str, Tensor]:
+    """A state dict with another head in it: the same names in their order, shapes and dtypes; the rest is not copied.
+
+    The tensors that hold the head are those under its `name`, more or less of its path, that equal the old numbers: a
+    weight as (C, D) or (D, C), or the length and direction of weight normalisation; and a bias.
+
+    Raises:
+        InputError: no tensors or several fit; the shapes differ; one is a cosine head, or of another scale, and the other is
+            not; or there is no bias to hold the new one. Where the new bias is one number for all classes none is needed.
+    """
+    if new.weight.shape != old.weight.shape:
+        raise must("head weight", f"have shape {tuple(old.weight.shape)}", tuple(new.weight.shape))
+    if new.cosine != old.cosine or abs(new.scale - old.scale) > 1e-3 * old.scale:  # a scale is read by least squares
+        kinds = [f"a cosine head of scale {one.scale:g}" if one.cosine else "a plain head" for one in (old, new)]
+        raise must("head", f"be {kinds[0]}, as the module is", kinds[1])
+    under = [key for key in tensors if _is_under(key, name)]
+    changed = _weights_replaced(tensors, under, old.weight.detach().cpu(), new.weight.detach().cpu())
+    if changed is None:
+        raise must(f"head {name!r}" if name else "head", _SETTABLE, "another form")
+    bias = new.bias.detach().cpu()
+    stem = next(iter(changed)).rpartition(".")[0].partition("parametrizations")[0].rstrip(".")
+    biases = [key for key in under if tensors[key].shape == bias.shape and _same(tensors[key], old.bias)]
+    biases = [key for key in biases if key.startswith(stem)]
+    if len(biases) == 1 and not old.cosine:
+        changed[biases[0]] = _as_stored(bias, tensors[biases[0]])
+    elif float(bias.max()) != float(bias.min()):
+        advice = "retrain with bias=False" if not old.cosine else "use a fix without one"
+        raise must("head", "have a bias to hold the new one", "none", advice)
+    return {key: changed.get(key, tensor) for key, tensor in tensors.items()}
+
+
+def _is_under(key: str, name: str) -> bool:
+    """Whether a tensor belongs to the module of this name, whatever wrappers and adapters add to either."""
+    stem = [part for part in key.split(".")[:-1] if part not in WRAPPERS]
+    if "parametrizations" in stem:
+        stem = stem[: stem.index("parametrizations")]
+    path = [part for part in name.split(".") if part and part not in WRAPPERS]
+    shorter, longer = sorted((stem, path), key=len)
+    return longer[len(longer) - len(shorter) :] == shorter
+
+
+def _same(stored: Tensor, values: Tensor) -> bool:
+    values = values.detach().cpu()
+    stored = stored.detach().cpu().float()
+    return torch.allclose(stored, values, rtol=1e-5, atol=1e-6 * float(values.abs().max()))
+
+
+def _as_stored(values: Tensor, stored: Tensor) -> Tensor:
+    """In the dtype of the tensor whose place it takes, within its range, and where that was."""
+    if torch.finfo(stored.dtype).max < torch.finfo(values.dtype).max:
+        most = torch.finfo(stored.dtype).max
+        values = values.clamp(-most, most)
+    return values.to(stored).contiguous()
+
+
+def _weights_replaced(
+    tensors: Mapping[str, Tensor], under: Sequence[str], old: Tensor, new: Tensor
+) -> dict[str, Tensor] | None:
+    """The new values of the tensors that make up the weight; None unless it is plain which these are."""
+    floats = [key for key in under if tensors[key].is_floating_point()]
+    for ends in (("weight_g", "weight_v"), ("weight.original0", "weight.original1")):
+        pair = [[key for key in floats if key.endswith(end)] for end in ends]
+        if all(len(found) == 1 for found in pair):
+            length, direction = (tensors[found[0]] for found in pair)
+            if length.shape != (len(old), 1) or direction.shape != old.shape:
+                return None
+            if _same(length.float() * F.normalize(direction.float(), dim=1), old):
+                lengths = new.norm(dim=1, keepdim=True)
+                turned_to = new.where(lengths > 0, direction.detach().cpu().float())
+                return {pair[0][0]: _as_stored(lengths, length), pair[1][0]: _as_stored(turned_to, direction)}
+    for turned in (False, True):
+        was, is_to_be = (old.t(), new.t()) if turned else (old, new)
+        whole = [key for key in floats if tensors[key].shape == was.shape and _same(tensors[key], was)]
+        if len(whole) == 1:
+            return {whole[0]: _as_stored(is_to_be, tensors[whole[0]])}
+        if whole:
+            return None
+    return None

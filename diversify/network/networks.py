@@ -1,0 +1,244 @@
+"""Networks by name, and weights from a file.
+
+The CIFAR ResNets are those of He et al. 2016, section 4.2 (widths 16, 32, 64, option-A shortcuts without parameters),
+with the parameter names that the field's public checkpoints use.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import must, unknown
+from ..files import checkpoints
+from ..runtime.user_code import accepts, call_object, import_object
+from .split import require_usable
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut: every other pixel, new channels zero (option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.padding = stride, (outputs - inputs) // 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`."""
+        hidden = functional.relu(self.bn1(self.conv1(images)))
+        hidden = self.bn2(self.conv2(hidden))
+        if self.stride != 1 or self.padding:
+            images = images[:, :, :: self.stride, :: self.stride]
+            images = functional.pad(images, (0, 0, 0, 0, self.padding, self.padding))
+        return functional.relu(hidden + images)
+
+
+class CifarResNet(nn.Module):
+    """ResNet-(6n + 2) for 32 x 32 images; 64 features, non-negative, enter the linear head `linear`."""
+
+    def __init__(self, blocks: int, num_classes: int, channels: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(blocks, 16, 16, 1)
+        self.layer2 = self._stage(blocks, 16, 32, 2)
+        self.layer3 = self._stage(blocks, 32, 64, 2)
+        self.linear = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    @staticmethod
+    def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(inputs, outputs, stride)
+        return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(N, channels, H, W)` to logits `(N, C)`."""
+        hidden = functional.relu(self.bn1(self.conv1(images)))
+        hidden = self.layer3(self.layer2(self.layer1(hidden)))
+        return cast(Tensor, self.linear(hidden.mean((2, 3))))
+
+
+class SmallCNN(nn.Module):
+    """Four convolutions for small images (8 x 8 and up); 64 features, non-negative, enter the linear head `linear`."""
+
+    def __init__(self, num_classes: int, channels: int = 1) -> None:
+        super().__init__()
+
+        def convolution(inputs: int, outputs: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+        self.features = nn.Sequential(
+            *convolution(channels, 32),
+            *convolution(32, 32),
+            nn.MaxPool2d(2),
+            *convolution(32, 64),
+            nn.MaxPool2d(2),
+            *convolution(64, 64),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(N, channels, H, W)` to logits `(N, C)`."""
+        return cast(Tensor, self.linear(self.features(images)))
+
+
+MODELS: dict[str, Callable[[int, int], nn.Module]] = {
+    "small_cnn": lambda num_classes, channels: SmallCNN(num_classes, channels),
+    "resnet20": lambda num_classes, channels: CifarResNet(3, num_classes, channels),
+    "resnet32": lambda num_classes, channels: CifarResNet(5, num_classes, channels),
+    "resnet56": lambda num_classes, channels: CifarResNet(9, num_classes, channels),
+}
+MODEL_CHOICES = (*MODELS, "torchvision:NAME", "timm:NAME", "package.module:function")
+
+
+def build_model(spec: str, num_classes: int, *, channels: int = 3, seed: int = 0) -> nn.Module:
+    """A network with fresh weights, the same for the same seed; global random state is left as it was.
+
+    `spec` is one of `MODEL_CHOICES`. A function of your own is called with `num_classes=` when it takes it.
+
+    Raises:
+        InputError: the name is unknown, or what it names cannot be imported, fails, or is not a network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
+        return _build(spec, num_classes, channels)
+
+
+def _build(spec: str, num_classes: int, channels: int) -> nn.Module:
+    if spec in MODELS:
+        return MODELS[spec](num_classes, channels)
+    family, _, name = spec.partition(":")
+    if not name:
+        raise unknown("--model", spec, MODEL_CHOICES)
+    if family == "torchvision":
+        from torchvision import models
+
+        names = models.list_models(module=models)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else ""
+            raise must("torchvision model", "be one that torchvision has", repr(name), advice)
+        extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        return cast(nn.Module, models.get_model(name, weights=None, num_classes=num_classes, **extra))
+    if family == "timm":
+        try:
+            timm = importlib.import_module("timm")
+        except ImportError as error:
+            raise must("timm", "be installed for --model timm:NAME", "no such package", "pip install timm") from error
+        if not timm.is_model(name) or "/" in name:
+            near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=1)
+            advice = f"did you mean {near[0]!r}?" if near else ""
+            raise must("timm model", "be one that timm has", repr(name), advice)
+        plain, _, tag = name.partition(".")
+        if (
+            tag
+            and (tags := [each.partition(".")[2] for each in timm.list_pretrained(f"{plain}.*")])
+            and tag not in tags
+        ):
+            raise unknown(f"tag of timm's {plain}", tag, tags)
+        return cast(nn.Module, timm.create_model(name, pretrained=False, num_classes=num_classes))
+    make = import_object(spec, "--model")
+    law = "return a torch.nn.Module"
+    model = call_object(spec, make, law, **({"num_classes": num_classes} if accepts(make, "num_classes") else {}))
+    if not isinstance(model, nn.Module):
+        raise must(f"{spec}()", law, type(model).__name__)
+    require_usable(model)
+    return model
+
+
+def load_weights(model: nn.Module, path: Path | str) -> None:
+    """Read a checkpoint into `model`, in place; every name and shape has to match.
+
+    Where `model` is an adapter around a network, the checkpoint may be of the network alone.
+
+    Raises:
+        InputError: the file is not a checkpoint, or does not fit; the first keys that differ are named, and what would
+            fit, if it can be told: another number of classes, or another network of ours.
+    """
+    tensors = checkpoints.load_checkpoint(Path(path))
+    want = model.state_dict()
+    tensors = _within_adapter(_renamed(tensors, want), want)
+    differ = [key for key in want if key not in tensors] + [key for key in tensors if key not in want]
+    differ += [key for key in want if key in tensors and want[key].shape != tensors[key].shape]
+    ignorable = {key for key in differ if key.endswith("num_batches_tracked")}
+    differ = [key for key in differ if key not in ignorable]
+    if differ:
+        shown = ", ".join(_difference(key, want, tensors) for key in differ[:3])
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise must(f"weights {path}", "fit the model", f"{shown}{more}", _advice(differ, want, tensors))
+    state = OrderedDict(tensors)
+    state._metadata = getattr(want, "_metadata", {})  # type: ignore[attr-defined] # versions that MNASNet asks for
+    model.load_state_dict(state, strict=not ignorable)
+
+
+# torchvision published its DenseNets with the first form of these names
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+
+def _renamed(tensors: dict[str, Tensor], want: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the names that the model has where a published file has older ones."""
+    newer = {key: _DENSENET.sub(r"\1\2", key) for key in tensors}
+    return {key if key in want or newer[key] not in want else newer[key]: value for key, value in tensors.items()}
+
+
+def _within_adapter(tensors: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, Tensor]:
+    """By the names of an adapter, when they are the checkpoint's own behind one prefix; else as they are."""
+    first, dot, _ = next(iter(want), "").partition(".")
+    named = {f"{first}{dot}{key}": value for key, value in tensors.items()}
+    inside = bool(dot) and all(key.startswith(f"{first}.") for key in want) and not want.keys() & tensors.keys()
+    return named if inside and want.keys() & named.keys() else tensors
+
+
+def _difference(key: str, want: dict[str, Tensor], got: dict[str, Tensor]) -> str:
+    if key not in got:
+        return f"no {key}"
+    if key not in want:
+        return f"an extra {key}"
+    return f"{key} of shape {tuple(got[key].shape)} instead of {tuple(want[key].shape)}"
+
+
+def _advice(differ: list[str], want: dict[str, Tensor], got: dict[str, Tensor]) -> str:
+    """What the checkpoint would fit, as far as it can be told."""
+    first = {(len(got[key]), len(want[key])) for key in differ if key in got and key in want and got[key].ndim}
+    heads = all(key in got and key in want and got[key].shape[1:] == want[key].shape[1:] for key in differ)
+    if heads and len(first) == 1:
+        (have, need) = first.pop()
+        return f"they are for {have} classes and the model has {need}"
+    fits = _fitting(got)
+    return f"they fit --model {fits}" if fits else ""
+
+
+def _fitting(tensors: dict[str, Tensor]) -> str | None:
+    """The network of ours whose names and shapes are those of `tensors`, whatever its number of classes."""
+    shapes = {key: tuple(value.shape) for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
+    first = next((value for value in tensors.values() if value.ndim == 4), None)
+    head = shapes.get("linear.weight")
+    if first is None or head is None:
+        return None
+    for name, make in MODELS.items():
+        with torch.device("meta"):
+            candidate = make(head[0], first.shape[1]).state_dict()
+        if {k: tuple(v.shape) for k, v in candidate.items() if not k.endswith("num_batches_tracked")} == shapes:
+            return f"{name} with {head[0]} classes and {first.shape[1]} input channel{'s' * (first.shape[1] > 1)}"
+    return None
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Trainable and frozen parameters, buffers not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())

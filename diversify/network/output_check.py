@@ -1,0 +1,87 @@
+"""Check that a model's output is the output of its head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+def describe_output(output: object) -> str:
+    """What a model returned, in a few words."""
+    shapes = [str(tuple(part.shape)) for part in tensors_in(output)]
+    if isinstance(output, Tensor):
+        return f"a tensor of {str(output.dtype).removeprefix('torch.')} of shape {shapes[0]}"
+    more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
+    inside = f" with tensors of shape {', '.join(shapes[:3])}{more}" if shapes else " without tensors"
+    return f"a {type(output).__name__}{inside}"
+
+
+def tensors_in(output: object, depth: int = 3) -> list[Tensor]:
+    """The tensors of a tensor, dict, tuple, list or other object, in their order, `depth` containers deep."""
+    if isinstance(output, Tensor):
+        return [output]
+    if depth == 0 or isinstance(output, nn.Module):
+        return []
+    if isinstance(output, Mapping):
+        parts: list[object] = list(output.values())
+    elif isinstance(output, tuple | list):
+        parts = list(output)
+    elif is_dataclass(output):
+        parts = [getattr(output, field.name, None) for field in fields(output)]
+    else:
+        parts = list(getattr(output, "__dict__", {}).values())
+    return [tensor for part in parts for tensor in tensors_in(part, depth - 1)]
+
+
+def is_among(logits: Tensor, output: object) -> Tensor | None:
+    """Whether the logits decide one of the tensors of their shape in a model's output; None where there is none."""
+    parts = [part for part in tensors_in(output) if part.is_floating_point() and part.shape == logits.shape]
+    if not parts:
+        return None
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        return torch.stack([_is_decided_by(logits, part) for part in parts]).any()
+
+
+def _is_decided_by(logits: Tensor, output: Tensor) -> Tensor:
+    """Whether the output is one of the forms that `SplitModel` names, as a scalar on its device.
+
+    Where either is not finite nothing is compared. The largest logit has to be the largest output in every row: what
+    has saturated says no more than that.
+    """
+    unit = max(torch.finfo(dtype).eps for dtype in (logits.dtype, output.dtype, torch.float32))
+    tiny = torch.finfo(output.dtype).tiny
+    logits, output = logits.float(), output.float()
+    largest = output.amax(1, keepdim=True)
+    chosen = output.gather(1, logits.argmax(1, keepdim=True))
+    finite = logits.isfinite() & output.isfinite()
+    same_choice = (chosen >= largest - 1e-2 * largest.abs()) | ~largest.isfinite() | ~logits.isfinite().all(1, True)
+    shown = finite & (output > tiny) & (output > 1e-4 * largest)
+    as_powers = _is_scaled(logits, output.where(shown, 1).log(), shown, unit) & ~(output < 0).any()
+    as_sigmoid = _is_sigmoid(logits.where(finite, 0), output.where(finite, 0.5), finite, unit)
+    underflown = (output < -87) & (output <= 0).all()  # a logarithm of probabilities too small to be exact
+    as_values = _is_scaled(logits, output, finite & ~underflown, unit)
+    return same_choice.all() & (as_values | as_powers | as_sigmoid)
+
+
+def _is_scaled(logits: Tensor, values: Tensor, mask: Tensor, unit: float) -> Tensor:
+    """Whether `values = s * logits + b` with one s > 0 and a b per row, within the mask."""
+    logits, values = logits.where(mask, 0), values.where(mask, 0)
+    count = mask.sum(1, keepdim=True).clamp_min(1)
+    steps, found = ((each - each.sum(1, keepdim=True) / count) * mask for each in (logits, values))
+    scale = (steps * found).sum() / steps.square().sum().clamp_min(1e-30)
+    sizes = [each.abs().amax(1, keepdim=True) for each in (found, values, logits)]
+    rounding = 2 * unit * (1 + sizes[1] + scale.abs() * sizes[2])
+    level = steps.abs().amax() <= 4 * unit * logits.abs().amax()
+    return ((found - scale * steps).abs() <= 1e-3 * sizes[0] + rounding).all() & ((scale > 0) | level)
+
+
+def _is_sigmoid(logits: Tensor, output: Tensor, mask: Tensor, unit: float) -> Tensor:
+    """Whether `output = sigmoid(s * logits)` with one s > 0, within the mask; where all have saturated, s is large."""
+    clear = mask & (output > 1e-3) & (output < 1 - 1e-3)
+    inverse, size = output.where(clear, 0.5).logit(), (logits.square() * clear).sum()
+    scale = ((inverse * logits).sum() / size.clamp_min(1e-30)).where(size > 0, 1e4)
+    close = ((scale * logits).sigmoid() - output).abs() <= 1e-3 + 2 * unit
+    return (close | ~mask).all() & (scale > 0) & (output >= 0).all() & (output <= 1).all()

@@ -1,0 +1,152 @@
+"""Embeddings written to disk batch by batch, so that an interrupted extraction resumes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError, must
+from ..files import atomic, staging
+from .embeddings import (
+    BLOCK_ROWS,
+    COLUMNS,
+    INDEX,
+    RECORD_SECONDS,
+    Embeddings,
+    column_form,
+    index_record,
+    open_columns,
+    read_index,
+    require_finite,
+    require_labels,
+)
+
+
+class Table:
+    """The four columns as they fill up.
+
+    Preallocated when the number of rows is known, and then on disk when there is a folder: every few seconds the
+    arrays are handed to the disk and after them the count of finished rows, so that a kill at any moment leaves a
+    beginning that can be gone on from.
+    """
+
+    def __init__(self, rows: int | None, folder: Path | None, origin: Mapping[str, str]) -> None:
+        self.rows = rows
+        self.done = 0
+        self.folder = folder
+        self.origin = origin
+        self.columns: dict[str, Tensor] = {}
+        self.blocks: list[dict[str, Tensor]] = []
+        self._arrays: dict[str, atomic.Array] = {}
+        self._recorded = 0
+        self._recorded_at = time.monotonic()
+        self._ours = False
+        if folder is not None:
+            self._resume(folder)
+
+    def _resume(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise must("out", "be a folder", f"the file {folder}")
+        present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if INDEX not in present:  # new, or killed before the first record
+            ours = {f"{name}.npy" for name in COLUMNS}
+            if foreign := sorted(name for name in present - ours if not staging.is_temporary(name)):
+                raise must("out", "be new, empty or an unfinished extraction", f"{folder} with {foreign[0]}")
+            self._ours = True
+            return
+        index = read_index(folder)
+        for key, of in (("model", "model"), ("head", "head"), ("precision", "precision"), ("fingerprint", "data")):
+            if index.get(key) != self.origin[key]:
+                raise other_run(folder, f"another {of}")
+        if index["rows"] != self.rows:
+            raise other_run(folder, f"{index['rows']} rows, not {self.rows}")
+        if not 0 <= index["rows_done"] <= index["rows"]:
+            raise must("embeddings index", "have rows_done in [0, rows]", index["rows_done"])
+        self._open(open_columns(folder, index, writable=True))
+        self.done = self._recorded = index["rows_done"]
+
+    def _open(self, arrays: dict[str, atomic.Array]) -> None:
+        self._arrays = arrays
+        self.columns = {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _create(self, rows: int, num_features: int, num_classes: int) -> None:
+        index = index_record(rows, 0, num_features, num_classes, self.origin)
+        forms = {name: column_form(name, index) for name in COLUMNS}
+        if self.folder is None:
+            self._open({name: np.empty(shape, dtype) for name, (shape, dtype) in forms.items()})
+        else:
+            folder = self.folder
+            try:
+                self._open({name: atomic.create_array(folder / f"{name}.npy", *form) for name, form in forms.items()})
+                atomic.write_json(folder / INDEX, index)
+            except OSError:  # no room for all of them: leave none
+                self.discard()
+                raise
+
+    def add(self, block: dict[str, Tensor]) -> None:
+        """Take in the next rows, on any device, once they are seen to be sound."""
+        count, num_classes = block["logits"].shape
+        labels = block["labels"]
+        if count and int(labels.max()) >= num_classes:
+            row = int(labels.argmax())
+            got = f"{num_classes} outputs and the label {int(labels[row])} at row {self.done + row}"
+            raise must("model", "have one output per class", got)
+        require_labels(labels, num_classes, self.done)
+        require_finite("features", block["features"], self.done)
+        require_finite("logits", block["logits"], self.done)
+        if self.rows is None:
+            self.blocks.append({name: values.cpu() for name, values in block.items()})
+            self.done += count
+            return
+        if not self.columns:
+            self._create(self.rows, block["features"].shape[1], num_classes)
+        for name, values in block.items():
+            self.columns[name][self.done : self.done + count].copy_(values)
+        self.done += count
+        if self.done - self._recorded >= BLOCK_ROWS or time.monotonic() - self._recorded_at >= RECORD_SECONDS:
+            self.record()
+
+    def record(self) -> None:
+        """Hand what is finished to the disk."""
+        if self.folder is None or not self.columns or self.done == self._recorded:
+            return
+        if not self.folder.is_dir():  # the maps of removed files can still be written, and lead nowhere
+            raise FileNotFoundError(errno.ENOENT, "removed while the extraction was writing to it", str(self.folder))
+        for array in self._arrays.values():
+            atomic.flush_array(array)
+        features, logits = self.columns["features"], self.columns["logits"]
+        index = index_record(len(features), self.done, features.shape[1], logits.shape[1], self.origin)
+        atomic.write_json(self.folder / INDEX, index)
+        self._recorded, self._recorded_at = self.done, time.monotonic()
+
+    def discard(self) -> None:
+        """Remove what this call wrote, for an input that would fail again."""
+        if self.folder is not None and self._ours:
+            self.columns, self._arrays = {}, {}
+            for name in (INDEX, *(f"{name}.npy" for name in COLUMNS)):
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+
+    def finish(self) -> Embeddings:
+        """The embeddings, complete: from memory, or mapped from the folder."""
+        if self.rows is None:
+            self.columns = {name: torch.cat([block[name] for block in self.blocks]) for name in COLUMNS}
+            self.blocks = []
+        self.record()
+        if self.folder is None:
+            return Embeddings(**self.columns)
+        return Embeddings.load(self.folder)
+
+
+def other_run(folder: Path, what: str) -> InputError:
+    """The error for a folder that holds another extraction than the one that is asked for."""
+    law = "be new or hold the same extraction, unfinished"
+    return must("out", law, f"{folder} with {what}", "use another folder or delete it")

@@ -1,0 +1,270 @@
+"""A trained model split at its linear head: backbone and head, parameters shared, nothing about the model changed."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Mapping, Sequence
+from types import MethodType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ..errors import InputError, must
+from .find_head import find_head, layers_of, named_head, require_several
+from .linear_head import read_head
+from .output_check import describe_output, is_among, tensors_in
+from .wrappers import WithCopies, evaluating, not_python, unwrap, wrapped
+
+_MADE_BY = "(on the command line, --model package.module:function makes it)"
+ADAPTER = f"wrap it in a module that does {_MADE_BY}"
+_NOT_ONE_LAYER = (
+    "the model's output is not that of one linear layer (it is changed afterwards, or joined from several); wrap the"
+    f" model in a module that returns what one layer gives {_MADE_BY}"
+)
+
+
+# The split
+
+
+class _Recorder(nn.Module):
+    """Stands in the head's place: calls the head, and keeps what went in and came out until it is taken.
+
+    With `copies`, also what came out as it was then: the model may go on to change it in place.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.copies = True
+        self.calls: list[tuple[Any, Any, Any]] = []
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        output = self.head(*args, **named)
+        kept = output.detach().clone() if self.copies and isinstance(output, Tensor) else output
+        self.calls.append((next(iter([*args, *named.values()]), None), output, kept))
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        """The head's attributes too: a model may ask its head for `in_features`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "head":
+                raise
+            return getattr(self.head, name)
+
+
+class SplitModel(WithCopies):
+    """A model that returns `(features, logits)`: what enters its head `(N, D)`, and what leaves it `(N, C)`.
+
+    Parameters and buffers are the user's own. The modules from the root to the head are shallow copies, so that the
+    user's module tree keeps its head and its hooks; they follow the modes of the modules that they stand for. Made by
+    `split_head`.
+
+    What the model returns has to be what its head gives, or decide the same by it: the logits times one positive
+    number plus a number per row (temperature, log-softmax), their exponentials up to a factor per row (softmax), or
+    their sigmoid. What is added per class after the head (logit adjustment), or joined with another head, is none of
+    these: a diagnosis would be one of another classifier. The first forward refuses it; later ones only note it,
+    because to look would make an accelerator wait, and `finish_check` refuses it then.
+    """
+
+    def __init__(self, model: nn.Module, head_name: str, *, is_named: bool) -> None:
+        super().__init__()
+        recorder = _Recorder(unwrap(model.get_submodule(head_name)))
+        self.head_name = head_name
+        self.copies: dict[nn.Module, nn.Module] = {}
+        self.body = _graft(model, recorder, self.copies)
+        self._unregistered = (model, recorder)
+        self._is_named = is_named
+        self._is_checked = False
+        self._agrees: Tensor | None = None
+
+    @property
+    def head(self) -> nn.Module:
+        """The user's own head module."""
+        return self._unregistered[1].head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter is."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that images have to have: that of the first weight."""
+        weights = (tensor.dtype for tensor in self.parameters() if tensor.is_floating_point() and tensor.ndim > 1)
+        return next(weights, torch.float32)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The user's model's state dict, by the model's own names."""
+        state = self._unregistered[0].state_dict()
+        return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+    def train(self, mode: bool = True) -> Self:
+        """The user's model in training mode, or in eval mode."""
+        self._unregistered[0].train(mode)
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`(N, D)` features and `(N, C)` logits, in the precision that the head saw and gave."""
+        features, logits, kept, output = self._run(images)
+        if not self._is_checked:
+            self._check_first(images, kept, output)
+        elif not any(part is logits for part in tensors_in(output)):
+            agrees = is_among(logits, output)
+            if agrees is not None:
+                self._agrees = agrees if self._agrees is None else self._agrees.to(agrees.device) & agrees
+        return features, logits
+
+    def finish_check(self) -> None:
+        """An InputError if a forward since the last call returned something that its head's logits do not decide."""
+        agrees, self._agrees = self._agrees, None
+        if agrees is not None and not bool(agrees):
+            raise self._refusal([])
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, object]:
+        """Features, logits, the logits before anything could change them, and what the model returns."""
+        recorder = self._unregistered[1]
+        recorder.calls = []
+        recorder.copies = not self._is_checked
+        for module, twin in self.copies.items():
+            twin.training = module.training
+        try:
+            output = self.body(images)
+            calls = recorder.calls
+        finally:
+            recorder.calls = []
+        if len(calls) != 1:
+            law = "be called once in the model's forward"
+            advice = "pass the unwrapped model, or name the module that gives the logits with --head NAME"
+            raise must(f"head {self.head_name!r}", law, f"{len(calls)} calls", advice)
+        features, logits, kept = calls[0]
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise must("features", "have shape (N, D) where they enter the head", shape)
+        return features, logits, kept, output
+
+    def _check_first(self, images: Tensor, logits: Tensor, output: object) -> None:
+        """An InputError unless the logits decide the model's output; a named head may be part of something larger."""
+        agrees = is_among(logits, output)
+        if agrees is None and not self._is_named and not (isinstance(output, Tensor) and output.is_floating_point()):
+            advice = f"name its head with --head NAME (head=NAME in Python), or {ADAPTER}"
+            raise must("model", "return the logits of its head", describe_output(output), advice)
+        if not (self._is_named if agrees is None else bool(agrees)):
+            raise self._refusal(self._others_that_agree(images, output))
+        self._is_checked = True
+
+    def _others_that_agree(self, images: Tensor, output: object) -> list[str]:
+        """The linear layers that give the model's output, each tried in a forward of its own."""
+        widths = {part.shape[1] for part in tensors_in(output) if part.ndim == 2}
+        model = self._unregistered[0]
+        found = []
+        for layer in layers_of(model):
+            if layer.name != self.head_name and layer.outputs & widths:
+                with contextlib.suppress(InputError), evaluating(model), torch.no_grad():
+                    other = split_head(model, layer.name)
+                    _, _, logits, output = other._run(images)
+                    agrees = is_among(logits, output)
+                    if agrees is not None and bool(agrees):
+                        found.append(layer.name)
+        return found
+
+    def _refusal(self, others: Sequence[str]) -> InputError:
+        advice = f"name one that does with --head NAME: {', '.join(others)}" if others else _NOT_ONE_LAYER
+        return must("head", "give the model's output", f"{self.head_name!r}, which does not", advice)
+
+    def features(self, images: Tensor) -> Tensor:
+        """`(N, D)`: what enters the head."""
+        features, _ = self(images)
+        return features  # type: ignore[no-any-return]
+
+
+def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Module]) -> nn.Module:
+    """`module` copied shallowly with the recorder in the head's place, wrappers left out; itself where neither is in it."""
+    module = unwrap(module)
+    if module is recorder.head:
+        return recorder
+    if module in copies:
+        return copies[module]
+    children = {
+        name: None if child is None else _graft(child, recorder, copies) for name, child in module._modules.items()
+    }
+    compiled = getattr(module, "_compiled_call_impl", None) is not None  # by model.compile()
+    if not compiled and all(child is module._modules[name] for name, child in children.items()):
+        return module
+    if isinstance(module, torch.jit.ScriptModule):
+        raise not_python("a TorchScript module")
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    for name, value in module.__dict__.items():
+        if isinstance(value, MethodType) and value.__self__ is module:
+            twin.__dict__[name] = MethodType(value.__func__, twin)
+    twin.__dict__["_modules"] = children
+    twin.__dict__["_compiled_call_impl"] = None  # it would run the original
+    copies[module] = twin
+    return twin
+
+
+def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
+    """A `SplitModel` over the user's own parameters; nothing about `model` changes.
+
+    The head is found by structure: a linear layer whose outputs no later layer takes in, last in its own branch.
+    Branches named `aux...` (GoogLeNet, Inception) are auxiliary by convention and left aside, and so are layers with
+    one output. The first forward then checks that the head runs once and decides the model's output, named or not.
+
+    Args:
+        model: Any classifier that takes images and returns logits, alone or in a tuple, dict or other object.
+            `DataParallel`, `DistributedDataParallel` and `torch.compile` are unwrapped, around parts of it too.
+        head: The name of the head in `model.named_modules()`, where the structure leaves a choice. Where the model
+            returns nothing of the shape of its logits, the name is taken on trust.
+
+    Raises:
+        InputError: No linear head, several, one with a single output, or no layer of that name; a model that is
+            TorchScript, exported, quantized, not made yet (lazy), or takes more than images.
+    """
+    require_usable(model)
+    model = unwrap(model)
+    name = find_head(model) if head is None else named_head(model, head)
+    while (inner := wrapped(model.get_submodule(name))) is not None:
+        name = f"{name}.{inner}"
+    if type(model.get_submodule(name)) is nn.Module:  # keeps weights for others: as a graph of torch.export has them
+        raise not_python("an exported graph")
+    require_several(read_head(model.get_submodule(name)).num_classes)
+    return SplitModel(model, name, is_named=head is not None)
+
+
+def require_usable(model: object) -> None:
+    """An InputError for what is no network in Python that has weights in floating point and takes images alone."""
+    if not isinstance(model, nn.Module):
+        advice = "load it into a network first" if isinstance(model, Mapping) else ""
+        raise must("model", "be a torch.nn.Module", f"a {type(model).__name__}", advice)
+    if isinstance(unwrap(model), torch.jit.ScriptModule):
+        raise not_python("a TorchScript module")
+    for name, module in model.named_modules():
+        layer = f"{type(module).__name__} {name!r}"
+        own = list(module.parameters(recurse=False))
+        if any(is_lazy(tensor) for tensor in [*own, *module.buffers(recurse=False)]):
+            raise must("model", "have its weights made", f"the lazy {layer}", "run a batch of images through it first")
+        home = type(module).__module__.split(".")
+        integers = any(not tensor.is_floating_point() and not tensor.is_complex() for tensor in own)
+        if integers or (home[0] == "torch" and "quantized" in home):
+            raise must("model", "have weights in floating point", f"the quantized {layer}", "pass it unquantized")
+    _require_images_alone(unwrap(model))
+
+
+def _require_images_alone(model: nn.Module) -> None:
+    """An InputError when images alone, by position, are not what the model's forward takes."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        shown = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+        forward = signature.replace(parameters=shown, return_annotation=signature.empty)
+        raise must("model", "take images as its one argument", f"forward{forward}", ADAPTER) from None

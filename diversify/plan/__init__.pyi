@@ -1,0 +1,17 @@
+from .adaptive import AdaptivePlan as AdaptivePlan
+from .from_counts import rarity as rarity
+from .make import make_plan as make_plan
+from .plan import Plan as Plan
+from .policies import ClassPlan as ClassPlan
+from .policies import FeaturePolicy as FeaturePolicy
+from .policies import ImagePolicy as ImagePolicy
+from .policies import Mixing as Mixing
+from .policies import PriorCorrection as PriorCorrection
+from .policies import Reason as Reason
+from .policies import Schedule as Schedule
+from .rules import PATHS as PATHS
+from .rules import RULES as RULES
+from .rules import Rule as Rule
+from .rules import RunRule as RunRule
+from .strengths import STRENGTHS as STRENGTHS
+from .strengths import Strengths as Strengths

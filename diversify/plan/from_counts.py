@@ -1,0 +1,173 @@
+"""What rarity alone suggests for every class, with its reasons: where plans start."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import must
+from .policies import LEAST_SHARE, FeatureMethod, FeaturePolicy, ImagePolicy, Reason
+from .strengths import Strengths
+
+
+def rarity(class_counts: Sequence[int] | Tensor) -> list[float]:
+    """Per class 1 - log n / log n_max, scaled to 1 for the rarest class; 0 for all where counts are equal, and without images."""
+    counts = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
+    present = [count for count in counts if count]
+    if not present or min(present) == max(present):
+        return [0.0] * len(counts)
+    largest, whole = math.log(max(present)), math.log(max(present)) - math.log(min(present))
+    return [(largest - math.log(count)) / whole if count else 0.0 for count in counts]
+
+
+def counted(class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -> tuple[list[str], list[int]]:
+    """Names and counts as a plan holds them."""
+    names = [str(name) for name in class_names]
+    given = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
+    if len(names) != len(given):
+        raise must("class_counts", f"be one per class name, {len(names)}", len(given))
+    for count in given:
+        number = math.nan if isinstance(count, bool) or not isinstance(count, numbers.Real) else float(count)
+        if not 0 <= number < math.inf or number % 1:
+            raise must("class_counts", "be whole numbers from 0 on", repr(count))
+    counts = [int(count) for count in given]
+    if sum(counts) < 1:
+        raise must("class_counts", "hold at least one image", sum(counts))
+    return names, counts
+
+
+def drawn_shares(counts: Sequence[int], exponent: float) -> list[float]:
+    """The share of the draws of each class, in proportion to n to the exponent."""
+    weights = [float(count) ** exponent if count else 0.0 for count in counts]
+    return normalised(weights)
+
+
+def normalised(weights: Sequence[float]) -> list[float]:
+    """As shares of their sum, to eight digits, so that a plan is readable."""
+    total = math.fsum(weights)
+    return [float(f"{weight / total:.8g}") for weight in weights]
+
+
+def tidy(value: float) -> float:
+    """To four places, as strengths and shares are written."""
+    return round(value, 4)
+
+
+def graded_values(
+    names: Sequence[str], counts: Sequence[int], levels: Sequence[float], strengths: Strengths, *, made_from: str
+) -> dict[str, Any]:
+    """A plan's values, with every class by its level in [0, 1], which is its rarity, or one for all."""
+    varied = any(levels) or any(rarity(counts))
+    classes = []
+    draws, natural = drawn_shares(counts, strengths.draws_exponent), drawn_shares(counts, 1.0)
+    for name, count, share, own, level in zip(names, counts, draws, natural, levels, strict=True):
+        basis = _Basis(
+            count=count,
+            largest=max(counts),
+            words=f"{count:,} training image{'s' * (count != 1)}, rarity {level:.2f}"
+            if made_from == "counts"
+            else f"every class as if its rarity were {level:.2f}",
+            rule="rarity" if made_from == "counts" else "uniform",
+        )
+        one: dict[str, Any] = {"name": name, "count": count, "draws": share, "reasons": []}
+        if count and share != own:
+            text = f"drawn {share / own:.2f} times as often as its images come: in proportion to n^{strengths.draws_exponent:g}"
+            one["reasons"].append(basis.reason("draws", f"{count:,} images: {text}", "Kang et al. 2020, eq. 1"))
+        if count and varied:
+            one |= _image_of(level, strengths, basis, one["reasons"])
+            one["mixing"] = strengths.mixing
+            if strengths.mixing.method != "none":
+                text = f"{strengths.mixing.method} on {strengths.mixing.probability:.0%} of the draws of every class"
+                one["reasons"].append(basis.reason("mixing", text, "Park et al. 2022 (CMO)"))
+            one["features"] = _features_of(level, strengths, basis, one["reasons"])
+        classes.append(one)
+    return {"made_from": made_from, "classes": classes, **_of_the_run(strengths, max(counts))}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Basis:
+    """Why a choice was made that no measure of the network speaks for."""
+
+    count: int
+    largest: int
+    words: str
+    rule: str
+
+    def reason(self, choice: str, text: str, source: str) -> Reason:
+        return Reason(
+            rule=self.rule,
+            choice=choice,
+            measure="count",
+            value=float(self.count),
+            low=None,
+            high=None,
+            compared_with=float(self.largest),
+            text=f"{text[0].upper()}{text[1:]}.",
+            source=source,
+        )
+
+
+def _image_of(level: float, strengths: Strengths, basis: _Basis, reasons: list[Reason]) -> dict[str, Any]:
+    strength = tidy(strengths.image_least + (strengths.image_most - strengths.image_least) * level)
+    if not (strength and strengths.image_probability and strengths.image_operations):
+        return {}
+    text = (
+        f"{basis.words}: images varied at strength {strength:.2f} on {strengths.image_probability:.0%} of its draws;"
+        f" every class at {strengths.image_least:g} at least, so that a varied image does not come to mean a rare class"
+    )
+    reasons.append(basis.reason("image", text, "Ahn et al. 2023 (CUDA)"))
+    policy = ImagePolicy(
+        operations=strengths.image_operations,
+        layers=strengths.image_layers,
+        strength=strength,
+        probability=strengths.image_probability,
+    )
+    return {"image": policy}
+
+
+def _features_of(level: float, strengths: Strengths, basis: _Basis, reasons: list[Reason]) -> tuple[FeaturePolicy, ...]:
+    kinds: tuple[tuple[FeatureMethod, float, float, str, str], ...] = (
+        (
+            "covariance",
+            strengths.covariance * level,
+            strengths.covariance_share * level,
+            "borrows the spread of larger classes",
+            "Yin et al. 2019 (FTL), with the noise of Wang et al. 2019 (ISDA)",
+        ),
+        ("eos", strengths.eos, strengths.eos_share * level, "goes toward its enemies", "Dablain et al. 2022 (EOS)"),
+    )
+    policies = []
+    for method, strength, share, does, source in kinds:
+        if tidy(strength) and tidy(share) >= LEAST_SHARE:
+            policies.append(
+                FeaturePolicy(method=method, strength=tidy(strength), share=tidy(share), neighbors=strengths.neighbors)
+            )
+            text = f"{basis.words}: {does} at strength {strength:.2f} on {share:.0%} of its draws"
+            reasons.append(basis.reason(f"features.{method}", text, source))
+    return tuple(policies)
+
+
+def _of_the_run(strengths: Strengths, largest: int) -> dict[str, Any]:
+    """The global settings, with their reasons: the same for a made plan and for its controls."""
+    basis = _Basis(count=largest, largest=largest, words="", rule="run")
+    correction = strengths.prior_correction
+    reasons = []
+    if correction.training or correction.after:
+        text = (
+            f"the logarithm of the drawn class prior is taken out {correction.training:g} times in the loss and"
+            f" {correction.after:g} times afterwards"
+        )
+        source = "Ren et al. 2020 (balanced softmax); Menon et al. 2021 (logit adjustment)"
+        reasons.append(basis.reason("prior_correction", text, source))
+    return {
+        "prior_correction": correction,
+        "schedule": strengths.schedule,
+        "images_per_epoch": strengths.images_per_epoch,
+        "largest_difference": strengths.largest_difference,
+        "reasons": reasons,
+    }

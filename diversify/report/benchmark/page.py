@@ -1,0 +1,178 @@
+"""What the records of a study say, as one offline HTML page, as Markdown, and as tables for other documents."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...study.analysis import OURS, Comparison, SuiteComparison, compare
+from ...study.read import Record
+from ...study.statistics import Difference, Estimate
+from .. import page, wording
+from ..page import Heading, Report, Section, Table
+from ..wording import DASH
+from .sections import budget_section, cost_section, inside_sections, protocol_section
+from .statements import headlines_of, short_headlines_of, statements_of, warnings_of
+from .tables import difference_sections, method_table, recall_section, suite_table
+from .words import (
+    TITLES,
+    YARDSTICKS,
+    has_score,
+    meanings_of,
+    origin_of,
+    paired_by_seed,
+    replicate_of,
+    seconds,
+    tenths,
+    what_was_run,
+)
+
+NO_RECORDS = "No records yet."
+
+
+def render_benchmark_html(comparison: Comparison) -> str:
+    """One offline page."""
+    return page.html(benchmark_report_of(comparison))
+
+
+def render_benchmark_markdown(comparison: Comparison) -> str:
+    """The same without the plots."""
+    return page.markdown(benchmark_report_of(comparison))
+
+
+def benchmark_report_of(comparison: Comparison) -> Report:
+    """What the report of a study says."""
+    suites = comparison.suites
+    if not suites:
+        return _empty()
+    alone, replicate = len(suites) == 1, replicate_of(suites)
+    return Report(
+        title=f"Benchmark: {', '.join(wording.named(suite.label) for suite in suites)}",
+        subtitle="The same data, network and budget for every method: parameters chosen on val, then trained on all of train"
+        " with what was chosen, and test read once per method and seed. "
+        + " ".join(f"{'' if alone else f'{wording.named(suite.label)}: '}{what_was_run(suite)}." for suite in suites),
+        warnings=tuple(one for suite in suites for one in warnings_of(suite, alone)),
+        headlines=tuple(
+            one for suite in suites for one in (headlines_of(suite) if alone else short_headlines_of(suite))
+        ),
+        findings_note=f"Balanced accuracy on test, means over the {replicate}s; brackets are 95% t intervals over {replicate}s, and a"
+        f" difference is taken {paired_by_seed(replicate)}. What has an interval that holds 0 cannot be told from chance here.",
+        findings=tuple(one for suite in suites for one in statements_of(suite, "" if alone else f"{suite.label}: ")),
+        classes=method_table(suites[0]) if alone else suite_table(suites),
+        sections=tuple(one for place, suite in enumerate(suites) for one in _sections(suite, place, alone)),
+        beyond_note="",
+        beyond=None,
+        meanings=meanings_of(comparison),
+        origin=tuple(pair for suite in suites for pair in origin_of(suite, "" if alone else f"{suite.label}: ")),
+    )
+
+
+def _sections(suite: SuiteComparison, place: int, alone: bool) -> tuple[Section, ...]:
+    found = [] if alone else [Section(title="The methods", anchor="methods", table=method_table(suite))]
+    if suite.finished:
+        found += [*difference_sections(suite), recall_section(suite), cost_section(suite), *inside_sections(suite)]
+    found += [budget_section(suite), *([protocol_section(suite)] if suite.protocol else [])]
+    if alone:
+        return tuple(found)
+    return tuple(
+        dataclasses.replace(
+            one,
+            title=f"{wording.named(suite.label)}: {one.title[0].lower()}{one.title[1:]}",
+            anchor=f"suite-{place}-{one.anchor}",
+        )
+        for one in found
+    )
+
+
+def _empty() -> Report:
+    return Report(
+        title="Benchmark",
+        subtitle=NO_RECORDS,
+        warnings=(),
+        headlines=(),
+        findings_note="There is nothing to compare.",
+        findings=(),
+        classes=Table(
+            title="The methods", caption="", headings=(Heading(title="method"),), rows=(), rows_are="methods"
+        ),
+        sections=(),
+        beyond_note="",
+        beyond=None,
+        meanings=(),
+        origin=(),
+    )
+
+
+# Tables for other documents
+
+
+def headline_table(records: Sequence[Record], protocol: Mapping[str, Any] | None = None) -> str:
+    """The methods of every suite as Markdown, best first."""
+    suites = compare(records, protocol=protocol).suites
+    if not suites:
+        return NO_RECORDS
+    return "\n\n".join(
+        (f"**{suite.label}**\n\n" if len(suites) > 1 else "") + _markdown_table(suite) for suite in suites
+    )
+
+
+def text(records: Sequence[Record], protocol: Mapping[str, Any] | None = None) -> str:
+    """Where the table comes from, how `diversify` fares in it, and what is missing, in sentences."""
+    suites = compare(records, protocol=protocol).suites
+    if not suites:
+        return NO_RECORDS
+    return "\n\n".join(
+        " ".join(
+            (
+                f"{f'{suite.label}: ' if len(suites) > 1 else ''}{what_was_run(suite)}.",
+                *(f"{one.title}. {one.text}" for one in statements_of(suite, "")),
+                *(wording.sentence(one) for one in (*suite.unfinished, *suite.caveats)),
+            )
+        )
+        for suite in suites
+    )
+
+
+def _markdown_table(suite: SuiteComparison) -> str:
+    over = [role for role in YARDSTICKS if suite.references[role].differences]
+    groups = [name for name in ("few", "smallest_third", "worst_class", "ece") if has_score(suite, name)]
+    titles = (
+        "method",
+        "balanced accuracy, %",
+        *(f"over {_md(str(suite.references[role].name))}, points" for role in over),
+        *(f"{TITLES[name]}, %" for name in groups),
+        "seconds",
+    )
+    rows = [f"| {' | '.join(titles)} |", f"|:--|{'--:|' * (len(titles) - 1)}"]
+    for one in suite.methods:
+        name = f"**{_md(one.name)}**" if one.name == OURS else _md(one.name)
+        if not one.seeds:
+            rows.append(f"| {name} | {DASH} |{'  |' * (len(titles) - 2)}")
+            continue
+        cells = (
+            _plus_minus(one.scores["balanced_accuracy"])
+            + (f" ({len(one.seeds)} of {len(suite.seeds)} seeds)" if one.missing else ""),
+            *(_lead(suite.references[role].differences.get(one.name)) for role in over),
+            *(tenths(one.scores[score].mean) for score in groups),
+            seconds(one.scores["seconds_shared"].mean),
+        )
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _md(name: str) -> str:
+    return f"`{name}`"
+
+
+def _plus_minus(estimate: Estimate) -> str:
+    half = f" ± {tenths(estimate.half)}" if math.isfinite(estimate.half) else ""
+    return tenths(estimate.mean) + half
+
+
+def _lead(found: Difference | None) -> str:
+    if found is None:
+        return DASH
+    half = f" ± {tenths(found.paired.half)}" if math.isfinite(found.paired.half) else ""
+    return wording.points(found.paired.mean) + half

@@ -1,0 +1,242 @@
+"""How reports write numbers, names and origins, and which classes they show where there are many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..augment.leak import Leak
+from ..diagnosis.catalogue import Measure
+from ..diagnosis.model_comparison import ModelComparison
+from ..diagnosis.result import Diagnosis
+from .plots import Series, cut
+
+ALL_CLASSES = 40  # up to so many, every class is shown; beyond, the WEAKEST and the STRONGEST
+WEAKEST, STRONGEST = 20, 10
+DASH = "–"
+LONGEST = 200  # characters of a name
+
+
+def selection(values: Tensor) -> tuple[tuple[int, ...], int]:
+    """Classes to show, smallest value first and undefined ones last, and how many of them come before those left out."""
+    order = order_of(values)
+    if len(order) <= ALL_CLASSES:
+        return tuple(order), len(order)
+    defined = [c for c in order if not math.isnan(float(values[c]))]
+    weak = defined[:WEAKEST]
+    return (*weak, *defined[max(len(weak), len(defined) - STRONGEST) :]), len(weak)
+
+
+def anchor(measure: str) -> str:
+    """Where a page explains a measure."""
+    return f"measure-{measure.replace('_', '-')}"
+
+
+def with_source(measure: Measure) -> str:
+    """What a measure means, and where it comes from."""
+    return f"{measure.meaning} {measure.source}." if measure.source else measure.meaning
+
+
+def with_evidence(measure: Measure) -> str:
+    """What a measure means, and whether it was seen to add to class size, where that was asked."""
+    return f"{measure.meaning} Adds to class size: {measure.evidence}." if measure.evidence else measure.meaning
+
+
+def order_of(values: Tensor) -> list[int]:
+    """Every class, smallest value first and undefined ones last."""
+    listed = values.tolist()
+    return sorted(
+        range(len(listed)), key=lambda c: (math.isnan(listed[c]), listed[c] if listed[c] == listed[c] else 0.0, c)
+    )
+
+
+def left_out(classes: int, shown: int, by: str) -> str:
+    """How many classes a table or plot leaves out, as a sentence; empty when none."""
+    return (
+        f" Of {classes:,} classes the {WEAKEST} lowest and {STRONGEST} highest by {by}; {classes - shown:,} left out."
+        if shown < classes
+        else ""
+    )
+
+
+def series(columns: Mapping[str, Tensor], column: str, order: Sequence[int], *, name: str, **style: Any) -> Series:
+    """One column of a diagnosis or comparison, with its intervals, as plot data."""
+    values, low, high = (tuple(at(columns, column + end, c) for c in order) for end in ("", "_low", "_high"))
+    return Series(name=name, values=values, low=low, high=high, **style)
+
+
+def extremes(columns: Mapping[str, Tensor], column: str, names: Sequence[str], unit: str) -> str:
+    """The lowest and highest class, in words, for those who do not see the plot."""
+    values = [(value, c) for c, value in enumerate(columns[column].tolist()) if math.isfinite(value)]
+    if not values:
+        return "No class has a value."
+    (low, weakest), (high, strongest) = min(values), max(values)
+    return f"Lowest: {names[weakest]}, {formatted(low, unit)}; highest: {names[strongest]}, {formatted(high, unit)}."
+
+
+def top_k_origin(result: Diagnosis | ModelComparison) -> tuple[tuple[str, str], ...]:
+    """K of D and its chance level, for the origin of a report."""
+    k, features = result.top_k, result.num_features
+    return (("top-K", f"{k} of {features} features; two random sets of {k} share {percent(k / features)} by chance"),)
+
+
+def origin_of(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What run.json says about where the numbers come from; what it does not say is not shown."""
+    parameters = look(run, "model", "parameters")
+    digest = look(run, "weights", "sha256")
+    splits = look(run, "data", "splits")
+    sizes = splits
+    if isinstance(splits, Mapping):
+        images = {name: look(split, "images") or split for name, split in splits.items()}
+        sizes = {name: f"{size:,}" if isinstance(size, int) else size for name, size in images.items()}
+    pairs = {
+        "model": join(
+            look(run, "model", "name"), f"{parameters:,} parameters" if isinstance(parameters, int) else None
+        ),
+        "weights": join(look(run, "weights", "path"), f"sha256 {str(digest)[:16]}…" if digest else None),
+        "data": look(run, "data", "spec"),
+        "imbalance": look(run, "data", "imbalance"),
+        "tail order": look(run, "data", "tail_order"),
+        "images": sizes,
+        "the model sees": join(words(run.get("view")) or None, run.get("view_origin")),
+        "note": "; ".join(map(str, run["notes"])) if isinstance(run.get("notes"), list) else None,
+        "seed": run.get("seed"),
+        "versions": run.get("versions"),
+        "commit": run.get("commit"),
+        "device": run.get("device"),
+        "started": run.get("started"),
+    }
+    return tuple((label, text) for label, value in pairs.items() if (text := words(value)))
+
+
+def look(record: Any, *path: str) -> Any:
+    """The value at a path of keys, or None."""
+    for key in path:
+        record = record.get(key) if isinstance(record, Mapping) else None
+    return record
+
+
+def join(*parts: object) -> str:
+    """The parts that there are, separated by commas."""
+    return ", ".join(str(part) for part in parts if part is not None)
+
+
+def words(value: Any) -> str:
+    """Any JSON value on one line."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{plain(key)} {text}" for key, one in value.items() if (text := words(one)))
+    if isinstance(value, (list, tuple)):
+        return " ".join(words(one) for one in value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else DASH
+    return plain(value) if value != "" else ""
+
+
+def plain(text: object) -> str:
+    """One line of characters that can be printed; control characters, lone surrogates and the like become �."""
+    line = " ".join(str(text).split())
+    return "".join(mark if mark.isprintable() or mark in "\u200c\u200d" else "�" for mark in line) or "(no name)"
+
+
+def named(text: object) -> str:
+    """A name as `plain` writes it, its end left out beyond `LONGEST` characters."""
+    return cut(plain(text), LONGEST)
+
+
+def sentence(text: str) -> str:
+    """Text as a sentence: a capital first letter and a full stop."""
+    return f"{text[0].upper()}{text[1:]}{'' if text.endswith(('.', '…')) else '.'}" if text else ""
+
+
+def at(columns: Mapping[str, Tensor], name: str, c: int) -> float:
+    """One class's value of a column."""
+    return float(columns[name][c]) if name in columns else math.nan
+
+
+def none_fragile(diagnosis: Diagnosis, names: Sequence[str]) -> str:
+    """That no class is fragile beyond doubt, and of which classes the images are too few to say so though hardly any is found."""
+    recall, held = diagnosis["recall_heldout"], diagnosis["count_heldout"]
+    mean = float(recall.nanmean())
+    text = (
+        f"No class is fragile beyond doubt: no interval of held-out recall lies wholly below the mean of the {len(names)} classes,"
+        f" {percent(mean)}."
+    )
+    if mean == 0:
+        return f"{text} None of the held-out images is found."
+    rare = [c for c in order_of(recall) if float(recall[c]) < mean / 2]
+    if not rare:
+        return text
+    shown = ", ".join(f"{names[c]} {round(float(recall[c] * held[c]))} of {int(held[c])}" for c in rare[:6])
+    more = " …" if len(rare) > 6 else ""
+    return f"{text} But that may be for want of images; found less than half as often as the mean: {shown}{more}."
+
+
+def column_interval(columns: Mapping[str, Tensor], name: str, c: int, unit: str) -> str:
+    """One class's interval of a column, in brackets; empty where there is none."""
+    return between(at(columns, f"{name}_low", c), at(columns, f"{name}_high", c), unit)
+
+
+def between(low: float, high: float, unit: str) -> str:
+    """In brackets and without the unit; empty unless both ends are finite."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{formatted(low, unit).removesuffix('%')}, {formatted(high, unit).removesuffix('%')}]"
+
+
+def formatted(value: float, unit: str) -> str:
+    """A number as the report writes it: a true minus, an en dash where undefined, never a share rounded to 0 or 100%."""
+    if not math.isfinite(value):
+        return DASH
+    if unit == "share":
+        return share(value)
+    if unit == "percent":
+        return percent(value)
+    if unit == "points":
+        return signed(100 * value, 0)
+    if unit == "tenths":
+        return points(value)
+    if unit == "images":
+        return f"{value:,.0f}"
+    places = 2 if unit in ("ratio", "logits") or abs(value) < 1 else 1
+    return unsigned(value, places)
+
+
+def share(value: float) -> str:
+    """A share of 1 as a percentage, never rounded to 0 or 100%."""
+    text = f"{100 * value:.0f}"
+    if (text in ("0", "-0") and value != 0) or (text == "100" and value != 1):
+        text = f"{100 * value:.1f}"
+        text = {"0.0": "<0.1", "-0.0": "0", "100.0": ">99.9" if value < 1 else "100"}.get(text, text)
+    return text.replace("-", "−") + "%"
+
+
+def percent(value: float) -> str:
+    """A share as a percentage with one decimal; an en dash where undefined."""
+    return unsigned(100 * value, 1) + "%" if math.isfinite(value) else DASH
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, signed."""
+    return signed(100 * value, 1)
+
+
+def leaked(leak: Leak, c: int) -> str:
+    """The leak of a class in points, with its interval."""
+    return f"{points(float(leak.leak[c]))} {between(float(leak.leak_low[c]), float(leak.leak_high[c]), 'tenths')}"
+
+
+def unsigned(value: float, places: int) -> str:
+    """A number with a true minus, and no sign on zero."""
+    text = f"{value:,.{places}f}"
+    return text.removeprefix("-") if not text.strip("-0.") else text.replace("-", "−")
+
+
+def signed(value: float, places: int) -> str:
+    """A number with its sign, a true minus or a plus; none on zero."""
+    text = unsigned(value, places) if math.isfinite(value) else DASH
+    return f"+{text}" if text.strip("0.,") and text[0] not in f"−{DASH}" else text

@@ -1,0 +1,1 @@
+"""The process: signals, versions and commits, and imports of the user's code. Open `signals.py` first."""

@@ -1,0 +1,160 @@
+"""The records of a study as the single source of truth: what is done and what is left."""
+
+from __future__ import annotations
+
+import dataclasses
+from statistics import fmean
+from typing import Any
+
+from ..errors import InputError, must
+from ..files import atomic
+from .records import OPTIONAL, Follower, Record, chosen, fixed_of
+from .study import Study
+from .tune import describe_space
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """How far a method of a study is: after a record, or, with None for the record, at the beginning.
+
+    Attributes:
+        done: Runs of the method that are recorded, of `total`.
+        seconds_left: Until the method is done, if all its runs take what those before took; None before the first run.
+        seconds_left_in_all: The same of the whole study.
+    """
+
+    method: str
+    record: Record | None
+    done: int
+    total: int
+    seconds_left: float | None
+    seconds_left_in_all: float | None
+
+
+# What is done, and what is left
+
+
+class Ledger:
+    """What the records of a study say about what is left."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.follower = study, Follower(study.results)
+
+    def trials(self, method: str) -> dict[int, Record]:
+        """The trials that count, by number."""
+        recorded, wanted = self.follower.of("trial", method), self.study.protocol.trials
+        return {number: record for number, record in recorded.items() if number < wanted}
+
+    def open_trials(self, method: str) -> list[int]:
+        """The numbers without a record."""
+        recorded = self.follower.of("trial", method)
+        return [number for number in range(self.study.protocol.trials) if number not in recorded]
+
+    def best(self, method: str) -> Record | None:
+        """The trial that the final runs are of."""
+        return chosen(self.trials(method).values())
+
+    def open_finals(self, method: str) -> list[int]:
+        """The seeds without a record, whether their run can begin or not; none where no trial was complete."""
+        if not self.open_trials(method) and self.best(method) is None:
+            return []
+        recorded = self.follower.of("final", method)
+        return [seed for seed in self.study.protocol.seeds if seed not in recorded]
+
+    def outdated(self, method: str) -> InputError | None:
+        """What is wrong with the finals of a method whose trials are all recorded."""
+        best = self.best(method)
+        finals = self.follower.of("final", method).values()
+        if best is None or self.open_trials(method) or all(final.params == best.params for final in finals):
+            return None
+        law = f"be of its best trial of {self.study.protocol.trials}, trial {best.number}"
+        advice = "remove their lines to make them anew, or go on with the --trials of before"
+        return must(f"finals of {method} in {self.study.results}", law, "those of another trial", advice)
+
+    def left(self) -> int:
+        """Runs without a record."""
+        return sum(len(self.open_trials(name)) + len(self.open_finals(name)) for name in self.study.protocol.methods)
+
+    def step(self, method: str, record: Record | None = None) -> Step:
+        """How far a method is."""
+        trials, finals = len(self.open_trials(method)), len(self.open_finals(method))
+        protocol = self.study.protocol
+        recorded = [seed for seed in protocol.seeds if seed in self.follower.of("final", method)]
+        total = protocol.trials + len(recorded) + finals
+        in_all = [self._seconds_left(name) for name in protocol.methods]
+        return Step(
+            method=method,
+            record=record,
+            done=total - trials - finals,
+            total=total,
+            seconds_left=self._seconds_left(method),
+            seconds_left_in_all=None if None in in_all else sum(seconds or 0.0 for seconds in in_all),
+        )
+
+    def _seconds_left(self, method: str) -> float | None:
+        trials, finals = len(self.open_trials(method)), len(self.open_finals(method))
+        if not trials + finals:
+            return 0.0
+        trial = self._usual("trial", method)
+        final = self._usual("final", method) or trial
+        if trial is None or final is None:
+            return None
+        return (trials * trial + finals * final) / self.study.workers
+
+    def _usual(self, kind: str, method: str) -> float | None:
+        """Seconds of a run of this kind: of this method, or of all where it has none yet."""
+        own = self.follower.of(kind, method).values()
+        seconds = [one.seconds for one in own or self.follower.records.values() if one.kind == kind]
+        return fmean(seconds) if seconds else None
+
+
+def require_same(study: Study, follower: Follower) -> None:
+    """Say what differs where the file holds records of another study."""
+    records = list(follower.records.values())
+    if not records:
+        return
+    kept = sidecar(study)
+    other = next((one for one in records if one.protocol != study.digest), None)
+    if other is not None:
+        unset: dict[str, Any] = dict.fromkeys(OPTIONAL)
+        told = kept.get("protocol")
+        then = unset | told if told else {}
+        new = unset | fixed_of(study.protocol)
+        differ = [f"{name} {new[name]}, not {then[name]}" for name in new if name in then and then[name] != new[name]]
+        law, advice = "be those of one protocol", "choose another --out"
+        if other.suite != study.protocol.suite:
+            raise must(f"records in {study.results}", law, f"suite {study.protocol.suite}, not {other.suite}", advice)
+        raise must(f"records in {study.results}", law, "; ".join(differ) or "another protocol", advice)
+    for name in study.protocol.methods:
+        before = kept.get("spaces", {}).get(name)
+        now = describe_space(study.space(name))
+        if before is not None and before != now and follower.of("trial", name):
+            differ = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+            law = f"be that of the trials in {study.results}"
+            raise must(f"search space of {name}", law, f"another {', '.join(differ)}", "choose another --out")
+    _require_seeds(study, records)
+
+
+def _require_seeds(study: Study, records: list[Record]) -> None:
+    """Say when the seeds of a study are others than those that its records were made with."""
+    protocol = study.protocol
+    for one in records:
+        advice = "list the seeds of before first, in their order"
+        if one.kind == "trial" and one.seed != protocol.seeds[0]:
+            law = f"begin with {one.seed}, the seed of the trials in {study.results}"
+            raise must("--seeds", law, protocol.seeds[0], advice)
+        if one.kind == "final" and one.seed in protocol.seeds and one.tail_order != protocol.tail_order_of(one.seed):
+            law = f"leave seed {one.seed} its tail order {one.tail_order}"
+            raise must("--seeds", law, protocol.tail_order_of(one.seed), advice)
+
+
+def sidecar(study: Study) -> dict[str, Any]:
+    """What the file beside the records says of the study; empty before its first run."""
+    if not study.sidecar.exists():
+        return {}
+    kept = atomic.read_json(study.sidecar, "protocol of the records")
+    if not isinstance(kept, dict) or kept.get("schema_version") != SCHEMA_VERSION:
+        raise must("protocol of the records", f"have schema_version {SCHEMA_VERSION}", study.sidecar)
+    return kept

@@ -1,0 +1,148 @@
+"""Hand out the runs of a study to processes, each run once."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from typing import Any, Literal
+
+from ..errors import InputError, must
+from ..files import atomic
+from ..files.locks import Locks
+from .ledger import SCHEMA_VERSION, Ledger, require_same, sidecar
+from .protocol import Method, Parameters
+from .records import Record, append_record, fixed_in, fixed_of
+from .study import Study
+from .tune import Search, Trial, describe_space, open_storage
+
+_DESK = "desk"  # the lock under which work is given out and taken back
+
+
+# One process
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run that this process has claimed."""
+
+    kind: Literal["trial", "final"]
+    method: Method
+    place: int  # a trial's number, or a final's seed
+    parameters: Parameters
+    trial: Trial | None = None
+    carried: Any = None
+
+    @property
+    def claim(self) -> str:
+        """The name of the lock that holds this run."""
+        return _claim(self.kind, self.method.name, self.place)
+
+
+def _claim(kind: str, method: str, place: int) -> str:
+    return f"{kind} {place} of {method}"
+
+
+class Desk:
+    """Where a process gets its work and hands in its records."""
+
+    def __init__(self, study: Study, locks: Locks) -> None:
+        self._study, self._locks, self._searches = study, locks, dict[str, Search]()
+        self.ledger = Ledger(study)
+        self.refused: dict[str, InputError] = {}  # claims of finals that cannot be had, and methods without
+        with locks.alone(_DESK):
+            self._name = self._agree()
+            self._storage = open_storage(study.storage, journal=study.journal, locks=locks)
+
+    def _agree(self) -> str:
+        """Say when the records are of another study; else write down what they are of. Returns what the search is called."""
+        study, follower = self._study, self.ledger.follower
+        follower.look()
+        require_same(study, follower)
+        kept = sidecar(study)
+        before = dict(kept.get("protocol", {}))
+        if before and fixed_in(before) != fixed_of(study.protocol):
+            if not follower.records and not self._locks.is_sole():
+                raise must("results", "not be in use by another study", study.results, "choose another --out")
+            kept = {}
+        names = {} if not follower.records else kept.get("spaces", {})
+        found = {
+            "schema_version": SCHEMA_VERSION,
+            "search": kept.get("search") or secrets.token_hex(4),
+            "protocol": study.protocol.model_dump(mode="json"),
+            "spaces": names | {name: describe_space(study.space(name)) for name in study.protocol.methods},
+        }
+        if found != kept:
+            atomic.write_json(study.sidecar, found)
+        return f"{study.protocol.suite} {study.digest[:12]} {found['search']}"
+
+    def next(self) -> Job | None:
+        """The first run that can begin, claimed; None where there is none at the moment."""
+        with self._locks.alone(_DESK):
+            self.ledger.follower.look()
+            for method in self._study.methods.values():
+                if job := self._trial(method) or self._final(method):
+                    return job
+        return None
+
+    def _trial(self, method: Method) -> Job | None:
+        def runs(number: int) -> bool:
+            return self._locks.is_taken(_claim("trial", method.name, number))
+
+        number = next((number for number in self.ledger.open_trials(method.name) if not runs(number)), None)
+        if number is None:
+            return None
+        search = self._search(method)
+        search.settle(self.ledger.follower.of("trial", method.name), runs)
+        self._locks.take(_claim("trial", method.name, number))
+        trial = search.begin(number)
+        return Job(kind="trial", method=method, place=number, parameters=trial.parameters, trial=trial)
+
+    def _final(self, method: Method) -> Job | None:
+        best = self.ledger.best(method.name)
+        if best is None or self.ledger.open_trials(method.name):
+            return None
+        if error := self.ledger.outdated(method.name):
+            self.refused[method.name] = error
+            return None
+        for seed in self.ledger.open_finals(method.name):
+            if self._locks.take(_claim("final", method.name, seed)):
+                return Job(kind="final", method=method, place=seed, parameters=best.params, carried=best.carried)
+        return None
+
+    def _search(self, method: Method) -> Search:
+        if method.name not in self._searches:
+            self._searches[method.name] = Search(
+                self._storage,
+                name=f"{self._name} {method.name}",
+                suite=self._study.protocol.suite,
+                method=method.name,
+                space=self._study.space(method.name),
+            )
+        return self._searches[method.name]
+
+    def hand_in(self, job: Job, record: Record) -> None:
+        """Record a run, and give its claim back."""
+        with self._locks.alone(_DESK):
+            self.ledger.follower.look()
+            if record.key not in self.ledger.follower.records:
+                append_record(self._study.results, record)
+                self.ledger.follower.look()
+            if job.trial is not None:
+                self._search(job.method).end(job.trial, record)
+            self._locks.free(job.claim)
+
+    def refuse(self, job: Job, reason: str) -> None:
+        """Keep the claim of a final run that ended in an error: this process does not try it again."""
+        subject = f"final run of {job.method.name} with seed {job.place}"
+        self.refused[job.claim] = must(subject, "end well", reason, "the other runs are recorded")
+
+    def is_done(self) -> bool:
+        """Whether nothing is left but what cannot be had."""
+        left = 0
+        for name in self._study.protocol.methods:
+            finals = self.ledger.open_finals(name)
+            if name in self.refused:
+                finals = []
+            left += len(self.ledger.open_trials(name))
+            left += sum(_claim("final", name, seed) not in self.refused for seed in finals)
+        return left == 0

@@ -1,0 +1,240 @@
+"""Worker processes that run trials and final runs side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import multiprocessing.resource_tracker
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..errors import InputError
+from ..files import digests, staging
+from ..files.locks import Locks
+from ..runtime import provenance, signals, user_code
+from .ledger import Ledger
+from .protocol import Stopped
+from .queue import Desk, Job
+from .records import Record
+from .study import Study
+
+NAP, LONGEST_NAP = 0.02, 1.0  # seconds between two looks for work, where others have it all
+WATCH = 0.1  # seconds between two looks at what worker processes recorded
+
+
+def work_on(study: Study) -> Iterator[tuple[Ledger, Record]]:
+    """Run what there is to run until nothing is left; yields each record when it is written."""
+    task = study.made.load(study.protocol, root=study.root, device=study.device, download=study.download)
+    made_by = provenance.origin(torch.device(study.device))
+    with Locks(study.lock) as locks:
+        desk = Desk(study, locks)
+        nap = NAP
+        while True:
+            job = desk.next()
+            if job is not None:
+                nap = NAP
+                kept = _state_of(study, job, made_by)
+                record, reason = _run(study, task, job, made_by, kept)
+                if record is None:
+                    desk.refuse(job, reason)
+                else:
+                    desk.hand_in(job, record)
+                if kept is not None:
+                    kept.unlink(missing_ok=True)
+                if record is not None:
+                    yield desk.ledger, record
+            elif desk.is_done():
+                staging.remove_folder(study.states)  # with what runs of another state of the library left
+                break
+            else:
+                time.sleep(nap)
+                nap = min(2 * nap, LONGEST_NAP)
+        for error in desk.refused.values():
+            raise error
+
+
+def _state_of(study: Study, job: Job, made_by: Mapping[str, Any]) -> Path | None:
+    """Where a run is kept while it is under way: a file that no other run, and no other code, has the name of.
+
+    None where runs do not resume, and where the files of a checkout differ from its commit: nothing would say that they are
+    still the same.
+    """
+    if not study.made.resumes or str(made_by["commit"]).endswith("+"):
+        return None
+    declared = None if study.declared is None else digests.sha256(study.declared)
+    what = [job.claim, dict(job.parameters), job.carried, study.digest, study.protocol.seeds[:1], declared, made_by]
+    if job.kind == "final":
+        what.append(study.protocol.tail_order_of(job.place))
+    return study.states / f"{digests.digest_json(what)[:24]}.safetensors"
+
+
+def _run(
+    study: Study, task: Any, job: Job, made_by: dict[str, Any], kept: Path | None = None
+) -> tuple[Record | None, str]:
+    """The record of a run; none, but the reason, for a final run that ended in an error."""
+    protocol, trial = study.protocol, job.trial
+    seed = protocol.seeds[0] if trial else job.place
+    split: Literal["val", "test"] = "val" if trial else "test"
+    curve: list[tuple[int, float]] = []
+
+    def report(epoch: int, value: float) -> None:
+        if trial is None:
+            return
+        if math.isnan(value):
+            raise FloatingPointError(f"balanced accuracy of {value} after epoch {epoch}")
+        curve.append((int(epoch), float(value)))
+        if trial.stops(*curve[-1]):
+            raise Stopped
+
+    started, begun = provenance.now(), time.perf_counter()
+    state: Literal["complete", "pruned", "failed"] = "complete"
+    outcome, reason = None, ""
+    try:
+        outcome = study.made.run(
+            *(task, job.method, dict(job.parameters)),
+            seed=seed,
+            split=split,
+            carried=job.carried,
+            report=report,
+            **({"state": kept} if study.made.resumes else {}),
+        )
+        if not math.isfinite(outcome.balanced_accuracy):
+            raise FloatingPointError(f"balanced accuracy of {outcome.balanced_accuracy}")
+    except Stopped:
+        state = "pruned"
+    except (InputError, ArithmeticError) as error:
+        state, outcome, reason = "failed", None, _one_line(error)
+    if trial is None and outcome is None:
+        return None, reason or "an end before its last epoch"
+    seconds = time.perf_counter() - begun if outcome is None else outcome.seconds
+    result: dict[str, Any] = {
+        "balanced_accuracy": curve[-1][1] if state == "pruned" else None,
+        "recall": (),
+        "epochs": curve[-1][0] if curve else 0,
+    }
+    if outcome is not None:
+        measured = ("balanced_accuracy", "macro_f1", "g_mean", "ece", "recall", "images_per_second", "inside")
+        result = {name: _plain(getattr(outcome, name)) for name in measured}
+        result |= {name: getattr(outcome, name) for name in ("class_counts", "epochs", "peak_memory", "carried")}
+    record = Record(
+        kind=job.kind,
+        suite=protocol.suite,
+        method=job.method.name,
+        number=job.place if trial else None,
+        seed=seed,
+        split=split,
+        state=state,
+        reason=reason,
+        params=dict(job.parameters),
+        curve=tuple(curve),
+        tail_order=protocol.tail_order_of(seed),
+        seconds=seconds,
+        seconds_shared=seconds / study.workers,
+        workers=study.workers,
+        started=started,
+        protocol=study.digest,
+        **result,
+        **made_by,
+    )
+    return record, ""
+
+
+def _plain(value: Any) -> Any:
+    """The value as it is recorded: what is no number is null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error) if isinstance(error, InputError) else user_code.describe(error)
+
+
+# Several processes
+
+
+def _work_beside(study: Study, threads: int, connection: multiprocessing.connection.Connection) -> None:
+    """What a worker process does; it tells its parent why it could not go on, and does not outlive it."""
+
+    def follow_parent() -> None:
+        try:
+            connection.recv()
+        except (EOFError, OSError):
+            os._exit(signals.INTERRUPTED)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent ends it
+    threading.Thread(target=follow_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        for _ in work_on(study):
+            pass
+    except InputError as error:
+        connection.send(("input", str(error)))
+    except OSError as error:
+        connection.send(("system", (error.errno, error.strerror, error.filename, str(error))))
+    except Exception:  # whatever a method raises: its parent raises it again
+        connection.send(("error", traceback.format_exc()))
+
+
+def work_together(study: Study, ledger: Ledger) -> Iterator[tuple[Ledger, Record]]:
+    """Let worker processes run what there is to run; yields each record that appears in the file."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // study.workers)
+    sent = dataclasses.replace(study)  # without what was imported for it: that is not to be sent
+    members: list[tuple[Any, multiprocessing.connection.Connection]] = []
+    told: list[tuple[str, Any]] = []
+    multiprocessing.resource_tracker.ensure_running()  # else it lets SIGINT in again when the first worker is started
+    try:
+        for _ in range(min(study.workers, ledger.left())):
+            ours, theirs = context.Pipe()
+            member = context.Process(target=_work_beside, args=(sent, threads, theirs))
+            with signals.interruptions_held():
+                member.start()
+            theirs.close()
+            members.append((member, ours))
+        working = list(members)
+        while working:
+            multiprocessing.connection.wait([member.sentinel for member, _ in working], timeout=WATCH)
+            done = [pair for pair in working if not pair[0].is_alive()]
+            working = [pair for pair in working if pair not in done]
+            for _, ours in done:
+                try:
+                    if ours.poll():
+                        told.append(ours.recv())
+                except EOFError:
+                    pass  # it was killed, or had nothing to tell
+            yield from ((ledger, record) for record in ledger.follower.look())
+    finally:
+        for member, ours in members:
+            member.terminate()
+            member.join()
+            ours.close()
+    left = ledger.left()
+    for kind, what in told:
+        if left or kind == "input":  # else the others have done what one of them could not
+            _raise_again(kind, what)
+    if left:
+        codes = ", ".join(str(member.exitcode) for member, _ in members)
+        raise ChildProcessError(
+            f"worker processes ended before their work was done (exit codes {codes}); run it again to go on"
+        )
+
+
+def _raise_again(kind: str, what: Any) -> None:
+    """The error of a worker process."""
+    if kind == "input":
+        raise InputError(what)
+    if kind == "system":
+        number, reason, file, text = what
+        raise OSError(number, reason, file) if number is not None else OSError(text)
+    raise RuntimeError(f"a worker process ended in an error:\n{what}")

@@ -1,0 +1,17 @@
+from .ingredients import Ingredients as Ingredients
+from .ingredients import cross_entropy_at as cross_entropy_at
+from .loop import evaluate as evaluate
+from .loop import fit as fit
+from .loop import require_resumable as require_resumable
+from .losses import LDAM as LDAM
+from .losses import Always as Always
+from .losses import Asymmetric as Asymmetric
+from .losses import BalancedSoftmax as BalancedSoftmax
+from .losses import Deferred as Deferred
+from .losses import Focal as Focal
+from .losses import VectorScaling as VectorScaling
+from .losses import Weighted as Weighted
+from .recipe import Recipe as Recipe
+from .resident import ResidentImages as ResidentImages
+from .resident import fit_resident as fit_resident
+from .state import EpochRecord as EpochRecord

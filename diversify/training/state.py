@@ -1,0 +1,121 @@
+"""What a run of the loop leaves after an epoch: its record, and the file from which it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import must
+from ..files import atomic
+from .ingredients import Ingredients
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One line of `metrics.jsonl`.
+
+    `loss`, `accuracy_train` and `images` are over the rows that reached the loss, augmented as they were; the two `_val`
+    are None without a val set.
+    """
+
+    epoch: int
+    learning_rate: float
+    loss: float
+    accuracy_train: float
+    balanced_accuracy_val: float | None
+    recall_val: list[float | None] | None
+    images: int
+    seconds: float
+
+
+def saved_as(recipe: Any, identity: str = "") -> dict[str, Any]:
+    """What a state says of its run; only a run of the same goes on from it."""
+    return {"recipe": dataclasses.asdict(recipe), "identity": identity}
+
+
+def save_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ingredients: Ingredients,
+    run: dict[str, Any],
+    history: list[EpochRecord],
+) -> None:
+    """One safetensors file: the weights, the optimizer's tensors, and the rest as JSON in its header."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    numbers: dict[str, Any] = {}
+    optimizer_state = optimizer.state_dict()
+    for index, entry in optimizer_state["state"].items():
+        for name, value in entry.items():
+            target = tensors if isinstance(value, Tensor) else numbers
+            target[f"optimizer.{index}.{name}"] = value
+    states: dict[str, dict[str, Any]] = {}
+    for name, part_state in ingredients.state_dict().items():
+        states[name] = {}
+        for key, value in part_state.items():
+            target = tensors if isinstance(value, Tensor) else states[name]
+            target[f"ingredients.{name}.{key}" if target is tensors else key] = value
+    header = {
+        "history": [dataclasses.asdict(record) for record in history],
+        "ingredients": states,
+        "optimizer": numbers,
+        **run,
+    }
+    atomic.write_tensors(path, tensors, {"state": json.dumps(header)})
+
+
+def read_state(path: Path, run: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], list[EpochRecord]]:
+    """Its tensors, its header and its records, once they are known to be of this run."""
+    tensors, metadata = atomic.read_tensors(path, "state")
+    damaged = must("state", "be the state of a training run", path, "start the run anew")
+    try:
+        header = json.loads(metadata["state"])
+        history = [EpochRecord(**record) for record in header["history"]]
+        recipe, identity, _ = header["recipe"], header["identity"], header["ingredients"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged from error
+    wanted = json.loads(json.dumps(run))  # tuples as JSON has them
+    for name, value in wanted["recipe"].items():
+        if recipe.get(name) != value:
+            raise must(f"{name} of a resumed run", f"stay {recipe.get(name)}", value, "start it anew")
+    if identity != wanted["identity"]:
+        raise must("a resumed run", "have the data and the model it began with", "others", "start it anew")
+    return tensors, header, history
+
+
+def load_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ingredients: Ingredients, run: dict[str, Any]
+) -> list[EpochRecord]:
+    """Puts everything back as it was after the last whole epoch; nothing is changed on an error."""
+    tensors, header, history = read_state(path, run)
+    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    shapes = {key: value.shape for key, value in weights.items()}
+    if shapes != {key: value.shape for key, value in model.state_dict().items()}:
+        raise must("a resumed run", "have the data and the model it began with", "another model", "start it anew")
+    stateful = ", ".join(header["ingredients"]) or "none"
+    if stateful != (present := ", ".join(ingredients.state_dict()) or "none"):
+        raise must("ingredients with a state of a resumed run", f"stay {stateful}", present, "start it anew")
+    entries: dict[int, dict[str, Any]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for key, value in [*tensors.items(), *header["optimizer"].items()]:
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            like = parameters[int(index)]
+            if isinstance(value, Tensor) and value.shape == like.shape:
+                value = torch.empty_like(like, dtype=value.dtype).copy_(value)  # in the parameter's memory format
+            entries.setdefault(int(index), {})[name] = value
+    states = header["ingredients"]
+    for key, value in tensors.items():
+        if key.startswith("ingredients."):
+            _, part, name = key.split(".", 2)
+            states[part][name] = value
+    model.load_state_dict(weights)
+    groups = optimizer.state_dict()["param_groups"]  # by the recipe, which is that of the state
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    ingredients.load_state_dict(states)
+    return history

@@ -1,0 +1,116 @@
+"""The demo: every step in order, chosen on val, with test read once and in one report."""
+
+import dataclasses
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diversify.cli.entry import run
+from diversify.commands import demo
+from diversify.data.load import load_data
+from diversify.files import atomic, digests
+from diversify.functional.counts import exponential_profile
+from diversify.report.demo import Trained, outcome_of
+
+
+@pytest.fixture(scope="module")
+def quick() -> pytest.MonkeyPatch:
+    """Two epochs, two strengths to choose from, and heads that few folds compare."""
+    with pytest.MonkeyPatch.context() as patch:
+        recipe = dataclasses.replace(demo.DEMO_RECIPE, epochs=2, warmup_epochs=0)
+        patch.setattr(demo, "DEMO_RECIPE", recipe)
+        patch.setattr(demo, "SEEDS", 1)
+        patch.setattr("diversify.commands.remedy.REPEATS", 1)
+        patch.setattr(demo, "STRENGTHS", {name: demo.STRENGTHS[name] for name in ("mild", "usual")})
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def shown(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    assert run(["demo", "--out", str(out), "--seed", "3"]) == 0
+    return out
+
+
+def test_the_data_is_a_file_of_three_disjoint_balanced_splits(shown: Path) -> None:
+    whole = load_data(f"npz:{shown / 'digits.npz'}", measure_view=True)
+    assert whole.val is not None
+    assert whole.test is not None
+    assert whole.val.origin == "source"
+    parts = [torch.bincount(part.labels, minlength=10) for part in (whole.train, whole.val, whole.test)]
+    assert int(parts[0].min()) >= 100
+    for part in parts[1:]:
+        assert int(part.max()) - int(part.min()) <= 2
+    assert int(sum(parts).sum()) == 1797  # every digit of scikit-learn's, once
+
+
+def test_the_record_says_what_was_chosen_and_on_what(shown: Path) -> None:
+    record = atomic.read_json(shown / "run.json", "run.json")
+    assert record["finished"] is True
+    assert record["seeds"] == [3]
+    assert {"versions", "commit", "device", "started"} <= set(record)
+    accuracies = record["chosen"]["balanced_accuracy_val"]
+    means = {name: sum(accuracies[f"planned-{name}"]) for name in ("mild", "usual")}
+    assert means[record["chosen"]["strengths"]] == max(means.values())
+    for name in ("diagnosis", "diagnosis-after"):
+        assert atomic.read_json(shown / "seeds" / "3" / name / "diagnosis.json", "d")["heldout_split"] == "val"
+
+
+def test_the_report_shows_before_and_after_and_the_images(shown: Path) -> None:
+    page = (shown / "report.html").read_text()
+    text = (shown / "report.md").read_text()
+    for name in demo.WAYS:
+        assert name in page
+        assert name in text
+    strengths, pictures = 5, 3
+    counts = exponential_profile(10, 20, 40)
+    assert demo.IMBALANCE == "exp:20:40"
+    assert min(counts) < pictures, "a class with fewer images than are shown"
+    assert page.count('<img src="data:image/png') == strengths * sum(min(count, pictures) for count in counts)
+    assert "diversify train --data" in text
+
+
+def test_the_commands_of_the_report_are_commands(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    block = re.search(r"```console\n(.*?)```", (shown / "report.md").read_text(), re.DOTALL)
+    assert block is not None
+    lines = block[1].splitlines()
+    assert len(lines) == 7
+    for line in (lines[0], lines[5]):
+        assert run(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    again, mine = shown.parent / "demo-again", shown / "seeds" / "3"
+    chosen = atomic.read_json(shown / "run.json", "run.json")["chosen"]["strengths"]
+    for one, other in (("before", "before"), ("planned", f"planned-{chosen}")):
+        assert digests.sha256(again / one / "model.safetensors") == digests.sha256(mine / other / "model.safetensors")
+
+
+def test_the_same_seed_gives_the_same_numbers(quick: pytest.MonkeyPatch, shown: Path, tmp_path: Path) -> None:
+    first = (shown / "test.json").read_bytes()
+    copy = tmp_path / "demo"
+    shutil.copytree(shown, copy)
+    assert run(["demo", "--out", str(copy), "--seed", "3"]) == 2
+    assert (copy / "test.json").read_bytes() == first
+    (copy / "test.json").unlink()
+    assert run(["demo", "--out", str(copy), "--seed", "3", "--overwrite"]) == 0
+    assert (copy / "test.json").read_bytes() == first
+
+
+def way(name: str, right: list[list[int]]) -> Trained:
+    rows = torch.tensor(right, dtype=torch.float64)
+    return Trained(name=name, meaning="", source="", balanced_accuracy_val=(0.5,) * len(rows), right=rows)
+
+
+def test_a_gain_is_the_mean_over_classes_and_seeds() -> None:
+    labels = torch.tensor([0, 0, 0, 0, 1])
+    first = way("first", [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
+    second = way("second", [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
+    found = outcome_of([first, second], labels, 2)
+    assert found.accuracy.tolist() == [[0.5, 0.25], [1.0, 0.5]]
+    assert found.recall.tolist() == [[0.75, 0.0], [1.0, 0.5]]
+    assert float(found.gain[1, 0]) == pytest.approx(0.375)
+    assert found.seed_gain(1, 0) == [0.5, 0.25]
+    assert float(found.gain_low[1, 0]) < 0.375 < float(found.gain_high[1, 0])
+    assert float(found.gain_low[0, 0]) < 0 < float(found.gain_high[0, 0])

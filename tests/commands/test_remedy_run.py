@@ -1,0 +1,400 @@
+"""`diversify remedy` on what `diagnose` left: what it writes, and what it refuses."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diversify.cli.entry import run
+from diversify.commands import remedy as module
+from diversify.commands.diagnose import load_diagnosed
+from diversify.files import atomic, checkpoints, digests
+from diversify.functional.metrics import balanced_accuracy
+from diversify.network.linear_head import read_head
+from diversify.network.networks import build_model, load_weights
+from diversify.network.split import split_head
+from diversify.plan.plan import Plan
+
+RECIPE = [
+    "--epochs",
+    "6",
+    "--batch-size",
+    "64",
+    "--precision",
+    "fp32",
+    "--warmup-epochs",
+    "0",
+    "--learning-rate",
+    "0.05",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network trained on long-tailed digits, its diagnosis, and the remedy."""
+    from diversify.repair.retrain import HeadRecipe
+
+    folder = tmp_path_factory.mktemp("remedy")
+    options = ["--imbalance", "exp:20", "--holdout", "0.3"]
+    assert run(["train", *options, *RECIPE, "--out", str(folder / "trained")]) == 0
+    weights = str(folder / "trained" / "model.safetensors")
+    assert run(["diagnose", "--weights", weights, "--out", str(folder / "diagnosed")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "HeadRecipe", lambda **options: HeadRecipe(steps=80, batch_size=64, **options))
+        assert run(["remedy", str(folder / "diagnosed"), "--out", str(folder / "remedy")]) == 0
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a head took five steps."""
+    from diversify.repair.retrain import HeadRecipe
+
+    monkeypatch.setattr(module, "HeadRecipe", lambda **options: HeadRecipe(steps=5, batch_size=16, **options))
+
+
+def copied(place: Path, to: Path) -> Path:
+    shutil.copytree(place / "diagnosed", to)
+    return to
+
+
+def changed(folder: Path, change) -> None:
+    record = atomic.read_json(folder / "run.json", "run.json")
+    change(record)
+    atomic.write_json(folder / "run.json", record)
+
+
+def test_the_checkpoint_has_another_head_and_nothing_else(place: Path) -> None:
+    old, new = (checkpoints.load_checkpoint(place / name / "model.safetensors") for name in ("trained", "remedy"))
+    assert {n: (t.shape, t.dtype) for n, t in old.items()} == {n: (t.shape, t.dtype) for n, t in new.items()}
+    assert {n for n in old if not torch.equal(old[n], new[n])} <= {"linear.weight", "linear.bias"}
+    record = atomic.read_json(place / "remedy" / "run.json", "run.json")
+    assert record["weights"]["sha256"] == digests.sha256(place / "remedy" / "model.safetensors")
+
+
+def test_the_model_that_is_written_does_what_the_report_says(place: Path) -> None:
+    network = build_model("small_cnn", 10, channels=1)
+    load_weights(network, place / "remedy" / "model.safetensors")
+    head = read_head(split_head(network).head)
+    _, model, _ = load_diagnosed(place / "diagnosed")
+    found = balanced_accuracy(model.heldout.labels, head.logits(model.heldout.features).argmax(1), 10)
+    choice = atomic.read_json(place / "remedy" / "remedy.json", "remedy.json")["choice"]
+    recommended = choice["recommended"]
+    before = choice["columns"]["balanced_accuracy"][0]
+    assert choice["columns"]["balanced_accuracy"][recommended] >= before
+    assert found >= before  # by the option that all held-out rows choose
+    assert recommended > 0, "digits at ratio 20 leave something to repair"
+
+
+def test_the_report_begins_with_what_is_recommended(place: Path) -> None:
+    record = atomic.read_json(place / "remedy" / "run.json", "run.json")
+    page = (place / "remedy" / "report.html").read_text(encoding="utf-8")
+    lede = page.index('<p class="lede">')
+    assert record["recommended"]["text"].split(" (")[0].split(",")[0] in page[lede : lede + 400]
+    assert "interval" in record["recommended"]["text"]
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    for name in ("untouched", "logit adjustment", "tau-norm", "nearest mean", "even draws", "SMOTE", "EOS", "plan"):
+        assert name in page
+    plan = Plan.from_dict(atomic.read_json(place / "remedy" / "plan.json", "plan.json"))
+    assert plan.made_from == "diagnosis"
+
+
+def test_the_report_is_made_again_from_the_files(place: Path, tmp_path: Path) -> None:
+    assert run(["report", str(place / "remedy"), "--out", str(tmp_path / "again")]) == 0
+    for name in ("report.html", "report.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (place / "remedy" / name).read_bytes()
+
+
+def test_a_plan_of_ones_own_is_compared_and_kept(place: Path, tmp_path: Path, quick: None) -> None:
+    plan = tmp_path / "plan.json"
+    kept = atomic.read_json(place / "remedy" / "plan.json", "plan.json") | {"made_from": "hand"}
+    atomic.write_json(plan, kept)
+    out = tmp_path / "out"
+    assert run(["remedy", str(place / "diagnosed"), "--plan", str(plan), "--out", str(out)]) == 0
+    assert atomic.read_json(out / "plan.json", "plan.json")["made_from"] == "hand"
+    assert run(["remedy", str(place / "diagnosed"), "--plan", str(plan), "--out", str(out)]) == 2
+    assert run(["remedy", str(place / "diagnosed"), "--out", str(out), "--overwrite"]) == 0
+    assert atomic.read_json(out / "plan.json", "plan.json")["made_from"] == "diagnosis"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "model.safetensors",
+        "plan.json",
+        "remedy.json",
+        "report.html",
+        "report.md",
+        "run.json",
+    ]
+
+
+def test_names_of_the_users_own_are_kept(place: Path, tmp_path: Path, quick: None) -> None:
+    """A wrapped, nested checkpoint in half precision."""
+    folder = copied(place, tmp_path / "diagnosed")
+    weights = tmp_path / "mine.pt"
+    tensors = checkpoints.load_checkpoint(place / "trained" / "model.safetensors")
+    wrapped = {
+        f"module.{name}": value.half() if value.is_floating_point() else value for name, value in tensors.items()
+    }
+    torch.save({"state_dict": wrapped, "epoch": 3}, weights)
+    head = {"weight": wrapped["module.linear.weight"].float(), "bias": wrapped["module.linear.bias"].float()}
+    atomic.write_tensors(folder / "embeddings" / "head.safetensors", head, {"cosine": "0", "scale": "1.0"})
+    changed(folder, lambda record: record.update(weights={"path": str(weights), "sha256": digests.sha256(weights)}))
+    assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 0
+    found = atomic.read_tensors(tmp_path / "out" / "model.safetensors")[0]
+    assert {n: (t.shape, t.dtype) for n, t in found.items()} == {n: (t.shape, t.dtype) for n, t in wrapped.items()}
+
+
+def test_what_is_not_known_is_said(
+    place: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(place, tmp_path / "diagnosed")
+    changed(folder, lambda record: record.update(training=None))
+    assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert "taken on trust" in capsys.readouterr().out
+    assert "taken on trust" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\n> ", " ")
+
+
+def test_a_plan_that_has_seen_the_held_out_images_says_so(
+    place: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*options: str) -> tuple[str, str]:
+        assert run(["remedy", str(place / "diagnosed"), *options, "--out", str(tmp_path / "out"), "--overwrite"]) == 0
+        page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\n> ", " ")
+        return " ".join(capsys.readouterr().out.split()), page
+
+    law = "has seen these same held-out images, so its own row is somewhat optimistic"
+    for text in said():
+        assert law not in text
+    assert "judged by a plan made without it" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    counted = tmp_path / "counted.json"
+    made = atomic.read_json(place / "remedy" / "plan.json", "plan.json")
+    for text in said("--plan", str(place / "remedy" / "plan.json")):
+        assert f"if it was this one, it {law}" in text
+    atomic.write_json(counted, made | {"made_from": "counts"})
+    for text in said("--plan", str(counted)):
+        assert law not in text
+
+
+def test_what_a_head_without_bias_changes_in_the_plan_is_said(
+    place: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+
+    monkeypatch.setattr(module, "_takes_bias", lambda *_: False)
+    monkeypatch.setattr(module, "replace_head", lambda tensors, *_: tensors)
+    plan = tmp_path / "plan.json"
+    made = atomic.read_json(place / "remedy" / "plan.json", "plan.json")
+    atomic.write_json(plan, made | {"prior_correction": {"training": 0.5, "after": 0.25}})
+    assert run(["remedy", str(place / "diagnosed"), "--plan", str(plan), "--out", str(tmp_path / "out")]) == 0
+    assert "prior correction" in (said := " ".join(capsys.readouterr().out.split()))
+    assert "0.75 in the loss, 0 afterwards" in said
+    kept = atomic.read_json(tmp_path / "out" / "plan.json", "plan.json")["prior_correction"]
+    assert kept == {"training": 0.75, "after": 0.0}
+
+
+def test_an_interruption_leaves_nothing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "render_remedy_html", interrupted)
+    monkeypatch.setattr(module, "HeadRecipe", lambda **options: __import__("diversify").HeadRecipe(steps=2, **options))
+    assert run(["remedy", str(place / "diagnosed"), "--out", str(tmp_path / "out")]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def other_images(folder: Path) -> None:
+    from diversify.commands.diagnose import OTHER_IMAGES
+
+    changed(folder, lambda record: record.update(caveats=[OTHER_IMAGES]))
+
+
+def made_on_test(folder: Path) -> None:
+    record = atomic.read_json(folder / "diagnosis.json", "diagnosis.json")
+    atomic.write_json(folder / "diagnosis.json", record | {"heldout_split": "test", "plan_ready": False})
+
+
+def swapped(folder: Path) -> None:
+    shutil.rmtree(folder / "embeddings" / "train")
+    shutil.copytree(folder / "embeddings" / "heldout", folder / "embeddings" / "train")
+
+
+def weights_at(path: str):
+    return lambda folder: changed(folder, lambda record: record["weights"].update(path=path))
+
+
+REFUSED = {
+    "test": (
+        made_on_test,
+        "diagnosis must be made on val to choose a remedy by, got one made on test; bring a val split, or train with --holdout,"
+        " and diagnose on that: test is read once, after choosing",
+    ),
+    "other images": (
+        other_images,
+        "train embeddings must be of the backbone's own training images, got others, by its record; diagnose with the data it was"
+        " trained on: a head made from other images loses in use what it shows here",
+    ),
+    "swapped": (
+        swapped,
+        "train embeddings must be those that the record names, got others in {folder}; run `diversify diagnose` again",
+    ),
+    "gone": (
+        weights_at("/nowhere/model.pt"),
+        "weights must be where they were diagnosed, got no file /nowhere/model.pt; put it back, or run `diversify diagnose` on the"
+        " weights there are",
+    ),
+    "unfinished": (
+        lambda folder: changed(folder, lambda record: record.update(finished=False)),
+        "diagnosis must be finished, got an interrupted one in {folder}; run `diversify diagnose` again",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_refused(place: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    change, message = REFUSED[kind]
+    folder = copied(place, tmp_path / "diagnosed")
+    change(folder)
+    assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 2
+    error = " ".join(capsys.readouterr().err.split()).replace("--weights ", "weights ")
+    assert error == f"error: {message.format(folder=folder)}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_have_changed_are_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(place, tmp_path / "diagnosed")
+    weights = tmp_path / "w.safetensors"
+    atomic.write_tensors(weights, build_model("small_cnn", 10, channels=1).state_dict())
+    weights_at(str(weights))(folder)
+    assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "weights must be those that were diagnosed, got another content of" in capsys.readouterr().err
+
+
+def test_a_plan_of_other_classes_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "plan.json"
+    atomic.write_text(plan, Plan.untouched(["a", "b"], [3, 2]).to_json())
+    assert run(["remedy", str(place / "diagnosed"), "--plan", str(plan), "--out", str(tmp_path / "out")]) == 2
+    assert "--plan must be of the diagnosed classes and counts" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_diagnosis_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["remedy", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert "DIR must be a folder that `diversify diagnose` left" in capsys.readouterr().err
+
+
+def in_words(page: Path) -> str:
+    return page.read_text(encoding="utf-8").replace("\n> ", " ")
+
+
+@pytest.fixture(scope="module")
+def again(place: Path) -> Path:
+    """The repaired network diagnosed, with nothing said but where it is."""
+    out = place / "again"
+    assert run(["diagnose", "--weights", str(place / "remedy" / "model.safetensors"), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_repaired_network_is_diagnosed_on_the_images_of_the_one_before(place: Path, again: Path) -> None:
+    before, after = (atomic.read_json(folder / "run.json", "run.json") for folder in (place / "diagnosed", again))
+    for name in ("data", "files", "view", "model", "training", "heldout_split"):
+        assert after[name] == before[name], name
+    assert after["training"]["initial_weights"]
+    assert after["view_origin"] == "recorded"
+    features = [load_diagnosed(folder)[1].heldout.features for folder in (place / "diagnosed", again)]
+    assert torch.equal(*features), "the backbone is as it was"
+
+
+def test_that_this_val_chose_the_head_is_said_recorded_and_shown(
+    place: Path, again: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diversify.commands.diagnose import CHOSE_HEAD
+
+    assert "this val chose the head" in CHOSE_HEAD
+    assert "test has the last word" in CHOSE_HEAD
+    assert atomic.read_json(place / "diagnosed" / "run.json", "run.json")["caveats"] == []
+    assert atomic.read_json(again / "run.json", "run.json")["caveats"] == [CHOSE_HEAD]
+    assert f"T{CHOSE_HEAD[1:]}" in in_words(again / "report.md")
+    page = (again / "report.html").read_text(encoding="utf-8")
+    assert f"T{CHOSE_HEAD[1:]}" in page[page.index("Mind:") :]
+    capsys.readouterr()
+    assert run(["remedy", str(again), "--out", str(tmp_path / "twice")]) == 0
+    assert f"note: {CHOSE_HEAD}" in " ".join(capsys.readouterr().out.split())
+    assert atomic.read_json(tmp_path / "twice" / "run.json", "run.json")["caveats"] == [CHOSE_HEAD]
+    weights = str(tmp_path / "twice" / "model.safetensors")
+    assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "third")]) == 0
+    third = atomic.read_json(tmp_path / "third" / "run.json", "run.json")
+    assert third["training"] == atomic.read_json(again / "run.json", "run.json")["training"]
+
+
+def test_a_repaired_network_has_its_last_word_on_test(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(place / "remedy" / "model.safetensors")
+    assert run(["diagnose", "--weights", weights, "--heldout", "test", "--out", str(tmp_path / "test")]) == 0
+    record = atomic.read_json(tmp_path / "test" / "run.json", "run.json")
+    assert record["caveats"] == []
+    assert record["data"] == atomic.read_json(place / "diagnosed" / "run.json", "run.json")["data"]
+    assert run(["remedy", str(tmp_path / "test"), "--out", str(tmp_path / "out")]) == 2
+    assert "diagnosis must be made on val to choose a remedy by" in capsys.readouterr().err
+
+
+def remedied(place: Path, to: Path, change) -> str:
+    """The weights of a copy of the remedy with another record beside them."""
+    shutil.copytree(place / "remedy", to)
+    changed(to, change)
+    return str(to / "model.safetensors")
+
+
+def test_a_repaired_network_of_other_training_images_is_no_ground_for_a_remedy(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def others(record: dict) -> None:
+        record["of"]["data"]["splits"]["train"]["digest"] = "0" * 64
+
+    weights = remedied(place, tmp_path / "remedy", others)
+    assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "out")]) == 2
+    assert "no record beside the weights that shows it untrained" in " ".join(capsys.readouterr().err.split())
+    assert run(["diagnose", "--weights", weights, "--heldout", "test", "--out", str(tmp_path / "out")]) == 0
+    assert "these training images are not those" in capsys.readouterr().out
+
+
+def test_what_was_taken_on_trust_before_the_remedy_still_is(place: Path, tmp_path: Path) -> None:
+    weights = remedied(place, tmp_path / "remedy", lambda record: record["of"].update(training=None))
+    assert run(["diagnose", "--weights", weights, "--heldout", "test", "--out", str(tmp_path / "out")]) == 0
+    record = atomic.read_json(tmp_path / "out" / "run.json", "run.json")
+    assert record["training"] is None
+    assert record["data"] == atomic.read_json(place / "diagnosed" / "run.json", "run.json")["data"]
+    assert "taken on trust" in record["caveats"][0]
+    assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "val")]) == 2  # a val that may be trained on
+
+
+def test_the_record_of_a_remedy_is_of_its_own_weights_and_of_any_age(place: Path, tmp_path: Path) -> None:
+    from diversify.commands.recorded import Recorded
+
+    def older(record: dict) -> None:
+        del record["of"]["head_given"]
+
+    assert Recorded.beside(Path(remedied(place, tmp_path / "older", older))) is not None
+    for name, change in {
+        "others": lambda record: record["weights"].update(sha256="0" * 64),
+        "less": lambda record: record["of"].pop("data"),
+    }.items():
+        assert Recorded.beside(Path(remedied(place, tmp_path / name, change))) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "chose"),
+    [({}, True), ({"content": None}, True), ({"content": "others"}, False), ({"digest": "others"}, False)],
+)
+def test_only_the_val_that_chose_the_head_is_said_to_have(place: Path, told: dict, chose: bool) -> None:
+    from diversify.commands.recorded import Recorded
+    from diversify.data.load import load_data
+
+    known = Recorded.beside(place / "remedy" / "model.safetensors")
+    val = load_data("digits", imbalance="exp:20", holdout=0.3).val
+    assert known is not None
+    assert known.chosen_on is not None
+    assert val is not None
+    assert dataclasses.replace(known, chosen_on=known.chosen_on | told).chose_head_by(val) is chose
+    assert not dataclasses.replace(known, chosen_on=None).chose_head_by(val)

@@ -1,0 +1,629 @@
+"""A diagnosis as a whole: the contract's columns, plain-Python values, laws, words, and the way to the disk and back."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import NAMES, embeddings_of, synthetic, synthetic_head
+
+from diversify.diagnosis import measure as diagnosis_measure
+from diversify.diagnosis.catalogue import EXPLANATIONS, MEASURES
+from diversify.diagnosis.findings import REMEDIES, RULES, find
+from diversify.diagnosis.measure import QUERY_ROWS, diagnose, diagnose_model, parse_top_k, query_rows
+from diversify.diagnosis.result import Diagnosis
+from diversify.errors import InputError
+from diversify.functional import draws, stats
+from diversify.network.embeddings import Embeddings
+from diversify.network.linear_head import LinearHead
+
+CONTRACT = """name, count, count_heldout, recall_train, recall_heldout, precision_heldout, top_k_share, needed_tp, needed_error,
+ce_magnitude_ratio, ce_magnitude_ratio_tp, ce_magnitude_ratio_fn, ce_magnitude_gap, fe_magnitude_ratio, identity_overlap,
+feature_deviation, range_gap, safe, border, rare, outlier, head_norm, nc1, margin, ece"""
+MATCHED = [name for name in MEASURES if name.startswith("diversity_")] + ["feature_deviation", "range_gap"]
+
+
+def test_the_file_has_every_field_of_the_contract(diagnosis: Diagnosis) -> None:
+    record = json.loads(diagnosis.to_json())
+    classes = record["classes"]
+    for name in CONTRACT.replace("\n", " ").split(", "):
+        assert len(classes[name.strip()]) == 10
+    for name in (name for name in MEASURES if name.startswith("diversity_")):
+        assert {name, f"{name}_low", f"{name}_high"} <= set(classes)
+    for field in (
+        "schema_version",
+        "heldout_split",
+        "top_k",
+        "enemies",
+        "top_k_features",
+        "head_ceiling",
+        "findings",
+        "plan_ready",
+    ):
+        assert field in record
+    assert torch.tensor(record["top_k_features"]).shape == (10, 5)
+    assert len(record["enemies"]) == len(record["enemies"][0]) == 10
+    assert classes["diversity_vendi_train"][9] is None  # three images: NaN as null
+
+
+def test_every_measure_has_a_column_and_an_interval_where_it_says_so(diagnosis: Diagnosis) -> None:
+    for name, measure in MEASURES.items():
+        assert diagnosis[name].shape == (10,)
+        assert (f"{name}_low" in diagnosis.columns) == measure.interval, name
+        if measure.interval:
+            low, value, high = (diagnosis[name + end] for end in ("_low", "", "_high"))
+            known = ~(low.isnan() | value.isnan())
+            assert bool(known.any())
+            assert bool((low <= value + 1e-9)[known].all()), name
+            assert bool((value <= high + 1e-9)[known].all()), name
+    assert set(EXPLANATIONS) <= set(MEASURES)
+
+
+def test_small_classes_are_nan_at_matched_n_and_only_there(diagnosis: Diagnosis) -> None:
+    for name in MATCHED:
+        small = [9] if name.endswith("train") else []
+        small = [8, 9] if name in ("feature_deviation", "range_gap") or name.endswith("_train") else small
+        assert diagnosis[name].isnan().nonzero().flatten().tolist() == small, name
+
+
+def test_top_k_columns_are_those_of_a_plain_loop(
+    sides: tuple[Embeddings, Embeddings, LinearHead], diagnosis: Diagnosis
+) -> None:
+    train, heldout, head = sides
+    weight = head.weight.tolist()
+    for c in (0, 4, 9):
+
+        def mean_embedding(side: Embeddings, keep: str, c: int = c) -> list[float]:
+            predicted = side.logits.argmax(1).tolist()
+            rows = [
+                row
+                for row, label, guess in zip(side.features.tolist(), side.labels.tolist(), predicted, strict=True)
+                if label == c and (keep == "all" or (guess == c) == (keep == "tp"))
+            ]
+            return [
+                math.fsum(row[d] * weight[c][d] for row in rows) / len(rows) if rows else math.nan for d in range(16)
+            ]
+
+        seen, unseen = mean_embedding(train, "all"), mean_embedding(heldout, "all")
+        top = sorted(range(16), key=lambda d: -seen[d])[:5]
+        assert diagnosis.top_k_features[c].tolist() == top
+        strong = sum(seen[d] for d in top) / 5
+        assert float(diagnosis["ce_magnitude_ratio"][c]) == pytest.approx(
+            sum(unseen[d] for d in top) / 5 / strong, rel=1e-4
+        )
+        assert float(diagnosis["ce_magnitude_gap"][c]) == pytest.approx(
+            strong - sum(unseen[d] for d in top) / 5, abs=1e-4
+        )
+        share = sum(max(seen[d], 0) for d in top) / sum(max(v, 0) for v in seen)
+        assert float(diagnosis["top_k_share"][c]) == pytest.approx(share, rel=1e-4)
+        top_unseen = sorted(range(16), key=lambda d: -unseen[d])[:5]
+        assert float(diagnosis["identity_overlap"][c]) == pytest.approx(len(set(top) & set(top_unseen)) / 5)
+        for name, keep in (("ce_magnitude_ratio_tp", "tp"), ("ce_magnitude_ratio_fn", "fn")):
+            want = sum(mean_embedding(heldout, keep)[d] for d in top) / 5 / strong
+            assert float(diagnosis[name][c]) == pytest.approx(want, rel=1e-4, nan_ok=True)
+        assert diagnosis.top_k_train[c].tolist() == pytest.approx([seen[d] for d in top], rel=1e-4)
+
+
+def test_classes_share_features_with_themselves(diagnosis: Diagnosis) -> None:
+    overlap = diagnosis.top_k_overlap
+    assert overlap.diagonal().tolist() == [1.0] * 10
+    first, second = (set(diagnosis.top_k_features[c].tolist()) for c in (0, 3))
+    assert float(overlap[0, 3]) == float(overlap[3, 0]) == len(first & second) / 5
+
+
+def test_fragile_is_an_interval_below_the_mean(diagnosis: Diagnosis) -> None:
+    recall = diagnosis["recall_heldout"].tolist()
+    mean = sum(recall) / 10
+    for c in range(10):
+        assert bool(diagnosis["fragile"][c]) == (float(diagnosis["recall_heldout_high"][c]) < mean)
+    assert 0 < sum(diagnosis["fragile"].tolist()) < 10
+
+
+def test_intervals_allow_for_few_rows_and_for_neighbours_in_common(diagnosis: Diagnosis) -> None:
+    for name in ("ceiling_gain", "safe"):
+        known = ~diagnosis[name].isnan()
+        assert bool(known.any())
+        assert bool((diagnosis[f"{name}_low"] < diagnosis[f"{name}_high"])[known].all())
+    safe, count = diagnosis["safe"], diagnosis["count"]
+    low, high = stats.wilson_interval(safe * count, count)
+    inner = (safe > 0) & (safe < 1)
+    assert bool((diagnosis["safe_low"] < low)[inner].all())
+    assert bool((diagnosis["safe_high"] > high)[inner].all())
+
+
+def test_what_a_better_head_could_gain_has_the_interval_of_a_paired_difference(
+    sides: tuple[Embeddings, Embeddings, LinearHead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, heldout, head = sides
+    monkeypatch.setattr(diagnosis_measure.ceiling, "cross_fitted_predictions", lambda _, labels, *__, **___: labels)
+    found = diagnose(train, heldout, head=head, top_k=5)
+    for c in range(10):
+        right = (head.logits(heldout.features).argmax(1) == heldout.labels)[heldout.labels == c]
+        hits, total = right.sum(), torch.tensor(len(right))
+        assert float(found["ceiling_gain"][c]) == pytest.approx(float((total - hits) / total))
+        low, high = stats.paired_difference_interval(hits, total, hits, total)
+        assert float(found["ceiling_gain_low"][c]) == pytest.approx(float(low))
+        assert float(found["ceiling_gain_high"][c]) == pytest.approx(float(high))
+    ends = [found[f"ceiling_gain{end}"] for end in ("", "_low", "_high")]
+    told = found.summary["head_ceiling_low"], found.summary["head_ceiling_high"]
+    assert told == stats.mean_share_interval(*ends, least=-1.0)
+
+
+def test_the_interval_of_safe_rows_allows_for_neighbours_in_common() -> None:
+    # four classes that are all alike, drawn 150 times: how often does the interval of a class miss the share they have in truth?
+    classes, size, width = 4, 50, 16
+    labels = torch.arange(classes).repeat_interleave(size)
+    counted = []
+    for turn in range(150):
+        features = draws.normal("safe", turn, torch.arange(len(labels) * width)).view(-1, width).float()
+        features += 2 * torch.eye(classes, width)[labels]
+        near = diagnosis_measure.neighbors.nearest_neighbors(features, features, 5, same=torch.arange(len(labels)))[1]
+        safe = diagnosis_measure.neighbors.archetypes(labels[near], labels) == 0
+        counted.append(torch.bincount(labels[safe], minlength=classes))
+    found, total = torch.stack(counted).double(), torch.tensor(float(size))
+    truth = float(found.mean() / size)
+
+    def missed(variance: float) -> float:
+        low, high = stats.wilson_interval(found / variance, total / variance)
+        return float(((low > truth) | (high < truth)).double().mean())
+
+    assert missed(diagnosis_measure.NEIGHBOR_VARIANCE) < 0.08
+    assert missed(1.0) > 0.1, "as independent rows would have it"
+
+
+def test_another_head_for_the_same_features_is_diagnosed_as_itself(
+    sides: tuple[Embeddings, Embeddings, LinearHead],
+) -> None:
+    train, heldout, head = sides
+    other = LinearHead(weight=head.weight, bias=head.bias + 4 * torch.eye(10)[3])
+    found = diagnose(train, heldout, head=other, top_k=5)
+    predicted = other.logits(heldout.features).argmax(1)
+    for c in range(10):
+        of_class = heldout.labels == c
+        assert float(found["recall_heldout"][c]) == pytest.approx(float((predicted == c)[of_class].double().mean()))
+    wanted = diagnose(train.seen_by(other), heldout.seen_by(other), head=other, top_k=5)
+    for name, column in wanted.columns.items():
+        torch.testing.assert_close(found[name], column, equal_nan=True, msg=name)
+
+
+def test_few_images_have_no_interval_and_say_nothing_of_size(
+    sides: tuple[Embeddings, Embeddings, LinearHead],
+) -> None:
+    train, heldout, head = sides
+    kept = torch.cat([(heldout.labels != 9).nonzero()[:, 0], (heldout.labels == 9).nonzero()[:2, 0]])
+    wild = heldout.select(kept)
+    wild = dataclasses.replace(
+        wild, features=torch.where((wild.labels == 9)[:, None], 50 * wild.features, wild.features)
+    )
+    found = diagnose(train, wild, head=head, top_k=5)
+    assert math.isnan(float(found["ce_magnitude_ratio_low"][9]))
+    assert not math.isnan(float(found["ce_magnitude_ratio"][9]))
+    assert math.isnan(float(found["identity_overlap_low"][9]))
+    without = diagnose(train, heldout.select(heldout.labels != 9), head=head, top_k=5)
+    for field in ("slope", "intercept"):
+        assert found.log_count["ce_magnitude_ratio"][field] == pytest.approx(
+            without.log_count["ce_magnitude_ratio"][field]
+        )
+
+
+def values_of(diagnosis: Diagnosis) -> dict[str, torch.Tensor]:
+    """Columns that are not drawn at random."""
+    drawn = {"recall_ceiling", "ceiling_gain"}
+    return {
+        name: column
+        for name, column in diagnosis.columns.items()
+        if name not in drawn | set(MATCHED) and not name.endswith(("_low", "_high"))
+    }
+
+
+def test_permuted_classes_permute_the_columns(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    order = torch.tensor([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
+    place = torch.argsort(order)
+    permuted_head = LinearHead(weight=head.weight[order], bias=head.bias[order])
+    permuted = [
+        dataclasses.replace(side, labels=place[side.labels], logits=side.logits[:, order]) for side in (train, heldout)
+    ]
+    before = values_of(diagnose(train, heldout, head=head, top_k=5))
+    after = values_of(diagnose(*permuted, head=permuted_head, top_k=5))
+    for name, column in before.items():
+        torch.testing.assert_close(after[name], column[order], equal_nan=True, msg=name)
+
+
+def test_permuted_features_change_nothing_but_their_names(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    permuted = [dataclasses.replace(side, features=side.features[:, order]) for side in (train, heldout)]
+    before = diagnose(train, heldout, head=head, top_k=5)
+    after = diagnose(*permuted, head=LinearHead(weight=head.weight[:, order], bias=head.bias), top_k=5)
+    for name, column in before.columns.items():
+        if name not in ("recall_ceiling",) and not name.startswith("ceiling_gain"):
+            torch.testing.assert_close(after[name], column, equal_nan=True, rtol=1e-4, atol=1e-5, msg=name)
+    assert order[after.top_k_features].tolist() == before.top_k_features.tolist()
+
+
+def test_a_scaled_head_changes_only_what_is_in_logits(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    scaled_head = LinearHead(weight=4 * head.weight, bias=4 * head.bias)
+    scaled = [dataclasses.replace(side, logits=4 * side.logits) for side in (train, heldout)]
+    before = diagnose(train, heldout, head=head, top_k=5)
+    after = diagnose(*scaled, head=scaled_head, top_k=5)
+    in_logits = {"ce_magnitude_gap", "margin", "head_norm"}
+    for name, column in before.columns.items():
+        base = name.removesuffix("_low").removesuffix("_high")
+        if base != "ece":
+            factor = 4 if base in in_logits else 1
+            torch.testing.assert_close(after[name], factor * column, equal_nan=True, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_all_features_as_top_k(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    whole = diagnose(train, heldout, head=head, top_k="100%")
+    assert whole.top_k == 16
+    assert whole["top_k_share"].tolist() == pytest.approx([1.0] * 10)
+    assert whole["identity_overlap"].tolist() == [1.0] * 10
+    assert whole.summary["identity_chance"] == 1
+
+
+def test_a_cosine_head_ignores_the_length_of_the_features(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    cosine = LinearHead(weight=head.weight, bias=torch.zeros(10), cosine=True, scale=30.0)
+    plain, longer = (
+        diagnose(
+            *(
+                embeddings_of(side.features * length.view(-1, 1)[: len(side)], side.labels, cosine)
+                for side, length in ((train, lengths), (heldout, lengths))
+            ),
+            head=cosine,
+            top_k=5,
+        )
+        for lengths in (torch.ones(1000), 1 + torch.arange(1000) % 3)
+    )
+    for name in (
+        "ce_magnitude_ratio",
+        "ce_magnitude_gap",
+        "top_k_share",
+        "identity_overlap",
+        "needed_tp",
+        "needed_error",
+    ):
+        torch.testing.assert_close(longer[name], plain[name], equal_nan=True, rtol=1e-4, atol=1e-4, msg=name)
+    assert float(plain["ce_magnitude_gap"].abs().max()) < 1  # cosines: the scale of 30 stays outside
+
+
+def test_it_is_written_and_read_back(diagnosis: Diagnosis) -> None:
+    again = Diagnosis.from_json(diagnosis.to_json())
+    assert again.to_json() == diagnosis.to_json()
+    assert again.findings == Diagnosis.from_json(again.to_json()).findings
+    assert again.class_names == NAMES
+    assert diagnosis.to_dataframe().loc["cat", "count"] == 40
+
+
+def test_the_same_in_a_fresh_process(diagnosis: Diagnosis) -> None:
+    program = (
+        "import conftest as c\n"
+        "from diversify.diagnosis.measure import diagnose\n"
+        "t = c.synthetic([200, 120, 70, 40, 30, 25, 22, 20, 8, 3], 'train'); h = c.synthetic([50] * 10, 'heldout')\n"
+        "head = c.synthetic_head(*t, 10)\n"
+        "print(diagnose(c.embeddings_of(*t, head), c.embeddings_of(*h, head), head=head, class_names=c.NAMES, top_k=5).to_json())"
+    )
+    here = Path(__file__).parents[1]
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(here.parent), "PYTHONHASHSEED": "123"},
+    )
+    assert run.stdout.strip() == diagnosis.to_json()
+
+
+def test_another_seed_moves_intervals_but_no_value(
+    sides: tuple[Embeddings, Embeddings, LinearHead], diagnosis: Diagnosis
+) -> None:
+    train, heldout, head = sides
+    other = diagnose(train, heldout, head=head, class_names=NAMES, top_k=5, seed=7)
+    for name, column in values_of(diagnosis).items():
+        assert torch.equal(other[name].nan_to_num(-1), column.nan_to_num(-1)), name
+    assert not torch.equal(other["ce_magnitude_ratio_low"], diagnosis["ce_magnitude_ratio_low"])
+
+
+def test_an_absent_class_is_nan_and_a_finding() -> None:
+    seen, labels = synthetic([40, 30, 0, 25, 22], "train")
+    unseen, unseen_labels = synthetic([25] * 5, "heldout")
+    head = synthetic_head(seen, labels, 5)
+    found = diagnose(embeddings_of(seen, labels, head), embeddings_of(unseen, unseen_labels, head), head=head, top_k=3)
+    for name in (
+        "recall_train",
+        "ce_magnitude_ratio",
+        "top_k_share",
+        "identity_overlap",
+        "safe",
+        "nc1",
+        "diversity_vendi_train",
+    ):
+        assert math.isnan(float(found[name][2])), name
+    assert found.top_k_features[2].tolist() == [-1] * 3
+    assert found.findings[0].class_index == 2
+    assert found.findings[0].remedy == "collect images"
+    assert Diagnosis.from_json(found.to_json()).to_json() == found.to_json()
+
+
+def test_one_image_of_a_class_is_enough() -> None:
+    seen, labels = synthetic([40, 30, 1], "train")
+    unseen, unseen_labels = synthetic([25, 25, 1], "heldout")
+    head = synthetic_head(seen, labels, 3)
+    found = diagnose(embeddings_of(seen, labels, head), embeddings_of(unseen, unseen_labels, head), head=head, top_k=3)
+    assert float(found["count"][2]) == 1
+    assert math.isfinite(float(found["ce_magnitude_ratio"][2]))
+    assert not found.log_count  # three classes: what log n predicts is undefined
+    assert all("undefined here" in finding.text for finding in found.findings)
+
+
+def test_equal_counts_leave_log_n_undefined() -> None:
+    seen, labels = synthetic([25] * 6, "train")
+    unseen, unseen_labels = synthetic([25] * 6, "heldout", spread=1.5)
+    head = synthetic_head(seen, labels, 6)
+    found = diagnose(embeddings_of(seen, labels, head), embeddings_of(unseen, unseen_labels, head), head=head, top_k=3)
+    assert not found.log_count
+    assert found["recall_log_count"].isnan().all()
+
+
+def test_test_is_a_dead_end(sides: tuple[Embeddings, Embeddings, LinearHead], diagnosis: Diagnosis) -> None:
+    train, heldout, head = sides
+    assert diagnosis.plan_ready
+    on_test = diagnose(train, heldout, head=head, heldout_split="test", top_k=5)
+    assert not on_test.plan_ready
+    assert json.loads(on_test.to_json())["plan_ready"] is False
+    assert not Diagnosis.from_json(on_test.to_json()).plan_ready
+
+
+def test_inputs_are_not_changed(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
+    train, heldout, head = sides
+    copies = [side.features.clone() for side in (train, heldout)]
+    state = torch.get_rng_state()
+    diagnose(train, heldout, head=head, top_k=5)
+    assert all(torch.equal(side.features, copy) for side, copy in zip((train, heldout), copies, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_short_way_is_the_long_way() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    images = torch.randn(60, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60) % 3
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=16)
+    found = diagnose_model(model, loader, loader, class_names=("a", "b", "c"), top_k=2)
+    logits = model(images)
+    for c in range(3):
+        assert float(found["recall_heldout"][c]) == pytest.approx(
+            float((logits.argmax(1) == c)[labels == c].float().mean())
+        )
+    assert found["ce_magnitude_gap"].tolist() == pytest.approx([0.0] * 3, abs=1e-6)  # the same images on both sides
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+def columns_for(**changed: tuple[float, float, float]) -> dict[str, torch.Tensor]:
+    """Three classes of which the last is fragile and otherwise like the others, until a measure is changed."""
+    columns = {
+        "count": torch.tensor([100.0, 50, 10]),
+        "count_heldout": torch.tensor([50.0, 50, 50]),
+        "fragile": torch.tensor([0.0, 0, 1]),
+        "recall_log_count": torch.tensor([0.9, 0.8, 0.5]),
+    }
+    usual = {"recall_train": 0.99, "ceiling_gain": 0.0, "ce_magnitude_ratio": 1.0, "safe": 0.9, "identity_overlap": 0.9}
+    for name in ("recall_heldout", *(rule.measure for rule in RULES)):
+        value = {"recall_heldout": 0.9}.get(name, usual.get(name, 10.0))
+        columns |= {name + end: torch.tensor([value] * 3) for end in ("", "_low", "_high")}
+    changed = {"recall_heldout": (0.4, 0.3, 0.5), **changed}
+    for name, values in changed.items():
+        for end, value in zip(("", "_low", "_high"), values, strict=True):
+            columns[name + end][2] = value
+    return columns
+
+
+LINES = {
+    "recall_heldout": {"slope": 0.1, "intercept": 0.3, "r_squared": 0.5},
+    "identity_overlap": {"slope": 0.0, "intercept": 0.9, "r_squared": 0.0},
+    "safe": {"slope": 0.0, "intercept": 0.9, "r_squared": 0.0},
+}
+ENEMIES = torch.tensor([[0, 1, 0], [1, 0, 0], [0.8, 0.2, 0]], dtype=torch.float64)
+TRIGGERS = {
+    "recall_train": (0.5, 0.4, 0.6),
+    "ceiling_gain": (0.2, 0.1, 0.3),
+    "ce_magnitude_ratio": (0.6, 0.5, 0.7),
+    "diversity_vendi_heldout": (5.0, 4.0, 6.0),
+    "identity_overlap": (0.3, 0.2, 0.4),
+    "safe": (0.3, 0.2, 0.4),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.measure)
+def test_each_rule_fires_on_its_measure_and_on_nothing_else(rule: object) -> None:
+    fired = find(columns_for(**{rule.measure: TRIGGERS[rule.measure]}), "abc", ENEMIES, LINES, top_k=10)
+    (finding,) = fired
+    assert finding.causes == (rule.remedy,)
+    assert REMEDIES[rule.remedy] in finding.text
+    assert [one.measure for one in finding.evidence] == ["recall_heldout", rule.measure]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.measure)
+def test_no_rule_fires_on_an_interval_that_reaches_the_mean(rule: object) -> None:
+    value, low, high = TRIGGERS[rule.measure]
+    wide = (value, low, 1e3) if rule.bad == "low" else (value, -1e3, high)
+    (finding,) = find(columns_for(**{rule.measure: wide}), "abc", ENEMIES, LINES, top_k=10)
+    assert finding.remedy == "more images"
+
+
+def test_a_finding_says_what_the_evidence_is_and_what_log_n_predicts() -> None:
+    (finding,) = find(columns_for(safe=TRIGGERS["safe"]), "abc", ENEMIES, LINES, top_k=10)
+    assert "c is found in 40% [30%, 50%] of its 50 held-out images (mean of the classes 73%)" in finding.text
+    assert "From log n alone one would expect 50% (R² 0.50): its size is compatible with that." in finding.text
+    assert "its errors lie nearest to a (80%)" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("scatter", "verdict"),
+    [
+        (0.05, "it does 20 points worse than its size explains (the classes scatter about that line by 5)."),
+        (0.15, "it lies 20 points below that line, which is within the scatter of the classes about it (15 points)."),
+        (None, "it lies 20 points below that line."),
+    ],
+)
+def test_worse_than_its_size_explains_means_beyond_the_scatter_of_the_classes(
+    scatter: float | None, verdict: str
+) -> None:
+    columns = columns_for(safe=TRIGGERS["safe"])
+    columns["recall_log_count"] = torch.full_like(columns["recall_log_count"], 0.6)
+    line = {"slope": 0.1, "intercept": 0.1, "r_squared": 0.5} | ({} if scatter is None else {"scatter": scatter})
+    (finding,) = find(columns, "abc", ENEMIES, {"recall_heldout": line}, top_k=10)
+    assert f"one would expect 60% (R² 0.50): {verdict}" in finding.text
+
+
+def test_what_follows_size_by_itself_is_compared_with_its_line() -> None:
+    """A tiny class among few of its own is what its size predicts; one of four images cannot be safe at all."""
+    expected = {**LINES, "safe": {"slope": 0.3, "intercept": -0.5, "r_squared": 0.9}}  # 0.19 at 10 images
+    (finding,) = find(columns_for(safe=TRIGGERS["safe"]), "abc", ENEMIES, expected, top_k=10)
+    assert finding.remedy == "more images"
+    columns = columns_for(safe=(0.0, 0.0, 0.4))
+    columns["count"][2] = 4
+    assert find(columns, "abc", ENEMIES, LINES, top_k=10)[0].remedy == "more images"
+
+
+def test_one_feature_in_ten_is_no_evidence() -> None:
+    for value, remedy in ((0.8, "more images"), (0.6, "image space")):
+        columns = columns_for(identity_overlap=(value, value - 0.1, value))
+        assert find(columns, "abc", ENEMIES, LINES, top_k=10)[0].remedy == remedy
+
+
+def test_diversity_does_not_fall_with_size_where_there_is_nothing_to_find() -> None:
+    """Classes of the same kind and very different size: held-out diversity at matched n has no trend."""
+    sizes = [500, 300, 180, 110, 65, 40, 24, 14, 8, 4]
+    trends = []
+    for seed in range(4):
+        base = 0.6 * draws.uniform("base", seed, torch.arange(640)).view(10, 64)
+        for c in range(10):
+            base[c, 6 * c : 6 * c + 6] += 1.2
+
+        def side(
+            sizes: list[int], name: str, base: torch.Tensor = base, seed: int = seed
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            labels = torch.repeat_interleave(torch.arange(10), torch.tensor(sizes))
+            cell = torch.arange(len(labels) * 64).view(-1, 64)
+            return base[labels] * -torch.log1p(-draws.uniform(name, seed, cell)), labels
+
+        seen, unseen = side(sizes, "null train"), side([60] * 10, "null heldout")
+        head = LinearHead(weight=base - base.mean(0) + 0.3, bias=-base.square().sum(1) / 2)
+        found = diagnose(embeddings_of(*seen, head), embeddings_of(*unseen, head), head=head)
+        trends.append(stats.spearman(found["diversity_vendi_heldout"], found["count"]))
+    assert abs(sum(trends) / 4) < 0.45, trends
+
+
+def test_few_images_are_not_certainty() -> None:
+    """No interval where there is nothing to resample, and no verdict on a head that saw no other image of a class."""
+    seen, labels = synthetic([40, 30, 1], "train")
+    unseen, unseen_labels = synthetic([1, 1, 1], "heldout")
+    head = synthetic_head(seen, labels, 3)
+    found = diagnose(embeddings_of(seen, labels, head), embeddings_of(unseen, unseen_labels, head), head=head, top_k=3)
+    assert found["margin_low"].isnan().all()
+    assert found["ceiling_gain"].isnan().all()
+    assert found["nc1_heldout"].isnan().all()
+    low, high = (found.summary[f"balanced_accuracy_heldout_{end}"] for end in ("low", "high"))
+    assert high - low > 0.3
+    assert math.isnan(found.head_ceiling)
+
+
+def test_a_sound_class_gets_no_finding(diagnosis: Diagnosis) -> None:
+    assert {f.class_index for f in diagnosis.findings} == set(diagnosis["fragile"].nonzero().flatten().tolist())
+    recalls = [float(diagnosis["recall_heldout"][f.class_index]) for f in diagnosis.findings]
+    assert recalls == sorted(recalls)
+
+
+# ------------------------------------------------------------------------------------------------------------- the door
+def test_top_k_is_an_integer_or_a_share() -> None:
+    assert (parse_top_k(10, 64), parse_top_k("10", 64), parse_top_k("10%", 64), parse_top_k("0.1%", 64)) == (
+        10,
+        10,
+        6,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda t, h, w: diagnose(t, h, head=w, top_k=17),
+            "top-K must lie in [1, 16], the number of features, got 17",
+        ),
+        (lambda t, h, w: diagnose(t, h, head=w, top_k=0), "top-K must lie in [1, 16], the number of features, got 0"),
+        (
+            lambda t, h, w: diagnose(t, h, head=w, top_k="0%"),
+            "top-K must lie in [1, 16], the number of features, got 0%",
+        ),
+        (
+            lambda t, h, w: diagnose(t, h, head=w, top_k="many"),
+            "top-K must be an integer or a percentage of D, got 'many'",
+        ),
+        (
+            lambda t, h, w: diagnose(t, h, head=w, class_names=["a"]),
+            "class_names must be one per class of the head, 10, got 1",
+        ),
+        (lambda t, h, w: diagnose(t, h, head=w, heldout_split="dev"), "heldout_split must be val or test, got 'dev'"),
+        (
+            lambda t, h, w: diagnose(t, h, head=LinearHead(weight=torch.ones(3, 16), bias=torch.ones(3))),
+            "train embeddings must have the head's 16 features and 3 classes, got 16 features and 10 classes",
+        ),
+        (lambda t, h, w: Diagnosis.from_json("{"), "diagnosis must be whole, valid JSON, got Expecting property name"),
+        (lambda t, h, w: Diagnosis.from_json('{"schema_version": 9}'), "diagnosis must have schema_version 1, got 9"),
+        (
+            lambda t, h, w: Diagnosis.from_json('{"schema_version": 1}'),
+            "diagnosis field heldout_split must be valid (Field required), got",
+        ),
+    ],
+)
+def test_messages(sides: tuple[Embeddings, Embeddings, LinearHead], call: object, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call(*sides)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda r: r["classes"].update(recall_train=[0.5]),
+            "diagnosis must be valid, got classes.recall_train",
+        ),
+        (
+            lambda r: r["classes"].pop("name"),
+            "diagnosis must be valid, got classes.name is missing",
+        ),
+        (
+            lambda r: r["enemies"].pop(),
+            "diagnosis must be valid, got enemies is not 10 rows of 10",
+        ),
+        (lambda r: r["findings"][0].pop("text"), "diagnosis field findings.0.text must be valid (Field required), got"),
+        (lambda r: r.update(top_k="many"), "diagnosis field top_k must be valid ("),
+    ],
+)
+def test_a_damaged_file_is_named_by_its_field(diagnosis: Diagnosis, change: object, message: str) -> None:
+    record = json.loads(diagnosis.to_json())
+    change(record)
+    with pytest.raises(InputError) as caught:
+        Diagnosis.from_dict(record)
+    assert str(caught.value).startswith(message)
+
+
+def test_query_rows_keep_small_classes_whole() -> None:
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor([500, 90, 10]))
+    rows = query_rows(labels, 3, 200, seed=0, name="queries")
+    assert torch.bincount(labels[rows]).tolist() == [100, 90, 10]
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert len(query_rows(labels, 3, QUERY_ROWS, seed=0, name="queries")) == 600

@@ -1,0 +1,338 @@
+"""Networks by name are the published ones; a checkpoint loads from any usual form, or says in one line why not."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from diversify.errors import InputError
+from diversify.files import atomic
+from diversify.network.networks import MODELS, build_model, load_weights, parameter_count
+
+CHOICES = "small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function"
+
+
+def message_of(call):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def same(left, right):
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def network(num_classes=3, width=4):
+    """Convolution, batch norm and head: every kind of entry that a checkpoint has."""
+    torch.manual_seed(num_classes * 100 + width)
+    model = nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width, num_classes))
+    model(torch.randn(5, 1, 3, 3))  # moves the running statistics
+    return model
+
+
+# Networks
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "depth"), [("resnet20", 269_722, 20), ("resnet32", 464_154, 32), ("resnet56", 853_018, 56)]
+)
+def test_the_cifar_resnets_have_the_published_size_and_depth(name, count, depth):
+    model = build_model(name, 10)
+    assert parameter_count(model) == count
+    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) == depth
+    assert {"conv1.weight", "layer1.0.bn2.bias", "layer3.0.conv1.weight", "linear.bias"} <= model.state_dict().keys()
+
+
+def test_the_shortcut_takes_every_other_pixel_and_pads_channels():
+    block = build_model("resnet20", 10).layer2[0]
+    nn.init.zeros_(block.bn2.weight)  # the residual branch gives nothing
+    images = torch.randn(2, 16, 6, 6)
+    expected = torch.zeros(2, 32, 3, 3)
+    expected[:, 8:24] = images[:, :, ::2, ::2].clamp_min(0)
+    assert torch.equal(block(images), expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_network_gives_one_logit_per_class_for_any_size(name, channels):
+    model = build_model(name, 7, channels=channels).eval()
+    for size in (8, 20):
+        assert model(torch.zeros(2, channels, size, size)).shape == (2, 7)
+    features = []
+    model.linear.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
+    model(torch.randn(4, channels, 8, 8))
+    assert features[0].shape == (4, 64)
+    assert features[0].min() >= 0
+
+
+def test_weights_are_a_function_of_the_seed_and_chance_is_left_alone():
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again, other = (build_model("small_cnn", 10, channels=1, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same(first, again)
+    assert not same(first, other)
+    with pytest.raises(InputError):
+        build_model("torchvision:no", 10)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_torchvision_classifiers_by_name():
+    model = build_model("torchvision:squeezenet1_1", 4).eval()
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
+    assert same(model, build_model("torchvision:squeezenet1_1", 4))
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("failing_nets.py").write_text("raise RuntimeError('at import')\n")
+    Path("own_nets.py").write_text(
+        "from torch import nn\n"
+        "def wide(num_classes, width=8):\n    return nn.Linear(width, num_classes)\n"
+        "def fixed():\n    return nn.Linear(2, 5)\n"
+        "def lazy(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))\n"
+        "class Net(nn.Linear):\n    def __init__(self, **options):\n        super().__init__(3, options['num_classes'])\n"
+        "def text():\n    return 'net'\n"
+        "def raising():\n    raise RuntimeError('no such file\\nand more')\n"
+        "def silent():\n    raise ValueError\n"
+        "def interrupted():\n    raise KeyboardInterrupt\n"
+        "def large():\n    raise MemoryError\n"
+    )
+    yield
+    sys.modules.pop("own_nets", None)
+
+
+@pytest.mark.usefixtures("own_module")
+def test_a_function_of_your_own():
+    assert build_model("own_nets:wide", 6).weight.shape == (6, 8)
+    assert build_model("own_nets:fixed", 6).weight.shape == (5, 2)
+    assert build_model("own_nets:Net", 6).weight.shape == (6, 3)
+    assert same(build_model("own_nets:wide", 6, seed=1), build_model("own_nets:wide", 6, seed=1))
+
+
+NAME_ERRORS = [
+    ("resnet33", f"--model must be one of {CHOICES}, got 'resnet33'; did you mean 'resnet32'?"),
+    ("small_cn", f"--model must be one of {CHOICES}, got 'small_cn'; did you mean 'small_cnn'?"),
+    ("torchvision:", f"--model must be one of {CHOICES}, got 'torchvision:'; did you mean 'torchvision:NAME'?"),
+    ("own_nets:text", "own_nets:text() must return a torch.nn.Module, got str"),
+    (
+        "own_nets:lazy",
+        "model must have its weights made, got the lazy LazyLinear '1'; run a batch of images through it first",
+    ),
+    ("own_nets:nn", "own_nets:nn must be callable, got module"),
+    ("os:path", "os:path must be callable, got module"),
+    ("own_nets:raising", "own_nets:raising() must return a torch.nn.Module, got RuntimeError: no such file"),
+    ("own_nets:silent", "own_nets:silent() must return a torch.nn.Module, got ValueError"),
+    (
+        "failing_nets:net",
+        "--model must name something that can be imported, got 'failing_nets:net'; RuntimeError: at import",
+    ),
+    (
+        "own_nets:tall",
+        "--model must name something that can be imported, got 'own_nets:tall'; module 'own_nets' has no attribute 'tall'",
+    ),
+    ("no_nets:wide", "--model must name something that can be imported, got 'no_nets:wide'; No module named 'no_nets'"),
+    ("own nets:wide", "--model must be package.module:function, got 'own nets:wide'"),
+]
+
+
+@pytest.mark.usefixtures("own_module")
+@pytest.mark.parametrize(("spec", "message"), NAME_ERRORS, ids=[spec for spec, _ in NAME_ERRORS])
+def test_a_network_that_there_is_not(spec, message):
+    assert message_of(lambda: build_model(spec, 10)) == message
+
+
+@pytest.mark.usefixtures("own_module")
+def test_interruptions_and_scarce_memory_pass_through_a_function_of_your_own():
+    for name, error in (("interrupted", KeyboardInterrupt), ("large", MemoryError)):
+        with pytest.raises(error):
+            build_model(f"own_nets:{name}", 10)
+
+
+def test_an_unknown_torchvision_name_suggests_the_nearest():
+    text = message_of(lambda: build_model("torchvision:resnet19", 10))
+    assert text.startswith("torchvision model must be one that torchvision has, got ")
+    assert "fasterrcnn" not in text
+    assert text.endswith("got 'resnet19'; did you mean 'resnet18'?")
+
+
+def test_timm_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    expected = "timm must be installed for --model timm:NAME, got no such package; pip install timm"
+    assert message_of(lambda: build_model("timm:resnet18", 10)) == expected
+
+
+# Checkpoints
+
+
+def under(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def other(state):
+    """Of the same names and shapes, other values."""
+    return {key: value + 1 for key, value in state.items()}
+
+
+FORMS = {
+    "bare": lambda state: state,
+    "state_dict": lambda state: {"epoch": 3, "state_dict": state, "best_acc": 0.5},
+    "model": lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+    "state_dict and its average": lambda state: {"state_dict_ema": other(state), "epoch": 3, "state_dict": state},
+    "model and its average": lambda state: {"model_ema": other(state), "model": state, "optimizer": {}},
+    "model, its average and arguments": lambda state: {"args": {"lr": 0.1}, "model": state, "model_ema": other(state)},
+    "DataParallel": lambda state: {"state_dict": under("module.", state)},
+    "compiled": lambda state: under("_orig_mod.", state),
+    "both": lambda state: {"model": under("module._orig_mod.", state)},
+    "without counters": lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+}
+
+
+FLAT = ("bare", "compiled", "without counters")  # what a safetensors file can hold
+
+
+@pytest.mark.parametrize(
+    ("form", "ending"),
+    [(form, "pt") for form in FORMS] + [("model", "pth")] + [(form, "safetensors") for form in FLAT],
+)
+def test_a_checkpoint_loads_from_any_usual_form(tmp_path, form, ending):
+    trained, path = network(), tmp_path / f"weights.{ending}"
+    content = FORMS[form](trained.state_dict())
+    if ending == "safetensors":
+        atomic.write_tensors(path, content)
+    else:
+        torch.save(content, path)
+    model = network()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 7.0)
+    counter = model[1].num_batches_tracked.clone()
+    load_weights(model, path)
+    assert same(model, trained)
+    assert model[1].num_batches_tracked == counter
+
+
+class Adapter(nn.Module):
+    """Hands on the logits of a network that returns a tuple."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images)[0]
+
+
+def test_an_adapter_takes_the_checkpoint_of_the_network_that_it_wraps(tmp_path):
+    trained = network()
+    for state in (trained.state_dict(), Adapter(trained).state_dict(), nn.DataParallel(Adapter(trained)).state_dict()):
+        adapter = Adapter(network(3))
+        nn.init.zeros_(adapter.network[3].weight)
+        load_weights(adapter, save(tmp_path / "a.pt", state))
+        assert same(adapter.network, trained)
+    path = save(tmp_path / "b.pt", network(5))
+    assert message_of(lambda: load_weights(adapter, path)) == (
+        f"weights {path} must fit the model, got network.3.weight of shape (5, 4) instead of (3, 4), "
+        "network.3.bias of shape (5,) instead of (3,); they are for 5 classes and the model has 3"
+    )
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mnasnet0_5", "googlenet"])
+def test_published_weights_have_another_number_of_classes(tmp_path, name):
+    """As torchvision's are, for 1000: auxiliary heads too, each differs in its number of outputs alone."""
+    with torch.device("meta"):
+        published = build_model(f"torchvision:{name}", 1000).state_dict()
+        mine = build_model(f"torchvision:{name}", 7)
+    path = tmp_path / "weights.pth"
+    torch.save({key: torch.zeros(()).expand(value.shape) for key, value in published.items()}, path)
+    text = message_of(lambda: load_weights(mine, path))
+    assert text.startswith(f"weights {path} must fit the model, got ")
+    assert text.endswith("; they are for 1000 classes and the model has 7")
+
+
+def test_half_precision_is_read_into_the_network_s_own(tmp_path):
+    trained = network()
+    torch.save(network().half().state_dict(), tmp_path / "half.pt")
+    model = network(3)
+    load_weights(model, tmp_path / "half.pt")
+    assert model[3].weight.dtype == torch.float32
+    assert torch.equal(model[3].weight, trained[3].weight.half().float())
+    assert not torch.equal(model[3].weight, trained[3].weight)
+
+
+def save(path, model):
+    torch.save(model.state_dict() if isinstance(model, nn.Module) else model, path)
+    return path
+
+
+def test_another_network_of_ours_is_suggested(tmp_path):
+    trained, other = build_model("resnet20", 7, channels=1), build_model("small_cnn", 7)
+    path = save(tmp_path / "a.pt", trained)
+    keys = trained.state_dict().keys() ^ other.state_dict().keys()  # linear.weight and linear.bias are in both, and fit
+    more = sum(not key.endswith("num_batches_tracked") for key in keys) - 3
+    assert message_of(lambda: load_weights(other, path)) == (
+        f"weights {path} must fit the model, got no features.0.weight, no features.1.weight, no features.1.bias "
+        f"and {more} more; they fit --model resnet20 with 7 classes and 1 input channel"
+    )
+    assert message_of(lambda: load_weights(build_model("resnet20", 10), path)) == (
+        f"weights {path} must fit the model, got conv1.weight of shape (16, 1, 3, 3) instead of (16, 3, 3, 3), "
+        "linear.weight of shape (7, 64) instead of (10, 64), linear.bias of shape (7,) instead of (10,); "
+        "they fit --model resnet20 with 7 classes and 1 input channel"
+    )
+
+
+def test_another_number_of_classes_is_said(tmp_path):
+    path = save(tmp_path / "a.pt", build_model("resnet20", 7))
+    assert message_of(lambda: load_weights(build_model("resnet20", 10), path)) == (
+        f"weights {path} must fit the model, got linear.weight of shape (7, 64) instead of (10, 64), "
+        "linear.bias of shape (7,) instead of (10,); they are for 7 classes and the model has 10"
+    )
+    path = save(tmp_path / "b.pt", build_model("torchvision:squeezenet1_1", 5))
+    text = message_of(lambda: load_weights(build_model("torchvision:squeezenet1_1", 4), path))
+    assert text.endswith("; they are for 5 classes and the model has 4")
+
+
+def test_what_differs_is_named_and_the_model_is_not_touched(tmp_path):
+    model, before = network(), network()
+    cases = {
+        "missing": (
+            {k: v for k, v in network().state_dict().items() if k != "3.bias"},
+            "no 3.bias",
+        ),
+        "extra": ({**network().state_dict(), "4.weight": torch.zeros(1)}, "an extra 4.weight"),
+        "wide": (
+            network(width=6).state_dict(),
+            "0.weight of shape (6, 1, 3, 3) instead of (4, 1, 3, 3), 0.bias of shape (6,) instead of (4,), "
+            "1.weight of shape (6,) instead of (4,) and 4 more",
+        ),
+    }
+    for name, (state, difference) in cases.items():
+        path = save(tmp_path / name, state)
+        expected = f"weights {path} must fit the model, got {difference}"
+        assert message_of(lambda path=path: load_weights(model, path)) == expected
+        assert same(model, before)
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path):
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "text.pt").write_text("weights")
+    missing = message_of(lambda: load_weights(network(), tmp_path / "no.pt"))
+    assert missing == f"weights must be an existing file, got {tmp_path}/no.pt"
+    empty = message_of(lambda: load_weights(network(), str(tmp_path / "empty.pt")))
+    assert empty == f"weights must not be empty, got 0 bytes in {tmp_path}/empty.pt"
+    text = message_of(lambda: load_weights(network(), tmp_path / "text.pt"))
+    assert text == f"weights must be a PyTorch or safetensors checkpoint, got {tmp_path}/text.pt, which is neither"
+
+
+def test_loaded_weights_give_the_same_logits(tmp_path):
+    trained, path = build_model("resnet20", 10, seed=1), tmp_path / "a.safetensors"
+    atomic.write_tensors(path, trained.state_dict())
+    model = build_model("resnet20", 10, seed=2)
+    load_weights(model, path)
+    images = functional.pad(torch.ones(2, 3, 4, 4), (2, 2, 2, 2))
+    assert torch.equal(model.eval()(images), trained.eval()(images))

@@ -1,0 +1,613 @@
+"""The repair of a head: what each fix is at its limits, and that the choice between them is honest."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from conftest import embeddings_of, synthetic, synthetic_head
+from torch import Tensor, nn
+from torch.nn import functional
+
+import diversify as dv
+from diversify.errors import InputError
+from diversify.functional import counts, draws, stats
+from diversify.functional.metrics import balanced_accuracy
+from diversify.network.embeddings import Embeddings
+from diversify.network.linear_head import LinearHead, read_head, replace_head, write_head
+from diversify.plan.plan import Plan
+from diversify.plan.policies import FeaturePolicy, PriorCorrection
+from diversify.repair.candidates import Candidate, Make, default_candidates, even_plan, scaled
+from diversify.repair.choice import HeadChoice
+from diversify.repair.choose import choose_head
+from diversify.repair.post_hoc import adjust_logits, log_prior_of, nearest_mean, normalize_tau
+from diversify.repair.retrain import HeadRecipe, retrain_head
+
+Sides = tuple[Embeddings, Embeddings, LinearHead]
+SHORT = HeadRecipe(steps=60, batch_size=64)
+
+
+def cosine(head: LinearHead) -> LinearHead:
+    return dataclasses.replace(head, bias=torch.zeros_like(head.bias), cosine=True, scale=8.0)
+
+
+def plan_with(train: Embeddings, **correction: float) -> Plan:
+    plan = even_plan(counts.class_counts(train.labels, train.num_classes))
+    return plan.model_copy(update={"prior_correction": PriorCorrection(**correction)})
+
+
+def equal(one: LinearHead, other: LinearHead) -> bool:
+    return torch.equal(one.weight, other.weight) and torch.equal(one.bias, other.bias)
+
+
+def correct(head: LinearHead, side: Embeddings) -> float:
+    return balanced_accuracy(side.labels, head.logits(side.features).argmax(1), side.num_classes)
+
+
+# Free fixes
+
+
+@pytest.mark.parametrize("shape", [lambda head: head, cosine], ids=["plain", "cosine"])
+def test_an_adjusted_head_gives_the_logits_less_the_log_prior(sides: Sides, shape) -> None:
+    train, heldout, head = sides
+    head, prior = shape(head), log_prior_of(counts.class_counts(train.labels, 10))
+    found = adjust_logits(head, prior, 1.5).logits(heldout.features)
+    torch.testing.assert_close(found, head.logits(heldout.features) - 1.5 * prior, atol=1e-4, rtol=1e-5)
+    assert equal(adjust_logits(head, prior, 0.0), head)
+
+
+def test_a_class_without_images_has_the_prior_of_the_rarest() -> None:
+    prior = log_prior_of(torch.tensor([6, 0, 2]))
+    torch.testing.assert_close(prior.exp(), torch.tensor([0.75, 0.25, 0.25]))
+    with pytest.raises(InputError, match="at least one image"):
+        log_prior_of(torch.zeros(3, dtype=torch.int64))
+
+
+def test_tau_norm_makes_the_rows_equally_long_and_leaves_their_directions(sides: Sides) -> None:
+    head = sides[2]
+    found = normalize_tau(head, 1.0)
+    norms = found.weight.norm(dim=1)
+    torch.testing.assert_close(norms, norms.mean().expand(10))
+    torch.testing.assert_close(norms.log().mean(), head.weight.norm(dim=1).log().mean())
+    torch.testing.assert_close(functional.normalize(found.weight), functional.normalize(head.weight))
+    assert equal(normalize_tau(head, 0.0), head)
+    assert equal(normalize_tau(cosine(head), 2.0), cosine(head))
+
+
+def test_tau_norm_leaves_a_row_of_zeros() -> None:
+    head = LinearHead(weight=torch.tensor([[0.0, 0.0], [3.0, 4.0]]), bias=torch.tensor([1.0, 2.0]))
+    found = normalize_tau(head, 1.0)
+    assert bool(found.weight.isfinite().all())
+    assert float(found.bias[0]) == 1.0
+
+
+@pytest.mark.parametrize("like", [None, "cosine"])
+def test_the_nearest_mean_is_the_one_by_distance_or_angle(sides: Sides, like: str | None) -> None:
+    train, heldout, head = sides
+    kept = train.select(train.labels != 4)
+    found = nearest_mean(kept, like=cosine(head) if like else None)
+    predicted = found.logits(heldout.features).argmax(1)
+    rows = [functional.normalize(side.features) if like else side.features for side in (kept, heldout)]
+    means = torch.stack([rows[0][kept.labels == c].mean(0) for c in range(10) if c != 4])
+    near = rows[1] @ functional.normalize(means).T if like else -torch.cdist(rows[1], means)
+    classes = torch.tensor([c for c in range(10) if c != 4])
+    assert torch.equal(predicted, classes[near.argmax(1)])
+
+
+def test_a_class_without_rows_is_never_the_nearest() -> None:
+    features = torch.tensor([[-5.0, 0.0], [-6.0, 0.0], [-7.0, 1.0]])
+    labels = torch.tensor([0, 0, 1])
+    side = Embeddings(features=features, labels=labels, logits=torch.zeros(3, 3), indices=torch.arange(3))
+    for like in (None, cosine(LinearHead(weight=torch.ones(3, 2), bias=torch.zeros(3)))):
+        assert (
+            int(
+                nearest_mean(side, like=like)
+                .logits(1e6 * torch.randn(64, 2, generator=torch.Generator()))
+                .argmax(1)
+                .max()
+            )
+            < 2
+        )
+
+
+# Retraining
+
+
+def test_no_step_is_the_identity_but_for_what_is_taken_off_afterwards(sides: Sides) -> None:
+    train, _, head = sides
+    plan = plan_with(train, training=1.0)
+    assert equal(retrain_head(train, head, plan, steps=0), head)
+    plan = Plan.untouched(plan_names := [str(c) for c in range(10)], counts.class_counts(train.labels, 10).tolist())
+    plan = plan.model_copy(update={"prior_correction": PriorCorrection(after=1.0)})
+    assert len(plan_names) == plan.num_classes
+    assert equal(retrain_head(train, head, plan, steps=0), adjust_logits(head, plan.log_prior, 1.0))
+
+
+def test_the_same_seed_gives_the_same_head_with_any_number_of_threads(sides: Sides) -> None:
+    train, _, head = sides
+    plan = plan_with(train)
+    first, second, other = (retrain_head(train, head, plan, seed=seed, steps=20) for seed in (0, 0, 1))
+    assert equal(first, second)
+    assert not equal(first, other)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert equal(retrain_head(train, head, plan, steps=20), first)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shape", [lambda head: head, cosine], ids=["plain", "cosine"])
+def test_even_draws_help_a_head_that_forgot_its_rare_classes(sides: Sides, shape) -> None:
+    train, heldout, head = sides
+    forgetful = shape(dataclasses.replace(head, weight=head.weight * torch.linspace(1, 0.2, 10)[:, None]))
+    found = retrain_head(train, forgetful, plan_with(train), steps=300)
+    assert correct(found, heldout) > correct(forgetful, heldout)
+    assert (found.cosine, found.scale) == (forgetful.cosine, forgetful.scale)
+    if found.cosine:
+        assert torch.equal(found.bias, forgetful.bias)
+        torch.testing.assert_close(found.weight.norm(dim=1), forgetful.weight.norm(dim=1))
+
+
+def test_rows_are_drawn_as_the_plan_says(sides: Sides) -> None:
+    from diversify.repair.retrain import _Rows
+
+    train = sides[0]
+    share = torch.tensor([0.0, 0.5, 0.5] + [0.0] * 7, dtype=torch.float64)
+    plan = even_plan(counts.class_counts(train.labels, 10))
+    classes = tuple(one.model_copy(update={"draws": float(s)}) for one, s in zip(plan.classes, share, strict=True))
+    rows = _Rows(train, plan.model_copy(update={"classes": classes}), 256, 0)
+    chosen = rows.of(torch.arange(20))
+    drawn = train.labels[chosen]
+    torch.testing.assert_close(
+        counts.class_counts(drawn.flatten(), 10) / drawn.numel(), share.float(), atol=0.03, rtol=0
+    )
+    assert torch.equal(chosen[7:9], rows.of(torch.arange(7, 9)))
+    assert len(chosen[drawn == 2].unique()) == 70
+
+
+def test_the_learning_rate_follows_the_length_of_the_features(sides: Sides) -> None:
+    """Features a hundred times as long, with a head a hundred times as short, give the same logits and predictions."""
+    train, heldout, head = sides
+    long = dataclasses.replace(train, features=100 * train.features)
+    short = dataclasses.replace(head, weight=head.weight / 100)
+    options = {"steps": 100, "weight_decay": 0.0, "bias": False}
+    one = retrain_head(train, head, plan_with(train), **options)
+    other = retrain_head(long, short, plan_with(train), **options)
+    torch.testing.assert_close(other.logits(100 * heldout.features), one.logits(heldout.features), atol=1e-2, rtol=1e-3)
+
+
+def test_short_features_with_a_long_head_are_trained_as_well_as_any(sides: Sides) -> None:
+    """Below length 1 neither the bias nor the decay is given a step that is too large for it."""
+    train, heldout, head = sides
+    policies = (FeaturePolicy(method="isda", strength=1.0, share=0.5),)
+    even = plan_with(train)
+    plan = even.model_copy(
+        update={"classes": tuple(one.model_copy(update={"features": policies}) for one in even.classes)}
+    )
+    unit = float(train.features.norm(dim=1).double().square().mean()) ** -0.5
+    found = []
+    for factor in (unit, unit / 100, unit / 10_000):
+        short = dataclasses.replace(train, features=factor * train.features)
+        long = dataclasses.replace(head, weight=head.weight / factor)
+        found.append(retrain_head(short, long, plan, steps=100).logits(factor * heldout.features))
+    for logits in found[1:]:
+        torch.testing.assert_close(logits, found[0], atol=1e-2, rtol=1e-2)
+
+
+def test_every_feature_method_trains_to_finite_numbers(sides: Sides) -> None:
+    train, _, head = sides
+    kept = train.select((train.labels != 9) | (torch.arange(len(train)) == len(train) - 1))  # one row of the rarest
+    plan = even_plan(counts.class_counts(kept.labels, 10))
+    for method in ("eos", "covariance", "magnitude", "manifold_mixup", "isda"):
+        features = (FeaturePolicy(method=method, strength=1.0, share=1.0),)
+        classes = tuple(one.model_copy(update={"features": features}) for one in plan.classes)
+        varied = plan.model_copy(update={"classes": classes})
+        for start in (head, cosine(head)):
+            found = retrain_head(kept, start, varied, steps=5)
+            assert bool(found.weight.isfinite().all()), method
+            assert not equal(found, retrain_head(kept, start, plan, steps=5)), method
+            nothing = retrain_head(kept, start, scaled(varied, 0.0), steps=5)
+            if method != "manifold_mixup":
+                torch.testing.assert_close(nothing.weight, retrain_head(kept, start, plan, steps=5).weight)
+
+
+# Putting it back
+
+
+class Scaled(nn.Module):
+    """A head that changes its weights before it uses them, in a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.gain = nn.Linear(16, 10), nn.Parameter(torch.linspace(1, 2, 10))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear(features) * self.gain
+
+
+class Cosine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 160).view(16, 10).sin())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return 8 * functional.normalize(features) @ functional.normalize(self.weight, dim=0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "half", "weight norm", "old weight norm"])
+def test_what_is_written_is_read(sides: Sides, kind: str) -> None:
+    head = sides[2]
+    module: nn.Module = nn.Linear(16, 10)
+    if kind == "weight norm":
+        module = nn.utils.parametrizations.weight_norm(module)
+    elif kind == "old weight norm":
+        with pytest.warns(FutureWarning):
+            module = nn.utils.weight_norm(module)
+    module = module.half() if kind == "half" else module
+    names = {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()}
+    write_head(module, head)
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in module.state_dict().items()} == names
+    found = read_head(module)
+    tolerance = {"atol": 1e-5, "rtol": 2e-3 if kind == "half" else 1e-5}
+    torch.testing.assert_close(found.weight, head.weight, **tolerance)
+    torch.testing.assert_close(found.bias, head.bias, **tolerance)
+
+
+def test_a_cosine_head_takes_a_cosine_head_of_its_scale(sides: Sides) -> None:
+    module, head = Cosine(), cosine(sides[2])
+    scale = read_head(module).scale
+    write_head(module, dataclasses.replace(head, scale=scale))
+    torch.testing.assert_close(read_head(module).weight, head.weight)
+    for other in (sides[2], dataclasses.replace(head, scale=3.0)):
+        with pytest.raises(InputError, match=r"head must be a cosine head of scale 8, as the module is"):
+            write_head(module, other)
+    with pytest.raises(InputError, match="have a bias"):
+        write_head(module, dataclasses.replace(head, scale=scale, bias=torch.arange(10.0)))
+
+
+def test_a_head_that_cannot_be_put_back_leaves_the_module_as_it_was(sides: Sides) -> None:
+    for module, law in (
+        (Scaled(), "hold its weights as they are used"),
+        (nn.Linear(16, 10, bias=False), "have a bias"),
+    ):
+        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        with pytest.raises(InputError, match=law):
+            write_head(module, sides[2])
+        assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    constant = dataclasses.replace(sides[2], bias=torch.full((10,), 3.0))
+    module = nn.Linear(16, 10, bias=False)
+    write_head(module, constant)
+    torch.testing.assert_close(read_head(module).weight, constant.weight)
+
+
+def test_a_checkpoint_keeps_its_names_order_and_everything_else(sides: Sides) -> None:
+    old = sides[2]
+    new = dataclasses.replace(old, weight=2 * old.weight, bias=old.bias + torch.arange(10.0))
+    other = torch.arange(160.0).view(10, 16)
+    tensors = {"module.conv.weight": other, "module.net.fc.weight": old.weight.double(), "module.net.fc.bias": old.bias}
+    found = replace_head(tensors, "adapter.net.fc", old, new)
+    assert list(found) == list(tensors)
+    assert found["module.conv.weight"] is other
+    assert torch.equal(found["module.net.fc.weight"], new.weight.double())
+    assert torch.equal(found["module.net.fc.bias"], new.bias)
+    with pytest.raises(InputError, match="hold its weights"):
+        replace_head(tensors, "adapter.net.other", old, new)
+
+
+def test_a_class_that_never_wins_fits_into_half_precision(sides: Sides) -> None:
+    train = sides[0].select(sides[0].labels != 3)
+    module = nn.Linear(16, 10).half()
+    write_head(module, nearest_mean(train))
+    assert bool(module.bias.isfinite().all())
+    assert int((read_head(module).logits(sides[1].features).argmax(1) == 3).sum()) == 0
+
+
+# Choosing
+
+
+def candidates(train: Embeddings, head: LinearHead) -> tuple[Candidate, ...]:
+    names = [str(c) for c in range(10)]
+    counted = Plan.from_counts(names, counts.class_counts(train.labels, 10))
+    return default_candidates(train, head, counted=counted, plan=counted, recipe=SHORT)
+
+
+@pytest.fixture(scope="module")
+def choice(sides: Sides) -> HeadChoice:
+    train, heldout, head = sides
+    return choose_head(train, heldout, head, candidates(train, head), repeats=3)
+
+
+def test_candidates_are_judged_by_options_chosen_elsewhere(sides: Sides) -> None:
+    """Two options right on every other row of a class each: chosen on all rows one is right half of the time; a
+    candidate that could see its judges would never be below."""
+    heldout = sides[1]
+    odd = torch.arange(len(heldout)) % 2 == 0
+    heads = []
+    for keep in (odd, ~odd):
+        features = torch.cat([heldout.features, functional.one_hot(heldout.labels, 10) * keep[:, None]], 1).float()
+        heads.append(features)
+    wide = dataclasses.replace(heldout, features=torch.cat([heads[0], heads[1][:, 16:]], 1))
+
+    def selecting(first: int) -> LinearHead:
+        weight = torch.zeros(10, 36)
+        weight[:, first : first + 10] = torch.eye(10)
+        return LinearHead(weight=weight, bias=torch.tensor([1e-3] + [0.0] * 9))
+
+    both = Candidate(name="both", meaning="", options={"a": lambda *_: selecting(16), "b": lambda *_: selecting(26)})
+    found = choose_head(wide, wide, selecting(16), [both], repeats=4)
+    accuracy = found.columns["balanced_accuracy"]
+    assert float(accuracy[1]) <= float(accuracy[0]) + 1e-9  # chance, or worse: what is better elsewhere is worse here
+    assert sum(found.times_chosen[1]) == 4 * 5
+
+
+def test_what_is_made_from_held_out_rows_is_judged_on_others(sides: Sides) -> None:
+    """Least squares knows forty rows of noise by heart, and nothing of others."""
+    noise = draws.normal("noise", torch.arange(40 * 64)).view(40, 64).float()
+    labels = torch.arange(40) % 10
+    head = LinearHead(weight=torch.eye(10, 64), bias=torch.zeros(10))
+    heldout = Embeddings(features=noise, labels=labels, logits=head.logits(noise), indices=torch.arange(40))
+
+    def by_heart(rows: Embeddings) -> dict[str, Make]:
+        weight = torch.linalg.lstsq(rows.features, functional.one_hot(rows.labels, 10).float()).solution.T
+        made = LinearHead(weight=weight.contiguous(), bias=torch.zeros(10))
+        return {"": lambda *_: made}
+
+    said: list[tuple[int, int]] = []
+    plain = Candidate(name="plain", meaning="", options=by_heart(heldout))
+    honest = dataclasses.replace(plain, name="honest", remade=by_heart)
+    found = choose_head(
+        heldout, heldout, head, [plain, honest], repeats=1, progress=lambda *numbers: said.append(numbers)
+    )
+    accuracy = dict(zip(found.names, found.columns["balanced_accuracy"].tolist(), strict=True))
+    assert accuracy["plain"] == 1
+    assert accuracy["honest"] < 0.4
+    assert equal(found.heads[1], found.heads[2])  # what is taken is made from all rows
+    assert said == [(done, 6) for done in range(7)]  # untouched, two, and three folds of one
+    other = dataclasses.replace(honest, remade=lambda rows: {"another": by_heart(rows)[""]})
+    with pytest.raises(InputError, match=r"remade options of 'honest' must be \[''\], got \['another'\]"):
+        choose_head(heldout, heldout, head, [other], repeats=1)
+
+
+def test_a_plan_that_says_how_it_was_made_is_made_anew(sides: Sides) -> None:
+    train, heldout, head = sides
+    names = [str(c) for c in range(10)]
+    counted = Plan.from_counts(names, counts.class_counts(train.labels, 10))
+    seen: list[Tensor] = []
+
+    def replan(rows: Embeddings) -> Plan:
+        seen.append(rows.indices)
+        return counted
+
+    listed = default_candidates(train, head, plan=counted, replan=replan, recipe=SHORT)
+    assert "made without it" in listed[-1].meaning
+    assert all(one.remade is None for one in listed[:-1])
+    found = choose_head(train, heldout, head, [listed[-1]], repeats=1)
+    assert len(seen) == 3
+    left_out = torch.cat([heldout.indices[~torch.isin(heldout.indices, one)] for one in seen])
+    assert torch.equal(left_out.sort().values, heldout.indices.sort().values)
+    same = choose_head(train, heldout, head, [dataclasses.replace(listed[-1], remade=None)], repeats=1)
+    assert torch.equal(found.columns["balanced_accuracy"], same.columns["balanced_accuracy"])  # for it is the same plan
+
+
+def test_the_untouched_head_is_scored_as_it_is(choice: HeadChoice, sides: Sides) -> None:
+    _, heldout, head = sides
+    assert float(choice.columns["balanced_accuracy"][0]) == pytest.approx(correct(head, heldout))
+    assert [float(choice.columns[name][0]) for name in ("gain", "gain_low", "gain_high", "spread")] == [0.0] * 4
+    assert equal(choice.heads[0], head)
+
+
+def test_the_change_of_a_class_has_the_interval_of_a_paired_difference(sides: Sides) -> None:
+    train, heldout, head = sides
+    worse = dataclasses.replace(head, bias=head.bias - 30 * torch.eye(10)[4])
+    made = Candidate(name="made", meaning="", options={"": lambda *_: worse})
+    found = choose_head(train, heldout, head, [made], repeats=3)
+    change = found.recall[1] - found.recall[0]
+    assert bool(
+        (
+            (found.change_low <= found.recall - found.recall[0]) & (found.change_high >= found.recall - found.recall[0])
+        ).all()
+    )
+    assert float(change[4]) < 0
+    assert float(found.change_high[1, 4]) < 0
+    assert bool((found.change_high[0] > found.change_low[0]).all()), "that nothing changed is of these rows alone"
+    for c in range(10):
+        rows = heldout.labels == c
+        before, after = ((one.logits(heldout.features).argmax(1) == c)[rows] for one in (head, worse))
+        sums = [value.sum() for value in (before, after, before & after, rows)]
+        low, high = stats.paired_difference_interval(*sums)
+        assert (float(found.change_low[1, c]), float(found.change_high[1, c])) == pytest.approx(
+            (float(low), float(high))
+        )
+
+
+def test_what_wins_is_recommended(choice: HeadChoice) -> None:
+    assert choice.best == int(choice.columns["balanced_accuracy"].argmax())
+    assert float(choice.columns["behind"][0]) > float(choice.columns["behind_error"][0])
+    assert choice.recommended == choice.best
+    assert equal(choice.head, choice.heads[choice.best])
+    assert f"Recommended: {choice.names[choice.best]}" in choice.in_words()
+    near = [
+        place
+        for place in range(1, choice.best)
+        if choice.columns["behind"][place] <= choice.columns["behind_error"][place]
+    ]
+    assert choice.simpler == (near[0] if near else None)
+
+
+def behind_by(rows: int, heldout: Embeddings, head: LinearHead) -> LinearHead:
+    """The head, with the bias of its first class so low that this many more held-out rows of it are wrong."""
+    logits = head.logits(heldout.features)[heldout.labels == 0]
+    lead = (logits[:, 0] - logits[:, 1:].max(1).values).sort().values
+    lead = lead[lead > 0]
+    return dataclasses.replace(head, bias=head.bias - (lead[rows - 1] + lead[rows]) / 2 * torch.eye(10)[0])
+
+
+def test_of_equals_the_simpler_one_is_recommended_and_what_comes_near_is_named(sides: Sides) -> None:
+    train, heldout, head = sides
+    forgetful = dataclasses.replace(head, bias=head.bias - torch.linspace(0, 40, 10))
+    same = [Candidate(name=name, meaning="", options={"": lambda *_: head}) for name in ("first", "second")]
+    found = choose_head(train, heldout, forgetful, same)
+    assert found.names[found.recommended] == "first"
+    assert found.simpler is None
+    assert "Simpler" not in found.in_words()
+    near = behind_by(1, heldout, head)
+    close = Candidate(name="close", meaning="", options={"": lambda *_: near})
+    found = choose_head(train, heldout, forgetful, [close, same[0]])
+    assert found.names[found.best] == found.names[found.recommended] == "first"
+    assert found.simpler == found.names.index("close")
+    assert found.in_words().endswith(": close.")
+    assert "which gains +" in found.in_words()
+    far = behind_by(12, heldout, head)
+    found = choose_head(
+        train, heldout, forgetful, [Candidate(name="far", meaning="", options={"": lambda *_: far}), same[0]]
+    )
+    assert found.names[found.recommended] == "first"
+    assert found.simpler is None
+
+
+def test_a_head_that_is_hardly_behind_is_left_as_it_is(sides: Sides) -> None:
+    train, heldout, head = sides
+    better = [Candidate(name="better", meaning="", options={"": lambda *_: head})]
+    found = choose_head(train, heldout, behind_by(1, heldout, head), better)
+    assert found.names[found.best] == "better"
+    assert found.recommended == 0
+    assert "leave the head as it is; better is only" in found.in_words()
+    found = choose_head(train, heldout, behind_by(12, heldout, head), better)
+    assert found.names[found.recommended] == "better"
+
+
+def test_a_gain_is_a_hundred_points_at_most_and_a_module_is_read(sides: Sides) -> None:
+    train, heldout, head = sides
+    few = heldout.select(torch.tensor([int((heldout.labels == c).nonzero()[0, 0]) for c in range(3)]))
+    wrong = nn.Linear(head.num_features, 10)
+    with torch.no_grad():
+        wrong.weight.zero_()
+        wrong.bias.copy_(torch.eye(10)[9])
+    better = Candidate(name="better", meaning="", options={"": lambda *_: head})
+    found = choose_head(train, few, wrong, [better], folds=2)
+    assert float(found.columns["gain_high"].max()) <= 1
+    assert found.overall["gain_high"] <= 1
+    assert equal(found.heads[0], read_head(wrong))
+    assert default_candidates(train, wrong)[0].name == "untouched"
+
+
+def test_nothing_is_recommended_where_nothing_helps(sides: Sides) -> None:
+    train, heldout, head = sides
+    worse = dataclasses.replace(head, weight=-head.weight)
+    found = choose_head(train, heldout, head, [Candidate(name="worse", meaning="", options={"": lambda *_: worse})])
+    assert found.names == ("untouched", "worse")
+    assert found.recommended == 0
+    assert "leave the head as it is" in found.in_words()
+
+
+def test_a_choice_is_read_back_as_it_was_written(choice: HeadChoice) -> None:
+    record = choice.to_dict()
+    again = HeadChoice.from_dict(record)
+    assert again.to_dict() == record
+    assert again.in_words() == choice.in_words()
+    del record["recall"]
+    with pytest.raises(InputError, match="remedy field recall must be valid"):
+        HeadChoice.from_dict(record)
+    with pytest.raises(InputError, match="schema_version"):
+        HeadChoice.from_dict({"schema_version": 9})
+
+
+def test_classes_without_held_out_rows_are_left_out(sides: Sides) -> None:
+    train, heldout, head = sides
+    found = choose_head(train, heldout.select(heldout.labels != 2), head, repeats=1, candidates=[])
+    assert math.isnan(float(found.recall[0][2]))
+    assert math.isfinite(float(found.columns["balanced_accuracy"][0]))
+
+
+def test_without_a_bias_nothing_is_made_that_needs_one(sides: Sides) -> None:
+    train, heldout, head = sides
+    head = dataclasses.replace(head, bias=torch.zeros(10))
+    listed = default_candidates(train, head, recipe=dataclasses.replace(SHORT, bias=False))
+    found = choose_head(train, heldout, head, listed, repeats=1)
+    assert "logit adjustment" not in found.names
+    assert all(not bool(one.bias.any()) for one in found.heads)
+
+
+# Wrong inputs
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t, h, head: adjust_logits(head, torch.zeros(9), 1.0), r"log prior must have shape (10,), got (9,)"),
+        (
+            lambda t, h, head: adjust_logits(head, torch.full((10,), -math.inf), 1.0),
+            "log prior must be finite, got nan or infinite values; give an absent class that of the rarest one",
+        ),
+        (lambda t, h, head: normalize_tau(head, -1.0), "tau must not be negative, and finite, got -1.0"),
+        (lambda t, h, head: normalize_tau(head, "1"), "tau must not be negative, and finite, got '1'"),
+        (lambda t, h, head: HeadRecipe(momentum="0.9"), "momentum must not be negative, and finite, got '0.9'"),
+        (lambda t, h, head: HeadRecipe(steps=-1), "steps must be an integer of at least 0, got -1"),
+        (
+            lambda t, h, head: HeadRecipe(learning_rate=math.nan),
+            "learning_rate must not be negative, and finite, got nan",
+        ),
+        (lambda t, h, head: HeadRecipe(momentum=1.0), "momentum must be below 1, got 1.0"),
+        (
+            lambda t, h, head: retrain_head(t, head, even_plan(torch.ones(3, dtype=torch.int64))),
+            "plan must have the embeddings' 10 classes, got 3",
+        ),
+        (
+            lambda t, h, head: retrain_head(t, dataclasses.replace(head, weight=head.weight[:, :8]), plan_with(t)),
+            "head must have the embeddings' 16 features, got 8",
+        ),
+        (
+            lambda t, h, head: retrain_head(t.select(t.labels != 2), head, plan_with(t)),
+            "draws of 2 must be 0, for it has no rows in the embeddings, got 0.1",
+        ),
+        (
+            lambda t, h, head: retrain_head(t, head, plan_with(t, after=1.0), bias=False),
+            "prior_correction.after of the plan must be 0 where the head has no bias, got 1.0",
+        ),
+        (
+            lambda t, h, head: retrain_head(t, head, plan_with(t), learning_rate=1e30, steps=50),
+            "learning_rate must be small enough for the head to settle, got 1e+30",
+        ),
+        (
+            lambda t, h, head: choose_head(t, h, head, folds=1),
+            "folds must lie in [2, 500], the number of held-out rows, got 1",
+        ),
+        (lambda t, h, head: choose_head(t, h, head, repeats=0), "repeats must be at least 1, got 0"),
+        (
+            lambda t, h, head: choose_head(t, h, head, [Candidate(name="a", meaning="", options={})]),
+            "candidate 'a' must have an option, got none",
+        ),
+        (
+            lambda t, h, head: choose_head(t, h, dataclasses.replace(head, weight=head.weight[:, :8])),
+            "train embeddings must have the head's 8 features and 10 classes, got 16 and 10",
+        ),
+    ],
+)
+def test_wrong_inputs(sides: Sides, call, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        call(*sides)
+    assert str(error.value) == message
+
+
+def test_the_names_are_public() -> None:
+    for name in (
+        "retrain_head",
+        "adjust_logits",
+        "normalize_tau",
+        "nearest_mean",
+        "choose_head",
+        "HeadRecipe",
+        "write_head",
+    ):
+        assert callable(getattr(dv, name))
+
+
+def test_embeddings_are_left_alone(sides: Sides) -> None:
+    features, labels = synthetic([30, 10, 4], "small")
+    head = synthetic_head(features, labels, 3)
+    side = embeddings_of(features.clone(), labels, head)
+    retrain_head(side, head, even_plan(torch.tensor([30, 10, 4])), steps=3)
+    assert torch.equal(side.features, features)
+    assert equal(head, synthetic_head(features, labels, 3))

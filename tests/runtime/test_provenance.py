@@ -1,0 +1,37 @@
+"""Where a result comes from."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from diversify.runtime import provenance
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_commit_is_marked_where_code_differs_from_it_and_not_for_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "diversify"
+    package.mkdir()
+    code, records = package / "origin.py", tmp_path / "records.jsonl"
+    monkeypatch.setattr(provenance, "__file__", str(code))
+    assert provenance.commit() is None, "not checked out"
+
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+
+    code.write_text("a = 1\n")
+    records.write_text("{}\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "all")
+    clean = provenance.commit()
+    assert clean is not None
+    assert len(clean) >= 40
+    records.write_text("{}\n{}\n")
+    assert provenance.commit() == clean
+    code.write_text("a = 2\n")
+    assert provenance.commit() == f"{clean}+"
