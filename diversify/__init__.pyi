@@ -32,9 +32,9 @@ from .network.linear_head import read_head as read_head
 from .network.linear_head import write_head as write_head
 from .network.networks import build_model as build_model
 from .network.networks import load_weights as load_weights
-from .network.synthetic import make_embeddings as make_embeddings
 from .network.split import SplitModel as SplitModel
 from .network.split import split_head as split_head
+from .network.synthetic import make_embeddings as make_embeddings
 from .plan.adaptive import AdaptivePlan as AdaptivePlan
 from .plan.make import make_plan as make_plan
 from .plan.plan import Plan as Plan

@@ -8,5 +8,5 @@ from .networks import build_model as build_model
 from .networks import load_weights as load_weights
 from .split import SplitModel as SplitModel
 from .split import split_head as split_head
-from .wrappers import evaluating as evaluating
 from .synthetic import make_embeddings as make_embeddings
+from .wrappers import evaluating as evaluating
