@@ -60,6 +60,7 @@ from diversify.diagnosis.result import Diagnosis
 from diversify.errors import InputError, must
 from diversify.files import atomic
 from diversify.functional import draws, metrics
+from diversify.functional.stats import holm
 from diversify.network.embeddings import Embeddings
 from diversify.network.extraction import extract
 from diversify.network.linear_head import LinearHead
@@ -70,7 +71,6 @@ from diversify.repair.retrain import retrain_head
 from diversify.runtime import provenance
 from diversify.study.methods import method_named
 from diversify.study.protocol import Protocol
-from diversify.study.statistics import holm
 from diversify.study.trial import Run, Task, load_task
 from diversify.study.tune import defaults
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
 import numpy as np
+import scipy
 import torch
 from scipy.special import stdtrit
 from torch import Tensor
@@ -246,3 +248,107 @@ def _exact_critical(classes: int) -> float:
     distance = ((orders - np.arange(classes, dtype=np.int16)) ** 2).sum(1)
     size = np.sort(np.abs(1 - 6 * distance / (classes * (classes**2 - 1))))[::-1]
     return float(min(1.0, size[int(0.05 * len(size))] + 1e-9))
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's t interval for the mean of independent values.
+
+    Args:
+        values: One number per independent repetition, for example per trained network.
+        confidence: Coverage of the interval, in (0, 1).
+
+    Returns:
+        The low and the high end; NaN with fewer than 2 values. Equal values have an interval of width 0.
+
+    Example:
+        >>> low, high = mean_interval([0.70, 0.74, 0.72])
+        >>> round(low, 3), round(high, 3)
+        (0.67, 0.77)
+    """
+    if len(values) < 2:
+        return math.nan, math.nan
+    if _are_equal(values):
+        return fmean(values), fmean(values)
+    low, high = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    return float(low), float(high)
+
+
+def paired_t_test(differences: Sequence[float]) -> float:
+    """The two-sided p value of the paired t test, whose null hypothesis is that differences have mean 0.
+
+    Args:
+        differences: One paired difference per independent repetition.
+
+    Returns:
+        A p value in [0, 1]; NaN with fewer than 2 differences. Equal differences give 1 if they are 0, and 0 otherwise.
+
+    Example:
+        >>> round(paired_t_test([0.02, 0.03, 0.01, 0.04]), 3)
+        0.03
+    """
+    if len(differences) < 2:
+        return math.nan
+    if _are_equal(differences):
+        return 0.0 if fmean(differences) else 1.0
+    return float(scipy.stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def _are_equal(values: Sequence[float]) -> bool:
+    """True if values differ by no more than rounding: scipy's t test divides by their spread."""
+    return max(values) - min(values) <= 1e-14 * max(map(abs, values))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """The p values adjusted for multiple comparisons by Holm's step-down method.
+
+    Args:
+        p_values: Raw p values by name. NaN stays NaN and does not count as a comparison.
+
+    Returns:
+        Adjusted p values by name, in the order of `p_values`; never below the raw ones and at most 1.
+
+    References:
+        Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Example:
+        >>> holm({"focal": 0.01, "ldam": 0.04, "vs": 0.03})
+        {'focal': 0.03, 'ldam': 0.06, 'vs': 0.06}
+    """
+    known = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
+    adjusted = dict.fromkeys(p_values, math.nan)
+    least = 0.0
+    for place, (p, name) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - place) * p))
+        adjusted[name] = least
+    return adjusted
+
+
+def bootstrap_mean_interval(
+    values: Sequence[float], draws: int = 10_000, confidence: float = 0.95, *, name: str
+) -> tuple[float, float]:
+    """The percentile bootstrap interval for the mean of independent values.
+
+    Resamples depend on `name` and on the number of values alone, so a comparison that is rendered again shows the same
+    interval. That is why `scipy.stats.bootstrap`, which takes a generator, is not used here.
+
+    Args:
+        values: One number per independent repetition.
+        draws: Resamples.
+        confidence: Coverage of the interval, in (0, 1).
+        name: First part of the key of every draw.
+
+    Returns:
+        The low and the high end; NaN without values. The interval never leaves the range of the values, so it is too
+        narrow when there are few of them.
+
+    Example:
+        >>> low, high = bootstrap_mean_interval([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], name="example")
+        >>> round(low, 2), round(high, 2)
+        (0.22, 0.48)
+    """
+    size = len(values)
+    if size == 0:
+        return math.nan, math.nan
+    rows = integers(size, name, torch.arange(draws)[:, None], torch.arange(size))
+    low, high = interval(torch.tensor(values, dtype=torch.float64)[rows].mean(1), confidence)
+    return float(low), float(high)

@@ -35,8 +35,9 @@ import torch
 
 from ..errors import must
 from ..functional import counts
+from ..functional.stats import holm
+from .estimates import Difference, Estimate, Network, difference
 from .read import BACKBONE, Record
-from .statistics import Difference, Estimate, Network, difference, holm
 
 Importances = Callable[[Sequence[Record], Sequence[str]], Mapping[str, float] | None]
 

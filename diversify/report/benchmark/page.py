@@ -9,7 +9,7 @@ from typing import Any
 
 from ...study.analysis import OURS, Comparison, SuiteComparison, compare
 from ...study.read import Record
-from ...study.statistics import Difference, Estimate
+from ...study.estimates import Difference, Estimate
 from .. import page, wording
 from ..page import Heading, Report, Section, Table
 from ..wording import DASH

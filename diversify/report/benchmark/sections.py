@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...study.analysis import BASELINE, DIVERSITY, OURS, SuiteComparison
-from ...study.statistics import Difference, Estimate
+from ...study.estimates import Difference, Estimate
 from .. import wording
 from ..page import Cell, Chart, Heading, Row, Section, Table
 from ..plots import Against, Rows

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...study.analysis import BASELINE, DIVERSITY, OURS, SuiteComparison
-from ...study.statistics import CONFIDENCE, Difference
+from ...study.estimates import CONFIDENCE, Difference
 from .. import wording
 from ..page import Headline, Statement
 from ..wording import DASH

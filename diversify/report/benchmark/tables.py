@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...study.analysis import BASELINE, OURS, SHOTS, THIRDS, MethodResult, Replicate, Role, SuiteComparison
-from ...study.statistics import FEWEST_FOR_BOOTSTRAP, FEWEST_FOR_P, Difference, Estimate
+from ...study.estimates import FEWEST_FOR_BOOTSTRAP, FEWEST_FOR_P, Difference, Estimate
 from .. import page, wording
 from ..page import Cell, Chart, Grid, Heading, Row, Section, Shade, Table
 from ..plots import Rows, Series

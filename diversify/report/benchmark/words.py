@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ...diagnosis.catalogue import MEASURES
 from ...study.analysis import DIVERSITY, Comparison, Replicate, Role, SuiteComparison
-from ...study.statistics import FEWEST_FOR_BOOTSTRAP, FEWEST_FOR_P, Estimate
+from ...study.estimates import FEWEST_FOR_BOOTSTRAP, FEWEST_FOR_P, Estimate
 from .. import page, wording
 from ..page import Meaning
 from ..wording import DASH
