@@ -1,4 +1,4 @@
-"""Every measure of a diagnosis: what it is called, its unit, which way is bad, what it means and where it comes from."""
+"""The catalogue of measures: the name, unit, definition, reading and source of every column of a diagnosis."""
 
 from __future__ import annotations
 
@@ -9,235 +9,566 @@ Unit = Literal["share", "ratio", "logits", "features", "images", "number"]
 Direction = Literal["low", "high", ""]
 
 _DABLAIN = "Dablain et al. 2023"
+_DABLAIN_FULL = (
+    "Dablain, Jacobson, Bellinger, Roberts and Chawla (2023), Understanding CNN fragility when learning with imbalanced"
+    " data, Machine Learning, arXiv:2210.09465"
+)
+_NAPIERALA = "Napierala and Stefanowski 2016"
+_NAPIERALA_FULL = (
+    "Napierala and Stefanowski (2016), Types of minority class examples and their influence on learning classifiers from"
+    " imbalanced data, Journal of Intelligent Information Systems 46"
+)
+_PAPYAN = "Papyan et al. 2020"
+_PAPYAN_FULL = (
+    "Papyan, Han and Donoho (2020), Prevalence of neural collapse during the terminal phase of deep learning training,"
+    " PNAS 117(40), arXiv:2008.08186"
+)
+_WILSON_FULL = (
+    "Interval: Wilson (1927), Probable inference, the law of succession, and statistical inference, Journal of the"
+    " American Statistical Association 22"
+)
+_STANDARD = "Standard definition."
+_OURS = "Defined by this library."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One column of a diagnosis. `bad` is the end of the scale that speaks of trouble, "" where neither does.
+    """The description of one measure: one column of a diagnosis, with one number per class.
 
-    `evidence` says whether it adds to class size in telling the recall gap of a class, and what a remedy gains there, on the
-    runs of `benchmarks/validity.py`: "yes", "unsure", "no" or "not tested"; "" for what is no diagnostic.
+    Attributes:
+        title: Short name, as in the headings of tables and plots.
+        meaning: What the number is, in one or two sentences.
+        unit: "share" lies in [0, 1] and is printed as a percentage ("ceiling_gain" in points); "logits" and "features"
+            are in the unit of the head's output and input.
+        formula: The definition as plain text. `n` counts images; `z` is a feature vector `(D,)`, `w_c` the head's row
+            of class c, `CE = z * w_c` (elementwise) the classification embedding and `top-K` the K features with the
+            largest mean CE of the class on its training images.
+        high: What a high value tells about the class.
+        low: What a low value tells about the class.
+        pitfalls: What to watch out for when reading or comparing the number.
+        bad: The end of the scale that indicates a problem; "" where neither does.
+        interval: True if the diagnosis also holds `<name>_low` and `<name>_high`, the ends of a 95% interval.
+        source: Short citation; "" for a standard definition or one of this library.
+        reference: Full citation.
+        evidence: Whether the measure adds information about the recall gap of a class, and about what a remedy gains
+            there, beyond class size, in the runs of `benchmarks/validity.py`: "yes", "unsure", "no" or "not tested",
+            with the outcome where the two differ; "" for a measure that is not a diagnostic.
+
+    Example:
+        >>> from diversify.diagnosis import MEASURES
+        >>> measure = MEASURES["recall_heldout"]
+        >>> measure.title, measure.unit, measure.bad
+        ('recall, held-out', 'share', 'low')
+        >>> measure.formula
+        'recall = TP / (TP + FN), over the held-out images of the class'
     """
 
     title: str
     meaning: str
     unit: Unit
+    formula: str
+    high: str
+    low: str
+    pitfalls: str
     bad: Direction = ""
     interval: bool = False
     source: str = ""
+    reference: str = _STANDARD
     evidence: str = ""
 
 
-def _diversity(title: str, meaning: str, bad: Direction, source: str) -> dict[str, Measure]:
-    name, long = title.split(":")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Diversity:
+    """What the two columns of one diversity measure share; training and held-out images are measured alike."""
+
+    title: str
+    meaning: str
+    formula: str
+    high: str
+    low: str
+    pitfalls: str
+    bad: Direction
+    source: str
+    reference: str
+
+
+_DIVERSITIES = {
+    "vendi": _Diversity(
+        title="Vendi score",
+        meaning="Effective number of different directions among the features of the images",
+        formula="exp(-sum_i p_i log p_i), p = eigenvalues of S / n, S_ij = cos(z_i - m, z_j - m), m = mean of the training"
+        " class means",
+        high="The images point in many different directions of the feature space: the class is diverse.",
+        low="The images point in few directions: the class is narrow, and may not cover the variation of new images.",
+        pitfalls="It grows with n, so compare it only at equal n. Training features collapse as training goes on: the"
+        " held-out value describes the diversity of a class better.",
+        bad="low",
+        source="Friedman and Dieng 2023",
+        reference="Friedman and Dieng (2023), The Vendi Score: a diversity evaluation metric for machine learning,"
+        " Transactions on Machine Learning Research, definition 3.1, arXiv:2210.02410",
+    ),
+    "effective_rank": _Diversity(
+        title="effective rank",
+        meaning="Effective number of dimensions that the features of the images span",
+        formula="exp(-sum_i p_i log p_i), p_i = s_i / sum_j s_j, s = singular values of the n features minus m, the mean of"
+        " the training class means",
+        high="The images vary in many dimensions of the feature space.",
+        low="The images vary in few dimensions of the feature space.",
+        pitfalls="It grows with n and is at most min(n, D). Unlike the Vendi score it weighs an image by the length of its"
+        " feature vector.",
+        bad="low",
+        source="Roy and Vetterli 2007",
+        reference="Roy and Vetterli (2007), The effective rank: a measure of effective dimensionality, EUSIPCO,"
+        " definition 1",
+    ),
+    "hill": _Diversity(
+        title="features in use",
+        meaning="Effective number of features that are among the K strongest of an image (Hill number of order 1)",
+        formula="exp(-sum_d p_d log p_d), p_d = share of feature d in the top-K lists of the n images, each ranked by its own"
+        " CE",
+        high="Different images of the class rely on different features.",
+        low="All images of the class rely on the same few features.",
+        pitfalls="It grows with n, lies between K and D, and depends on K: compare it only at equal n and K.",
+        bad="low",
+        source="Hill 1973",
+        reference="Hill (1973), Diversity and evenness: a unifying notation and its consequences, Ecology 54",
+    ),
+    "spread": _Diversity(
+        title="within-class spread",
+        meaning="Mean squared distance of the features of the images to their mean",
+        formula="(1/n) sum_i |z_i - mean(z)|^2",
+        high="The features of the class are scattered widely.",
+        low="The features of the class lie close together.",
+        pitfalls="It has the squared unit of the features, so it cannot be compared between networks. A class with larger"
+        " features has a larger spread without being more diverse.",
+        bad="low",
+        source="",
+        reference="Standard definition: the trace of the covariance within the class.",
+    ),
+    "cosine": _Diversity(
+        title="mean cosine",
+        meaning="Mean cosine similarity between the features of the images; a high value means that they are alike",
+        formula="(1/n^2) sum_ij cos(z_i - m, z_j - m), with i = j included, m = mean of the training class means",
+        high="The images are alike: the class has LITTLE diversity.",
+        low="The images differ: the class is diverse.",
+        pitfalls="A HIGH value is less diverse, unlike for the other diversity measures. The pairs of an image with itself"
+        " count, so n orthogonal features give 1 / n and not 0.",
+        bad="high",
+        source="",
+        reference="Standard definition: the mean pairwise cosine similarity.",
+    ),
+}
+
+
+def _diversity_columns() -> dict[str, Measure]:
+    """Two columns per diversity measure; only the held-out one has a bad end."""
     return {
         f"diversity_{name}_{split}": Measure(
-            title=f"{long}, {words}",
-            meaning=f"{meaning}; {words} images, at matched n. The interval is over draws of n, and given from 2n images on.",
+            title=f"{one.title}, {words}",
+            meaning=f"{one.meaning}; on {words} images, at matched n (20 images of every class). The interval is the"
+            " spread over 50 draws, given for classes with at least 40 images.",
             unit="number",
-            bad=bad if split == "heldout" else "",
+            formula=f"{one.formula}; over n = 20 {words} images of the class, mean of 50 draws",
+            high=one.high,
+            low=one.low,
+            pitfalls=f"{one.pitfalls} Undefined for a class with fewer than 20 {words} images.",
+            bad=one.bad if split == "heldout" else "",
             interval=True,
-            source=source,
+            source=one.source,
+            reference=one.reference,
         )
+        for name, one in _DIVERSITIES.items()
         for split, words in (("train", "training"), ("heldout", "held-out"))
     }
 
 
 _DEFINED: dict[str, Measure] = {
-    "count": Measure(title="training images", meaning="Images of the class the model learned from.", unit="images"),
+    "count": Measure(
+        title="training images",
+        meaning="Number of images of the class that the model was trained on.",
+        unit="images",
+        formula="n_train",
+        high="The model saw many images of the class.",
+        low="The class is rare in training. The fewer images, the wider most intervals.",
+        pitfalls="A large class can still be narrow: near copies count in full.",
+    ),
     "count_heldout": Measure(
-        title="held-out images", meaning="Images of the class the model did not see.", unit="images"
+        title="held-out images",
+        meaning="Number of images of the class that the model was not trained on and that this diagnosis uses.",
+        unit="images",
+        formula="n_heldout",
+        high="The held-out measures of the class are precise.",
+        low="The held-out measures of the class have wide intervals, and few findings can be supported.",
+        pitfalls="It limits the precision of every held-out measure, not the quality of the model.",
     ),
     "recall_train": Measure(
-        title="recall, training", meaning="Share of the training images found.", unit="share", interval=True
+        title="recall, training",
+        meaning="Share of the class's training images that the model predicts as this class; Wilson interval.",
+        unit="share",
+        formula="recall = TP / (TP + FN), over the training images of the class, without augmentation",
+        high="The class is learned (or overfitted: compare it with held-out recall).",
+        low="The class is underfitted: the model does not even recognise images that it was trained on.",
+        pitfalls="A value near 100% is normal for a network trained to the end, and says nothing about new images.",
+        interval=True,
+        reference=_WILSON_FULL,
     ),
     "recall_heldout": Measure(
         title="recall, held-out",
-        meaning="Share of the held-out images found; Wilson interval.",
+        meaning="Share of the class's held-out images that the model predicts as this class; Wilson interval.",
         unit="share",
+        formula="recall = TP / (TP + FN), over the held-out images of the class",
+        high="New images of the class are recognised.",
+        low="New images of the class are missed. The class is fragile if the upper end of its interval lies below the mean"
+        " over the classes.",
+        pitfalls="With few held-out images the interval is wide: read the interval, not the value. A class that is predicted"
+        " too often has a high recall and a low precision.",
         bad="low",
         interval=True,
+        reference=_WILSON_FULL,
     ),
     "precision_heldout": Measure(
         title="precision, held-out",
-        meaning="Share of the predictions of this class that are right.",
+        meaning="Share of the held-out images predicted as this class that belong to it; Wilson interval.",
         unit="share",
+        formula="precision = TP / (TP + FP), over the held-out images predicted as the class",
+        high="A prediction of this class can be trusted.",
+        low="Images of other classes are often predicted as this class.",
+        pitfalls="It depends on the class frequencies of the held-out images. Undefined for a class that is never"
+        " predicted.",
         interval=True,
+        reference=_WILSON_FULL,
     ),
     "recall_log_count": Measure(
         title="recall that log n predicts",
-        meaning="A line fitted to recall against log n, over the classes of this diagnosis; cut to [0, 1].",
+        meaning="Held-out recall expected from the number of training images alone: a line fitted to recall against log n"
+        " over the classes of this diagnosis, clipped to [0, 1].",
         unit="share",
+        formula="clip(a + b log n_train, 0, 1), a and b by least squares over the classes",
+        high="A class of this size is expected to be recognised well.",
+        low="A class of this size is expected to be recognised poorly.",
+        pitfalls="Undefined with fewer than 5 classes or when all classes are equally large. The line describes the classes"
+        " of this diagnosis and no others.",
+        reference=f"{_OURS} Ordinary least squares.",
     ),
     "recall_ceiling": Measure(
         title="recall of a refitted head",
-        meaning="Recall of a linear head fitted on class-balanced held-out features, each image by a head that did not see it;"
-        " undefined below 5 images.",
+        meaning="Recall that a new linear head reaches on the same features, fitted on class-balanced held-out images by"
+        " 5-fold cross-fitting (no image is predicted by a head that was fitted on it); undefined below 5 images.",
         unit="share",
+        formula="recall over the held-out images of the class, each predicted by a class-balanced logistic regression fitted"
+        " on the other 4 folds",
+        high="The features separate the class linearly.",
+        low="No linear head fitted on these images recognises the class: the features are at fault.",
+        pitfalls="With few held-out images per class the refitted head is itself poorly fitted, so the value is not an upper"
+        " bound.",
+        source="Kang et al. 2020, after their classifier re-training",
+        reference="Kang, Xie, Rohrbach, Yan, Gordo, Feng and Kalantidis (2020), Decoupling representation and classifier for"
+        " long-tailed recognition, ICLR, arXiv:1910.09217 (classifier re-training)",
     ),
     "ceiling_gain": Measure(
         title="recall a better head could gain",
-        meaning="Recall of the refitted head less today's, on the same held-out images.",
+        meaning="Recall of the refitted head minus recall of the model's own head, on the same held-out images.",
         unit="share",
+        formula="recall_ceiling - recall of the model's head, over the same held-out images",
+        high="The features separate the class better than the head does: repair the head.",
+        low="Near or below 0: a new head would not help; the features have to change.",
+        pitfalls="The gain of a rare class usually costs recall of a frequent one: look at the mean over the classes too."
+        " Undefined below 5 held-out images.",
         bad="high",
         interval=True,
         source="Kang et al. 2020, after their classifier re-training",
+        reference="Kang, Xie, Rohrbach, Yan, Gordo, Feng and Kalantidis (2020), Decoupling representation and classifier for"
+        " long-tailed recognition, ICLR, arXiv:1910.09217 (classifier re-training). Interval: Newcombe (1998), Improved"
+        " confidence intervals for the difference between binomial proportions based on paired data, Statistics in"
+        " Medicine 17, method 10",
     ),
     "top_k_share": Measure(
         title="top-K share",
-        meaning="Part of the positive mean classification embedding that the K strongest features hold, on training images.",
+        meaning="Share of the class's positive evidence that its K strongest features hold: their part of the positive mean"
+        " classification embedding, on training images.",
         unit="share",
+        formula="sum of mean(CE_d) over the top-K / sum of max(mean(CE_d), 0) over all features; means over training images",
+        high="The class depends on a few features.",
+        low="The evidence for the class is distributed over many features.",
+        pitfalls="It depends on K and D: it is at least K / D, and 1 at K = D. The sum of the positive means is the"
+        " denominator, not the logit, because negative parts cancel.",
         interval=True,
         source=_DABLAIN,
+        reference=_DABLAIN_FULL,
     ),
     "needed_tp": Measure(
         title="features needed, hits",
-        meaning="How many of the strongest features it takes to beat the runner-up; held-out images that are found.",
+        meaning="Number of the strongest features that are needed to beat the logit of the runner-up class; mean over the"
+        " held-out images that are predicted correctly (hits).",
         unit="number",
+        formula="mean of the smallest k with: sum of the k largest positive CE + bias + all negative CE >= logit of the"
+        " runner-up; CE of the predicted class",
+        high="The decisions are close, or rest on many features.",
+        low="A few features decide.",
+        pitfalls="It is 0 where the bias alone decides. Undefined for a class without a correctly predicted image; images"
+        " that are recognised are the easy ones.",
         interval=True,
         source=_DABLAIN,
+        reference=_DABLAIN_FULL,
     ),
     "needed_error": Measure(
         title="features needed, errors",
-        meaning="How many of the strongest features of the class predicted instead it takes to beat the runner-up; held-out images"
-        " of this class that are missed.",
+        meaning="Number of the strongest features of the wrongly predicted class that are needed to beat the runner-up's logit;"
+        " mean over the held-out images of this class that are predicted as another.",
         unit="number",
+        formula="as needed_tp, over the class's misclassified held-out images, with CE of the class predicted instead",
+        high="The errors are close decisions.",
+        low="A few features of the other class decide: the errors are confident.",
+        pitfalls="The features belong to the predicted class, not to this one. Undefined for a class without errors.",
         interval=True,
         source=_DABLAIN,
+        reference=_DABLAIN_FULL,
     ),
     "ce_magnitude_ratio": Measure(
         title="top-K magnitude, held-out / train",
-        meaning="Mean classification embedding over the class's top-K, on held-out over training images; 1 where they match."
-        " Choosing the top-K on few images alone takes it somewhat below 1.",
+        meaning="How strong the class's top-K features are on held-out images, relative to training images: the ratio of the"
+        " mean classification embedding over the top-K. 1 where both match; a little below 1 is expected in small"
+        " classes, because the top-K were chosen on few images.",
         unit="ratio",
+        formula="mean over held-out images of mean CE over the top-K / the same over training images",
+        high="Near 1: the features that the class relies on respond to new images as they do to training images.",
+        low="The features that the class relies on respond less to new images: the class is overfitted.",
+        pitfalls="The top-K are selected on training images, so the ratio is biased below 1, most in small classes."
+        " Undefined where the training magnitude is not positive.",
         bad="low",
         interval=True,
         source=_DABLAIN,
+        reference=_DABLAIN_FULL,
     ),
     "ce_magnitude_ratio_tp": Measure(
         title="top-K magnitude ratio, hits",
-        meaning="Mean classification embedding over the class's top-K, on held-out images that are found over all training images.",
+        meaning="The top-K magnitude ratio of the held-out images that are predicted correctly (hits), relative to all training"
+        " images of the class.",
         unit="ratio",
+        formula="as ce_magnitude_ratio, with the class's correctly predicted held-out images in the numerator",
+        high="Recognised images excite the class's top-K features as strongly as training images do.",
+        low="Even recognised images excite the class's top-K features less than training images do.",
+        pitfalls="It is selected: images are recognised because they excite these features. Compare it with the ratio of the"
+        " misses, not with 1.",
         interval=True,
         source=_DABLAIN,
+        reference=_DABLAIN_FULL,
     ),
     "ce_magnitude_ratio_fn": Measure(
         title="top-K magnitude ratio, misses",
-        meaning="Mean classification embedding over the class's top-K, on held-out images that are missed over all training images.",
+        meaning="The top-K magnitude ratio of the held-out images of the class that are predicted as another (misses),"
+        " relative to all training images of the class.",
         unit="ratio",
+        formula="as ce_magnitude_ratio, with the class's misclassified held-out images in the numerator",
+        high="Missed images excite the class's features, but another class wins: the head or the overlap is at fault.",
+        low="Missed images hardly excite the class's features: the features do not carry over to them.",
+        pitfalls="It is selected: images are missed because they do not excite these features. Undefined for a class without"
+        " errors.",
         interval=True,
         source=_DABLAIN,
+        reference=_DABLAIN_FULL,
     ),
     "ce_magnitude_gap": Measure(
         title="top-K magnitude gap",
-        meaning="Training less held-out mean classification embedding over the class's top-K.",
+        meaning="Mean classification embedding over the class's top-K on training images minus the same on held-out images.",
         unit="logits",
+        formula="mean over training images of mean CE over the top-K - the same over held-out images",
+        high="The features that the class relies on are weaker on new images: the class is overfitted.",
+        low="Near 0: training and new images excite the features alike.",
+        pitfalls="In logits, so it grows with the scale of the logits: compare classes of one network, and use the ratio"
+        " between networks. Noisy for classes with few images.",
         bad="high",
         interval=True,
         source=_DABLAIN,
+        reference=_DABLAIN_FULL,
     ),
     "fe_magnitude_ratio": Measure(
         title="top-K feature magnitude ratio",
-        meaning="Mean of the class's K strongest features, without the head's weights, on held-out over training images.",
+        meaning="Mean of the class's K strongest features on held-out images relative to training images, without the weights"
+        " of the head.",
         unit="ratio",
+        formula="mean over held-out images of the mean of the K features with the largest class mean on training images / the"
+        " same over training images",
+        high="Near 1: the features respond to new images as they do to training images.",
+        low="The features respond less to new images.",
+        pitfalls="Its K features are ranked by activation and need not be those the head uses for the class. Biased below 1"
+        " like the ratio with the head's weights.",
         bad="low",
         interval=True,
         source=_DABLAIN,
+        reference=_DABLAIN_FULL,
     ),
     "identity_overlap": Measure(
         title="top-K identity overlap",
-        meaning="Share of the class's top-K that are also the top-K of its held-out images; K / D by chance.",
+        meaning="Share of the class's top-K features that are also the top-K of its held-out images; K / D is expected by"
+        " chance.",
         unit="share",
+        formula="number of features in both the top-K on training images and the top-K on held-out images / K",
+        high="New images excite the same features as training images.",
+        low="New images excite other features than those the class was learned by.",
+        pitfalls="Features of nearly equal strength change places by chance, more so with few images. Compare it with K / D"
+        " and with classes of the same size. No interval below 20 images on either side.",
         bad="low",
         interval=True,
         source=_DABLAIN,
+        reference=_DABLAIN_FULL,
     ),
     "feature_deviation": Measure(
         title="feature deviation",
-        meaning="Distance between the means of n training and n held-out images.",
+        meaning="Distance between the mean features of 20 training images and of 20 held-out images of the class.",
         unit="features",
+        formula="|mean of z over n training images - mean of z over n held-out images|, n = 20, mean of 50 draws",
+        high="New images of the class lie elsewhere in the feature space than its training images.",
+        low="New and training images have nearly the same mean.",
+        pitfalls="It is never 0: without any shift it is about sqrt((spread_train + spread_heldout) / n). In feature units, so"
+        " it cannot be compared between networks. Undefined below 20 images on either side.",
         bad="high",
         interval=True,
         source="Ye et al. 2020 (CDT)",
+        reference="Ye, Chen, Zhan and Chao (2020), Identifying and compensating for feature deviation in imbalanced deep"
+        " learning, arXiv:2001.01385",
     ),
     "range_gap": Measure(
         title="range gap",
-        meaning="How far n held-out images reach beyond the range of n training images, summed over features.",
+        meaning="How far the features of 20 held-out images reach beyond the range of those of 20 training images, summed over"
+        " the features.",
         unit="features",
+        formula="sum over d of max(0, max held-out z_d - max training z_d) + max(0, min training z_d - min held-out z_d), n = 20"
+        " on either side, mean of 50 draws",
+        high="New images have feature values that the class never had in training.",
+        low="New images stay within the range of the training images.",
+        pitfalls="Ranges grow with n, so only values at equal n can be compared. It is above 0 even without a shift, and is"
+        " sensitive to single images. Undefined below 20 images on either side.",
         bad="high",
         interval=True,
         source="Dablain et al. 2022 (EOS)",
+        reference="Dablain, Bellinger, Krawczyk and Chawla (2022), Efficient augmentation for imbalanced deep learning,"
+        " arXiv:2207.06080",
     ),
     "safe": Measure(
         title="safe",
-        meaning="Training images with 4 or 5 of 5 neighbours of their class; falls with class size by itself.",
+        meaning="Share of the class's training images of whose 5 nearest neighbours in the feature space 4 or 5 belong to the"
+        " class. It falls with class size by itself.",
         unit="share",
+        formula="share of the training images with 4 or 5 of 5 nearest training neighbours (Euclidean) of the same class",
+        high="The training images of the class lie among themselves.",
+        low="The training images of the class lie among those of other classes.",
+        pitfalls="A small class has few possible neighbours of its own: compare it with classes of the same size. Below 6"
+        " images an image cannot have 5 neighbours of its class.",
         bad="low",
         interval=True,
-        source="Napierala and Stefanowski 2016",
+        source=_NAPIERALA,
+        reference=f"{_NAPIERALA_FULL}. {_WILSON_FULL}, with the counts divided by 2.25 because neighbouring images are not"
+        " independent",
     ),
     "border": Measure(
         title="border",
-        meaning="Training images with 2 or 3 of 5 neighbours of their class.",
+        meaning="Share of the class's training images with 2 or 3 of 5 nearest neighbours of the class.",
         unit="share",
-        source="Napierala and Stefanowski 2016",
+        formula="share of the training images with 2 or 3 of 5 nearest training neighbours (Euclidean) of the same class",
+        high="Many training images lie at the boundary to other classes.",
+        low="Few training images lie at the boundary: read safe, rare and outlier for where they lie instead.",
+        pitfalls="safe, border, rare and outlier add up to 100%, and all four depend on class size.",
+        source=_NAPIERALA,
+        reference=_NAPIERALA_FULL,
     ),
     "rare": Measure(
         title="rare",
-        meaning="Training images with 1 of 5 neighbours of their class.",
+        meaning="Share of the class's training images with 1 of 5 nearest neighbours of the class.",
         unit="share",
-        source="Napierala and Stefanowski 2016",
+        formula="share of the training images with 1 of 5 nearest training neighbours (Euclidean) of the same class",
+        high="Many training images lie in small groups among other classes.",
+        low="Few training images lie in small groups among other classes.",
+        pitfalls="safe, border, rare and outlier add up to 100%, and all four depend on class size.",
+        source=_NAPIERALA,
+        reference=_NAPIERALA_FULL,
     ),
     "outlier": Measure(
         title="outlier",
-        meaning="Training images with no neighbour of their class among 5.",
+        meaning="Share of the class's training images with none of 5 nearest neighbours of the class.",
         unit="share",
-        source="Napierala and Stefanowski 2016",
+        formula="share of the training images with 0 of 5 nearest training neighbours (Euclidean) of the same class",
+        high="Many training images lie alone among other classes: unusual images, or wrong labels.",
+        low="Few training images lie alone.",
+        pitfalls="safe, border, rare and outlier add up to 100%, and all four depend on class size. A class with one"
+        " image has 100%.",
+        source=_NAPIERALA,
+        reference=_NAPIERALA_FULL,
     ),
-    "head_norm": Measure(title="head norm", meaning="Length of the class's row of the head.", unit="number", bad="low"),
+    "head_norm": Measure(
+        title="head norm",
+        meaning="Euclidean norm of the class's row of the head.",
+        unit="number",
+        formula="|w_c|",
+        high="The head tends to give the class large logits.",
+        low="The head tends to give the class small logits, so that it is rarely predicted; typical of rare classes.",
+        pitfalls="It has no absolute scale: compare classes of one head. A head that normalises its rows is not affected.",
+        bad="low",
+        reference="Kang, Xie, Rohrbach, Yan, Gordo, Feng and Kalantidis (2020), Decoupling representation and classifier for"
+        " long-tailed recognition, ICLR, arXiv:1910.09217 (tau-normalisation)",
+    ),
     "nc1": Measure(
         title="collapse (NC1), training",
-        meaning="Scatter of the class around its mean over the scatter of the class means; 0 is collapsed.",
+        meaning="Scatter of the class's training features around their mean, relative to the scatter of the class means; 0 where"
+        " the class has collapsed to a point.",
         unit="ratio",
-        source="Papyan et al. 2020",
+        formula="[sum_i |z_i - mu_c|^2 / (n_c - 1)] / [(1/C) sum_k |mu_k - mean of the class means|^2], training images",
+        high="The features of the class vary much compared with the distance between the classes.",
+        low="The features of the class have collapsed to its mean, as at the end of training.",
+        pitfalls="Low is normal for training images. Read it beside the held-out value. Undefined below 2 images.",
+        source=_PAPYAN,
+        reference=f"{_PAPYAN_FULL} (their NC1, here per class)",
     ),
     "nc1_heldout": Measure(
         title="collapse (NC1), held-out",
-        meaning="Scatter of the class around its mean over the scatter of the class means, on held-out images; far above the"
-        " training value, the class was memorised.",
+        meaning="Scatter of the class's held-out features around their mean, relative to the scatter of the class means. Far above"
+        " the training value, the class is overfitted.",
         unit="ratio",
+        formula="as nc1, over held-out images",
+        high="New images of the class scatter widely: if the training value is near 0, the class is overfitted.",
+        low="New images collapse to the class mean as training images do.",
+        pitfalls="Class means are those of the held-out images, so a shift of the whole class does not show: see feature"
+        " deviation. Undefined below 2 images.",
         bad="high",
-        source="Papyan et al. 2020",
+        source=_PAPYAN,
+        reference=f"{_PAPYAN_FULL} (their NC1, here per class)",
     ),
     "margin": Measure(
         title="margin",
-        meaning="Mean of the true class's logit less the best other, on held-out images; of the head's own logits.",
+        meaning="Logit of the true class minus the largest other logit, as the head gives them; mean over the class's held-out"
+        " images. Negative where the prediction is wrong.",
         unit="logits",
+        formula="mean over held-out images of logit_c - max over k != c of logit_k",
+        high="New images of the class are recognised clearly.",
+        low="New images of the class are recognised narrowly (near 0) or missed (below 0).",
+        pitfalls="In logits, so it grows with their scale: a longer trained network has larger margins without being better. A"
+        " mean hides a mixture of clear hits and clear errors.",
         bad="low",
         interval=True,
+        reference="Cao, Wei, Gaidon, Arechiga and Ma (2019), Learning imbalanced datasets with label-distribution-aware margin"
+        " loss, NeurIPS, arXiv:1906.07413 (the margin of an example)",
     ),
     "ece": Measure(
         title="calibration error",
-        meaning="Expected calibration error over the held-out images predicted as this class, 15 bins; of the head's own logits.",
+        meaning="Expected calibration error: how far the model's confidence is from its accuracy, over the held-out images"
+        " predicted as this class, in 15 bins of the confidence; from the logits as the head gives them.",
         unit="share",
+        formula="sum over bins b of (n_b / n) |accuracy_b - mean confidence_b|, 15 bins of equal width, held-out images predicted"
+        " as the class",
+        high="The confidence in predictions of this class cannot be trusted; usually it is too high.",
+        low="The confidence in predictions of this class matches its accuracy.",
+        pitfalls="It is per PREDICTED class. With few predictions it is biased upward. It does not say in which direction the"
+        " confidence is wrong.",
         bad="high",
         source="Guo et al. 2017",
+        reference="Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, ICML, equation 3,"
+        " arXiv:1706.04599",
     ),
-    **_diversity(
-        "vendi:Vendi score", "Effective number of different directions among n images", "low", "Friedman and Dieng 2023"
-    ),
-    **_diversity(
-        "effective_rank:effective rank",
-        "Effective number of dimensions that n images span",
-        "low",
-        "Roy and Vetterli 2007",
-    ),
-    **_diversity("hill:features in use", "Effective number of features among n images' own top-K", "low", "Hill 1973"),
-    **_diversity("spread:within-class spread", "Mean squared distance of n images to their mean", "low", ""),
-    **_diversity("cosine:mean cosine", "Mean cosine between n images; high means alike", "high", ""),
+    **_diversity_columns(),
 }
 
-# Whether a diagnostic adds to class size; printed by `python -m benchmarks.validity --evidence`, compared by a test.
+# Whether a measure adds information beyond class size: the output of `python -m benchmarks.validity --evidence`, which a test
+# compares with this table.
 EVIDENCE: dict[str, str] = {
     "recall_heldout": "no for the recall gap, not tested for the gain of a remedy",
     "precision_heldout": "no",
@@ -272,7 +603,7 @@ MEASURES: dict[str, Measure] = {
     name: dataclasses.replace(one, evidence=EVIDENCE.get(name, "")) for name, one in _DEFINED.items()
 }
 
-# The diagnostics a class's recall may be explained with, beside its size.
+# The diagnostics whose rank correlation with held-out recall, given class size, a diagnosis reports (`beyond_log_count`).
 EXPLANATIONS = (
     "ce_magnitude_ratio",
     "ce_magnitude_gap",
