@@ -1,4 +1,4 @@
-"""`python -m diversify`, and the `diversify` command."""
+"""The entry point of `python -m diversify` and of the `diversify` command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from .runtime import signals
 
 
 def main() -> None:
-    """Run the command line of this process; streams and signals are set up before anything slow is imported."""
+    """Run the command line with this process's arguments, then exit with its code.
+
+    Streams and signal handlers are set up first, before anything slow is imported.
+    """
     signals.open_streams()
     signals.receive_signals()
     from .cli.entry import run
@@ -16,7 +19,7 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
         signals.end_work()
-    except KeyboardInterrupt:  # after the last that `run` does
+    except KeyboardInterrupt:  # it came after the last handler in `run`
         signals.end_work()
         code = signals.INTERRUPTED
     signals.leave(code)

@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause, and the one form its message takes."""
+"""The error for wrong input, and the one form that its message takes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,57 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """An input breaks a rule; the message is one line: what, the rule, the value, what to do."""
+    """The error that every function raises for wrong input, with a message of one line.
+
+    The message names the parameter, the rule that it breaks, the value, and where that helps what to do:
+    `<name> must <law>, got <value>[; <what to do>]`.
+
+    Attributes:
+        parts: `(name, law, got, advice)` as given to `must`; None for a message that was not made there. The command
+            line reads them to write its flags in place of the parameters.
+
+    Example:
+        >>> import diversify as dv
+        >>> try:
+        ...     dv.Recipe(optimizer="adam")
+        ... except dv.InputError as error:
+        ...     print(error)
+        optimizer must be one of sgd, adamw, got 'adam'; did you mean 'adamw'?
+    """
+
+    parts: tuple[str, str, str, str] | None = None
 
     def __init__(self, message: str = "") -> None:
-        # A loader hands on an error of its worker process with the worker's traceback as the message: keep the line.
+        # A data loader raises its worker's error again with the whole traceback as the message: keep the one line.
         super().__init__(message.rpartition("InputError: ")[2].strip() if "\n" in message else message)
 
 
 def must(name: str, law: str, got: object, advice: str = "") -> InputError:
-    """The error `<name> must <law>, got <value>[; <what to do>]`, to be raised by the caller."""
-    text = f"{name} must {law}, got {got}"
-    return InputError(" ".join(f"{text}; {advice}".split() if advice else text.split()))
+    """Return the error `<name> must <law>, got <value>[; <what to do>]`, for the caller to raise.
+
+    Args:
+        name: The parameter, or whatever else breaks the rule.
+        law: The rule, as a verb phrase that follows "must".
+        got: The value, shown as `str` shows it.
+        advice: What to do about it; left out where empty.
+
+    Example:
+        >>> print(must("epochs", "be at least 1", 0))
+        epochs must be at least 1, got 0
+    """
+    name, law, shown, advice = (" ".join(str(part).split()) for part in (name, law, got, advice))
+    error = InputError(f"{name} must {law}, got {shown}" + (f"; {advice}" if advice else ""))
+    error.parts = (name, law, shown, advice)
+    return error
 
 
 def unknown(name: str, got: str, choices: Iterable[str]) -> InputError:
-    """The error for a name that is not among `choices`: lists them and suggests the nearest."""
+    """Return the error for a value that is not among `choices`: it lists them and suggests the nearest.
+
+    Example:
+        >>> print(unknown("schedule", "step", ["steps", "cosine"]))
+        schedule must be one of steps, cosine, got 'step'; did you mean 'steps'?
+    """
     listed = list(choices)
     near = difflib.get_close_matches(got, listed, n=1)
     return must(name, f"be one of {', '.join(listed)}", repr(got), f"did you mean {near[0]!r}?" if near else "")

@@ -14,7 +14,7 @@ from ..files import atomic, staging
 from ..report.comparison import render_comparison_html, render_comparison_markdown
 from ..runtime import provenance
 from .diagnose import load_diagnosed
-from .folders import SCHEMA_VERSION, alone
+from .folders import OWNED, SCHEMA_VERSION, alone
 from .train import Say
 
 
@@ -23,7 +23,7 @@ def compare_run(
     first: Path, second: Path, *, out: Path, overwrite: bool = False, say: Say
 ) -> tuple[ModelComparison, dict[str, Any]]:
     """Compare two folders of `diagnose_run`; leaves `comparison.json`, `report.html`, `report.md`, `run.json` in `out`."""
-    staging.ensure_available(out, overwrite, inputs=(first, second))
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=(first, second))
     (one, one_model, one_record), (two, two_model, two_record) = load_diagnosed(first), load_diagnosed(second)
     if one.class_names != two.class_names:
         differ = [f"{a} and {b}" for a, b in zip(one.class_names, two.class_names, strict=False) if a != b]
@@ -54,7 +54,7 @@ def compare_run(
         "second": {"path": str(second), **two_record},
         **provenance.origin(torch.device("cpu")),
     }
-    with staging.staged_directory(out, overwrite=overwrite) as folder:
+    with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as folder:
         atomic.write_json(folder / "comparison.json", comparison.to_dict())
         # To the digits of the file, so that `report` gives the same.
         kept = ModelComparison.from_dict(comparison.to_dict())

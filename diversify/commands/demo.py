@@ -32,7 +32,7 @@ from ..report.demo import SHOWN_STRENGTHS, Demo, Trained, outcome_of, render_dem
 from ..runtime import provenance
 from ..training.recipe import Recipe
 from .diagnose import diagnose_run, load_trained
-from .folders import SCHEMA_VERSION, alone
+from .folders import OWNED, SCHEMA_VERSION, alone
 from .options import DataOptions
 from .remedy import remedy_run
 from .train import Progress, Say, read_plan, train_run
@@ -83,14 +83,14 @@ def demo_run(
     `out`, beside what every step leaves.
     """
     recipe = dataclasses.replace(DEMO_RECIPE, seed=seed)
-    staging.ensure_available(out, overwrite)
+    staging.ensure_available(out, overwrite, owned=OWNED)
     with _one_thread():
         return _all_the_way(out, recipe, say, progress)
 
 
 def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: Progress | None) -> tuple[Demo, dict[str, Any]]:
     seed = recipe.seed
-    staging.clear(out)
+    staging.clear(out, owned=OWNED)
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": "demo",

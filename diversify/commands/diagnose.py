@@ -31,7 +31,7 @@ from ..plan.plan import Plan
 from ..report.diagnosis import render_html, render_markdown
 from ..report.thumbnails import take_pictures
 from ..runtime import provenance
-from .folders import SCHEMA_VERSION, alone, run_folder, unfinished
+from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
 from .options import DataOptions, channels_of, fit_channels
 from .recorded import Recorded, carried
 from .train import Progress, Say
@@ -254,7 +254,7 @@ def diagnose_run(
     """
     atomic.require_file(weights, "weights")
     staging.ensure_available(  # an unfinished run may go on: `run_folder` looks closer
-        out, overwrite or unfinished(out, "diagnose"), inputs=[weights, *data_options.inputs()]
+        out, overwrite or unfinished(out, "diagnose"), owned=OWNED, inputs=[weights, *data_options.inputs()]
     )
     known = Recorded.beside(weights)
     training = known.training if known else None

@@ -15,6 +15,17 @@ from ..files import atomic, staging
 
 SCHEMA_VERSION = 1
 
+OWNED = frozenset(
+    {
+        *("run.json", "model.safetensors", "state", "metrics.jsonl", "plan.json"),  # train
+        *("diagnosis.json", "exhibits.json", "embeddings", "report.html", "report.md"),  # diagnose
+        *("comparison.json", "train", "diagnosis"),  # compare, demo
+        "remedy.json",  # remedy
+        *("digits.npz", "seeds", "test.json"),  # demo
+    }
+)
+"""The files and folders that commands leave in `out`; nothing else in it is ever removed."""
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -31,7 +42,7 @@ def alone(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]
     @functools.wraps(command)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         out = signature.bind(*args, **kwargs).arguments["out"]
-        with staging.claimed(out) if is_first() else contextlib.nullcontext():
+        with staging.claimed(out, owned=OWNED) if is_first() else contextlib.nullcontext():
             return command(*args, **kwargs)
 
     return run
@@ -46,14 +57,14 @@ def run_folder(out: Path, record: dict[str, Any], *, overwrite: bool) -> Iterato
             unfinished(out, record["command"])
             and atomic.read_json(out / "run.json", "run.json").get("identity") == record["identity"]
         )
-    staging.ensure_available(out, overwrite or goes_on)
+    staging.ensure_available(out, overwrite or goes_on, owned=OWNED)
     if not goes_on:
-        staging.clear(out)
+        staging.clear(out, owned=OWNED)
     atomic.write_json(out / "run.json", record)
     try:
         yield
     except InputError:
-        staging.clear(out)
+        staging.clear(out, owned=OWNED)
         raise
 
 

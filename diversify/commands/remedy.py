@@ -24,7 +24,7 @@ from ..repair.retrain import HeadRecipe
 from ..report.remedy import render_remedy_html, render_remedy_markdown
 from ..runtime import provenance
 from .diagnose import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, load_diagnosed, require_recorded
-from .folders import SCHEMA_VERSION, alone
+from .folders import OWNED, SCHEMA_VERSION, alone
 from .train import Progress, Say
 
 REPEATS = 10  # of the folds: they cost nothing beside the heads
@@ -50,7 +50,7 @@ def remedy_run(
     Leaves `model.safetensors` (the user's checkpoint, by its own names, with the recommended head), `plan.json`,
     `remedy.json`, the report and `run.json` in `out`, all or none. The data is not needed, nor is the network built.
     """
-    staging.ensure_available(out, overwrite, inputs=[folder, *([plan] if plan else [])])
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=[folder, *([plan] if plan else [])])
     diagnosis, model, diagnosed = load_diagnosed(folder)
     warnings = _require_trusted(folder, diagnosis, diagnosed)
     old = read_head(model.head)
@@ -110,7 +110,7 @@ def remedy_run(
     }
     repaired = replace_head(tensors, name, old, choice.head)
     kept = HeadChoice.from_dict(choice.to_dict())  # to the digits of the file, so that `report` gives the same
-    with staging.staged_directory(out, overwrite=overwrite) as staged:
+    with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
         weights = staged / "model.safetensors"
         atomic.write_tensors(weights, repaired)
         record["weights"] = {"path": weights.name, "sha256": digests.sha256(weights)}

@@ -25,7 +25,7 @@ from ..study.analysis import compare
 from ..study.read import load, load_protocol, load_spaces
 from ..study.records import Record
 from ..study.tune import importances, read_space
-from .folders import SCHEMA_VERSION, alone
+from .folders import OWNED, SCHEMA_VERSION, alone
 
 RECORDS = ".jsonl"  # the ending by which a study's records are known
 
@@ -37,7 +37,7 @@ def report_run(source: Path, *, out: Path, overwrite: bool = False) -> dict[str,
     A folder is one that `diagnose`, `compare` or `remedy` left; a file ends in `.jsonl`. Leaves `report.html`, `report.md`
     and `run.json` in `out`; neither the data nor the network is needed.
     """
-    staging.ensure_available(out, overwrite, inputs=[source])
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=[source])
     study = source.suffix == RECORDS and not source.is_dir()
     of, texts = _of_study(source) if study else _of_folder(source)
     record = {
@@ -47,7 +47,7 @@ def report_run(source: Path, *, out: Path, overwrite: bool = False) -> dict[str,
         "of": {"path": str(source), **of},
         **provenance.origin(torch.device("cpu")),
     }
-    with staging.staged_directory(out, overwrite=overwrite) as staged:
+    with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
         for name, text in zip(("report.html", "report.md"), texts, strict=True):
             atomic.write_text(staged / name, text)
         atomic.write_json(staged / "run.json", record)

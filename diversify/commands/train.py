@@ -27,7 +27,7 @@ from ..runtime import provenance
 from ..training.ingredients import Ingredients
 from ..training.loop import fit, require_resumable
 from ..training.recipe import Recipe
-from .folders import SCHEMA_VERSION, alone, is_first, unfinished
+from .folders import OWNED, SCHEMA_VERSION, alone, is_first, unfinished
 from .options import DataOptions, augmentation_of, channels_of, fit_channels
 
 Say = Callable[[str], None]
@@ -279,10 +279,10 @@ def train_run(
     state = out / "state" / "state.safetensors"
     begun = unfinished(out, "train")
     if first and begun and not overwrite and not resume:
-        raise must("DIR", "be new or empty", out, "pass --resume to go on with the run in it, or --overwrite")
+        raise must("out", "be new or empty", out, "pass resume=True to resume the run in it, or overwrite=True")
     if first:
         read = [plan] if plan is not None and not resume else []
-        staging.ensure_available(out, overwrite or resume, inputs=[*data_options.inputs(), *read])
+        staging.ensure_available(out, overwrite or resume, owned=OWNED, inputs=[*data_options.inputs(), *read])
     if resume and not state.exists() and not begun:
         raise must("--resume", "find the state of an earlier run", f"none in {out}", "leave --resume out to start one")
     goes_on = resume and state.exists()  # a run that was stopped in its first epoch begins again
@@ -307,7 +307,7 @@ def train_run(
         if goes_on:
             record["started"] = atomic.read_json(out / "run.json", "run.json").get("started", record["started"])
         else:
-            staging.clear(out)
+            staging.clear(out, owned=OWNED)
         atomic.write_json(out / "run.json", record)  # the folder is known as a run from now on
         if run.plan is not None:
             atomic.write_text(out / "plan.json", run.plan.to_json())
@@ -333,7 +333,7 @@ def train_run(
                 atomic.write_jsonl(out / "metrics.jsonl", history)
     except Exception:
         if first and not state.exists():
-            staging.clear(out)
+            staging.clear(out, owned=OWNED)
         raise
     weights = out / "model.safetensors"
     record |= {

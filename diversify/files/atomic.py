@@ -1,6 +1,6 @@
-"""Arrays, JSON, JSON lines and safetensors, written whole or not at all.
+"""Read and write JSON, JSON lines, NumPy arrays and safetensors; a file is written completely or not at all.
 
-A file is written beside its target and then renamed onto it. Nothing is pickled.
+The data goes to a temporary file beside the target, which is then renamed onto it. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -28,20 +28,17 @@ from .schema import distinct
 
 try:
     import fcntl
-except ImportError:  # Windows: appends from several processes at once are then not serialised
+except ImportError:  # Windows: appends by several processes at the same time may then mix
     fcntl = None  # type: ignore[assignment]
 
 Array = np.ndarray[Any, Any]
 
 
-# Whole files
-
-
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling of `path` to write to: renamed onto it on success, removed on any error.
+    """Yield a temporary file name beside `path`; it is renamed onto `path` on success and removed on any error.
 
-    The system's errors name `path` and never the sibling.
+    Errors of the system name `path` and never the temporary file.
     """
     path = Path(path)
     require_claim(path)
@@ -56,7 +53,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         if error.filename is None or str(error.filename) == str(temporary):
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
-    except SafetensorError as error:  # what its writer makes of the system's errors
+    except SafetensorError as error:  # its writer wraps errors of the system
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from error
@@ -65,30 +62,76 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file; on any error the old one, if there was one, is still there."""
+    """Write a file; on any error an earlier file of this name stays as it was.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_bytes(Path(folder) / "a", b"abc")
+        ...     (Path(folder) / "a").read_bytes()
+        b'abc'
+    """
     with _replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, data: str) -> None:
-    """Write a whole UTF-8 text file, line ends as given; bytes of a file name that are no text as JSON's escapes."""
+    """Write a UTF-8 text file with line ends as given.
+
+    Characters that UTF-8 cannot hold, as in file names that are not text, are written as backslash escapes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder) / "a", "two words")
+        ...     (Path(folder) / "a").read_text()
+        'two words'
+    """
     write_bytes(path, data.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, obj: object) -> None:
-    """Write one JSON value, keys in their order; NaN must have become None before (ValueError otherwise)."""
+    """Write one JSON value; keys keep their order.
+
+    Raises:
+        ValueError: The value holds NaN or infinity; replace them with None first.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(Path(folder) / "a.json", {"b": 1, "a": None})
+        ...     read_json(Path(folder) / "a.json", "record")
+        {'b': 1, 'a': None}
+    """
     write_text(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, object]]) -> None:
-    """Write all records of a JSON-lines file at once."""
+    """Write a JSON-lines file with these records.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_jsonl(Path(folder) / "a.jsonl", [{"seed": 0}, {"seed": 1}])
+        ...     read_jsonl(Path(folder) / "a.jsonl")
+        [{'seed': 0}, {'seed': 1}]
+    """
     write_text(path, "".join(map(_line, records)))
 
 
 def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
-    """Add one record as one line, in one write: several processes may append, and a kill loses one line at most.
+    """Append one record as one line, in one write.
 
-    A last line without an end, left by a kill or a full disk, is cut off first.
+    Several processes may append to the same file, and a killed process loses at most its own line. An incomplete last
+    line, left by a killed process or a full disk, is removed first.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for seed in range(2):
+        ...         append_jsonl(Path(folder) / "a.jsonl", {"seed": seed})
+        ...     read_jsonl(Path(folder) / "a.jsonl")
+        [{'seed': 0}, {'seed': 1}]
     """
     line = _line(record).encode(errors="backslashreplace")
     path = Path(path)
@@ -96,8 +139,8 @@ def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # released by the close below
+        if fcntl is not None:  # the file is its own lock, so that none is left beside it; the close below releases it
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         _cut_torn_line(descriptor)
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if os.write(descriptor, line) != len(line):
@@ -110,9 +153,17 @@ def append_jsonl(path: Path, record: Mapping[str, object]) -> None:
 
 
 def follow_jsonl(path: Path, offset: int = 0) -> tuple[list[bytes], int]:
-    """The whole lines of a JSON-lines file from a byte on, and the byte to go on from; none where there is no file yet.
+    """Return the complete lines of a JSON-lines file from a byte offset on, and the offset for the next call.
 
-    Lines that were there once must not change: only what comes after them is read again.
+    Only bytes after the offset are read, so lines must not change once they are written. A missing file has no lines.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     append_jsonl(Path(folder) / "a.jsonl", {"seed": 0})
+        ...     lines, offset = follow_jsonl(Path(folder) / "a.jsonl")
+        >>> lines, offset
+        ([b'{"seed": 0}'], 12)
     """
     try:
         with Path(path).open("rb") as file:
@@ -124,7 +175,16 @@ def follow_jsonl(path: Path, offset: int = 0) -> tuple[list[bytes], int]:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cut off a last line without an end, where a process that has it alone is about to append."""
+    """Remove an incomplete last line from a file; the caller must be its only writer.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_bytes(Path(folder) / "a.jsonl", b'{"seed": 0}\\n{"se')
+        ...     cut_torn_line(Path(folder) / "a.jsonl")
+        ...     (Path(folder) / "a.jsonl").read_bytes()
+        b'{"seed": 0}\\n'
+    """
     with contextlib.suppress(FileNotFoundError), Path(path).open("r+b") as file:
         _cut_torn_line(file.fileno())
 
@@ -148,7 +208,22 @@ def _cut_torn_line(descriptor: int) -> None:
 
 
 def read_json(path: Path, name: str) -> Any:
-    """The value in a JSON file; `name` is what the error calls it."""
+    """Return the value in a JSON file.
+
+    Args:
+        path: The file.
+        name: The file as errors name it, for example "plan".
+
+    Raises:
+        InputError: The file is missing, a folder, empty, or not valid JSON; or an object holds a name twice.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(Path(folder) / "a.json", [1, 2])
+        ...     read_json(Path(folder) / "a.json", "record")
+        [1, 2]
+    """
     data = _read(path, name)
     if not data.strip():
         raise must(name, "not be empty", path)
@@ -159,7 +234,18 @@ def read_json(path: Path, name: str) -> Any:
 
 
 def read_jsonl(path: Path, name: str = "records") -> list[dict[str, Any]]:
-    """The records of a JSON-lines file, without a torn last line; a bad line elsewhere is an InputError."""
+    """Return the records of a JSON-lines file; an incomplete last line is left out.
+
+    Raises:
+        InputError: The file is missing or a folder, or a line is not a JSON object.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_bytes(Path(folder) / "a.jsonl", b'{"seed": 0}\\n{"se')
+        ...     read_jsonl(Path(folder) / "a.jsonl")
+        [{'seed': 0}]
+    """
     whole, _, _ = _read(path, name).rpartition(b"\n")
     records = []
     for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
@@ -179,7 +265,14 @@ def _read(path: Path, name: str) -> bytes:
 
 
 def require_file(path: Path, name: str) -> None:
-    """Say in one line when a file is missing, a folder, or unreadable; `name` is what the error calls it."""
+    """Check that `path` is a file that can be read; `name` is the file as errors name it.
+
+    Raises:
+        InputError: It is missing, a folder, or not readable.
+
+    Example:
+        >>> require_file(Path(__file__), "source")
+    """
     path = Path(path)
     if path.is_dir():
         raise must(name, "be a file", f"the folder {path}")
@@ -189,27 +282,49 @@ def require_file(path: Path, name: str) -> None:
         raise must(name, "be readable", path)
 
 
-# Arrays
-
-
 def write_array(path: Path, array: Array) -> None:
-    """Write a whole `.npy` file."""
+    """Write a `.npy` file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_array(Path(folder) / "a.npy", np.arange(3))
+        ...     open_array(Path(folder) / "a.npy", "array").tolist()
+        [0, 1, 2]
+    """
     with _replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write a whole compressed `.npz` file, the same bytes for the same arrays."""
+    """Write a compressed `.npz` file; the same arrays give the same bytes.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_arrays(Path(folder) / "a.npz", {"labels": np.arange(3)})
+        ...     np.load(Path(folder) / "a.npz")["labels"].tolist()
+        [0, 1, 2]
+    """
     with _replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> Array:
-    """A new `.npy` file of zeros, mapped into memory for writing; written to disk by `flush_array`.
+    """Create a `.npy` file of zeros and return it mapped into memory for writing; `flush_array` writes it to disk.
 
-    Its space is taken at once: a process that writes to a map which the disk cannot hold is killed by the system.
+    The disk space is reserved at once: the system kills a process that writes to a map for which there is no room.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     array = create_array(Path(folder) / "a.npy", (2, 3), "<f4")
+        ...     array[1] = 5
+        ...     flush_array(array)
+        ...     np.load(Path(folder) / "a.npy").sum().tolist()
+        15.0
     """
-    if 0 in shape:  # an empty map is refused by the system
+    if 0 in shape:  # the system refuses an empty map
         write_array(path, np.zeros(shape, dtype))
         return np.zeros(shape, dtype)
     header = {"descr": dtype, "fortran_order": False, "shape": shape}
@@ -224,7 +339,7 @@ _ZEROS = bytes(1 << 20)
 
 
 def _take_space(descriptor: int, start: int, size: int) -> None:
-    """Make a file `start + size` bytes long with nothing but zeros from `start` on, and every block of it on the disk."""
+    """Extend a file to `start + size` bytes with zeros from `start` on, and reserve its blocks on the disk."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, start, size)
@@ -238,7 +353,18 @@ def _take_space(descriptor: int, start: int, size: int) -> None:
 
 
 def open_array(path: Path, name: str, *, writable: bool = False) -> Array:
-    """A `.npy` file mapped into memory: changes stay in memory, or go to the file when `writable`."""
+    """Return a `.npy` file mapped into memory; changes stay in memory, or go to the file if `writable`.
+
+    Raises:
+        InputError: The file is missing, truncated, or not an array.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_array(Path(folder) / "a.npy", np.eye(2))
+        ...     open_array(Path(folder) / "a.npy", "array").shape
+        (2, 2)
+    """
     require_file(path, name)
     try:
         array: Array = np.load(path, mmap_mode="r+" if writable else "c", allow_pickle=False)
@@ -258,7 +384,11 @@ def _empty_array(path: Path) -> Array | None:
 
 
 def flush_array(array: Array) -> None:
-    """Hand a mapped array's changes to the disk; nothing for an array in memory."""
+    """Write the changes of a mapped array to the disk; does nothing for an array in memory.
+
+    Example:
+        >>> flush_array(np.zeros(3))
+    """
     if isinstance(array, np.memmap):
         try:
             array.flush()
@@ -266,11 +396,17 @@ def flush_array(array: Array) -> None:
             raise OSError(error.errno, error.strerror, str(array.filename)) from error
 
 
-# Tensors
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file; tensors that share memory or are not contiguous are written as copies."""
+    """Write a safetensors file; tensors that share memory or are not contiguous are copied first.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tensors(Path(folder) / "a.safetensors", {"weight": torch.ones(2, 3).T}, {"origin": "test"})
+        ...     tensors, metadata = read_tensors(Path(folder) / "a.safetensors")
+        >>> tuple(tensors["weight"].shape), metadata
+        ((3, 2), {'origin': 'test'})
+    """
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.preserve_format).contiguous()
         for name, tensor in tensors.items()
@@ -280,7 +416,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path, name: str = "weights") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, on the CPU, and its metadata."""
+    """Return the tensors of a safetensors file, on the CPU, and its metadata.
+
+    Raises:
+        InputError: The file is missing, or truncated, or not a safetensors file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tensors(Path(folder) / "a.safetensors", {"bias": torch.zeros(4)})
+        ...     read_tensors(Path(folder) / "a.safetensors")[0]["bias"].tolist()
+        [0.0, 0.0, 0.0, 0.0]
+    """
     require_file(path, name)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:

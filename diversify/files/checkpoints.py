@@ -1,4 +1,4 @@
-"""Load a checkpoint of PyTorch or safetensors without unpickling objects."""
+"""Load PyTorch and safetensors checkpoints without unpickling objects."""
 
 from __future__ import annotations
 
@@ -20,15 +20,28 @@ _RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
 
 
 def load_checkpoint(path: Path, name: str = "weights", *, as_named: bool = False) -> dict[str, Tensor]:
-    """The state dict in a `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` file, on the CPU.
+    """Return the state dict in a `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` file, on the CPU.
 
-    The content decides, not the suffix. A state dict under `state_dict`, `model_state_dict` or `model` is unwrapped,
-    entries that are not tensors are left out, and a `module.` or `_orig_mod.` that begins every key is taken off, unless
-    the tensors are wanted `as_named` in the file.
+    The format is recognised by the file's content, not by its suffix. A state dict under `state_dict`,
+    `model_state_dict` or `model` is unwrapped, and entries that are not tensors are left out. If every key begins with
+    `module.` or `_orig_mod.`, the prefix is removed.
+
+    Args:
+        path: The checkpoint.
+        name: The file as errors name it.
+        as_named: Keep the prefixes.
 
     Raises:
-        InputError: The file is missing, a folder, empty, truncated, no checkpoint, holds objects that only a pickle
-            could bring back, or holds no tensors.
+        InputError: The file is missing, a folder, empty, truncated or not a checkpoint; it holds objects that only
+            unpickling could restore; or it holds no tensors.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": {"module.weight": torch.zeros(3, 2)}}, Path(folder) / "m.pt")
+        ...     weights = load_checkpoint(Path(folder) / "m.pt")
+        >>> {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        {'weight': (3, 2)}
     """
     path = Path(path)
     require_file(path, name)
@@ -48,7 +61,11 @@ def load_checkpoint(path: Path, name: str = "weights", *, as_named: bool = False
 
 
 def _checkpoint_kind(path: Path, name: str) -> str:
-    """`zip`, `pickle` or `safetensors`, by the first bytes; an InputError for anything else."""
+    """Return `zip`, `pickle` or `safetensors`, by the first bytes.
+
+    Raises:
+        InputError: The file is none of these.
+    """
     with path.open("rb") as file:
         start = file.read(16)
     if not start:
@@ -62,7 +79,9 @@ def _checkpoint_kind(path: Path, name: str) -> str:
             raise must(name, "be a state dict", f"the TorchScript archive {path}", _RESAVE)
         if any(member.rpartition("/")[2] == "data.pkl" for member in members):
             return "zip"
-    elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000:  # before: its first byte may be 0x80
+    elif (
+        start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000
+    ):  # tested before pickle: the first byte may be 0x80
         return "safetensors"
     elif start[:1] == b"\x80":
         return "pickle"
@@ -75,13 +94,13 @@ def _damaged(name: str, path: Path) -> InputError:
 
 def _torch_load(path: Path, name: str) -> object:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about pickle protocols: the error below says it
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols, which the error below reports
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "nsupported" in str(error) or "GLOBAL" in str(error):  # a class or an opcode that weights_only refuses
             raise must(name, "hold tensors only", f"pickled objects in {path}", _RESAVE) from None
         raise _damaged(name, path) from None
-    except Exception:  # whatever the unpickler and the archive reader make of broken bytes
+    except Exception:  # the unpickler and the archive reader raise many kinds for broken bytes
         raise _damaged(name, path) from None
 
 

@@ -1,4 +1,7 @@
-"""Locks between processes that write to the same folder or file."""
+"""Locks between processes that write to the same folder or file.
+
+A lock ends with the process that holds it, so no lock is ever stale.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +13,121 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Self
 
+from filelock import FileLock, Timeout
+
 from ..errors import must
 
 try:
     import fcntl
-except ImportError:  # Windows: appends from several processes at once are then not serialised
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 KNOWS_LOCKS = fcntl is not None
-"""Whether processes can keep each other from writing to the same file."""
+"""Whether this system has the named locks of `Locks`; Windows has not."""
 
 LOCK = ".lock"
-"""The file by which a process shows that it writes to a folder; gone when it is done."""
+"""The lock file in a folder that a process writes to; removed when the process is done."""
+
+_UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+_RETRY, _PAUSE = 0.02, 0.002  # seconds: the last holder removes the file, and one that was just opened is then void
+
+claimed_folders: dict[Path, int] = {}
+"""The folders that this process writes to, each with the inode of its lock file."""
 
 
-# One process at a time
+@contextlib.contextmanager
+def folder_lock(folder: Path, shown: Path | None = None) -> Iterator[None]:
+    """Hold the only lock on `folder` within the block, with the process number in its `.lock` file.
 
-claimed_folders: dict[
-    Path, tuple[int, int]
-] = {}  # the folders that this process writes to, and their locks' descriptor and inode
+    On a file system without locks the block runs all the same.
 
-if hasattr(os, "register_at_fork"):  # a worker that outlives its parent must not keep the folder locked
+    Args:
+        folder: An existing folder, as an absolute path.
+        shown: The folder as the error names it; None shows `folder`.
 
-    def _forget_claims() -> None:
-        for descriptor, _ in claimed_folders.values():
-            os.close(descriptor)
-        claimed_folders.clear()
+    Raises:
+        InputError: Another process holds the lock.
+    """
+    path = folder / LOCK
+    lock = FileLock(path, timeout=_RETRY, poll_interval=_PAUSE, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = _holder(path)
+        got = f"{shown or folder} (process {holder})" if holder else shown or folder
+        advice = "wait until it is done, or choose another folder"
+        raise must("out", "not be in use by another run", got, advice) from None
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    inode = None
+    try:
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, without the number
+            path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        inode = inode_of(path)
+        if inode is not None:
+            claimed_folders[folder] = inode
+        yield
+    finally:
+        claimed_folders.pop(folder, None)
+        if inode is not None and inode_of(path) == inode:  # else the folder was removed and made again
+            with contextlib.suppress(OSError):  # Windows keeps an open file
+                path.unlink()
+        lock.release()
 
-    os.register_at_fork(after_in_child=_forget_claims)
+
+def _holder(lock: Path) -> str:
+    """Return the number of the process that holds a lock file; empty where it cannot be read."""
+    try:
+        return lock.read_text(encoding="utf-8", errors="replace").strip()[:32]
+    except OSError:
+        return ""
+
+
+def inode_of(path: Path) -> int | None:
+    """Return the inode of a file; None if the file is gone."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def require_claim(path: Path) -> None:
+    """Check that the claimed folder around `path` is still there, so that a removed run is not half made again.
+
+    Raises:
+        FileNotFoundError: The folder was removed, or removed and made again.
+    """
+    if claimed_folders:
+        parents = path.resolve().parents
+        for folder, inode in claimed_folders.items():
+            if folder in parents and inode_of(folder / LOCK) != inode:
+                raise FileNotFoundError(errno.ENOENT, "removed while the run was writing to it", str(folder))
 
 
 class Locks:
-    """Locks by name, in one file that every process which works on the same thing opens; gone with the process that holds them.
+    """Locks by name in one file, which every process that works on the same study opens.
 
-    They are locks on bytes of the file: processes that are forked off, as loader workers are, do not hold them, and a file
-    left behind locks nothing. The file is removed by the last process that closes it.
+    Each name is a byte of the file, locked by `fcntl`. `filelock` cannot do this: it locks whole files and only
+    exclusively, while a study has a lock for each of its runs, whose names are not known before, and a shared lock
+    that tells whether other processes are present. Forked processes, such as loader workers, do not inherit these
+    locks. The last process that closes the file removes it. On a system without `fcntl` every lock is free.
+
+    Args:
+        path: The file of locks; made where it is missing.
+
+    Raises:
+        InputError: This process has the file open already.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Locks(Path(folder) / "locks") as locks:
+        ...     locks.take("run 1"), locks.is_taken("run 1"), locks.is_taken("run 2"), locks.is_sole()
+        (True, True, False, True)
     """
 
-    _open: ClassVar[set[Path]] = set()  # a process has all its locks on a file in one: a second opening would drop them
+    # Opening a file a second time and closing it again would drop all locks that the process has on it.
+    _open: ClassVar[set[Path]] = set()
 
     def __init__(self, path: Path) -> None:
         self._path = Path(path).resolve()
@@ -59,15 +139,13 @@ class Locks:
         while True:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
             self._lock(_PRESENT, shared=True)
-            if (
-                inode_of(self._path) == os.fstat(self._descriptor).st_ino
-            ):  # else its last user removed it in the meantime
+            if inode_of(self._path) == os.fstat(self._descriptor).st_ino:
                 break
-            os.close(self._descriptor)
+            os.close(self._descriptor)  # the last user of the file removed it in the meantime
         Locks._open.add(self._path)
 
     def close(self) -> None:
-        """Free all, and remove the file where nobody else uses it."""
+        """Release all locks, and remove the file if no other process has it open."""
         if self._path not in Locks._open or os.getpid() != self._process:
             return
         if self._lock(_PRESENT, wait=False):
@@ -83,7 +161,7 @@ class Locks:
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Wait until no other process is in a block of this name."""
+        """Wait until no other process is in a block of this name, then run the block."""
         self._lock(_byte(name))
         try:
             yield
@@ -91,19 +169,22 @@ class Locks:
             self._unlock(_byte(name))
 
     def take(self, name: str) -> bool:
-        """Take a lock, unless somebody has it."""
+        """Take a lock if it is free; return whether it was."""
         if name in self._held or not self._lock(_byte(name), wait=False):
             return False
         self._held.add(name)
         return True
 
     def free(self, name: str) -> None:
-        """Give a lock back."""
+        """Release a lock."""
         self._held.discard(name)
         self._unlock(_byte(name))
 
     def is_taken(self, name: str) -> bool:
-        """Whether some process has this lock, this one among them; for a moment nobody else can take it."""
+        """Return whether some process, this one included, has the lock.
+
+        To find out, the lock is taken for a moment, in which no other process can take it.
+        """
         if name in self._held:
             return True
         if not self._lock(_byte(name), wait=False):
@@ -112,7 +193,7 @@ class Locks:
         return False
 
     def is_sole(self) -> bool:
-        """Whether no other process has the file open."""
+        """Return whether no other process has the file open."""
         sole = self._lock(_PRESENT, wait=False)
         self._lock(_PRESENT, shared=True)
         return sole
@@ -134,51 +215,9 @@ class Locks:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, byte)
 
 
-_PRESENT = 0  # the byte that every process which has the file open shares
+_PRESENT = 0  # the byte on which every process that has the file open holds a shared lock
 
 
 def _byte(name: str) -> int:
-    """Where in the file a name is locked; two names in 2^56 share a byte."""
+    """Return the place in the file that stands for a name; two names share one with probability 2^-56."""
     return 1 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
-
-
-def locked(target: Path, lock: Path) -> int:
-    """The descriptor of a lock file that this process alone holds."""
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip()
-            os.close(descriptor)
-            got = f"{target} (process {holder})" if holder else target
-            advice = "wait until it is done, or choose another folder"
-            raise must("DIR", "not be in use by another run", got, advice) from None
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP):
-                os.close(descriptor)
-                raise
-        if inode_of(lock) == os.fstat(descriptor).st_ino:  # else its holder removed it in the meantime
-            os.ftruncate(descriptor, 0)
-            with contextlib.suppress(OSError):  # a full disk: the lock holds, its holder has no number
-                os.write(descriptor, f"{os.getpid()}\n".encode())
-            return descriptor
-        os.close(descriptor)
-
-
-def inode_of(path: Path) -> int | None:
-    """The inode of a file; None when it is gone."""
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return None
-
-
-def require_claim(path: Path) -> None:
-    """Say when the claimed folder that `path` lies in was removed: it is not made again with only half of a run."""
-    if claimed_folders:
-        parents = path.resolve().parents
-        for folder, (_, inode) in claimed_folders.items():
-            if folder in parents and inode_of(folder / LOCK) != inode:
-                raise FileNotFoundError(errno.ENOENT, "removed while the run was writing to it", str(folder))

@@ -1,4 +1,8 @@
-"""Write the folder of a run beside its target, and swap it in when it is complete."""
+"""Write the folder of a run without ever replacing anything but an earlier run.
+
+A folder is known to be a run by its `run.json`. Which other files belong to a run is for the caller to say: every
+function takes their names as `owned`, and nothing else is ever removed.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +10,34 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import InputError, must
 from .atomic import read_json
-from .locks import LOCK, claimed_folders, inode_of, locked
+from .locks import LOCK, folder_lock
 
 MARKER = "run.json"
-"""The file by which a folder is known to be an earlier run of ours, which `--overwrite` may replace."""
+"""The file that marks a folder as an earlier run, which `overwrite` may replace."""
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is a run's lock, or was being written when its process was killed."""
+    """Return whether this is the name of a lock file, or of a file that was being written when its process was killed.
+
+    Example:
+        >>> is_temporary(".metrics.jsonl.0a.tmp"), is_temporary("metrics.jsonl")
+        (True, False)
+    """
     return name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
 
 
-# Folders
-
-
-# What runs leave in their folders; nothing else is ever removed.
-OWNED = (
-    *("run.json", "model.safetensors", "state", "metrics.jsonl", "plan.json"),  # train
-    *("diagnosis.json", "exhibits.json", "embeddings", "report.html", "report.md"),  # diagnose
-    *("comparison.json", "train", "diagnosis"),  # compare, demo
-    *("plan.json", "remedy.json"),  # plan, remedy
-    *("digits.npz", "seeds", "test.json"),  # demo
-)
-
-
 def is_run(folder: Path) -> bool:
-    """Whether a run left this folder: a `run.json` that says so."""
+    """Return whether the folder holds a run: a `run.json` with a schema version and a command.
+
+    Example:
+        >>> is_run(Path("missing"))
+        False
+    """
     try:
         record = read_json(Path(folder) / MARKER, MARKER)
     except InputError:
@@ -44,49 +45,74 @@ def is_run(folder: Path) -> bool:
     return isinstance(record, dict) and {"schema_version", "command"} <= set(record)
 
 
-def ensure_available(target: Path, overwrite: bool, *, inputs: Iterable[Path] = ()) -> None:
-    """Say early, before long work, that a run could not write to `target`.
+def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], inputs: Iterable[Path] = ()) -> None:
+    """Check, before long work starts, that a run may write to the folder `target`.
 
-    It may be new or empty, or with `overwrite` what an earlier run left; never a folder that holds anything else, or one
-    of the `inputs` of the command.
+    The folder may be new or empty, or with `overwrite` an earlier run; it may hold nothing else.
+
+    Args:
+        target: The folder.
+        overwrite: Whether an earlier run may be replaced.
+        owned: Names of the files and folders that a run leaves in its folder.
+        inputs: Files and folders that the command reads; `target` must not be one of them or contain one.
+
+    Raises:
+        InputError: The run must not write there; the message says why.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ensure_available(Path(folder) / "new", overwrite=False, owned=())
     """
     target = Path(target)
     _require_place(target)
     for given in inputs:
         if target.resolve() in (given.resolve(), *given.resolve().parents):
-            raise must("DIR", f"not hold {given}, which the command reads", target, "choose another folder")
+            raise must("out", f"not hold {given}, which the command reads", target, "choose another folder")
     if target.is_dir():
         entries = sorted(entry.name for entry in target.iterdir() if not is_temporary(entry.name))
         if entries:
             if not overwrite:
-                raise must("DIR", "be new or empty", target, "pass --overwrite to replace it")
+                raise must("out", "be new or empty", target, "pass overwrite=True to replace it")
             if not is_run(target):
-                raise must("DIR", f"be new, empty or an earlier run (with a {MARKER})", target, "choose another folder")
-            foreign = [name for name in entries if name not in OWNED]
+                raise must("out", f"be new, empty or an earlier run (with a {MARKER})", target, "choose another folder")
+            foreign = [name for name in entries if name not in owned]
             if foreign:
-                raise must(
-                    "DIR", "hold nothing but an earlier run", f"{target} with {foreign[0]}", "choose another folder"
-                )
+                got = f"{target} with {foreign[0]}"
+                raise must("out", "hold nothing but an earlier run", got, "choose another folder")
 
 
 def _require_place(target: Path) -> None:
-    """Say when nothing can be written to `target`, or no folder of that name can be made."""
+    """Check that `target` is a writable folder, or can be made as one."""
     if not target.is_dir() and os.path.lexists(target):
-        raise must("DIR", "be a folder", f"the file {target}")
+        raise must("out", "be a folder", f"the file {target}")
     nearest = next(folder for folder in (target, *target.resolve().parents) if os.path.lexists(folder))
     if not nearest.is_dir():
-        raise must("DIR", "lie in a folder", f"{target}, in the file {nearest}")
+        raise must("out", "lie in a folder", f"{target}, in the file {nearest}")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise must("DIR", "be writable", target, "choose another folder, or change its permissions")
+        raise must("out", "be writable", target, "choose another folder, or change its permissions")
 
 
 @contextlib.contextmanager
-def claimed(target: Path) -> Iterator[None]:
-    """Let nobody else write to the folder `target` within the block; an InputError at once where somebody does.
+def claimed(target: Path, *, owned: Iterable[str] = ()) -> Iterator[None]:
+    """Make this process the only one that writes to the folder `target` within the block.
 
-    The folder is made where it is missing, and removed afterwards if it is still empty. What a killed process was
-    writing there is removed. A lock dies with its process, so none is ever stale; where the file system knows no locks,
-    the block goes on without. A folder that holds anything but a run is left alone: `ensure_available` refuses it.
+    A missing folder is made, and removed afterwards if it is still empty. Files that a killed process left half-written
+    are removed. The lock ends with its process, so it is never stale; on a file system without locks the block runs
+    without one. A folder that holds anything but a run is left alone, since `ensure_available` refuses it.
+
+    Args:
+        target: The folder.
+        owned: Names of the folders in it that belong to a run, where half-written files are removed too.
+
+    Raises:
+        InputError: Another process writes to the folder, or nothing can be written there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, claimed(Path(folder) / "run"):
+        ...     [path.name for path in (Path(folder) / "run").iterdir()]
+        ['.lock']
     """
     target = Path(target)
     _require_place(target)
@@ -97,49 +123,57 @@ def claimed(target: Path) -> Iterator[None]:
     made = [each for each in (folder, *folder.parents) if not each.exists()]  # innermost first
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = locked(target, folder / LOCK)
-        try:
-            inode = os.fstat(descriptor).st_ino
-            claimed_folders[folder] = descriptor, inode
-            _remove_leftovers(folder)
+        with folder_lock(folder, target):
+            _remove_leftovers(folder, owned)
             yield
-        finally:
-            claimed_folders.pop(folder, None)
-            if inode_of(folder / LOCK) == inode:
-                (folder / LOCK).unlink(missing_ok=True)
-            os.close(descriptor)
     finally:
         for each in made:
             with contextlib.suppress(OSError):  # not empty, or gone
                 each.rmdir()
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the half-written files of processes that were killed, from a run's folder and what belongs to it."""
+def _remove_leftovers(folder: Path, owned: Iterable[str]) -> None:
+    """Remove the half-written files of killed processes from a run's folder and its own subfolders."""
     if is_run(folder):
-        for path in [*folder.glob(".*.tmp"), *(path for name in OWNED for path in (folder / name).rglob(".*.tmp"))]:
+        for path in [*folder.glob(".*.tmp"), *(path for name in owned for path in (folder / name).rglob(".*.tmp"))]:
             path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def staged_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A new folder to fill, which becomes `target` when the block ends well, and is removed when it does not.
+def staged_directory(target: Path, *, overwrite: bool, owned: Collection[str]) -> Iterator[Path]:
+    """Yield a new folder to fill; it becomes `target` if the block succeeds, and is removed if it fails.
 
-    A target that is there must be empty, or, with `overwrite`, an earlier run, kept until the moment it is replaced.
+    An earlier run at `target` is kept until the moment it is replaced.
+
+    Args:
+        target: The folder to write; it must be new or empty, or with `overwrite` an earlier run.
+        overwrite: Whether an earlier run may be replaced.
+        owned: Names of the files and folders that a run leaves in its folder.
+
+    Raises:
+        InputError: The run must not write there; see `ensure_available`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with staged_directory(Path(folder) / "run", overwrite=False, owned=()) as staging:
+        ...         _ = (staging / "report.md").write_text("done")
+        ...     [path.name for path in (Path(folder) / "run").iterdir()]
+        ['report.md']
     """
-    ensure_available(target, overwrite)
+    ensure_available(target, overwrite, owned=owned)
     target = Path(target).resolve()
     made = [folder for folder in target.parents if not folder.exists()]  # innermost first
     staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         staging.mkdir(parents=True)
         yield staging
-        ensure_available(target, overwrite)  # again: the block may have taken hours
+        ensure_available(target, overwrite, owned=owned)  # again: the block may have taken hours
         _swap(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         for folder in made:
-            with contextlib.suppress(OSError):  # not empty: somebody else's by now
+            with contextlib.suppress(OSError):  # not empty: another process uses it by now
                 folder.rmdir()
         raise
 
@@ -159,16 +193,30 @@ def _swap(staging: Path, target: Path) -> None:
             shutil.rmtree(earlier, ignore_errors=True)
 
 
-def clear(target: Path) -> None:
-    """Remove what an earlier run left in a folder, known by its `run.json`; anything else in it is left alone."""
+def clear(target: Path, *, owned: Collection[str]) -> None:
+    """Remove an earlier run from its folder; files that are not `owned`, and folders that are no run, stay.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "run.json").write_text('{"schema_version": 1, "command": "train"}')
+        ...     _ = (Path(folder) / "notes.txt").write_text("mine")
+        ...     clear(Path(folder), owned=("run.json", "metrics.jsonl"))
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['notes.txt']
+    """
     target = Path(target)
     if not is_run(target):
         return
     for entry in sorted(target.iterdir(), key=lambda path: path.name == MARKER):  # the marker last
-        if entry.name in OWNED or (is_temporary(entry.name) and entry.name != LOCK):
+        if entry.name in owned or (is_temporary(entry.name) and entry.name != LOCK):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder of ours and all that is in it, if it is there."""
+    """Remove a folder and everything in it, if it exists.
+
+    Example:
+        >>> remove_folder(Path("missing"))
+    """
     shutil.rmtree(folder, ignore_errors=True)

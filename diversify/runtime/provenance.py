@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, device, time."""
+"""The origin of a result: versions, commit, device and time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ PACKAGES = ("diversify-imbalance", "torch", "torchvision", "numpy", "scikit-lear
 
 
 def versions() -> dict[str, str]:
-    """Version of Python and of every package that can change a number; "absent" where one is not installed."""
+    """Return the versions of Python and of every package that can change a number; "absent" if one is not installed.
+
+    Example:
+        >>> sorted(versions())[:2]
+        ['accelerate', 'diversify-imbalance']
+    """
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -25,7 +30,15 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of this library's checkout, with `+` when its code differs from it; None when it is installed, not checked out."""
+    """Return the commit of this library's checkout, followed by `+` if its code differs from the commit.
+
+    None if the library is installed and not checked out.
+
+    Example:
+        >>> found = commit()
+        >>> found is None or len(found) >= 40
+        True
+    """
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
@@ -35,7 +48,7 @@ def commit() -> str | None:
         return run.stdout.strip()
 
     try:
-        # records that it writes are no code
+        # only code counts: records that a checkout holds may change
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
@@ -43,7 +56,12 @@ def commit() -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words, for example `cpu (2 threads)` or `cuda (NVIDIA H200)`."""
+    """Return the device in words, for example `cpu (2 threads)` or `cuda (NVIDIA H200)`.
+
+    Example:
+        >>> device_name(torch.device("cpu")).split()[0]
+        'cpu'
+    """
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
@@ -51,10 +69,20 @@ def device_name(device: torch.device) -> str:
 
 
 def now() -> str:
-    """UTC time, ISO 8601, to the second."""
+    """Return the UTC time in ISO 8601, to the second.
+
+    Example:
+        >>> now().endswith("+00:00")
+        True
+    """
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def origin(device: torch.device) -> dict[str, object]:
-    """All of it, for a record."""
+    """Return versions, commit and device, as a record holds them.
+
+    Example:
+        >>> list(origin(torch.device("cpu")))
+        ['versions', 'commit', 'device']
+    """
     return {"versions": versions(), "commit": commit(), "device": device_name(device)}

@@ -1,6 +1,6 @@
-"""The process as the system starts and stops it: its standard streams, and the signals that end it.
+"""The standard streams of the process, and the signals that end it.
 
-Needs nothing but the standard library, so that it is in force before anything slow is imported.
+It imports nothing but the standard library, so that it is in force before anything slow is imported.
 """
 
 from __future__ import annotations
@@ -16,35 +16,34 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 INTERRUPTED = 130
+"""The exit code of an interrupted process."""
+
 INTERRUPTED_LINE = "interrupted; what was finished is kept"
 
 _working = False
 _received = 0  # interruptions so far
 
-
-# Streams
-
 _PLAIN = {"–": "-", "—": "-", "−": "-", "×": "x", "…": "...", "◆": "*", "●": "*", "→": "->", "≥": ">=", "≤": "<="}
 
 
-def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
+def _plain_characters(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(_PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+    return "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
 
 
 def open_streams() -> None:
-    """Stand in for standard streams that are closed, and let signs that a terminal lacks be shown as others.
+    """Replace closed standard streams by the null device, and show characters that a terminal lacks as plain ones.
 
-    A descriptor left free would be taken by the next file that is opened, and what a library writes to descriptor 2
-    would end up in it.
+    The next file to be opened would take the number of a closed stream, and would then receive what libraries write
+    to that stream.
     """
     for descriptor, flags in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, flags)  # takes the lowest free number: this one
-    codecs.register_error("plain", _in_plain_signs)
+    codecs.register_error("plain", _plain_characters)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -54,7 +53,7 @@ def open_streams() -> None:
 
 
 def flush_streams() -> None:
-    """Write out what is left, and keep quiet about streams that take no more."""
+    """Write out what is buffered; a stream that fails is redirected to the null device, so that exit stays silent."""
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             stream.flush()
@@ -65,10 +64,10 @@ def flush_streams() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with this exit code.
+    """Exit the process with this code.
 
-    One of a process group ends at once: threads of the group may still hold tensors, and where they let go of them while
-    Python is being taken down they abort the process, all done as it is.
+    A member of a distributed process group exits at once: threads of the group may still hold tensors, and releasing
+    them while Python shuts down would abort the process.
     """
     flush_streams()
     distributed = sys.modules.get("torch.distributed")
@@ -77,42 +76,43 @@ def leave(code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-# Signals
-
-
 def receive_signals() -> None:
-    """Let SIGINT and SIGTERM end this process in good order; one that the caller has switched off stays off.
+    """Let SIGINT and SIGTERM end this process in an orderly way; a signal that the caller ignores stays ignored.
 
-    While the program is starting there is nothing to keep, and an exception would be lost in half-imported modules:
-    the process ends at once. While it works, the first becomes a KeyboardInterrupt, the second is not let into what
-    is being put away, and a third ends the process at once. Loader processes leave it to this one.
+    While the program starts, a signal ends it at once: there is nothing to keep, and an exception would be lost in
+    half-imported modules. After `begin_work` the first signal raises KeyboardInterrupt, the second is ignored while
+    results are saved, and the third ends the process at once. Processes that are forked off ignore SIGINT, because
+    their parent ends them.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _receive)
-    sys.unraisablehook = _again
+    sys.unraisablehook = _show_unraisable
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def begin_work() -> None:
-    """From here on an interruption is a KeyboardInterrupt."""
+    """From now on, let an interruption raise KeyboardInterrupt instead of ending the process."""
     global _working
     _working = True
 
 
 def end_work() -> None:
-    """From here on an interruption changes nothing: all is written."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # to be ignored by the system: Python takes its handlers down at exit
+    """From now on, ignore interruptions: everything is written.
+
+    The system ignores the signals, since Python removes its own handlers before it exits.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def interruptions_held() -> Iterator[None]:
-    """SIGINT waits until the block has ended; processes that are started in it never get one: their parent ends them."""
+    """Hold SIGINT back until the block ends.
+
+    Processes started in the block never receive it; their parent ends them.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -124,8 +124,18 @@ def interruptions_held() -> Iterator[None]:
 
 
 def was_interrupted() -> bool:
-    """Whether an interruption has come, whatever error it has turned into on its way."""
+    """Return whether a signal has come, even if its KeyboardInterrupt was lost or became another error."""
     return _received > 0
+
+
+def stop_if_interrupted() -> None:
+    """Raise KeyboardInterrupt if a signal has come; long loops call this once a batch.
+
+    Python drops an exception that is raised within a destructor or a callback of the interpreter. The signal has been
+    counted all the same, so the next batch does not start.
+    """
+    if _received:
+        raise KeyboardInterrupt
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
@@ -139,18 +149,10 @@ def _receive(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def _again(unraisable: sys.UnraisableHookArgs) -> None:
-    """A KeyboardInterrupt that fell into a destructor would be shown and lost: it comes once more.
-
-    What else destructors raise after an interruption is about objects that are only half made.
-    """
-    global _received
+def _show_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Show errors of destructors, but none after an interruption: it leaves objects half made."""
     if not _received:
         sys.__unraisablehook__(unraisable)
-    if not _received or not issubclass(unraisable.exc_type, KeyboardInterrupt):
-        return
-    _received = 0
-    threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
 
 
 def _leave_to_parent() -> None:
@@ -161,6 +163,6 @@ def _leave_to_parent() -> None:
 
 
 def _unless_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show an error of a loader process, but not that its parent, interrupted, has hung up on it."""
+    """Show an error of a loader process, unless it only says that the interrupted parent closed the connection."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

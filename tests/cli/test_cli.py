@@ -163,7 +163,7 @@ def test_overwrite_is_asked_for(diagnosed: Path, trained: Path, capsys: pytest.C
     before = (diagnosed / "diagnosis.json").read_bytes()
     arguments = ["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(diagnosed)]
     assert run(arguments) == 2
-    assert "DIR must be new or empty" in capsys.readouterr().err
+    assert "--out must be new or empty" in capsys.readouterr().err
     assert (diagnosed / "diagnosis.json").read_bytes() == before
     assert run([*arguments, "--overwrite"]) == 0
     assert (diagnosed / "diagnosis.json").read_bytes() == before
@@ -256,7 +256,7 @@ def test_a_run_stopped_in_its_first_epoch_begins_again(
     atomic.write_json(out / "run.json", {**record, "finished": False, "weights": None})
     arguments = ["train", "--imbalance", "exp:5", *SHORT, "--out", str(out)]
     assert run(arguments) == 2
-    assert "pass --resume to go on with the run in it, or --overwrite" in capsys.readouterr().err
+    assert "pass --resume to resume the run in it, or --overwrite" in capsys.readouterr().err
     assert run([*arguments, "--resume"]) == 0
     assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import default_signals
 from torch.utils.data import DataLoader, TensorDataset
 
 from diversify.cli.entry import run
@@ -78,6 +79,8 @@ for line in sys.stdin:
         os.environ.update(task["env"])
         if task["limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], resource.RLIM_INFINITY))
+        for number in signals:  # not as this process was started: a shell starts background processes with SIGINT ignored
+            signal.signal(number, signal.SIG_DFL)
         process.receive_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         sys.argv = ["diversify", *task["arguments"]]
@@ -384,10 +387,10 @@ def test_a_read_only_folder_is_refused_before_any_work(
     (tmp_path / "empty").mkdir()
     advice = "choose another folder, or change its permissions"
     assert run(training(data, tmp_path / "t")) == 2
-    assert error_of(capsys) == f"DIR must be writable, got {tmp_path / 't'}; {advice}"
+    assert error_of(capsys) == f"--out must be writable, got {tmp_path / 't'}; {advice}"
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK or Path(path) != tmp_path / "empty")
     assert run(training(data, tmp_path / "empty")) == 2
-    assert error_of(capsys) == f"DIR must be writable, got {tmp_path / 'empty'}; {advice}"
+    assert error_of(capsys) == f"--out must be writable, got {tmp_path / 'empty'}; {advice}"
     assert files(tmp_path) == ["empty"]
 
 
@@ -397,16 +400,16 @@ def test_a_read_only_file_system(tmp_path: Path, data: Path, capsys: pytest.Capt
         for target in (disk / "t", disk):
             assert run(training(data, target)) == 2
             advice = "choose another folder, or change its permissions"
-            assert error_of(capsys) == f"DIR must be writable, got {target}; {advice}"
+            assert error_of(capsys) == f"--out must be writable, got {target}; {advice}"
 
 
 def test_a_file_where_a_folder_is_expected(tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     for target, message in (
-        (tmp_path / "file", f"DIR must be a folder, got the file {tmp_path / 'file'}"),
+        (tmp_path / "file", f"--out must be a folder, got the file {tmp_path / 'file'}"),
         (
             tmp_path / "file" / "d",
-            f"DIR must lie in a folder, got {tmp_path / 'file' / 'd'}, in the file {tmp_path / 'file'}",
+            f"--out must lie in a folder, got {tmp_path / 'file' / 'd'}, in the file {tmp_path / 'file'}",
         ),
     ):
         assert run(diagnosing(trained, target)) == 2
@@ -577,6 +580,7 @@ def test_a_signal_while_the_program_is_starting(kind: signal.Signals, tmp_path: 
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=default_signals,
         ) as process:
             status = Path(f"/proc/{process.pid}/status")
             while not int(status.read_text().split("SigCgt:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1:
@@ -592,9 +596,9 @@ def test_a_signal_while_the_program_is_starting(kind: signal.Signals, tmp_path: 
 # Two runs into one folder
 
 
-def in_use(folder: Path) -> str:
+def in_use(folder: Path, name: str = "out") -> str:
     advice = "wait until it is done, or choose another folder"
-    return f"DIR must not be in use by another run, got {folder} (process {os.getpid()}); {advice}"
+    return f"{name} must not be in use by another run, got {folder} (process {os.getpid()}); {advice}"
 
 
 def test_the_second_run_into_a_folder_is_refused_at_once(
@@ -612,7 +616,7 @@ def test_the_second_run_into_a_folder_is_refused_at_once(
             before = content(out)
             for line in lines:
                 assert run(line) == 2
-                assert error_of(capsys) == in_use(out)
+                assert error_of(capsys) == in_use(out, "--out")
             assert content(out) == before
     assert files(tmp_path) == []
 
@@ -652,7 +656,7 @@ def test_the_lock_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
         os._exit(0)
     try:
         assert os.read(read, 4) == b"held"
-        message = f"DIR must not be in use by another run, got {tmp_path / 'run'} (process {child})"
+        message = f"out must not be in use by another run, got {tmp_path / 'run'} (process {child})"
         with pytest.raises(InputError) as error, staging.claimed(tmp_path / "run"):
             pass
         assert str(error.value).startswith(message)
@@ -660,7 +664,7 @@ def test_the_lock_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert files(tmp_path) == ["run", "run/.lock"]
-    staging.ensure_available(tmp_path / "run", False)  # no content
+    staging.ensure_available(tmp_path / "run", False, owned=())  # no content
     with staging.claimed(tmp_path / "run"):
         atomic.write_json(tmp_path / "run" / "run.json", {})
     assert files(tmp_path) == ["run", "run/run.json"]
@@ -682,7 +686,7 @@ def test_a_claim_removes_what_a_killed_run_was_writing(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     for name in (".metrics.jsonl.0a.tmp", "state/.state.safetensors.0b.tmp", "notes/.mine.tmp"):
         (tmp_path / name).write_text("half")
-    with staging.claimed(tmp_path):
+    with staging.claimed(tmp_path, owned=("run.json", "state")):
         assert files(tmp_path) == [".lock", "notes", "notes/.mine.tmp", "run.json", "state"]
 
 
@@ -708,7 +712,7 @@ def test_only_the_first_process_of_a_launcher_holds_the_folder(tmp_path: Path, m
         monkeypatch.setenv("RANK", "1")
         assert listed(tmp_path / "run") == [".lock"]
         monkeypatch.setenv("RANK", "0")
-        with pytest.raises(InputError, match="DIR must not be in use by another run"):
+        with pytest.raises(InputError, match="out must not be in use by another run"):
             listed(out=tmp_path / "run")
     assert files(tmp_path) == []
 
@@ -717,12 +721,12 @@ def test_only_the_first_process_of_a_launcher_holds_the_folder(tmp_path: Path, m
 def test_one_of_a_process_group_ends_before_python_is_taken_down(grouped: bool, tmp_path: Path) -> None:
     lines = [
         "import atexit, sys, torch.distributed as distributed",
-        "from diversify import process",
+        "from diversify.runtime import signals",
         f"store = distributed.FileStore({str(tmp_path / 'store')!r}, 1)",
         f"if {grouped}: distributed.init_process_group('gloo', store=store, rank=0, world_size=1)",
         "atexit.register(print, 'taken down')",
         "print('done', end=' ')",  # not flushed yet
-        "process.leave(3)",
+        "signals.leave(3)",
     ]
     command = [sys.executable, "-c", "\n".join(lines)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)

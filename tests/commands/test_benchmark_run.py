@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import study_runner
+from processes import default_signals
 
 from diversify.cli import entry, screen
 from diversify.commands.benchmark import Benchmarked, benchmark_run
@@ -113,13 +114,13 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 PROGRAM = """
 import sys
 import study_runner
-from diversify import process
-process.open_streams()
-process.receive_signals()
+from diversify.runtime import signals
+signals.open_streams()
+signals.receive_signals()
 import functools
-from diversify import runs
-runs.benchmark_run = functools.partial(runs.benchmark_run, runner="study_runner:slow")
-from diversify.cli import run
+from diversify.commands import benchmark
+benchmark.benchmark_run = functools.partial(benchmark.benchmark_run, runner="study_runner:slow")
+from diversify.cli.entry import run
 raise SystemExit(run(sys.argv[1:]))
 """
 
@@ -140,6 +141,7 @@ def test_what_is_recorded_outlives_the_command_and_its_workers_do_not(
         text=True,
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
+        preexec_fn=default_signals,
     )
     while member.poll() is None and not out.exists():
         time.sleep(0.02)

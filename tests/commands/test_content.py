@@ -189,7 +189,7 @@ def test_an_interrupted_diagnosis_does_not_go_on_with_other_images(
     swapped(tmp_path / "tree" / "train")
     capsys.readouterr()
     assert run(arguments) == 2
-    assert "DIR must be new or empty" in capsys.readouterr().err
+    assert "--out must be new or empty" in capsys.readouterr().err
     swapped(tmp_path / "tree" / "train")
     assert run(arguments) == 0
 

@@ -414,4 +414,4 @@ def test_the_command_makes_the_report_of_a_study(tmp_path: Path, capsys: pytest.
         assert message in capsys.readouterr().err
         assert not (tmp_path / "not").exists()
     assert run(["report", str(path), "--out", str(tmp_path), "--overwrite"]) == 2
-    assert "DIR must not hold" in capsys.readouterr().err
+    assert "--out must not hold" in capsys.readouterr().err
