@@ -1,7 +1,7 @@
-"""What a diagnosis says about its fragile classes, in words, each with its evidence and the kind of remedy it points to.
+"""The findings of a diagnosis: for each fragile class, what is wrong in plain words, the evidence, and a remedy.
 
-`RULES` is the whole of the judgement: a measure speaks when the interval of the class lies on the bad side of the mean
-over the classes (or of a fixed mark).
+`RULES` holds all of the judgement. A rule fires where the 95% interval of a class's measure lies on the bad side of a mark,
+usually the mean over the classes.
 """
 
 from __future__ import annotations
@@ -13,21 +13,39 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 Columns = Mapping[str, Tensor]
+Lines = Mapping[str, Mapping[str, float]]
 
 REMEDIES = {
-    "draw more often": "draw the class more often, or weigh its loss: it is not learned even on its training images",
-    "head repair": "repair the head (retrain it on balanced features, or adjust its logits): the features hold more than it uses",
-    "feature space": "augment in feature space (match the top-K magnitudes, borrow covariance from large classes)",
-    "image space": "augment its images, so that its features vary as unseen ones do",
-    "toward the enemies": "oversample toward the enemies (EOS): its training images lie among those of other classes",
-    "more images": "collect or hold out more images: no measure here sets the class apart",
-    "collect images": "collect images of the class: the model never saw one",
+    "draw more often": "draw the class more often, or give it more weight in the loss, because the model underfits it",
+    "head repair": "repair the head (retrain it on balanced features, or adjust its logits), because the features separate the"
+    " class better than the head does",
+    "feature space": "augment its features (match the top-K magnitudes, or borrow the covariance of large classes)",
+    "image space": "augment its images, so that its training features vary as those of new images do",
+    "toward the enemies": "oversample it toward the nearest other classes (EOS), because its training images lie among theirs",
+    "more images": "collect or hold out more images, because no measure here explains the low recall",
+    "collect images": "collect images of the class, because the model has never seen one",
 }
+"""What each kind of remedy means, as the end of a finding's text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """One measured value of a class with its 95% interval, and the value it is compared with."""
+    """One measured value of a class, its 95% interval, and the value it is compared with.
+
+    Attributes:
+        measure: The measure's name, a key of `MEASURES`.
+        value: The value of the class.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        compared_with: The mean over the classes, or the value expected for the size of the class.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 6), spread=1.2)
+        >>> evidence = dv.diagnose(train, heldout, head=head).findings[0].evidence[0]
+        >>> evidence.measure, evidence.high < evidence.compared_with
+        ('recall_heldout', True)
+    """
 
     measure: str
     value: float
@@ -38,9 +56,22 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One fragile (or absent) class: what is wrong, the evidence, and the kind of remedy, a key of `REMEDIES`.
+    """What is wrong with one fragile class, or with one that has no training images.
 
-    `causes` holds the kinds that every rule which fired points to, the first of them being `remedy`.
+    Attributes:
+        class_index: The class.
+        class_name: Its name.
+        text: The finding in plain words, with the numbers.
+        evidence: The held-out recall, then one value for each rule that fired.
+        causes: The kinds of remedy of all rules that fired, without repetition.
+        remedy: The first of `causes`, a key of `REMEDIES`.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 6), spread=1.2)
+        >>> finding = dv.diagnose(train, heldout, head=head).findings[0]
+        >>> finding.class_name, finding.remedy in finding.causes
+        ('class 3', True)
     """
 
     class_index: int
@@ -53,12 +84,21 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """If the interval of `measure` lies on the `bad` side of the mark, `text` says so and `remedy` follows.
+    """A condition on one measure of a class, and the sentence and kind of remedy that follow from it.
 
-    The mark is the mean over the classes; with `beyond_count`, for measures that follow class size by themselves, it is
-    what the line on log n predicts for the class. `mark` is a fixed mark beside it: the stricter counts. A class needs
-    `least_count` training images, and a difference of `least_features` / K. `text` may use {value}, {low}, {high}, {mean}
-    (the mark compared with), {points} (all four, times 100) and {enemy}.
+    The rule fires if the 95% interval of the class lies wholly on the bad side of the mark.
+
+    Attributes:
+        measure: The measure's name.
+        bad: "low" or "high", the bad side.
+        remedy: The kind of remedy, a key of `REMEDIES`.
+        text: A sentence with the fields {value}, {low}, {high}, {mean} (the value compared with), {points} (all four,
+            times 100), {reference} (what {mean} is, in words) and {enemy} (a sentence on the class that the errors lie nearest to).
+        mark: A fixed mark, in addition to the value compared with; the stricter of the two counts.
+        beyond_count: Compare with the value that a line on log n predicts for the class, not with the mean over the classes;
+            for measures that depend on class size by themselves.
+        least_count: Fewest training images of a class for which the rule can fire.
+        least_features: Smallest difference for which the rule can fire, in units of 1 / K.
     """
 
     measure: str
@@ -76,38 +116,39 @@ RULES: tuple[Rule, ...] = (
         measure="recall_train",
         bad="low",
         remedy="draw more often",
-        text="Even of its training images it finds only {value:.0%} [{low:.0%}, {high:.0%}] (mean of the classes {mean:.0%}).",
+        text="On its training images recall is only {value:.0%} (95% interval {low:.0%} to {high:.0%}; mean over classes"
+        " {mean:.0%}).",
         mark=0.9,
     ),
     Rule(
         measure="ceiling_gain",
         bad="high",
         remedy="head repair",
-        text="A head refitted on balanced held-out features would gain {points[0]:+.0f} [{points[1]:+.0f}, {points[2]:+.0f}]"
-        " points of its recall (mean of the classes {points[3]:+.0f}).",
+        text="A head refitted on class-balanced held-out features would raise its recall by {points[0]:.0f} points (95% interval"
+        " {points[1]:.0f} to {points[2]:.0f}; mean over classes {points[3]:+.0f}).",
         mark=0.0,
     ),
     Rule(
         measure="ce_magnitude_ratio",
         bad="low",
         remedy="feature space",
-        text="On unseen images its top-K features carry {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude"
-        " (mean of the classes {mean:.0%}).",
+        text="On held-out images its top-K features reach {value:.0%} of their magnitude on training images (95% interval"
+        " {low:.0%} to {high:.0%}; mean over classes {mean:.0%}).",
         mark=1.0,
     ),
     Rule(
         measure="diversity_vendi_heldout",
         bad="low",
         remedy="image space",
-        text="Its unseen images spread over {value:.2f} [{low:.2f}, {high:.2f}] effective directions of 20 images"
-        " (mean of the classes {mean:.2f}).",
+        text="Its held-out images have little diversity: 20 of them have {value:.2f} effective directions (Vendi score; 95%"
+        " interval {low:.2f} to {high:.2f}; mean over classes {mean:.2f}).",
     ),
     Rule(
         measure="identity_overlap",
         bad="low",
         remedy="image space",
-        text="Only {value:.0%} [{low:.0%}, {high:.0%}] of its top-K are also the top-K of its unseen images"
-        " (expected at its size {mean:.0%}).",
+        text="Only {value:.0%} of its top-K features are also the top-K on held-out images (95% interval {low:.0%} to"
+        " {high:.0%}; {reference} {mean:.0%}).",
         beyond_count=True,
         least_features=2,
     ),
@@ -115,8 +156,8 @@ RULES: tuple[Rule, ...] = (
         measure="safe",
         bad="low",
         remedy="toward the enemies",
-        text="Only {value:.0%} [{low:.0%}, {high:.0%}] of its training images lie among their own class"
-        " (expected at its size {mean:.0%}); its errors lie nearest to {enemy}.",
+        text="Only {value:.0%} of its training images have mainly neighbours of their own class (95% interval {low:.0%} to"
+        " {high:.0%}; {reference} {mean:.0%}). {enemy}",
         mark=0.8,
         beyond_count=True,
         least_count=6,  # with fewer, no image can have 5 neighbours of its own class
@@ -124,22 +165,24 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-Lines = Mapping[str, Mapping[str, float]]
-
-
 def find(
     columns: Columns, class_names: Sequence[str], enemies: Tensor, log_count: Lines, *, top_k: int
 ) -> tuple[Finding, ...]:
-    """A finding for each class absent from training, and for each fragile one, weakest first.
+    """Return a finding for each class without training images, then for each fragile class, lowest recall first.
 
-    `log_count` holds per measure the line on log n (`slope`, `intercept`, `r_squared`), where there is one.
+    Args:
+        columns: The columns of a diagnosis, each `(C,)`.
+        class_names: One name per class.
+        enemies: `(C, C)`, the share of each other class among the training neighbours of a class's held-out errors.
+        log_count: For each measure that has one, its line on log n: `slope`, `intercept`, `r_squared`, and `scatter`.
+        top_k: K, the number of features in a class's top-K.
     """
     absent = [c for c in range(len(class_names)) if float(columns["count"][c]) == 0]
-    found = [
+    findings = [
         Finding(
             class_index=c,
             class_name=class_names[c],
-            text=f"{class_names[c]} has no training image: the network cannot have learned it.",
+            text=f"{class_names[c]} has no training images, so the model cannot have learned it.",
             evidence=(),
             causes=("collect images",),
             remedy="collect images",
@@ -148,7 +191,7 @@ def find(
     ]
     fragile = [c for c in range(len(class_names)) if bool(columns["fragile"][c]) and c not in absent]
     fragile.sort(key=lambda c: float(columns["recall_heldout"][c]))
-    return (*found, *(_finding(columns, class_names, enemies, log_count, top_k, c) for c in fragile))
+    return (*findings, *(_finding(columns, class_names, enemies, log_count, top_k, c) for c in fragile))
 
 
 def _value(columns: Columns, name: str, c: int) -> float:
@@ -156,7 +199,7 @@ def _value(columns: Columns, name: str, c: int) -> float:
 
 
 def _evidence(columns: Columns, measure: str, c: int, line: Mapping[str, float] | None = None) -> Evidence:
-    """The class's value beside the mean of the classes, or beside what a line on log n predicts for it."""
+    """The value of the class, compared with the mean over the classes, or with the prediction of a line on log n."""
     low, high = (_value(columns, f"{measure}_{end}", c) for end in ("low", "high"))
     mark = float(columns[measure].double().nanmean())
     if line is not None:
@@ -164,7 +207,8 @@ def _evidence(columns: Columns, measure: str, c: int, line: Mapping[str, float] 
     return Evidence(measure=measure, value=_value(columns, measure, c), low=low, high=high, compared_with=mark)
 
 
-def _fires(rule: Rule, evidence: Evidence, *, count: int = 1 << 30, top_k: int = 1 << 30) -> bool:
+def _fires(rule: Rule, evidence: Evidence, *, count: int, top_k: int) -> bool:
+    """True if the whole interval lies on the bad side of the mark; never where a number is undefined."""
     if any(math.isnan(number) for number in (evidence.low, evidence.high, evidence.compared_with)):
         return False
     if count < rule.least_count or evidence.low == evidence.high:
@@ -179,34 +223,40 @@ def _fires(rule: Rule, evidence: Evidence, *, count: int = 1 << 30, top_k: int =
 
 
 def _opening(columns: Columns, class_names: Sequence[str], recall: Evidence, log_count: Lines, c: int) -> list[str]:
-    """How well the class is found, and what its size alone would say."""
-    found = (
-        f"{class_names[c]} is found in {recall.value:.0%} [{recall.low:.0%}, {recall.high:.0%}] of its"
-        f" {int(_value(columns, 'count_heldout', c)):,} held-out images (mean of the classes {recall.compared_with:.0%});"
-        f" it has {_images(int(_value(columns, 'count', c)))}."
+    """The first sentences of a finding: the recall of the class, and the recall expected from class size alone."""
+    first = (
+        f"Recall of {class_names[c]} on held-out images is {recall.value:.0%} (95% interval {recall.low:.0%} to"
+        f" {recall.high:.0%}; mean over classes {recall.compared_with:.0%})."
+        f" It has {_value(columns, 'count', c):,.0f} training and {_value(columns, 'count_heldout', c):,.0f} held-out images."
     )
     if "recall_heldout" not in log_count:
-        return [found, "What log n alone would predict is undefined here (equal counts, or fewer than 5 classes)."]
-    predicted = _value(columns, "recall_log_count", c)
-    off, scatter = abs(recall.value - predicted), log_count["recall_heldout"].get("scatter", math.nan)
-    side = "below" if recall.value < predicted else "above"
-    if recall.low <= predicted <= recall.high:
-        verdict = "its size is compatible with that"
-    elif off > 2 * scatter:
-        verdict = (
-            f"it does {100 * off:.0f} points {'worse' if side == 'below' else 'better'} than its size explains"
-            f" (the classes scatter about that line by {100 * scatter:.0f})"
-        )
-    else:
-        verdict = f"it lies {100 * off:.0f} points {side} that line"
-        if math.isfinite(scatter):
-            verdict += f", which is within the scatter of the classes about it ({100 * scatter:.0f} points)"
+        reason = "all classes are equally large, or there are fewer than 5"
+        return [first, f"The recall expected from class size alone is undefined ({reason})."]
+    expected = _value(columns, "recall_log_count", c)
     fit = log_count["recall_heldout"]["r_squared"]
-    return [found, f"From log n alone one would expect {predicted:.0%} (R² {fit:.2f}): {verdict}."]
+    verdict = _against_size(recall, expected, log_count["recall_heldout"].get("scatter", math.nan))
+    return [
+        first,
+        f"From class size alone a recall of {expected:.0%} is expected (line on log n, R² {fit:.2f}): {verdict}.",
+    ]
 
 
-def _images(number: int) -> str:
-    return f"{number:,} training image{'s' * (number != 1)}"
+def _against_size(recall: Evidence, expected: float, scatter: float) -> str:
+    """Whether class size explains the recall; `scatter` is the standard deviation of the classes about the line."""
+    if recall.low <= expected <= recall.high:
+        return "class size alone can explain the recall"
+    points = f"{100 * abs(recall.value - expected):.0f} points {'below' if recall.value < expected else 'above'}"
+    if abs(recall.value - expected) > 2 * scatter:
+        return (
+            f"the recall is {points} that, which class size alone does not explain"
+            f" (standard deviation of the classes about the line: {100 * scatter:.0f} points)"
+        )
+    if math.isfinite(scatter):
+        return (
+            f"the recall is {points} that, within the usual variation between classes"
+            f" (standard deviation about the line: {100 * scatter:.0f} points)"
+        )
+    return f"the recall is {points} that"
 
 
 def _finding(
@@ -216,7 +266,8 @@ def _finding(
     sentences = _opening(columns, class_names, recall, log_count, c)
     evidence, causes = [recall], []
     for rule in RULES:
-        one = _evidence(columns, rule.measure, c, log_count.get(rule.measure) if rule.beyond_count else None)
+        line = log_count.get(rule.measure) if rule.beyond_count else None
+        one = _evidence(columns, rule.measure, c, line)
         if not _fires(rule, one, count=int(_value(columns, "count", c)), top_k=top_k):
             continue
         evidence.append(one)
@@ -228,11 +279,15 @@ def _finding(
                 high=one.high,
                 mean=one.compared_with,
                 points=[100 * number for number in (one.value, one.low, one.high, one.compared_with)],
+                reference="mean over classes" if line is None else "expected for a class of its size",
                 enemy=_enemy(class_names, enemies, c),
-            )
+            ).strip()
         )
     causes = list(dict.fromkeys(causes)) or ["more images"]
-    sentences.append(f"Points to: {REMEDIES[causes[0]]}" + (f"; also {', '.join(causes[1:])}." if causes[1:] else "."))
+    sentences.append(
+        f"Points to: {REMEDIES[causes[0]]}"
+        + (f"; other possible remedies: {', '.join(causes[1:])}." if causes[1:] else ".")
+    )
     return Finding(
         class_index=c,
         class_name=class_names[c],
@@ -244,5 +299,9 @@ def _finding(
 
 
 def _enemy(class_names: Sequence[str], enemies: Tensor, c: int) -> str:
+    """A sentence on the class that the errors lie nearest to; empty where there are no errors to look at."""
     share, enemy = enemies[c].nan_to_num(0).max(0)
-    return f"{class_names[int(enemy)]} ({float(share):.0%})" if float(share) > 0 else "no class in particular"
+    if float(share) <= 0:
+        return ""
+    name = class_names[int(enemy)]
+    return f"Of the training images of other classes nearest to its errors, {float(share):.0%} belong to {name}."

@@ -363,7 +363,7 @@ def test_one_image_of_a_class_is_enough() -> None:
     assert float(found["count"][2]) == 1
     assert math.isfinite(float(found["ce_magnitude_ratio"][2]))
     assert not found.log_count  # three classes: what log n predicts is undefined
-    assert all("undefined here" in finding.text for finding in found.findings)
+    assert all("expected from class size alone is undefined" in finding.text for finding in found.findings)
 
 
 def test_equal_counts_leave_log_n_undefined() -> None:
@@ -462,17 +462,31 @@ def test_no_rule_fires_on_an_interval_that_reaches_the_mean(rule: object) -> Non
 
 def test_a_finding_says_what_the_evidence_is_and_what_log_n_predicts() -> None:
     (finding,) = find(columns_for(safe=TRIGGERS["safe"]), "abc", ENEMIES, LINES, top_k=10)
-    assert "c is found in 40% [30%, 50%] of its 50 held-out images (mean of the classes 73%)" in finding.text
-    assert "From log n alone one would expect 50% (R² 0.50): its size is compatible with that." in finding.text
-    assert "its errors lie nearest to a (80%)" in finding.text
+    for sentence in (
+        "Recall of c on held-out images is 40% (95% interval 30% to 50%; mean over classes 73%).",
+        "It has 10 training and 50 held-out images.",
+        "From class size alone a recall of 50% is expected (line on log n, R² 0.50): class size alone can explain the recall.",
+        "Only 30% of its training images have mainly neighbours of their own class"
+        " (95% interval 20% to 40%; expected for a class of its size 90%).",
+        "Of the training images of other classes nearest to its errors, 80% belong to a.",
+    ):
+        assert sentence in finding.text
 
 
 @pytest.mark.parametrize(
     ("scatter", "verdict"),
     [
-        (0.05, "it does 20 points worse than its size explains (the classes scatter about that line by 5)."),
-        (0.15, "it lies 20 points below that line, which is within the scatter of the classes about it (15 points)."),
-        (None, "it lies 20 points below that line."),
+        (
+            0.05,
+            "the recall is 20 points below that, which class size alone does not explain"
+            " (standard deviation of the classes about the line: 5 points).",
+        ),
+        (
+            0.15,
+            "the recall is 20 points below that, within the usual variation between classes"
+            " (standard deviation about the line: 15 points).",
+        ),
+        (None, "the recall is 20 points below that."),
     ],
 )
 def test_worse_than_its_size_explains_means_beyond_the_scatter_of_the_classes(
@@ -482,7 +496,7 @@ def test_worse_than_its_size_explains_means_beyond_the_scatter_of_the_classes(
     columns["recall_log_count"] = torch.full_like(columns["recall_log_count"], 0.6)
     line = {"slope": 0.1, "intercept": 0.1, "r_squared": 0.5} | ({} if scatter is None else {"scatter": scatter})
     (finding,) = find(columns, "abc", ENEMIES, {"recall_heldout": line}, top_k=10)
-    assert f"one would expect 60% (R² 0.50): {verdict}" in finding.text
+    assert f"a recall of 60% is expected (line on log n, R² 0.50): {verdict}" in finding.text
 
 
 def test_what_follows_size_by_itself_is_compared_with_its_line() -> None:
