@@ -52,7 +52,7 @@ def test_a_method_of_ones_own_is_compared_with_the_others(tmp_path: Path, capsys
 
 
 def test_a_study_in_python(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "retrain_head", functools.partial(retrain_head, steps=50))
+    monkeypatch.setattr(methods.heads, "retrain_head", functools.partial(retrain_head, steps=50))
     result = load("benchmark").main(tmp_path / "results.jsonl")
     assert isinstance(result, Comparison)
     (suite,) = result.suites

@@ -1,4 +1,4 @@
-"""What a study holds fixed for every method, and what a method may fill: the values that everything here agrees on."""
+"""The values that all parts of a study share: what is fixed for every method, and what a method may fill in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,23 @@ Parameters = Mapping[str, Parameter]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """A number that is searched for: `default` is the published value, with which every search begins."""
+    """The range in which a numeric parameter is searched.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        default: The published value, which the first trial of every search uses.
+        log: True to search on a logarithmic scale.
+        integer: True for whole numbers only.
+
+    Raises:
+        InputError: the ends are not finite and rising, `default` lies outside them, or `low` is not positive on a
+            logarithmic scale.
+
+    Example:
+        >>> Range(low=0.01, high=1.0, default=0.1, log=True).default
+        0.1
+    """
 
     low: float
     high: float
@@ -41,7 +57,19 @@ class Range:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One of several values; `default` is the published one."""
+    """The values among which a categorical parameter is searched.
+
+    Attributes:
+        values: All values that may be tried.
+        default: The published value, which the first trial of every search uses.
+
+    Raises:
+        InputError: `default` is not among `values`.
+
+    Example:
+        >>> Choice(values=(5, 10, 50), default=10).values
+        (5, 10, 50)
+    """
 
     values: tuple[Parameter, ...]
     default: Parameter
@@ -56,14 +84,24 @@ Space = Mapping[str, Range | Choice]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a method may know of the run that it is part of: training images alone, never those it is judged by.
+    """What a method may know of its run: the training images, but never the images it is evaluated on.
 
     Attributes:
-        images: `(N, C, H, W)` uint8 on the device that trains; partners of what is mixed come from here. None
-            where they are too large for that.
+        images: `(N, C, H, W)` uint8 on the training device, from which mixing draws its partners; None if they are
+            too large to stay there.
         labels: `(N,)` int64, on the same device.
         class_counts: `(C,)` int64, on the CPU.
-        base: The augmentation that every method begins with, for example `CropFlip`.
+        class_names: Names of the C classes.
+        epochs: Epochs of the run.
+        seed: Seed of the run.
+        base: The augmentation that every method starts from, for example `CropFlip`.
+
+    Example:
+        >>> import torch
+        >>> setting = Setting(images=None, labels=torch.tensor([0, 0, 1]), class_counts=torch.tensor([2, 1]),
+        ...                   class_names=("cat", "dog"), epochs=20, seed=0, base=None)
+        >>> setting.num_classes
+        2
     """
 
     images: Tensor | None
@@ -76,19 +114,20 @@ class Setting:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the data."""
+        """The number of classes."""
         return len(self.class_names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a head step works on, after training.
+    """What a head step is given after training.
 
     Attributes:
-        train: Features of the training images, not augmented.
-        heldout: Those of val in a trial; None in a final run, which has none.
-        head: The head as trained.
-        carried: What the step of the chosen trial left for the final run (JSON), for example a plan; None in a trial.
+        train: Embeddings of the training images, without augmentation.
+        heldout: Embeddings of the validation set in a trial; None in a final run, which has none.
+        head: The trained head.
+        carried: What the head step of the chosen trial passed on to the final run (JSON), for example a plan; None in
+            a trial.
     """
 
     train: Embeddings
@@ -99,9 +138,19 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadStep:
-    """The head that a step leaves, and what it made from val for the final run (JSON), if anything.
+    """The result of a head step.
 
-    A trial whose step carries something is judged fold by fold: the step is taken again without the fold.
+    Attributes:
+        head: The new head.
+        carry: What the step derived from the validation set for the final run (JSON), for example a plan; None if it
+            used no validation images. A trial whose step carries something is cross-validated: for each fold, the step
+            is repeated without that fold.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> HeadStep(head=dv.normalize_tau(head, 1.0)).carry is None
+        True
     """
 
     head: LinearHead
@@ -109,30 +158,59 @@ class HeadStep:
 
 
 def plain(setting: Setting, parameters: Parameters) -> Ingredients:
-    """Plain training: the base augmentation and cross entropy."""
+    """Return the ingredients of plain training: base augmentation and cross entropy."""
     return Ingredients(augment=setting.base)
 
 
+MakeIngredients = Callable[[Setting, Parameters], Ingredients]
+"""Makes the ingredients of a run from its training images and the parameters of the trial."""
+
 TakeStep = Callable[[Setting, Parameters, Trained], HeadStep]
-"""What happens to the head after training."""
+"""Makes a new head after training."""
+
+
+def number(parameters: Parameters, name: str) -> float:
+    """Return a parameter that is a number, as a float."""
+    return float(parameters[name])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """What fills the slots of the one loop; a difference in a table can come from nothing else.
+    """A method of a study: what it puts into the slots of the shared training loop.
+
+    All methods share the loop, so a difference between two of them can only come from a slot.
 
     Attributes:
-        space: What is searched beside learning rate and weight decay, which are in every space.
-        ingredients: The slots, from the training images and the parameters of a trial.
-        head_step: What happens to the head after training; None for nothing.
-        cosine_head: Whether the head is a cosine head (LDAM), with this scale; 0 for a linear one.
+        name: One word without commas and slashes.
+        meaning: One line for readers.
+        source: The paper it comes from.
+        space: Parameters that are searched. Learning rate and weight decay are added by the protocol.
+        ingredients: Makes the slots from the training images and the parameters of a trial.
+        head_step: Makes a new head after training; None keeps the trained one.
+        cosine_head: Scale of the cosine head that LDAM needs; 0 for a linear head.
+
+    Raises:
+        InputError: the name is not one word, or the space holds the protocol's parameters or something that is neither
+            a `Range` nor a `Choice`.
+
+    Example:
+        >>> from diversify.training.ingredients import Ingredients
+        >>> from diversify.training.losses import Always, Focal
+        >>> focal = Method(
+        ...     name="my_focal", meaning="Focal loss", source="Lin et al. 2017",
+        ...     space={"gamma": Range(low=0.5, high=3.0, default=2.0)},
+        ...     ingredients=lambda setting, parameters: Ingredients(
+        ...         augment=setting.base, criterion=Always(Focal(gamma=float(parameters["gamma"])))),
+        ... )
+        >>> sorted(focal.space)
+        ['gamma']
     """
 
     name: str
     meaning: str
     source: str
     space: Space = dataclasses.field(default_factory=dict)
-    ingredients: Callable[[Setting, Parameters], Ingredients] = plain
+    ingredients: MakeIngredients = plain
     head_step: TakeStep | None = None
     cosine_head: float = 0.0
 
@@ -147,41 +225,71 @@ class Method:
 
 
 class Protocol(Value):
-    """What is the same for every method: data, network, budget, and how it is chosen.
+    """What is the same for every method of a study: data, network, training budget and search.
 
-    `trials` runs per method, of `trial_epochs` where final runs are too long for a search, choose its parameters on val, a
-    part of `holdout` of the long-tailed training set; then the method is trained on all of the training set once per seed,
-    with what was chosen, and test is read once for each. After `rungs` epochs a trial that is behind may be stopped, by the
-    same rule for every method. A seed means another start and another order of the images; with `tail_orders` the seeds go
-    through them in turn, so that another class is rare.
+    Each method gets `trials` trials. They are trained without the validation set, a share `holdout` of the long-tailed
+    training set, and choose the method's parameters on it. The method is then trained with these parameters on the whole
+    training set, once per seed, and each of these final runs reads the test set once.
 
-    `resize`, `crop`, `mean` and `std` are what the flags of `diversify train` are: None for what is usual for the data. The
-    warm-up of a run takes a third of its epochs at most.
+    Attributes:
+        suite: Name of the study.
+        data: Data set, as `load_data` takes it.
+        resize: Shorter side of the images in pixels; None for what is usual for the data, as in the next three.
+        crop: Side of the centre crop in pixels.
+        mean: Mean per channel, for images in [0, 1].
+        std: Standard deviation per channel.
+        imbalance: How the training set is thinned out, as `load_data` takes it.
+        tail_orders: Which classes become rare, as `load_data` takes it. Final runs use the entries in turn, trials the
+            first.
+        holdout: Share of the training set that trials are judged on, in (0, 1).
+        model: Network, as `build_model` takes it.
+        epochs: Epochs of a final run.
+        trial_epochs: Epochs of a trial; None for as many as a final run has.
+        batch_size: Images per step.
+        schedule: How the learning rate falls.
+        warmup_epochs: Epochs of linear warm-up; at most a third of a run's epochs is used.
+        precision: Arithmetic of the forward pass.
+        learning_rate: Lowest, default and highest value of the search, which is logarithmic.
+        weight_decay: The same for the weight decay.
+        methods: Names of the methods.
+        trials: Trials per method.
+        seeds: One final run per seed. A seed sets the initial weights, the order of the images and all draws.
+        rungs: Epochs after which a trial that is behind the others may be stopped, by the same rule for every method.
+        confirmation: True if rules and defaults were frozen before the study was run.
+        note: Free text.
+
+    Raises:
+        pydantic.ValidationError: a field breaks its rule.
+
+    Example:
+        >>> protocol = Protocol(suite="mine", data="digits", methods=("ce", "vs"), epochs=20, trials=2, seeds=(0, 1, 2))
+        >>> protocol.holdout, protocol.epochs_of("val")
+        (0.2, 20)
     """
 
     suite: Annotated[str, pydantic.Field(min_length=1)]
     data: str
-    resize: Annotated[int, pydantic.Field(strict=True, ge=1)] | None = None  # shorter side, in pixels
-    crop: Annotated[int, pydantic.Field(strict=True, ge=1)] | None = None  # centre crop, in pixels
-    mean: tuple[float, ...] | None = None  # per channel, for images in [0, 1]
+    resize: Annotated[int, pydantic.Field(strict=True, ge=1)] | None = None
+    crop: Annotated[int, pydantic.Field(strict=True, ge=1)] | None = None
+    mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     imbalance: str = "exp:100"
     tail_orders: tuple[str, ...] = ("canonical",)
     holdout: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2
     model: str = "resnet32"
     epochs: Annotated[int, pydantic.Field(strict=True, ge=1)] = 200
-    trial_epochs: Annotated[int, pydantic.Field(strict=True, ge=1)] | None = None  # None: as many
+    trial_epochs: Annotated[int, pydantic.Field(strict=True, ge=1)] | None = None
     batch_size: Annotated[int, pydantic.Field(strict=True, ge=1)] = 128
     schedule: Literal["steps", "cosine"] = "cosine"
     warmup_epochs: Annotated[int, pydantic.Field(strict=True, ge=0)] = 5
     precision: Literal["fp32", "bf16"] = "bf16"
-    learning_rate: tuple[float, float, float] = (0.03, 0.1, 0.3)  # lowest, default, highest; searched by its logarithm
+    learning_rate: tuple[float, float, float] = (0.03, 0.1, 0.3)
     weight_decay: tuple[float, float, float] = (1e-4, 2e-4, 2e-3)
     methods: tuple[str, ...]
     trials: Annotated[int, pydantic.Field(strict=True, ge=1)] = 4
     seeds: tuple[int, ...] = (0, 1, 2)
     rungs: tuple[int, ...] = ()
-    confirmation: bool = False  # rules and defaults were frozen before it was run
+    confirmation: bool = False
     note: str = ""
 
     @pydantic.model_validator(mode="after")
@@ -191,7 +299,7 @@ class Protocol(Value):
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise broken("be different numbers, not negative", str(list(self.seeds)), at="seeds")
         if not self.tail_orders:
-            raise broken("name one at least", "none", at="tail_orders")
+            raise broken("name at least one", "none", at="tail_orders")
         last = self.epochs_of("val")
         if list(self.rungs) != sorted(set(self.rungs)) or any(not 0 < rung < last for rung in self.rungs):
             raise broken(f"be rising epochs in [1, {last - 1}]", str(list(self.rungs)), at="rungs")
@@ -207,11 +315,11 @@ class Protocol(Value):
         return self
 
     def epochs_of(self, split: str) -> int:
-        """Epochs of a trial ("val") or of a final run ("test")."""
+        """Return the epochs of a trial ("val") or of a final run ("test")."""
         return self.epochs if split == "test" or self.trial_epochs is None else self.trial_epochs
 
     def tail_order_of(self, seed: int) -> str:
-        """Which classes are rare in the final run of this seed; trials use the first."""
+        """Return the tail order of the final run with this seed; the first one for a seed that is not listed."""
         return (
             self.tail_orders[self.seeds.index(seed) % len(self.tail_orders)]
             if seed in self.seeds
@@ -219,7 +327,7 @@ class Protocol(Value):
         )
 
     def space_of(self, method: Method) -> Space:
-        """All that is searched for a method: learning rate, weight decay, and its own."""
+        """Return all parameters that are searched for a method: learning rate, weight decay and its own."""
         rates = {
             name: Range(low=low, default=default, high=high, log=True)
             for name, (low, default, high) in (
@@ -233,16 +341,24 @@ class Protocol(Value):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one run found: of a trial on val, of a final run on test.
+    """The result of one run: of a trial on the validation set, or of a final run on the test set.
 
     Attributes:
-        recall: Of every class; None for one without images to be judged by.
-        curve: Balanced accuracy after each rung, of a trial.
-        inside: Per class, or one number: top-K gap, held-out diversity at matched n, leak; read only. Empty in a trial. Of a run on
-            a frozen network its name as `backbone`: runs that share one are no independent replicates.
-        carried: For the final run: what the head step left (JSON).
-        seconds: Of the run, from its first step to its last look at the images it is judged by.
-        peak_memory: Bytes on the device; None on a CPU.
+        recall: Recall of every class; None for a class without images in the split.
+        balanced_accuracy: Mean recall of the classes that have images.
+        macro_f1: Mean F1 score of the same classes.
+        g_mean: Geometric mean of the recalls.
+        ece: Expected calibration error.
+        class_counts: Training images per class.
+        epochs: Epochs trained.
+        seconds: Wall-clock time from the first step to the last prediction.
+        images_per_second: Training images per second.
+        peak_memory: Largest memory in use on the device, in bytes; None on a CPU.
+        curve: Balanced accuracy after each rung of a trial.
+        inside: Diagnostics of a final run, per class or as one number: top-K magnitude ratio, held-out diversity at
+            matched n, leak. They are reported and choose nothing. A run on a frozen network gives the network's name as
+            `backbone`, since runs that share one are not independent.
+        carried: What the head step passes on to the final run (JSON).
     """
 
     recall: tuple[float | None, ...]
@@ -261,8 +377,8 @@ class Outcome:
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
-    """Raised by the `report` of a run to end it: a pruned trial. Not an error."""
+    """Raised by the `report` callback to end a trial early. It is not an error."""
 
 
 Report = Callable[[int, float], None]
-"""Called with (epochs done, balanced accuracy on val) at each rung; may raise `Stopped`."""
+"""Called with (epochs done, balanced accuracy on the validation set) at each rung; may raise `Stopped`."""

@@ -47,7 +47,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads are retrained in few steps: enough to see that they are."""
-    monkeypatch.setattr(methods, "retrain_head", functools.partial(head_module.retrain_head, steps=20))
+    monkeypatch.setattr(methods.heads, "retrain_head", functools.partial(head_module.retrain_head, steps=20))
 
 
 def setting_of(epochs: int = 10, counts: tuple[int, ...] = COUNTS) -> Setting:
@@ -170,7 +170,7 @@ def test_methods_are_known_by_their_names() -> None:
 @pytest.mark.parametrize("name", ["ce", "balanced_softmax", "ldam_drw", "remix_drw"])
 def test_images_are_varied_alike_and_the_loss_is_what_it_was(name: str) -> None:
     policies = images_of(f"{name}+images", image_strength=0.4)
-    assert policies == [ImagePolicy(operations=methods.IMAGES, strength=0.4, probability=0.9)] * 4
+    assert policies == [ImagePolicy(operations=methods.plans.IMAGE_OPERATIONS, strength=0.4, probability=0.9)] * 4
     logits, labels = torch.linspace(-2, 2, 20).view(5, 4), torch.tensor([0, 1, 2, 3, 0])
     own, control = made(name), made(f"{name}+images+mix")
     for epoch in (0, 9):
@@ -329,7 +329,7 @@ def test_a_trial_makes_the_plan_on_val_and_the_final_run_is_given_it(
         retrained.append(plan)
         return head_module.retrain_head(embeddings, head, plan, seed=seed, steps=5)
 
-    monkeypatch.setattr(methods, "retrain_head", retrain)
+    monkeypatch.setattr(methods.heads, "retrain_head", retrain)
     method = METHODS["diversify"]
     trial = run(task, method)
     assert Plan.from_dict(trial.carried["plan"]) == retrained[0]
@@ -337,7 +337,7 @@ def test_a_trial_makes_the_plan_on_val_and_the_final_run_is_given_it(
     whole, folds = retrained[0], retrained[1:]
     assert len(folds) == 5  # val is judged by plans that were made without the fold
     retrained.clear()
-    monkeypatch.setattr(methods, "diagnose", None)  # there is nothing to make one on
+    monkeypatch.setattr(methods.heads, "diagnose", None)  # there is nothing to make one on
     final = run(task, method, "test", carried=trial.carried)
     assert final.carried == trial.carried
     assert retrained == [whole.for_counts(COUNTS)]

@@ -346,7 +346,7 @@ import sys
 from diversify.study import methods
 from diversify.study.trial import load_task, run_trial
 from tiny_study import protocol_of, run
-methods.retrain_head = functools.partial(methods.retrain_head, steps=5)
+methods.heads.retrain_head = functools.partial(methods.heads.retrain_head, steps=5)
 task = load_task(protocol_of(sys.argv[1], epochs=1, rungs=()), device="cpu")
 for name in ("diversify", "eos", "smote"):
     outcome = run(task, methods.METHODS[name])
