@@ -68,15 +68,15 @@ def shares_for_counts(shares: Tensor, counts: Tensor, other: Tensor) -> Tensor:
     even ones even, square-root ones square-root, and where all counts change by one factor nothing changes. With one count
     for all, g is 1. A class of `other` count 0, or one that had images and no share, gets none.
     """
-    told = (shares > 0) & (counts > 0)
-    size, rate = counts[told].double().log(), shares[told].double().log()
+    fitted = (shares > 0) & (counts > 0)
+    size, rate = counts[fitted].double().log(), shares[fitted].double().log()
     deviation = size - size.mean()
     spread = deviation.square().sum()
     exponent = (deviation * rate).sum() / spread if spread > 0 else torch.ones_like(spread)
     factor = (rate - exponent * size).mean().expand(len(shares)).clone()
-    factor[told] = rate - exponent * size
+    factor[fitted] = rate - exponent * size
     weights = (factor + exponent * other.clamp(min=1).double().log()).exp()
-    weights = weights.where((other > 0) & (told | (counts == 0)), 0.0)
+    weights = weights.where((other > 0) & (fitted | (counts == 0)), 0.0)
     return weights / weights.sum()
 
 

@@ -58,25 +58,9 @@ def effective_rank(features: Tensor) -> Tensor:
     return _entropy(values / values.sum(-1, keepdim=True)).exp().to(features.dtype)
 
 
-def _hill(counts: Tensor, order: float) -> Tensor:
-    """Hill number of `counts` `(..., D)` float64."""
-    shares = counts / counts.sum(-1, keepdim=True)
-    if abs(order - 1) < 1e-6:  # the limit, where the general form is 0 / 0
-        return _entropy(shares).exp()
-    if order == float("inf"):
-        return 1 / shares.amax(-1)
-    return torch.where(shares > 0, shares**order, 0).sum(-1) ** (1 / (1 - order))
-
-
-def hill_number(indices: Tensor, num_features: int, order: float = 1.0) -> Tensor:
-    """`(...)` float64 in [1, D]: the effective number of features in use among the examples' own top-K `(..., n, K)`.
-
-    Order 0 counts every feature used once or more, 1 is exp of the entropy of the frequencies, 2 the inverse of the
-    chance that two uses are of the same feature; a higher order ignores rare ones more. Hill 1973.
-    """
-    used = indices.flatten(-2)
-    counts = torch.zeros(*used.shape[:-1], num_features, dtype=torch.float64, device=indices.device)
-    return _hill(counts.scatter_add_(-1, used, torch.ones_like(used, dtype=torch.float64)), order)
+def _effective_features(counts: Tensor) -> Tensor:
+    """exp of the entropy of `counts` `(..., D)` float64 over their sum: the Hill number of order 1 (Hill 1973)."""
+    return _entropy(counts / counts.sum(-1, keepdim=True)).exp()
 
 
 def within_class_spread(features: Tensor) -> Tensor:
@@ -137,7 +121,7 @@ def matched_diversity(
         columns = {
             "vendi": vendi_score(centred),
             "effective_rank": effective_rank(centred),
-            "hill": _hill(_top_counts(embedding, k), 1.0),
+            "hill": _effective_features(_top_counts(embedding, k)),
             "spread": within_class_spread(centred),
             "cosine": mean_cosine(centred),
         }

@@ -66,7 +66,7 @@ def _by_image(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-# Places
+# Families that move pixels
 
 
 def _moves(settings: Settings) -> tuple[Tensor, ...]:
@@ -113,7 +113,7 @@ def _warped(images: Tensor, top: float, across: Tensor, down: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
-# Values
+# Families that change values
 
 
 def _toward(images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ def _erased(images: Tensor, top: float, square: Tensor) -> Tensor:
     return _toward(images, _mean(images, top, (2, 3)), square)
 
 
-FAMILIES = (  # first those that only move pixels
+FAMILIES = (  # the first only moves pixels: image_ops relies on it
     Family(names=("translate_x", "translate_y", "crop", "flip"), prepare=_moves, change=_moved),
     Family(names=("shear_x", "shear_y", "rotate", "zoom"), prepare=_warps, change=_warped),
     Family(names=("brightness", "contrast", "saturation"), prepare=_tones, change=_toned),

@@ -53,16 +53,13 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, log_prior: Te
     return functional.cross_entropy(logits, targets)
 
 
-# Losses with class weights
-
-
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
     """Cross entropy, each image weighed by its class; None weighs all the same.
 
     Raises:
         InputError: a shape does not fit.
     """
-    logits, targets = _taken(logits, targets, weight=weight)
+    logits, targets = _checked(logits, targets, weight=weight)
     if weight is None:
         return functional.cross_entropy(logits, targets)
     weight = weight.to(logits)
@@ -80,7 +77,7 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float, weight: Tensor | N
         InputError: a shape does not fit, or a negative or infinite gamma.
     """
     _require_power("gamma of the focal loss", gamma)
-    logits, targets = _taken(logits, targets, weight=weight)
+    logits, targets = _checked(logits, targets, weight=weight)
     log_p = logits.log_softmax(1)
     losses = -(gamma * _log_complement(log_p)).exp() * log_p
     return _mean(losses, targets, weight)
@@ -102,7 +99,7 @@ def ldam_loss(
     """
     if not 0 < scale < math.inf:
         raise must("scale", "be positive and finite", scale)
-    logits, targets = _taken(logits, targets, margins=margins, weight=weight)
+    logits, targets = _checked(logits, targets, margins=margins, weight=weight)
     log_p = (scale * logits).log_softmax(1)
     # the odds of each class against the others: a margin scales them, whatever the number of classes
     log_odds = log_p - _log_complement(log_p)
@@ -124,7 +121,7 @@ def vector_scaling_loss(
     Raises:
         InputError: a shape does not fit.
     """
-    logits, targets = _taken(logits, targets, factors=factors, offsets=offsets, weight=weight)
+    logits, targets = _checked(logits, targets, factors=factors, offsets=offsets, weight=weight)
     return weighted_cross_entropy(factors.to(logits) * logits + offsets.to(logits), targets, weight)
 
 
@@ -152,7 +149,7 @@ def asymmetric_loss(
     _require_power("gamma_negative", gamma_negative)
     if not 0 <= smoothing < 1:
         raise must("smoothing", "lie in [0, 1)", smoothing)
-    logits, targets = _taken(logits, targets, weight=weight)
+    logits, targets = _checked(logits, targets, weight=weight)
     log_p = logits.log_softmax(1)
     elsewhere = smoothing / logits.shape[1]
     positive = -(1 - smoothing + elsewhere) * (gamma_positive * _log_complement(log_p)).exp() * log_p
@@ -160,8 +157,8 @@ def asymmetric_loss(
     return _mean(positive + negative.sum(1, keepdim=True) - negative, targets, weight)
 
 
-# What the losses take from class counts. A class without an image is dealt with as one of the rarest count, but that it has
-# no weight: nothing of it is to be learned, and no loss becomes infinite.
+# Weights, margins and priors from class counts. A class without images is treated as having as many as the rarest class, so
+# that no loss becomes infinite, but its weight is 0.
 
 
 def inverse_frequency_weights(counts: Tensor) -> Tensor:
@@ -224,10 +221,7 @@ def _of_mean_1(weights: Tensor, counts: Tensor) -> Tensor:
     return weights * (counts > 0).sum() / weights.sum()
 
 
-# What the losses share
-
-
-def _taken(logits: Tensor, targets: Tensor, **columns: Tensor | None) -> tuple[Tensor, Tensor]:
+def _checked(logits: Tensor, targets: Tensor, **columns: Tensor | None) -> tuple[Tensor, Tensor]:
     """Logits in float32 or wider, and targets as int64 or in the type of the logits, once all shapes fit."""
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise must("logits", "have shape (N, C), of two classes at least", tuple(logits.shape))

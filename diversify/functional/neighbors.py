@@ -199,21 +199,7 @@ def archetypes(neighbor_labels: Tensor, labels: Tensor) -> Tensor:
 
 def archetype_fractions(kinds: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """`(C, 4)` float64: the share of each class's rows that is safe, border, rare, outlier; NaN for an absent class."""
-    return class_mean(torch.nn.functional.one_hot(kinds, 4).double(), labels, num_classes)
-
-
-def nearest_enemies(queries: Tensor, labels: Tensor, reference: Tensor, reference_labels: Tensor, k: int) -> Tensor:
-    """`(Q, k)` int64: per query, the k nearest rows of `reference` with ANOTHER label, nearest first.
-
-    Raises:
-        InputError: fewer than k rows have another label than some query.
-    """
-    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-    for label in labels.unique().tolist():
-        rows = (labels == label).nonzero().flatten()
-        enemies = (reference_labels != label).nonzero().flatten()
-        indices[rows] = enemies[nearest_neighbors(queries[rows], reference[enemies], k)[1]]
-    return indices
+    return class_mean(functional.one_hot(kinds, 4).double(), labels, num_classes)
 
 
 def enemy_matrix(neighbor_labels: Tensor, labels: Tensor, num_classes: int) -> Tensor:

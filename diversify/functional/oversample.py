@@ -18,7 +18,7 @@ FACTORED = 256  # features up to which a covariance is factored
 RESIDUALS = 32  # rows in a Gaussian combination above that
 _CLASSES = 16  # covariances held at a time
 
-# Which row is whose partner
+# Partners
 
 
 def enemies_among(neighbors: Tensor, labels: Tensor, reference_labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ def class_of(shares: Tensor, draw: Tensor) -> Tensor:
     return torch.searchsorted(ends, flat, right=True).clamp(max=shares.shape[1] - 1).reshape(draw.shape)
 
 
-# Between two rows
+# Interpolation
 
 
 def interpolate(base: Tensor, partner: Tensor, draw: Tensor, strength: Tensor | float) -> Tensor:

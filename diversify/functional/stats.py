@@ -118,9 +118,7 @@ def interval(draws: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
 
 def _ranks(values: Tensor) -> Tensor:
     """`(N,)` float64 ranks from 1; equal values share the mean of their ranks."""
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    mean_rank: Tensor = counts.cumsum(0) - (counts.double() - 1) / 2
-    return mean_rank[inverse]
+    return torch.from_numpy(scipy.stats.rankdata(values.cpu().numpy()))
 
 
 def _correlation(first: Tensor, second: Tensor) -> float:

@@ -16,14 +16,12 @@ from ..files import atomic
 from .linear_head import LinearHead
 
 SCHEMA_VERSION = 1
+COLUMNS = ("features", "logits", "labels", "indices")
+INDEX = "index.json"
 BLOCK_ROWS = 4096  # rows checked at a time, and rows held on a device before they come to the CPU
 
-_SHOWN = 256  # rows that show whose logits they are
-_ROUNDING = 0.02  # of the logits' size: by how much those of a class may differ, as in bfloat16 they do
-RECORD_SECONDS = 5.0  # how much finished work a kill may cost, at most
-
-
-# The values
+_COMPARED = 256  # rows whose logits are compared with a head's
+_ROUNDING = 0.02  # largest difference relative to the size of the logits: bfloat16 needs this much
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,7 +91,7 @@ class Embeddings:
         device = self.features.device
         on = replace(head, weight=head.weight.to(device), bias=head.bias.to(device))
         if self.logits.shape[1] == head.num_classes and len(self):
-            rows = torch.linspace(0, len(self) - 1, min(len(self), _SHOWN), device=device).long()
+            rows = torch.linspace(0, len(self) - 1, min(len(self), _COMPARED), device=device).long()
             own = self.logits[rows].to(device)
             differ = (on.logits(self.features[rows]) - own).square().mean(0).sqrt().max()
             if bool(differ <= _ROUNDING * own.square().mean().sqrt()):
@@ -147,12 +145,6 @@ def require_finite(name: str, values: Tensor, first_row: int = 0) -> None:
             what = {"features": "feature", "logits": "class"}[name]
             got = f"{float(block[row, column])} at row {first_row + start + row}, {what} {column}"
             raise must(name, "be finite", got)
-
-
-# On disk
-
-COLUMNS = ("features", "logits", "labels", "indices")
-INDEX = "index.json"
 
 
 def index_record(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import InputError, must, unknown
 from ..files import digests
+from ..runtime.progress import Progress
 from ..runtime.user_code import describe, is_passed_on
 from .embeddings import BLOCK_ROWS, COLUMNS, Embeddings
 from .resumable import Table, other_run
@@ -28,7 +29,6 @@ from .split import SplitModel
 from .wrappers import evaluating
 
 Precision = Literal["fp32", "bf16", "auto"]
-Progress = Callable[[int, int | None], None]
 
 PRECISIONS = ("fp32", "bf16", "auto")
 
@@ -50,9 +50,6 @@ def unchanged_randomness(device: torch.device, loader: object) -> Iterator[None]
                 generator.set_state(state)
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-# Precision
 
 
 def bf16_pays(device: torch.device) -> bool:
@@ -88,9 +85,6 @@ def taking(images: Tensor) -> Iterator[None]:
         if "not implemented for 'Half'" in str(error):
             advice = "this device cannot run float16 weights: call model.float() first"
         raise must("model", "take these images", describe(error), advice) from error
-
-
-# The extraction
 
 
 def extract(
@@ -179,23 +173,16 @@ def _fill(
             waiting = 0
             table.add(block)
 
-    half = net.dtype in (torch.float16, torch.bfloat16)
     position = table.done
     try:
         for images, labels, indices in batches:
             if indices is None:
                 indices = torch.arange(position, position + len(labels))
-            with torch.inference_mode(), autocast(device, "fp32" if half else precision):
-                images = images.to(device, net.dtype if images.is_floating_point() else None, non_blocking=True)
-                if precision == "bf16" and images.ndim == 4:
-                    images = images.contiguous(memory_format=torch.channels_last)
-                with taking(images) if position == 0 else contextlib.nullcontext():
-                    features, logits = net(images)
-                block = {"features": features.float(), "logits": logits.float()}
+            features, logits = _embed(net, images, device, precision, is_first=position == 0)
             if not len(images) == len(features) == len(labels) == len(indices):
                 got = f"{len(images)} images, {len(features)} features, {len(labels)} labels, {len(indices)} indices"
                 raise must("a batch", "have one row per image", got)
-            pending.append({**block, "labels": labels, "indices": indices})
+            pending.append({"features": features, "logits": logits, "labels": labels, "indices": indices})
             position += len(labels)
             waiting += len(labels)
             if device.type == "cpu" or waiting >= BLOCK_ROWS:
@@ -210,6 +197,20 @@ def _fill(
                 hand_over()
         raise
     hand_over()
+
+
+def _embed(
+    net: SplitModel, images: Tensor, device: torch.device, precision: Precision, *, is_first: bool
+) -> tuple[Tensor, Tensor]:
+    """Features and logits of one batch in float32; an error in the first batch says that the model rejects the images."""
+    half = net.dtype in (torch.float16, torch.bfloat16)
+    with torch.inference_mode(), autocast(device, "fp32" if half else precision):
+        images = images.to(device, net.dtype if images.is_floating_point() else None, non_blocking=True)
+        if precision == "bf16" and images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with taking(images) if is_first else contextlib.nullcontext():
+            features, logits = net(images)
+        return features.float(), logits.float()
 
 
 def _index_batches(loader: object) -> list[list[int]] | None:

@@ -95,7 +95,7 @@ def find_head(model: nn.Module) -> str:
         return candidates[0].name
     if candidates:
         names = ", ".join(layer.name for layer in candidates)
-        advice = "name one with --head NAME (head=NAME in Python)"
+        advice = "name one with head=NAME"
         raise must("head", "be one linear layer", f"{len(candidates)} candidates ({names})", advice)
     if layers:
         widths = {layer.name: max(layer.outputs) for layer in layers if layer.outputs}
@@ -103,7 +103,7 @@ def find_head(model: nn.Module) -> str:
             require_several(min(widths.get(layers[-1].name, 2), max(widths.values())))
         got = f"{layers[-1].kind} {layers[-1].name!r} as the last layer"
         linear = list(widths)
-        advice = f"name a linear layer with --head NAME: {', '.join(linear)}" if linear else "give it a linear head"
+        advice = f"name a linear layer with head=NAME: {', '.join(linear)}" if linear else "give it a linear head"
         raise must("head", LINEAR, got, advice)
     raise must("head", LINEAR, f"a {type(model).__name__} without weights")
 

@@ -14,9 +14,7 @@ from ..errors import must
 from .wrappers import WRAPPERS, evaluating, unwrap
 
 LINEAR = "be linear (W f + b) or cosine"
-
-
-# The head
+_SETTABLE = "hold its weights as they are used, with a bias or without, as nn.Linear or a cosine head does"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,34 +87,47 @@ def read_head(module: nn.Module | LinearHead, probe_features: Tensor | None = No
     """
     if isinstance(module, LinearHead):
         return module
-    refusal = must("head", LINEAR, type(module).__name__, "name another layer with --head NAME (head=NAME in Python)")
+    refusal = must("head", LINEAR, type(module).__name__, "name another layer with head=NAME")
     module = unwrap(module)
     tensors = _parameters_of_head(module)
     weights = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.is_floating_point() and tensor.numel()]
     if not weights or any(tensor.ndim > 2 for tensor in tensors):
         raise refusal
     tolerance = 2e-3 if weights[0].dtype in (torch.float32, torch.float64) else 3e-2
+    call = functools.partial(_call_head, module, weights[0])
     for weight in (turned for either in weights for turned in (either, either.t())):
-        call = functools.partial(_call_head, module, weights[0])
         probes = _probe_features(weight.shape[1]) if probe_features is None else probe_features[:16].float().cpu()
-        outputs = call(probes) if probes.shape[1] == weight.shape[1] else None
-        if outputs is None or outputs.shape != (len(probes), len(weight)):
-            continue
-        close = functools.partial(torch.allclose, outputs, rtol=0.0, atol=tolerance * float(outputs.abs().max()))
-        weight = weight.detach().cpu().float().contiguous()
-        biases = [bias.detach().cpu().float() for bias in tensors if bias.shape == weight.shape[:1]]
-        head = LinearHead(weight=weight.clone(), bias=biases[0].clone() if biases else torch.zeros(len(weight)))
-        if close(head.logits(probes)):
-            return head
-        cosines = replace(head, bias=torch.zeros(len(weight)), cosine=True)
-        unscaled = cosines.logits(probes).double()
-        scale = float((outputs.double() * unscaled).sum() / unscaled.square().sum())
-        if scale > 0 and close((scale * unscaled).float()):
-            return replace(cosines, scale=scale)
-        head = _read_affine(call, weight.shape[1])
-        if close(head.logits(probes)):
-            return head
+        if probes.shape[1] == weight.shape[1]:
+            biases = [tensor for tensor in tensors if tensor.shape == weight.shape[:1]]
+            head = _head_of_weight(call, probes, weight, biases, tolerance)
+            if head is not None:
+                return head
     raise refusal
+
+
+_Call = Callable[[Tensor], Tensor | None]
+
+
+def _head_of_weight(
+    call: _Call, probes: Tensor, weight: Tensor, biases: Sequence[Tensor], tolerance: float
+) -> LinearHead | None:
+    """The linear, cosine or other affine head with D inputs that gives the module's outputs on `probes`, or None."""
+    outputs = call(probes)
+    if outputs is None or outputs.shape != (len(probes), len(weight)):
+        return None
+    close = functools.partial(torch.allclose, outputs, rtol=0.0, atol=tolerance * float(outputs.abs().max()))
+    weight = weight.detach().cpu().float().contiguous().clone()
+    zeros = torch.zeros(len(weight))
+    linear = LinearHead(weight=weight, bias=biases[0].detach().cpu().float().clone() if biases else zeros)
+    if close(linear.logits(probes)):
+        return linear
+    cosine = replace(linear, bias=zeros, cosine=True)
+    unscaled = cosine.logits(probes).double()
+    scale = float((outputs.double() * unscaled).sum() / unscaled.square().sum())
+    if scale > 0 and close((scale * unscaled).float()):
+        return replace(cosine, scale=scale)
+    affine = _read_affine(call, weight.shape[1])
+    return affine if close(affine.logits(probes)) else None
 
 
 def _parameters_of_head(module: nn.Module) -> list[Tensor]:
@@ -145,14 +156,11 @@ def _call_head(module: nn.Module, weight: Tensor, features: Tensor) -> Tensor | 
     return outputs.detach().float().cpu() if isinstance(outputs, Tensor) else None
 
 
-def _read_affine(call: Callable[[Tensor], Tensor | None], num_features: int) -> LinearHead:
+def _read_affine(call: _Call, num_features: int) -> LinearHead:
     outputs = call(torch.cat([torch.zeros(1, num_features), torch.eye(num_features)]))
     if outputs is None or not outputs.isfinite().all():
         return LinearHead(weight=torch.zeros(1, num_features), bias=torch.zeros(1))
     return LinearHead(weight=(outputs[1:] - outputs[0]).t().contiguous(), bias=outputs[0].clone())
-
-
-# A head put back
 
 
 def write_head(module: nn.Module, head: LinearHead) -> None:
@@ -167,20 +175,16 @@ def write_head(module: nn.Module, head: LinearHead) -> None:
     kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     device = next(iter(kept.values())).device
     module.load_state_dict(replace_head(kept, "", read_head(module), head))
-    found = read_head(module)
+    written = read_head(module)
     low = any(torch.finfo(tensor.dtype).bits < 32 for tensor in kept.values() if tensor.is_floating_point())
-    shown = head.bias.cpu().abs() < 1e4  # not that of a class that never wins
+    compared = head.bias.cpu().abs() < 1e4  # a bias beyond that switches its class off
     rows = _probe_features(head.num_features)
-    pair = [F.linear(rows, one.weight.cpu(), one.bias.cpu())[:, shown] for one in (found, head)]
+    pair = [F.linear(rows, one.weight.cpu(), one.bias.cpu())[:, compared] for one in (written, head)]
     got, wanted = (logits - logits.mean(1, keepdim=True) for logits in pair)
-    if shown.any() and not torch.allclose(
-        got, wanted, rtol=0, atol=(0.02 if low else 1e-3) * float(wanted.abs().max())
-    ):
+    tolerance = (0.02 if low else 1e-3) * float(wanted.abs().max()) if compared.any() else 0.0
+    if compared.any() and not torch.allclose(got, wanted, rtol=0, atol=tolerance):
         module.load_state_dict({name: tensor.to(device) for name, tensor in kept.items()})
         raise must("head", _SETTABLE, type(module).__name__)
-
-
-_SETTABLE = "hold its weights as they are used, with a bias or without, as nn.Linear or a cosine head does"
 
 
 def replace_head(tensors: Mapping[str, Tensor], name: str, old: LinearHead, new: LinearHead) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import difflib
 import importlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -125,41 +125,52 @@ def _build(spec: str, num_classes: int, channels: int) -> nn.Module:
         return MODELS[spec](num_classes, channels)
     family, _, name = spec.partition(":")
     if not name:
-        raise unknown("--model", spec, MODEL_CHOICES)
+        raise unknown("model", spec, MODEL_CHOICES)
     if family == "torchvision":
-        from torchvision import models
-
-        names = models.list_models(module=models)
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else ""
-            raise must("torchvision model", "be one that torchvision has", repr(name), advice)
-        extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-        return cast(nn.Module, models.get_model(name, weights=None, num_classes=num_classes, **extra))
+        return _torchvision_model(name, num_classes)
     if family == "timm":
-        try:
-            timm = importlib.import_module("timm")
-        except ImportError as error:
-            raise must("timm", "be installed for --model timm:NAME", "no such package", "pip install timm") from error
-        if not timm.is_model(name) or "/" in name:
-            near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=1)
-            advice = f"did you mean {near[0]!r}?" if near else ""
-            raise must("timm model", "be one that timm has", repr(name), advice)
-        plain, _, tag = name.partition(".")
-        if (
-            tag
-            and (tags := [each.partition(".")[2] for each in timm.list_pretrained(f"{plain}.*")])
-            and tag not in tags
-        ):
-            raise unknown(f"tag of timm's {plain}", tag, tags)
-        return cast(nn.Module, timm.create_model(name, pretrained=False, num_classes=num_classes))
-    make = import_object(spec, "--model")
+        return _timm_model(name, num_classes)
+    return _users_model(spec, num_classes)
+
+
+def _torchvision_model(name: str, num_classes: int) -> nn.Module:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        raise must("torchvision model", "be one that torchvision has", repr(name), _nearest(name, names))
+    extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return cast(nn.Module, models.get_model(name, weights=None, num_classes=num_classes, **extra))
+
+
+def _timm_model(name: str, num_classes: int) -> nn.Module:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise must("timm", "be installed for model=timm:NAME", "no such package", "pip install timm") from error
+    plain, _, tag = name.partition(".")
+    if not timm.is_model(name) or "/" in name:
+        raise must("timm model", "be one that timm has", repr(name), _nearest(plain, timm.list_models()))
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{plain}.*")] if tag else []
+    if tags and tag not in tags:
+        raise unknown(f"tag of timm's {plain}", tag, tags)
+    return cast(nn.Module, timm.create_model(name, pretrained=False, num_classes=num_classes))
+
+
+def _users_model(spec: str, num_classes: int) -> nn.Module:
+    make = import_object(spec, "model")
     law = "return a torch.nn.Module"
     model = call_object(spec, make, law, **({"num_classes": num_classes} if accepts(make, "num_classes") else {}))
     if not isinstance(model, nn.Module):
         raise must(f"{spec}()", law, type(model).__name__)
     require_usable(model)
     return model
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    """The advice that suggests the most similar name; empty where none is similar."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
@@ -183,7 +194,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise must(f"weights {path}", "fit the model", f"{shown}{more}", _advice(differ, want, tensors))
     state = OrderedDict(tensors)
-    state._metadata = getattr(want, "_metadata", {})  # type: ignore[attr-defined] # versions that MNASNet asks for
+    state._metadata = getattr(want, "_metadata", {})  # type: ignore[attr-defined] # MNASNet reads its version there
     model.load_state_dict(state, strict=not ignorable)
 
 
@@ -221,7 +232,7 @@ def _advice(differ: list[str], want: dict[str, Tensor], got: dict[str, Tensor]) 
         (have, need) = first.pop()
         return f"they are for {have} classes and the model has {need}"
     fits = _fitting(got)
-    return f"they fit --model {fits}" if fits else ""
+    return f"they fit model={fits}" if fits else ""
 
 
 def _fitting(tensors: dict[str, Tensor]) -> str | None:

@@ -18,7 +18,6 @@ from .embeddings import (
     BLOCK_ROWS,
     COLUMNS,
     INDEX,
-    RECORD_SECONDS,
     Embeddings,
     column_form,
     index_record,
@@ -27,6 +26,8 @@ from .embeddings import (
     require_finite,
     require_labels,
 )
+
+RECORD_SECONDS = 5.0  # a killed run loses at most this much work
 
 
 class Table:

@@ -18,15 +18,12 @@ from .linear_head import read_head
 from .output_check import describe_output, is_among, tensors_in
 from .wrappers import WithCopies, evaluating, not_python, unwrap, wrapped
 
-_MADE_BY = "(on the command line, --model package.module:function makes it)"
-ADAPTER = f"wrap it in a module that does {_MADE_BY}"
+_FOR_EXAMPLE = "for example one that model=package.module:function builds"
+ADAPTER = f"wrap it in a module that does, {_FOR_EXAMPLE}"
 _NOT_ONE_LAYER = (
-    "the model's output is not that of one linear layer (it is changed afterwards, or joined from several); wrap the"
-    f" model in a module that returns what one layer gives {_MADE_BY}"
+    "the model's output is not the output of one linear layer (it is changed afterwards, or joined from several); wrap"
+    f" the model in a module that returns the output of one layer, {_FOR_EXAMPLE}"
 )
-
-
-# The split
 
 
 class _Recorder(nn.Module):
@@ -140,7 +137,7 @@ class SplitModel(WithCopies):
             recorder.calls = []
         if len(calls) != 1:
             law = "be called once in the model's forward"
-            advice = "pass the unwrapped model, or name the module that gives the logits with --head NAME"
+            advice = "pass the unwrapped model, or name the module that returns the logits with head=NAME"
             raise must(f"head {self.head_name!r}", law, f"{len(calls)} calls", advice)
         features, logits, kept = calls[0]
         if not isinstance(features, Tensor) or features.ndim != 2:
@@ -152,7 +149,7 @@ class SplitModel(WithCopies):
         """An InputError unless the logits decide the model's output; a named head may be part of something larger."""
         agrees = is_among(logits, output)
         if agrees is None and not self._is_named and not (isinstance(output, Tensor) and output.is_floating_point()):
-            advice = f"name its head with --head NAME (head=NAME in Python), or {ADAPTER}"
+            advice = f"name its head with head=NAME, or {ADAPTER}"
             raise must("model", "return the logits of its head", describe_output(output), advice)
         if not (self._is_named if agrees is None else bool(agrees)):
             raise self._refusal(self._others_that_agree(images, output))
@@ -174,7 +171,7 @@ class SplitModel(WithCopies):
         return found
 
     def _refusal(self, others: Sequence[str]) -> InputError:
-        advice = f"name one that does with --head NAME: {', '.join(others)}" if others else _NOT_ONE_LAYER
+        advice = f"name one that does with head=NAME: {', '.join(others)}" if others else _NOT_ONE_LAYER
         return must("head", "give the model's output", f"{self.head_name!r}, which does not", advice)
 
     def features(self, images: Tensor) -> Tensor:
@@ -248,7 +245,9 @@ def require_usable(model: object) -> None:
         layer = f"{type(module).__name__} {name!r}"
         own = list(module.parameters(recurse=False))
         if any(is_lazy(tensor) for tensor in [*own, *module.buffers(recurse=False)]):
-            raise must("model", "have its weights made", f"the lazy {layer}", "run a batch of images through it first")
+            raise must(
+                "model", "have initialised weights", f"the lazy {layer}", "run a batch of images through it first"
+            )
         home = type(module).__module__.split(".")
         integers = any(not tensor.is_floating_point() and not tensor.is_complex() for tensor in own)
         if integers or (home[0] == "torch" and "quantized" in home):

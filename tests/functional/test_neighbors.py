@@ -144,8 +144,6 @@ def test_too_many_neighbors_are_refused():
         neighbors.nearest_neighbors(rows, rows, 4)
     with pytest.raises(InputError, match="k must lie in"):
         neighbors.nearest_neighbors(rows, rows, 0)
-    with pytest.raises(InputError, match=r"k must lie in \[1, 1\]"):
-        neighbors.nearest_enemies(rows, torch.tensor([0, 0, 1]), rows, torch.tensor([0, 0, 1]), 2)
 
 
 def test_no_queries_have_no_neighbors():
@@ -167,15 +165,9 @@ def test_archetypes_are_the_plain_loop_s():
 
 
 @pytest.mark.parametrize("key", range(2))
-def test_enemies_are_the_plain_loop_s(key):
+def test_the_matrix_of_enemies_is_the_plain_loop_s(key):
     features, labels, num_classes = plain_draws.labelled(key)
     rows, label = tensor(features), torch.tensor(labels)
-    indices = neighbors.nearest_enemies(rows, label, rows, label, 3)
-    expected = [
-        plain.nearest(row, features, 3, [r for r, other in enumerate(labels) if other != own])[1]
-        for row, own in zip(features, labels, strict=True)
-    ]
-    assert indices.tolist() == expected
     near = label[neighbors.nearest_neighbors(rows, rows, 4, same=torch.arange(len(rows)))[1]]
     matrix = neighbors.enemy_matrix(near, label, num_classes)
     assert same(matrix.tolist(), plain.enemy_matrix(near.tolist(), labels, num_classes))

@@ -328,9 +328,9 @@ def test_what_follows_the_head_does_not_matter():
 
 
 NOT_ONE_LAYER = (
-    "head must give the model's output, got 'head', which does not; the model's output is not that of one linear layer (it"
-    " is changed afterwards, or joined from several); wrap the model in a module that returns what one layer gives (on the"
-    " command line, --model package.module:function makes it)"
+    "head must give the model's output, got 'head', which does not; the model's output is not the output of one linear"
+    " layer (it is changed afterwards, or joined from several); wrap the model in a module that returns the output of one"
+    " layer, for example one that model=package.module:function builds"
 )
 
 
@@ -511,7 +511,7 @@ def test_the_layer_that_gives_the_output_is_named():
 
     images = seeded(4, 1, 8, 8)
     assert message_of(InputError, split_head(Two().eval(), "head"), images) == (
-        "head must give the model's output, got 'head', which does not; name one that does with --head NAME: other"
+        "head must give the model's output, got 'head', which does not; name one that does with head=NAME: other"
     )
     split_head(Two().eval(), "other")(images)
 
@@ -534,8 +534,8 @@ UNKNOWN = {
 def test_an_output_without_the_logits_is_refused_unless_the_head_is_named(got):
     images, model = seeded(2, 1, 8, 8), Moved(False, UNKNOWN[got]).eval()
     assert message_of(InputError, split_head(model), images) == (
-        f"model must return the logits of its head, got {got}; name its head with --head NAME (head=NAME in Python), "
-        "or wrap it in a module that does (on the command line, --model package.module:function makes it)"
+        f"model must return the logits of its head, got {got}; name its head with head=NAME, "
+        "or wrap it in a module that does, for example one that model=package.module:function builds"
     )
     features, logits = split_head(model, head="head")(images)
     assert torch.equal(model.head(features), logits)
@@ -595,8 +595,7 @@ def test_two_heads_are_ambiguous_and_resolved_by_name():
         with pytest.raises(InputError) as error:
             split_head(model)
         assert str(error.value) == (
-            f"head must be one linear layer, got 2 candidates ({candidates}); "
-            "name one with --head NAME (head=NAME in Python)"
+            f"head must be one linear layer, got 2 candidates ({candidates}); name one with head=NAME"
         )
         images = seeded(2, 1, 2, 2)
         features, logits = split_head(model, head=name)(images)
@@ -651,7 +650,7 @@ def test_first_forward_errors():
     calls = (
         "head 'head' must be called once in the model's forward, got {} calls; pass the unwrapped model, or name the "
     )
-    calls += "module that gives the logits with --head NAME"
+    calls += "module that returns the logits with head=NAME"
     assert message_of(InputError, split_head(Bypassing()), images) == calls.format(0)
 
     patched = make_net()
@@ -836,7 +835,7 @@ def test_a_length_learned_for_each_class_is_no_cosine():
     lengths = UnitRows(2.0, nn.utils.parametrizations.weight_norm)
     lengths.linear.parametrizations.weight.original0.data.copy_(torch.tensor([[1.0], [2.0], [3.0]]))
     assert message_of(InputError, read_head, lengths) == (
-        "head must be linear (W f + b) or cosine, got UnitRows; name another layer with --head NAME (head=NAME in Python)"
+        "head must be linear (W f + b) or cosine, got UnitRows; name another layer with head=NAME"
     )
 
 
@@ -929,7 +928,7 @@ def quantized() -> nn.Module:
         return torch.ao.quantization.quantize_dynamic(make_net(), {nn.Linear}, torch.qint8)
 
 
-WRAP = "wrap it in a module that does (on the command line, --model package.module:function makes it)"
+WRAP = "wrap it in a module that does, for example one that model=package.module:function builds"
 UNUSABLE = [
     (
         lambda: make_net().state_dict(),
@@ -954,7 +953,7 @@ UNUSABLE = [
     ),
     (
         Lazy,
-        "model must have its weights made, got the lazy LazyLinear 'fc'; run a batch of images through it first",
+        "model must have initialised weights, got the lazy LazyLinear 'fc'; run a batch of images through it first",
     ),
     (
         ByKeyword,
@@ -1324,7 +1323,7 @@ def test_resume_after_an_interruption(tmp_path, shuffle):
 
 def test_a_kill_between_two_records_costs_only_the_rows_after_the_last(tmp_path, monkeypatch):
     """The files of a run killed without warning: arrays further on than the index says."""
-    monkeypatch.setattr(embeddings, "BLOCK_ROWS", 6)
+    monkeypatch.setattr(resumable, "BLOCK_ROWS", 6)
     split, dataset = split_head(make_net()), Images()
     loader = DataLoader(dataset, batch_size=3)
     folder = tmp_path / "train"

@@ -179,7 +179,7 @@ def test_the_head_of_squeezenet_is_not_linear_on_its_features():
     with pytest.raises(InputError) as caught:
         split_head(model, "classifier.1")
     assert str(caught.value) == (
-        "head must be linear (W f + b) or cosine, got Conv2d; name another layer with --head NAME (head=NAME in Python)"
+        "head must be linear (W f + b) or cosine, got Conv2d; name another layer with head=NAME"
     )
 
 
@@ -211,9 +211,9 @@ def test_a_hidden_layer_before_timms_head(timm):
 
 
 NOT_ONE_LAYER = (
-    "which does not; the model's output is not that of one linear layer (it is changed afterwards, or joined from "
-    "several); wrap the model in a module that returns what one layer gives (on the command line, "
-    "--model package.module:function makes it)"
+    "which does not; the model's output is not the output of one linear layer (it is changed afterwards, or joined from "
+    "several); wrap the model in a module that returns the output of one layer, for example one that "
+    "model=package.module:function builds"
 )
 
 
@@ -223,7 +223,7 @@ def test_the_two_heads_of_a_distilled_network(timm):
     with pytest.raises(InputError) as caught:
         split_head(model)
     assert str(caught.value) == (
-        "head must be one linear layer, got 2 candidates (head, head_dist); name one with --head NAME (head=NAME in Python)"
+        "head must be one linear layer, got 2 candidates (head, head_dist); name one with head=NAME"
     )
     images = seeded(2, 3, 32, 32)
     for name in ("head", "head_dist"):

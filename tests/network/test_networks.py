@@ -117,13 +117,13 @@ def test_a_function_of_your_own():
 
 
 NAME_ERRORS = [
-    ("resnet33", f"--model must be one of {CHOICES}, got 'resnet33'; did you mean 'resnet32'?"),
-    ("small_cn", f"--model must be one of {CHOICES}, got 'small_cn'; did you mean 'small_cnn'?"),
-    ("torchvision:", f"--model must be one of {CHOICES}, got 'torchvision:'; did you mean 'torchvision:NAME'?"),
+    ("resnet33", f"model must be one of {CHOICES}, got 'resnet33'; did you mean 'resnet32'?"),
+    ("small_cn", f"model must be one of {CHOICES}, got 'small_cn'; did you mean 'small_cnn'?"),
+    ("torchvision:", f"model must be one of {CHOICES}, got 'torchvision:'; did you mean 'torchvision:NAME'?"),
     ("own_nets:text", "own_nets:text() must return a torch.nn.Module, got str"),
     (
         "own_nets:lazy",
-        "model must have its weights made, got the lazy LazyLinear '1'; run a batch of images through it first",
+        "model must have initialised weights, got the lazy LazyLinear '1'; run a batch of images through it first",
     ),
     ("own_nets:nn", "own_nets:nn must be callable, got module"),
     ("os:path", "os:path must be callable, got module"),
@@ -131,14 +131,14 @@ NAME_ERRORS = [
     ("own_nets:silent", "own_nets:silent() must return a torch.nn.Module, got ValueError"),
     (
         "failing_nets:net",
-        "--model must name something that can be imported, got 'failing_nets:net'; RuntimeError: at import",
+        "model must name something that can be imported, got 'failing_nets:net'; RuntimeError: at import",
     ),
     (
         "own_nets:tall",
-        "--model must name something that can be imported, got 'own_nets:tall'; module 'own_nets' has no attribute 'tall'",
+        "model must name something that can be imported, got 'own_nets:tall'; module 'own_nets' has no attribute 'tall'",
     ),
-    ("no_nets:wide", "--model must name something that can be imported, got 'no_nets:wide'; No module named 'no_nets'"),
-    ("own nets:wide", "--model must be package.module:function, got 'own nets:wide'"),
+    ("no_nets:wide", "model must name something that can be imported, got 'no_nets:wide'; No module named 'no_nets'"),
+    ("own nets:wide", "model must be package.module:function, got 'own nets:wide'"),
 ]
 
 
@@ -164,7 +164,7 @@ def test_an_unknown_torchvision_name_suggests_the_nearest():
 
 def test_timm_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    expected = "timm must be installed for --model timm:NAME, got no such package; pip install timm"
+    expected = "timm must be installed for model=timm:NAME, got no such package; pip install timm"
     assert message_of(lambda: build_model("timm:resnet18", 10)) == expected
 
 
@@ -277,12 +277,12 @@ def test_another_network_of_ours_is_suggested(tmp_path):
     more = sum(not key.endswith("num_batches_tracked") for key in keys) - 3
     assert message_of(lambda: load_weights(other, path)) == (
         f"weights {path} must fit the model, got no features.0.weight, no features.1.weight, no features.1.bias "
-        f"and {more} more; they fit --model resnet20 with 7 classes and 1 input channel"
+        f"and {more} more; they fit model=resnet20 with 7 classes and 1 input channel"
     )
     assert message_of(lambda: load_weights(build_model("resnet20", 10), path)) == (
         f"weights {path} must fit the model, got conv1.weight of shape (16, 1, 3, 3) instead of (16, 3, 3, 3), "
         "linear.weight of shape (7, 64) instead of (10, 64), linear.bias of shape (7,) instead of (10,); "
-        "they fit --model resnet20 with 7 classes and 1 input channel"
+        "they fit model=resnet20 with 7 classes and 1 input channel"
     )
 
 

@@ -797,12 +797,12 @@ LOOP_ERRORS = [
     (
         lambda: train(net=TwoHeads()),
         "model must return one tensor of logits, got a tuple with tensors of shape (8, 3), (8, 3); wrap it in a module that "
-        "does (on the command line, --model package.module:function makes it)",
+        "does, for example one that model=package.module:function builds",
     ),
     (
         lambda: evaluate(ADictionary(), val_loader(), num_classes=3),
         "model must return one tensor of logits, got a dict with tensors of shape (6, 3); wrap it in a module that "
-        "does (on the command line, --model package.module:function makes it)",
+        "does, for example one that model=package.module:function builds",
     ),
     (
         lambda: train(net=make_net().requires_grad_(False)),
@@ -810,12 +810,12 @@ LOOP_ERRORS = [
     ),
     (
         lambda: train(net=nn.Sequential(nn.Flatten(), nn.LazyLinear(3))),
-        "model must have its weights made, got the lazy LazyLinear '1'; run a batch of images through it first",
+        "model must have initialised weights, got the lazy LazyLinear '1'; run a batch of images through it first",
     ),
     (
         lambda: train(net=ByKeyword(36, CLASSES)),
-        "model must take images as its one argument, got forward(*, pixel_values); wrap it in a module that does "
-        "(on the command line, --model package.module:function makes it)",
+        "model must take images as its one argument, got forward(*, pixel_values); wrap it in a module that does, "
+        "for example one that model=package.module:function builds",
     ),
     (lambda: train(net=make_net(7)), "model must return logits of shape (N, 3), got (8, 7)"),
     (lambda: train(net=nn.Conv2d(1, 3, 3)), "model must return logits of shape (N, 3), got (8, 3, 4, 4)"),
