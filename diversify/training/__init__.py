@@ -1,7 +1,7 @@
-"""Training: `fit`, the one reference loop.
+"""Training: `fit`, the reference loop.
 
-In: a model, a training set, a `Recipe` and `Ingredients` (what a method brings: sampler, augmentation, loss). Out: one
-record per epoch. Open `loop.py` first.
+Input: a model, a training set, a `Recipe`, and `Ingredients`, the parts that a method adds (sampler, augmentation, loss).
+Output: one record per epoch. Open `loop.py` first.
 """
 
 import lazy_loader as _lazy

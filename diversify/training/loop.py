@@ -1,7 +1,7 @@
-"""The one reference loop. Methods differ only in the `Ingredients` they put into it (`ingredients.py`).
+"""The reference training loop; methods differ only in the `Ingredients` that they put into it (`ingredients.py`).
 
-`fit` yields a record per epoch. All chance in an epoch is a function of (seed, epoch), so a run that is killed and
-resumed from its last whole epoch ends with the same weights, to the bit, as one that was never interrupted.
+`fit` yields a record per epoch. All randomness of an epoch depends on (seed, epoch) alone, so a run that is killed and
+resumed from its last complete epoch ends with exactly the weights of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from ..network.extraction import autocast, taking
 from ..network.output_check import describe_output
 from ..network.split import ADAPTER, require_usable, split_head
 from ..network.wrappers import evaluating
+from ..runtime.progress import Progress
+from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
 from .ingredients import Ingredients
 from .recipe import Recipe
 from .state import EpochRecord, load_state, read_state, save_state, saved_as
 
-Progress = Callable[[int, int], None]
-
 
 class _Indexed(Dataset[Any]):
-    """A data set whose batches, collated, also say which examples they are, and how often each came before in the epoch.
+    """A data set whose collated batches are `(images, labels (N,), indices (N,), occurrences (N,))`.
 
-    `(images, labels (N,), indices (N,), occurrences (N,))`.
+    An example's occurrence is the number of times that it came before in the epoch.
     """
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[Any], Any], num_classes: int) -> None:
@@ -55,7 +55,7 @@ class _Indexed(Dataset[Any]):
         try:
             examples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
             images, labels = self.collate(examples)
-        except Exception as error:  # whatever a data set of the user's raises
+        except Exception as error:  # the user's data set may raise anything
             if is_passed_on(error):
                 raise
             raise must("training set", "give its images", describe(error)) from error
@@ -63,12 +63,16 @@ class _Indexed(Dataset[Any]):
         return images, _checked(labels, self.num_classes), torch.tensor(indices), occurrences
 
 
-def _as_it_is(batch: Any) -> Any:
+def _collated_already(batch: Any) -> Any:
     return batch
 
 
 def _checked(labels: Tensor, num_classes: int) -> Tensor:
-    """Labels `(N,)` or `(N, 1)` of any integer type as `(N,)` int64, or an error when one is no class."""
+    """Return labels `(N,)` or `(N, 1)` of any integer type as `(N,)` int64.
+
+    Raises:
+        InputError: The labels are not integers, or one is outside `[0, num_classes - 1]`.
+    """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise must("labels", "be integers", str(labels.dtype).removeprefix("torch."))
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
@@ -80,8 +84,8 @@ def _checked(labels: Tensor, num_classes: int) -> Tensor:
 
 @contextlib.contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch, NumPy and Python draw from `seed` within the block; afterwards each goes on from where it was."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - users' data sets draw from it
+    """Seed the generators of torch, NumPy and Python within the block, and restore their states afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - users' data sets use it
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         random.seed(seed)
@@ -95,54 +99,58 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """What reaches the loss of a batch, and the network's logits of the batch's own images."""
+    """The rows of a batch that reach the loss, and the network's logits for the batch's own images."""
 
     logits: Tensor
     targets: Tensor
     own_logits: Tensor
-    whole: Tensor  # `(N,)` bool: the images that are of their own label alone
+    whole: Tensor  # `(N,)` bool: images that were not mixed with an image of another class
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Loop:
-    """One epoch of training, and what stays the same from step to step."""
+    """Everything that stays the same from step to step, and the methods that run an epoch."""
 
     accelerator: Accelerator
     model: nn.Module
     frozen: tuple[nn.Module, ...]  # batch norms that stay in eval mode
     network: nn.Module  # the model, or its split into backbone and head; wrapped for several processes
-    head: nn.Module | None  # where features are augmented
-    epoch_setters: tuple[Callable[[int], None], ...]  # of the parts that are told the epoch
+    head: nn.Module | None  # set if features are augmented
+    corrected: nn.Linear | None  # the head whose bias takes the prior correction after training
+    epoch_setters: tuple[Callable[[int], None], ...]  # `set_epoch` of the parts that have one
     optimizer: torch.optim.Optimizer
-    loader: Any  # of accelerate's
+    loader: Any  # prepared by accelerate
     generator: torch.Generator  # of the loader: it seeds the worker processes
-    dataset: Dataset[Any]
     recipe: Recipe
     ingredients: Ingredients
     num_classes: int
     prepare: Callable[[Tensor], Tensor] | None
     progress: Progress | None
-    first_epoch: int  # 0, or the one at which a resumed run goes on
+    first_epoch: int = 0  # above 0 in a resumed run
 
     def run_epoch(self, epoch: int) -> tuple[float, float, int]:
-        """Trains; mean loss, accuracy and number of the rows that reached the loss, over all processes."""
+        """Train for one epoch; return mean loss, accuracy and number of the rows that reached the loss.
+
+        All three are over all processes.
+        """
         seed, process, device = self.recipe.seed, self.accelerator.process_index, self.accelerator.device
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate_at(epoch)
-        self.loader.set_epoch(epoch)  # and its sampler's; accelerate would else count from 0 in a resumed run
+        self.loader.set_epoch(epoch)  # and its sampler's; otherwise accelerate counts from 0 in a resumed run
         for set_epoch in self.epoch_setters:
             set_epoch(epoch)
         self.generator.manual_seed(draws.seed_for("workers", seed, epoch, process))
         criterion = self.ingredients.criterion(epoch)
         totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, rows
-        views: list[tuple[Tensor, Tensor, Tensor]] = []  # label, prediction, whether it was mixed with no other image
+        views: list[tuple[Tensor, Tensor, Tensor]] = []  # label, prediction, whether the image is whole
         steps = len(self.loader)
         self.model.train()
         for module in self.frozen:
             module.eval()
         with _seeded(draws.seed_for("epoch", seed, epoch, process), device):
             for step, (images, labels, indices, occurrences) in enumerate(self.loader):
-                place = step * self.accelerator.num_processes + process  # so that no two processes draw the same
+                stop_if_interrupted()
+                place = step * self.accelerator.num_processes + process  # no two processes draw the same numbers
                 key = DrawKey(seed=seed, epoch=epoch, step=place, indices=indices, occurrences=occurrences)
                 rows = self.forward(images, labels, key)
                 logits, targets = rows.logits, rows.targets
@@ -170,7 +178,7 @@ class _Loop:
         return loss_sum / count, right_sum / count, int(count)
 
     def forward(self, images: Tensor, targets: Tensor, key: DrawKey) -> _Rows:
-        """A batch through the augmentations on the device and the network."""
+        """Run a batch through the augmentations on the device and through the network."""
         part, labels = self.ingredients.augment_features, targets
         if self.ingredients.augment is not None:
             images, targets = self.ingredients.augment(images, targets, key)
@@ -191,16 +199,30 @@ class _Loop:
             return _Rows(logits=self.head(features), targets=targets, own_logits=own_logits, whole=whole)
 
     def adjusted(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The logits that the loss sees, where the augmentation of features has a say in them."""
+        """Return the logits that the loss sees: changed by the feature augmentation if it adjusts logits."""
         adjust = getattr(self.ingredients.augment_features, "adjust_logits", None)
         if adjust is None or not isinstance(self.head, nn.Linear):
             return logits
         return adjust(logits, targets, self.head.weight)  # type: ignore[no-any-return]
 
     def try_network(self, images: Tensor) -> Any:
-        """What the network gives; an InputError where it does not take such images."""
+        """Return the network's output.
+
+        Raises:
+            InputError: The network does not take such images.
+        """
         with taking(images):
             return self.network(images)
+
+    def recall_on(self, val: DataLoader[Any] | None, *, last: bool) -> Tensor | None:
+        """Return the recall per class on the validation set, with the prior correction applied; None without one.
+
+        After the last epoch the correction stays in the head.
+        """
+        with _bias_lowered(self.corrected, self.ingredients.after, keep=last):
+            if val is None:
+                return None
+            return evaluate(self.model, val, num_classes=self.num_classes, precision=self.recipe.precision)
 
 
 def fit(
@@ -218,89 +240,57 @@ def fit(
     identity: str = "",
     progress: Progress | None = None,
 ) -> Iterator[EpochRecord]:
-    """Train `model` in place; yields a record after every epoch.
+    """Train `model` in place; yield a record after every epoch.
 
-    A batch norm that its owner froze stays frozen: in eval mode, its running statistics as they are. It counts as frozen
-    when it is in eval mode at the start while the model is in training mode, or in eval mode with a weight and a bias of
-    which none requires a gradient.
+    A batch norm that the user froze stays frozen: it stays in eval mode with its running statistics unchanged. It
+    counts as frozen if it is in eval mode at the start while the model is in training mode, or if it is in eval mode
+    with a weight and a bias that require no gradient.
 
     Args:
+        model: Any classifier that returns `(N, C)` logits.
         train: Map-style data set of `(image, label)`.
-        num_classes: Outputs of the model.
-        val: Batches of `(images, labels)` as the model sees them, for `balanced_accuracy_val`; never the test set.
-        collate: Makes `(images, labels)` of a list of examples (or of what the data set's `__getitems__` returns).
-        prepare: Images as the data set gives them to images as the model sees them, after `ingredients.augment`.
-        state: A file that keeps the run: written whole after every epoch. If it is there, the run goes on from it, and
-            the records of the epochs it holds are yielded again first.
-        identity: What the run is about (data, model); a state of another identity or recipe is refused.
-        progress: Called with (batches done, batches in all) over the whole run.
+        recipe: Epochs, optimizer, learning rates and seed.
+        num_classes: Number of the model's outputs.
+        ingredients: What a method adds to the loop; None is plain training.
+        val: Batches of `(images, labels)` as the model takes them, for `balanced_accuracy_val`; never the test set.
+        collate: Makes `(images, labels)` of a list of examples, or of the result of the data set's `__getitems__`.
+        prepare: Turns images as the data set gives them into images as the model takes them; runs after
+            `ingredients.augment`.
+        workers: Worker processes that load images.
+        state: File in which the run is saved after every epoch. If it exists, the run resumes from it, and the records
+            of its epochs are yielded again first.
+        identity: Name of the data and the model; a state with another identity or recipe is refused.
+        progress: Called with (batches done, batches in total) over the whole run.
 
     Raises:
-        InputError: the state belongs to another run or is damaged, the loss is not finite, a label is no class, the
-            data set fails, no parameter requires a gradient, or the model does not take its images or does not return
+        InputError: The state belongs to another run or is damaged, the loss is not finite, a label is not a class, the
+            data set fails, no parameter requires a gradient, or the model does not take the images or does not return
             `(N, C)` logits.
-    """
-    require_usable(model)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        advice = "unfreeze some with requires_grad_(True)"
-        raise must("model", "have a parameter that requires a gradient", "none", advice)
-    frozen = _frozen_norms(model)
-    ingredients = ingredients or Ingredients()
-    adjusted = None if ingredients.after is None else _with_bias(split_head(model).head)
-    if ingredients.wrap_dataset is not None:
-        train = ingredients.wrap_dataset(train)
-    if len(cast(Sized, train)) == 0:
-        raise must("training set", "have at least one image", 0)
-    # without cpu=True, processes that torchrun starts on a machine without an accelerator would not find each other
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    if accelerator.mixed_precision != "no":
-        raise must("mixed precision of accelerate", "be no", accelerator.mixed_precision, "the recipe has a precision")
-    generator = torch.Generator()
-    loader = DataLoader(
-        _Indexed(train, collate, num_classes),
-        batch_size=recipe.batch_size,
-        sampler=ingredients.sampler or EpochSampler(len(cast(Sized, train)), seed=recipe.seed),
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        generator=generator,
-    )
-    model.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ingredients.to(accelerator.device)
-    split = split_head(model) if ingredients.augment_features is not None else None
-    if split is not None:
-        ingredients.require_head(split.head)
-    network, optimizer, loader = accelerator.prepare(split or model, recipe.build_optimizer(model), loader)
-    vars(model).pop("_is_accelerate_prepared", None)  # leave no trace
 
+    See Also:
+        `fit_resident`, which is faster when all images fit on the device.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = TensorDataset(torch.eye(6).repeat(4, 1), torch.arange(6).repeat(4))
+        >>> recipe = Recipe(epochs=20, batch_size=8, warmup_epochs=0)
+        >>> records = list(fit(nn.Linear(6, 6), data, recipe=recipe, num_classes=6))
+        >>> len(records), records[-1].accuracy_train
+        (20, 1.0)
+    """
+    ingredients = ingredients or Ingredients()
+    loop = _prepared(model, train, recipe, num_classes, ingredients, collate, prepare, workers, progress)
     history: list[EpochRecord] = []
     run = saved_as(recipe, identity)
     if state is not None and Path(state).exists():
-        history = load_state(Path(state), model, optimizer, ingredients, run)
+        history = load_state(Path(state), model, loop.optimizer, ingredients, run)
         yield from history
 
-    loop = _Loop(
-        accelerator=accelerator,
-        model=model,
-        frozen=frozen,
-        network=network,
-        head=None if split is None else split.head,
-        epoch_setters=ingredients.epoch_setters(train, recipe.epochs),
-        optimizer=optimizer,
-        loader=loader,
-        generator=generator,
-        dataset=train,
-        recipe=recipe,
-        ingredients=ingredients,
-        num_classes=num_classes,
-        prepare=prepare,
-        progress=progress,
-        first_epoch=len(history),
-    )
+    loop = dataclasses.replace(loop, first_epoch=len(history))
     for epoch in range(len(history), recipe.epochs):
         started = time.perf_counter()
         loss, accuracy, rows = loop.run_epoch(epoch)
-        with _less(adjusted, ingredients.after, keep=epoch == recipe.epochs - 1):
-            recall = None if val is None else evaluate(model, val, num_classes=num_classes, precision=recipe.precision)
+        recall = loop.recall_on(val, last=epoch == recipe.epochs - 1)
         record = EpochRecord(
             epoch=epoch,
             learning_rate=recipe.rate_at(epoch),
@@ -312,13 +302,74 @@ def fit(
             seconds=time.perf_counter() - started,
         )
         history.append(record)
-        if state is not None and accelerator.is_main_process:
-            save_state(Path(state), model, optimizer, ingredients, run, history)
+        if state is not None and loop.accelerator.is_main_process:
+            save_state(Path(state), model, loop.optimizer, ingredients, run, history)
         yield record
 
 
+def _prepared(
+    model: nn.Module,
+    train: Dataset[Any],
+    recipe: Recipe,
+    num_classes: int,
+    ingredients: Ingredients,
+    collate: Callable[[Any], Any],
+    prepare: Callable[[Tensor], Tensor] | None,
+    workers: int,
+    progress: Progress | None,
+) -> _Loop:
+    """Check the parts of a run and move them to the device."""
+    require_usable(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        advice = "unfreeze some with requires_grad_(True)"
+        raise must("model", "have a parameter that requires a gradient", "none", advice)
+    frozen = _frozen_norms(model)
+    corrected = None if ingredients.after is None else _with_bias(split_head(model).head)
+    if ingredients.wrap_dataset is not None:
+        train = ingredients.wrap_dataset(train)
+    if len(cast(Sized, train)) == 0:
+        raise must("training set", "have at least one image", 0)
+    # Without cpu=True, processes that torchrun starts on a machine without an accelerator would not find each other.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    if accelerator.mixed_precision != "no":
+        raise must("mixed precision of accelerate", "be no", accelerator.mixed_precision, "the recipe has a precision")
+    generator = torch.Generator()
+    loader = DataLoader(
+        _Indexed(train, collate, num_classes),
+        batch_size=recipe.batch_size,
+        sampler=ingredients.sampler or EpochSampler(len(cast(Sized, train)), seed=recipe.seed),
+        num_workers=workers,
+        collate_fn=_collated_already,
+        generator=generator,
+    )
+    model.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ingredients.to(accelerator.device)
+    split = split_head(model) if ingredients.augment_features is not None else None
+    if split is not None:
+        ingredients.require_head(split.head)
+    network, optimizer, loader = accelerator.prepare(split or model, recipe.build_optimizer(model), loader)
+    vars(model).pop("_is_accelerate_prepared", None)  # leave no trace on the user's model
+    return _Loop(
+        accelerator=accelerator,
+        model=model,
+        frozen=frozen,
+        network=network,
+        head=None if split is None else split.head,
+        corrected=corrected,
+        epoch_setters=ingredients.epoch_setters(train, recipe.epochs),
+        optimizer=optimizer,
+        loader=loader,
+        generator=generator,
+        recipe=recipe,
+        ingredients=ingredients,
+        num_classes=num_classes,
+        prepare=prepare,
+        progress=progress,
+    )
+
+
 def _frozen_norms(model: nn.Module) -> tuple[nn.Module, ...]:
-    """The batch norms that are to stay in eval mode, as the docstring of `fit` says."""
+    """Return the batch norms that stay in eval mode; `fit` documents which."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not module.training]
     own = {norm: list(norm.parameters(recurse=False)) for norm in norms}
     return tuple(
@@ -327,7 +378,11 @@ def _frozen_norms(model: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def _with_bias(head: nn.Module) -> nn.Linear:
-    """The head, if what is subtracted from its logits can be folded into it."""
+    """Return the head if a prior correction can be folded into its bias.
+
+    Raises:
+        InputError: It is not a linear layer with a bias.
+    """
     if isinstance(head, nn.Linear) and head.bias is not None:
         return head
     kind = "one without a bias" if isinstance(head, nn.Linear) else type(head).__name__
@@ -336,8 +391,8 @@ def _with_bias(head: nn.Module) -> nn.Linear:
 
 
 @contextlib.contextmanager
-def _less(head: nn.Linear | None, after: Callable[[], Tensor] | None, *, keep: bool) -> Iterator[None]:
-    """The head's bias less `after()` within the block, and with `keep` from then on; else it is put back, to the bit."""
+def _bias_lowered(head: nn.Linear | None, after: Callable[[], Tensor] | None, *, keep: bool) -> Iterator[None]:
+    """Subtract `after()` from the head's bias within the block; afterwards restore it exactly, unless `keep`."""
     if head is None or after is None:
         yield
         return
@@ -366,9 +421,27 @@ def _check_logits(logits: object, num_classes: int) -> None:
 
 
 def evaluate(model: nn.Module, loader: DataLoader[Any], *, num_classes: int, precision: str = "fp32") -> Tensor:
-    """`(C,)` float64: recall per class, NaN for a class without examples.
+    """Return the recall per class, `(C,)` float64; NaN for a class without examples.
 
-    The model's own modes are restored, and so is the state of chance; a loader that draws draws the same every time.
+    The modes of the model's modules and the states of the random generators are restored afterwards. A loader that
+    draws random numbers draws the same ones in every call.
+
+    Args:
+        model: A classifier that returns `(N, C)` logits.
+        loader: Batches of `(images, labels)` as the model takes them.
+        num_classes: Number of the model's outputs.
+        precision: "fp32", "bf16" or "auto".
+
+    Raises:
+        InputError: A label is not a class, or the model does not return `(N, C)` logits.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = TensorDataset(torch.eye(3)[[0, 0, 1, 2]], torch.tensor([0, 1, 1, 1]))
+        >>> model = nn.Linear(3, 3, bias=False)
+        >>> _ = model.weight.data.copy_(torch.eye(3))
+        >>> [round(value, 2) for value in evaluate(model, DataLoader(data), num_classes=3).tolist()]
+        [1.0, 0.33, nan]
     """
     device = next(model.parameters()).device
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -384,5 +457,23 @@ def evaluate(model: nn.Module, loader: DataLoader[Any], *, num_classes: int, pre
 
 
 def require_resumable(state: Path | str, *, recipe: Recipe, identity: str = "") -> None:
-    """Nothing, when `fit` would go on from this state; else the InputError that it would raise."""
+    """Check that `fit` can resume from a saved state.
+
+    Args:
+        state: The file that `fit` wrote.
+        recipe: The recipe that the run is to be resumed with.
+        identity: The identity that the run is to be resumed with.
+
+    Raises:
+        InputError: The state belongs to another run, or is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from torch.utils.data import TensorDataset
+        >>> recipe, data = Recipe(epochs=1, warmup_epochs=0), TensorDataset(torch.eye(2), torch.arange(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     state = Path(folder) / "state.safetensors"
+        ...     _ = list(fit(nn.Linear(2, 2), data, recipe=recipe, num_classes=2, state=state))
+        ...     require_resumable(state, recipe=recipe)
+    """
     read_state(Path(state), saved_as(recipe, identity))

@@ -1,11 +1,12 @@
-"""Losses as modules: made once of class counts, they keep on their device what `functional/losses.py` is to be given.
+"""Cost-sensitive losses as modules, made from class counts; the formulas are in `functional/losses.py`.
 
-Two slots of `Ingredients.criterion` go with them: `Always(loss)` is one loss for every epoch, `Deferred(first, then, epoch)`
-another one from an epoch on. What a module keeps is made of its arguments, and no part of its `state_dict`.
+`Always` and `Deferred` put them into `Ingredients.criterion`. The tensors that a module computes from its arguments move
+with it to another device, and are not part of its `state_dict`.
 
-    counts = [500, 50, 5]
-    weight = class_weights(counts, "effective_number")
-    Ingredients(criterion=Deferred(LDAM(counts), LDAM(counts, weight=weight), start_epoch=160))  # LDAM-DRW
+Example: LDAM with deferred reweighting.
+    >>> counts = [500, 50, 5]
+    >>> weight = class_weights(counts, "effective_number")
+    >>> criterion = Deferred(LDAM(counts), LDAM(counts, weight=weight), start_epoch=160)
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ RULES = ("inverse_frequency", "square_root", "effective_number")
 
 
 class _CostSensitive(nn.Module):
-    """Keeps `(C,)` tensors beside the module, in float32, out of its state; `weight` is None or one of them."""
+    """The base of the losses: keeps `(C,)` float32 tensors, and `weight` if there is one, outside the state dict."""
 
     weight: Tensor | None
 
@@ -52,31 +53,56 @@ class _CostSensitive(nn.Module):
 
 
 class Weighted(_CostSensitive):
-    """Cross entropy with weights per class, by a rule of the class counts; a class without images has weight 0.
+    """Cross entropy with class weights computed from the class counts.
 
     Args:
-        counts: Training images of every class.
-        rule: "inverse_frequency" `1 / n`, "square_root" `1 / sqrt(n)` or "effective_number" `(1 - beta) / (1 - beta^n)`,
-            each of mean 1 over the classes that have images.
+        counts: Training images per class, `(C,)`.
+        rule: "inverse_frequency" is `1 / n`, "square_root" is `1 / sqrt(n)`, and "effective_number" is
+            `(1 - beta) / (1 - beta^n)`. Weights have mean 1 over the classes with images; other classes have weight 0.
         beta: For "effective_number", in [0, 1).
 
     Raises:
-        InputError: counts that are no counts, an unknown rule, or a beta outside [0, 1).
+        InputError: The counts are negative or all 0, the rule is unknown, or beta is outside [0, 1).
+
+    References:
+        Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples".
+
+    See Also:
+        `class_weights`, `functional.losses.weighted_cross_entropy`.
+
+    Example:
+        >>> loss = Weighted([90, 10], rule="inverse_frequency")
+        >>> [round(weight, 2) for weight in loss.weight.tolist()]
+        [0.2, 1.8]
+        >>> round(float(loss(torch.zeros(2, 2), torch.tensor([0, 1]))), 4)
+        0.6931
     """
 
     def __init__(self, counts: Numbers, *, rule: str = "effective_number", beta: float = 0.9999) -> None:
         super().__init__(class_weights(counts, rule, beta=beta))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """See `functional.losses.weighted_cross_entropy`."""
+        """Return the mean loss of logits `(N, C)`; see `functional.losses.weighted_cross_entropy`."""
         return weighted_cross_entropy(logits, targets, self.weight)
 
 
 class Focal(_CostSensitive):
-    """Focal loss; with `weight=class_weights(counts, "effective_number")` class-balanced focal loss.
+    """Focal loss; with `weight=class_weights(counts, "effective_number")` it is the class-balanced focal loss.
+
+    Args:
+        gamma: How strongly well-classified examples are down-weighted; 0 is cross entropy.
+        weight: Class weights, `(C,)`; None weighs classes equally.
 
     Raises:
-        InputError: a negative or infinite gamma, or weights that are negative, infinite or all 0.
+        InputError: Gamma is negative or infinite, or the weights are negative, infinite or all 0.
+
+    References:
+        Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 4.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
+        >>> round(float(Focal(gamma=2.0)(logits, labels)), 4)
+        0.0875
     """
 
     def __init__(self, *, gamma: float = 2.0, weight: Numbers | None = None) -> None:
@@ -84,18 +110,32 @@ class Focal(_CostSensitive):
         self.gamma = _power("gamma of the focal loss", gamma)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """See `functional.losses.focal_loss`."""
+        """Return the mean loss of logits `(N, C)`; see `functional.losses.focal_loss`."""
         return focal_loss(logits, targets, self.gamma, self.weight)
 
 
 class LDAM(_CostSensitive):
-    """Margins of `n^(-1/4)`, the rarest class having `max_margin`, on logits that are cosines, which `scale` multiplies.
+    """Label-distribution-aware margin loss: cross entropy with larger margins for rarer classes.
 
-    For a head that multiplies its cosines by s itself: `scale=1, max_margin=0.5 * s`.
+    Logits must be cosines, as a cosine head without scale gives them. For a head that multiplies its cosines by s
+    itself, use `scale=1` and `max_margin=0.5 * s`.
+
+    Args:
+        counts: Training images per class, `(C,)`. Margins are proportional to `n^(-1/4)`.
+        max_margin: Margin of the rarest class, in units of the logits.
+        scale: Factor of the logits after the margin is subtracted.
+        weight: Class weights, `(C,)`; None weighs classes equally.
 
     Raises:
-        InputError: counts that are no counts, weights that do not fit, a negative `max_margin`, or a scale that is not
-            positive.
+        InputError: The counts or weights are negative or all 0, their numbers differ, `max_margin` is negative, or the
+            scale is not positive.
+
+    References:
+        Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss".
+
+    Example:
+        >>> [round(margin, 3) for margin in LDAM([625, 81, 1]).margins.tolist()]
+        [0.1, 0.167, 0.5]
     """
 
     margins: Tensor
@@ -109,15 +149,29 @@ class LDAM(_CostSensitive):
         self.scale = scale
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """See `functional.losses.ldam_loss`."""
+        """Return the mean loss of logits `(N, C)`; see `functional.losses.ldam_loss`."""
         return ldam_loss(logits, targets, self.margins, self.scale, self.weight)
 
 
 class BalancedSoftmax(_CostSensitive):
-    """Cross entropy of `logits + tau * log prior`: balanced softmax, and with another tau the logit-adjusted loss.
+    """Balanced softmax: cross entropy of `logits + tau * log prior`; with another tau, the logit-adjusted loss.
+
+    Args:
+        counts: Training images per class, `(C,)`, from which the class prior is computed.
+        tau: Strength of the correction; 0 is cross entropy.
 
     Raises:
-        InputError: counts that are no counts, or a negative or infinite tau.
+        InputError: The counts are negative or all 0, or tau is negative or infinite.
+
+    References:
+        Ren et al. 2020, "Balanced Meta-Softmax for Long-Tailed Visual Recognition", eq. 4; Menon et al. 2021,
+        "Long-Tail Learning via Logit Adjustment", eq. 10.
+
+    Example:
+        >>> loss = BalancedSoftmax([90, 10])
+        >>> logits = torch.zeros(1, 2)
+        >>> [round(float(loss(logits, torch.tensor([label]))), 2) for label in (0, 1)]
+        [0.11, 2.3]
     """
 
     log_prior: Tensor
@@ -127,15 +181,29 @@ class BalancedSoftmax(_CostSensitive):
         self.tau = _power("tau", tau)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """See `functional.losses.prior_corrected_cross_entropy`."""
+        """Return the mean loss of logits `(N, C)`; see `functional.losses.prior_corrected_cross_entropy`."""
         return prior_corrected_cross_entropy(logits, targets, self.log_prior, self.tau)
 
 
 class VectorScaling(_CostSensitive):
-    """The VS loss: cross entropy of `(n / n_max)^gamma * logits + tau * log prior`.
+    """Vector-scaling loss: cross entropy of `(n / n_max)^gamma * logits + tau * log prior`.
+
+    Args:
+        counts: Training images per class, `(C,)`.
+        gamma: Strength of the factors; 0 leaves balanced softmax.
+        tau: Strength of the prior correction.
+        weight: Class weights, `(C,)`; None weighs classes equally.
 
     Raises:
-        InputError: counts that are no counts, weights that do not fit, or a negative or infinite gamma or tau.
+        InputError: The counts or weights are negative or all 0, their numbers differ, or gamma or tau is negative or
+            infinite.
+
+    References:
+        Kini et al. 2021, "Label-Imbalanced and Group-Sensitive Classification under Overparameterization".
+
+    Example:
+        >>> [round(factor, 2) for factor in VectorScaling([100, 1], gamma=0.5).factors.tolist()]
+        [1.0, 0.1]
     """
 
     factors: Tensor
@@ -147,15 +215,30 @@ class VectorScaling(_CostSensitive):
         super().__init__(weight, factors=scaling_factors(counts, gamma), offsets=offsets)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """See `functional.losses.vector_scaling_loss`."""
+        """Return the mean loss of logits `(N, C)`; see `functional.losses.vector_scaling_loss`."""
         return vector_scaling_loss(logits, targets, self.factors, self.offsets, self.weight)
 
 
 class Asymmetric(_CostSensitive):
-    """The single-label asymmetric loss; the defaults are those of its authors' code.
+    """Asymmetric loss for single labels; the defaults are those of its authors' code.
+
+    Args:
+        gamma_positive: Focusing exponent of the label's own class.
+        gamma_negative: Focusing exponent of the other classes.
+        smoothing: Label smoothing, in [0, 1).
+        weight: Class weights, `(C,)`; None weighs classes equally.
 
     Raises:
-        InputError: a negative or infinite gamma, a smoothing outside [0, 1), or weights that do not fit.
+        InputError: A gamma is negative or infinite, the smoothing is outside [0, 1), or the weights are negative,
+            infinite or all 0.
+
+    References:
+        Ridnik et al. 2021, "Asymmetric Loss for Multi-Label Classification".
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
+        >>> round(float(Asymmetric(gamma_negative=0.0, smoothing=0.0)(logits, labels)), 4)
+        0.41
     """
 
     def __init__(
@@ -174,29 +257,52 @@ class Asymmetric(_CostSensitive):
         self.smoothing = smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """See `functional.losses.asymmetric_loss`."""
+        """Return the mean loss of logits `(N, C)`; see `functional.losses.asymmetric_loss`."""
         return asymmetric_loss(logits, targets, self.gamma_positive, self.gamma_negative, self.smoothing, self.weight)
 
 
 class Always(nn.Module):
-    """The slot `criterion` with one loss, a module or a function, for every epoch."""
+    """One loss for every epoch, for `Ingredients.criterion`.
+
+    Args:
+        loss: A module or a function of logits `(N, C)` and labels `(N,)`.
+
+    Example:
+        >>> criterion = Always(Focal())
+        >>> criterion(0) is criterion(199)
+        True
+    """
 
     def __init__(self, loss: Loss) -> None:
         super().__init__()
         self.loss = loss
 
     def forward(self, epoch: int) -> Loss:
-        """The loss, the same object in every epoch."""
+        """Return the loss, the same object in every epoch."""
         return self.loss
 
 
 class Deferred(nn.Module):
-    """The slot `criterion` with one loss at first and another from `start_epoch` on, counted from 0.
+    """One loss at first and another one later, for `Ingredients.criterion`.
 
-    With a loss and the same loss weighted it is deferred reweighting (DRW, Cao et al. 2019: from epoch 160 of 200).
+    With a loss and the same loss weighted, this is deferred reweighting (DRW).
+
+    Args:
+        first: The loss of the epochs before `start_epoch`.
+        then: The loss from `start_epoch` on.
+        start_epoch: Counted from 0; DRW uses 160 of 200.
 
     Raises:
-        InputError: a negative `start_epoch`.
+        InputError: `start_epoch` is negative.
+
+    References:
+        Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", algorithm 1.
+
+    Example:
+        >>> counts = [500, 50, 5]
+        >>> criterion = Deferred(nn.CrossEntropyLoss(), Weighted(counts), start_epoch=160)
+        >>> type(criterion(159)).__name__, type(criterion(160)).__name__
+        ('CrossEntropyLoss', 'Weighted')
     """
 
     def __init__(self, first: Loss, then: Loss, start_epoch: int) -> None:
@@ -206,15 +312,24 @@ class Deferred(nn.Module):
         self.first, self.then, self.start_epoch = first, then, start_epoch
 
     def forward(self, epoch: int) -> Loss:
-        """The loss of an epoch: the same object as long as it stays the same."""
+        """Return the loss of an epoch; the same object for as long as the loss does not change."""
         return self.first if epoch < self.start_epoch else self.then
 
 
 def class_weights(counts: Numbers, rule: str, *, beta: float = 0.9999) -> Tensor:
-    """`(C,)` float64: the weights of a rule (see `Weighted`), of mean 1 over the classes that have images, 0 for others.
+    """Return class weights, `(C,)` float64, with mean 1 over the classes with images and 0 for the others.
+
+    Args:
+        counts: Training images per class, `(C,)`.
+        rule: "inverse_frequency", "square_root" or "effective_number"; see `Weighted`.
+        beta: For "effective_number", in [0, 1).
 
     Raises:
-        InputError: counts that are no counts, an unknown rule, or a beta outside [0, 1).
+        InputError: The counts are negative or all 0, the rule is unknown, or beta is outside [0, 1).
+
+    Example:
+        >>> [round(weight, 2) for weight in class_weights([100, 25], "square_root").tolist()]
+        [0.67, 1.33]
     """
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
@@ -225,7 +340,11 @@ def class_weights(counts: Numbers, rule: str, *, beta: float = 0.9999) -> Tensor
 
 
 def _usable(name: str, numbers: Numbers) -> Tensor:
-    """The numbers in float64; an InputError unless they can be counts or weights of two classes or more."""
+    """Return counts or weights as `(C,)` float64.
+
+    Raises:
+        InputError: They are not one number per class, fewer than two, negative, infinite, or all 0.
+    """
     values = torch.as_tensor(numbers).detach().cpu().double()
     if values.ndim != 1 or len(values) < 2:
         raise must(name, "be one number per class, of two classes at least", f"shape {tuple(values.shape)}")

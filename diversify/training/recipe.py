@@ -11,11 +11,16 @@ from torch import nn
 from ..errors import must, unknown
 from ..network.extraction import PRECISIONS
 
-WARMUP_EPOCHS = 5  # where nobody says otherwise
+WARMUP_EPOCHS = 5
 
 
 def warmup_within(epochs: int, wanted: int = WARMUP_EPOCHS) -> int:
-    """Epochs of warm-up that leave a short training most of its epochs: those wanted, or a third of all, rounded down."""
+    """Return the epochs of warm-up: those wanted, but at most a third of all epochs, rounded down.
+
+    Example:
+        >>> warmup_within(200), warmup_within(10)
+        (5, 3)
+    """
     return min(wanted, epochs // 3)
 
 
@@ -25,13 +30,39 @@ SCHEDULES = ("steps", "cosine", "constant")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How long and how: the defaults are the classic long-tailed CIFAR recipe (Cao et al. 2019, LDAM-DRW).
+    """Epochs, optimizer, learning rates and seed of a training run.
 
-    SGD at 0.1 with momentum 0.9 and no Nesterov step, weight decay 2e-4, batches of 128, 200 epochs, 5 of linear
-    warm-up, learning rate x 0.01 at 80% and again at 90% of the epochs. The rate is set once an epoch.
+    The defaults are the usual recipe for long-tailed CIFAR: SGD with momentum and without Nesterov steps, five epochs
+    of linear warm-up, and a learning rate that falls to a hundredth at 80% and again at 90% of the epochs. The rate
+    changes only between epochs.
 
-    A warm-up is taken as it is given: one that is longer than the epochs never comes to the learning rate. Commands and
-    studies give a third of the epochs at most (`warmup_within`).
+    A warm-up is used as given; if it is longer than the training, the learning rate is never reached. Commands and
+    studies give at most a third of the epochs (`warmup_within`).
+
+    Attributes:
+        epochs: Passes over the training set, as the sampler draws it.
+        batch_size: Images per step and process.
+        optimizer: "sgd" or "adamw".
+        learning_rate: The rate after warm-up.
+        momentum: Of SGD, in [0, 1).
+        weight_decay: Of all trained parameters.
+        schedule: "steps", "cosine" or "constant".
+        milestones: Shares of the epochs at which "steps" multiplies the rate by `decay`, each in (0, 1].
+        decay: Factor of "steps".
+        warmup_epochs: Epochs over which the rate rises linearly.
+        precision: "fp32", "bf16", or "auto" for the best that the device supports.
+        seed: Of all randomness of the training, in [0, 2^63 - 1].
+
+    Raises:
+        InputError: A value is outside its range.
+
+    References:
+        Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss" (LDAM-DRW).
+
+    Example:
+        >>> recipe = Recipe(epochs=100)
+        >>> [round(recipe.rate_at(epoch), 5) for epoch in (0, 4, 79, 80, 90)]
+        [0.02, 0.1, 0.1, 0.001, 1e-05]
     """
 
     epochs: int = 200
@@ -68,7 +99,12 @@ class Recipe:
             raise must("milestones", "be shares of the epochs, in (0, 1]", self.milestones)
 
     def rate_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
+        """Return the learning rate of an epoch, counted from 0.
+
+        Example:
+            >>> Recipe(schedule="cosine", epochs=10, warmup_epochs=0).rate_at(5)
+            0.05
+        """
         if epoch < self.warmup_epochs:
             return self.learning_rate * (epoch + 1) / self.warmup_epochs
         if self.schedule == "steps":
@@ -79,7 +115,12 @@ class Recipe:
         return self.learning_rate
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the parameters that are to be trained."""
+        """Return the optimizer of the parameters that require a gradient.
+
+        Example:
+            >>> type(Recipe(optimizer="adamw").build_optimizer(nn.Linear(2, 2))).__name__
+            'AdamW'
+        """
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if self.optimizer == "adamw":
             return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)

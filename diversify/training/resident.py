@@ -1,8 +1,8 @@
-"""The reference loop for images that stay on the device: the same ingredients, the same order, the same draws.
+"""The reference loop for images that stay on the device: the same ingredients, order and random draws as `fit`.
 
-Batches are made there, many at a time, and a step on CUDA is captured once as a graph and then replayed: small networks
-are otherwise slower at starting kernels than at running them. What `fit` does beyond that (loader workers, several
-processes, feature augmentation in the loop) stays its own.
+Many batches are made at a time, and on CUDA a step is captured once as a graph and then replayed, because small networks
+otherwise spend more time starting kernels than running them. Loader workers, several processes and feature augmentation
+are left to `fit`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from ..augment.sampler import EpochSampler
 from ..errors import must
 from ..functional import allocate
 from ..network.extraction import autocast, compute_dtype
+from ..runtime.progress import Progress
+from ..runtime.signals import stop_if_interrupted
 from .ingredients import Criterion, Ingredients
-from .loop import Progress
 from .recipe import Recipe
 from .state import EpochRecord, load_state, save_state, saved_as
 
-_CHUNK_ON_CPU = 1024  # rows made at a time, about
+_CHUNK_ON_CPU = 1024  # rows that are augmented at a time, rounded down to whole batches
 _CHUNK = 8192
-_WARM_UP = 3  # steps before a graph is captured, as torch asks for; what they change is put back
+_WARM_UP = 3  # steps before a graph is captured, as torch requires; their changes are undone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,14 @@ class ResidentImages:
     Attributes:
         images: `(N, C, H, W)` uint8, or floating point in [0, 1].
         labels: `(N,)` int64, on the same device.
+
+    Raises:
+        InputError: Shapes or types are others, or there is no image.
+
+    Example:
+        >>> data = ResidentImages(images=torch.zeros(4, 3, 8, 8), labels=torch.tensor([0, 0, 1, 1]))
+        >>> len(data)
+        4
     """
 
     images: Tensor
@@ -58,7 +67,7 @@ class ResidentImages:
         return len(self.labels)
 
     def to(self, device: torch.device) -> ResidentImages:
-        """The same on another device."""
+        """Return the same images on another device."""
         return ResidentImages(images=self.images.to(device), labels=self.labels.to(device))
 
 
@@ -77,25 +86,38 @@ def fit_resident(
     save_every: float = 0.0,
     progress: Progress | None = None,
 ) -> Iterator[EpochRecord]:
-    """`fit`, with the images on the device of `train`; yields a record after every epoch, without a look at val.
+    """Train like `fit`, with all images on the device of `train`; yield a record after every epoch.
 
-    The model sees the same images in the same order as in `fit`, and without mixing ends with the same weights, up to
-    rounding. `ingredients.augment` is handed many batches at a time, so its key has a step for every row. Where a step is
-    captured, `ingredients.criterion` has to return the same object as long as the loss is the same, and another where it
-    changes: numbers that a loss object holds are captured with it.
+    The model sees the same images in the same order as in `fit`, and without mixing ends with the same weights up to
+    rounding. There is no validation set. `ingredients.augment` receives many batches at a time, so its key has a step
+    for every row. If steps are captured, `ingredients.criterion` must return the same object while the loss does not
+    change and another object when it changes, because numbers that a loss object holds are captured with it.
 
     Args:
-        prepare: Images as `train` has them to images as the model sees them, after `ingredients.augment`.
-        compiled: Whether the model goes through `torch.compile`, which takes tens of seconds once.
-        captured: Whether a step is captured as a CUDA graph; None for on CUDA and nowhere else.
-        state: A file that keeps the run, as for `fit`: if it is there, the run goes on from it, and the records of the
-            epochs it holds are yielded again first.
-        identity: What the run is about (data, model); a state of another identity or recipe is refused.
-        save_every: Seconds, at least, between two times that the state is written; the last epoch's is not.
+        model: Any classifier that returns `(N, C)` logits.
+        train: The training images.
+        recipe: Epochs, optimizer, learning rates and seed.
+        num_classes: Number of the model's outputs.
+        ingredients: What a method adds to the loop; None is plain training.
+        prepare: Turns images of `train` into images as the model takes them; runs after `ingredients.augment`.
+        compiled: Compile the model with `torch.compile`, which takes tens of seconds once.
+        captured: Capture each step as a CUDA graph; None captures on CUDA and nowhere else.
+        state: File in which the run is saved. If it exists, the run resumes from it, and the records of its epochs are
+            yielded again first.
+        identity: Name of the data and the model; a state with another identity or recipe is refused.
+        save_every: Least number of seconds between two writes of the state. The last epoch's state is not written.
+        progress: Called with (batches done, batches in total) over the whole run.
 
     Raises:
-        InputError: the ingredients ask for what only `fit` does, the state belongs to another run or is damaged, a label is
-            no class, or the loss is not finite.
+        InputError: The ingredients ask for something that only `fit` does, the state belongs to another run or is
+            damaged, a label is not a class, or the loss is not finite.
+
+    Example:
+        >>> data = ResidentImages(images=torch.eye(4).view(4, 1, 2, 2).repeat(8, 1, 1, 1), labels=torch.arange(32) % 4)
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
+        >>> recipe = Recipe(epochs=30, batch_size=8, warmup_epochs=0)
+        >>> list(fit_resident(model, data, recipe=recipe, num_classes=4))[-1].accuracy_train
+        1.0
     """
     ingredients = ingredients or Ingredients()
     for name in ("wrap_dataset", "augment_features", "after"):
@@ -108,7 +130,7 @@ def fit_resident(
     captured = device.type == "cuda" if captured is None else captured
     loop = _Loop(model, train, recipe, num_classes, ingredients, prepare, captured, compiled, progress)
     setters = ingredients.epoch_setters(cast(Any, train), recipe.epochs)
-    if hasattr(loop.sampler, "set_epoch"):  # a sampler that is to be told more hears that afterwards
+    if hasattr(loop.sampler, "set_epoch"):  # first, in case one of the setters tells the sampler more
         setters = (loop.sampler.set_epoch, *setters)
     history: list[EpochRecord] = []
     run = saved_as(recipe, identity)
@@ -148,7 +170,15 @@ def features_of(
     precision: str = "fp32",
     batch_size: int = 2048,
 ) -> Tensor:
-    """`(N, D)` float32 features of all images, not augmented, on their device; the modes of the model are the caller's."""
+    """Return the features of all images without augmentation, `(N, D)` float32, on their device.
+
+    The caller sets the model to eval mode.
+
+    Example:
+        >>> data = ResidentImages(images=torch.ones(4, 3, 2, 2), labels=torch.arange(4))
+        >>> features_of(nn.Flatten(), data).shape
+        torch.Size([4, 12])
+    """
     found = []
     for images in split.images.split(batch_size):
         shown = (images if prepare is None else prepare(images)).contiguous(memory_format=torch.channels_last)
@@ -159,7 +189,7 @@ def features_of(
 
 @contextlib.contextmanager
 def _fastest_convolutions() -> Iterator[None]:
-    """cuDNN tries which of its kernels is fastest for every shape: there are few, and each comes again and again."""
+    """Let cuDNN try which of its kernels is fastest for each shape; there are few shapes, and they repeat."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
@@ -175,7 +205,7 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
 
 
 class _Loop:
-    """One epoch of training, and what stays the same from step to step."""
+    """Everything that stays the same from step to step, and the methods that run an epoch."""
 
     def __init__(
         self,
@@ -201,7 +231,7 @@ class _Loop:
         )
 
     def run_epoch(self, epoch: int) -> tuple[float, float, int]:
-        """Trains; mean loss, accuracy and number of the rows that reached the loss."""
+        """Train for one epoch; return mean loss, accuracy and number of the rows that reached the loss."""
         recipe, adapt = self.recipe, self.ingredients.adapt
         order, occurrences = _order_of(self.sampler)
         order, occurrences = order.to(self.device), occurrences.to(self.device)
@@ -211,6 +241,7 @@ class _Loop:
         steps = -(-len(order) // recipe.batch_size)
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
         for start in range(0, len(order), self.chunk):
+            stop_if_interrupted()
             rows = order[start : start + self.chunk]
             images, targets = self.make(rows, occurrences[start : start + self.chunk], epoch, start)
             predicted = self.step.run(images, targets, criterion)
@@ -230,7 +261,7 @@ class _Loop:
         return loss_sum / len(order), right / len(order), len(order)
 
     def make(self, rows: Tensor, occurrences: Tensor, epoch: int, start: int) -> tuple[Tensor, Tensor]:
-        """Images as the model sees them, `(R, H, W, C)`, and their targets."""
+        """Return images as the model takes them, but with channels last, `(R, H, W, C)`, and their targets."""
         images, targets = self.train.images[rows], self.train.labels[rows]
         if self.ingredients.augment is not None:
             place = torch.arange(start, start + len(rows), device=self.device)
@@ -249,7 +280,7 @@ class _Loop:
 
 
 def _order_of(sampler: Any) -> tuple[Tensor, Tensor]:
-    """`(R,)` the rows of an epoch, and how often each came before."""
+    """Return the rows of an epoch, `(R,)`, and how often each came before, `(R,)`."""
     if hasattr(sampler, "order"):
         order = sampler.order()
         return order, allocate.occurrences(order)
@@ -258,7 +289,13 @@ def _order_of(sampler: Any) -> tuple[Tensor, Tensor]:
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, *, captured: bool) -> torch.optim.Optimizer:
-    """The recipe's optimizer; where a step is captured its learning rate is a tensor, which can be changed afterwards."""
+    """Return the recipe's optimizer; for captured steps its learning rate is a tensor, which can be changed later.
+
+    Example:
+        >>> optimizer = build_optimizer(Recipe(learning_rate=0.5), nn.Linear(2, 2), captured=False)
+        >>> optimizer.param_groups[0]["lr"]
+        0.5
+    """
     if not captured:
         return recipe.build_optimizer(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -270,26 +307,26 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, captured: bool) -> torc
 
 
 class _Eager:
-    """Steps one after the other, as Python calls them."""
+    """Steps run one after the other by Python."""
 
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device) -> None:
         self.model, self.optimizer, self.recipe, self.device = model, optimizer, recipe, device
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)
 
     def begin(self, rate: float) -> None:
-        """An epoch with this learning rate."""
+        """Begin an epoch with this learning rate."""
         self.totals.zero_()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def run(self, images: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
-        """A step for every batch of these rows; `(R,)` what was predicted."""
+        """Take a step for every batch of these rows; return the predicted classes, `(R,)`."""
         size = self.recipe.batch_size
         batches = zip(images.split(size), targets.split(size), strict=True)
         return torch.cat([self.take(batch, wanted, criterion) for batch, wanted in batches])
 
     def take(self, images: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
-        """One step on `(B, H, W, C)` images; what the network predicted before it."""
+        """Take one step on images `(B, H, W, C)`; return the classes predicted before it, `(B,)`."""
         with autocast(self.device, self.recipe.precision):
             logits = self.model(images.permute(0, 3, 1, 2))
         loss = criterion(logits.float(), targets)
@@ -304,9 +341,9 @@ class _Eager:
 
 
 class _Captured(_Eager):
-    """Steps that were captured as CUDA graphs: one for every loss and every number of rows.
+    """Steps captured as CUDA graphs, one for each loss and number of rows.
 
-    A graph reads its rows from buffers that stay where they are, at a place that it moves on itself.
+    A graph reads its rows from fixed buffers at a position on the device, which each replay advances.
     """
 
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device) -> None:
@@ -317,13 +354,13 @@ class _Captured(_Eager):
         self.pool: Any = None
 
     def begin(self, rate: float) -> None:
-        """An epoch with this learning rate."""
+        """Begin an epoch with this learning rate."""
         self.totals.zero_()
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
 
     def run(self, images: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
-        """A step for every batch of these rows; `(R,)` what was predicted."""
+        """Take a step for every batch of these rows; return the predicted classes, `(R,)`."""
         rows, size = len(images), self.recipe.batch_size
         self.hold(images, targets)
         self.place.zero_()
@@ -332,7 +369,7 @@ class _Captured(_Eager):
         return self.predicted[:rows]
 
     def hold(self, images: Tensor, targets: Tensor) -> None:
-        """Put the rows into the buffers, which the first and largest chunk makes."""
+        """Copy the rows into the buffers, which are made for the first chunk, the largest."""
         rows = len(images)
         if not len(self.images):
             dtype = compute_dtype(self.device, self.recipe.precision)
@@ -343,21 +380,21 @@ class _Captured(_Eager):
         self.targets[:rows].copy_(targets)
 
     def graph(self, criterion: Criterion, rows: int) -> torch.cuda.CUDAGraph:
-        """The step with this loss on so many rows, captured when it is first wanted."""
+        """Return the graph of a step with this loss on so many rows; it is captured on first use."""
         name = id(criterion), rows
         if name not in self.graphs:
-            self.graphs[name] = self.capture(criterion, rows), criterion  # kept, so that no other has its id
+            self.graphs[name] = self.capture(criterion, rows), criterion  # kept alive, so that its id stays unique
         return self.graphs[name][0]
 
     def step_in_place(self, criterion: Criterion, rows: int) -> None:
-        """One step on the next rows of the buffers."""
+        """Take one step on the next rows of the buffers."""
         taken = self.place + torch.arange(rows, device=self.device)
         predicted = self.take(self.images.index_select(0, taken), self.targets.index_select(0, taken), criterion)
         self.predicted.index_copy_(0, taken, predicted)
         self.place += rows
 
     def capture(self, criterion: Criterion, rows: int) -> torch.cuda.CUDAGraph:
-        """A graph of one step; weights, statistics and momentum are afterwards what they were."""
+        """Capture one step as a graph; weights, statistics and momentum are restored afterwards."""
         before = self.everything()
         kept = {name: value.clone() for name, value in before.items()}
         stream = torch.cuda.Stream()
@@ -376,11 +413,11 @@ class _Captured(_Eager):
             if name in kept:
                 value.copy_(kept[name])
             else:
-                value.zero_()  # momentum that was not there before the first step
+                value.zero_()  # momentum does not exist before the first step
         return graph
 
     def everything(self) -> dict[str, Tensor]:
-        """Every tensor that a step changes."""
+        """Return every tensor that a step changes."""
         model = getattr(self.model, "_orig_mod", self.model)
         kept = (*model.named_parameters(), *model.named_buffers())
         found = {f"model.{name}": value.detach() for name, value in kept}

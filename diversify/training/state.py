@@ -1,4 +1,4 @@
-"""What a run of the loop leaves after an epoch: its record, and the file from which it goes on."""
+"""The record of an epoch, and the state file from which a run resumes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,25 @@ from .ingredients import Ingredients
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One line of `metrics.jsonl`.
+    """The measurements of one epoch, a line of `metrics.jsonl`.
 
-    `loss`, `accuracy_train` and `images` are over the rows that reached the loss, augmented as they were; the two `_val`
-    are None without a val set.
+    Attributes:
+        epoch: Counted from 0.
+        learning_rate: The rate of this epoch.
+        loss: Mean loss of the rows that reached the loss, augmented as they were.
+        accuracy_train: Share of these rows that were predicted correctly, in [0, 1].
+        balanced_accuracy_val: Mean recall on the validation set; None without one.
+        recall_val: Recall per class on the validation set, None for a class without images; None without the set.
+        images: Number of rows that reached the loss.
+        seconds: Duration of the epoch.
+
+    Example:
+        >>> record = EpochRecord(
+        ...     epoch=0, learning_rate=0.1, loss=0.7, accuracy_train=0.5, balanced_accuracy_val=None,
+        ...     recall_val=None, images=32, seconds=1.5,
+        ... )
+        >>> dataclasses.asdict(record)["images"]
+        32
     """
 
     epoch: int
@@ -34,7 +49,7 @@ class EpochRecord:
 
 
 def saved_as(recipe: Any, identity: str = "") -> dict[str, Any]:
-    """What a state says of its run; only a run of the same goes on from it."""
+    """Return the recipe and the identity as a state holds them; only a run with the same ones may resume from it."""
     return {"recipe": dataclasses.asdict(recipe), "identity": identity}
 
 
@@ -46,7 +61,7 @@ def save_state(
     run: dict[str, Any],
     history: list[EpochRecord],
 ) -> None:
-    """One safetensors file: the weights, the optimizer's tensors, and the rest as JSON in its header."""
+    """Write one safetensors file: the weights, the optimizer's tensors, and everything else as JSON in its header."""
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     numbers: dict[str, Any] = {}
     optimizer_state = optimizer.state_dict()
@@ -70,7 +85,11 @@ def save_state(
 
 
 def read_state(path: Path, run: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], list[EpochRecord]]:
-    """Its tensors, its header and its records, once they are known to be of this run."""
+    """Return the tensors, the header and the records of a state.
+
+    Raises:
+        InputError: The state belongs to another run, or is damaged.
+    """
     tensors, metadata = atomic.read_tensors(path, "state")
     damaged = must("state", "be the state of a training run", path, "start the run anew")
     try:
@@ -91,7 +110,11 @@ def read_state(path: Path, run: dict[str, Any]) -> tuple[dict[str, Tensor], dict
 def load_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ingredients: Ingredients, run: dict[str, Any]
 ) -> list[EpochRecord]:
-    """Puts everything back as it was after the last whole epoch; nothing is changed on an error."""
+    """Restore model, optimizer and ingredients as they were after the last complete epoch; return the records so far.
+
+    Raises:
+        InputError: The state belongs to another run, or is damaged; then nothing is changed.
+    """
     tensors, header, history = read_state(path, run)
     weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
     shapes = {key: value.shape for key, value in weights.items()}
@@ -115,7 +138,7 @@ def load_state(
             _, part, name = key.split(".", 2)
             states[part][name] = value
     model.load_state_dict(weights)
-    groups = optimizer.state_dict()["param_groups"]  # by the recipe, which is that of the state
+    groups = optimizer.state_dict()["param_groups"]  # made by the recipe, which is the state's own
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
     ingredients.load_state_dict(states)
     return history
