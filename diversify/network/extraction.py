@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..errors import InputError, must, unknown
 from ..files import digests
 from ..runtime.progress import Progress
+from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
 from .embeddings import BLOCK_ROWS, COLUMNS, Embeddings
 from .resumable import Table, other_run
@@ -176,6 +177,7 @@ def _fill(
     position = table.done
     try:
         for images, labels, indices in batches:
+            stop_if_interrupted()
             if indices is None:
                 indices = torch.arange(position, position + len(labels))
             features, logits = _embed(net, images, device, precision, is_first=position == 0)
