@@ -1,4 +1,4 @@
-"""What class size alone predicts, and what the diagnosis adds to it."""
+"""What class size alone predicts, and what the measures of a diagnosis add to it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from ..functional import counts, stats
 from .catalogue import EXPLANATIONS
 
-FEWEST_ROWS = 5  # of a class, from which on a bootstrap interval is given, and its measures say what class size does
-MATCHED_N = 20  # diversity, ranges and deviations are compared on so many images of every class
+FEWEST_ROWS = 5  # of a class; with fewer it has no bootstrap interval and is left out of the lines on log n
+MATCHED_N = 20  # images of every class on which diversity, ranges and deviations are compared
 
 
 def recall_of_groups(columns: Mapping[str, Tensor]) -> dict[str, float]:
-    """Mean held-out recall of the shot groups, and of the thirds of the classes by count; NaN for an empty group."""
+    """Return the mean held-out recall of each shot group and of each third of the classes by count; NaN if empty."""
     count, recall = columns["count"].long(), columns["recall_heldout"]
     groups = {
         "recall_many": counts.shot_groups(count) == 0,
@@ -29,9 +29,17 @@ def recall_of_groups(columns: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def lines_on_log_count(columns: dict[str, Tensor]) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Lines on log n per measure, and what each measure says about recall beyond log n; sets `recall_log_count`.
+    """Return the line on log n of each measure, and each measure's rank correlation with recall beyond class size.
 
-    A line goes through every class alike, so those of which too few images are seen for an interval are left out.
+    Also sets the column `recall_log_count`. Every class weighs the same in a line, so classes with fewer than `FEWEST_ROWS`
+    images on either side are left out of the lines of the measures.
+
+    Args:
+        columns: The columns of a diagnosis, each `(C,)`.
+
+    Returns:
+        For each measure that has a line, its `slope`, `intercept`, `r_squared` and `scatter`; and for each measure in
+        `EXPLANATIONS`, its rank correlations with recall, with the count, and with recall given the count.
     """
     count, recall = columns["count"], columns["recall_heldout"]
     lines = {}

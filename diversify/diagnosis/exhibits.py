@@ -1,8 +1,4 @@
-"""Which images a report shows, and why: examples of each fragile class, and a map of the held-out features.
-
-exhibits = choose_exhibits(train, heldout, head=split.head, diagnosis=diagnosis)
-exhibits = take_pictures(exhibits, train_dataset, heldout_dataset)      # of `thumbnails.py`
-"""
+"""The images that a report shows: examples of each fragile class, and a map of the held-out features."""
 
 from __future__ import annotations
 
@@ -15,32 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import must
+from ..files.schema import Value, broken, refusal
 from ..functional import draws, metrics, neighbors, projection
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
-from .measure import query_rows
 from .result import Diagnosis
+from .sides import query_rows
 
 SCHEMA_VERSION = 1
-CLASSES = 10  # of the fragile ones, the weakest
-EACH = 4  # training images of a kind
-ERRORS, PER_ENEMY = 8, 3  # held-out errors of a class, and of those the most that went to one class
+CLASSES = 10  # fragile classes with examples
+EACH = 4  # training images of each kind per class
+ERRORS, PER_ENEMY = 8, 3  # held-out errors per class, and per wrong class
 PULLS = 3  # features named per error
-CANDIDATES = 1000  # training images of a class among which examples are looked for
+CANDIDATES = 1000  # training images of a class that examples are chosen from
 MAP_ROWS = 1200
 SAFE, BORDER, OUTLIER = 0, 1, 3  # of `neighbors.archetypes`
 
 
-class _Value(pydantic.BaseModel):
-    """A frozen value that goes to the disk as JSON."""
+class Pull(Value):
+    """A feature that made the model predict the wrong class.
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
-class Pull(_Value):
-    """A feature that speaks for the class an image went to: by how many logits more than for its own.
-
-    `top_k` is whether it is among the top-K of the class it went to.
+    Attributes:
+        feature: Index of the feature.
+        logits: How many logits more it adds to the predicted class than to the true class.
+        top_k: True if it is among the top-K of the predicted class.
     """
 
     feature: int
@@ -48,12 +42,17 @@ class Pull(_Value):
     top_k: bool
 
 
-class Example(_Value):
+class Example(Value):
     """One image of a class.
 
-    `row` is its row in the embeddings, `index` its index in the data set, `margin` its true class's logit less the best
-    other. `pulls` is empty unless it is a held-out error. `picture` is a `data:` address, `name` a file's name; both are
-    empty until `take_pictures` has looked.
+    Attributes:
+        row: Its row in the embeddings.
+        index: Its index in the data set.
+        predicted: The predicted class.
+        margin: The logit of the true class minus the largest other logit.
+        pulls: The features that caused a held-out error; empty for other images.
+        picture: A small picture as a `data:` address; empty until `take_pictures` fills it in.
+        name: The file's name; empty until `take_pictures` fills it in, and for images without a file.
     """
 
     row: int
@@ -65,10 +64,19 @@ class Example(_Value):
     name: str = ""
 
 
-class ClassExamples(_Value):
-    """Examples of one class, and how many there are of each kind: training images of `candidates`, held-out of all.
+class ClassExamples(Value):
+    """Examples of one class, and how many images of each kind there are.
 
-    `borders` and `outliers` are None where nothing has 5 neighbours.
+    Attributes:
+        class_index: The class.
+        typical: Training images nearest to the mean of the class.
+        border: Training images with 2 or 3 of 5 neighbours of the class.
+        outlier: Training images with no neighbour of the class among 5.
+        errors: Held-out images that are predicted as another class.
+        candidates: How many training images the examples were chosen from.
+        borders: How many of the candidates are border; None if there are too few images to have 5 neighbours.
+        outliers: How many of the candidates are outliers; None likewise.
+        misses: How many held-out images are predicted as another class.
     """
 
     class_index: int
@@ -82,8 +90,17 @@ class ClassExamples(_Value):
     misses: int
 
 
-class FeatureMap(_Value):
-    """Held-out images in two dimensions, one entry per image; `rows` are rows of the embeddings."""
+class FeatureMap(Value):
+    """The held-out features in two dimensions; every field but `method` has one entry per image.
+
+    Attributes:
+        method: How the two dimensions were computed.
+        rows: Rows of the embeddings.
+        x: First coordinates.
+        y: Second coordinates.
+        labels: True classes.
+        predicted: Predicted classes.
+    """
 
     method: str
     rows: tuple[int, ...]
@@ -95,12 +112,27 @@ class FeatureMap(_Value):
     @pydantic.model_validator(mode="after")
     def _one_entry_per_image(self) -> Self:
         if len({len(each) for each in (self.rows, self.x, self.y, self.labels, self.predicted)}) > 1:
-            raise ValueError("rows, x, y, labels and predicted are not equally long")
+            raise broken("have as many rows, x, y, labels and predicted", "different numbers")
         return self
 
 
-class Exhibits(_Value):
-    """What a report shows beside the numbers of a diagnosis; of `fragile` classes the weakest have examples."""
+class Exhibits(Value):
+    """The images that a report shows beside the numbers of a diagnosis.
+
+    Attributes:
+        schema_version: Version of the JSON form.
+        fragile: Number of fragile classes.
+        examples: Examples of the fragile classes with the lowest recall.
+        feature_map: The held-out features in two dimensions; None if they cannot be laid out.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 6), spread=1.2)
+        >>> diagnosis = dv.diagnose(train, heldout, head=head)
+        >>> exhibits = dv.choose_exhibits(train, heldout, head=head, diagnosis=diagnosis)
+        >>> exhibits.fragile, dv.Exhibits.from_dict(exhibits.to_dict()) == exhibits
+        (1, True)
+    """
 
     schema_version: int = SCHEMA_VERSION
     fragile: int
@@ -108,7 +140,11 @@ class Exhibits(_Value):
     feature_map: FeatureMap | None
 
     def require_of(self, diagnosis: Diagnosis) -> None:
-        """An InputError unless every class and feature it speaks of is one of the diagnosis."""
+        """Check that the exhibits belong to the diagnosis.
+
+        Raises:
+            InputError: A class of the exhibits is none of the diagnosis.
+        """
         classes = {each.class_index for each in self.examples}
         shown = [each for one in self.examples for each in (*one.typical, *one.border, *one.outlier, *one.errors)]
         classes |= {each.predicted for each in shown}
@@ -121,15 +157,15 @@ class Exhibits(_Value):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, in the form of `exhibits.json`."""
+        """Return the content of `exhibits.json`, as JSON values."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
-        """The exhibits that `to_dict` came from.
+        """Return the exhibits that `to_dict` was called on.
 
         Raises:
-            InputError: a field is missing or has another form, or the file is of another version.
+            InputError: A field is missing or damaged, or the file has another version.
         """
         version = record.get("schema_version") if isinstance(record, Mapping) else None
         if version != SCHEMA_VERSION:
@@ -137,29 +173,41 @@ class Exhibits(_Value):
         try:
             return cls.model_validate(record)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "exhibits"
-            raise must(f"exhibits field {place}", f"be valid ({first['msg']})", repr(first["input"])[:80]) from None
+            raise refusal("exhibits", error, cls.model_fields) from None
 
 
 def choose_exhibits(
     train: Embeddings, heldout: Embeddings, *, head: nn.Module | LinearHead, diagnosis: Diagnosis
 ) -> Exhibits:
-    """The images worth looking at, by rules that do not depend on how they look.
+    """Choose the images that a report shows, by fixed rules.
 
-    For each of the `CLASSES` weakest fragile classes: its most typical training images (nearest to the mean of the class's
-    features), border ones (2 or 3 of 5 neighbours of their class, least margin first), outliers (no neighbour of their
-    class, farthest from the mean first), and held-out errors (from the classes that most went to, the surest first), each
-    with the features that pulled it there: those whose product with the difference of the two head rows is largest.
+    For each of the 10 fragile classes with the lowest recall, it chooses
+
+    - typical training images: nearest to the mean of the class's features;
+    - border images: 2 or 3 of 5 neighbours of the class, smallest margin first;
+    - outliers: no neighbour of the class among 5, farthest from the mean first;
+    - held-out errors: from the most frequent wrong predictions, the most confident first, each with the features that
+      caused it (largest product with the difference between the two rows of the head).
 
     Args:
-        train: The embeddings that the diagnosis was made from.
-        heldout: Those of the unseen images.
-        head: The network's head.
-        diagnosis: What was found.
+        train: The training embeddings that the diagnosis was made from.
+        heldout: The held-out embeddings that it was made from.
+        head: The head of the network.
+        diagnosis: The diagnosis.
+
+    Returns:
+        The exhibits, without pictures; `take_pictures` adds them.
 
     Raises:
-        InputError: the embeddings have other classes than the diagnosis.
+        InputError: The embeddings have other classes than the diagnosis.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 6), spread=1.2)
+        >>> diagnosis = dv.diagnose(train, heldout, head=head)
+        >>> exhibits = dv.choose_exhibits(train, heldout, head=head, diagnosis=diagnosis)
+        >>> [(one.class_index, one.misses) for one in exhibits.examples]
+        [(3, 48)]
     """
     numbers, device = read_head(head), heldout.features.device
     numbers = dataclasses.replace(numbers, weight=numbers.weight.to(device), bias=numbers.bias.to(device))
@@ -181,7 +229,7 @@ def choose_exhibits(
 
 def _examples(train: Embeddings, heldout: Embeddings, head: LinearHead, diagnosis: Diagnosis, c: int) -> ClassExamples:
     rows = (train.labels == c).nonzero()[:, 0]
-    mean = train.features[rows].double().mean(0)  # NaN for a class without rows, which has nothing to rank
+    mean = train.features[rows].double().mean(0)  # NaN for a class without rows, where nothing is ranked
     if len(rows) > CANDIDATES:
         rows = rows[draws.permutation(len(rows), "examples", diagnosis.seed, c)[:CANDIDATES]].sort().values
     distance = (train.features[rows].double() - mean).norm(dim=1)
@@ -216,21 +264,21 @@ def _example(side: Embeddings, row: int, *, margin: float, pulls: tuple[Pull, ..
 
 
 def _errors(heldout: Embeddings, head: LinearHead, diagnosis: Diagnosis, c: int) -> tuple[Example, ...]:
-    """From the classes that most of the errors went to, the surest errors first; at most `PER_ENEMY` of each."""
+    """Held-out errors, from the most frequent wrong class on, the most confident first; at most `PER_ENEMY` of each."""
     rows = ((heldout.labels == c) & (heldout.logits.argmax(1) != c)).nonzero()[:, 0]
     if not len(rows):
         return ()
     margin = metrics.margin(heldout.logits[rows], heldout.labels[rows])
-    went_to = heldout.logits[rows].argmax(1)
-    counted = torch.bincount(went_to, minlength=heldout.num_classes)
+    wrong_class = heldout.logits[rows].argmax(1)
+    counted = torch.bincount(wrong_class, minlength=heldout.num_classes)
     chosen = []
     for enemy in counted.argsort(descending=True, stable=True).tolist():
-        places = (went_to == enemy).nonzero()[:, 0]
+        places = (wrong_class == enemy).nonzero()[:, 0]
         chosen += places[margin[places].argsort(stable=True)][:PER_ENEMY].tolist()
     features, weight, _ = head.effective(heldout.features[rows])
     examples = []
     for place in chosen[:ERRORS]:
-        enemy = int(went_to[place])
+        enemy = int(wrong_class[place])
         difference = head.scale * features[place] * (weight[enemy] - weight[c])
         most = difference.topk(min(PULLS, len(difference)))
         strongest = set(diagnosis.top_k_features[enemy].tolist())

@@ -1,4 +1,4 @@
-"""The same classes in two networks: how many features they need, how strong their top-K are, and whether they are the same."""
+"""Compare the same classes in two networks: recall, and the number, magnitude and identity of the top-K features."""
 
 from __future__ import annotations
 
@@ -6,29 +6,47 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import pydantic
 import torch
 from torch import Tensor, nn
 
 from ..errors import must
+from ..files.schema import broken, refusal
 from ..functional import counts, diversity, magnitude, metrics, stats
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
 from .beyond_size import MATCHED_N
 from .class_table import BOOTSTRAPS, ClassTable
-from .measure import DRAWS, QUERY_ROWS, global_centre, parse_top_k, query_rows
+from .columns import DRAWS, global_centre
+from .measure import class_names_of, parse_top_k
+from .sides import QUERY_ROWS, query_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelComparison:
-    """The same classes in two networks.
+    """The measures of the same classes in two networks.
 
-    `columns` are `(C,)` float64: for `recall`, `needed`, `magnitude`, `top_k_share` and `diversity_vendi` one column each for
-    `_first` and `_second`; `recall_difference` (second less first), `magnitude_ratio` (second over first) and
-    `identity_overlap`; with `_low` and `_high` where there is an interval. `matched_by` says how features of the two were
-    identified: by "shared start", or by "channels matched" on the same images; `identity_chance` is K / D.
+    Attributes:
+        first_name: Name of the first network.
+        second_name: Name of the second network.
+        top_k: K, the number of features in the top-K of a class.
+        num_features: D, the number of features.
+        class_names: One name per class.
+        matched_by: How the features of the two networks were identified with each other: "shared start" (the same initial
+            weights) or "channels matched" (by correlation over the same images).
+        columns: `(C,)` float64, with `_low` and `_high` (95%) where there is an interval. `recall`, `needed`, `magnitude`,
+            `top_k_share` and `diversity_vendi` each have a column `_first` and a column `_second`. `recall_difference` is
+            second minus first, `magnitude_ratio` second over first, `identity_overlap` the share of common top-K features.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
+        >>> one = dv.Model(name="one", train=train, heldout=heldout, head=head)
+        >>> comparison = dv.compare_models(one, one, shared_start=True)
+        >>> comparison.columns["identity_overlap"].tolist(), comparison.identity_chance
+        ([1.0, 1.0, 1.0, 1.0], 0.625)
     """
 
     first_name: str
@@ -41,11 +59,11 @@ class ModelComparison:
 
     @property
     def identity_chance(self) -> float:
-        """The overlap that two random sets of K features would have."""
+        """The expected overlap of two random sets of K features, K / D."""
         return self.top_k / self.num_features
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, NaN as None."""
+        """Return the content of `comparison.json`: JSON values, with None for NaN."""
         fields = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "columns"
         }
@@ -62,15 +80,15 @@ class ModelComparison:
         }
 
     def to_json(self) -> str:
-        """`to_dict` as text."""
+        """Return the content of `comparison.json` as text."""
         return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> ModelComparison:
-        """The comparison that `to_dict` came from, to the precision of the file.
+        """Return the comparison that `to_dict` was called on, to the precision of the file (6 digits).
 
         Raises:
-            InputError: a field is missing or has another form (it is named), or the file is of another version.
+            InputError: A field is missing or damaged, or the file has another version.
         """
         version = record.get("schema_version") if isinstance(record, Mapping) else None
         if version != 1:
@@ -78,12 +96,7 @@ class ModelComparison:
         try:
             file = _File.model_validate(record)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "comparison"
-            raise must(f"comparison field {place}", f"be valid ({first['msg']})", repr(first["input"])[:80]) from None
-        for name, column in file.classes.items():
-            if len(column) != len(file.class_names):
-                raise must(f"comparison field classes.{name}", f"have {len(file.class_names)} numbers", len(column))
+            raise refusal("comparison", error) from None
         columns = {
             name: torch.tensor([math.nan if value is None else value for value in column], dtype=torch.float64)
             for name, column in file.classes.items()
@@ -93,7 +106,7 @@ class ModelComparison:
 
 
 class _File(pydantic.BaseModel):
-    """The form of `comparison.json`, for reading one back."""
+    """The form of `comparison.json`; unknown fields are ignored."""
 
     first_name: str
     second_name: str
@@ -103,10 +116,30 @@ class _File(pydantic.BaseModel):
     matched_by: str
     classes: dict[str, list[float | None]]
 
+    @pydantic.model_validator(mode="after")
+    def _one_number_per_class(self) -> Self:
+        for name, column in self.classes.items():
+            if len(column) != len(self.class_names):
+                raise broken(f"have {len(self.class_names)} numbers", len(column), at=f"classes.{name}")
+        return self
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """What a comparison needs of a network: embeddings of its training and of held-out images, and its head."""
+    """A network to compare: the embeddings of its training images and of held-out images, and its head.
+
+    Attributes:
+        name: Name in reports.
+        train: Embeddings of the images that it was trained on.
+        heldout: Embeddings of images that it was not trained on.
+        head: Its head.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> dv.Model(name="baseline", train=train, heldout=heldout, head=head).name
+        'baseline'
+    """
 
     name: str
     train: Embeddings
@@ -123,14 +156,38 @@ def compare_models(
     top_k: int | str = 10,
     seed: int = 0,
 ) -> ModelComparison:
-    """Number, magnitude and identity of each class's top-K in two networks, with 95% intervals.
+    """Compare recall, and number, magnitude and identity of the top-K of each class in two networks.
 
-    Top-K are ranked on each network's own training images. Features are the same where both networks began with the same
-    weights (`shared_start`); otherwise the second's channels are matched to the first's by their correlation over the same
-    held-out images. The recall difference is paired by image where both saw the same held-out images.
+    The top-K of a network are ranked on its own training images. The recall difference is paired by image if both networks
+    have the same held-out images.
+
+    Args:
+        first: The first network.
+        second: The second network.
+        class_names: One name per class; "class 0", "class 1", ... by default.
+        shared_start: True if both networks were initialised with the same weights, so that their features correspond. If
+            not, the channels of the second are matched to those of the first by correlation over the same held-out images.
+        top_k: Number of features that count as the strongest of a class: an integer, or a share of D such as "10%".
+        seed: Seed of the draws at matched n and of the bootstraps.
+
+    Returns:
+        The comparison, with 95% intervals.
 
     Raises:
-        InputError: the classes or the number of features differ, or channels are to be matched on different images.
+        InputError: The classes or the number of features differ, or channels are to be matched on different images.
+
+    References:
+        Li, Yosinski, Clune, Lipson and Hopcroft (2016), Convergent learning, arXiv:1511.07543 (matched channels).
+        Newcombe (1998), Statistics in Medicine 17 (intervals of differences).
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
+        >>> first = dv.Model(name="first", train=train, heldout=heldout, head=head)
+        >>> scaled = dv.LinearHead(weight=2 * head.weight, bias=2 * head.bias)
+        >>> second = dv.Model(name="second", train=train, heldout=heldout, head=scaled)
+        >>> dv.compare_models(first, second, shared_start=True).columns["magnitude_ratio"].tolist()
+        [2.0, 2.0, 2.0, 2.0]
     """
     heads = [read_head(model.head) for model in (first, second)]
     for what, one, two in (
@@ -140,9 +197,7 @@ def compare_models(
         if one != two:
             raise must(f"{what} of both models", "be as many", f"{one} and {two}")
     num_classes, num_features = heads[0].num_classes, heads[0].num_features
-    names = tuple(class_names) if class_names is not None else tuple(f"class {c}" for c in range(num_classes))
-    if len(names) != num_classes:
-        raise must("class_names", f"be one per class of the head, {num_classes}", len(names))
+    names = class_names_of(class_names, num_classes)
     k = parse_top_k(top_k, num_features)
     same = torch.equal(first.heldout.indices, second.heldout.indices) and torch.equal(
         first.heldout.labels, second.heldout.labels
@@ -190,7 +245,7 @@ _SIDES = ("first", "second")
 
 
 def _put_difference(table: ClassTable, models: Sequence[Model], *, paired: bool) -> None:
-    """Recall of the second less that of the first, with Newcombe's interval: of pairs where both saw the same images."""
+    """Put the recall of the second minus that of the first, with Newcombe's interval, paired by image if possible."""
     columns, num_classes = table.columns, table.num_classes
     difference = columns["recall_second"] - columns["recall_first"]
     if paired:
@@ -200,16 +255,13 @@ def _put_difference(table: ClassTable, models: Sequence[Model], *, paired: bool)
         total = counts.class_counts(labels, num_classes)
         table.put("recall_difference", difference, *stats.paired_difference_interval(hits[0], hits[1], hits[2], total))
         return
-    down, up = (
-        [(columns[f"recall_{side}{end}"] - columns[f"recall_{side}"]).square() for side in _SIDES]
-        for end in ("_low", "_high")
-    )
-    low, high = difference - (down[1] + up[0]).sqrt(), difference + (up[1] + down[0]).sqrt()
-    table.put("recall_difference", difference, low.clamp(-1, 1), high.clamp(-1, 1))
+    shares = [columns[f"recall_{side}"] for side in _SIDES]
+    ends = [(columns[f"recall_{side}_low"], columns[f"recall_{side}_high"]) for side in _SIDES]
+    table.put("recall_difference", difference, *stats.difference_interval(shares[0], ends[0], shares[1], ends[1]))
 
 
 def _measure(table: ClassTable, side: str, model: Model, head: LinearHead, k: int) -> tuple[Tensor, Tensor]:
-    """Puts the columns of one network; returns its top-K `(C, K)` and the draws of their magnitude."""
+    """Put the columns of one network; return its top-K `(C, K)` and the bootstrap draws of their magnitude."""
     train_features, weight, bias = head.effective(model.train.features)
     heldout_features, _, _ = head.effective(model.heldout.features)
     labels = model.heldout.labels
@@ -243,8 +295,8 @@ def _measure(table: ClassTable, side: str, model: Model, head: LinearHead, k: in
 def _put_overlap(
     table: ClassTable, tops: Sequence[Tensor], partner: Tensor, train: Embeddings, head: LinearHead
 ) -> None:
-    """The share of top-K that are the same; `partner[i]` is the second network's channel for channel i of the first."""
-    place = torch.argsort(partner)  # where a channel of the second stands among those of the first
+    """Put the share of common top-K; `partner[i]` is the channel of the second network for channel i of the first."""
+    place = torch.argsort(partner)  # the channel of the first for each channel of the second
     moved = torch.where(tops[1] < 0, tops[1], place[tops[1].clamp(min=0)])
     wanted = torch.where(tops[0] < 0, tops[0], partner[tops[0].clamp(min=0)])
     rows = query_rows(train.labels, table.num_classes, QUERY_ROWS, seed=table.seed, name="queries identity")

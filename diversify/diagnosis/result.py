@@ -1,4 +1,4 @@
-"""The value that says what is wrong with each class of a trained network, and its way to the disk and back."""
+"""`Diagnosis`: the measures and findings of every class of a trained network, and their JSON form."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import must
+from ..files.schema import broken, refusal
 from ..functional import draws, magnitude
 from .beyond_size import lines_on_log_count, recall_of_groups
 from .findings import Evidence, Finding, find
@@ -26,26 +27,43 @@ SCHEMA_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What is wrong with each class of a trained network.
+    """The measures of every class of a trained network, and the findings on its fragile classes.
+
+    `diagnosis["recall_heldout"]` is short for `diagnosis.columns["recall_heldout"]`.
 
     Attributes:
-        columns: Every measure of `MEASURES` as `(C,)` float64, NaN where undefined; where it has an interval also
-            `<name>_low` and `<name>_high` (95%). `fragile` is 1 where the upper end of the recall interval lies below the
-            mean of the classes. `diagnosis["recall_heldout"]` is short for `diagnosis.columns["recall_heldout"]`.
-        top_k_features: `(C, K)` int64, strongest first; -1 for a class absent from training.
-        top_k_train: `(C, K)` mean classification embedding of these features on training images, in logits.
-        top_k_heldout: The same on held-out images.
-        top_k_heldout_tp: The same on held-out images that are found; NaN in a file written before these two were kept.
-        top_k_heldout_fn: The same on held-out images that are missed.
-        top_k_frequency: `(C, K)` how often each of them is among the features a held-out decision needs.
-        enemies: `(C, C)` which classes the training neighbours of a class's held-out errors belong to.
-        summary: Numbers of the whole model; `*_low`, `*_high` are 95% intervals.
-        log_count: Per measure, the line on log n: slope, intercept, r_squared, scatter; empty where undefined.
-        beyond_log_count: Per measure, the rank correlation with held-out recall, and the same with log n partialled out.
-        diversity_agreement: Rank correlation over classes between the held-out diversity measures.
-        findings: In words, one per fragile or absent class.
-        plan_ready: False when held out means test: such a diagnosis is only to be read.
-        permuted_by: The seed with which `permuted` gave every class the measures of another; None for a true diagnosis.
+        heldout_split: The split that the held-out images come from, "val" or "test".
+        top_k: K, the number of features in the top-K of a class.
+        num_features: D, the number of features.
+        class_names: One name per class.
+        columns: Every measure of `MEASURES` as `(C,)` float64, NaN where undefined, with `<name>_low` and `<name>_high` (95%)
+            where it has an interval. `fragile` is 1 where the upper end of the held-out recall's interval lies below the mean
+            over the classes.
+        top_k_features: `(C, K)` int64, the top-K features, strongest first; -1 for a class without training images.
+        top_k_train: `(C, K)`, the mean classification embedding of these features on training images, in logits.
+        top_k_heldout: `(C, K)`, the same on held-out images.
+        top_k_heldout_tp: `(C, K)`, the same on correctly predicted held-out images; NaN if read from an old file without it.
+        top_k_heldout_fn: `(C, K)`, the same on misclassified held-out images; NaN if read from an old file without it.
+        top_k_frequency: `(C, K)` in [0, 1], how often each of these features is among those that a held-out decision needs.
+        enemies: `(C, C)`, the share of each other class among the training neighbours of a class's held-out errors.
+        summary: Numbers of the whole model; `*_low` and `*_high` are ends of 95% intervals.
+        log_count: For each measure, its line on log n: slope, intercept, r_squared and scatter. Empty where undefined.
+        beyond_log_count: For each measure, its rank correlations with held-out recall, with the number of training images, and
+            with recall given that number.
+        diversity_agreement: Rank correlation over the classes between every two held-out diversity measures.
+        findings: One finding per class that is fragile or has no training images.
+        queries: For each side, a record of the rows that the costly measures used.
+        seed: The seed that the diagnosis was made with.
+        permuted_by: The seed of `permuted`; None for a diagnosis that is not permuted.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 6), spread=1.2)
+        >>> diagnosis = dv.diagnose(train, heldout, head=head)
+        >>> diagnosis["fragile"].tolist()
+        [0.0, 0.0, 0.0, 1.0]
+        >>> dv.Diagnosis.from_json(diagnosis.to_json()).class_names
+        ('class 0', 'class 1', 'class 2', 'class 3')
     """
 
     heldout_split: str
@@ -74,29 +92,32 @@ class Diagnosis:
 
     @property
     def plan_ready(self) -> bool:
-        """Whether a remedy may be chosen from it."""
+        """True if a plan may be made from it, that is, unless the held-out images are the test set."""
         return self.heldout_split != "test"
 
     @property
     def head_ceiling(self) -> float:
-        """Balanced accuracy that a head refitted on held-out features gains over today's, cross-fitted."""
+        """The balanced accuracy that a head refitted on held-out features gains over this head, by cross-fitting."""
         return self.summary["head_ceiling"]
 
     @property
     def top_k_overlap(self) -> Tensor:
-        """`(C, C)` share of top-K features that two classes have in common; K / D by chance, NaN for an absent class."""
+        """`(C, C)`, the share of top-K features that two classes have in common; K / D by chance, NaN for an absent class."""
         return magnitude.identity_overlap_matrix(self.top_k_features, self.num_features)
 
     def permuted(self, seed: int) -> Diagnosis:
-        """As if each class were another: it keeps its name and number of training images, and gets another's measures.
+        """Return a diagnosis in which every class has the measures of another class: a control for plans.
 
-        The null of "it matters what the diagnosis says of which class". Classes with training images change places in one
-        random cycle, so that none keeps its own; classes without any stay. Columns move whole, with their intervals and the
-        number of held-out images; so do the rows of the top-K; `enemies` moves in rows and columns. What relates measures to
-        counts is worked out anew: lines on log n, groups by count, findings.
+        A plan made from it shows whether it matters which class a measure belongs to. Classes with training images exchange
+        their measures in one random cycle, so that none keeps its own; they keep their names and numbers of training images.
+        Intervals, numbers of held-out images, top-K rows and `enemies` move with the measures. Lines on log n, recall by
+        class size and findings are computed again.
+
+        Args:
+            seed: Seed of the cycle.
 
         Raises:
-            InputError: fewer than two classes have training images.
+            InputError: Fewer than two classes have training images.
         """
         present = torch.nonzero(self.columns["count"] > 0).view(-1)
         if len(present) < 2:
@@ -125,7 +146,7 @@ class Diagnosis:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, NaN as None, in the form of `diagnosis.json`."""
+        """Return the content of `diagnosis.json`: JSON values, with None for NaN."""
         classes: dict[str, Any] = {"name": list(self.class_names)}
         whole = {"count", "count_heldout"}
         for name, column in self.columns.items():
@@ -159,15 +180,15 @@ class Diagnosis:
         }
 
     def to_json(self) -> str:
-        """`to_dict` as text."""
+        """Return the content of `diagnosis.json` as text."""
         return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Diagnosis:
-        """The diagnosis that `to_dict` came from, to the precision of the file.
+        """Return the diagnosis that `to_dict` was called on, to the precision of the file (6 digits).
 
         Raises:
-            InputError: a field is missing or has another form (it is named), or the file is of another version.
+            InputError: A field is missing or damaged, or the file has another version.
         """
         version = record.get("schema_version") if isinstance(record, Mapping) else None
         if version != SCHEMA_VERSION:
@@ -175,11 +196,7 @@ class Diagnosis:
         try:
             file = _File.model_validate(record)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            if not place:  # a rule on several fields, whose message names them
-                raise must("diagnosis", "be valid", first["msg"].removeprefix("Value error, ")) from None
-            raise must(f"diagnosis field {place}", f"be valid ({first['msg']})", repr(first["input"])[:80]) from None
+            raise refusal("diagnosis", error) from None
         names = file.classes.pop("name")
         unknown: _Rows = [[None] * file.top_k for _ in names]
         return cls(
@@ -207,14 +224,18 @@ class Diagnosis:
 
     @classmethod
     def from_json(cls, text: str) -> Diagnosis:
-        """The diagnosis that `to_json` came from."""
+        """Return the diagnosis that `to_json` was called on.
+
+        Raises:
+            InputError: The text is not JSON, a field is missing or damaged, or the file has another version.
+        """
         try:
             return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
             raise must("diagnosis", "be whole, valid JSON", str(error)) from error
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per class, named by it, one column per measure.
+        """Return a pandas data frame with one row per class, indexed by its name, and one column per measure.
 
         Raises:
             InputError: pandas is not installed.
@@ -278,10 +299,18 @@ def _finding_from(record: _FindingFile) -> Finding:
     )
 
 
-# The form of `diagnosis.json`, for reading one back
-
 _Number = float | None
 _Rows = list[list[_Number]]
+
+
+_TOP_K_ROWS = (
+    "top_k_features",
+    "top_k_train",
+    "top_k_heldout",
+    "top_k_heldout_tp",
+    "top_k_heldout_fn",
+    "top_k_frequency",
+)
 
 
 class _EvidenceFile(pydantic.BaseModel):
@@ -302,6 +331,8 @@ class _FindingFile(pydantic.BaseModel):
 
 
 class _File(pydantic.BaseModel):
+    """The form of `diagnosis.json`; unknown fields are ignored."""
+
     schema_version: int
     heldout_split: Literal["val", "test"]
     top_k: pydantic.PositiveInt
@@ -326,28 +357,18 @@ class _File(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _same_classes(self) -> Self:
         if "name" not in self.classes:
-            raise ValueError("classes.name is missing")
+            raise broken("be given", "nothing", at="classes.name")
         count = len(self.classes["name"])
         for name, column in self.classes.items():
             if len(column) != count or (name != "name" and any(isinstance(value, str) for value in column)):
-                raise ValueError(f"classes.{name} is not one number per class")
+                raise broken(f"be {count} numbers, one per class", f"{len(column)} values", at=f"classes.{name}")
         for name, rows, width in (
             ("enemies", self.enemies, count),
             *((name, getattr(self, name), self.top_k) for name in _TOP_K_ROWS),
         ):
             if rows is not None and (len(rows) != count or any(len(row) != width for row in rows)):
-                raise ValueError(f"{name} is not {count} rows of {width}")
+                raise broken(f"be {count} rows of {width}", f"{len(rows)} rows", at=name)
         return self
-
-
-_TOP_K_ROWS = (
-    "top_k_features",
-    "top_k_train",
-    "top_k_heldout",
-    "top_k_heldout_tp",
-    "top_k_heldout_fn",
-    "top_k_frequency",
-)
 
 
 def _tensor(column: Sequence[Any]) -> Tensor:

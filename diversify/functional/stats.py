@@ -67,6 +67,35 @@ def paired_difference_interval(
     return low.clamp(-1, 1), high.clamp(-1, 1)
 
 
+def difference_interval(
+    first: Tensor, first_ends: tuple[Tensor, Tensor], second: Tensor, second_ends: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the ends, in [-1, 1], of an interval for `second - first`, two independent proportions, from their intervals.
+
+    Args:
+        first: The first proportions, of any shape.
+        first_ends: Low and high ends of their intervals.
+        second: The second proportions.
+        second_ends: Low and high ends of their intervals.
+
+    References:
+        Newcombe (1998), Interval estimation for the difference between independent proportions, Statistics in Medicine 17,
+        method 10.
+
+    Example:
+        >>> shares = torch.tensor([0.5]), torch.tensor([0.7])
+        >>> ends = [wilson_interval(share * 50, torch.tensor([50])) for share in shares]
+        >>> low, high = difference_interval(shares[0], ends[0], shares[1], ends[1])
+        >>> round(float(low), 2), round(float(high), 2)
+        (0.01, 0.37)
+    """
+    down_first, up_first = ((end - first).square() for end in first_ends)
+    down_second, up_second = ((end - second).square() for end in second_ends)
+    difference = second - first
+    low, high = difference - (down_second + up_first).sqrt(), difference + (up_second + down_first).sqrt()
+    return low.clamp(-1, 1), high.clamp(-1, 1)
+
+
 def mean_share_interval(share: Tensor, low: Tensor, high: Tensor, least: float = 0.0) -> tuple[float, float]:
     """Low and high end for the mean of independent proportions, from their own intervals; NaN ones are left out.
 

@@ -331,7 +331,7 @@ LINES = {
     "diagnose --weights {dir}/five.safetensors --heldout test --out {dir}/out": "--weights {dir}/five.safetensors must fit the model, got linear.weight of shape (5, 64) instead of (10, 64), linear.bias of shape (5,) instead of (10,); they are for 5 classes and the model has 10",
     "diagnose --weights {weights} --out {dir}/out --model resnet20": "--weights {weights} must fit the model, got no conv1.weight, no bn1.weight, no bn1.bias and 112 more; they fit --model small_cnn with 10 classes and 1 input channel",
     "diagnose --weights {weights} --out {dir}/out --head linaer": "--head must be one of linear, got 'linaer'; did you mean 'linear'?",
-    "diagnose --weights {weights} --out {dir}/out --head features.0": "--head must be linear (W f + b) or cosine, got Conv2d; name another layer with --head NAME (head=NAME in Python)",
+    "diagnose --weights {weights} --out {dir}/out --head features.0": "--head must be linear (W f + b) or cosine, got Conv2d; name another layer with --head NAME",
     "diagnose --weights {weights} --out {dir}/out --heldout dev": "--heldout must be one of val, test, got 'dev'",
     "diagnose --weights {weights} --out {dir}/out --top-k 65": "--top-k must lie in [1, 64], the number of features, got 65",
     "diagnose --weights {weights} --out {dir}/out --top-k 0": "--top-k must lie in [1, 64], the number of features, got 0",
@@ -448,7 +448,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.split_head(m.net, 'features.0')": (
         lambda m: dv.split_head(m.net, "features.0"),
-        "head must be linear (W f + b) or cosine, got Conv2d; name another layer with --head NAME (head=NAME in Python)",
+        "head must be linear (W f + b) or cosine, got Conv2d; name another layer with head=NAME",
     ),
     "dv.split_head(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)))": (
         lambda m: dv.split_head(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))),
@@ -456,7 +456,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.read_head(nn.ReLU())": (
         lambda m: dv.read_head(nn.ReLU()),
-        "head must be linear (W f + b) or cosine, got ReLU; name another layer with --head NAME (head=NAME in Python)",
+        "head must be linear (W f + b) or cosine, got ReLU; name another layer with head=NAME",
     ),
     # Embeddings
     "dv.Embeddings(features=torch.zeros(2), labels=m.labels, logits=m.logits, indices=m.labels)": (
@@ -572,7 +572,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.make_plan(m.diagnosis, base=dv.Plan.untouched(['a', 'b'], [3, 1]))": (
         lambda m: dv.make_plan(m.diagnosis, base=dv.Plan.untouched(["a", "b"], [3, 1])),
-        "base must be of the diagnosis's classes, with their training images, got a (3), b (1)",
+        "base must have the diagnosis's classes and training counts, got a (3), b (1)",
     ),
     "dv.Plan.from_counts(['a', 'b'], [3])": (
         lambda m: dv.Plan.from_counts(["a", "b"], [3]),
@@ -596,7 +596,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.Plan.from_counts(['a', 'a'], [3, 1])": (
         lambda m: dv.Plan.from_counts(["a", "a"], [3, 1]),
-        "classes.1.name of the plan must be another than that of class 0, got 'a'",
+        "classes.1.name of the plan must differ from that of class 0, got 'a'",
     ),
     "dv.Plan.uniform(['a', 'b'], [3, 1], level=2)": (
         lambda m: dv.Plan.uniform(["a", "b"], [3, 1], level=2),
@@ -616,11 +616,11 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.diagnose(m.train, m.heldout, head=m.head, top_k=999)": (
         lambda m: dv.diagnose(m.train, m.heldout, head=m.head, top_k=999),
-        "top-K must lie in [1, 16], the number of features, got 999",
+        "top_k must lie in [1, 16], the number of features, got 999",
     ),
     "dv.diagnose(m.train, m.heldout, head=m.head, top_k='most')": (
         lambda m: dv.diagnose(m.train, m.heldout, head=m.head, top_k="most"),
-        "top-K must be an integer or a percentage of D, got 'most'",
+        "top_k must be an integer or a percentage of D, got 'most'",
     ),
     "dv.diagnose(m.train, m.heldout, head=nn.Linear(3, 2))": (
         lambda m: dv.diagnose(m.train, m.heldout, head=nn.Linear(3, 2)),
@@ -632,7 +632,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.diagnose_model(m.net, m.loader, m.loader, top_k=0)": (
         lambda m: dv.diagnose_model(m.net, m.loader, m.loader, top_k=0),
-        "top-K must lie in [1, 64], the number of features, got 0",
+        "top_k must lie in [1, 64], the number of features, got 0",
     ),
     "dv.compare_models(m.model, m.narrow)": (
         lambda m: dv.compare_models(m.model, m.narrow),
@@ -664,11 +664,11 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.Diagnosis.from_dict({**m.diagnosis.to_dict(), 'top_k': 'five'})": (
         lambda m: dv.Diagnosis.from_dict({**m.diagnosis.to_dict(), "top_k": "five"}),
-        "diagnosis field top_k must be valid (<...>), got 'five'",
+        "top_k of the diagnosis must be valid (<...>), got 'five'",
     ),
     "dv.Diagnosis.from_dict({**m.diagnosis.to_dict(), 'heldout_split': 'dev'})": (
         lambda m: dv.Diagnosis.from_dict({**m.diagnosis.to_dict(), "heldout_split": "dev"}),
-        "diagnosis field heldout_split must be valid (<...>), got 'dev'",
+        "heldout_split of the diagnosis must be 'val' or 'test', got 'dev'",
     ),
     # Data
     "dv.Imbalance(kind='linear')": (
@@ -788,7 +788,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
         lambda m: list(
             dv.fit(nn.Sequential(nn.Flatten(), nn.LSTM(64, 3)), set_of([0, 1]), recipe=m.recipe, num_classes=3)
         ),
-        "model must return one tensor of logits, got a tuple with tensors of shape (2, 3), (1, 3), (1, 3); wrap it in a module that does (on the command line, --model package.module:function makes it)",
+        "model must return one tensor of logits, got a tuple with tensors of shape (2, 3), (1, 3), (1, 3); wrap it in a module that does, for example one that model=package.module:function builds",
     ),
     "list(dv.fit(m.net, m.failing, recipe=m.recipe, num_classes=3))": (
         lambda m: list(dv.fit(m.net, m.failing, recipe=m.recipe, num_classes=3)),

@@ -135,8 +135,8 @@ def test_there_and_back_through_json(exhibits: Exhibits) -> None:
     for record, message in (
         ({}, "exhibits must have schema_version 1, got None"),
         ([], "exhibits must have schema_version 1, got None"),
-        ({**exhibits.to_dict(), "fragile": "x"}, "exhibits field fragile must be valid"),
-        ({**exhibits.to_dict(), "more": 1}, "exhibits field more must be valid"),
+        ({**exhibits.to_dict(), "fragile": "x"}, "fragile of the exhibits must be valid"),
+        ({**exhibits.to_dict(), "more": 1}, "more of the exhibits must not be there, got 1"),
     ):
         with pytest.raises(InputError, match=message):
             Exhibits.from_dict(record)
@@ -150,11 +150,11 @@ def test_what_does_not_belong_to_the_diagnosis_is_refused(exhibits: Exhibits, di
     exhibits.require_of(diagnosis)
     record = exhibits.to_dict()
     record["feature_map"]["x"].pop()
-    with pytest.raises(InputError, match="exhibits field feature_map must be valid"):
+    with pytest.raises(InputError, match="feature_map of the exhibits must have as many rows, x, y, labels and predicted"):
         Exhibits.from_dict(record)
     record = exhibits.to_dict()
     record["examples"][0]["typical"][0]["picture"] = "http://elsewhere/x.png"
-    with pytest.raises(InputError, match=r"exhibits field examples.0.typical.0.picture must be valid"):
+    with pytest.raises(InputError, match=r"examples.0.typical.0.picture of the exhibits must be valid"):
         Exhibits.from_dict(record)
 
 

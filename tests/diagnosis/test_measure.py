@@ -12,11 +12,12 @@ import pytest
 import torch
 from conftest import NAMES, embeddings_of, synthetic, synthetic_head
 
-from diversify.diagnosis import measure as diagnosis_measure
+from diversify.diagnosis import columns as diagnosis_columns
 from diversify.diagnosis.catalogue import EXPLANATIONS, MEASURES
 from diversify.diagnosis.findings import REMEDIES, RULES, find
-from diversify.diagnosis.measure import QUERY_ROWS, diagnose, diagnose_model, parse_top_k, query_rows
+from diversify.diagnosis.measure import diagnose, diagnose_model, parse_top_k
 from diversify.diagnosis.result import Diagnosis
+from diversify.diagnosis.sides import QUERY_ROWS, query_rows
 from diversify.errors import InputError
 from diversify.functional import draws, stats
 from diversify.network.embeddings import Embeddings
@@ -140,7 +141,7 @@ def test_what_a_better_head_could_gain_has_the_interval_of_a_paired_difference(
     sides: tuple[Embeddings, Embeddings, LinearHead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, heldout, head = sides
-    monkeypatch.setattr(diagnosis_measure.ceiling, "cross_fitted_predictions", lambda _, labels, *__, **___: labels)
+    monkeypatch.setattr(diagnosis_columns.ceiling, "cross_fitted_predictions", lambda _, labels, *__, **___: labels)
     found = diagnose(train, heldout, head=head, top_k=5)
     for c in range(10):
         right = (head.logits(heldout.features).argmax(1) == heldout.labels)[heldout.labels == c]
@@ -162,8 +163,8 @@ def test_the_interval_of_safe_rows_allows_for_neighbours_in_common() -> None:
     for turn in range(150):
         features = draws.normal("safe", turn, torch.arange(len(labels) * width)).view(-1, width).float()
         features += 2 * torch.eye(classes, width)[labels]
-        near = diagnosis_measure.neighbors.nearest_neighbors(features, features, 5, same=torch.arange(len(labels)))[1]
-        safe = diagnosis_measure.neighbors.archetypes(labels[near], labels) == 0
+        near = diagnosis_columns.neighbors.nearest_neighbors(features, features, 5, same=torch.arange(len(labels)))[1]
+        safe = diagnosis_columns.neighbors.archetypes(labels[near], labels) == 0
         counted.append(torch.bincount(labels[safe], minlength=classes))
     found, total = torch.stack(counted).double(), torch.tensor(float(size))
     truth = float(found.mean() / size)
@@ -172,7 +173,7 @@ def test_the_interval_of_safe_rows_allows_for_neighbours_in_common() -> None:
         low, high = stats.wilson_interval(found / variance, total / variance)
         return float(((low > truth) | (high < truth)).double().mean())
 
-    assert missed(diagnosis_measure.NEIGHBOR_VARIANCE) < 0.08
+    assert missed(diagnosis_columns.NEIGHBOR_VARIANCE) < 0.08
     assert missed(1.0) > 0.1, "as independent rows would have it"
 
 
@@ -573,16 +574,16 @@ def test_top_k_is_an_integer_or_a_share() -> None:
     [
         (
             lambda t, h, w: diagnose(t, h, head=w, top_k=17),
-            "top-K must lie in [1, 16], the number of features, got 17",
+            "top_k must lie in [1, 16], the number of features, got 17",
         ),
-        (lambda t, h, w: diagnose(t, h, head=w, top_k=0), "top-K must lie in [1, 16], the number of features, got 0"),
+        (lambda t, h, w: diagnose(t, h, head=w, top_k=0), "top_k must lie in [1, 16], the number of features, got 0"),
         (
             lambda t, h, w: diagnose(t, h, head=w, top_k="0%"),
-            "top-K must lie in [1, 16], the number of features, got 0%",
+            "top_k must lie in [1, 16], the number of features, got 0%",
         ),
         (
             lambda t, h, w: diagnose(t, h, head=w, top_k="many"),
-            "top-K must be an integer or a percentage of D, got 'many'",
+            "top_k must be an integer or a percentage of D, got 'many'",
         ),
         (
             lambda t, h, w: diagnose(t, h, head=w, class_names=["a"]),
@@ -597,7 +598,7 @@ def test_top_k_is_an_integer_or_a_share() -> None:
         (lambda t, h, w: Diagnosis.from_json('{"schema_version": 9}'), "diagnosis must have schema_version 1, got 9"),
         (
             lambda t, h, w: Diagnosis.from_json('{"schema_version": 1}'),
-            "diagnosis field heldout_split must be valid (Field required), got",
+            "heldout_split of the diagnosis must be given, got nothing",
         ),
     ],
 )
@@ -613,18 +614,18 @@ def test_messages(sides: tuple[Embeddings, Embeddings, LinearHead], call: object
     [
         (
             lambda r: r["classes"].update(recall_train=[0.5]),
-            "diagnosis must be valid, got classes.recall_train",
+            "classes.recall_train of the diagnosis must be 10 numbers, one per class, got 1 values",
         ),
         (
             lambda r: r["classes"].pop("name"),
-            "diagnosis must be valid, got classes.name is missing",
+            "classes.name of the diagnosis must be given, got nothing",
         ),
         (
             lambda r: r["enemies"].pop(),
-            "diagnosis must be valid, got enemies is not 10 rows of 10",
+            "enemies of the diagnosis must be 10 rows of 10, got 9 rows",
         ),
-        (lambda r: r["findings"][0].pop("text"), "diagnosis field findings.0.text must be valid (Field required), got"),
-        (lambda r: r.update(top_k="many"), "diagnosis field top_k must be valid ("),
+        (lambda r: r["findings"][0].pop("text"), "findings.0.text of the diagnosis must be given, got nothing"),
+        (lambda r: r.update(top_k="many"), "top_k of the diagnosis must be valid ("),
     ],
 )
 def test_a_damaged_file_is_named_by_its_field(diagnosis: Diagnosis, change: object, message: str) -> None:

@@ -37,8 +37,8 @@ def test_there_and_back_through_json(sides: Sides) -> None:
     assert ModelComparison.from_dict(record).to_dict() == record
     for field, value, message in (
         ("schema_version", 2, "comparison must have schema_version 1, got 2"),
-        ("top_k", 0, "comparison field top_k must be valid"),
-        ("classes", {"recall_first": [1.0]}, r"comparison field classes.recall_first must have 10 numbers, got 1"),
+        ("top_k", 0, "top_k of the comparison must be above 0, got 0"),
+        ("classes", {"recall_first": [1.0]}, r"classes.recall_first of the comparison must have 10 numbers, got 1"),
     ):
         with pytest.raises(InputError, match=message):
             ModelComparison.from_dict({**record, field: value})

@@ -1,0 +1,279 @@
+"""The measures of a diagnosis, in groups; each function puts the columns of one group into a `ClassTable`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..functional import ceiling, counts, diversity, geometry, magnitude, metrics, neighbors, stats
+from ..network.linear_head import LinearHead
+from .beyond_size import MATCHED_N
+from .class_table import BOOTSTRAPS, ClassTable
+from .sides import Side
+
+DRAWS = 50  # draws of equally many rows of every class
+NEIGHBOR_VARIANCE = 2.25  # variance of a share of safe rows relative to independent rows: rows share neighbours
+ENEMY_NEIGHBORS = 10
+FOLDS = 5  # of the refitted head; undefined for a class with fewer rows
+
+
+def put_recognition(table: ClassTable, train: Side, heldout: Side) -> None:
+    """Put counts, recall, precision, margin and calibration, and which classes are fragile."""
+    confusions = [
+        metrics.confusion_matrix(side.labels, side.predictions, table.num_classes) for side in (train, heldout)
+    ]
+    table.put("count", confusions[0].sum(1))
+    table.put("count_heldout", confusions[1].sum(1))
+    for name, confusion in zip(("recall_train", "recall_heldout"), confusions, strict=True):
+        table.put_share(name, confusion.diagonal(), confusion.sum(1))
+    table.put_share("precision_heldout", confusions[1].diagonal(), confusions[1].sum(0))
+    recall = table.columns["recall_heldout"]
+    table.put("fragile", (table.columns["recall_heldout_high"] < recall.nanmean()).double())
+    table.put_mean("margin", metrics.margin(heldout.logits, heldout.labels), heldout.labels, heldout.queries)
+    table.put("ece", metrics.calibration_error(heldout.logits, heldout.labels))
+
+
+def put_magnitudes(table: ClassTable, train: Side, heldout: Side, head: LinearHead, k: int) -> dict[str, Tensor]:
+    """Put the measures of the top-K; return the `top_k_*` fields of a `Diagnosis`, each `(C, K)`."""
+    num_classes = head.num_classes
+    _, weight, bias = head.effective(train.features[:1])
+    mean_train = counts.class_mean(train.features, train.labels, num_classes) * weight
+    mean_heldout = counts.class_mean(heldout.features, heldout.labels, num_classes) * weight
+    indices = magnitude.top_k(mean_train, k)
+    _put_top_k_share(table, train, weight, mean_train, indices)
+    _put_ratios(table, train, heldout, weight, indices)
+    feature_means = counts.class_mean(train.raw, train.labels, num_classes)
+    _put_ratio(table, "fe_magnitude_ratio", train, heldout, None, magnitude.top_k(feature_means, k))
+    _put_identity_overlap(table, train, heldout, weight, mean_heldout, indices)
+    _put_needed(table, heldout, weight, bias)
+
+    hit = heldout.predictions == heldout.labels
+    mean_hits, mean_misses = (
+        counts.class_mean(heldout.features[chosen], heldout.labels[chosen], num_classes) * weight
+        for chosen in (hit, ~hit)
+    )
+    frequency = magnitude.needed_frequency(heldout.features, weight, bias, heldout.labels)
+    means = {
+        "top_k_train": mean_train,
+        "top_k_heldout": mean_heldout,
+        "top_k_heldout_tp": mean_hits,
+        "top_k_heldout_fn": mean_misses,
+        "top_k_frequency": frequency,
+    }
+    column, absent = indices.clamp(min=0), indices < 0
+    return {"top_k_features": indices} | {
+        name: values.gather(1, column).masked_fill(absent, torch.nan) for name, values in means.items()
+    }
+
+
+def _put_top_k_share(table: ClassTable, train: Side, weight: Tensor, means: Tensor, indices: Tensor) -> None:
+    table.put("top_k_share", magnitude.top_k_share(means, indices))
+    positive_weight = weight * (means > 0)
+    positive = (train.features * positive_weight[train.labels]).double().sum(1)
+    strength = magnitude.top_k_magnitude(train.features, positive_weight, train.labels, indices).double()
+    strength = strength * indices.shape[1]
+    rows, labels = train.queries, train.labels[train.queries]
+    drawn = torch.stack([table.bootstrap(values[rows], labels, "top_k_share") for values in (strength, positive)])
+    centre = table.means(strength[rows], labels) / table.means(positive[rows], labels)
+    table.put_draws("top_k_share", table.columns["top_k_share"], drawn[0] / drawn[1], centre)
+
+
+def _put_identity_overlap(
+    table: ClassTable, train: Side, heldout: Side, weight: Tensor, mean_heldout: Tensor, indices: Tensor
+) -> None:
+    overlap = magnitude.identity_overlap(indices, magnitude.top_k(mean_heldout, indices.shape[1]), weight.shape[1])
+    drawn = magnitude.bootstrap_identity_overlap(
+        heldout.features[heldout.queries], weight, heldout.labels[heldout.queries], indices, BOOTSTRAPS, seed=table.seed
+    )
+    rows = torch.stack([counts.class_counts(side.labels, table.num_classes) for side in (train, heldout)]).amin(0)
+    enough = rows >= MATCHED_N  # with fewer, resampled rows can only lose top-K features, and the ranking is chance
+    low, high = (end.where(enough, torch.nan) for end in stats.interval(drawn))
+    table.put("identity_overlap", overlap, torch.minimum(low, overlap), torch.maximum(high, overlap))
+
+
+def _put_needed(table: ClassTable, heldout: Side, weight: Tensor, bias: Tensor) -> None:
+    needed = magnitude.number_needed(heldout.features, weight, bias).double()
+    hit = heldout.predictions == heldout.labels
+    for name, chosen in (("needed_tp", hit), ("needed_error", ~hit)):
+        queries = heldout.queries[chosen[heldout.queries]]
+        drawn = table.bootstrap(needed[queries], heldout.labels[queries], name)
+        centre = table.means(needed[queries], heldout.labels[queries])
+        table.put_draws(name, table.means(needed[chosen], heldout.labels[chosen]), drawn, centre)
+
+
+def _put_ratios(table: ClassTable, train: Side, heldout: Side, weight: Tensor, indices: Tensor) -> None:
+    """Put the magnitude ratio of all held-out images, of the hits and of the misses, and the magnitude gap."""
+    hit = heldout.predictions == heldout.labels
+    seen, unseen = _put_ratio(table, "ce_magnitude_ratio", train, heldout, weight, indices)
+    gap = magnitude.magnitude_gap(seen.mean, unseen.mean)
+    table.put_draws("ce_magnitude_gap", gap, seen.drawn - unseen.drawn, seen.query_mean - unseen.query_mean)
+    for name, chosen in (("ce_magnitude_ratio_tp", hit), ("ce_magnitude_ratio_fn", ~hit)):
+        _put_ratio(table, name, train, heldout, weight, indices, chosen)
+
+
+class _Magnitude(NamedTuple):
+    """Class means of the top-K magnitude on one side: over all rows, over the query rows, and bootstrapped."""
+
+    mean: Tensor  # (C,)
+    query_mean: Tensor  # (C,)
+    drawn: Tensor  # (B, C)
+
+
+def _put_ratio(
+    table: ClassTable,
+    name: str,
+    train: Side,
+    heldout: Side,
+    weight: Tensor | None,
+    indices: Tensor,
+    chosen: Tensor | None = None,
+) -> tuple[_Magnitude, _Magnitude]:
+    """Put held-out over train of the class means of the top-K magnitude; return both.
+
+    Args:
+        table: The columns.
+        name: Name of the column.
+        train: Training side.
+        heldout: Held-out side.
+        weight: Rows of the head `(C, D)`; None measures features and not classification embeddings.
+        indices: Top-K `(C, K)`.
+        chosen: `(N,)` bool, the held-out rows to use; all by default.
+    """
+    sides = []
+    for key, side, keep in (("train", train, None), ("heldout", heldout, chosen)):
+        features = side.raw if weight is None else side.features
+        values = magnitude.top_k_magnitude(features, weight, side.labels, indices)
+        rows = torch.arange(len(values), device=values.device) if keep is None else keep.nonzero()[:, 0]
+        queries = side.queries if keep is None else side.queries[keep[side.queries]]
+        sides.append(
+            _Magnitude(
+                mean=table.means(values[rows], side.labels[rows]),
+                query_mean=table.means(values[queries], side.labels[queries]),
+                drawn=table.bootstrap(values[queries], side.labels[queries], f"{name} {key}"),
+            )
+        )
+    seen, unseen = sides
+    ratio = magnitude.magnitude_ratio(seen.mean, unseen.mean)
+    centre = magnitude.magnitude_ratio(seen.query_mean, unseen.query_mean)
+    table.put_draws(name, ratio, magnitude.magnitude_ratio(seen.drawn, unseen.drawn), centre)
+    return seen, unseen
+
+
+def global_centre(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the mean `(D,)` of the class means of training features, every class with the same weight.
+
+    The mean of all rows lies near the largest classes. Centred on it, every small class would lie to one side, and would look
+    uniform only because it is small.
+    """
+    return counts.class_mean(features, labels, num_classes).nanmean(0)
+
+
+def put_diversities(table: ClassTable, train: Side, heldout: Side, head: LinearHead, k: int) -> None:
+    """Put every diversity measure of both sides, at matched n."""
+    _, weight, _ = head.effective(train.features[:1])
+    centre = global_centre(train.raw, train.labels, head.num_classes)
+    for name, side in (("train", train), ("heldout", heldout)):
+        measured = diversity.matched_diversity(
+            side.raw,
+            side.labels,
+            head.num_classes,
+            centre=centre,
+            weight=weight,
+            k=k,
+            n=MATCHED_N,
+            draws=DRAWS,
+            seed=table.seed,
+            name=f"diversity {name}",
+        )
+        for measure, drawn in measured.items():
+            table.put_matched(f"diversity_{measure}_{name}", drawn, side.labels)
+
+
+def put_archetypes(table: ClassTable, train: Side) -> None:
+    """Put the shares of training rows that are safe, border, rare and outlier; NaN with 5 rows or fewer."""
+    rows = train.queries
+    if len(train.labels) > 5:
+        near = neighbors.nearest_neighbors(train.raw[rows], train.raw, 5, same=rows)[1]
+        kinds = neighbors.archetypes(train.labels[near], train.labels[rows])
+        fractions = neighbors.archetype_fractions(kinds, train.labels[rows], table.num_classes)
+        total, safe = (
+            counts.class_counts(labels, table.num_classes)
+            for labels in (train.labels[rows], train.labels[rows][kinds == 0])
+        )
+        low, high = stats.wilson_interval(safe / NEIGHBOR_VARIANCE, total / NEIGHBOR_VARIANCE)
+        table.put("safe", safe.double() / total, low, high)
+    else:
+        fractions = torch.full((table.num_classes, 4), torch.nan)
+        table.put("safe", fractions[:, 0], fractions[:, 0], fractions[:, 0])
+    for place, name in enumerate(("border", "rare", "outlier"), start=1):
+        table.put(name, fractions[:, place])
+
+
+def error_enemies(train: Side, heldout: Side, num_classes: int) -> Tensor:
+    """Return `(C, C)`: the share of each other class among the training neighbours of a class's held-out errors."""
+    wrong = heldout.queries[(heldout.predictions != heldout.labels)[heldout.queries]]
+    k = min(ENEMY_NEIGHBORS, len(train.labels))
+    near = neighbors.nearest_neighbors(heldout.raw[wrong], train.raw, k)[1]
+    return neighbors.enemy_matrix(train.labels[near], heldout.labels[wrong], num_classes)
+
+
+def put_geometry(table: ClassTable, train: Side, heldout: Side, head: LinearHead) -> dict[str, float]:
+    """Put deviation, range gap, head norm and NC1; return neural collapse and head numbers of the whole model."""
+    num_classes = head.num_classes
+    pair = (train.raw, train.labels, heldout.raw, heldout.labels, num_classes, MATCHED_N, DRAWS)
+    for name, measure in (("feature_deviation", geometry.feature_deviation), ("range_gap", geometry.range_gap)):
+        table.put_matched(name, measure(*pair, seed=table.seed), train.labels, heldout.labels)
+    table.put("head_norm", geometry.head_norms(head.weight))
+    table.put("nc1", geometry.nc1(train.raw, train.labels, num_classes))
+    table.put("nc1_heldout", geometry.nc1(heldout.raw, heldout.labels, num_classes))
+    means = counts.class_mean(train.raw, train.labels, num_classes)
+    count = table.columns["count"]
+    norms, angles = geometry.nc2(means)
+    return {
+        "nc2_norms": norms,
+        "nc2_angles": angles,
+        "nc3": geometry.nc3(head.weight.to(means.device), means),
+        "nc4_train": geometry.nc4(train.raw, train.predictions, means),
+        "nc4_heldout": geometry.nc4(heldout.raw, heldout.predictions, means),
+        "head_norm_count_correlation": stats.spearman(table.columns["head_norm"], count),
+        "minority_cosine": geometry.minority_cosine(head.weight, count.long()),
+    }
+
+
+def put_ceiling(table: ClassTable, heldout: Side) -> dict[str, float]:
+    """Put the recall of a refitted head and what it gains; return the mean gain with its interval."""
+    rows = heldout.queries
+    labels, num_classes = heldout.labels[rows], table.num_classes
+    enough = counts.class_counts(labels, num_classes) >= FOLDS
+    if int(enough.sum()) < 2:
+        nothing = torch.full((num_classes,), torch.nan)
+        table.put("recall_ceiling", nothing)
+        table.put("ceiling_gain", nothing, nothing, nothing)
+        return dict.fromkeys(("head_ceiling", "head_ceiling_low", "head_ceiling_high"), math.nan)
+    refitted = ceiling.cross_fitted_predictions(heldout.raw[rows], labels, num_classes, folds=FOLDS, seed=table.seed)
+    before, after = heldout.predictions[rows] == labels, refitted == labels
+    total = counts.class_counts(labels, num_classes).where(enough, 0)
+    hits_before, hits_after, hits_both = (
+        counts.class_counts(labels[those], num_classes).where(enough, 0) for those in (before, after, before & after)
+    )
+    table.put("recall_ceiling", hits_after.double() / total)
+    gain = (hits_after - hits_before).double() / total
+    ends = stats.paired_difference_interval(hits_before, hits_after, hits_both, total)
+    table.put("ceiling_gain", gain, *ends)
+    low, high = stats.mean_share_interval(gain, *ends, least=-1.0)
+    return {"head_ceiling": float(gain.nanmean()), "head_ceiling_low": low, "head_ceiling_high": high}
+
+
+def balanced_accuracy(columns: Mapping[str, Tensor], name: str) -> dict[str, float]:
+    """Return the mean recall over the classes on side `name`, and the interval that follows from those of the classes."""
+    recall, low, high = (columns[f"recall_{name}{end}"] for end in ("", "_low", "_high"))
+    ends = stats.mean_share_interval(recall, low, high)
+    return {
+        f"balanced_accuracy_{name}": float(recall.nanmean()),
+        f"balanced_accuracy_{name}_low": ends[0],
+        f"balanced_accuracy_{name}_high": ends[1],
+    }
