@@ -41,7 +41,8 @@ from diversify.runtime import provenance
 from diversify.study.methods import between, method_named
 from diversify.study.records import read_records
 from diversify.study.suites import CIFAR10_LT_SHORT
-from diversify.study.trial import Run, Task, load_task
+from diversify.study.task import Task, load_task
+from diversify.study.trial import Run
 from diversify.study.tune import defaults
 from diversify.training.resident import ResidentImages, features_of
 
@@ -76,7 +77,7 @@ class Bank:
 
 def unused(task: Task, tail_order: str) -> ResidentImages:
     """The first images of every class that neither train nor val has."""
-    cut = task.sides(tail_order, "val").data
+    cut = task.images(tail_order, "val").data
     whole = load_data(task.protocol.data, root=task.root, imbalance="none", holdout=0.0).train
     taken = torch.cat([cut.train.indices, *([cut.val.indices] if cut.val is not None else [])])
     left = (~torch.isin(whole.indices, taken)).nonzero()[:, 0]
@@ -90,9 +91,9 @@ def make_bank(task: Task, name: str, path: Path) -> None:
     """Train a network, and keep its features."""
     method_name, epochs, seed = name.rsplit(":", 2)
     method, order = method_named(method_name), task.protocol.tail_orders[0]
-    sides = task.sides(order, "val")
+    sides = task.images(order, "val")
     values = defaults(task.protocol.space_of(method))
-    run = Run.begun(task.protocol, sides, method, values, epochs=int(epochs), seed=int(seed))
+    run = Run.start(task.protocol, sides, method, values, epochs=int(epochs), seed=int(seed))
     for record in run.train(None):
         print(f"{name}: epoch {record.epoch + 1} of {epochs}", flush=True)
     split = split_head(run.model)
@@ -100,8 +101,8 @@ def make_bank(task: Task, name: str, path: Path) -> None:
         head = run.head(split)
         others = unused(task, order)
         made = features_of(split.features, others, prepare=sides.view.normalize, precision=task.protocol.precision)
-        features = {"train": run.features(split, judged=False), "val": run.features(split, judged=True)}
-    labels = {"train": sides.data.train.labels, "val": sides.judged_labels, "unused": others.labels}
+        features = {"train": run.features(split, evaluation=False), "val": run.features(split, evaluation=True)}
+    labels = {"train": sides.data.train.labels, "val": sides.evaluation_labels, "unused": others.labels}
     tensors = {"weight": head.weight, "bias": head.bias}
     for side, found in {**features, "unused": made.cpu()}.items():
         tensors |= {f"{side}_features": found.clone(), f"{side}_labels": labels[side].cpu()}

@@ -39,7 +39,8 @@ from diversify.study.records import Record, read_records
 from diversify.study.run import run_study
 from diversify.study.study import Study
 from diversify.study.suites import SUITES
-from diversify.study.trial import load_task, run_trial
+from diversify.study.task import load_task
+from diversify.study.trial import run_trial
 from diversify.training.ingredients import Ingredients
 from diversify.training.loop import fit
 from diversify.training.recipe import Recipe

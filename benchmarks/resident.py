@@ -24,7 +24,8 @@ from diversify.runtime import provenance
 from diversify.study.methods import method_named
 from diversify.study.protocol import Setting
 from diversify.study.suites import CIFAR10_LT
-from diversify.study.trial import build_setting, load_task, network_of
+from diversify.study.task import load_task
+from diversify.study.trial import build_setting, network_of
 from diversify.training.recipe import Recipe
 from diversify.training.resident import fit_resident
 
@@ -37,7 +38,7 @@ def epochs_of(root: str, epochs: int, barrier: Any, told: Any) -> None:
     torch.set_num_threads(1)
     begun = time.perf_counter()
     task = load_task(CIFAR10_LT, root=root)
-    sides = task.sides("canonical", "test")
+    sides = task.images("canonical", "test")
     setting: Setting = build_setting(sides, epochs + WARM_UP, 0)
     method = method_named("ce")
     recipe = Recipe(epochs=epochs + WARM_UP, schedule="cosine", precision="bf16")

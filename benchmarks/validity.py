@@ -71,7 +71,8 @@ from diversify.repair.retrain import retrain_head
 from diversify.runtime import provenance
 from diversify.study.methods import method_named
 from diversify.study.protocol import Protocol
-from diversify.study.trial import Run, Task, load_task
+from diversify.study.task import Task, load_task
+from diversify.study.trial import Run
 from diversify.study.tune import defaults
 
 Array = NDArray[np.float64]
@@ -152,13 +153,13 @@ class Network:
 def train(task: Task, method_name: str, tail: str, seed: int) -> Network:
     """A network trained by a method on the training images less the hold-out."""
     protocol, method = task.protocol, method_named(method_name)
-    sides = task.sides(tail, "val")
+    sides = task.images(tail, "val")
     data = sides.data
     if sides.train is None or data.val is None or data.test is None:
         raise must("data of validity", "fit on the device and have images for val and test", protocol.data)
     started = time.perf_counter()
     parameters = defaults(protocol.space_of(method))
-    run = Run.begun(protocol, sides, method, parameters, epochs=protocol.epochs, seed=seed)
+    run = Run.start(protocol, sides, method, parameters, epochs=protocol.epochs, seed=seed)
     for _ in run.train():
         pass
     split = split_head(run.model)
@@ -194,7 +195,7 @@ def records_of(task: Task, method_name: str, tail: str, seed: int) -> list[dict[
     """The records of one training; with cross entropy, that of its head retrained by the plan comes first."""
     started = provenance.now()
     network = train(task, method_name, tail, seed)
-    sides = task.sides(tail, "val")
+    sides = task.images(tail, "val")
 
     def record(name: str, head: LinearHead, seconds: float, params: Mapping[str, Any]) -> dict[str, Any]:
         recall = recall_of(head, network.test)

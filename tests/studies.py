@@ -1,7 +1,15 @@
-"""Records of studies as tests need them: accuracies by method and seed, and everything else plain."""
+"""Records of studies for tests: accuracies by method and seed, and everything else plain."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from diversify.study.records import Record
+
+TIME_FIELDS = (
+    *("seconds", "seconds_shared", "images_per_second", "peak_memory", "started"),
+    *("device", "versions", "commit", "workers"),
+)
+"""Fields that may differ between two records of the same run."""
 
 COUNTS = [400, 200, 90, 50, 12, 6]
 VAL = {"ce": 0.50, "focal": 0.55, "vs": 0.58, "balanced_softmax": 0.60, "vs+images": 0.66, "diversify": 0.68}
@@ -12,6 +20,11 @@ WOBBLE = (0.0, 0.011, -0.007, 0.004, -0.002, 0.009, 0.013, -0.011)
 def wobble(method: str, seed: int) -> float:
     """A small number, another for every method and seed."""
     return WOBBLE[(3 * seed + sum(map(ord, method))) % len(WOBBLE)] + 0.001 * seed
+
+
+def same_but_for_time(one: Record, other: Record) -> bool:
+    """Whether two records agree in everything but when, where and how fast they were made."""
+    return one.model_dump(exclude=set(TIME_FIELDS)) == other.model_dump(exclude=set(TIME_FIELDS))
 
 
 def origin(suite: str) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from diversify.study.protocol import Method, Outcome, Protocol
-from diversify.study.trial import Task, run_trial
+from diversify.study.task import Task
+from diversify.study.trial import run_trial
 
 COUNTS = (48, 24, 12, 6)
 

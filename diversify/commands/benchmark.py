@@ -16,7 +16,7 @@ from ..files.schema import refusal
 from ..runtime.user_code import import_file
 from ..study.ledger import Step
 from ..study.protocol import Protocol
-from ..study.records import read_records
+from ..study.records import read_records, require_results_file
 from ..study.run import run_study
 from ..study.study import Study
 from .train import Say
@@ -51,6 +51,7 @@ def benchmark_run(
 
     `progress` takes the study's steps. `runner` names what runs trials and finals, where it is not the library's own.
     """
+    require_results_file(out, "out")
     declared = Path(suite) if suite.endswith(".py") else None
     protocol = _protocol(suite) if declared is None else _declared_protocol(declared)
     study = Study(

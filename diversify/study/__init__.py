@@ -1,7 +1,8 @@
 """Equal-budget comparisons of methods.
 
-In: a `Protocol` (what is held fixed) and methods (what fills its slots). Out: one record per run, and `compare`, which
-says what the records show, with intervals. Open `study.py` first.
+A `Protocol` says what is the same for every method, and a `Method` fills the slots of the shared training loop.
+`run_study` writes one record per run, and `compare` turns the records into scores and paired differences with intervals.
+Start reading at `study.py`.
 """
 
 import lazy_loader as _lazy

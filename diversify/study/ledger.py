@@ -1,4 +1,4 @@
-"""The records of a study as the single source of truth: what is done and what is left."""
+"""What is done and what is left of a study, according to its records."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ SCHEMA_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """How far a method of a study is: after a record, or, with None for the record, at the beginning.
+    """The progress of one method of a study.
 
     Attributes:
-        done: Runs of the method that are recorded, of `total`.
-        seconds_left: Until the method is done, if all its runs take what those before took; None before the first run.
-        seconds_left_in_all: The same of the whole study.
+        method: Name of the method.
+        record: The record that was just written; None at the start of the study.
+        done: Recorded runs of the method.
+        total: All runs of the method.
+        seconds_left: Estimated time until the method is done, from the runs so far; None before the first run.
+        seconds_left_in_all: The same for the whole study.
     """
 
     method: str
@@ -33,52 +36,49 @@ class Step:
     seconds_left_in_all: float | None
 
 
-# What is done, and what is left
-
-
 class Ledger:
-    """What the records of a study say about what is left."""
+    """The records of a study, and the runs that are missing from them."""
 
     def __init__(self, study: Study) -> None:
         self.study, self.follower = study, Follower(study.results)
 
     def trials(self, method: str) -> dict[int, Record]:
-        """The trials that count, by number."""
+        """Return the recorded trials by number, up to the number of trials of the protocol."""
         recorded, wanted = self.follower.of("trial", method), self.study.protocol.trials
         return {number: record for number, record in recorded.items() if number < wanted}
 
     def open_trials(self, method: str) -> list[int]:
-        """The numbers without a record."""
+        """Return the numbers of the trials without a record."""
         recorded = self.follower.of("trial", method)
         return [number for number in range(self.study.protocol.trials) if number not in recorded]
 
     def best(self, method: str) -> Record | None:
-        """The trial that the final runs are of."""
+        """Return the best complete trial, whose parameters the final runs use; None if no trial is complete."""
         return chosen(self.trials(method).values())
 
     def open_finals(self, method: str) -> list[int]:
-        """The seeds without a record, whether their run can begin or not; none where no trial was complete."""
+        """Return the seeds without a final run; none if all trials are done and none is complete."""
         if not self.open_trials(method) and self.best(method) is None:
             return []
         recorded = self.follower.of("final", method)
         return [seed for seed in self.study.protocol.seeds if seed not in recorded]
 
     def outdated(self, method: str) -> InputError | None:
-        """What is wrong with the finals of a method whose trials are all recorded."""
+        """Return the error for final runs that do not use the parameters of the best trial; None if there are none."""
         best = self.best(method)
         finals = self.follower.of("final", method).values()
         if best is None or self.open_trials(method) or all(final.params == best.params for final in finals):
             return None
         law = f"be of its best trial of {self.study.protocol.trials}, trial {best.number}"
-        advice = "remove their lines to make them anew, or go on with the --trials of before"
+        advice = "delete their lines to run them again, or keep the earlier number of trials"
         return must(f"finals of {method} in {self.study.results}", law, "those of another trial", advice)
 
     def left(self) -> int:
-        """Runs without a record."""
+        """Return the number of runs without a record."""
         return sum(len(self.open_trials(name)) + len(self.open_finals(name)) for name in self.study.protocol.methods)
 
     def step(self, method: str, record: Record | None = None) -> Step:
-        """How far a method is."""
+        """Return the progress of a method."""
         trials, finals = len(self.open_trials(method)), len(self.open_finals(method))
         protocol = self.study.protocol
         recorded = [seed for seed in protocol.seeds if seed in self.follower.of("final", method)]
@@ -104,14 +104,19 @@ class Ledger:
         return (trials * trial + finals * final) / self.study.workers
 
     def _usual(self, kind: str, method: str) -> float | None:
-        """Seconds of a run of this kind: of this method, or of all where it has none yet."""
+        """Return the mean seconds of this method's runs of a kind; of all methods' if it has none yet."""
         own = self.follower.of(kind, method).values()
         seconds = [one.seconds for one in own or self.follower.records.values() if one.kind == kind]
         return fmean(seconds) if seconds else None
 
 
 def require_same(study: Study, follower: Follower) -> None:
-    """Say what differs where the file holds records of another study."""
+    """Check that the records belong to this study.
+
+    Raises:
+        InputError: the records were made with another protocol, search space or order of seeds; the message says what
+            differs.
+    """
     records = list(follower.records.values())
     if not records:
         return
@@ -119,11 +124,11 @@ def require_same(study: Study, follower: Follower) -> None:
     other = next((one for one in records if one.protocol != study.digest), None)
     if other is not None:
         unset: dict[str, Any] = dict.fromkeys(OPTIONAL)
-        told = kept.get("protocol")
-        then = unset | told if told else {}
+        recorded = kept.get("protocol")
+        then = unset | recorded if recorded else {}
         new = unset | fixed_of(study.protocol)
         differ = [f"{name} {new[name]}, not {then[name]}" for name in new if name in then and then[name] != new[name]]
-        law, advice = "be those of one protocol", "choose another --out"
+        law, advice = "belong to one protocol", "choose another file"
         if other.suite != study.protocol.suite:
             raise must(f"records in {study.results}", law, f"suite {study.protocol.suite}, not {other.suite}", advice)
         raise must(f"records in {study.results}", law, "; ".join(differ) or "another protocol", advice)
@@ -133,25 +138,25 @@ def require_same(study: Study, follower: Follower) -> None:
         if before is not None and before != now and follower.of("trial", name):
             differ = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
             law = f"be that of the trials in {study.results}"
-            raise must(f"search space of {name}", law, f"another {', '.join(differ)}", "choose another --out")
+            raise must(f"search space of {name}", law, f"another {', '.join(differ)}", "choose another file")
     _require_seeds(study, records)
 
 
 def _require_seeds(study: Study, records: list[Record]) -> None:
-    """Say when the seeds of a study are others than those that its records were made with."""
+    """Raise an InputError if the seeds do not start with those that the records were made with."""
     protocol = study.protocol
     for one in records:
-        advice = "list the seeds of before first, in their order"
+        advice = "list the recorded seeds first, in their order"
         if one.kind == "trial" and one.seed != protocol.seeds[0]:
-            law = f"begin with {one.seed}, the seed of the trials in {study.results}"
-            raise must("--seeds", law, protocol.seeds[0], advice)
+            law = f"start with {one.seed}, the seed of the trials in {study.results}"
+            raise must("seeds", law, protocol.seeds[0], advice)
         if one.kind == "final" and one.seed in protocol.seeds and one.tail_order != protocol.tail_order_of(one.seed):
             law = f"leave seed {one.seed} its tail order {one.tail_order}"
-            raise must("--seeds", law, protocol.tail_order_of(one.seed), advice)
+            raise must("seeds", law, protocol.tail_order_of(one.seed), advice)
 
 
 def sidecar(study: Study) -> dict[str, Any]:
-    """What the file beside the records says of the study; empty before its first run."""
+    """Return the content of the file beside the records; empty before the first run of the study."""
     if not study.sidecar.exists():
         return {}
     kept = atomic.read_json(study.sidecar, "protocol of the records")

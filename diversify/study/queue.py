@@ -1,4 +1,4 @@
-"""Hand out the runs of a study to processes, each run once."""
+"""Hand out the runs of a study to processes, so that each run is made once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from .records import Record, append_record, fixed_in, fixed_of
 from .study import Study
 from .tune import Search, Trial, describe_space, open_storage
 
-_DESK = "desk"  # the lock under which work is given out and taken back
-
-
-# One process
+_DESK = "desk"  # the lock under which runs are claimed and recorded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,18 +40,18 @@ def _claim(kind: str, method: str, place: int) -> str:
 
 
 class Desk:
-    """Where a process gets its work and hands in its records."""
+    """Gives a process its runs and takes its records."""
 
     def __init__(self, study: Study, locks: Locks) -> None:
         self._study, self._locks, self._searches = study, locks, dict[str, Search]()
         self.ledger = Ledger(study)
-        self.refused: dict[str, InputError] = {}  # claims of finals that cannot be had, and methods without
+        self.refused: dict[str, InputError] = {}  # by the claim of a failed final run, or by the name of a method
         with locks.alone(_DESK):
             self._name = self._agree()
             self._storage = open_storage(study.storage, journal=study.journal, locks=locks)
 
     def _agree(self) -> str:
-        """Say when the records are of another study; else write down what they are of. Returns what the search is called."""
+        """Check that the records belong to this study, write the file beside them, and return the name of the search."""
         study, follower = self._study, self.ledger.follower
         follower.look()
         require_same(study, follower)
@@ -62,7 +59,7 @@ class Desk:
         before = dict(kept.get("protocol", {}))
         if before and fixed_in(before) != fixed_of(study.protocol):
             if not follower.records and not self._locks.is_sole():
-                raise must("results", "not be in use by another study", study.results, "choose another --out")
+                raise must("results", "not be in use by another study", study.results, "choose another file")
             kept = {}
         names = {} if not follower.records else kept.get("spaces", {})
         found = {
@@ -76,7 +73,7 @@ class Desk:
         return f"{study.protocol.suite} {study.digest[:12]} {found['search']}"
 
     def next(self) -> Job | None:
-        """The first run that can begin, claimed; None where there is none at the moment."""
+        """Claim and return the first run that can start; None if there is none at the moment."""
         with self._locks.alone(_DESK):
             self.ledger.follower.look()
             for method in self._study.methods.values():
@@ -121,7 +118,7 @@ class Desk:
         return self._searches[method.name]
 
     def hand_in(self, job: Job, record: Record) -> None:
-        """Record a run, and give its claim back."""
+        """Record a run and release its claim."""
         with self._locks.alone(_DESK):
             self.ledger.follower.look()
             if record.key not in self.ledger.follower.records:
@@ -132,12 +129,12 @@ class Desk:
             self._locks.free(job.claim)
 
     def refuse(self, job: Job, reason: str) -> None:
-        """Keep the claim of a final run that ended in an error: this process does not try it again."""
+        """Remember a failed final run. Its claim is kept, so that this process does not try it again."""
         subject = f"final run of {job.method.name} with seed {job.place}"
-        self.refused[job.claim] = must(subject, "end well", reason, "the other runs are recorded")
+        self.refused[job.claim] = must(subject, "succeed", reason, "the other runs are recorded")
 
     def is_done(self) -> bool:
-        """Whether nothing is left but what cannot be had."""
+        """Return True if every run is recorded or has failed."""
         left = 0
         for name in self._study.protocol.methods:
             finals = self.ledger.open_finals(name)

@@ -1,4 +1,4 @@
-"""Read the records, the protocol and the search spaces of a study."""
+"""Read the records, the protocol and the search spaces of a study, also of one that another version wrote."""
 
 from __future__ import annotations
 
@@ -11,14 +11,28 @@ from ..errors import must
 from ..files import atomic
 
 Record = Mapping[str, Any]
-BACKBONE = "backbone"  # in `inside`: the network that was frozen, by name
-
-
-# Records
+BACKBONE = "backbone"
+"""Key in a record's `inside`: the name of the frozen network that the run used."""
 
 
 def load(path: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
-    """The records of a study; an InputError names the line that is none."""
+    """Return the records of a study as dictionaries, as `compare` takes them.
+
+    Args:
+        path: A `.jsonl` file of records.
+        name: What errors call the file.
+
+    Raises:
+        InputError: the file does not exist, or a line is not a record; the message names the line.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "results.jsonl"
+        >>> run = {"kind": "final", "suite": "mine", "method": "ce", "seed": 0, "balanced_accuracy": 0.5}
+        >>> atomic.append_jsonl(path, {**run, "recall": [0.7, 0.3], "class_counts": [90, 10]})
+        >>> [record["balanced_accuracy"] for record in load(path)]
+        [0.5]
+    """
     records = atomic.read_jsonl(path, name)
     for number, record in enumerate(records, start=1):
         wrong = _wrong(record)
@@ -28,9 +42,21 @@ def load(path: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
 
 
 def load_protocol(path: Path) -> dict[str, Any]:
-    """What the study whose records are at `path` held fixed; empty where nothing says so beside them.
+    """Return what a study held fixed, from the file `NAME.protocol.json` beside its records.
 
-    Its methods are all that were ever asked for, not only those of the last command.
+    Args:
+        path: The file of records, `NAME.jsonl`.
+
+    Returns:
+        The fields of a `Protocol`; empty if there is no such file. `methods` lists all methods that were ever run, not
+        only those of the last call.
+
+    Raises:
+        InputError: the file does not hold a protocol.
+
+    Example:
+        >>> load_protocol(Path("missing.jsonl"))
+        {}
     """
     protocol = _beside(path, "protocol")
     if isinstance(methods := protocol.get("methods"), list):
@@ -39,7 +65,7 @@ def load_protocol(path: Path) -> dict[str, Any]:
 
 
 def load_spaces(path: Path) -> dict[str, Any]:
-    """What was searched for each method, as `study.tune.describe_space` wrote it; empty where nothing says so."""
+    """Return the search space of each method, as `study.tune.describe_space` wrote it; empty if none is recorded."""
     return _beside(path, "spaces")
 
 
@@ -55,7 +81,7 @@ def _beside(path: Path, part: str) -> dict[str, Any]:
 
 
 def _wrong(record: Record) -> str:
-    """What a record lacks, in words; empty where nothing."""
+    """Return what is wrong with a record, in words; empty if nothing is."""
     kind = record.get("kind")
     if kind not in ("trial", "final"):
         return f"kind {kind!r}"

@@ -1,4 +1,4 @@
-"""One line per run of a study: what was run, what came out, and where and when."""
+"""The records of a study: one line per run, with its parameters, its scores, and where and when it was made."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ from .protocol import Protocol
 
 SUFFIX = ".jsonl"
 FREE = ("note", "methods", "trials", "seeds")
-"""What may differ between records of one protocol: who takes part, and how often."""
+"""Fields of a protocol that may differ between records of one file: the methods, and how often each is run."""
 
 OPTIONAL = ("resize", "crop", "mean", "std")
-"""What counts only where it is set: protocols that say nothing of it keep the digest that their records carry."""
-
-TIME_FIELDS = (
-    *("seconds", "seconds_shared", "images_per_second", "peak_memory", "started"),
-    *("device", "versions", "commit", "workers"),
-)
-"""What may differ between two runs of the same thing."""
+"""Fields that enter the digest of a protocol only if they are set, so that older records keep their digest."""
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 Amount = Annotated[float, pydantic.Field(ge=0)]
@@ -34,10 +28,47 @@ Word = Annotated[str, pydantic.Field(min_length=1)]
 
 
 class Record(Value):
-    """A trial, judged on val, or the final run of one seed, judged on test.
+    """The record of one run: a trial, evaluated on the validation set, or a final run, evaluated on the test set.
 
-    A trial that was stopped at a rung is "pruned" and has the balanced accuracy of that rung; one that ended in an error of
-    its parameters is "failed", says the `reason`, and has none. Neither has recalls.
+    Attributes:
+        kind: "trial" or "final".
+        suite: Name of the study.
+        method: Name of the method.
+        number: Number of the trial; None in a final run.
+        seed: Seed of the run.
+        split: "val" in a trial, "test" in a final run.
+        state: "complete"; "pruned" if the trial was stopped at a rung; "failed" if its parameters cannot be trained with.
+            Only complete runs have recalls.
+        reason: Why a trial failed.
+        balanced_accuracy: Mean recall; that of the last rung in a pruned trial, None in a failed one.
+        macro_f1: Mean F1 score.
+        g_mean: Geometric mean of the recalls.
+        ece: Expected calibration error.
+        recall: Recall per class; None for a class without images in the split.
+        class_counts: Training images per class.
+        params: Values of all parameters that are searched.
+        epochs: Epochs trained.
+        curve: (epochs done, balanced accuracy) at each rung.
+        inside: Diagnostics of a final run.
+        carried: What the head step passed on (JSON).
+        tail_order: Which classes are rare.
+        seconds: Wall-clock time of the run.
+        seconds_shared: `seconds` divided by the number of workers that shared the device.
+        images_per_second: Training images per second.
+        peak_memory: Largest memory in use on the device, in bytes.
+        workers: Worker processes of the study.
+        device: The device, in words.
+        versions: Versions of the libraries.
+        commit: Commit of the library; it ends in "+" if files were changed.
+        started: When the run started.
+        protocol: sha256 of what the protocol holds fixed.
+
+    Raises:
+        pydantic.ValidationError: a field breaks its rule.
+
+    Example:
+        >>> Record.model_fields["state"].default
+        'complete'
     """
 
     model_config = pydantic.ConfigDict(strict=True)
@@ -95,23 +126,28 @@ class Record(Value):
 
     @property
     def key(self) -> Key:
-        """What there is one record of: a method's trial of this number, or its final run of this seed."""
+        """What identifies the run: its protocol, kind, method, and trial number or seed."""
         return self.protocol, self.kind, self.method, self.seed if self.number is None else self.number
 
 
 def parse_record(line: bytes | str, place: str) -> Record:
-    """The record in a line; `place` says in an error which line it is."""
+    """Return the record in a line of JSON.
+
+    Args:
+        line: The line.
+        place: Names the line in an error.
+
+    Raises:
+        InputError: the line is not a record.
+    """
     try:
         return Record.model_validate_json(line)
     except pydantic.ValidationError as error:
-        if error.errors()[0]["type"] == "json_invalid":
-            shown = line.decode(errors="replace") if isinstance(line, bytes) else line
-            raise must(place, "be a JSON object", repr(shown[:60])) from None
         raise refusal(place, error, Record.model_fields) from None
 
 
 class Follower:
-    """The records of a file that grows: each look reads only the lines that came since the last."""
+    """The records of a file that grows. `look` reads only the lines that were added since the last look."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -121,7 +157,7 @@ class Follower:
         self._lines = 0
 
     def look(self) -> list[Record]:
-        """The records that came since the last look."""
+        """Return the records that were added since the last look."""
         lines, self._offset = atomic.follow_jsonl(self.path, self._offset)
         new = []
         for line in lines:
@@ -136,59 +172,67 @@ class Follower:
         return new
 
     def of(self, kind: str, method: str) -> dict[int, Record]:
-        """The trials of a method by number, or its finals by seed, in the order of the file."""
+        """Return the trials of a method by number, or its final runs by seed, in the order of the file."""
         return self._of.get((kind, method), {})
 
 
 def read_records(path: Path) -> list[Record]:
-    """All records of a file, in its order, without a torn last line.
+    """Return all records of a file in order. An incomplete last line is left out.
+
+    Args:
+        path: A `.jsonl` file that `run_study` wrote.
 
     Raises:
-        InputError: there is no such file, a line is no record, or a run is there twice; the message says which line.
+        InputError: the file does not exist, a line is not a record, or a run is recorded twice; the message names the line.
+
+    Example:
+        >>> from pathlib import Path
+        >>> read_records(Path("missing.jsonl"))
+        Traceback (most recent call last):
+        diversify.errors.InputError: results must be an existing file, got missing.jsonl
     """
     atomic.require_file(path, "results")
     return Follower(path).look()
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add a record as one line, whole or not at all."""
+    """Append a record as one line, completely or not at all."""
     atomic.append_jsonl(path, record.model_dump(mode="json"))
 
 
-def same_but_for_time(one: Record, other: Record) -> bool:
-    """Whether two records say the same, whenever, wherever and however fast they were made."""
-    return one.model_dump(exclude=set(TIME_FIELDS)) == other.model_dump(exclude=set(TIME_FIELDS))
-
-
 def fixed_of(protocol: Protocol) -> dict[str, Any]:
-    """What a protocol holds fixed, as JSON: all of it but `FREE`, and of `OPTIONAL` what is set."""
+    """Return what a protocol holds fixed, as JSON: all fields except those in `FREE`, and unset ones in `OPTIONAL`."""
     return fixed_in(protocol.model_dump(mode="json"))
 
 
 def fixed_in(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a protocol that is JSON already."""
+    """Return the same for a protocol that is already JSON."""
     return {
         name: value for name, value in values.items() if name not in FREE and not (name in OPTIONAL and value is None)
     }
 
 
 def digest_of(protocol: Protocol) -> str:
-    """sha256 of what a protocol holds fixed: records of one file share it."""
+    """Return the sha256 of what a protocol holds fixed, which all records of a file share."""
     return digests.digest_json(fixed_of(protocol))
 
 
 def chosen(trials: Iterable[Record]) -> Record | None:
-    """The complete trial with the best balanced accuracy on val, the first of equals; None where none is complete."""
+    """Return the complete trial with the best balanced accuracy, the earliest of equals; None if no trial is complete."""
     complete = [record for record in trials if record.state == "complete" and record.balanced_accuracy is not None]
     return min(complete, key=lambda record: (-(record.balanced_accuracy or 0.0), record.number), default=None)
 
 
-def require_results_file(path: Path) -> None:
-    """Say when records cannot be written to `path`: it must be a `.jsonl` file in a folder, there already or not."""
+def require_results_file(path: Path, name: str = "results") -> None:
+    """Check that records can be written to a file, which need not exist yet; `name` is the parameter that an error names.
+
+    Raises:
+        InputError: `path` does not end in `.jsonl`, is a folder, or does not lie in a folder.
+    """
     if path.suffix != SUFFIX:
         better = path / f"results{SUFFIX}" if path.is_dir() else path.with_suffix(SUFFIX)
-        raise must("--out", f"be a file that ends in {SUFFIX}", path, f"for example {better}")
+        raise must(name, f"be a file that ends in {SUFFIX}", path, f"for example {better}")
     if path.is_dir():
-        raise must("--out", "be a file", f"the folder {path}")
+        raise must(name, "be a file", f"the folder {path}")
     if any(parent.exists() and not parent.is_dir() for parent in path.parents):
-        raise must("--out", "lie in a folder", path)
+        raise must(name, "lie in a folder", path)

@@ -1,9 +1,9 @@
-"""A study from its first trial to its last final run: who runs what, what is recorded, and how it goes on after an interruption.
+"""Run a study, from its first trial to its last final run, with any number of interruptions.
 
-The file of records is the truth. Whoever asks for work, under one lock, gets the first trial that is neither recorded nor
-claimed, or a final run of a method whose trials are all recorded. A claim is a lock, gone with the process that holds it, so
-that nothing is ever left to be cleared away, and every run is recorded once. A run of many minutes also keeps its state beside
-the records, and goes on from it where the same code takes the same run up again.
+The file of records is the only source of truth. A process that asks for work, under one lock, gets the first trial that is
+neither recorded nor claimed, or a final run of a method whose trials are all recorded. A claim is a lock that disappears with
+its process, so nothing has to be cleaned up, and every run is recorded once. A long run also saves its state beside the
+records. The run is resumed from it if the same code runs it again.
 """
 
 from __future__ import annotations
@@ -18,28 +18,42 @@ from .study import Study
 from .tune import require_storage
 from .workers import work_on, work_together
 
-# The study
-
 
 def run_study(study: Study) -> Iterator[Step]:
-    """Run what is not recorded yet; yields how far each method is, then one step per record, written when it is yielded.
+    """Run all trials and final runs that are not recorded yet.
 
-    It may be stopped at any moment and called again: with one worker the records are then the same as without a stop,
-    times aside; with several their number is.
+    The study may be stopped at any time and resumed by another call. With one worker the records are then the same as
+    without a stop, except for times; with several workers their number is the same.
+
+    Args:
+        study: The study.
+
+    Yields:
+        One step per method with its progress so far, then one step per new record, which is already written.
 
     Raises:
-        InputError: the file holds records of another study, a method is unknown, the data cannot be had, the finals are of
-            a trial that is no longer the best, or a final run ended in an error, when all others are recorded.
+        InputError: the file holds records of another study, a method is unknown, the data are not available, final runs
+            belong to a trial that is no longer the best, or a final run failed (raised after all others are recorded).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from diversify.study import Protocol, Study, run_study
+        >>> protocol = Protocol(suite="mine", data="digits", methods=("ce",))
+        >>> steps = run_study(Study(protocol=protocol, results=Path(tempfile.mkdtemp()) / "results.jsonl"))
+        >>> first = next(steps)  # nothing has been trained yet
+        >>> first.method, first.done, first.total
+        ('ce', 0, 7)
     """
     require_results_file(study.results)
     require_storage(study.storage)
     if study.workers < 1:
-        raise must("--workers", "be at least 1", study.workers)
+        raise must("workers", "be at least 1", study.workers)
     if study.workers > 1 and not locks.KNOWS_LOCKS:
-        raise must("--workers", "be 1 on a system without file locks", study.workers)
+        raise must("workers", "be 1 on a system without file locks", study.workers)
     ledger = Ledger(study)
     ledger.follower.look()
-    study.methods  # noqa: B018 - said before anything is loaded
+    study.methods  # noqa: B018 - an unknown method is an error before anything is loaded
     require_same(study, ledger.follower)
     yield from map(ledger.step, study.protocol.methods)
     if not ledger.left():
@@ -47,7 +61,7 @@ def run_study(study: Study) -> Iterator[Step]:
             raise error
         return
     if study.workers > 1 and study.download:
-        study.made.load(study.protocol, root=study.root, device=study.device, download=True)  # by one, before all
+        study.made.load(study.protocol, root=study.root, device=study.device, download=True)  # once, before all workers
     made = work_on(study) if study.workers == 1 else work_together(study, ledger)
     for known, record in made:
         if record.method in study.protocol.methods:

@@ -1,9 +1,8 @@
-"""A study as a value: its protocol, its records, and how it is run."""
+"""A study as a value: its protocol, its file of records, and how it is run."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +16,20 @@ from .records import digest_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runner:
-    """What loads the data of a study and trains one of its runs.
+    """The functions that load the data of a study and carry out its runs.
 
     Attributes:
-        load: `load(protocol, *, root, device, download)`: what is loaded once per process.
-        run: `run(task, method, parameters, *, seed, split, carried, report)`, with what `load` gave: an `Outcome`. An
-            `InputError` or an `ArithmeticError` says that these parameters cannot be trained with.
-        resumes: Whether `run` also takes `state`, a file of the run's own from which it goes on where it was interrupted.
-        method: The method of a name.
-        suffixed: A declared method with what its suffixes add.
+        load: `load(protocol, *, root, device, download)` returns what is loaded once per process.
+        run: `run(task, method, parameters, *, seed, split, carried, report)` returns an `Outcome`; `task` is the result of
+            `load`. It raises an `InputError` or an `ArithmeticError` if these parameters cannot be trained with.
+        method: Returns the method with a name.
+        suffixed: Returns a declared method with suffixes applied; None if there are no suffixes.
+        resumes: True if `run` also takes `state`, a file of its own from which an interrupted run is resumed.
+
+    Example:
+        >>> from diversify.study.study import standard_runner
+        >>> standard_runner().resumes
+        True
     """
 
     load: Callable[..., Any]
@@ -36,26 +40,34 @@ class Runner:
 
 
 def standard_runner() -> Runner:
-    """The runs of `study.trial`."""
-    trial, methods = (importlib.import_module(f".{name}", __package__) for name in ("trial", "methods"))
-    return Runner(
-        load=trial.load_task,
-        run=trial.run_trial,
-        method=methods.method_named,
-        suffixed=methods.with_suffixes,
-        resumes=True,
-    )
+    """Return the runner that trains networks with the methods of this library."""
+    # Imported here: a study with a runner of its own does not need the training code.
+    from .methods import method_named, with_suffixes
+    from .task import load_task
+    from .trial import run_trial
+
+    return Runner(load=load_task, run=run_trial, method=method_named, suffixed=with_suffixes, resumes=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """A protocol, where its records go, and how it is run; it can be sent to another process.
+    """A protocol, its file of records, and how it is run. It can be sent to another process.
 
     Attributes:
-        storage: The address of a database that the search is kept in; None for a journal beside the records.
-        workers: Processes that run trials side by side on the device.
-        declared: A Python file whose `METHODS` are known beside the named ones.
+        protocol: What is the same for every method.
+        results: The `.jsonl` file of records. It is created if needed, and an existing one is continued.
+        root: Folder of the data sets.
+        device: Training device.
+        download: True to download a public data set that is missing.
+        storage: Address of a database that holds the search; None for a journal beside the records.
+        workers: Processes that share the device.
+        declared: A Python file whose `METHODS` can be named in the protocol.
         runner: `package.module:function` that returns the `Runner`.
+
+    Example:
+        >>> study = Study(protocol=Protocol(suite="mine", data="digits", methods=("ce",)), results=Path("mine.jsonl"))
+        >>> study.sidecar.name, sorted(study.space("ce"))
+        ('mine.protocol.json', ['learning_rate', 'weight_decay'])
     """
 
     protocol: Protocol
@@ -70,22 +82,22 @@ class Study:
 
     @property
     def sidecar(self) -> Path:
-        """What the records are of: the protocol, and what was searched."""
+        """The file that holds the protocol and the search spaces of the records."""
         return self.results.with_suffix(".protocol.json")
 
     @property
     def journal(self) -> Path:
-        """Where Optuna keeps the search when no database is named."""
+        """The file in which Optuna keeps the search if there is no database."""
         return self.results.with_suffix(".optuna.journal")
 
     @property
     def lock(self) -> Path:
-        """The file of locks, there while somebody works."""
+        """The file of locks. It exists while a process works on the study."""
         return self.results.with_name(f".{self.results.name}.lock")
 
     @property
     def states(self) -> Path:
-        """The folder of what long runs go on from, there while some are begun."""
+        """The folder of saved states. It exists while a run is unfinished."""
         return self.results.with_name(f".{self.results.name}.runs")
 
     @cached_property
@@ -96,7 +108,7 @@ class Study:
 
     @cached_property
     def methods(self) -> dict[str, Method]:
-        """The methods of the protocol, by name; an InputError for one that nobody declares."""
+        """The methods of the protocol by name; raises an InputError for an unknown one."""
         declared = {method.name: method for method in declared_methods(self.declared)}
         return {name: self._method(name, declared) for name in self.protocol.methods}
 
@@ -112,26 +124,25 @@ class Study:
 
     @cached_property
     def digest(self) -> str:
-        """Of what the protocol holds fixed."""
+        """The sha256 of what the protocol holds fixed."""
         return digest_of(self.protocol)
 
     def space(self, method: str) -> Space:
-        """All that is searched for a method."""
+        """Return all parameters that are searched for a method."""
         return self.protocol.space_of(self.methods[method])
 
 
 def declared_methods(file: Path | None) -> tuple[Method, ...]:
-    """`METHODS` of a Python file; none where there is no file, or no such name in it."""
+    """Return `METHODS` of a Python file; empty if there is no file, or no such name in it."""
     if file is None:
         return ()
     methods = getattr(user_code.import_file(file, "FILE.py"), "METHODS", ())
     if not isinstance(methods, tuple | list) or not all(isinstance(one, Method) for one in methods):
         raise must(f"METHODS of {file}", "be a tuple of Method", type(methods).__name__)
-    known = importlib.import_module(".methods", __package__).METHODS
+    from .methods import METHODS  # imported here: most studies declare no methods
+
     for place, one in enumerate(methods):
-        if one.name in known or one.name in [other.name for other in methods[:place]]:
-            law = "have names of their own"
-            raise must(
-                f"METHODS of {file}", law, f"{one.name!r} {'again' if one.name not in known else 'of the library'}"
-            )
+        if one.name in METHODS or one.name in [other.name for other in methods[:place]]:
+            which = "of the library" if one.name in METHODS else "twice"
+            raise must(f"METHODS of {file}", "have names of their own", f"{one.name!r} {which}")
     return tuple(methods)

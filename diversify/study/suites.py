@@ -1,4 +1,4 @@
-"""The studies that `diversify benchmark` knows by name: what they hold fixed, each a short declaration."""
+"""The protocols that `diversify benchmark` knows by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ THE_EIGHT = (
     "plan_from_counts",
     "diversify",
 )
-"""Those that matter where a run is costly: plain training, the strongest losses, mixing, and the controls of `diversify`."""
+"""The methods to compare when runs are costly: plain training, the strongest losses, mixing, and controls of `diversify`."""
 
 DIGITS = Protocol(
     suite="digits",

@@ -1,8 +1,8 @@
-"""Which parameters a trial tries, which trial is stopped, and which choices mattered: Optuna, here only.
+"""The parameter search: what a trial tries, when it is stopped, and which parameters mattered. Only this file imports Optuna.
 
-The records are the truth, and a storage of Optuna's is brought to say what they say before every trial: what a killed
-process left there is repaired, what is missing is added. With one process a trial then depends on the records before it and
-on its number, and on nothing else.
+The file of records is the source of truth. Before every trial Optuna's storage is made to agree with it: trials that a killed
+process left behind are repaired, and missing ones are added. With one process a trial therefore depends only on its number
+and on the records before it.
 """
 
 from __future__ import annotations
@@ -26,28 +26,25 @@ if TYPE_CHECKING:
 
 
 STARTUP_TRIALS = 10
-"""Trials that end before the sampler models them; the first of all has the published values, the others are random."""
+"""Trials before the sampler models them. The first has the published values, the others are random."""
 
 COMPARED_TRIALS = 4
-"""Complete trials that a trial is compared with, at least, before it may be stopped: at a rung, below their median."""
+"""Complete trials that must exist before a trial may be stopped, at a rung, for being below their median."""
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 FEWEST_FOR_IMPORTANCE = 4
 
-_NUMBER, _PARAMETERS = "number", "parameters"  # what trials in a storage are known by
+_NUMBER, _PARAMETERS = "number", "parameters"  # attributes that identify a trial in the storage
 _JOURNAL_LOCK = "journal"
 
 
-# What is searched
-
-
 def defaults(space: Space) -> dict[str, Parameter]:
-    """The published values."""
+    """Return the published value of every parameter."""
     return {name: _number(one, one.default) if isinstance(one, Range) else one.default for name, one in space.items()}
 
 
 def describe_space(space: Space) -> dict[str, list[Parameter]]:
-    """A space as JSON, its defaults left out: what two searches of one name must share."""
+    """Return a space as JSON without its defaults, which may differ between two runs of the same search."""
     described: dict[str, list[Parameter]] = {}
     for name, one in space.items():
         if isinstance(one, Range):
@@ -59,7 +56,7 @@ def describe_space(space: Space) -> dict[str, list[Parameter]]:
 
 
 def read_space(described: Mapping[str, Sequence[Parameter]]) -> Space:
-    """A space from what `describe_space` made of it; the defaults, which that leaves out, are the first values."""
+    """Return the space that `describe_space` wrote. Defaults are not written, so the first values replace them."""
     space: dict[str, Range | Choice] = {}
     for name, values in described.items():
         if values[-1] in ("logarithmic", "linear") and len(values) == 3:
@@ -88,9 +85,6 @@ def _distributions(space: Space) -> dict[str, Any]:
     return {name: distribution(one) for name, one in space.items()}
 
 
-# How it is searched
-
-
 def _weights(trials: int) -> np.ndarray[Any, Any]:
     import numpy as np
 
@@ -98,7 +92,7 @@ def _weights(trials: int) -> np.ndarray[Any, Any]:
 
 
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """Tree-structured Parzen estimators, as Optuna 5.0 sets them: named one by one, for 4.4 has others."""
+    """Return a TPE sampler with the defaults of Optuna 5.0, spelled out because those of 4.4 differ."""
     from optuna.samplers import TPESampler
 
     return TPESampler(
@@ -128,31 +122,28 @@ def _pruner() -> optuna.pruners.BasePruner:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna says nothing in the block, and what it says elsewhere is as before."""
+    """Silence Optuna's log and warnings within the block."""
     import optuna
 
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        with warnings.catch_warnings(action="ignore"):  # that an argument which is named will be gone some day
+        with warnings.catch_warnings(action="ignore"):  # deprecated arguments are passed on purpose
             yield
     finally:
         optuna.logging.set_verbosity(level)
 
 
-# Where it is kept
-
-
 def require_storage(url: str | None) -> None:
-    """Say when `url` is no database that a search can be kept in."""
+    """Raise an InputError if `url` is not the address of a supported database."""
     if url is not None and (url.partition(":")[0].partition("+")[0] not in DATABASES or "://" not in url):
         choices = ", ".join(f"{name}://..." for name in DATABASES)
         advice = "for example sqlite:///study.db; leave it out for a journal beside the results"
-        raise must("--storage", f"be one of {choices}", repr(url), advice)
+        raise must("storage", f"be one of {choices}", repr(url), advice)
 
 
 class _JournalLock:
-    """What Optuna's journal locks its file with; its own locks outlive a killed process by half a minute."""
+    """The lock of Optuna's journal. Optuna's own locks outlive a killed process by half a minute."""
 
     def __init__(self, locks: locks.Locks, journal: Path) -> None:
         self._locks, self._journal = locks, journal
@@ -168,7 +159,7 @@ class _JournalLock:
 
 
 def open_storage(url: str | None, *, journal: Path, locks: locks.Locks) -> optuna.storages.BaseStorage:
-    """The database at `url`, or a journal that all who share `locks` may write to."""
+    """Return the database at `url`, or a journal that all processes with the same `locks` may write to."""
     require_storage(url)
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
@@ -179,23 +170,18 @@ def open_storage(url: str | None, *, journal: Path, locks: locks.Locks) -> optun
             try:
                 return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
             except (ValueError, KeyError) as error:  # not JSON, or not what Optuna writes
-                advice = "move it away: the search is made again from the records"
+                advice = "move it away: it is written again from the records"
                 raise must("journal", "be one that Optuna wrote", f"{journal} ({error})", advice) from None
         waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
         try:
             return RDBStorage(url, engine_kwargs=waiting)
-        except Exception as error:  # whatever SQLAlchemy and the driver make of the address
+        except Exception as error:  # SQLAlchemy and the driver raise errors of many types
             reason = str(error.__cause__ or error).strip().splitlines()
-            raise must(
-                "--storage", "be a database that can be opened", repr(url), reason[0] if reason else ""
-            ) from None
-
-
-# The search
+            raise must("storage", "be a database that can be opened", repr(url), reason[0] if reason else "") from None
 
 
 class Search:
-    """The search of one method; every call but `stops` needs the study's bookkeeping to itself."""
+    """The search of one method. Callers hold the lock of the study for every call except `Trial.stops`."""
 
     def __init__(
         self, storage: optuna.storages.BaseStorage, *, name: str, suite: str, method: str, space: Space
@@ -220,22 +206,26 @@ class Search:
             )
 
     def settle(self, records: Mapping[int, Record], runs: Callable[[int], bool]) -> None:
-        """Make the storage say what the records of the trials say; `runs` tells whether a trial is at work somewhere.
+        """Make the storage agree with the records.
 
-        A trial that no process runs any more failed; its parameters are kept for the next trial of its number. One that a
-        process recorded and could not tell any more is added from its record.
+        A trial that no process runs any more is marked as failed, and the next trial with its number gets its parameters.
+        A trial that was recorded but not stored is added from its record.
+
+        Args:
+            records: The records of the method's trials, by number.
+            runs: Returns True if a process runs the trial with this number.
         """
         from optuna.trial import TrialState
 
         with _quiet():
             while any(one.state == TrialState.WAITING for one in self._study.get_trials(deepcopy=False)):
                 self._study.tell(self._study.ask(), state=TrialState.FAIL)
-            told: set[int] = set()
+            known: set[int] = set()
             unknown = busy = False
             for one in self._study.get_trials(deepcopy=False):
                 number = int(one.user_attrs.get(_NUMBER, -1))
                 record = records.get(number)
-                agrees = record is not None and number not in told and self._parameters(one) == record.params
+                agrees = record is not None and number not in known and self._parameters(one) == record.params
                 if one.state == TrialState.RUNNING:
                     if record is None and number >= 0 and runs(number):
                         busy = True
@@ -243,18 +233,18 @@ class Search:
                         self._study.tell(one.number, state=TrialState.FAIL)
                 elif one.state in (TrialState.COMPLETE, TrialState.PRUNED):
                     unknown = unknown or not agrees
-                    told.add(number)
+                    known.add(number)
             if unknown:
-                self._begin_again(busy)
-                told.clear()
-            self._add(record for number, record in sorted(records.items()) if number not in told)
+                self._restart(busy)
+                known.clear()
+            self._add(record for number, record in sorted(records.items()) if number not in known)
 
-    def _begin_again(self, busy: bool) -> None:
-        """The storage holds what the records do not: begin it anew."""
+    def _restart(self, busy: bool) -> None:
+        """Empty the storage, because it holds trials that are not recorded."""
         import optuna
 
         if busy:
-            advice = "wait until these are done, and run the command again"
+            advice = "wait until they are done and run the study again"
             law = f"hold all trials of {self._method} that its storage does, while other processes work on it"
             raise must("results", law, "fewer", advice)
         optuna.delete_study(study_name=self._name, storage=self._storage)
@@ -262,7 +252,7 @@ class Search:
 
     def _add(self, records: Iterator[Record]) -> None:
         for record in records:
-            if record.state != "failed":  # which tell neither the sampler nor the pruner anything
+            if record.state != "failed":  # failed trials inform neither the sampler nor the pruner
                 self._study.add_trial(_as_trial(record, self._distributions, pruned=record.state == "pruned"))
 
     def _tell(self, trial: optuna.Trial, record: Record) -> None:
@@ -273,14 +263,14 @@ class Search:
         self._study.tell(trial, value, state=states[record.state])
 
     def begin(self, number: int) -> Trial:
-        """A trial of this number: with the parameters it had if it was begun before, with the published ones if it is the first."""
+        """Start the trial with this number; it keeps its parameters if it was started before, and trial 0 has the published ones."""
         with _quiet():
             kept = self._kept(number)
             self._study.sampler = _sampler(draws.seed_for("study", self._suite, number))
             if kept is not None:
                 self._study.enqueue_trial(kept, user_attrs={_NUMBER: number, _PARAMETERS: kept}, skip_if_exists=False)
             trial = self._study.ask(fixed_distributions=self._distributions)
-            if kept is None:  # at last: one that has it has all its parameters
+            if kept is None:  # set last, so that a trial with a number has all its parameters
                 trial.set_user_attr(_NUMBER, number)
         return Trial(trial=trial, number=number, parameters={name: trial.params[name] for name in self._space})
 
@@ -294,19 +284,19 @@ class Search:
         return dict(one.user_attrs.get(_PARAMETERS, one.params))
 
     def end(self, trial: Trial, record: Record) -> None:
-        """Tell the storage what a record says."""
+        """Store the result of a trial."""
         with _quiet():
             self._tell(trial.trial, record)
 
 
 class Trial:
-    """A trial at work: its number, its parameters, and whether it is to be stopped."""
+    """A running trial: its number, its parameters, and the decision to stop it."""
 
     def __init__(self, *, trial: optuna.Trial, number: int, parameters: Parameters) -> None:
         self.trial, self.number, self.parameters = trial, number, dict(parameters)
 
     def stops(self, epoch: int, value: float) -> bool:
-        """Whether a trial with this balanced accuracy after this epoch is behind the others; by one rule for every method."""
+        """Return True if a trial with this balanced accuracy after this epoch should stop. Every method has the same rule."""
         with _quiet():
             self.trial.report(value, epoch)
             return self.trial.should_prune()
@@ -325,16 +315,23 @@ def _as_trial(record: Record, distributions: Mapping[str, Any], *, pruned: bool)
     )
 
 
-# Which choices mattered
-
-
 def importances(records: Sequence[Record], space: Space) -> dict[str, float | None]:
-    """Share of the variance of balanced accuracy on val that each parameter of a method explains, among all that do: fANOVA.
+    """Return the importance of each parameter of a method, by fANOVA.
 
-    The shares add up to 1. None for a parameter that had one value in all complete trials; None for all where fewer than
-    four trials are complete, or all of them found the same. With few trials the shares are rough.
+    Args:
+        records: The records of one method under one protocol.
+        space: Its search space.
 
-    Source: Hutter, Hoos, Leyton-Brown, "An efficient approach for assessing hyperparameter importance", 2014.
+    Returns:
+        The share of the explained variance of the balanced accuracy on the validation set, by parameter; shares add up to
+        1. None for a parameter that had the same value in all complete trials; None for all parameters if fewer than four
+        trials are complete or all have the same accuracy. With few trials the shares are rough.
+
+    Raises:
+        InputError: the records belong to several methods or protocols.
+
+    References:
+        Hutter, Hoos, Leyton-Brown, "An efficient approach for assessing hyperparameter importance", 2014.
     """
     trials = sorted((one for one in records if one.kind == "trial"), key=lambda one: one.number or 0)
     if len({(one.protocol, one.method) for one in trials}) > 1:

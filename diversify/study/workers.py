@@ -1,4 +1,4 @@
-"""Worker processes that run trials and final runs side by side."""
+"""Carry out trials and final runs, in this process or in several worker processes."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from .queue import Desk, Job
 from .records import Record
 from .study import Study
 
-NAP, LONGEST_NAP = 0.02, 1.0  # seconds between two looks for work, where others have it all
-WATCH = 0.1  # seconds between two looks at what worker processes recorded
+NAP, LONGEST_NAP = 0.02, 1.0  # seconds to wait for work while other processes have claimed it all
+WATCH = 0.1  # seconds between two looks at the records of worker processes
 
 
 def work_on(study: Study) -> Iterator[tuple[Ledger, Record]]:
-    """Run what there is to run until nothing is left; yields each record when it is written."""
+    """Carry out runs until none is left; yield each record after it is written."""
     task = study.made.load(study.protocol, root=study.root, device=study.device, download=study.download)
     made_by = provenance.origin(torch.device(study.device))
     with Locks(study.lock) as locks:
         desk = Desk(study, locks)
         nap = NAP
         while True:
+            signals.stop_if_interrupted()
             job = desk.next()
             if job is not None:
                 nap = NAP
@@ -52,7 +53,7 @@ def work_on(study: Study) -> Iterator[tuple[Ledger, Record]]:
                 if record is not None:
                     yield desk.ledger, record
             elif desk.is_done():
-                staging.remove_folder(study.states)  # with what runs of another state of the library left
+                staging.remove_folder(study.states)  # also states that another version of the library saved
                 break
             else:
                 time.sleep(nap)
@@ -62,10 +63,10 @@ def work_on(study: Study) -> Iterator[tuple[Ledger, Record]]:
 
 
 def _state_of(study: Study, job: Job, made_by: Mapping[str, Any]) -> Path | None:
-    """Where a run is kept while it is under way: a file that no other run, and no other code, has the name of.
+    """Return the file for the state of an unfinished run; its name identifies the run and the code.
 
-    None where runs do not resume, and where the files of a checkout differ from its commit: nothing would say that they are
-    still the same.
+    None if the runner cannot resume. Also None if files of the checkout differ from its commit, since the code may then
+    change without a trace.
     """
     if not study.made.resumes or str(made_by["commit"]).endswith("+"):
         return None
@@ -79,7 +80,7 @@ def _state_of(study: Study, job: Job, made_by: Mapping[str, Any]) -> Path | None
 def _run(
     study: Study, task: Any, job: Job, made_by: dict[str, Any], kept: Path | None = None
 ) -> tuple[Record | None, str]:
-    """The record of a run; none, but the reason, for a final run that ended in an error."""
+    """Carry out a run; return its record, or None and the reason if a final run failed."""
     protocol, trial = study.protocol, job.trial
     seed = protocol.seeds[0] if trial else job.place
     split: Literal["val", "test"] = "val" if trial else "test"
@@ -113,7 +114,7 @@ def _run(
     except (InputError, ArithmeticError) as error:
         state, outcome, reason = "failed", None, _one_line(error)
     if trial is None and outcome is None:
-        return None, reason or "an end before its last epoch"
+        return None, reason or "a stop before its last epoch"
     seconds = time.perf_counter() - begun if outcome is None else outcome.seconds
     result: dict[str, Any] = {
         "balanced_accuracy": curve[-1][1] if state == "pruned" else None,
@@ -148,7 +149,7 @@ def _run(
 
 
 def _plain(value: Any) -> Any:
-    """The value as it is recorded: what is no number is null."""
+    """Return a value as it is recorded: NaN and infinity become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -160,11 +161,8 @@ def _one_line(error: BaseException) -> str:
     return str(error) if isinstance(error, InputError) else user_code.describe(error)
 
 
-# Several processes
-
-
-def _work_beside(study: Study, threads: int, connection: multiprocessing.connection.Connection) -> None:
-    """What a worker process does; it tells its parent why it could not go on, and does not outlive it."""
+def _work_in_child(study: Study, threads: int, connection: multiprocessing.connection.Connection) -> None:
+    """Work in a child process. Errors are sent to the parent, and the child ends with its parent."""
 
     def follow_parent() -> None:
         try:
@@ -172,7 +170,7 @@ def _work_beside(study: Study, threads: int, connection: multiprocessing.connect
         except (EOFError, OSError):
             os._exit(signals.INTERRUPTED)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     threading.Thread(target=follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
@@ -182,37 +180,38 @@ def _work_beside(study: Study, threads: int, connection: multiprocessing.connect
         connection.send(("input", str(error)))
     except OSError as error:
         connection.send(("system", (error.errno, error.strerror, error.filename, str(error))))
-    except Exception:  # whatever a method raises: its parent raises it again
+    except Exception:  # a method may raise anything; the parent raises it again
         connection.send(("error", traceback.format_exc()))
 
 
 def work_together(study: Study, ledger: Ledger) -> Iterator[tuple[Ledger, Record]]:
-    """Let worker processes run what there is to run; yields each record that appears in the file."""
+    """Let worker processes carry out all runs; yield each record that appears in the file."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // study.workers)
-    sent = dataclasses.replace(study)  # without what was imported for it: that is not to be sent
+    sent = dataclasses.replace(study)  # without its cached properties, which cannot be pickled
     members: list[tuple[Any, multiprocessing.connection.Connection]] = []
-    told: list[tuple[str, Any]] = []
-    multiprocessing.resource_tracker.ensure_running()  # else it lets SIGINT in again when the first worker is started
+    errors: list[tuple[str, Any]] = []
+    multiprocessing.resource_tracker.ensure_running()  # started by the first worker, it would unblock SIGINT
     try:
         for _ in range(min(study.workers, ledger.left())):
             ours, theirs = context.Pipe()
-            member = context.Process(target=_work_beside, args=(sent, threads, theirs))
+            member = context.Process(target=_work_in_child, args=(sent, threads, theirs))
             with signals.interruptions_held():
                 member.start()
             theirs.close()
             members.append((member, ours))
         working = list(members)
         while working:
+            signals.stop_if_interrupted()
             multiprocessing.connection.wait([member.sentinel for member, _ in working], timeout=WATCH)
             done = [pair for pair in working if not pair[0].is_alive()]
             working = [pair for pair in working if pair not in done]
             for _, ours in done:
                 try:
                     if ours.poll():
-                        told.append(ours.recv())
+                        errors.append(ours.recv())
                 except EOFError:
-                    pass  # it was killed, or had nothing to tell
+                    pass  # it was killed, or sent no error
             yield from ((ledger, record) for record in ledger.follower.look())
     finally:
         for member, ours in members:
@@ -220,18 +219,18 @@ def work_together(study: Study, ledger: Ledger) -> Iterator[tuple[Ledger, Record
             member.join()
             ours.close()
     left = ledger.left()
-    for kind, what in told:
-        if left or kind == "input":  # else the others have done what one of them could not
-            _raise_again(kind, what)
+    for kind, what in errors:
+        if left or kind == "input":  # else other workers have made the run
+            _reraise(kind, what)
     if left:
         codes = ", ".join(str(member.exitcode) for member, _ in members)
         raise ChildProcessError(
-            f"worker processes ended before their work was done (exit codes {codes}); run it again to go on"
+            f"worker processes ended before their work was done (exit codes {codes}); run the study again to resume it"
         )
 
 
-def _raise_again(kind: str, what: Any) -> None:
-    """The error of a worker process."""
+def _reraise(kind: str, what: Any) -> None:
+    """Raise the error of a worker process in the parent."""
     if kind == "input":
         raise InputError(what)
     if kind == "system":

@@ -9,7 +9,7 @@ from diversify.functional import draws
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 from diversify.study.suites import DIGITS
-from diversify.study.trial import load_task
+from diversify.study.task import load_task
 
 
 def digests(images: torch.Tensor) -> list[bytes]:
@@ -19,13 +19,13 @@ def digests(images: torch.Tensor) -> list[bytes]:
 def test_unused_images_are_neither_train_nor_val() -> None:
     task = load_task(DIGITS, device="cpu")
     others = bench.unused(task, "canonical")
-    sides = task.sides("canonical", "val")
+    sides = task.images("canonical", "val")
     assert sides.train is not None
-    assert sides.judged is not None
+    assert sides.evaluation is not None
     whole = load_data("digits", imbalance="none", holdout=0.0).train
-    taken = torch.bincount(torch.cat([sides.train.labels, sides.judged.labels]))
+    taken = torch.bincount(torch.cat([sides.train.labels, sides.evaluation.labels]))
     assert torch.equal(torch.bincount(others.labels) + taken, torch.bincount(whole.labels))
-    seen = {*digests(sides.train.images), *digests(sides.judged.images)}
+    seen = {*digests(sides.train.images), *digests(sides.evaluation.images)}
     assert not seen & set(digests(others.images))
     images = torch.stack([whole.dataset[row][0] for row in range(len(whole))])
     whole_of = dict(zip(digests(images), whole.labels.tolist(), strict=True))

@@ -53,7 +53,7 @@ def test_a_declared_method_takes_suffixes(tmp_path: Path) -> None:
     [
         ("mine+ears", ["mine"], "suffix of mine+ears must be one of images, mix, head, got 'ears'"),
         ("ce", ["ce"], "METHODS of {file} must have names of their own, got 'ce' of the library"),
-        ("mine", ["mine", "mine"], "METHODS of {file} must have names of their own, got 'mine' again"),
+        ("mine", ["mine", "mine"], "METHODS of {file} must have names of their own, got 'mine' twice"),
     ],
 )
 def test_names_that_cannot_be_are_said(tmp_path: Path, methods: str, names: list[str], message: str) -> None:
@@ -93,6 +93,6 @@ def test_of_equals_on_val_the_hardest_to_beat_is_the_reference() -> None:
     suite = analysis.compare(records).suites[0]
     assert suite.references["reweighting"].name == "focal"
     assert "2 reweighting methods are equal on val" in suite.references["reweighting"].why
-    assert any("Val cannot tell the best 2 methods apart" in one for one in suite.caveats)
+    assert any("The validation set cannot tell the best 2 methods apart" in one for one in suite.caveats)
     apart = [trial("balanced_softmax", 0, 0.95), *records[1:]]
     assert analysis.compare(apart).suites[0].references["reweighting"].name == "balanced_softmax"

@@ -22,7 +22,8 @@ from diversify.repair import retrain as head_module
 from diversify.study import methods
 from diversify.study.methods import METHODS, between, image_plan, method_named, with_images, with_mix
 from diversify.study.protocol import Choice, Method, Setting, Trained
-from diversify.study.trial import CosineHead, Task, load_task, run_trial
+from diversify.study.task import Task, load_task
+from diversify.study.trial import CosineHead, run_trial
 from diversify.training.ingredients import Ingredients
 from diversify.training.losses import LDAM, class_weights
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import study_runner
+from studies import TIME_FIELDS, same_but_for_time
 
 from diversify.errors import InputError
 from diversify.files import atomic
@@ -13,14 +14,12 @@ from diversify.study.protocol import Protocol
 from diversify.study.records import (
     FREE,
     OPTIONAL,
-    TIME_FIELDS,
     Follower,
     Record,
     append_record,
     chosen,
     digest_of,
     read_records,
-    same_but_for_time,
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import study_runner
 import torch
+from studies import same_but_for_time
 from tiny_study import protocol_of, write_data
 
 from diversify.errors import InputError
@@ -23,7 +24,7 @@ from diversify.study import study as study_study
 from diversify.study import trial as study_trial
 from diversify.study.ledger import Step
 from diversify.study.protocol import Protocol
-from diversify.study.records import Record, append_record, read_records, same_but_for_time
+from diversify.study.records import Record, append_record, read_records
 from diversify.study.run import run_study
 from diversify.study.study import Study
 from diversify.training import resident
@@ -482,14 +483,14 @@ def finished(tmp_path: Path) -> Path:
 
 
 def test_records_of_another_protocol_are_refused(finished: Path) -> None:
-    message = "records in {r} must be those of one protocol, got model resnet20, not resnet32; epochs 30, not 20; choose another --out"
+    message = "records in {r} must belong to one protocol, got model resnet20, not resnet32; epochs 30, not 20; choose another file"
     refused(study_of(finished, study_runner.protocol(epochs=30, model="resnet20")), message)
-    message = "records in {r} must be those of one protocol, got resize 32, not None; choose another --out"
+    message = "records in {r} must belong to one protocol, got resize 32, not None; choose another file"
     refused(study_of(finished, study_runner.protocol(resize=32)), message)
-    message = "records in {r} must be those of one protocol, got suite other, not fake; choose another --out"
+    message = "records in {r} must belong to one protocol, got suite other, not fake; choose another file"
     refused(study_of(finished, study_runner.protocol(suite="other")), message)
     finished.with_suffix(".protocol.json").unlink()
-    message = "records in {r} must be those of one protocol, got another protocol; choose another --out"
+    message = "records in {r} must belong to one protocol, got another protocol; choose another file"
     refused(study_of(finished, study_runner.protocol(epochs=30)), message)
 
 
@@ -505,10 +506,10 @@ def test_other_seeds_are_refused_where_records_would_not_fit(tmp_path: Path) -> 
     results, orders = tmp_path / "r.jsonl", {"tail_orders": ("canonical", "1", "2")}
     records = records_of(study_of(results, study_runner.protocol(**orders)))
     assert [one.tail_order for one in records if one.method == "plain" and one.kind == "final"] == ["canonical", "1"]
-    advice = "list the seeds of before first, in their order"
-    message = f"--seeds must begin with 0, the seed of the trials in {{r}}, got 1; {advice}"
+    advice = "list the recorded seeds first, in their order"
+    message = f"seeds must start with 0, the seed of the trials in {{r}}, got 1; {advice}"
     refused(study_of(results, study_runner.protocol(seeds=(1, 0), **orders)), message)
-    message = f"--seeds must leave seed 1 its tail order 1, got 2; {advice}"
+    message = f"seeds must leave seed 1 its tail order 1, got 2; {advice}"
     refused(study_of(results, study_runner.protocol(seeds=(0, 2, 1), **orders)), message)
 
 
@@ -523,7 +524,7 @@ def test_more_trials_may_come_later_but_finals_of_another_trial_are_refused(tmp_
     best = max(read_records(results), key=lambda one: (one.kind == "trial", one.balanced_accuracy)).number
     message = (
         f"finals of tuned in {{r}} must be of its best trial of 40, trial {best}, got those of another trial;"
-        " remove their lines to make them anew, or go on with the --trials of before"
+        " delete their lines to run them again, or keep the earlier number of trials"
     )
     refused(study_of(results, many), message)
     assert all(step.record is None for step in run_study(study_of(results, few)))
@@ -540,7 +541,7 @@ def test_another_search_space_is_refused(finished: Path, monkeypatch: pytest.Mon
     tuned = study_runner.METHODS["tuned"]
     other = {**tuned.space, "kind": study_runner.Choice(values=("a", "b"), default="a")}
     monkeypatch.setitem(study_runner.METHODS, "tuned", dataclasses.replace(tuned, space=other))
-    message = "search space of tuned must be those of the trials in {r}, got another kind; choose another --out"
+    message = "search space of tuned must be those of the trials in {r}, got another kind; choose another file"
     refused(study_of(finished), message.replace("must be those", "must be that"))
 
 
@@ -551,21 +552,21 @@ def test_what_cannot_be_is_refused(finished: Path, tmp_path: Path) -> None:
     )
     refused(
         study_of(finished, storage="redis://here"),
-        "--storage must be one of sqlite://..., postgresql://..., mysql://..., got 'redis://here';"
+        "storage must be one of sqlite://..., postgresql://..., mysql://..., got 'redis://here';"
         " for example sqlite:///study.db; leave it out for a journal beside the results",
     )
-    refused(study_of(finished, workers=0), "--workers must be at least 1, got 0")
+    refused(study_of(finished, workers=0), "workers must be at least 1, got 0")
     folder = tmp_path / "folder"
-    with pytest.raises(InputError, match="--out must be a file that ends in .jsonl, got "):
+    with pytest.raises(InputError, match="results must be a file that ends in .jsonl, got "):
         list(run_study(study_of(folder)))
     (tmp_path / "d.jsonl").mkdir()
-    with pytest.raises(InputError, match="--out must be a file, got the folder "):
+    with pytest.raises(InputError, match="results must be a file, got the folder "):
         list(run_study(study_of(tmp_path / "d.jsonl")))
 
 
 def test_a_database_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     study = study_of(tmp_path / "r.jsonl", storage=f"sqlite:///{tmp_path}/missing/search.db")
-    with pytest.raises(InputError, match="--storage must be a database that can be opened, got 'sqlite:"):
+    with pytest.raises(InputError, match="storage must be a database that can be opened, got 'sqlite:"):
         list(run_study(study))
 
 
@@ -579,7 +580,7 @@ def test_a_final_run_that_fails_leaves_the_others_and_is_told(tmp_path: Path, mo
     monkeypatch.setattr(study_runner, "fake", lambda: runner)
     study = study_of(tmp_path / "r.jsonl")
     message = (
-        "final run of plain with seed 0 must end well, got FloatingPointError: loss of nan; the other runs are recorded"
+        "final run of plain with seed 0 must succeed, got FloatingPointError: loss of nan; the other runs are recorded"
     )
     with pytest.raises(InputError, match=f"^{message}$"):
         records_of(study)

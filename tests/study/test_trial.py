@@ -25,11 +25,12 @@ from diversify.functional import metrics
 from diversify.network.linear_head import LinearHead
 from diversify.network.networks import build_model
 from diversify.network.wrappers import evaluating
+from diversify.study import task as task_module
 from diversify.study import trial
 from diversify.study.methods import METHODS, method_named
 from diversify.study.protocol import HeadStep, Method, Parameters, Protocol, Setting, Stopped, Trained
 from diversify.study.suites import SUITES
-from diversify.study.trial import load_task, recipe_of
+from diversify.study.task import load_task, recipe_of
 from diversify.training import loop
 from diversify.training.ingredients import Ingredients
 from diversify.training.resident import fit_resident
@@ -198,7 +199,7 @@ def test_balanced_accuracy_is_reported_at_the_rungs_of_a_trial(file: Path) -> No
     task = load_task(protocol, device="cpu")
     reported: list[tuple[int, float]] = []
     outcome = run(task, CE, report=lambda epoch, value: reported.append((epoch, value)))
-    sides = task.sides("canonical", "val")
+    sides = task.images("canonical", "val")
     model = build_model("small_cnn", 4, channels=1, seed=0)
     recipe = recipe_of(protocol, {}, 3, 0)
     by_hand = []
@@ -212,8 +213,8 @@ def test_balanced_accuracy_is_reported_at_the_rungs_of_a_trial(file: Path) -> No
         prepare=sides.view.normalize,
     ):
         with evaluating(model), torch.no_grad():
-            predicted = model(sides.view.normalize(sides.judged.images)).argmax(1)
-        by_hand.append(metrics.balanced_accuracy(sides.judged.labels, predicted, 4))
+            predicted = model(sides.view.normalize(sides.evaluation.images)).argmax(1)
+        by_hand.append(metrics.balanced_accuracy(sides.evaluation.labels, predicted, 4))
     assert reported == [(1, by_hand[0]), (2, by_hand[1])]
     assert outcome.curve == tuple(by_hand[:2])
     assert outcome.balanced_accuracy == by_hand[2]
@@ -251,7 +252,7 @@ def test_an_interrupted_run_goes_on_to_the_same_outcome(
     name: str, resident: bool, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not resident:
-        monkeypatch.setattr(trial, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(task_module, "RESIDENT_BYTES", 0)
     monkeypatch.setattr(trial, "SAVE_EVERY", 0.0)
     method, state = method_named(name), tmp_path / "run.safetensors"
     task = load_task(protocol_of(file, rungs=()), device="cpu")
@@ -318,7 +319,7 @@ def test_large_images_are_read_by_loaders_with_the_same_result(
 ) -> None:
     method, split = METHODS[name], "test"
     resident = run(load_task(protocol_of(file), device="cpu"), method, split)
-    monkeypatch.setattr(trial, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(task_module, "RESIDENT_BYTES", 0)
     used: list[Any] = []
 
     def fit(*args: Any, **options: Any) -> Any:
@@ -344,7 +345,8 @@ PROGRAM = """
 import functools
 import sys
 from diversify.study import methods
-from diversify.study.trial import load_task, run_trial
+from diversify.study.task import load_task
+from diversify.study.trial import run_trial
 from tiny_study import protocol_of, run
 methods.heads.retrain_head = functools.partial(methods.heads.retrain_head, steps=5)
 task = load_task(protocol_of(sys.argv[1], epochs=1, rungs=()), device="cpu")
@@ -444,11 +446,11 @@ def test_images_of_several_sizes_are_studied_at_one(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"resize": 12, "crop": 10, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
     task = load_task(protocol.model_copy(update=changes), device="cpu")
     for split in ("val", "test"):
-        sides = task.sides("canonical", split)
+        sides = task.images("canonical", split)
         assert {name: getattr(sides.view, name) for name in changes} == changes
         assert sides.train is not None
-        assert sides.judged is not None
-        assert sides.train.images.shape[1:] == sides.judged.images.shape[1:] == (3, 10, 10)
+        assert sides.evaluation is not None
+        assert sides.train.images.shape[1:] == sides.evaluation.images.shape[1:] == (3, 10, 10)
     assert run(task, CE, "test").epochs == 3
 
 
