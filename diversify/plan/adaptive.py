@@ -1,7 +1,7 @@
-"""Plans that follow the evidence while a network trains: a step up or down, within the plan's bounds, each with its reason.
+"""Plans whose strengths change while a network trains: one step up or down at a time, each with its reason.
 
-`RULES` is the whole of the judgement. Only strengths move: what a plan does not do for a class stays undone, and draws,
-probabilities, shares and mixing stay as planned.
+`RULES` decides. Only strengths change: draws, probabilities, shares and mixing stay as planned, and a class gets no
+policy that the plan does not give it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import pydantic
 import torch
@@ -17,19 +17,31 @@ from torch import Tensor
 
 from ..diagnosis.result import Diagnosis
 from ..errors import must
+from ..files.schema import refusal
 from ..functional.stats import wilson_interval
 from .plan import Plan
 from .policies import ClassPlan, Reason, exposures
 
-_ADAPTIVE = "adaptive: "  # how the reasons of this file begin among those of a plan
+_ADAPTIVE = "adaptive: "  # prefix of the rule names in this file's reasons
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptiveRule:
-    """If `measure` lies on the `side` of the mark, the class's strengths in `space` move a step in `direction`.
+    """A rule that moves a class's strengths by one step if a measure is clearly low or high.
 
-    The whole 95% interval must lie there, or the value alone where `by_value`. The mark is the fixed one, with
-    `beside_mean` the mean of the classes; of both, the stricter. `text` may use {name}, {value}, {low}, {high} and {mark}.
+    Attributes:
+        name: Name of the rule; reasons write "adaptive: " before it.
+        evidence: Where the measure comes from.
+        measure: "hits" (share of observed training views that are classified correctly), "hits_change" (its change since
+            the previous decision), "leak", or a column of the diagnosis.
+        side: "low" fires if the 95% interval lies below the mark, "high" if it lies above.
+        mark: A fixed number to compare with.
+        beside_mean: Compare with the mean over the classes too; the stricter of both counts.
+        by_value: Compare the value itself instead of its interval.
+        space: Which strengths move: those of the image policy or of the feature policies.
+        direction: 1 is a step up, -1 a step down.
+        text: The reason; may use {name}, {value}, {low}, {high} and {mark}.
+        source: Paper.
     """
 
     name: str
@@ -45,7 +57,11 @@ class AdaptiveRule:
     source: str
 
     def mark_of(self, values: Tensor) -> float:
-        """With what a class is compared, given the values of all, `(C,)`; NaN if nothing is to be compared with."""
+        """Return what each class is compared with; NaN if there is nothing to compare with.
+
+        Args:
+            values: The measure for every class, `(C,)`.
+        """
         marks = [self.mark] if self.mark is not None else []
         if self.beside_mean:
             marks.append(float(values.nanmean()))
@@ -54,15 +70,13 @@ class AdaptiveRule:
         return min(marks) if self.side == "low" else max(marks)
 
     def fires(self, value: float, low: float, high: float, mark: float) -> bool:
-        """Whether the class moves; never on what is not known (NaN)."""
+        """Return True if the class moves; unknown numbers (NaN) never move a class."""
         if self.by_value:
             return value > mark if self.side == "high" else value <= mark
         return low > mark if self.side == "high" else high < mark
 
 
-# For each class and space the first rule that fires decides: what speaks against an augmentation comes before what speaks
-# for it. `hits` is the share of the observed training views that are right, `hits_change` what it gained since the
-# decision before.
+# For each class and space the first rule that fires decides, so evidence against an augmentation comes before evidence for it.
 RULES: tuple[AdaptiveRule, ...] = (
     AdaptiveRule(
         name="its policy leaks",
@@ -72,9 +86,9 @@ RULES: tuple[AdaptiveRule, ...] = (
         mark=0.0,
         space="image",
         direction=-1,
-        text="held-out images of other classes are called {name} {value:.1%} more often once its policy is applied to them"
-        " (at least {low:.1%}).",
-        source="leak guard: a class that alone is augmented is known by its artefacts",
+        text="{value:.1%} more held-out images of other classes are predicted as {name} when they are augmented as {name} is"
+        " (95% interval from {low:.1%}).",
+        source="leak guard: a class that is augmented more than others can be recognised by the artefacts of augmentation",
     ),
     AdaptiveRule(
         name="hits fell",
@@ -84,8 +98,9 @@ RULES: tuple[AdaptiveRule, ...] = (
         mark=0.0,
         space="image",
         direction=-1,
-        text="its training hits changed by {value:+.1%} [{low:+.1%}, {high:+.1%}] since the decision before.",
-        source="DODA (ICLR 2024): down where the class's training hits fall",
+        text="the share of its training views that are classified correctly changed by {value:+.1%} [{low:+.1%}, {high:+.1%}]"
+        " since the previous decision.",
+        source="DODA (ICLR 2024): a step down where a class's training accuracy falls",
     ),
     AdaptiveRule(
         name="too few hits",
@@ -96,8 +111,8 @@ RULES: tuple[AdaptiveRule, ...] = (
         by_value=True,
         space="image",
         direction=-1,
-        text="{value:.0%} [{low:.0%}, {high:.0%}] of its training views are right, not more than {mark:.0%}.",
-        source="CUDA (ICLR 2023): a level down unless more than 0.6 are right",
+        text="{value:.0%} [{low:.0%}, {high:.0%}] of its training views are classified correctly, not more than {mark:.0%}.",
+        source="CUDA (ICLR 2023): a level down unless more than 0.6 are correct",
     ),
     AdaptiveRule(
         name="little held-out diversity",
@@ -107,8 +122,8 @@ RULES: tuple[AdaptiveRule, ...] = (
         beside_mean=True,
         space="image",
         direction=1,
-        text="its unseen images spread over {value:.2f} [{low:.2f}, {high:.2f}] effective directions"
-        " (mean of the classes {mark:.2f}).",
+        text="the features of its held-out images are less diverse than those of other classes: Vendi score {value:.2f}"
+        " [{low:.2f}, {high:.2f}], class mean {mark:.2f}.",
         source="Dablain et al. 2023: latent diversity matters as much as the number of examples",
     ),
     AdaptiveRule(
@@ -120,11 +135,11 @@ RULES: tuple[AdaptiveRule, ...] = (
         by_value=True,
         space="image",
         direction=1,
-        text="{value:.0%} [{low:.0%}, {high:.0%}] of its training views are right, more than {mark:.0%}.",
-        source="CUDA (ICLR 2023): a level up when more than 0.6 are right",
+        text="{value:.0%} [{low:.0%}, {high:.0%}] of its training views are classified correctly, more than {mark:.0%}.",
+        source="CUDA (ICLR 2023): a level up when more than 0.6 are correct",
     ),
     AdaptiveRule(
-        name="top-K shrink on unseen images",
+        name="top-K shrink on held-out images",
         evidence="diagnosis",
         measure="ce_magnitude_ratio",
         side="low",
@@ -132,48 +147,58 @@ RULES: tuple[AdaptiveRule, ...] = (
         beside_mean=True,
         space="features",
         direction=1,
-        text="on unseen images its top-K features carry {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude"
-        " (compared with {mark:.0%}).",
+        text="on held-out images its top-K features have {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude"
+        " (reference {mark:.0%}).",
         source="Dablain et al. 2023: a class fails where its top-K magnitudes do not match training",
     ),
     AdaptiveRule(
-        name="top-K hold on unseen images",
+        name="top-K hold on held-out images",
         evidence="diagnosis",
         measure="ce_magnitude_ratio",
         side="high",
         beside_mean=True,
         space="features",
         direction=-1,
-        text="on unseen images its top-K features carry {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude,"
-        " more than those of the other classes ({mark:.0%}).",
-        source="the rule above, the other way",
+        text="on held-out images its top-K features have {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude,"
+        " more than the class mean of {mark:.0%}.",
+        source="the previous rule in the opposite direction",
     ),
 )
 
 
 class LeakLike(Protocol):
-    """What a measured leak must show: `(C,)` the leak of each class's policy, and the low end of its 95% interval."""
+    """A measured leak, such as `Leak`: the leak of each class's image policy and the lower end of its 95% interval."""
 
     @property
     def leak(self) -> Tensor:
-        """`(C,)` how much more often images of other classes are called c."""
+        """How much more often images of other classes are predicted as c, `(C,)`."""
         ...
 
     @property
     def leak_low(self) -> Tensor:
-        """`(C,)` low end of its interval."""
+        """Lower end of its 95% interval, `(C,)`."""
         ...
 
 
+@runtime_checkable
 class Part(Protocol):
-    """A sampler, augmenter or data set that works by a plan."""
+    """A sampler, augmenter or data set that follows a plan."""
 
     def use(self, plan: Plan) -> Any:
-        """Work by this plan of the same classes from then on."""
+        """Follow this plan of the same classes from now on."""
 
 
 class Change(pydantic.BaseModel):
-    """One strength that moved: of the class's image policy ("image"), or of one of its feature methods, by its name."""
+    """One strength that changed.
+
+    Attributes:
+        epoch: The epoch after which it changed.
+        class_index: The class.
+        policy: "image" for the class's image policy, else the name of the feature method.
+        before: The strength before.
+        after: The strength after.
+        reason: Why.
+    """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -186,31 +211,39 @@ class Change(pydantic.BaseModel):
 
 
 class AdaptivePlan:
-    """A plan whose strengths move by a step at chosen epochs, as the evidence says, and the parts that follow it.
+    """A plan whose strengths follow the evidence during training, and the samplers and augmenters that follow it.
 
-        adaptive = AdaptivePlan(plan, parts=(augmenter,), every=5)
-        ...                                             # in the loop, after each forward pass:
-        adaptive.observe(labels, logits.argmax(1))
-        ...                                             # after each epoch, in every process:
-        adaptive.update(epoch)
+    In a training loop, call `observe(labels, predicted)` after each forward pass and `update(epoch)` after each epoch. A
+    *hit* is an observed training view that is classified correctly.
 
-    Bounds: strengths stay in [0, 1], probabilities as they are (so clean views remain), and no two classes' image policies
-    come to differ by more than `plan.largest_difference`; a step that would do so is cut, or not made.
-
-    Attributes:
-        plan: The plan in force; a class's reasons hold the latest one for each strength that has moved.
-        history: Every change there was.
+    Strengths stay in [0, 1] and probabilities do not change, so clean views remain. Two classes' image policies never
+    differ by more than `plan.largest_difference`: a step that would exceed it is shortened or not made.
 
     Args:
         plan: Where the strengths start.
-        parts: Told of every changed plan by `use(plan)`.
-        every: Hits decide after so many epochs, and count from the decision before.
-        step: By how much a strength moves at most at one update; 0.1 is one of CUDA's ten levels.
-        first: The first epoch after which hits decide; earlier ones do not count.
-        epochs: How many there will be. With it hits count only in epochs in which the plan's schedule lets augmentation act:
-            those on clean images say nothing about a strength.
-        least_seen: A class with fewer observed images waits until it has so many.
-        rules: For each class and space the first one that fires decides.
+        parts: Objects with `use(plan)`, which get every changed plan.
+        every: Decide on hits after this many epochs, with the hits since the previous decision.
+        step: Largest change of a strength in one update; 0.1 is one of CUDA's ten levels.
+        first: First epoch whose hits count.
+        epochs: Epochs in all. If given, hits count only in epochs in which the plan's schedule lets augmentation act, since
+            hits on clean images say nothing about a strength.
+        least_seen: A class is decided on once this many of its images were observed.
+        rules: For each class and space, the first rule that fires decides.
+
+    Attributes:
+        plan: The current plan; a class's reasons hold the latest one for each strength that has changed.
+        history: All changes so far.
+
+    Raises:
+        InputError: an argument is out of its range, or a part has no `use`.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> adaptive = dv.AdaptivePlan(dv.Plan.from_counts(["cat", "newt"], [100, 10]))
+        >>> labels = torch.tensor([0] * 20 + [1] * 20)
+        >>> adaptive.observe(labels, torch.zeros_like(labels))  # every cat is a hit, no newt is
+        >>> [round(one.image.strength, 1) for one in adaptive.update(0).classes]
+        [0.6, 0.6]
     """
 
     def __init__(
@@ -235,25 +268,27 @@ class AdaptivePlan:
         if not 0 < step <= 1:
             raise must("step", "lie in (0, 1]", step)
         for part in parts:
-            if not callable(getattr(part, "use", None)):
+            if not isinstance(part, Part):
                 raise must("parts", "each have use(plan)", type(part).__name__)
         self.plan, self.parts, self.rules = plan, tuple(parts), tuple(rules)
         self.every, self.step, self.first, self.least_seen = every, step, first, least_seen
         self.epochs = epochs
         self.history: tuple[Change, ...] = ()
-        # images seen and right per class; one more column for labels that are no class
-        self._observed = torch.zeros(
-            2, plan.num_classes + 1, dtype=torch.int64
-        )  # of this process, since the last update
-        self._gathered = torch.zeros_like(self._observed)  # of all processes, up to the last update
-        self._decided_on = torch.zeros_like(self._observed)  # what the decision before was made on
+        # Images seen (row 0) and hits (row 1) per class; the last column counts labels outside the classes.
+        counts = torch.zeros(2, plan.num_classes + 1, dtype=torch.int64)
+        self._observed = counts  # of this process, since the last update
+        self._gathered = counts.clone()  # of all processes, up to the last update
+        self._decided_on = counts.clone()  # those that the previous decision was made on
 
     def observe(self, labels: Tensor, predicted: Tensor) -> None:
-        """Count the hits of a training batch, on its device and without waiting for it.
+        """Count the hits of a training batch, on its device and without synchronising with it.
 
         Args:
-            labels: `(N,)` integers, the classes of the views that the network saw; leave mixed images out.
-            predicted: `(N,)` integers, what it said.
+            labels: Classes of the views that the network saw, `(N,)` integers; leave mixed images out.
+            predicted: Classes that it predicted, `(N,)` integers.
+
+        Raises:
+            InputError: one of them is not one integer per image.
         """
         for name, values in (("labels", labels), ("predicted", predicted)):
             if values.ndim != 1 or values.is_floating_point() or values.is_complex():
@@ -269,18 +304,25 @@ class AdaptivePlan:
         self._observed[1].index_add_(0, column, (labels == predicted).long())
 
     def due(self, epoch: int) -> bool:
-        """Whether hits decide after this epoch, counted from 0; also a time for a diagnosis or a leak, if wanted."""
+        """Return True if `update` decides on hits after this epoch, counted from 0.
+
+        It is also a good time to measure a diagnosis or a leak, if you want to pass one.
+        """
         return self._counts(epoch) and (epoch + 1) % self.every == 0
 
     def update(self, epoch: int, *, diagnosis: Diagnosis | None = None, leak: LeakLike | None = None) -> Plan:
-        """The plan after this epoch; where it changed, every part has been told.
+        """Return the plan after this epoch, and hand it to all parts if it changed.
 
-        Hits decide when they are `due`; a diagnosis or a leak that is given decides at once. Where several processes
-        train together each must call it after the same epoch with the same evidence: their hits are added up, so that
-        all come to the same plan.
+        Hits decide when they are `due`; a diagnosis or a leak decides at once. If several processes train together, each
+        must call this after the same epoch with the same evidence. Their hits are added up, so that all get the same plan.
+
+        Args:
+            epoch: The epoch that has ended, counted from 0.
+            diagnosis: Evidence on a validation split.
+            leak: Evidence from `measure_leak`.
 
         Raises:
-            InputError: the diagnosis was made on test, or the evidence is of other classes.
+            InputError: the diagnosis was made on test, or the evidence has other classes.
         """
         if epoch < 0:
             raise must("epoch", "not be negative", epoch)
@@ -295,13 +337,13 @@ class AdaptivePlan:
         if changes:
             self.history += changes
             self.plan = _changed(self.plan, changes)
-            self._tell()
+            self._notify_parts()
         return self.plan
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON values: the plan, the counts and the history.
+        """Return the plan, the counts and the history as JSON values.
 
-        Straight after an update the same in every process; within an epoch with this process's own counts.
+        Directly after an update they are the same in every process; within an epoch the counts are those of this process.
         """
         return {
             "plan": self.plan.model_dump(mode="json"),
@@ -312,19 +354,16 @@ class AdaptivePlan:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where the state was taken, and tell every part of its plan.
+        """Continue exactly where the state was taken, and hand its plan to all parts.
 
         Raises:
-            InputError: a field is missing or wrong, or the plan is of other classes.
+            InputError: a field is missing or wrong, or the plan has other classes.
         """
         try:
             file = _State.model_validate(state)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            name = f"{place} of the adaptive plan's state" if place else "the adaptive plan's state"
-            raise must(name, "be valid", first["msg"].removeprefix("Value error, ")) from None
-        _check_classes("the adaptive plan's state", [one.name for one in file.plan.classes], self.plan)
+            raise refusal("adaptive plan's state", error, _State.model_fields) from None
+        _check_classes("adaptive plan's state", [one.name for one in file.plan.classes], self.plan)
         counts = []
         for name in ("observed", "gathered", "decided_on"):
             rows, width = getattr(file, name), self.plan.num_classes + 1
@@ -333,18 +372,19 @@ class AdaptivePlan:
             counts.append(torch.tensor(rows, dtype=torch.int64))
         self._observed, self._gathered, self._decided_on = counts
         self.plan, self.history = file.plan, file.history
-        self._tell()
+        self._notify_parts()
 
     def _counts(self, epoch: int) -> bool:
+        """True if the hits of this epoch count."""
         acts = self.epochs is None or self.plan.schedule.at(epoch, self.epochs) > 0
         return acts and epoch >= self.first
 
-    def _tell(self) -> None:
+    def _notify_parts(self) -> None:
         for part in self.parts:
             part.use(self.plan)
 
     def _gather(self) -> None:
-        """Add the counts of all processes to those that wait for a decision."""
+        """Add the counts of all processes to those that the next decision is made on."""
         observed = self._observed.clone()
         self._observed.zero_()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -358,16 +398,18 @@ class AdaptivePlan:
         self._gathered += observed
 
     def _hits(self) -> dict[str, _Column]:
-        """Hits, and their change since the decision before; these counts are spent."""
+        """The shares of hits and their change since the previous decision; the counts of decided classes start again.
+
+        References:
+            Newcombe (1998), Interval estimation for the difference between independent proportions (MOVER).
+        """
         ready = self._gathered[0] >= self.least_seen
         seen, right = torch.where(ready, self._gathered, 0)
         seen_before, right_before = self._decided_on
         share, before = right / seen.double(), right_before / seen_before.double()
-        (low, high), (low_before, high_before) = (
-            wilson_interval(right, seen),
-            wilson_interval(right_before, seen_before),
-        )
-        change = share - before  # its interval: MOVER, Newcombe 1998
+        low, high = wilson_interval(right, seen)
+        low_before, high_before = wilson_interval(right_before, seen_before)
+        change = share - before
         down = ((share - low).square() + (high_before - before).square()).sqrt()
         up = ((high - share).square() + (before - low_before).square()).sqrt()
         self._decided_on = torch.where(ready, self._gathered, self._decided_on)
@@ -379,7 +421,8 @@ class AdaptivePlan:
 
     def _checked_diagnosis(self, diagnosis: Diagnosis) -> dict[str, _Column]:
         if not diagnosis.plan_ready:
-            raise must("diagnosis", "be made on a split to choose on", diagnosis.heldout_split, "diagnose on val")
+            law, advice = "be made on a validation split", "test is evaluated once, after choosing"
+            raise must("diagnosis", law, diagnosis.heldout_split, advice)
         _check_classes("diagnosis", diagnosis.class_names, self.plan)
         columns, unknown = {}, torch.full((self.plan.num_classes,), math.nan, dtype=torch.float64)
         for rule in self.rules:
@@ -404,7 +447,7 @@ class AdaptivePlan:
         return {"leak": _Column(value=value, low=low, high=torch.full_like(value, math.nan))}
 
     def _changes(self, epoch: int, columns: Mapping[str, _Column]) -> tuple[Change, ...]:
-        """What moves: for each class and space by the first rule that fires, within the bounds."""
+        """The strengths that change: for each class and space by the first rule that fires, within the bounds."""
         image = {c: firing for c in range(self.plan.num_classes) if (firing := self._firing("image", c, columns))}
         moved = _bounded_moves(self.plan, {c: firing.rule.direction for c, firing in image.items()}, self.step)
         changes = []
@@ -434,10 +477,8 @@ class AdaptivePlan:
     def _change(self, epoch: int, c: int, policy: str, before: float, after: float, firing: _Firing) -> Change:
         name, rule = self.plan.classes[c].name, firing.rule
         words = rule.text.format(name=name, value=firing.value, low=firing.low, high=firing.high, mark=firing.mark)
-        cut = abs(after - before) < self.step - 1e-9 and 0 < after < 1
-        held = (
-            f" Cut short: two classes' policies may differ by {self.plan.largest_difference:g} at most." if cut else ""
-        )
+        shortened = abs(after - before) < self.step - 1e-9 and 0 < after < 1
+        bound = f" The step was shortened: image policies of two classes may differ by at most {self.plan.largest_difference:g}."
         reason = Reason(
             rule=_ADAPTIVE + rule.name,
             choice=f"{policy} strength {before:g} to {after:g}",
@@ -446,7 +487,7 @@ class AdaptivePlan:
             low=_known(firing.low),
             high=_known(firing.high),
             compared_with=_known(firing.mark),
-            text=f"After epoch {epoch}: {words}{held}",
+            text=f"After epoch {epoch}: {words}{bound if shortened else ''}",
             source=rule.source,
         )
         return Change(epoch=epoch, class_index=c, policy=policy, before=before, after=after, reason=reason)
@@ -454,7 +495,7 @@ class AdaptivePlan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Column:
-    """A measure of every class with its 95% interval, each `(C,)`, NaN where it is not known."""
+    """A measure for every class with its 95% interval, each `(C,)`, NaN where unknown."""
 
     value: Tensor
     low: Tensor
@@ -463,7 +504,7 @@ class _Column:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Firing:
-    """A rule that fires for a class, and the numbers it fires on."""
+    """A rule that fires for a class, and the numbers that make it fire."""
 
     rule: AdaptiveRule
     value: float
@@ -490,21 +531,21 @@ def _known(value: float) -> float | None:
 
 def _check_classes(what: str, names: Sequence[str], plan: Plan) -> None:
     if len(names) != plan.num_classes:
-        raise must(what, f"be of the plan's {plan.num_classes} classes", len(names))
+        raise must(what, f"have the plan's {plan.num_classes} classes", len(names))
     for name, one in zip(names, plan.classes, strict=True):
         if name != one.name:
-            raise must(what, "be of the plan's classes, in their order", f"{name!r} for {one.name!r}")
+            raise must(what, "have the plan's classes, in their order", f"{name!r} for {one.name!r}")
 
 
 def _moved(strength: float, direction: int, step: float) -> float:
-    return round(min(max(strength + direction * step, 0.0), 1.0), 10)  # 0.1 + 0.2 is to be read as 0.3
+    return round(min(max(strength + direction * step, 0.0), 1.0), 10)  # so that 0.1 + 0.2 is 0.3
 
 
 def _bounded_moves(plan: Plan, directions: Mapping[int, int], step: float) -> dict[int, float]:
-    """Where the image strengths of these classes go, so that no two amounts of the plan differ by more than they may.
+    """The new image strengths of these classes, such that no two amounts of the plan differ by more than its bound.
 
-    First those that go down, none below the largest amount that is left less the bound; then those that go up, none above
-    the smallest amount less the bound. So nobody moves who was not asked to, nobody further than a step.
+    First the classes that go down move, but not below the largest remaining amount minus the bound. Then those that go up
+    move, but not above the smallest amount plus the bound. So no other class moves, and none moves by more than a step.
     """
     present = {c: one.image for c, one in enumerate(plan.classes) if one.count}
     exposed = dict(zip(present, exposures(list(present.values())), strict=True))
@@ -529,7 +570,7 @@ def _bounded_moves(plan: Plan, directions: Mapping[int, int], step: float) -> di
 
 
 def _changed(plan: Plan, changes: Sequence[Change]) -> Plan:
-    """The plan with these strengths, validated anew."""
+    """The plan with these strengths, validated again."""
     classes = list(plan.classes)
     for c in {change.class_index for change in changes}:
         classes[c] = _changed_class(classes[c], [change for change in changes if change.class_index == c])
@@ -537,7 +578,7 @@ def _changed(plan: Plan, changes: Sequence[Change]) -> Plan:
 
 
 def _changed_class(one: ClassPlan, changes: Sequence[Change]) -> ClassPlan:
-    """With the new strengths; their reasons take the place of those for the same policies before."""
+    """The class with the new strengths; their reasons replace the earlier ones for the same policies."""
     after = {(change.policy, change.before): change.after for change in changes}
     image = one.image.model_copy(update={"strength": after.get(("image", one.image.strength), one.image.strength)})
     features = tuple(

@@ -1,4 +1,4 @@
-"""A plan while rules change it: what they leave of the strengths for all classes, and one `Draft` for every class."""
+"""A plan while rules change it: the strengths that rules leave for all classes, and one `Draft` per class."""
 
 from __future__ import annotations
 
@@ -23,13 +23,29 @@ from .policies import (
     Reason,
 )
 from .rules import Rule, RunRule, mark_of, pooled_value
+from .settings import (
+    ALL_FEATURES,
+    DRAWS,
+    IMAGE_EXTRA,
+    IMAGE_PROBABILITY,
+    IMAGE_STRENGTH,
+    MIXING_PARTNER,
+    MIXING_PROBABILITY,
+    SETTINGS,
+    Setting,
+    share_of,
+    strength_of,
+)
 from .strengths import Strengths
+
+_NO_INTERVAL = re.compile(r" \[nan%?, nan%?\]")  # of a class with one held-out image
+_MOST = {IMAGE_PROBABILITY: MOST_AUGMENTED, MIXING_PARTNER: 1e9}  # upper limits other than 1
 
 
 def strengths_for_all(
     strengths: Strengths, diagnosis: Diagnosis, rules: Sequence[RunRule]
 ) -> tuple[Strengths, tuple[Reason, ...]]:
-    """The strengths that these rules leave, and their reasons."""
+    """Return the strengths after these rules, and the reasons for what they changed."""
     if "count_heldout" not in diagnosis.columns or diagnosis["count_heldout"].nansum() < strengths.gap_images:
         return strengths, ()
     count = diagnosis["count"]
@@ -46,15 +62,15 @@ def strengths_for_all(
         left = rule.amount(value - mark, strengths)
         if not isinstance(left, (int, float)) or not 0 <= left <= 1:
             raise must(f"amount of the rule {rule.name!r}", "lie in [0, 1]", repr(left))
-        fewer = strengths.with_images(left)
-        if fewer == strengths:
+        reduced = strengths.with_images(left)
+        if reduced == strengths:
             continue
-        strengths = fewer
-        if not rare:  # counts vary nothing that could be less
+        strengths = reduced
+        if not rare:  # a plan from equal counts augments nothing anyway
             continue
-        some = strengths.image_probability
-        share = f"varied at {some:.0%} of the draws" if some >= 0.01 else "varied at less than 1% of the draws"
-        share = share if some else "not varied"
+        probability = strengths.image_probability
+        part = f"{probability:.0%}" if probability >= 0.01 else "less than 1%"
+        outcome = f"images are augmented in {part} of the draws" if probability else "images are not augmented"
         reasons.append(
             Reason(
                 rule=rule.name,
@@ -64,7 +80,7 @@ def strengths_for_all(
                 low=None,
                 high=None,
                 compared_with=tidy(mark),
-                text=f"{_worded(rule, value=value, mark=mark)}, so images are {share}.",
+                text=f"{_worded(rule, value=value, mark=mark)}: {outcome}.",
                 source=rule.source,
             )
         )
@@ -72,6 +88,7 @@ def strengths_for_all(
 
 
 def _worded(rule: Rule | RunRule, **numbers: float) -> str:
+    """The text of the rule with these numbers in it."""
     try:
         return rule.text.format(**numbers)
     except (LookupError, ValueError, TypeError) as error:
@@ -81,7 +98,7 @@ def _worded(rule: Rule | RunRule, **numbers: float) -> str:
 
 
 def _enemies_of(diagnosis: Diagnosis, c: int) -> dict[str, float]:
-    """The classes that the class's held-out errors lie among, with their shares; none where it has no error."""
+    """The classes with which class `c` is confused on held-out images, with their shares; empty if it has no errors."""
     row = diagnosis.enemies[c].double().nan_to_num(0.0).clone()
     row[c] = 0.0
     row[diagnosis["count"].nan_to_num(0.0) < 1] = 0.0
@@ -95,40 +112,34 @@ def _enemies_of(diagnosis: Diagnosis, c: int) -> dict[str, float]:
     }
 
 
-_NO_INTERVAL = re.compile(r" \[nan%?, nan%?\]")  # of a class of one held-out image
-
-_PARTNERS = {  # what makes no difference without the other
-    "image.strength": "image.probability",
-    **{f"features.{method}.strength": f"features.{method}.share" for method in get_args(FeatureMethod)},
-}
-_PARTNERS |= {other: path for path, other in _PARTNERS.items()}
-
-
 class Draft:
-    """One class of a plan while rules change it: a number for every path, and the reasons so far.
+    """One class of a plan while rules change it: the value of every setting, and the reasons so far.
 
-    `common` is the image strength of the class that the base varies least.
+    Args:
+        one: The class as the base plan has it.
+        strengths: The numbers behind the rules.
+        least_strength: Image strength of the class whose images the base plan augments least.
     """
 
-    def __init__(self, one: ClassPlan, strengths: Strengths, common: float) -> None:
-        self.one, self.strengths, self.common = one, strengths, common
+    def __init__(self, one: ClassPlan, strengths: Strengths, least_strength: float) -> None:
+        self.one, self.strengths, self.least_strength = one, strengths, least_strength
         self.reasons: list[Reason] = list(one.reasons)
-        self.values: dict[str, float] = {
-            "draws": one.draws,
-            "image.strength": one.image.strength,
-            "image.probability": one.image.probability,
-            "mixing.probability": one.mixing.probability,
-            "mixing.partner": one.mixing.partner,
+        self.values: dict[Setting, float] = {
+            DRAWS: one.draws,
+            IMAGE_STRENGTH: one.image.strength,
+            IMAGE_PROBABILITY: one.image.probability,
+            MIXING_PROBABILITY: one.mixing.probability,
+            MIXING_PARTNER: one.mixing.partner,
         }
         for policy in one.features:
-            self.values[f"features.{policy.method}.strength"] = policy.strength
-            self.values[f"features.{policy.method}.share"] = policy.share
+            self.values[strength_of(policy.method)] = policy.strength
+            self.values[share_of(policy.method)] = policy.share
         self.given = dict(self.values)
         self.toward = next((policy.toward for policy in one.features if policy.toward), {})
 
-    def hear(self, rule: Rule, diagnosis: Diagnosis, c: int) -> None:
-        """Change what the rule says, if it fires for this class."""
-        columns, name = diagnosis.columns, rule.measure
+    def apply(self, rule: Rule, diagnosis: Diagnosis, c: int) -> None:
+        """Change the setting of the rule, and add its reason, if the rule fires for this class, `c` of the diagnosis."""
+        columns, name, setting = diagnosis.columns, rule.measure, SETTINGS[rule.changes]
         if any(end not in columns for end in (name, f"{name}_low", f"{name}_high")):
             return
         value, low, high = (float(columns[end][c]) for end in (name, f"{name}_low", f"{name}_high"))
@@ -136,36 +147,35 @@ class Draft:
         needed = (value, mark) if rule.pooled else (value, mark, low, high)
         if any(math.isnan(number) for number in needed) or (low == high and not rule.pooled):
             return
-        if rule.pooled:
-            low_end = high_end = pooled_value(name, diagnosis, c)
-        else:
-            low_end, high_end = low, high
-        beyond = mark - high_end if rule.side == "low" else low_end - mark
+        pooled = pooled_value(name, diagnosis, c) if rule.pooled else math.nan
+        low_end, high_end = (pooled, pooled) if rule.pooled else (low, high)
+        distance = mark - high_end if rule.side == "low" else low_end - mark
         if rule.relative:
-            beyond = beyond / abs(mark) if mark else math.nan
-        if not beyond > 0 and not rule.instead:
+            distance = distance / abs(mark) if mark else math.nan
+        if not distance > 0 and not rule.instead:
             return
-        amount = rule.amount(beyond, self.strengths) if beyond > 0 else 0.0
+        amount = rule.amount(distance, self.strengths) if distance > 0 else 0.0
         if not (isinstance(amount, (int, float)) and math.isfinite(amount)):
             raise must(f"amount of the rule {rule.name!r}", "be a finite number", repr(amount))
-        toward = ""
-        if rule.changes.startswith("features.toward_enemies."):
+        done = []
+        if setting.method == "toward_enemies":
             enemies = _enemies_of(diagnosis, c)
-            self.toward = enemies or self.toward  # where the base sent it
+            self.toward = enemies or self.toward  # without errors the partner classes of the base plan remain
             if amount:
-                toward = (
-                    "Its errors say toward which classes." if enemies else "No error of its says toward which classes."
+                done.append(
+                    "The partner classes are those that it is confused with."
+                    if enemies
+                    else "It has no held-out errors that show with which classes it is confused."
                 )
             amount = amount if enemies else 0.0
-        done = [self._move(rule.changes, float(amount))]
-        if rule.instead:
-            done.append(self._drop_other_features(rule.changes))
-        if not any(done):
+        changed = [self._move(setting, float(amount))]
+        if rule.instead and setting != ALL_FEATURES:
+            changed.append(self._drop_other_features(setting.method))
+        if not any(changed):
             return
-        did = " ".join(filter(None, (toward, *done)))
         text = _NO_INTERVAL.sub("", _worded(rule, value=value, low=low, high=high, mark=mark))
         if rule.pooled:
-            text += f" Drawn toward what classes of its size show, that is {low_end:.2f}."
+            text += f" Pooled with what class size predicts, the estimate is {pooled:.2f}."
         self.reasons.append(
             Reason(
                 rule=rule.name,
@@ -175,88 +185,89 @@ class Draft:
                 low=None if math.isnan(low) else low,
                 high=None if math.isnan(high) else high,
                 compared_with=mark,
-                text=f"{text} {did}",
+                text=" ".join([text, *done, *filter(None, changed)]),
                 source=rule.source,
             )
         )
 
-    def _move(self, path: str, amount: float) -> str | None:
-        """Change what is at a path, inside its law; what that did in words, None if nothing."""
-        if path == "draws":
+    def _move(self, setting: Setting, amount: float) -> str:
+        """Change a setting within its limits; return what changed as a sentence, "" if nothing did."""
+        if setting == DRAWS:
             factor = min(max(1 + amount, 0.1), 10.0)
-            if abs(factor - 1) < LEAST_CHANGE or not self.values[path]:
-                return None
-            self.values[path] *= factor
-            return f"Drawn {factor:.2f} times as often as otherwise."
-        if path == "features.share":
+            if abs(factor - 1) < LEAST_CHANGE or not self.values[DRAWS]:
+                return ""
+            self.values[DRAWS] *= factor
+            return f"The class is drawn {factor:.2f} times as often as it would be otherwise."
+        if setting == ALL_FEATURES:
             factor = max(1 + amount, 0.0)
-            return self._scale_features(factor) if abs(factor - 1) >= LEAST_CHANGE else None
-        if path == "image.extra":
-            extra = max(self.values["image.strength"] - self.common, 0.0)
-            path, amount = "image.strength", extra * max(amount, -1.0)
-        old = self.values.get(path, 0.0)
-        most = {"image.probability": MOST_AUGMENTED, "mixing.partner": 1e9}.get(path, 1.0)
-        new = tidy(min(max(old + amount, 0.0), most))
-        if abs(new - old) < LEAST_CHANGE or not self._may(path):
-            return None
-        partner = _PARTNERS.get(path, "")
-        missing = partner if new and partner and not self.values.get(partner) else ""
+            return self._scale_features(factor) if abs(factor - 1) >= LEAST_CHANGE else ""
+        if setting == IMAGE_EXTRA:
+            extra = max(self.values[IMAGE_STRENGTH] - self.least_strength, 0.0)
+            setting, amount = IMAGE_STRENGTH, extra * max(amount, -1.0)
+        old = self.values.get(setting, 0.0)
+        new = tidy(min(max(old + amount, 0.0), _MOST.get(setting, 1.0)))
+        if abs(new - old) < LEAST_CHANGE or not self._can_have(setting):
+            return ""
+        partner = setting.partner
+        missing = partner if new and partner and not self.values.get(partner) else None
         if missing and not self.strengths.usual(missing):
-            return None  # without it nothing would change
-        self.values[path] = new
-        did = f"{path}: {old:.2f} -> {new:.2f}"
+            return ""  # the change would have no effect
+        self.values[setting] = new
+        change = f"{setting.path}: {old:.2f} -> {new:.2f}"
         if missing:
             self.values[missing] = self.strengths.usual(missing)
-            did += f", {missing}: {self.values[missing]:.2f}"
-        return f"{did}."
+            change += f", {missing.path}: {self.values[missing]:.2f}"
+        return f"{change}."
 
-    def _may(self, path: str) -> bool:
-        """Whether the class has, or can be given, what the path is about."""
-        if path.startswith("image."):
+    def _can_have(self, setting: Setting) -> bool:
+        """True if the class has, or can be given, the policy that the setting belongs to."""
+        if setting.part == "image":
             return bool(self.one.image.operations or self.strengths.image_operations)
-        return not path.startswith("mixing.") or self.one.mixing.method != "none"
+        return setting.part != "mixing" or self.one.mixing.method != "none"
 
-    def _feature_shares(self) -> list[str]:
-        """The paths of the shares of the feature methods that the class uses."""
-        paths = [path for path in self.values if path.startswith("features.") and path.endswith(".share")]
-        return [path for path in paths if self.values[path] and self.values.get(_PARTNERS[path])]
+    def _methods(self) -> list[str]:
+        """The feature methods that the class uses."""
+        methods = [setting.method for setting in self.values if setting.method and setting.name == "share"]
+        return [one for one in methods if self.values[share_of(one)] and self.values.get(strength_of(one))]
 
-    def _scale_features(self, factor: float) -> str | None:
-        used = self._feature_shares()
-        if not used:
-            return None
-        for path in used:
-            self.values[path] = math.floor(min(self.values[path] * factor, 1.0) * 1e4) / 1e4
-        return f"features.share: times {factor:.2f}." if factor else "No features are made."
+    def _scale_features(self, factor: float) -> str:
+        """Multiply the shares of all feature methods; return what changed as a sentence, "" if there are none."""
+        methods = self._methods()
+        for method in methods:
+            self.values[share_of(method)] = math.floor(min(self.values[share_of(method)] * factor, 1.0) * 1e4) / 1e4
+        if not methods:
+            return ""
+        return f"{ALL_FEATURES.path} is multiplied by {factor:.2f}." if factor else "Its features are not augmented."
 
-    def _drop_other_features(self, path: str) -> str:
-        """Only the method at the path stays; what that did in words."""
-        kept = path.rpartition(".")[0]
-        dropped = [share for share in self._feature_shares() if not share.startswith(f"{kept}.")]
-        for share in dropped:
-            del self.values[share], self.values[_PARTNERS[share]]
-            choice = share.rpartition(".")[0]
-            self.reasons = [one for one in self.reasons if not f"{one.choice}.".startswith(f"{choice}.")]
-        if dropped and f"{kept}.share" not in self.given:  # what scaled them all scaled nothing that stays
-            self.reasons = [one for one in self.reasons if one.choice != "features.share"]
-        names = ", ".join(share.split(".")[1] for share in dropped)
-        return f"What is measured takes the place of what its size suggests ({names})." if names else ""
+    def _drop_other_features(self, method: str) -> str:
+        """Remove all feature methods but this one, and their reasons; return what changed as a sentence."""
+        dropped = [one for one in self._methods() if one != method]
+        for one in dropped:
+            del self.values[share_of(one)], self.values[strength_of(one)]
+            choice = f"features.{one}."
+            self.reasons = [reason for reason in self.reasons if not f"{reason.choice}.".startswith(choice)]
+        if dropped and share_of(method) not in self.given:  # a scaling of all shares has scaled only what is dropped
+            self.reasons = [reason for reason in self.reasons if reason.choice != ALL_FEATURES.path]
+        names = ", ".join(dropped)
+        return (
+            f"This measurement replaces the feature augmentation that class size suggests ({names})." if names else ""
+        )
 
     def settle(self) -> None:
-        """Keep the shares of the feature policies within 1."""
-        used = self._feature_shares()
-        total = math.fsum(self.values[path] for path in used)
+        """Scale the shares of the feature policies down if they sum to more than 1."""
+        total = math.fsum(self.values[share_of(method)] for method in self._methods())
         if total > 1:
             self._scale_features(1 / total)  # rounded down
-            text = f"The shares of its feature policies came to {total:.0%} of its draws and are scaled to all of them."
-            self._bound("features.share", total, 1.0, text)
+            text = f"The shares of its feature policies summed to {total:.0%} and are scaled down to 100% of its draws."
+            self._add_bound(ALL_FEATURES, total, 1.0, text)
 
-    def _bound(self, choice: str, value: float, most: float, text: str) -> None:
+    def _add_bound(self, setting: Setting, value: float, most: float, text: str) -> None:
+        """Add the reason for a value that was lowered to a limit."""
         self.reasons.append(
             Reason(
                 rule="bounded",
-                choice=choice,
-                measure=choice,
+                choice=setting.path,
+                measure=setting.path,
                 value=value,
                 low=None,
                 high=None,
@@ -269,7 +280,7 @@ class Draft:
     @property
     def image(self) -> ImagePolicy:
         """The image policy as it stands."""
-        strength, probability, given = self.values["image.strength"], self.values["image.probability"], self.one.image
+        strength, probability, given = self.values[IMAGE_STRENGTH], self.values[IMAGE_PROBABILITY], self.one.image
         if (strength, probability) == (given.strength, given.probability):
             return given
         if not strength * probability:
@@ -282,39 +293,24 @@ class Draft:
         )
 
     def bound_images(self, most: float, exposure: float) -> None:
-        """Lower the strength of the image policy to where strength x exposure is `most`, if it is beyond."""
-        strength = self.values["image.strength"]
+        """Lower the strength of the image policy so that strength times exposure is at most `most`."""
+        strength = self.values[IMAGE_STRENGTH]
         if strength * exposure <= most + 1e-9:
             return
-        bounded = self.values["image.strength"] = math.floor(most / exposure * 1e4) / 1e4
+        bounded = self.values[IMAGE_STRENGTH] = math.floor(most / exposure * 1e4) / 1e4
         text = (
-            "Bounded, so that a varied image does not come to mean this class."
-            f" image.strength: {strength:.2f} -> {bounded:.2f}."
+            "Limited, so that the network cannot learn that augmented images belong to this class."
+            f" {IMAGE_STRENGTH.path}: {strength:.2f} -> {bounded:.2f}."
         )
-        self._bound("image.strength", strength, bounded, text)
+        self._add_bound(IMAGE_STRENGTH, strength, bounded, text)
 
     def built(self, draws: float) -> ClassPlan:
-        """The class as it stands."""
+        """Return the class as it stands, with this share of the draws."""
         one, values = self.one, self.values
-        if {**values, "draws": 0.0} == {**self.given, "draws": 0.0}:
+        if {**values, DRAWS: 0.0} == {**self.given, DRAWS: 0.0}:
             return one.model_copy(update={"draws": draws, "reasons": tuple(self.reasons)})
-        methods = [method for method in get_args(FeatureMethod) if f"features.{method}.share" in values]
-        known = {policy.method: policy for policy in one.features}
-        order = [*known, *(method for method in methods if method not in known)]
-        features = [
-            FeaturePolicy(
-                method=method,
-                strength=values[f"features.{method}.strength"],
-                share=values[f"features.{method}.share"],
-                neighbors=known[method].neighbors if method in known else self.strengths.neighbors,
-                toward=self.toward if method == "toward_enemies" else {},
-                donors=known[method].donors if method in known else "similar",
-            )
-            for method in order
-            if values.get(f"features.{method}.share", 0.0) >= LEAST_SHARE and values.get(f"features.{method}.strength")
-        ]
         mixing = one.mixing.model_copy(
-            update={"probability": values["mixing.probability"], "partner": values["mixing.partner"]}
+            update={"probability": values[MIXING_PROBABILITY], "partner": values[MIXING_PARTNER]}
         )
         return ClassPlan(
             name=one.name,
@@ -322,6 +318,23 @@ class Draft:
             draws=draws,
             image=self.image,
             mixing=mixing,
-            features=tuple(features),
+            features=self._features(),
             reasons=tuple(self.reasons),
+        )
+
+    def _features(self) -> tuple[FeaturePolicy, ...]:
+        """The feature policies: those of the base plan first, then the new ones in the order of `FeatureMethod`."""
+        known = {policy.method: policy for policy in self.one.features}
+        order = [*known, *(method for method in get_args(FeatureMethod) if method not in known)]
+        return tuple(
+            FeaturePolicy(
+                method=method,
+                strength=self.values[strength_of(method)],
+                share=self.values[share_of(method)],
+                neighbors=known[method].neighbors if method in known else self.strengths.neighbors,
+                toward=self.toward if method == "toward_enemies" else {},
+                donors=known[method].donors if method in known else "similar",
+            )
+            for method in order
+            if self.values.get(share_of(method), 0.0) >= LEAST_SHARE and self.values.get(strength_of(method))
         )

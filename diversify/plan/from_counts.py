@@ -1,4 +1,4 @@
-"""What rarity alone suggests for every class, with its reasons: where plans start."""
+"""The plan that follows from class sizes alone, with its reasons: where every plan starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,20 @@ from .strengths import Strengths
 
 
 def rarity(class_counts: Sequence[int] | Tensor) -> list[float]:
-    """Per class 1 - log n / log n_max, scaled to 1 for the rarest class; 0 for all where counts are equal, and without images."""
+    """The rarity of every class: 1 - log n / log n_max, scaled to 1 for the rarest class.
+
+    Args:
+        class_counts: Training images per class.
+
+    Returns:
+        One number in [0, 1] per class: 0 for the largest class and for classes without images, and 0 for all classes if
+        their counts are equal.
+
+    Example:
+        >>> from diversify.plan import rarity
+        >>> [round(value, 2) for value in rarity([1000, 100, 10])]
+        [0.0, 0.5, 1.0]
+    """
     counts = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
     present = [count for count in counts if count]
     if not present or min(present) == max(present):
@@ -26,7 +39,11 @@ def rarity(class_counts: Sequence[int] | Tensor) -> list[float]:
 
 
 def counted(class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -> tuple[list[str], list[int]]:
-    """Names and counts as a plan holds them."""
+    """Return names and counts as a plan holds them.
+
+    Raises:
+        InputError: not one count per name, a count is not a whole number from 0 on, or there is no image at all.
+    """
     names = [str(name) for name in class_names]
     given = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
     if len(names) != len(given):
@@ -42,26 +59,34 @@ def counted(class_names: Sequence[str], class_counts: Sequence[int] | Tensor) ->
 
 
 def drawn_shares(counts: Sequence[int], exponent: float) -> list[float]:
-    """The share of the draws of each class, in proportion to n to the exponent."""
+    """The share of the draws of every class, in proportion to its count to the power of `exponent`."""
     weights = [float(count) ** exponent if count else 0.0 for count in counts]
     return normalised(weights)
 
 
 def normalised(weights: Sequence[float]) -> list[float]:
-    """As shares of their sum, to eight digits, so that a plan is readable."""
+    """The weights divided by their sum, rounded to eight digits to keep plans readable."""
     total = math.fsum(weights)
     return [float(f"{weight / total:.8g}") for weight in weights]
 
 
 def tidy(value: float) -> float:
-    """To four places, as strengths and shares are written."""
+    """Round to four places, as plans write strengths and shares."""
     return round(value, 4)
 
 
 def graded_values(
     names: Sequence[str], counts: Sequence[int], levels: Sequence[float], strengths: Strengths, *, made_from: str
 ) -> dict[str, Any]:
-    """A plan's values, with every class by its level in [0, 1], which is its rarity, or one for all."""
+    """The values of a plan in which every class is treated by its level.
+
+    Args:
+        names: Names of the classes.
+        counts: Training images per class.
+        levels: One number in [0, 1] per class: its rarity, or the same for all classes.
+        strengths: The numbers to make the plan with.
+        made_from: "counts" or "uniform".
+    """
     varied = any(levels) or any(rarity(counts))
     classes = []
     draws, natural = drawn_shares(counts, strengths.draws_exponent), drawn_shares(counts, 1.0)
@@ -69,20 +94,23 @@ def graded_values(
         basis = _Basis(
             count=count,
             largest=max(counts),
-            words=f"{count:,} training image{'s' * (count != 1)}, rarity {level:.2f}"
+            words=f"{count:,} training image{'s' * (count != 1)}, rarity {level:.2f} (0 largest class, 1 rarest)"
             if made_from == "counts"
-            else f"every class as if its rarity were {level:.2f}",
+            else f"every class is treated as if its rarity were {level:.2f}",
             rule="rarity" if made_from == "counts" else "uniform",
         )
         one: dict[str, Any] = {"name": name, "count": count, "draws": share, "reasons": []}
         if count and share != own:
-            text = f"drawn {share / own:.2f} times as often as its images come: in proportion to n^{strengths.draws_exponent:g}"
-            one["reasons"].append(basis.reason("draws", f"{count:,} images: {text}", "Kang et al. 2020, eq. 1"))
+            text = (
+                f"{count:,} training images: drawn {share / own:.2f} times as often as with every image once an epoch, because"
+                f" draws are proportional to (class size)^{strengths.draws_exponent:g}"
+            )
+            one["reasons"].append(basis.reason("draws", text, "Kang et al. 2020, eq. 1"))
         if count and varied:
             one |= _image_of(level, strengths, basis, one["reasons"])
             one["mixing"] = strengths.mixing
             if strengths.mixing.method != "none":
-                text = f"{strengths.mixing.method} on {strengths.mixing.probability:.0%} of the draws of every class"
+                text = f"{strengths.mixing.method} is applied to {strengths.mixing.probability:.0%} of the draws of every class"
                 one["reasons"].append(basis.reason("mixing", text, "Park et al. 2022 (CMO)"))
             one["features"] = _features_of(level, strengths, basis, one["reasons"])
         classes.append(one)
@@ -91,7 +119,7 @@ def graded_values(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Basis:
-    """Why a choice was made that no measure of the network speaks for."""
+    """The basis of choices that are made from class sizes and not from measures of the network."""
 
     count: int
     largest: int
@@ -117,8 +145,9 @@ def _image_of(level: float, strengths: Strengths, basis: _Basis, reasons: list[R
     if not (strength and strengths.image_probability and strengths.image_operations):
         return {}
     text = (
-        f"{basis.words}: images varied at strength {strength:.2f} on {strengths.image_probability:.0%} of its draws;"
-        f" every class at {strengths.image_least:g} at least, so that a varied image does not come to mean a rare class"
+        f"{basis.words}: images are augmented at strength {strength:.2f} in {strengths.image_probability:.0%} of its draws."
+        f" Every class gets at least strength {strengths.image_least:g}, so that the network cannot learn that augmented"
+        " means rare"
     )
     reasons.append(basis.reason("image", text, "Ahn et al. 2023 (CUDA)"))
     policy = ImagePolicy(
@@ -136,10 +165,16 @@ def _features_of(level: float, strengths: Strengths, basis: _Basis, reasons: lis
             "covariance",
             strengths.covariance * level,
             strengths.covariance_share * level,
-            "borrows the spread of larger classes",
+            "noise with the covariance of larger classes is added to its features",
             "Yin et al. 2019 (FTL), with the noise of Wang et al. 2019 (ISDA)",
         ),
-        ("eos", strengths.eos, strengths.eos_share * level, "goes toward its enemies", "Dablain et al. 2022 (EOS)"),
+        (
+            "eos",
+            strengths.eos,
+            strengths.eos_share * level,
+            "its features are moved toward their nearest neighbours of other classes",
+            "Dablain et al. 2022 (EOS)",
+        ),
     )
     policies = []
     for method, strength, share, does, source in kinds:
@@ -147,20 +182,20 @@ def _features_of(level: float, strengths: Strengths, basis: _Basis, reasons: lis
             policies.append(
                 FeaturePolicy(method=method, strength=tidy(strength), share=tidy(share), neighbors=strengths.neighbors)
             )
-            text = f"{basis.words}: {does} at strength {strength:.2f} on {share:.0%} of its draws"
+            text = f"{basis.words}: {does}, at strength {strength:.2f} in {share:.0%} of its draws"
             reasons.append(basis.reason(f"features.{method}", text, source))
     return tuple(policies)
 
 
 def _of_the_run(strengths: Strengths, largest: int) -> dict[str, Any]:
-    """The global settings, with their reasons: the same for a made plan and for its controls."""
+    """The settings of the whole run, with their reasons."""
     basis = _Basis(count=largest, largest=largest, words="", rule="run")
     correction = strengths.prior_correction
     reasons = []
     if correction.training or correction.after:
         text = (
-            f"the logarithm of the drawn class prior is taken out {correction.training:g} times in the loss and"
-            f" {correction.after:g} times afterwards"
+            f"the logits are corrected for the class prior of the draws: {correction.training:g} times its logarithm is added in"
+            f" the loss, and {correction.after:g} times its logarithm is subtracted after training"
         )
         source = "Ren et al. 2020 (balanced softmax); Menon et al. 2021 (logit adjustment)"
         reasons.append(basis.reason("prior_correction", text, source))

@@ -9,11 +9,10 @@ from ..errors import must
 from .draft import Draft, strengths_for_all
 from .from_counts import counted, normalised
 from .plan import Plan
-from .policies import ClassPlan, ImagePolicy, exposures
+from .policies import ClassPlan, ImagePolicy, Reason, exposures
 from .rules import RULES, Rule, RunRule, require_rule
+from .settings import DRAWS, IMAGE_STRENGTH
 from .strengths import STRENGTHS, Strengths
-
-# From a diagnosis
 
 
 def make_plan(
@@ -23,27 +22,43 @@ def make_plan(
     base: Plan | None = None,
     strengths: Strengths = STRENGTHS,
 ) -> Plan:
-    """`base` (by default the plan of the counts), changed where the diagnosis shows that a class needs more or less.
+    """Return the plan that a diagnosis supports, with the reason for every choice.
 
-    A class moves by what its 95% intervals show beyond doubt: an interval that holds the mark changes nothing. A rule that
-    is `pooled` (of `RULES` the magnitude gap) goes by its value instead, drawn toward what the class's size predicts. A
-    `RunRule` speaks of all classes alike: where the network knows little of its training images by heart, images are varied
-    and mixed less or not at all (`Strengths.gap_none`, `gap_full`), as no policy gained on all of the networks that this was
-    tried on; it does not touch a `base` of your own. What no evidence and no rarity speaks for stays as it is in
-    `Plan.untouched`, but for the share of the draws, which sum to 1.
+    A plan starts from class sizes and changes a setting only when the diagnosis's 95% interval supports it. The magnitude
+    gap is noisy for small classes, so its rule uses a pooled estimate instead (`Rule.pooled`). Rare classes that are
+    already recognised get no extra image augmentation. If the network has barely overfitted, images are augmented and
+    mixed less or not at all (`RunRule`, `Strengths.gap_none`, `Strengths.gap_full`): no image policy improved every such
+    network that was tried.
 
-        plan = make_plan(diagnosis)
-        plan = make_plan(diagnosis, rules=(*RULES, my_rule), strengths=Strengths(draws_exponent=0.0))
+    Args:
+        diagnosis: Made on a validation split, never on test.
+        rules: The rules to apply, in this order.
+        base: The plan to start from; by default that of `Plan.from_counts`. A `RunRule` does not change a plan given here.
+        strengths: The numbers behind the rules.
+
+    Returns:
+        The plan. Where neither class sizes nor the diagnosis ask for anything, it is that of `Plan.untouched`.
 
     Raises:
-        InputError: the diagnosis was made on test, `base` is of other classes, or a rule names what there is not.
+        InputError: the diagnosis was made on test, `base` has other classes, or a rule names something that does not
+            exist.
+
+    See Also:
+        `RULES` for the rules; `Plan.from_counts` and `Plan.uniform` for the controls that a plan has to beat.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
+        >>> plan = dv.make_plan(dv.diagnose(train, heldout, head=head))
+        >>> [[policy.method for policy in one.features] for one in plan.classes]
+        [['toward_enemies'], ['toward_enemies'], ['toward_enemies'], ['eos', 'toward_enemies']]
     """
     if not diagnosis.plan_ready:
         raise must(
             "diagnosis",
             "be made on val to make a plan from",
             f"one made on {diagnosis.heldout_split}",
-            "bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing",
+            "bring a val split, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
         )
     if not isinstance(rules, Sequence):
         raise must("rules", "be a sequence of diversify.plan.Rule or RunRule", type(rules).__name__)
@@ -54,38 +69,50 @@ def make_plan(
             raise must("diagnosis", f"have the column {column}", "none", "diagnose again")
     names, counts = counted(diagnosis.class_names, diagnosis["count"])
     if base is None:
-        of_all = [rule for rule in rules if isinstance(rule, RunRule)]
-        strengths, told = strengths_for_all(strengths, diagnosis, of_all)
-        base = Plan.from_counts(names, counts, strengths=strengths)
-        said = [one.model_copy(update={"reasons": (*told, *one.reasons)}) if one.count else one for one in base.classes]
-        base = base.model_copy(update={"classes": tuple(said)})
+        run_rules = [rule for rule in rules if isinstance(rule, RunRule)]
+        strengths, reasons = strengths_for_all(strengths, diagnosis, run_rules)
+        base = _with_reasons(Plan.from_counts(names, counts, strengths=strengths), reasons)
     elif [(one.name, one.count) for one in base.classes] != list(zip(names, counts, strict=True)):
-        raise must(
-            "base", "be of the diagnosis's classes, with their training images", ", ".join(_listed(base.classes))
-        )
+        raise must("base", "have the diagnosis's classes and training counts", ", ".join(_listed(base.classes)))
     common = min(one.image.strength for one in base.classes if one.count)
     drafts = [Draft(one, strengths, common) for one in base.classes]
-    of_classes = [rule for rule in rules if isinstance(rule, Rule)]
-    recall = float(diagnosis["recall_heldout"].nanmean())
-    for c, draft in enumerate(drafts):
-        found = float(diagnosis["recall_heldout_low"][c]) > recall
-        for rule in of_classes:
-            if counts[c] >= max(rule.least_count, 1) and (rule.found_too or not found):
-                draft.hear(rule, diagnosis, c)
-    for draft in drafts:
-        draft.settle()
-    draws = [draft.values["draws"] for draft in drafts]
+    _apply([rule for rule in rules if isinstance(rule, Rule)], drafts, diagnosis)
+    draws = [draft.values[DRAWS] for draft in drafts]
     if draws != [one.draws for one in base.classes]:
         draws = normalised(draws)
-    exposed = dict(
-        zip(drafts, exposures([draft.image if draft.one.count else ImagePolicy() for draft in drafts]), strict=True)
-    )
-    least = min(draft.values["image.strength"] * exposed[draft] for draft in drafts if draft.one.count)
-    for draft in drafts:
-        draft.bound_images(least + base.bound, exposed[draft])
+    _bound_images(drafts, base.bound)
     classes = [draft.built(share) for draft, share in zip(drafts, draws, strict=True)]
     made_from = "diagnosis" if diagnosis.permuted_by is None else "permuted diagnosis"
     return Plan.from_dict({**base.model_dump(exclude={"classes"}), "made_from": made_from, "classes": classes})
+
+
+def _with_reasons(plan: Plan, reasons: Sequence[Reason]) -> Plan:
+    """The plan with these reasons in front of those of every class that has images."""
+    classes = [
+        one.model_copy(update={"reasons": (*reasons, *one.reasons)}) if one.count else one for one in plan.classes
+    ]
+    return plan.model_copy(update={"classes": tuple(classes)})
+
+
+def _apply(rules: Sequence[Rule], drafts: Sequence[Draft], diagnosis: Diagnosis) -> None:
+    """Apply the rules to every class, in their order."""
+    mean_recall = float(diagnosis["recall_heldout"].nanmean())
+    for c, draft in enumerate(drafts):
+        recognised = float(diagnosis["recall_heldout_low"][c]) > mean_recall
+        for rule in rules:
+            if draft.one.count >= max(rule.least_count, 1) and (rule.found_too or not recognised):
+                draft.apply(rule, diagnosis, c)
+    for draft in drafts:
+        draft.settle()
+
+
+def _bound_images(drafts: Sequence[Draft], bound: float) -> None:
+    """Lower image strengths so that no two classes differ by more than the bound in strength times exposure."""
+    policies = [draft.image if draft.one.count else ImagePolicy() for draft in drafts]
+    exposed = dict(zip(drafts, exposures(policies), strict=True))
+    least = min(draft.values[IMAGE_STRENGTH] * exposed[draft] for draft in drafts if draft.one.count)
+    for draft in drafts:
+        draft.bound_images(least + bound, exposed[draft])
 
 
 def _listed(classes: Sequence[ClassPlan]) -> list[str]:

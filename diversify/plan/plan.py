@@ -1,11 +1,8 @@
-"""The strategy layer: a diagnosis in, a `Plan` out, with the reason for every choice in it.
+"""`Plan`: what is done for every class and for the run, as JSON that people can read, edit and compare.
 
-A plan says per class how often it is drawn, how its images and its features are varied and with what they are mixed;
-and for the whole run how the class prior is corrected, when the augmentations begin, and how many images make an epoch.
-It is JSON to be read, edited and compared; nothing downstream decides again what a plan has decided.
-
-`Plan.from_counts` grades everything by rarity; `make_plan` starts there and changes what `RULES` say where the 95%
-interval of a measure, or what is pooled of it, lies beyond a mark. Every number they use is a field of `Strengths`.
+A plan says how often each class is drawn, how its images and features are augmented and mixed, how the class prior is
+corrected, when augmentation acts, and how many images make an epoch. Samplers, augmenters and training follow it without
+making decisions of their own.
 """
 
 from __future__ import annotations
@@ -43,9 +40,27 @@ from .strengths import STRENGTHS, Strengths
 class Plan(Value):
     """What is done for every class, and for the run as a whole.
 
-    `images_per_epoch` is the budget of draws; None means as many as there are training images. `made_from` says what the
-    plan was made from: "diagnosis", "permuted diagnosis", "counts", "uniform" or "hand". `largest_difference` bounds how far two
-    classes' image policies may be apart (`policies.exposures`); 1 is no bound.
+    Attributes:
+        schema_version: Version of the file format.
+        made_from: "diagnosis", "permuted diagnosis", "counts", "uniform" or "hand".
+        classes: One `ClassPlan` per class.
+        prior_correction: How the logits are corrected for the class prior of the draws.
+        schedule: When augmentation acts.
+        images_per_epoch: Draws per epoch; None for as many as there are training images.
+        largest_difference: Largest allowed difference between two classes in image strength times exposure (see
+            `policies.exposures`), in [0, 1]; 1 is no bound.
+        reasons: Reasons for the settings of the run.
+
+    See Also:
+        `make_plan` for the plan that a diagnosis supports.
+
+    Example:
+        >>> import diversify as dv
+        >>> plan = dv.Plan.from_counts(["cat", "newt"], [100, 10])
+        >>> [round(one.image.strength, 2) for one in plan.classes], plan.draws.round(decimals=2).tolist()
+        ([0.5, 0.7], [0.91, 0.09])
+        >>> dv.Plan.from_json(plan.to_json()) == plan
+        True
     """
 
     schema_version: Literal[1] = 1
@@ -61,12 +76,12 @@ class Plan(Value):
     def _whole(self) -> Self:
         if not self.classes:
             raise broken("hold at least one class", "none", at="classes")
-        numbers: dict[str, int] = {}
+        places: dict[str, int] = {}
         for number, one in enumerate(self.classes):
-            if one.name in numbers:
-                law = f"be another than that of class {numbers[one.name]}"
+            if one.name in places:
+                law = f"differ from that of class {places[one.name]}"
                 raise broken(law, repr(one.name), at=f"classes.{number}.name")
-            numbers[one.name] = number
+            places[one.name] = number
             if one.draws > 0 and one.count == 0:
                 law = "be 0 for a class without training images"
                 raise broken(law, f"{one.draws:g}", at=f"classes.{number}.draws")
@@ -76,7 +91,7 @@ class Plan(Value):
         for number, one in enumerate(self.classes):
             for place, policy in enumerate(one.features):
                 for name in policy.toward:
-                    if name not in numbers or name == one.name:
+                    if name not in places or name == one.name:
                         at = f"classes.{number}.features.{place}.toward"
                         raise broken("name other classes of the plan", repr(name), at=at)
         policies = [one.image for one in self.classes if one.count]
@@ -92,40 +107,53 @@ class Plan(Value):
 
     @property
     def bound(self) -> float:
-        """By how much strength x exposure may differ between two classes' image policies: `largest_difference`, none where that is 1."""
+        """Largest allowed difference between two classes in image strength times exposure; infinity for no bound."""
         return self.largest_difference if self.largest_difference < 1 else math.inf
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return len(self.classes)
 
     @property
     def class_counts(self) -> Tensor:
-        """`(C,)` int64 training images per class."""
+        """Training images per class, `(C,)` int64."""
         return torch.tensor([one.count for one in self.classes])
 
     @property
     def draws(self) -> Tensor:
-        """`(C,)` float64 share of the draws per class."""
+        """Share of the draws per class, `(C,)` float64."""
         return torch.tensor([one.draws for one in self.classes], dtype=torch.float64)
 
     @property
     def log_prior(self) -> Tensor:
-        """`(C,)` float32 logarithm of the drawn class prior; a class that is never drawn has that of the rarest one."""
+        """Logarithm of the class prior of the draws, `(C,)` float32; a class that is never drawn gets the smallest one."""
         draws = self.draws
         return draws.clamp(min=float(draws[draws > 0].min())).log().float()
 
     def image_column(self, name: str) -> Tensor:
-        """`(C,)` float32: a number of every class's image policy, `strength`, `probability` or `layers`."""
+        """Return one field of every class's image policy, `(C,)` float32.
+
+        Args:
+            name: "strength", "probability" or "layers".
+        """
         return torch.tensor([getattr(one.image, name) for one in self.classes], dtype=torch.float32)
 
     def mixing_column(self, name: str) -> Tensor:
-        """`(C,)` float32: a number of every class's mixing, `probability` or `partner`."""
+        """Return one field of every class's mixing, `(C,)` float32.
+
+        Args:
+            name: "probability" or "partner".
+        """
         return torch.tensor([getattr(one.mixing, name) for one in self.classes], dtype=torch.float32)
 
     def feature_column(self, method: str, name: str) -> Tensor:
-        """`(C,)` float32: `strength`, `share`, `neighbors` or `pooled` of a feature method; 0 where a class does not use it."""
+        """Return one field of a feature method for every class, `(C,)` float32; 0 for classes without this method.
+
+        Args:
+            method: The feature method.
+            name: "strength", "share", "neighbors" or "pooled".
+        """
         values = [
             next((getattr(policy, name) for policy in one.features if policy.method == method), 0)
             for one in self.classes
@@ -134,7 +162,7 @@ class Plan(Value):
 
     @property
     def enemies(self) -> Tensor:
-        """`(C, C)` float64 shares with which `toward_enemies` draws partners for a class of a row; zeros where it is not used."""
+        """Shares with which "toward_enemies" draws partner classes (columns) for each class (rows), `(C, C)` float64."""
         shares = torch.zeros(self.num_classes, self.num_classes, dtype=torch.float64)
         column = {one.name: index for index, one in enumerate(self.classes)}
         for row, one in enumerate(self.classes):
@@ -145,18 +173,27 @@ class Plan(Value):
 
     @property
     def feature_methods(self) -> tuple[str, ...]:
-        """The feature methods that some class uses, in the order in which they first appear."""
+        """The feature methods that at least one class uses, in the order in which they first appear."""
         used = [policy.method for one in self.classes for policy in one.features if policy.share > 0]
         return tuple(dict.fromkeys(used))
 
     def for_counts(self, class_counts: Sequence[int] | Tensor) -> Plan:
-        """The same plan for other numbers of training images: made on a hold-out's train split, used on all images.
+        """Return the same plan for other numbers of training images.
 
-        Policies stay as they are. The draws follow the counts as they did (`functional.counts.shares_for_counts`), and so
-        does the log prior; a budget keeps its ratio to the number of images. With the counts it has, the plan itself.
+        For example, make a plan on the training part of a hold-out and then use it on all training images. The policies
+        stay the same. The draws keep their relation to the counts (`functional.counts.shares_for_counts`), the log prior
+        follows from them, and `images_per_epoch` keeps its ratio to the number of images.
+
+        Args:
+            class_counts: Training images per class, `(C,)` integers.
 
         Raises:
             InputError: not one count per class, or no image in any class that is drawn.
+
+        Example:
+            >>> from diversify.plan import Plan
+            >>> Plan.untouched(["cat", "newt"], [90, 10]).for_counts([180, 20]).class_counts.tolist()
+            [180, 20]
         """
         given = torch.as_tensor(class_counts)
         if given.shape != (self.num_classes,) or given.is_floating_point() or bool((given < 0).any()):
@@ -176,19 +213,19 @@ class Plan(Value):
         return Plan.from_dict({**self.to_dict(), "classes": classes, "images_per_epoch": budget})
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, in the form of `plan.json`."""
+        """Return the plan as JSON values, in the form of `plan.json`."""
         return self.model_dump(mode="json")
 
     def to_json(self) -> str:
-        """The text of `plan.json`; `from_json` gives back an equal plan."""
+        """Return the text of `plan.json`; `from_json` gives back an equal plan."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """The plan that these JSON values hold; nothing is converted, so that `"0.5"` is no number.
+        """Return the plan that JSON values hold. Values are not converted: `"0.5"` is not accepted as a number.
 
         Raises:
-            InputError: a field is missing, unknown or outside its law; the message names its path.
+            InputError: a field is missing, unknown or out of range; the message names its path.
         """
         try:
             return cls.model_validate(values)
@@ -197,10 +234,10 @@ class Plan(Value):
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` came from, or that was edited since.
+        """Return the plan that a text from `to_json` holds, which may have been edited since.
 
         Raises:
-            InputError: as for `from_dict`, or because the text is no JSON.
+            InputError: as for `from_dict`, or the text is not valid JSON.
         """
         try:
             values = json.loads(text, object_pairs_hook=distinct)
@@ -209,7 +246,14 @@ class Plan(Value):
         return cls.from_dict(values)
 
     def diff(self, other: Plan) -> tuple[str, ...]:
-        """What `other` does otherwise, one line per field: `classes.ship.image.strength: 0.3 -> 0.5`; reasons are left out."""
+        """Return the fields in which `other` differs, one line each, without the reasons.
+
+        Example:
+            >>> from diversify.plan import Plan
+            >>> plan = Plan.untouched(["cat", "newt"], [90, 10])
+            >>> plan.diff(plan.model_copy(update={"images_per_epoch": 50}))
+            ('images_per_epoch: none -> 50',)
+        """
         mine, theirs = _leaves(self), _leaves(other)
         lines = []
         for path in dict.fromkeys((*mine, *theirs)):
@@ -220,7 +264,15 @@ class Plan(Value):
 
     @classmethod
     def untouched(cls, class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -> Plan:
-        """The plan that changes nothing: every image once an epoch, no augmentation, no correction."""
+        """Return the plan that changes nothing: every image once an epoch, no augmentation, no prior correction.
+
+        Args:
+            class_names: Names of the classes.
+            class_counts: Training images per class.
+
+        Raises:
+            InputError: the names and counts do not describe a training set.
+        """
         names, counts = counted(class_names, class_counts)
         classes = [
             {"name": name, "count": count, "draws": count / sum(counts)}
@@ -232,13 +284,18 @@ class Plan(Value):
     def from_counts(
         cls, class_names: Sequence[str], class_counts: Sequence[int] | Tensor, *, strengths: Strengths = STRENGTHS
     ) -> Plan:
-        """The plan that rarity alone suggests: what a diagnosis has to beat.
+        """Return the plan that follows from class sizes alone: the control that a plan from a diagnosis has to beat.
 
-        The rarer a class, the more often it is drawn for its size, the more of its features are made and the more its
-        images are varied. Where no class is rarer than another nothing is varied.
+        The rarer a class, the stronger its image and feature augmentation and, with `Strengths.draws_exponent` below 1,
+        the more often each of its images is drawn. If all classes have the same size, nothing is augmented.
+
+        Args:
+            class_names: Names of the classes.
+            class_counts: Training images per class.
+            strengths: The numbers to make the plan with.
 
         Raises:
-            InputError: the names and counts are not those of a training set.
+            InputError: the names and counts do not describe a training set.
         """
         names, counts = counted(class_names, class_counts)
         return cls.from_dict(graded_values(names, counts, rarity(counts), strengths, made_from="counts"))
@@ -252,12 +309,16 @@ class Plan(Value):
         level: float | None = None,
         strengths: Strengths = STRENGTHS,
     ) -> Plan:
-        """The plan of `from_counts` with one policy for every class: as if each had the rarity `level`.
+        """Return the plan of `from_counts` with the same policy for every class, as if each had the rarity `level`.
 
-        By default the mean rarity over the draws.
+        Args:
+            class_names: Names of the classes.
+            class_counts: Training images per class.
+            level: The rarity, in [0, 1]; None for the mean rarity over the draws.
+            strengths: The numbers to make the plan with.
 
         Raises:
-            InputError: the names and counts are not those of a training set, or `level` is not in [0, 1].
+            InputError: the names and counts do not describe a training set, or `level` is not in [0, 1].
         """
         names, counts = counted(class_names, class_counts)
         if level is None:
@@ -283,7 +344,7 @@ _FIELDS = tuple(dict.fromkeys(field for model in _MODELS for field in model.mode
 
 
 def _leaves(plan: Plan) -> dict[str, object]:
-    """Every number and name of a plan but its reasons, by its path."""
+    """Every number and name of a plan except its reasons, by path."""
     leaves: dict[str, object] = {}
 
     def walk(path: str, value: object) -> None:
@@ -308,7 +369,7 @@ def _leaves(plan: Plan) -> dict[str, object]:
 
 
 def _shown(value: object, other: object) -> str:
-    """A leaf in a line of `diff`: six digits of a number unless it takes more to tell it from the other."""
+    """A value as a line of `diff` shows it: six digits, or all if six do not tell it from the other value."""
     if isinstance(value, float):
         short = f"{value:.6g}"
         return repr(value) if isinstance(other, float) and short == f"{other:.6g}" else short

@@ -1,6 +1,6 @@
-"""What a plan is made of: policies, one class's part, what holds for the run, and the numbers that plans are made with.
+"""The parts of a plan: policies for images, mixing and features, one class's part, and the settings of the run.
 
-Frozen values whose fields are exactly those of `plan.json`; `diversify.plan` has them all.
+All are frozen values whose fields are exactly those of `plan.json`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import pydantic
 from ..files.schema import Value, broken
 from ..functional import image_ops
 
-MOST_AUGMENTED = 0.9  # every class keeps clean views: at most so many of its draws are augmented
+MOST_AUGMENTED = 0.9  # at most this share of a class's draws is augmented, so that every class keeps clean views
 LARGEST_DIFFERENCE = 0.35  # in strength x exposure between two classes' image policies
-VARIED = tuple(
+VARIED = tuple(  # the operations that plans use by default
     name for name in image_ops.OPERATIONS if name not in ("crop", "flip", "invert", "posterize", "solarize")
-)  # crop and flip are for the base augmentation; the others leave little of small or grey images
-LEAST_SHARE = 0.01  # of a class's draws: made features below it are not worth their place in a plan
-LEAST_CHANGE = 0.005  # what a rule would change by less, it leaves: two digits would not show it
-LARGEST_NUMBER = 1 << 53  # of images: beyond it a JSON number is no exact integer everywhere
+)  # crop and flip belong to the base augmentation; the others destroy small or grey images
+LEAST_SHARE = 0.01  # of a class's draws: plans leave out feature policies with a smaller share
+LEAST_CHANGE = 0.005  # rules make no smaller changes: two digits would not show them
+LARGEST_NUMBER = 1 << 53  # of images: not every JSON reader keeps larger integers exact
 
 Share = Annotated[float, pydantic.Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Number = Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
@@ -34,10 +34,18 @@ Donors = Literal["similar", "pooled"]
 
 
 class ImagePolicy(Value):
-    """How a class's images are varied: `layers` of `operations` drawn one after the other, on a share of its draws.
+    """The image augmentation of one class: random operations, applied one after the other to a share of its draws.
 
-    `strength` is that of `functional.image_ops`: 0 the identity, 1 the full range of each operation. `probability` is the
-    share of the class's draws that are varied at all; it stays at or below 0.9, so that clean views remain.
+    Attributes:
+        operations: Names from `functional.image_ops.OPERATIONS`; each layer draws one of them with equal probability.
+        layers: How many operations an augmented image goes through, in [1, 8].
+        strength: In [0, 1], as in `functional.image_ops`: 0 is the identity, 1 the full range of each operation.
+        probability: Share of the class's draws that are augmented, in [0, 0.9], so that clean views remain.
+
+    Example:
+        >>> from diversify.plan import ImagePolicy
+        >>> ImagePolicy(operations=("rotate", "contrast"), strength=0.5, probability=0.8).amount
+        0.4
     """
 
     operations: tuple[str, ...] = ()
@@ -57,28 +65,50 @@ class ImagePolicy(Value):
 
     @property
     def amount(self) -> float:
-        """Strength x probability; 0 without operations."""
+        """Strength times probability; 0 without operations."""
         return self.strength * self.probability if self.operations else 0.0
 
 
 def exposures(policies: Sequence[ImagePolicy]) -> list[float]:
-    """How much the strength of each counts where classes are compared: its probability, times its layers for each of the fewest.
+    """The exposure of each policy: its probability times its layers, relative to the policy with the fewest layers.
 
-    The fewest layers of those that vary any draw, at whatever strength. Strength x exposure is bounded between classes.
+    A plan bounds how far strength times exposure may differ between classes. "Fewest layers" is the minimum over the
+    policies that augment any draw, at any strength.
+
+    Args:
+        policies: One image policy per class.
+
+    Returns:
+        One number per policy; 0 without operations.
+
+    Example:
+        >>> from diversify.plan.policies import ImagePolicy, exposures
+        >>> once = ImagePolicy(operations=("rotate",), probability=0.5)
+        >>> exposures([once, once.model_copy(update={"layers": 2})])
+        [0.5, 1.0]
     """
     fewest = min((one.layers for one in policies if one.operations and one.probability > 0), default=1)
     return [one.layers / fewest * one.probability if one.operations else 0.0 for one in policies]
 
 
 class Mixing(Value):
-    """With what a class's images are mixed.
+    """How images of one class are mixed with partner images.
 
-    `cutmix` pastes a box of a partner into the image (Yun et al. 2019; with `partner` even over the classes it is CMO, Park
-    et al. 2022); `mixup` blends two images and their labels; `remix` blends images as mixup does, and gives the label to
-    the rarer class (Chou et al. 2020). `probability` is how often an image of this class is given a partner; `partner` is
-    the weight with which an image of this class is drawn as somebody's partner, relative to the other classes. At
-    probability 1 no image of the class comes unmixed: what always leaves clean views are image policies. The labels tell of
-    what is mixed, and so it is not bounded between classes.
+    The targets show what was mixed, so mixing is not bounded between classes as image policies are. With `probability` 1
+    every image of the class is mixed.
+
+    Attributes:
+        method: "cutmix" pastes a box of the partner into the image (Yun et al. 2019); "mixup" blends both images and
+            their labels (Zhang et al. 2018); "remix" blends the images as mixup does and gives the label to the rarer
+            class (Chou et al. 2020); "none".
+        probability: Share of the class's images that get a partner, in [0, 1].
+        partner: Weight with which images of this class are drawn as partners, relative to the other classes. CutMix with
+            equal weights for all classes is CMO (Park et al. 2022).
+
+    Example:
+        >>> from diversify.plan import Mixing
+        >>> Mixing(method="cutmix", probability=0.5).partner
+        1.0
     """
 
     method: MixingMethod = "none"
@@ -87,16 +117,24 @@ class Mixing(Value):
 
 
 class FeaturePolicy(Value):
-    """One way of making features of a class; `share` of the class's draws go through it.
+    """One feature augmentation of a class.
 
-    `strength` 0 is the identity for every method and 1 its full range: the whole way to the partner for `toward_enemies`,
-    `eos`, `smote`, `borderline_smote`, `manifold_mixup` and `remix`; noise of 3 standard deviations of the donors for
-    `covariance`; top-K features shrunk down to nothing for `magnitude`; lambda 1 for `isda`. `neighbors` is k where there
-    are neighbours. `toward` belongs to `toward_enemies`: the shares with which partners are drawn from other classes.
+    Attributes:
+        method: "toward_enemies", "eos", "smote", "borderline_smote", "covariance", "magnitude", "manifold_mixup", "remix"
+            or "isda"; `FeatureAugmenter` describes them.
+        strength: In [0, 1]; 0 is the identity. 1 is the whole way to the partner for the methods that have one, noise of
+            3 standard deviations for "covariance", top-K features shrunk to 0 for "magnitude", and lambda 1 for "isda".
+        share: Share of the class's draws that go through this method, in [0, 1].
+        neighbors: k of the methods that look for nearest neighbours.
+        toward: For "toward_enemies" only: the shares with which partners are drawn from other classes; they sum to 1.
+        donors: For "covariance" and "isda" only. "similar" is the class's own covariance, shrunk toward those of the most
+            similar frequent classes (more strongly the fewer images the class has). "pooled" is the covariance within all
+            frequent classes, the same for every class.
 
-    `donors` belongs to `covariance` and `isda`: "similar" is the class's own covariance, shrunk toward those of the head
-    classes most like it, the fewer images the more; "pooled" the covariance within all head classes, the same for every
-    class.
+    Example:
+        >>> from diversify.plan import FeaturePolicy
+        >>> FeaturePolicy(method="eos", strength=1.0, share=0.3).neighbors
+        10
     """
 
     method: FeatureMethod
@@ -109,7 +147,7 @@ class FeaturePolicy(Value):
     @pydantic.model_validator(mode="after")
     def _directed(self) -> Self:
         if self.method != "toward_enemies" and self.toward:
-            raise broken("be left out but for toward_enemies", ", ".join(self.toward), at="toward")
+            raise broken("be left out unless method is toward_enemies", ", ".join(self.toward), at="toward")
         total = math.fsum(self.toward.values())
         if self.method == "toward_enemies" and abs(total - 1) > 0.01:
             raise broken("have shares that sum to 1", f"{total:.6g}", at="toward")
@@ -118,17 +156,35 @@ class FeaturePolicy(Value):
     @pydantic.model_validator(mode="after")
     def _borrowing(self) -> Self:
         if self.pooled and self.method not in ("covariance", "isda"):
-            raise broken("be left out but for covariance and isda", self.donors, at="donors")
+            raise broken("be left out unless method is covariance or isda", self.donors, at="donors")
         return self
 
     @property
     def pooled(self) -> bool:
-        """Whether covariance is borrowed from all head classes alike."""
+        """True if the covariance is that within all frequent classes."""
         return self.donors == "pooled"
 
 
 class Reason(Value):
-    """Why a choice was made: the rule that fired, the measure with its 95% interval, what it is compared with, in words."""
+    """Why a plan makes a choice.
+
+    Attributes:
+        rule: Name of the rule that fired; "rarity" or "uniform" for choices made from class sizes alone.
+        choice: The setting that was chosen, usually its path in the class's plan, such as "image.strength".
+        measure: The measure that the rule looks at, a column of the diagnosis.
+        value: Its value for the class.
+        low: Lower end of its 95% interval.
+        high: Upper end of its 95% interval.
+        compared_with: The reference value that it is compared with.
+        text: The same as a sentence.
+        source: Paper, and equation or section.
+
+    Example:
+        >>> from diversify.plan import Plan
+        >>> plan = Plan.from_counts(["cat", "newt"], [100, 10])
+        >>> [reason.choice for reason in plan.classes[1].reasons]
+        ['image', 'mixing', 'features.covariance', 'features.eos']
+    """
 
     rule: str
     choice: str
@@ -142,7 +198,23 @@ class Reason(Value):
 
 
 class ClassPlan(Value):
-    """What is done for one class. `draws` is its share of the draws of an epoch; over the classes these sum to 1."""
+    """The plan of one class.
+
+    Attributes:
+        name: Name of the class.
+        count: Its training images.
+        draws: Its share of the draws of an epoch, in [0, 1]; the shares of all classes sum to 1.
+        image: Its image augmentation.
+        mixing: How its images are mixed with others.
+        features: Its feature augmentations, each method at most once, with shares that sum to at most 1.
+        reasons: Why.
+
+    Example:
+        >>> from diversify.plan import ClassPlan, FeaturePolicy
+        >>> one = ClassPlan(name="newt", count=10, draws=0.1, features=(FeaturePolicy(method="eos", strength=1, share=0.3),))
+        >>> one.image.amount, one.features[0].method
+        (0.0, 'eos')
+    """
 
     name: str
     count: Annotated[int, pydantic.Field(strict=True, ge=0, le=LARGEST_NUMBER)]
@@ -166,10 +238,17 @@ class ClassPlan(Value):
 
 
 class PriorCorrection(Value):
-    """How much of the drawn class prior is taken out, as multiples of its logarithm.
+    """How the logits are corrected for the class prior of the draws, as multiples of its logarithm.
 
-    `training` is added to the logits in the loss (1 is balanced softmax, Ren et al. 2020), `after` is subtracted from the
-    logits of the finished network (1 is post-hoc logit adjustment, Menon et al. 2021). The prior is the share of the draws.
+    Attributes:
+        training: Multiple that is added to the logits in the loss, in [0, 4]; 1 is balanced softmax (Ren et al. 2020).
+        after: Multiple that is subtracted from the logits of the trained network, in [0, 4]; 1 is post-hoc logit
+            adjustment (Menon et al. 2021).
+
+    Example:
+        >>> from diversify.plan import PriorCorrection
+        >>> PriorCorrection(training=1.0).after
+        0.0
     """
 
     training: Annotated[float, pydantic.Field(strict=True, ge=0, le=4)] = 0.0
@@ -177,11 +256,22 @@ class PriorCorrection(Value):
 
 
 class Schedule(Value):
-    """When augmentation acts, as shares of the epochs: nothing before `start`, then growing over `ramp`, nothing after `stop`.
+    """When augmentation acts during training; every field is a share of the epochs, in [0, 1].
 
-    Feature policies act from `features` on, at the earliest; 1 leaves training without them, as made plans do: they are for
-    the head step on a frozen backbone (`retrain_head`, which has no epochs). Acting in the loop they cost 1 to 4 points of
-    balanced accuracy on the hold-outs of long-tailed CIFAR-10, from the start as from 80% of the epochs on.
+    Attributes:
+        features: Feature policies act from here on (and not before `start`). Plans from `make_plan` and
+            `Plan.from_counts` have 1, so feature policies act only in the head step on a frozen backbone
+            (`retrain_head`, which has no epochs). Inside the training loop they cost 1 to 4 points of balanced accuracy
+            on the hold-outs of long-tailed CIFAR-10, whether they began at the start or at 80% of the epochs.
+        start: Nothing is augmented before.
+        ramp: Strengths and probabilities grow linearly from `start` on for this long.
+        stop: Nothing is augmented from here on.
+
+    Example:
+        >>> from diversify.plan import Schedule
+        >>> schedule = Schedule(start=0.2, ramp=0.4)
+        >>> [round(schedule.at(epoch, 10), 2) for epoch in range(0, 10, 2)]
+        [0.0, 0.25, 0.75, 1.0, 1.0]
     """
 
     features: Share = 0.0
@@ -196,12 +286,17 @@ class Schedule(Value):
         return self
 
     def at(self, epoch: int, epochs: int) -> float:
-        """In [0, 1]: by what the strengths and probabilities of the plan are multiplied in this epoch, counted from 0."""
+        """Return the factor in [0, 1] on the plan's strengths and probabilities.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            epochs: Epochs in all.
+        """
         done = epoch / epochs
         if done < self.start or done >= self.stop:
             return 0.0
         return min(1.0, (done - self.start + 1 / epochs) / self.ramp) if self.ramp > 0 else 1.0
 
     def features_at(self, epoch: int, epochs: int) -> float:
-        """The same for feature policies."""
+        """Return the same factor for feature policies, which is 0 before `features`."""
         return self.at(epoch, epochs) if epoch / epochs >= self.features else 0.0

@@ -1,11 +1,11 @@
-"""How a diagnosis changes a plan: `RULES`, a table to be read and extended."""
+"""How a diagnosis changes a plan: the table `RULES`, which users can read, shorten and extend."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -13,51 +13,58 @@ from ..diagnosis.beyond_size import FEWEST_ROWS
 from ..diagnosis.catalogue import MEASURES
 from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
-from .policies import FeatureMethod
+from .settings import SETTINGS
 from .strengths import Strengths
 
-PATHS = (
-    "draws",
-    "image.strength",
-    "image.extra",
-    "image.probability",
-    "mixing.probability",
-    "mixing.partner",
-    "features.share",
-    *(f"features.{method}.{name}" for method in get_args(FeatureMethod) for name in ("strength", "share")),
-)
-"""What a rule may change; `draws`, `features.share` (all of a class's) and `image.extra` (how much stronger its images are
-varied than those of the class that the base varies least) as multiples, the others by adding to them."""
+PATHS = tuple(SETTINGS)
+"""The settings that a rule may change. It multiplies `draws`, `features.share` (the shares of all of the class's feature
+methods) and `image.extra` (image strength in excess of the least augmented class of the base plan), and adds to the others."""
 
 Mark = float | Literal["mean", "size"]
-POOLED_WITH = 200  # held-out images at which a class's own value counts as much as what its size predicts
-LEAST_GAP = 0.03  # of the top-K magnitude: choosing the top-K on few images alone takes the ratio somewhat below 1
+POOLED_WITH = 200  # held-out images at which a class's own value gets the same weight as what its size predicts
+LEAST_GAP = (
+    0.03  # of the top-K magnitude: selecting the top-K on few images puts the ratio below 1 without any real gap
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """If the 95% interval of `measure`, or its pooled value, lies on `side` of the mark, `changes` moves by `amount`.
+    """A rule that changes one setting of a class if a measure of the class is clearly low or high.
+
+    The rule fires if the whole 95% interval of `measure` lies on `side` of the mark.
 
     Attributes:
-        name: What reasons call it.
+        name: Name of the rule in the reasons of a plan.
         measure: A column of the diagnosis that has an interval.
-        side: "low": the rule fires where the whole interval lies below the mark; "high": above.
-        marks: A number, "mean" (of the classes) or "size" (what a line on log n predicts for the class; the mean where there
-            is no such line); of several the strictest counts.
-        changes: One of `PATHS`.
-        amount: Called with how far the near end of the interval lies beyond the mark, and the strengths; returns what is
-            added at the path, or to 1 for what is multiplied. The near end, so that a class with few held-out images is
-            moved little.
-        relative: The distance is given as a share of the mark.
-        text: May use {value}, {low}, {high} and {mark}.
+        side: "low" fires if the interval lies below the mark, "high" if it lies above.
+        marks: What to compare with: a number, "mean" (over the classes) or "size" (the value that a regression on log n
+            predicts for a class of this size; the mean if there is no regression). Of several, the strictest counts.
+        changes: The setting that is changed, one of `PATHS`.
+        amount: `amount(distance, strengths)` returns the change: it is added to the setting, or to 1 if the setting is
+            multiplied. The distance is that from the mark to the nearer end of the interval, so that a class with few
+            held-out images, whose interval is wide, is changed little.
+        text: The reason as a sentence; may use {value}, {low}, {high} and {mark}.
         source: Paper and equation.
-        least_count: Training images below which it says nothing.
-        pooled: What is compared with the mark is the value itself, drawn toward what a line on log n predicts for the class:
-            its own counts for n / (n + 200), where n are its held-out images. For what few images show only together.
-        instead: Where the class is measured at all, what the rule gives it, be it nothing, takes the place of the feature
-            policies that its rarity and the rules before this one suggested.
-        found_too: It also speaks of classes whose interval of held-out recall lies above the mean of the classes; others
-            leave those alone, for they need nothing.
+        relative: Divide the distance by the mark.
+        least_count: The rule ignores classes with fewer training images.
+        pooled: Compare a pooled estimate with the mark instead of the interval. It is the weighted mean of the class's
+            value, with weight n / (n + 200) for n held-out images, and of what class size predicts. For measures that are
+            too noisy for single classes.
+        instead: If the class has this measurement, the rule's result replaces all feature policies chosen earlier, even
+            if the result is none.
+        found_too: The rule also applies to classes that are already recognised, that is, whose interval of held-out
+            recall lies above the class mean. Other rules leave those alone.
+
+    Example:
+        >>> import diversify as dv
+        >>> from diversify.plan import Rule
+        >>> rule = Rule(
+        ...     name="low precision", measure="precision_heldout", side="low", marks=("mean",), changes="draws",
+        ...     amount=lambda distance, strengths: -distance, source="mine",
+        ...     text="Precision is {value:.0%} [{low:.0%}, {high:.0%}], below the class mean of {mark:.0%}.")
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
+        >>> dv.make_plan(dv.diagnose(train, heldout, head=head), rules=[rule]).made_from
+        'diagnosis'
     """
 
     name: str
@@ -77,17 +84,25 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunRule:
-    """What the classes show together: how much of the image policies and of the mixing is left, for every class alike.
+    """A rule that compares two means over the classes and changes image augmentation and mixing of all classes alike.
+
+    It is skipped if there are fewer held-out images than `Strengths.gap_images`.
 
     Attributes:
-        name: What reasons call it.
+        name: Name of the rule in the reasons of a plan.
         measure: A column of the diagnosis.
-        mark: Another; both are means over the classes that have them.
-        changes: "image": strength and probability of the image policies, and how often images are mixed, as multiples.
-        amount: Called with how far the mean of `measure` lies above that of `mark`, and the strengths; returns the multiple,
-            in [0, 1]. With fewer held-out images than `Strengths.gap_images` it is not asked.
-        text: May use {value} and {mark}.
-        source: As of a `Rule`.
+        mark: The column that it is compared with. Both are averaged over the classes that have values in both.
+        changes: "image": strength and probability of the image policies, and the probability of mixing.
+        amount: `amount(difference, strengths)` returns the factor in [0, 1] on what is changed, given the mean of
+            `measure` minus the mean of `mark`.
+        text: The reason as a sentence without its full stop, since what follows from it is appended; may use {value} and
+            {mark}, the two means.
+        source: Paper and equation.
+
+    Example:
+        >>> from diversify.plan import RULES, RunRule
+        >>> [(rule.measure, rule.mark) for rule in RULES if isinstance(rule, RunRule)]
+        [('recall_train', 'recall_heldout')]
     """
 
     name: str
@@ -107,7 +122,8 @@ RULES: tuple[Rule | RunRule, ...] = (
         marks=(0.9, "mean"),
         changes="draws",
         amount=lambda beyond, strengths: strengths.draws_gain * beyond,
-        text="Even of its training images it finds only {value:.0%} [{low:.0%}, {high:.0%}] (mark {mark:.0%}).",
+        text="Recall on the class's own training images is only {value:.0%} [{low:.0%}, {high:.0%}] (reference {mark:.0%}, the"
+        " lower of 90% and the class mean), so the class is not learned yet.",
         source="Kang et al. 2020, eq. 1",
     ),
     Rule(
@@ -117,8 +133,8 @@ RULES: tuple[Rule | RunRule, ...] = (
         marks=(0.0, "mean"),
         changes="draws",
         amount=lambda beyond, strengths: strengths.draws_gain * beyond,
-        text="A head refitted on balanced held-out features would find {value:.0%} [{low:.0%}, {high:.0%}] of its images"
-        " more than today's (mean of the classes {mark:.0%}).",
+        text="A head refitted on class-balanced held-out features would recognise {value:.0%} [{low:.0%}, {high:.0%}] more of the"
+        " class's images than the current head (reference {mark:.0%}), so the head loses images that the features separate.",
         source="Kang et al. 2020, Section 4.2 (cRT)",
     ),
     Rule(
@@ -128,44 +144,46 @@ RULES: tuple[Rule | RunRule, ...] = (
         marks=("size", "mean"),
         changes="features.covariance.strength",
         amount=lambda beyond, strengths: strengths.covariance_gain * beyond,
-        text="{value:.0%} [{low:.0%}, {high:.0%}] of its unseen images are found, where classes of its size reach {mark:.0%}.",
+        text="Held-out recall is {value:.0%} [{low:.0%}, {high:.0%}], below the reference of {mark:.0%} (the lower of what class"
+        " size predicts and the class mean).",
         source="Yin et al. 2019 (FTL)",
     ),
     Rule(
-        name="found already",
+        name="already recognised",
         measure="recall_heldout",
         side="high",
         marks=("mean",),
         changes="features.share",
         amount=lambda beyond, strengths: -strengths.found_gain * beyond,
-        text="{value:.0%} [{low:.0%}, {high:.0%}] of its unseen images are found (mean of the classes {mark:.0%}): it needs"
-        " less than its size suggests.",
+        text="Held-out recall is {value:.0%} [{low:.0%}, {high:.0%}], above the class mean of {mark:.0%}, so the class needs less"
+        " feature augmentation than its size suggests.",
         source="Dablain et al. 2023",
         found_too=True,
     ),
     Rule(
-        name="found already",
+        name="already recognised",
         measure="recall_heldout",
         side="high",
         marks=("mean",),
         changes="image.extra",
         amount=lambda beyond, strengths: -1.0,
-        text="{value:.0%} [{low:.0%}, {high:.0%}] of its unseen images are found (mean of the classes {mark:.0%}): they are"
-        " varied as those of every class are.",
-        source="this library: policies graded by rarity were no better than even ones,"
+        text="Held-out recall is {value:.0%} [{low:.0%}, {high:.0%}], above the class mean of {mark:.0%}, so the class gets no more"
+        " image augmentation than the least augmented class.",
+        source="this library: policies graded by rarity were no better than equal ones,"
         " benchmarks/results/cifar10_lt_development.jsonl and cifar10_lt_unused.jsonl",
         found_too=True,
     ),
     Rule(
-        name="little variety in training",
+        name="little training diversity",
         measure="diversity_vendi_train",
         side="low",
         marks=("size", "mean"),
         changes="features.covariance.strength",
         amount=lambda beyond, strengths: strengths.covariance_gain * beyond,
         relative=True,
-        text="Its training images spread over {value:.2f} [{low:.2f}, {high:.2f}] effective directions of 20, those of classes"
-        " of its size over {mark:.2f}.",
+        text="The features of its training images are not very diverse: their Vendi score (effective number of different images"
+        " among 20) is {value:.2f} [{low:.2f}, {high:.2f}], reference {mark:.2f} (the lower of what class size predicts and the"
+        " class mean).",
         source="Dablain et al. 2023; Friedman and Dieng 2023, eq. 1",
     ),
     Rule(
@@ -175,32 +193,33 @@ RULES: tuple[Rule | RunRule, ...] = (
         marks=(1.0,),
         changes="features.toward_enemies.strength",
         amount=lambda beyond, strengths: strengths.enemies_gain * beyond if beyond >= LEAST_GAP else 0.0,
-        text="On unseen images its top-K features carry {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude.",
+        text="On held-out images its top-K features have {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude.",
         source="Dablain et al. 2023, with the partners of Dablain et al. 2022 (EOS)",
         pooled=True,
         instead=True,
         found_too=True,
     ),
     Rule(
-        name="little variety unseen",
+        name="little held-out diversity",
         measure="diversity_vendi_heldout",
         side="low",
         marks=("mean",),
         changes="image.strength",
         amount=lambda beyond, strengths: strengths.image_gain * beyond,
         relative=True,
-        text="Its unseen images spread over {value:.2f} [{low:.2f}, {high:.2f}] effective directions of 20 (mean of the classes"
-        " {mark:.2f}).",
+        text="The features of its held-out images are less diverse than those of other classes: their Vendi score (effective"
+        " number of different images among 20) is {value:.2f} [{low:.2f}, {high:.2f}], class mean {mark:.2f}.",
         source="Dablain et al. 2023; Friedman and Dieng 2023, eq. 1",
     ),
     Rule(
-        name="other top-K unseen",
+        name="different top-K on held-out images",
         measure="identity_overlap",
         side="low",
         marks=(0.8, "size", "mean"),
         changes="image.strength",
         amount=lambda beyond, strengths: strengths.image_gain * beyond,
-        text="Only {value:.0%} [{low:.0%}, {high:.0%}] of its top-K are also the top-K of its unseen images (mark {mark:.0%}).",
+        text="Only {value:.0%} [{low:.0%}, {high:.0%}] of its top-K features on training images are also among the top-K on its"
+        " held-out images (reference {mark:.0%}).",
         source="Dablain et al. 2023",
     ),
     Rule(
@@ -210,37 +229,42 @@ RULES: tuple[Rule | RunRule, ...] = (
         marks=(0.8, "size", "mean"),
         changes="features.eos.share",
         amount=lambda beyond, strengths: strengths.eos_gain * beyond,
-        text="Only {value:.0%} [{low:.0%}, {high:.0%}] of its training images lie among their own class (mark {mark:.0%}).",
+        text="Only {value:.0%} [{low:.0%}, {high:.0%}] of its training images are safe, that is, have at least 4 of their 5 nearest"
+        " neighbours in their own class (reference {mark:.0%}).",
         source="Napierala and Stefanowski 2016; Dablain et al. 2022 (EOS)",
-        least_count=6,  # with fewer, no image can have 5 neighbours of its own class
+        least_count=6,  # in smaller classes no image can have 5 neighbours of its own class
     ),
     Rule(
-        name="beyond its range",
+        name="outside its training range",
         measure="range_gap",
         side="high",
         marks=("size", "mean"),
         changes="features.eos.share",
         amount=lambda beyond, strengths: strengths.eos_gain * beyond,
         relative=True,
-        text="Its unseen images reach {value:.1f} [{low:.1f}, {high:.1f}] beyond the range of its training images, those of"
-        " classes of its size {mark:.1f}.",
+        text="Summed over all features, its held-out images lie {value:.1f} [{low:.1f}, {high:.1f}] outside the range of its"
+        " training images, reference {mark:.1f} (the higher of what class size predicts and the class mean).",
         source="Dablain et al. 2022 (EOS)",
     ),
     RunRule(
-        name="little known by heart",
+        name="little overfitting",
         measure="recall_train",
         mark="recall_heldout",
         changes="image",
         amount=lambda ahead, strengths: strengths.share_for_gap(ahead),
-        text="On average over the classes {value:.0%} of the training images are found and {mark:.0%} of unseen ones: little"
-        " is known by heart",
-        source="this library: trials on val, benchmarks/results/small_cnn_development.jsonl",
+        text="Mean recall over the classes is {value:.0%} on training images and {mark:.0%} on held-out images, so the network"
+        " has barely overfitted",
+        source="this library: trials on the validation set, benchmarks/results/small_cnn_development.jsonl",
     ),
 )
 
 
 def require_rule(rule: Rule | RunRule, diagnosis: Diagnosis) -> None:
-    """Say what is wrong with a rule of the user's own, before any class hears it."""
+    """Check a rule that a user may have written, before it is applied to any class.
+
+    Raises:
+        InputError: it is no rule, or a field of it names something that does not exist.
+    """
     if not isinstance(rule, (Rule, RunRule)):
         raise must("rules", "be of diversify.plan.Rule or RunRule", type(rule).__name__)
     columns = diagnosis.columns
@@ -252,7 +276,7 @@ def require_rule(rule: Rule | RunRule, diagnosis: Diagnosis) -> None:
             raise must(f"changes of the rule {rule.name!r}", "be image", repr(rule.changes))
         return
     measures = [name for name in columns if f"{name}_low" in columns and f"{name}_high" in columns]
-    known = [name for name, measure in MEASURES.items() if measure.interval]  # not every old file has them all
+    known = [name for name, measure in MEASURES.items() if measure.interval]  # old files may lack some of them
     if rule.measure not in measures and rule.measure not in known:
         raise unknown(f"measure of the rule {rule.name!r}", rule.measure, measures)
     if rule.changes not in PATHS:
@@ -267,7 +291,7 @@ def require_rule(rule: Rule | RunRule, diagnosis: Diagnosis) -> None:
 
 
 def mark_of(rule: Rule, diagnosis: Diagnosis, c: int) -> float:
-    """The strictest of the rule's marks; NaN where none is defined."""
+    """Return the strictest of the rule's marks for class `c`; NaN if one of them is not defined."""
     column = diagnosis[rule.measure]
     marks = []
     for mark in rule.marks:
@@ -285,7 +309,7 @@ def mark_of(rule: Rule, diagnosis: Diagnosis, c: int) -> float:
 
 
 def expected_of_size(measure: str, diagnosis: Diagnosis, c: int) -> float:
-    """What the line on log n predicts for the class; the mean over the classes where there is no such line."""
+    """Return the value that the regression on log n predicts for class `c`; the class mean if there is no regression."""
     line = diagnosis.log_count.get(measure)
     if line is None:
         values, count = diagnosis[measure].double(), torch.minimum(diagnosis["count"], diagnosis["count_heldout"])
@@ -298,7 +322,7 @@ def expected_of_size(measure: str, diagnosis: Diagnosis, c: int) -> float:
 
 
 def pooled_value(measure: str, diagnosis: Diagnosis, c: int) -> float:
-    """The class's value drawn toward what its size predicts; NaN where the class has no value."""
+    """Return the weighted mean of the class's value and of what its size predicts; NaN if the class has no value."""
     value, expected = float(diagnosis[measure][c]), expected_of_size(measure, diagnosis, c)
     if math.isnan(expected):
         return value

@@ -1,4 +1,4 @@
-"""How strongly a plan acts: the numbers behind its rules."""
+"""The numbers behind the rules: how strongly a plan acts."""
 
 from __future__ import annotations
 
@@ -10,47 +10,58 @@ import pydantic
 from ..errors import must
 from ..files.schema import refusal
 from .policies import LARGEST_DIFFERENCE, VARIED, FeaturePolicy, ImagePolicy, Mixing, PriorCorrection, Schedule
+from .settings import Setting
+
+USUAL_SHARE = 0.2  # of a class's draws, for a feature method that only rules of one's own use
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strengths:
-    """Every number that plans are made with; the same for a made plan and for its controls.
+    """The numbers that plans are made with, the same for `make_plan` and for its controls (`Plan.from_counts`, `Plan.uniform`).
 
-    What is graded by rarity holds for the rarest class, and less for the others in proportion. `rarity` is
-    1 - log n / log n_max, scaled to 1 for the rarest class.
+    Numbers described as "of the rarest class" are scaled down for the other classes in proportion to their rarity (see
+    `rarity`). Fields that end in `_gain` translate the size of a finding into the size of a change.
 
     Attributes:
-        draws_exponent: A class is drawn in proportion to n to this power: 1 as the images come, 0 evenly. The loss takes the
-            drawn prior out either way; in training, images that come more often are learned by heart.
+        draws_exponent: A class of n images is drawn in proportion to n to this power: 1 is instance-balanced, 0
+            class-balanced sampling. The loss corrects for the class prior of the draws in either case, and images that
+            are drawn more often are overfitted more.
         covariance: Strength of the covariance noise of the rarest class.
-        covariance_share: Share of the rarest class's draws that get it.
-        eos: How far toward the enemy, of the whole way.
-        eos_share: Share of the rarest class's draws that go there.
-        enemies_share: Share of a class's draws that go toward its enemies, where `make_plan` finds a magnitude gap.
-        magnitude_share: Share of a class's draws whose top-K are shrunk, where a rule of your own asks for it.
-        neighbors: k of the feature methods.
-        image_operations: What is done to images.
-        image_layers: How many of them, one after the other.
-        image_least: Strength for the largest class, where some class is rare.
-        image_most: Strength for the rarest class.
-        image_probability: Share of the draws of every class that are varied.
-        gap_none: A plan made from a diagnosis varies and mixes no images where recall on training images is ahead of that
-            on held-out ones by this at most, as a mean over the classes: there is little that is known by heart.
-        gap_full: From this on it does so in full; between the two strengths and probabilities rise in proportion.
-        gap_images: With fewer held-out images it does so in full whatever the gap, which they do not show.
-        mixing: With what the images of every class are mixed, where some class is rare.
-        prior_correction: Of the run.
-        schedule: Of the run.
-        images_per_epoch: Of the run.
-        largest_difference: Of the run.
-        draws_gain: How much more often a class is drawn, as a multiple, per share of recall that the evidence shows missing.
-        covariance_gain: Strength of covariance noise per share of recall, or per relative lack of diversity.
-        eos_gain: Share of the draws per share of images among other classes, or per relative excess of the range gap.
-        enemies_gain: How far toward the enemies a class goes, at most, per share of top-K magnitude lost: a row goes half
-            as far on average.
-        magnitude_gain: Strength of magnitude matching per share of top-K magnitude lost, for a rule of your own.
-        image_gain: Strength of the image policy per relative lack of diversity, or share of top-K that are others.
-        found_gain: Which part of its feature policies a class gives up per share of recall by which it is above the mean.
+        covariance_share: Share of the rarest class's draws that get this noise.
+        eos: Strength of EOS: 1 allows the whole way to the enemy.
+        eos_share: Share of the rarest class's draws that EOS moves.
+        enemies_share: Share of a class's draws that are moved toward its enemies, if `make_plan` finds a magnitude gap.
+        neighbors: k of the feature methods that use nearest neighbours.
+        image_operations: Image operations to draw from.
+        image_layers: Operations per augmented image.
+        image_least: Image strength of the largest class. Images are augmented only if class sizes differ.
+        image_most: Image strength of the rarest class.
+        image_probability: Share of every class's draws that are augmented.
+        gap_none: A plan from a diagnosis neither augments nor mixes images if mean recall over the classes is higher on
+            training than on held-out images by at most this: the network has barely overfitted.
+        gap_full: At this gap and above, image augmentation and mixing act in full; in between in proportion.
+        gap_images: With fewer held-out images than this the gap is too uncertain and is ignored.
+        mixing: The mixing of every class. Images are mixed only if class sizes differ.
+        prior_correction: See `Plan`.
+        schedule: See `Plan`.
+        images_per_epoch: See `Plan`.
+        largest_difference: See `Plan`.
+        draws_gain: Relative increase of a class's draws per unit of recall that is missing.
+        covariance_gain: Strength of covariance noise per unit of missing recall, or per relative lack of diversity.
+        eos_gain: Share of the draws per unit by which the share of safe images is too small, or per relative excess of the
+            range gap.
+        enemies_gain: Strength of "toward_enemies" per unit of top-K magnitude lost. Rows go half as far on average.
+        image_gain: Image strength per relative lack of diversity, or per share of top-K features that differ.
+        found_gain: Fraction of a class's feature augmentation removed per unit of recall above the class mean.
+
+    Raises:
+        InputError: a number lies outside its range, or two of them contradict each other.
+
+    Example:
+        >>> from diversify.plan import Plan, Strengths
+        >>> balanced = Strengths(draws_exponent=0.0)
+        >>> Plan.from_counts(["cat", "newt"], [100, 10], strengths=balanced).draws.tolist()
+        [0.5, 0.5]
     """
 
     draws_exponent: float = 1.0
@@ -59,7 +70,6 @@ class Strengths:
     eos: float = 1.0
     eos_share: float = 0.3
     enemies_share: float = 1.0
-    magnitude_share: float = 0.2
     neighbors: int = 10
     image_operations: tuple[str, ...] = VARIED
     image_layers: int = 1
@@ -78,7 +88,6 @@ class Strengths:
     covariance_gain: float = 1.0
     eos_gain: float = 1.0
     enemies_gain: float = 1.75
-    magnitude_gain: float = 1.0
     image_gain: float = 1.0
     found_gain: float = 4.0
 
@@ -110,18 +119,27 @@ class Strengths:
         if spread > self.largest_difference + 1e-9:
             law = f"be at most largest_difference ({self.largest_difference:g})"
             raise must("(image_most - image_least) * image_probability", law, f"{spread:g}")
-        try:  # the laws of the plan's own fields
+        try:  # the plan's own fields check the rest
             ImagePolicy(operations=self.image_operations, layers=self.image_layers, probability=self.image_probability)
             FeaturePolicy(method="eos", strength=self.eos, share=self.eos_share, neighbors=self.neighbors)
         except pydantic.ValidationError as error:
             raise refusal("strengths", error) from None
 
     def share_for_gap(self, gap: float) -> float:
-        """What part of the image policies and the mixing is left where training recall is ahead of held-out recall by `gap`."""
+        """Return the fraction in [0, 1] of image augmentation and mixing that is kept at this gap.
+
+        Args:
+            gap: Mean training recall minus mean held-out recall.
+
+        Example:
+            >>> from diversify.plan import STRENGTHS
+            >>> [round(STRENGTHS.share_for_gap(gap), 2) for gap in (0.05, 0.125, 0.3)]
+            [0.0, 0.5, 1.0]
+        """
         return min(1.0, max(0.0, (gap - self.gap_none) / (self.gap_full - self.gap_none)))
 
     def with_images(self, share: float) -> Strengths:
-        """With this part of the strength and the probability of the image policies, and of the mixing."""
+        """Return a copy in which image strengths, their probability and the mixing probability are multiplied by `share`."""
         mixing = self.mixing.model_copy(update={"probability": share * self.mixing.probability})
         return dataclasses.replace(
             self,
@@ -131,8 +149,8 @@ class Strengths:
             mixing=mixing if share else Mixing(),
         )
 
-    def usual(self, path: str) -> float:
-        """What a class starts with that a rule gives something which it had none of before, at a path of `PATHS`."""
+    def usual(self, setting: Setting) -> float:
+        """Return the value that a setting starts from when a rule gives a class a policy that it did not have before."""
         known = {
             "image.strength": self.image_least,
             "image.probability": self.image_probability,
@@ -142,9 +160,9 @@ class Strengths:
             "features.eos.strength": self.eos,
             "features.eos.share": self.eos_share,
             "features.toward_enemies.share": self.enemies_share,
-            "features.magnitude.share": self.magnitude_share,
         }
-        return known.get(path, self.magnitude_share if path.endswith(".share") else 1.0)
+        return known.get(setting.path, USUAL_SHARE if setting.name == "share" else 1.0)
 
 
 STRENGTHS = Strengths()
+"""The defaults."""

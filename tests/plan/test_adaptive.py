@@ -99,7 +99,7 @@ def test_hits_above_the_mark_are_a_step_up_and_others_a_step_down():
     assert (reason.measure, reason.value, reason.compared_with) == ("hits", 0.65, 0.6)
     assert reason.low < 0.65 < reason.high
     assert "CUDA" in reason.source
-    assert reason.text == "After epoch 0: 65% [43%, 82%] of its training views are right, more than 60%."
+    assert reason.text == "After epoch 0: 65% [43%, 82%] of its training views are classified correctly, more than 60%."
     assert plan.classes[1].reasons[-1].rule == "adaptive: too few hits"
 
 
@@ -175,7 +175,7 @@ def test_a_diagnosis_moves_features_by_the_top_k_gap(diagnosis):
     plan = AdaptivePlan(named(diagnosis)).update(0, diagnosis=found)
     assert feature_strengths(plan) == [0.5] * 7 + [0.6, 0.5, 0.4]  # the mean is 0.967; 0.9 might be as large
     reason = plan.classes[7].reasons[-1]
-    assert reason.rule == "adaptive: top-K shrink on unseen images"
+    assert reason.rule == "adaptive: top-K shrink on held-out images"
     assert reason.choice == "magnitude strength 0.5 to 0.6"
     assert reason.compared_with == pytest.approx(float(ratio.nanmean()))
     assert plan.classes[8].reasons[-1].rule != reason.rule
@@ -216,7 +216,7 @@ def test_a_leak_comes_before_everything_else():
     reason = plan.classes[0].reasons[-1]
     assert (reason.rule, reason.high) == ("adaptive: its policy leaks", None)
     assert reason.text.endswith(
-        "images of other classes are called a 3.0% more often once its policy is applied to them (at least 2.0%)."
+        "3.0% more held-out images of other classes are predicted as a when they are augmented as a is (95% interval from 2.0%)."
     )
 
 
@@ -313,8 +313,12 @@ def test_the_bound_between_classes_holds_who_would_leave_it():
     observe(adaptive, (20, 2, 2))
     plan = adaptive.update(0)
     assert image_strengths(plan) == [0.7, 0.0, 0.3]
-    assert plan.classes[0].reasons[-1].text.endswith("Cut short: two classes' policies may differ by 0.35 at most.")
-    assert "Cut short" not in plan.classes[2].reasons[-1].text
+    assert (
+        plan.classes[0]
+        .reasons[-1]
+        .text.endswith("The step was shortened: image policies of two classes may differ by at most 0.35.")
+    )
+    assert "shortened" not in plan.classes[2].reasons[-1].text
 
 
 def test_nobody_is_left_behind_further_than_the_bound():
@@ -322,7 +326,7 @@ def test_nobody_is_left_behind_further_than_the_bound():
     observe(adaptive, (20, 2, 2))
     plan = adaptive.update(0)
     assert image_strengths(plan) == [0.8, 0.1, 0.3]  # b goes half a step, and so a cannot go up
-    assert plan.classes[1].reasons[-1].text.endswith("may differ by 0.35 at most.")
+    assert plan.classes[1].reasons[-1].text.endswith("may differ by at most 0.35.")
     assert plan.classes[0].reasons == (WHY,)
 
 
@@ -355,7 +359,7 @@ def test_strengths_stop_at_their_ends():
     plan = adaptive.update(0)
     assert image_strengths(plan) == [1.0, 1.0, 0.0]
     assert [change.class_index for change in adaptive.history] == [0, 2]
-    assert not any("Cut short" in change.reason.text for change in adaptive.history)
+    assert not any("shortened" in change.reason.text for change in adaptive.history)
 
 
 def test_a_plan_keeps_its_reasons_and_the_latest_of_each_strength():
@@ -480,17 +484,15 @@ MESSAGES = {
     "leak of the leak must have shape (3,), got (2,)": lambda: AdaptivePlan(plan_of()).update(
         0, leak=leak_of(0.0, 0.1)
     ),
-    "history of the adaptive plan's state must be valid, got Field required": lambda: AdaptivePlan(
-        plan_of()
-    ).load_state_dict(
+    "history of the adaptive plan's state must be given, got nothing": lambda: AdaptivePlan(plan_of()).load_state_dict(
         {name: value for name, value in AdaptivePlan(plan_of()).state_dict().items() if name != "history"}
     ),
-    "plan.classes of the adaptive plan's state must be valid, got Field required": lambda: loaded(plan={}),
+    "plan.classes of the adaptive plan's state must be given, got nothing": lambda: loaded(plan={}),
     "observed of the adaptive plan's state must be 2 rows of 4, got 1 rows": lambda: loaded(observed=[[0, 0, 0, 0]]),
-    "the adaptive plan's state must be of the plan's classes, in their order, got 'c' for 'a'": lambda: loaded(
+    "adaptive plan's state must have the plan's classes, in their order, got 'c' for 'a'": lambda: loaded(
         plan=plan_of(names="cab").model_dump(mode="json")
     ),
-    "the adaptive plan's state must be of the plan's 3 classes, got 2": lambda: loaded(
+    "adaptive plan's state must have the plan's 3 classes, got 2": lambda: loaded(
         plan=plan_of((0.1, 0.1), names="ab").model_dump(mode="json")
     ),
 }
@@ -507,8 +509,11 @@ def test_a_diagnosis_on_test_is_refused_and_so_is_one_of_other_classes(diagnosis
     adaptive = AdaptivePlan(plan := named(diagnosis))
     with pytest.raises(InputError) as error:
         adaptive.update(0, diagnosis=dataclasses.replace(diagnosis, heldout_split="test"))
-    assert str(error.value) == "diagnosis must be made on a split to choose on, got test; diagnose on val"
-    with pytest.raises(InputError, match=r"^diagnosis must be of the plan's 3 classes, got 10$"):
+    assert (
+        str(error.value)
+        == "diagnosis must be made on a validation split, got test; test is evaluated once, after choosing"
+    )
+    with pytest.raises(InputError, match=r"^diagnosis must have the plan's 3 classes, got 10$"):
         AdaptivePlan(plan_of()).update(0, diagnosis=diagnosis)
     assert adaptive.plan == plan
 

@@ -208,11 +208,11 @@ def test_images_are_varied_the_less_the_less_is_known_by_heart(quiet: Diagnosis)
     counted = Plan.from_counts(quiet.class_names, quiet["count"])
     assert amounts[6] == [one.image.amount for one in counted.classes]
     for plan, told in zip(plans, (True, True, True, True, True, False, False), strict=True):
-        reasons = [[one for one in each.reasons if one.rule == "little known by heart"] for each in plan.classes]
+        reasons = [[one for one in each.reasons if one.rule == "little overfitting"] for each in plan.classes]
         assert [len(one) for one in reasons] == [int(told)] * len(quiet.class_names)
     told = plans[2].classes[0].reasons[0]
     assert (told.value, told.compared_with) == pytest.approx((0.61, 0.5))
-    assert "61% of the training images are found and 50% of unseen ones" in told.text
+    assert "61% on training images and 50% on held-out images" in told.text
     assert all(not one.image.operations and one.mixing == Mixing() for one in plans[0].classes)
     assert all([one.choice for one in each.reasons].count("mixing") == 0 for each in plans[0].classes)
 
@@ -253,7 +253,7 @@ def test_what_holds_for_every_class_is_a_rule_that_can_be_left_out_or_replaced(q
     reason = plan.classes[0].reasons[0]
     values = told["precision_heldout"]
     assert reason.compared_with == pytest.approx(float(values[~values.isnan()].mean()), abs=1e-4)
-    assert reason.text.startswith(f"0.50 of {reason.compared_with:.2f}, so images are varied at 45% of the draws")
+    assert reason.text.startswith(f"0.50 of {reason.compared_with:.2f}: images are augmented in 45% of the draws")
     both = make_plan(told, rules=(own, dataclasses.replace(own, name="again")))
     assert max(one.image.strength for one in both.classes) == pytest.approx(most / 4)
     gone = {name: column for name, column in told.columns.items() if name != "precision_heldout"}
@@ -265,12 +265,12 @@ def test_what_holds_for_every_class_is_a_rule_that_can_be_left_out_or_replaced(q
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"measure": "recal_train"}, "measure of the rule 'little known by heart' must be one of"),
-        ({"mark": "mean"}, "mark of the rule 'little known by heart' must be one of"),
-        ({"changes": "draws"}, "changes of the rule 'little known by heart' must be image, got 'draws'"),
-        ({"amount": lambda *_: 1.5}, "amount of the rule 'little known by heart' must lie in [0, 1], got 1.5"),
-        ({"amount": lambda *_: math.nan}, "amount of the rule 'little known by heart' must lie in [0, 1], got nan"),
-        ({"text": "{low}"}, "text of the rule 'little known by heart' must use only {value} and {mark}, as numbers"),
+        ({"measure": "recal_train"}, "measure of the rule 'little overfitting' must be one of"),
+        ({"mark": "mean"}, "mark of the rule 'little overfitting' must be one of"),
+        ({"changes": "draws"}, "changes of the rule 'little overfitting' must be image, got 'draws'"),
+        ({"amount": lambda *_: 1.5}, "amount of the rule 'little overfitting' must lie in [0, 1], got 1.5"),
+        ({"amount": lambda *_: math.nan}, "amount of the rule 'little overfitting' must lie in [0, 1], got nan"),
+        ({"text": "{low}"}, "text of the rule 'little overfitting' must use only {value} and {mark}, as numbers"),
     ],
 )  # fmt: skip
 def test_rules_of_all_classes_are_checked(fields: dict[str, Any], message: str, quiet: Diagnosis) -> None:
@@ -332,7 +332,7 @@ def test_every_rule_moves_its_class_alone_by_what_is_beyond_doubt(rule: Rule, qu
         assert (reason.low, reason.high) == tuple(float(told[f"{rule.measure}_{end}"][c]) for end in ("low", "high"))
         sizes.append(size_of(plan, rule.changes, c) - size_of(before, rule.changes, c))
     assert sizes[1] == sizes[0] != 0 if rule.changes == "image.extra" else abs(sizes[1]) > abs(sizes[0]) > 0
-    assert (sizes[0] < 0) == (rule.name == "found already")
+    assert (sizes[0] < 0) == (rule.name == "already recognised")
 
 
 def test_a_class_that_needs_nothing_gets_what_all_get_and_no_more(quiet: Diagnosis) -> None:
@@ -349,7 +349,10 @@ def test_a_class_that_needs_nothing_gets_what_all_get_and_no_more(quiet: Diagnos
     assert after.image == counted.classes[0].image
     assert after.mixing == counted.classes[0].mixing
     assert after.draws == before.draws
-    assert [one.choice for one in after.reasons if one.rule == "found already"] == ["features.share", "image.extra"]
+    assert [one.choice for one in after.reasons if one.rule == "already recognised"] == [
+        "features.share",
+        "image.extra",
+    ]
     low = Strengths(image_least=0.0, image_most=0.3)
     bare = make_plan(with_columns(quiet, found), strengths=low).classes[7]
     assert bare.image == ImagePolicy()
@@ -381,7 +384,7 @@ def test_a_class_is_never_moved_further_for_being_less_certain(
         side="low",
         marks=(0.95,),
         changes="features.magnitude.strength",
-        amount=lambda beyond, strengths: strengths.magnitude_gain * beyond,
+        amount=lambda beyond, strengths: beyond,
         text="so",
         source="so",
     )
@@ -489,10 +492,12 @@ def test_what_is_measured_takes_the_place_of_what_rarity_suggested(quiet: Diagno
     choices = [reason.choice for reason in faded.classes[rare].reasons]
     assert not {"features.covariance", "features.eos"} & set(choices)
     reason = faded.classes[rare].reasons[choices.index("features.toward_enemies.strength")]
-    assert "of their training magnitude. Drawn toward what classes of its size show, that is 0.80." in reason.text
-    assert "Its errors say toward which classes. features.toward_enemies.strength" in reason.text
+    assert "of their training magnitude. Pooled with what class size predicts, the estimate is 0.80." in reason.text
+    assert "The partner classes are those that it is confused with. features.toward_enemies.strength" in reason.text
     assert reason.rule == "magnitude gap"
-    assert reason.text.endswith("What is measured takes the place of what its size suggests (covariance, eos).")
+    assert reason.text.endswith(
+        "This measurement replaces the feature augmentation that class size suggests (covariance, eos)."
+    )
     for ratio in (0.98, 1.0, 1.3):  # too little to be told from the choice of the top-K, or nothing lost
         assert make_plan(with_ratio(quiet, {rare: ratio})).classes[rare].features == ()
     for common in (0, 5):
@@ -506,7 +511,7 @@ def test_a_class_without_errors_has_no_enemies_to_go_toward(quiet: Diagnosis) ->
     one = make_plan(dataclasses.replace(with_ratio(with_columns(quiet, found), {9: 0.8}), enemies=enemies)).classes[9]
     assert one.features == ()
     (reason,) = (reason for reason in one.reasons if reason.rule == "magnitude gap")
-    assert "No error of its says toward which classes." in reason.text
+    assert "It has no held-out errors that show with which classes it is confused." in reason.text
 
 
 def test_a_class_found_well_goes_toward_its_enemies_too(quiet: Diagnosis) -> None:
@@ -538,7 +543,7 @@ def test_one_held_out_image_has_no_interval_and_still_counts(quiet: Diagnosis) -
     assert [policy.method for policy in one.features] == ["toward_enemies"]
     (reason,) = [reason for reason in one.reasons if reason.rule == "magnitude gap"]
     assert (reason.value, reason.low, reason.high) == (pytest.approx(0.6), None, None)
-    assert reason.text.startswith("On unseen images its top-K features carry 60% of their training magnitude.")
+    assert reason.text.startswith("On held-out images its top-K features have 60% of their training magnitude.")
     absent = with_columns(told, {"ce_magnitude_ratio": {9: math.nan}})
     kept = make_plan(dataclasses.replace(absent, log_count={"ce_magnitude_ratio": line})).classes[9]
     assert {policy.method for policy in kept.features} == {"covariance", "eos"}, "nothing was measured"
@@ -715,7 +720,7 @@ def test_a_plan_of_ones_own_is_the_base(diagnosis: Diagnosis) -> None:
     assert make_plan(diagnosis, base=base, rules=()).classes == base.classes
     assert plan.prior_correction == base.prior_correction
     assert not any(reason.measure == "count" for one in plan.classes for reason in one.reasons)
-    with pytest.raises(InputError, match="base must be of the diagnosis's classes"):
+    with pytest.raises(InputError, match="base must have the diagnosis's classes"):
         make_plan(diagnosis, base=Plan.untouched(names, counts.flip(0)))
 
 
@@ -1019,7 +1024,7 @@ MESSAGES: list[tuple[str, Any, str]] = [
             (
                 "smote",
                 {"ant": 0.5, "bee": 0.5},
-                "classes.4.features.0.toward of the plan must be left out but for toward_enemies, got ant, bee",
+                "classes.4.features.0.toward of the plan must be left out unless method is toward_enemies, got ant, bee",
             ),
         )
     ),
@@ -1029,14 +1034,14 @@ MESSAGES: list[tuple[str, Any, str]] = [
             (
                 "eos",
                 "pooled",
-                "classes.4.features.0.donors of the plan must be left out but for covariance and isda, got pooled",
+                "classes.4.features.0.donors of the plan must be left out unless method is covariance or isda, got pooled",
             ),
             ("isda", "all", "classes.4.features.0.donors of the plan must be 'similar' or 'pooled', got 'all'"),
         )
     ),
     ("classes.4.features", {}, "classes.4.features of the plan must be a list, got {}"),
     ("classes.4", [], "classes.4 of the plan must be an object, got []"),
-    ("classes.1.name", "ant", "classes.1.name of the plan must be another than that of class 0, got 'ant'"),
+    ("classes.1.name", "ant", "classes.1.name of the plan must differ from that of class 0, got 'ant'"),
     ("classes.1.name", 7, "classes.1.name of the plan must be text, got 7"),
     ("classes.1.count", 0, "classes.1.draws of the plan must be 0 for a class without training images, got 0.208333"),
     ("classes.1.draws", 0.5, "classes of the plan must have draws that sum to 1, got 1.29167"),
@@ -1195,3 +1200,11 @@ def test_rules_are_checked(fields: dict[str, Any], message: str, quiet: Diagnosi
 def test_the_public_names() -> None:
     assert dv.Plan is Plan
     assert dv.make_plan is make_plan
+
+
+def test_the_old_module_of_policies_still_has_its_names() -> None:
+    from diversify import policies
+
+    assert policies.Strengths is Strengths
+    assert policies.ImagePolicy is ImagePolicy
+    assert all(hasattr(policies, name) for name in policies.__all__)

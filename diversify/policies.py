@@ -1,0 +1,50 @@
+"""The names of `diversify.plan.policies` and `diversify.plan.strengths`, kept for code that imports them from here."""
+
+from .files.schema import Value
+from .plan.policies import (
+    LARGEST_DIFFERENCE,
+    LARGEST_NUMBER,
+    LEAST_CHANGE,
+    LEAST_SHARE,
+    MOST_AUGMENTED,
+    VARIED,
+    ClassPlan,
+    Donors,
+    FeatureMethod,
+    FeaturePolicy,
+    ImagePolicy,
+    Mixing,
+    MixingMethod,
+    Number,
+    PriorCorrection,
+    Reason,
+    Schedule,
+    Share,
+    exposures,
+)
+from .plan.strengths import STRENGTHS, Strengths
+
+__all__ = [
+    "LARGEST_DIFFERENCE",
+    "LARGEST_NUMBER",
+    "LEAST_CHANGE",
+    "LEAST_SHARE",
+    "MOST_AUGMENTED",
+    "STRENGTHS",
+    "VARIED",
+    "ClassPlan",
+    "Donors",
+    "FeatureMethod",
+    "FeaturePolicy",
+    "ImagePolicy",
+    "Mixing",
+    "MixingMethod",
+    "Number",
+    "PriorCorrection",
+    "Reason",
+    "Schedule",
+    "Share",
+    "Strengths",
+    "Value",
+    "exposures",
+]
