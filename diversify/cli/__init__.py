@@ -1,1 +1,1 @@
-"""The command line: typing, printing and exit codes. Open `commands.py` first; `entry.py` turns errors into one line."""
+"""The command line: flags, printing and exit codes. Open `commands.py` first; `entry.py` turns every error into one line."""

@@ -1,4 +1,4 @@
-"""The commands as typer declares them. What each does is in `diversify.commands`, imported when it is called."""
+"""The commands, declared for typer. `diversify.commands` does the work; it is imported when a command is called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from ..runtime import signals
 from .options import (
@@ -27,14 +26,15 @@ from .options import (
     TailOrder,
     Workers,
     data_options,
+    recipe_from,
 )
-from .screen import counted, out, progress_bar, study_progress, tell
-from .tables import interval_text, percent, show_choice, show_diagnosis, show_outcome, show_plan, table_of
+from .screen import counted, progress_bar, study_progress, tell
+from .tables import show_choice, show_comparison, show_diagnosis, show_outcome, show_plan
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Find out which classes a CNN fails on, why, and how sure we are.",
+    help="Find the classes that an image classifier fails on, learn why, and repair it.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -42,7 +42,7 @@ app = typer.Typer(
 
 @app.callback()
 def _commands() -> None:
-    """Find out which classes a CNN fails on, why, and how sure we are."""
+    """Find the classes that an image classifier fails on, learn why, and repair it."""
 
 
 @app.command()
@@ -60,33 +60,35 @@ def train(
     download: Download = False,
     skip_bad: SkipBad = False,
     model: Model = None,
-    method: Annotated[str | None, typer.Option(help="ce: cross entropy.", show_default="ce")] = None,
+    method: Annotated[str | None, typer.Option(help="The loss; ce: cross entropy.", show_default="ce")] = None,
     plan: Annotated[
-        Path | None, typer.Option("--plan", help="A plan.json, instead of a method.", metavar="FILE", readable=False)
+        Path | None,
+        typer.Option("--plan", help="A plan.json to train by, instead of a method.", metavar="FILE", readable=False),
     ] = None,
     adapt: Annotated[
-        str, typer.Option(help="none | hits: the plan's strengths follow how often training images are right.")
+        str, typer.Option(help="none | hits; hits adapts the plan's strengths to the accuracy on training images.")
     ] = "none",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
     optimizer: Annotated[str, typer.Option(help="sgd | adamw")] = "sgd",
-    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(help="Of every parameter.")] = 2e-4,
-    schedule: Annotated[str, typer.Option(help="steps | cosine | constant")] = "steps",
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of every parameter.")] = 2e-4,
+    schedule: Annotated[str, typer.Option(help="Learning-rate schedule: steps | cosine | constant")] = "steps",
     warmup_epochs: Annotated[
         int | None,
-        typer.Option(min=0, help="Linear warm-up.", show_default="5, at most a third of the epochs"),
+        typer.Option(min=0, help="Epochs of linear warm-up.", show_default="5, at most a third of the epochs"),
     ] = None,
-    augment: Annotated[str, typer.Option(help="auto | none | crop | crop-flip")] = "auto",
+    augment: Annotated[str, typer.Option(help="Basic augmentation: auto | none | crop | crop-flip")] = "auto",
     precision: Precision = "auto",
-    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same result.")] = 0,
     workers: Workers = 0,
     directory: Out,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole epoch in DIR.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in DIR from its last complete epoch.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a network; the defaults are the classic recipe for long-tailed CIFAR."""
-    from ..commands.options import recipe_from
+    """Train a network. The defaults are the standard recipe for long-tailed CIFAR."""
     from ..commands.train import train_run
 
     recipe, notes = recipe_from(
@@ -119,7 +121,9 @@ def train(
             progress=progress,
         )
     accuracy = record["balanced_accuracy_val"]
-    tell(f"balanced accuracy on val: {'no val' if accuracy is None else f'{accuracy:.1%}'}; {record['seconds']:.0f} s")
+    tell(
+        f"balanced accuracy on val: {'no val split' if accuracy is None else f'{accuracy:.1%}'}; {record['seconds']:.0f} s"
+    )
     tell(f"wrote {directory / 'model.safetensors'}")
 
 
@@ -139,25 +143,27 @@ def diagnose(
     skip_bad: SkipBad = False,
     model: Model = None,
     weights: Annotated[
-        Path, typer.Option(help="The checkpoint: .pt, .pth or .safetensors.", metavar="FILE", readable=False)
+        Path, typer.Option(help="The checkpoint: a .pt, .pth or .safetensors file.", metavar="FILE", readable=False)
     ],
     head: Annotated[
-        str | None, typer.Option(help="The head's name, where the network has several.", metavar="NAME")
+        str | None, typer.Option(help="Name of the head, if the network has several.", metavar="NAME")
     ] = None,
     heldout: Annotated[
-        str | None, typer.Option(help="val, or test for a diagnosis that is only to be read.", show_default="val")
+        str | None, typer.Option(help="val | test; a diagnosis on test is for reading only.", show_default="val")
     ] = None,
-    top_k: Annotated[str, typer.Option(help="Strongest features per class: K, or a percentage of D.")] = "10",
+    top_k: Annotated[
+        str, typer.Option(help="Number of strongest features per class: an integer, or a percentage of all features.")
+    ] = "10",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
     precision: Precision = "fp32",
-    seed: Annotated[int, typer.Option(min=0, help="Of resampling; same seed, same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the resampling.")] = 0,
     workers: Workers = 0,
     directory: Out,
     overwrite: Overwrite = False,
 ) -> None:
-    """Say which classes a trained network fails on, why, and how sure we are.
+    """Find the classes that a trained network fails on, and why, with confidence intervals.
 
-    DATA and MODEL default to what the record beside the weights says, a training run's or a remedy's.
+    The data and model options default to the run.json beside the weights, if `train` or `remedy` left one.
     """
     from ..commands.diagnose import diagnose_run
 
@@ -185,7 +191,7 @@ def diagnose(
 
 @app.command()
 def plan(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose left.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose wrote.")],
     *,
     file: Annotated[
         Path | None,
@@ -193,29 +199,33 @@ def plan(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the plan in FILE.")] = False,
 ) -> None:
-    """Say what to do for every class, and why: how often it is drawn, and how its images and features are varied."""
+    """Plan each class's treatment, with reasons: how often it is drawn, and how its images and features are augmented."""
     from ..commands.plan import plan_run
 
     signals.begin_work()
     show_plan(plan_run(folder, out=file, overwrite=overwrite))
-    tell(f"plan: {file}" if file is not None else "to keep this plan, to edit it and to train with it: --out plan.json")
+    tell(
+        f"plan: {file}"
+        if file is not None
+        else "to save this plan, so that you can edit it or train with it: --out plan.json"
+    )
 
 
 @app.command()
 def remedy(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose left.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose wrote.")],
     *,
     plan: Annotated[
         Path | None,
         typer.Option(
-            help="The plan to compare.", metavar="FILE", readable=False, show_default="one made from the diagnosis"
+            help="The plan to compare.", metavar="FILE", readable=False, show_default="made from the diagnosis"
         ),
     ] = None,
     directory: Out,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Repair the head of a diagnosed network: the plan beside the free fixes and others, and whichever wins on held-out folds."""
+    """Repair the head of a diagnosed network with whichever candidate wins on held-out folds: the plan, post-hoc fixes and others."""
     from ..commands.remedy import remedy_run
 
     with progress_bar() as progress:
@@ -229,41 +239,18 @@ def remedy(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="DIR_A", readable=False, help="A folder that diagnose left.")],
-    second: Annotated[Path, typer.Argument(metavar="DIR_B", readable=False, help="Another.")],
+    first: Annotated[Path, typer.Argument(metavar="DIR_A", readable=False, help="A folder that diagnose wrote.")],
+    second: Annotated[Path, typer.Argument(metavar="DIR_B", readable=False, help="Another such folder.")],
     *,
     directory: Out,
     overwrite: Overwrite = False,
 ) -> None:
-    """Compare the same classes in two networks: number, magnitude and identity of their top-K features."""
+    """Compare the classes of two diagnosed networks: recall, and magnitude and identity of their top-K features."""
     from ..commands.compare import compare_run
 
     signals.begin_work()
     comparison, _ = compare_run(first, second, out=directory, overwrite=overwrite, say=tell)
-    chance = f"chance {comparison.identity_chance:.0%}"
-    titles = (
-        "class",
-        f"recall {comparison.first_name}",
-        comparison.second_name,
-        "difference, points",
-        "magnitude ratio",
-        f"same top-K ({chance})",
-    )
-    rows = []
-    for c, name in enumerate(comparison.class_names):
-        column = {key: float(value[c]) for key, value in comparison.columns.items()}
-        points = {key: 100 * value for key, value in column.items()}
-        rows.append(
-            [
-                escape(name),
-                percent(column["recall_first"]),
-                percent(column["recall_second"]),
-                interval_text(points, "recall_difference", "{:+z.0f}"),
-                interval_text(column, "magnitude_ratio", "{:.2f}"),
-                percent(column["identity_overlap"]),
-            ]
-        )
-    out.print(table_of(titles, rows))
+    show_comparison(comparison)
     tell(f"report: {directory / 'report.html'}")
 
 
@@ -271,26 +258,29 @@ def compare(
 def benchmark(
     suite: Annotated[
         str,
-        typer.Argument(metavar="SUITE|FILE.py", help="A suite, or a Python file that declares PROTOCOL and METHODS."),
+        typer.Argument(
+            metavar="SUITE|FILE.py", help="Name of a suite, or a Python file that declares PROTOCOL and METHODS."
+        ),
     ],
     *,
     results: Annotated[
-        Path, typer.Option("--out", help="The records, one line per run.", metavar="FILE", readable=False)
+        Path,
+        typer.Option("--out", help="The records, as JSON Lines: one line per run.", metavar="FILE", readable=False),
     ],
     methods: Annotated[
-        str | None, typer.Option(help="Only these, separated by commas.", show_default="those of the suite")
+        str | None, typer.Option(help="Compare only these methods: A,B.", show_default="those of the suite")
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Of every method.", show_default="those of the suite")
+        int | None, typer.Option(min=1, help="Trials of each method.", show_default="those of the suite")
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Of the final runs: S,S,S.", show_default="those of the suite")
+        str | None, typer.Option(help="Seeds of the final runs: S,S,S.", show_default="those of the suite")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that run trials side by side.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that run trials in parallel.")] = 1,
     storage: Annotated[
         str | None,
         typer.Option(
-            help="A database for the search, for example sqlite:///study.db.",
+            help="Database of the search, for example sqlite:///study.db.",
             metavar="URL",
             show_default="a journal beside the records",
         ),
@@ -299,9 +289,9 @@ def benchmark(
     download: Download = False,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")] = "auto",
 ) -> None:
-    """Compare methods at equal budget: parameters chosen on val, then one final run per seed, judged on test.
+    """Compare methods at equal budget: choose parameters on val, then make one final run per seed and evaluate it on test.
 
-    The same command again goes on where it was stopped.
+    Run the same command again to resume it.
     """
     from ..commands.benchmark import benchmark_run
 
@@ -331,14 +321,14 @@ def report(
         typer.Argument(
             metavar="results.jsonl|DIR",
             readable=False,
-            help="The records of a benchmark, or a folder that diagnose, compare or remedy left.",
+            help="The records of a benchmark, or a folder that diagnose, compare or remedy wrote.",
         ),
     ],
     *,
     directory: Out,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a report from numbers: of a benchmark's records, or again of a folder; neither data nor network are needed."""
+    """Write the report of a benchmark, or rewrite that of a folder. Needs neither the data nor the network."""
     from ..commands.report import report_run
 
     signals.begin_work()
@@ -350,12 +340,12 @@ def report(
 def demo(
     *,
     directory: Annotated[
-        Path, typer.Option("--out", help="The folder to write.", metavar="DIR", readable=False)
+        Path, typer.Option("--out", help="The folder to write to.", metavar="DIR", readable=False)
     ] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same result.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """All the way on long-tailed digits: train, diagnose, plan, repair the head, train with the plan; minutes."""
+    """Run every step on long-tailed digits: train, diagnose, plan, repair the head, train with the plan. Takes minutes."""
     from ..commands.demo import demo_run
 
     with progress_bar() as progress:

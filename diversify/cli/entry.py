@@ -1,4 +1,4 @@
-"""Run the command line: parse the flags, turn every error into one line and an exit code."""
+"""Run the command line: parse the flags, and turn every error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -18,18 +18,25 @@ from ..runtime import signals
 from .commands import app
 from .screen import STANDARD_OUTPUT, NoReaderError, err
 
-NO_READER = 141  # as the shell counts a process that a closed pipe ended
+NO_READER = 141  # the shell's code for a process that SIGPIPE ended
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns the exit code: 0 done, 2 the user's input, 130 interrupted."""
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: What follows `diversify`, for example `["demo", "--seed", "1"]`.
+
+    Returns:
+        0 when done, 2 for wrong input or an error of the system, 130 when interrupted, 141 when nobody reads the output.
+    """
     try:
         code = _run(arguments)
     except (KeyboardInterrupt, typer.Abort):
         code = signals.INTERRUPTED
     except NoReaderError:
         return NO_READER
-    except SystemExit as error:  # rich and the parser end the process where the help has no reader
+    except SystemExit as error:  # raised by rich and by the parser when nobody reads the help
         if not isinstance(error.__context__, BrokenPipeError):
             raise
         return NO_READER
@@ -48,40 +55,72 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), standalone_mode=False, prog_name="diversify")
     except InputError as error:
-        return _refuse(_with_flags(str(error), arguments))
-    except OSError as error:  # a full disk, a folder that is gone or not ours: what the system said
-        if {"-h", "--help"} & set(arguments):  # which the parser prints
+        return _refuse(_with_flags(error, arguments))
+    except OSError as error:  # a full disk, a folder that is gone or not ours: the system's own words
+        if {"-h", "--help"} & set(arguments):  # the parser prints the help, without naming the stream
             error.filename = STANDARD_OUTPUT
         return _refuse(_system_error(error))
     except (KeyboardInterrupt, typer.Abort):
         raise
     except Exception as error:
-        if not hasattr(error, "format_message"):  # a usage error of the command-line parser has it, whichever it is
+        if not hasattr(error, "format_message"):  # every usage error of the parser has it
             raise
         message = _usage_error(error, arguments)
-        return _refuse(message) if message else 2  # the parser has none where it printed the help instead
+        return _refuse(message) if message else 2  # no message: the parser printed the help instead
     return code if isinstance(code, int) else 0
 
 
-def _options(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The command that is called, as typed before its options, and the options it has."""
+def _parameters(arguments: Sequence[str]) -> tuple[str, list[Any]]:
+    """The command that is called, as typed before its options, and the parameters that typer declares for it."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     name = next((each for each in arguments if not each.startswith("-")), "")
-    if name not in commands:
-        return "diversify", ["--help"]
-    return f"diversify {name}", [option for each in commands[name].params for option in each.opts if option[:2] == "--"]
+    return (f"diversify {name}", commands[name].params) if name in commands else ("diversify", [])
 
 
-def _with_flags(message: str, arguments: Sequence[str]) -> str:
-    """An error that begins with a parameter's name says the option that was typed for it."""
-    name, rest = re.match(r"([\w-]*)(.*)", message).groups()  # type: ignore[union-attr]
-    option = f"--{name.lower().replace('_', '-')}"
-    about = rest.startswith((" must ", " of a resumed run must ")) or name == "weights"
-    named = about and option in _options(arguments)[1]
-    return f"{option}{rest}" if named else message
+def _flags(arguments: Sequence[str]) -> dict[str, str]:
+    """How each parameter of the command that is called is typed: `tail_order` as `--tail-order`, `folder` as `DIR`.
+
+    An option is known by its flag and by its name in `commands.py`: `--out` of the benchmark as `out` and as `results`.
+    """
+    typed: dict[str, str] = {}
+    for each in _parameters(arguments)[1]:
+        flag = each.opts[-1]
+        if flag.startswith("--"):
+            typed |= dict.fromkeys((each.name, flag.removeprefix("--").replace("-", "_")), flag)
+        else:
+            typed[each.name] = each.metavar
+    return typed
 
 
-_VALUES = {  # what the parser's messages about a value have in common, in all its versions
+_FORM = re.compile(r"(.+?) must (.+?), got (.*?)(?:; (.*))?")  # a message that lost its parts on the way from a worker
+
+
+def _with_flags(error: InputError, arguments: Sequence[str]) -> str:
+    """The message with flags in place of the parameters that the library names.
+
+    A subject that is a parameter (`tail_order`, `mean and std`, `ratio of imbalance`, `weights PATH`) becomes its flag;
+    in all but the value, `name=VALUE` becomes `--name VALUE`, and `name=True` becomes `--name`.
+    """
+    typed = _flags(arguments)
+    form = _FORM.fullmatch(str(error))
+    parts = error.parts or (form and form.groups(""))
+    if not parts or not typed:
+        return str(error)
+    name, law, got, advice = parts
+    known = "|".join(sorted(typed, key=len, reverse=True))
+    subject = rf"(?:^|(?<= and )|(?<= of )|(?<= under ))({known})(?=$| and | of a resumed run$| \S*[./])"
+    name = re.sub(subject, lambda found: typed[found[1]], name)
+
+    def given(found: re.Match[str]) -> str:
+        value = found[2].strip("\"'")
+        return typed[found[1]] if value == "True" else f"{typed[found[1]]} {value}"
+
+    keyword = rf"""(?<![\w.`/-])({known})=("[^"]*"|'[^']*'|[^\s,;:()`]+)"""
+    name, law, advice = (re.sub(keyword, given, text) for text in (name, law, advice))
+    return str(must(name, law, got, advice))
+
+
+_VALUES = {  # patterns that the parser's messages about a value match in all its versions
     r"valid integer": "be an integer",
     r"valid (number|float)": "be a number",
     r"(?:greater than or equal to|range [a-z]*>=) ?(-?\d+)": r"be at least \1",
@@ -89,9 +128,10 @@ _VALUES = {  # what the parser's messages about a value have in common, in all i
 
 
 def _usage_error(error: Any, arguments: Sequence[str]) -> str:
-    """A usage error of the parser in the form of all our errors; its own words where it says something else."""
+    """A usage error of the parser in the form of all our errors; in its own words where it fits none."""
     message = " ".join(error.format_message().split())
-    command, options = _options(arguments)
+    command, parameters = _parameters(arguments)
+    options = [option for each in parameters for option in each.opts if option[:2] == "--"] or ["--help"]
     kinds = {kind.__name__ for kind in type(error).__mro__}
     advice = f"see `{command} --help`"
     if "NoSuchOption" in kinds:
@@ -119,13 +159,13 @@ def _usage_error(error: Any, arguments: Sequence[str]) -> str:
 
 def _refuse(message: str) -> int:
     if not signals.was_interrupted():
-        with suppress(OSError):  # the exit code says it too
+        with suppress(OSError):  # where stderr is broken too, the exit code tells
             err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     return 2
 
 
 def _system_error(error: OSError) -> str:
-    """`FILE: reason`, and what to do where that is plain."""
+    """`FILE: reason`, and for a full disk what to do."""
     text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     if error.filename == STANDARD_OUTPUT:
         text += "; what was finished is kept"

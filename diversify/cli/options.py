@@ -1,9 +1,9 @@
-"""The flags that several commands share: data, model, workers and output."""
+"""The flags that several commands share, and the library's values that are made of flags."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,29 +11,33 @@ from ..errors import must
 
 if TYPE_CHECKING:
     from ..commands.options import DataOptions
+    from ..training.recipe import Recipe
 
 
 Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits | cifar10 | cifar100 | svhn | mnist | fashion-mnist | places365 | inaturalist | npz:FILE | folder:DIR"
+        help="Data set: digits | cifar10 | cifar100 | svhn | mnist | fashion-mnist | places365 | inaturalist | npz:FILE | folder:DIR"
         " | package.module:function",
         rich_help_panel="Data",
         show_default="digits",
     ),
 ]
-Root = Annotated[Path, typer.Option(help="Where data sets are kept.", readable=False, rich_help_panel="Data")]
+Root = Annotated[Path, typer.Option(help="Folder of the public data sets.", readable=False, rich_help_panel="Data")]
 ImbalanceOption = Annotated[
     str | None,
     typer.Option(
-        "--imbalance", help="exp:RATIO[:NMAX] | step:RATIO:FRACTION | none", rich_help_panel="Data", show_default="none"
+        "--imbalance",
+        help="Imbalance to apply: exp:RATIO[:NMAX] | step:RATIO:FRACTION | none",
+        rich_help_panel="Data",
+        show_default="none",
     ),
 ]
 TailOrder = Annotated[
     str | None,
     typer.Option(
-        help="canonical, or a seed that permutes which classes are rare.",
+        help="canonical | a seed that permutes which classes are rare",
         rich_help_panel="Data",
         show_default="canonical",
     ),
@@ -41,17 +45,19 @@ TailOrder = Annotated[
 Holdout = Annotated[
     float | None,
     typer.Option(
-        help="Share of train cut off as val, when the source has none.", rich_help_panel="Data", show_default="0.2"
+        help="Share of train to split off as val, if the data set has no val.",
+        rich_help_panel="Data",
+        show_default="0.2",
     ),
 ]
 Mean = Annotated[
-    str | None, typer.Option(help="Per channel, for images in [0, 1]: M or M,M,M.", rich_help_panel="Data")
+    str | None, typer.Option(help="Mean per channel, for images in [0, 1]: M or M,M,M.", rich_help_panel="Data")
 ]
-Std = Annotated[str | None, typer.Option(help="Per channel: S or S,S,S.", rich_help_panel="Data")]
-Resize = Annotated[int | None, typer.Option(help="Shorter side, in pixels.", rich_help_panel="Data")]
-Crop = Annotated[int | None, typer.Option(help="Centre crop, in pixels.", rich_help_panel="Data")]
+Std = Annotated[str | None, typer.Option(help="Standard deviation per channel: S or S,S,S.", rich_help_panel="Data")]
+Resize = Annotated[int | None, typer.Option(help="Resize the shorter side to so many pixels.", rich_help_panel="Data")]
+Crop = Annotated[int | None, typer.Option(help="Crop the centre to so many pixels.", rich_help_panel="Data")]
 Download = Annotated[
-    bool, typer.Option("--download", help="Fetch a public data set that is not under --root.", rich_help_panel="Data")
+    bool, typer.Option("--download", help="Download a public data set that is not in --root.", rich_help_panel="Data")
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out image files that cannot be read.", rich_help_panel="Data")
@@ -60,14 +66,14 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="small_cnn | resnet20 | resnet32 | resnet56 | torchvision:NAME | timm:NAME | package.module:function",
+        help="Network: small_cnn | resnet20 | resnet32 | resnet56 | torchvision:NAME | timm:NAME | package.module:function",
         show_default="small_cnn",
     ),
 ]
-Precision = Annotated[str, typer.Option(help="auto | fp32 | bf16; auto takes bf16 where the hardware has it.")]
-Workers = Annotated[int, typer.Option(min=0, help="Loader processes.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in DIR.")]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write.", metavar="DIR", readable=False)]
+Precision = Annotated[str, typer.Option(help="auto | fp32 | bf16; auto chooses bf16 where the hardware supports it.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of data loader processes.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in DIR.")]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write to.", metavar="DIR", readable=False)]
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
@@ -92,7 +98,7 @@ def data_options(
     download: bool,
     skip_bad: bool,
 ) -> DataOptions:
-    """The data flags of a command as one value."""
+    """The data flags as `DataOptions`."""
     from ..commands.options import DataOptions
 
     return DataOptions(
@@ -101,10 +107,29 @@ def data_options(
         imbalance=imbalance,
         tail_order=tail_order,
         holdout=holdout,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
+        mean=_numbers("mean", mean),
+        std=_numbers("std", std),
         resize=resize,
         crop=crop,
         download=download,
         skip_bad=skip_bad,
     )
+
+
+def recipe_from(*, epochs: int, warmup_epochs: int | None, **others: Any) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe flags of `train` as a `Recipe`, and notes on its warm-up.
+
+    Without `warmup_epochs`, the warm-up has its usual length, or less where the epochs are few.
+    """
+    from ..training.recipe import WARMUP_EPOCHS, Recipe, warmup_within
+
+    if warmup_epochs is not None:
+        late = (f"the warm-up of {warmup_epochs} epochs leaves none of {epochs} after it",)
+        recipe = Recipe(epochs=epochs, warmup_epochs=warmup_epochs, **others)
+        return recipe, late if warmup_epochs >= epochs else ()
+    warmup = warmup_within(epochs)
+    recipe = Recipe(epochs=epochs, warmup_epochs=warmup, **others)
+    if warmup >= WARMUP_EPOCHS:
+        return recipe, ()
+    chosen = f"over {warmup} of the {epochs} epochs, not {WARMUP_EPOCHS}" if warmup else f"none in {epochs} epochs"
+    return recipe, (f"warm-up: {chosen}; --warmup-epochs sets it",)

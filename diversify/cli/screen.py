@@ -1,11 +1,11 @@
-"""Printing: the console, progress bars, and what happens when nobody reads the output."""
+"""The consoles and the progress bars."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,13 @@ from rich.console import Console
 from ..runtime import signals
 
 if TYPE_CHECKING:
+    from ..runtime.progress import Say, StageProgress
     from ..study.ledger import Step
     from ..study.records import Record
 
 
 class NoReaderError(Exception):
-    """What reads the output is gone."""
+    """The reader of the output is gone: its pipe is closed."""
 
 
 STANDARD_OUTPUT = "standard output"
@@ -27,12 +28,12 @@ STANDARD_OUTPUT = "standard output"
 
 class _Screen(Console):
     def on_broken_pipe(self) -> None:
-        """Write nothing more, and stop: nobody reads it."""
+        """Print nothing more, and end the command."""
         self.quiet = True
         raise NoReaderError
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich has it; an error of the system names the stream."""
+        """Print as rich does; an error of the system names the stream as its file."""
         try:
             super().print(*objects, **options)
         except OSError as error:
@@ -40,7 +41,7 @@ class _Screen(Console):
             raise
 
 
-PIPED_WIDTH = 140  # columns where nobody said how many there are
+PIPED_WIDTH = 140  # columns of output that is piped, unless COLUMNS is set
 out = _Screen(
     highlight=False, emoji=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
 )
@@ -48,15 +49,15 @@ err = _Screen(stderr=True, highlight=False, emoji=False)
 
 
 def tell(line: str) -> None:
-    """Print one line as it is."""
+    """Print one line without markup, never wrapped."""
     out.print(line, markup=False, soft_wrap=True)
 
 
 @contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A callable `(what, done, in all)` that draws a bar with the time left, on a terminal; nothing where there is none.
+def progress_bar() -> Iterator[StageProgress]:
+    """A `StageProgress` that draws one bar per stage, with the time left; it draws nothing unless stderr is a terminal.
 
-    Within the block an interruption keeps what is finished.
+    An interruption within the block keeps what is finished.
     """
     from rich.progress import (
         BarColumn,
@@ -79,19 +80,20 @@ def progress_bar() -> Iterator[Any]:
     with Progress(*columns, console=err, transient=True, disable=still) as bar:
         tasks: dict[str, Any] = {}
 
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
+        def update(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
 
         yield update
 
 
 @contextmanager
-def study_progress() -> Iterator[tuple[Any, Any]]:
-    """A callable for lines, and one for the steps of a study: a line per record, and on a terminal a bar per method.
+def study_progress() -> Iterator[tuple[Say, Callable[[Step], None]]]:
+    """A pair of functions: one prints a line, the other shows a step of a study.
 
-    Within the block an interruption keeps what is finished.
+    A step that brings a record prints it as a line; on a terminal there is also a bar per method. An interruption within
+    the block keeps what is finished.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -110,7 +112,7 @@ def study_progress() -> Iterator[tuple[Any, Any]]:
         def say(line: str) -> None:
             if still or not out.is_terminal:
                 tell(line)
-            else:  # above the bars: two consoles on one terminal would write into each other's lines
+            else:  # by the bars' own console: a second one on the terminal would write into the bars
                 bar.console.print(line, markup=False, soft_wrap=True)
 
         def show(name: str, done: int, total: int, left: float | None) -> None:
@@ -122,7 +124,7 @@ def study_progress() -> Iterator[tuple[Any, Any]]:
         def update(step: Step) -> None:
             steps[step.method] = step
             if step.record is not None:
-                say(_told(step.record))
+                say(_record_line(step.record))
                 show(step.method, step.done, step.total, step.seconds_left)
             every = steps.values()
             show("in all", sum(one.done for one in every), sum(one.total for one in every), step.seconds_left_in_all)
@@ -130,8 +132,8 @@ def study_progress() -> Iterator[tuple[Any, Any]]:
         yield say, update
 
 
-def _told(record: Record) -> str:
-    """A record in a line."""
+def _record_line(record: Record) -> str:
+    """One line that summarises a record."""
     run = f"final run, seed {record.seed}" if record.number is None else f"trial {record.number}"
     if record.state == "failed":
         return f"{record.method}, {run}: failed; {record.reason}"
@@ -141,12 +143,12 @@ def _told(record: Record) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """A number and its noun, in the plural where it needs to be."""
+    """A number and its noun, in the plural unless it is 1."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in the two largest units that they have."""
+    """A duration in its two largest units, for example `3 h 20 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -1,4 +1,4 @@
-"""The tables that commands print: a diagnosis, a plan, a choice of head, a demo."""
+"""The tables that commands print: a diagnosis, a plan, a choice of head, a comparison, a demo."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from rich.text import Text
 from .screen import out, tell
 
 if TYPE_CHECKING:
+    from ..diagnosis.model_comparison import ModelComparison
     from ..diagnosis.result import Diagnosis
     from ..plan.plan import Plan
     from ..plan.policies import ClassPlan
     from ..repair.choice import HeadChoice
     from ..report.demo import Outcome
 
+MOST_ROWS = 40
+NARROW, NARROWEST = 100, 60  # terminal widths below which columns are left out
+
 
 def show_outcome(outcome: Outcome, control: int) -> None:
-    """The ways of the demo on test, and what each gains over the first and over the control."""
+    """Print the demo's accuracies on test, and each gain over the first way and over the control."""
     rows = []
     for place, name in enumerate(outcome.names):
 
@@ -47,16 +51,15 @@ def show_outcome(outcome: Outcome, control: int) -> None:
         rows.append({title: cell for title, cell in row.items() if title not in left_out})
     out.print()
     out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
-    out.print("[dim]balanced accuracy; 95% intervals over test images, which were read once, at the end[/]")
+    out.print("[dim]balanced accuracy; 95% intervals over test images; test was evaluated once, at the end[/]")
     out.print()
 
 
-MOST_ROWS = 40
-NARROW, NARROWEST = 100, 60  # widths of a terminal below which columns are left out
-
-
 def show_diagnosis(diagnosis: Diagnosis) -> None:
-    """The classes as a table, weakest first where there are too many to list, and the findings."""
+    """Print the classes and the findings.
+
+    Of more than `MOST_ROWS` classes, only those of lowest recall are shown.
+    """
     from ..report.wording import none_fragile
 
     recall = diagnosis["recall_heldout"]
@@ -82,7 +85,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
     hidden = len(diagnosis.class_names) - len(order)
     if hidden:
-        tell(f"({hidden} classes of higher recall are in the report)")
+        tell(f"({hidden:,} classes of higher recall are in the report)")
     summary = diagnosis.summary
     tell(
         f"balanced accuracy, held out: {_plain(summary, 'balanced_accuracy_heldout', '{:.1%}')};"
@@ -95,11 +98,14 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
         out.print(escape(finding.text))
     if not diagnosis.plan_ready:
         out.print()
-        tell("Made on the test split: to be read only, not to choose a remedy from.")
+        tell("This diagnosis was made on the test split: read it, but do not choose a remedy by it.")
 
 
 def show_plan(plan: Plan) -> None:
-    """The classes as a table, rarest first where there are too many to list; what holds for all; the evidence."""
+    """Print each class's treatment, the settings of the whole run, and the evidence.
+
+    Of more than `MOST_ROWS` classes, only the rarest are shown.
+    """
     shown = list(plan.classes)
     if len(shown) > MOST_ROWS:
         shown = sorted(shown, key=lambda one: one.count)[:MOST_ROWS]
@@ -112,7 +118,7 @@ def show_plan(plan: Plan) -> None:
             "class": escape(one.name),
             "images" if narrow else "train images": f"{one.count:,}",
             "draws": _drawn(one, images),
-            "varied" if narrow else "images varied": _policy(
+            "augmented" if narrow else "images augmented": _policy(
                 one.image.strength, one.image.amount and one.image.probability
             ),
         }
@@ -129,12 +135,12 @@ def show_plan(plan: Plan) -> None:
         tell(f"({len(plan.classes) - len(shown):,} classes with more images are in the plan)")
     if out.width >= NARROW:
         out.print(
-            "[dim]×: times as often as its images come; then strength, and the share of its draws that it acts on[/]"
+            "[dim]×: relative to the class's share of the images; then strength, and the share of draws that it acts on[/]"
         )
     elif not narrow:
         out.print("[dim]strength, and the share of the class's draws that it acts on[/]")
     out.print()
-    for line in _of_the_run(plan):
+    for line in _run_settings(plan):
         tell(line)
     evidence = [(one, [reason for reason in one.reasons if reason.measure != "count"]) for one in shown]
     if not any(reasons for _, reasons in evidence):
@@ -150,7 +156,7 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
-    """The candidates as a table, the classes before and after, and what is recommended."""
+    """Print the candidates, the recall of each class before and after, and the recommendation."""
     groups = {name: values for name, values in choice.groups().items() if name in ("many", "medium", "few")}
     if "few" not in groups:
         groups |= {name: values for name, values in choice.groups().items() if name == "smallest third"}
@@ -170,8 +176,8 @@ def show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
         rows.append(row)
     out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
     out.print(
-        f"[dim]each by options chosen on the other of {choice.folds} folds of the held-out images;"
-        f" spread over {choice.repeats} cuts into folds[/]",
+        f"[dim]{choice.folds}-fold cross-validation on the held-out images: options are chosen on the other folds;"
+        f" spread over {choice.repeats} random splits[/]",
         soft_wrap=True,
     )
     out.print()
@@ -181,8 +187,35 @@ def show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
     tell(choice.in_words())
 
 
+def show_comparison(comparison: ModelComparison) -> None:
+    """Print a comparison of two networks, one row per class."""
+    titles = (
+        "class",
+        f"recall {comparison.first_name}",
+        comparison.second_name,
+        "difference, points",
+        "magnitude ratio",
+        f"same top-K (chance {comparison.identity_chance:.0%})",
+    )
+    rows = []
+    for c, name in enumerate(comparison.class_names):
+        column = {key: float(value[c]) for key, value in comparison.columns.items()}
+        points = {key: 100 * value for key, value in column.items()}
+        rows.append(
+            [
+                escape(name),
+                percent(column["recall_first"]),
+                percent(column["recall_second"]),
+                interval_text(points, "recall_difference", "{:+z.0f}"),
+                interval_text(column, "magnitude_ratio", "{:.2f}"),
+                percent(column["identity_overlap"]),
+            ]
+        )
+    out.print(table_of(titles, rows))
+
+
 def _show_change(choice: HeadChoice, class_names: Sequence[str]) -> None:
-    """Recall before and after, class by class; those that change most where there are too many to list."""
+    """Print recall before and after; of more than `MOST_ROWS` classes, only those that change most."""
     order = list(range(len(class_names)))
     if len(order) > MOST_ROWS:
         change = (choice.recall[choice.recommended] - choice.recall[0]).abs().nan_to_num(-1.0)
@@ -199,14 +232,14 @@ def _show_change(choice: HeadChoice, class_names: Sequence[str]) -> None:
 
 
 def _hang(markup: str) -> None:
-    """A paragraph, every line of it indented."""
+    """Print a paragraph with every line indented."""
     for line in Text.from_markup(markup, emoji=False).wrap(out, max(out.width - 2, NARROWEST // 2)):
         line.rstrip()
         out.print(Text("  ") + line)
 
 
 def _drawn(one: ClassPlan, images: int) -> str:
-    """The share of the draws, and what multiple of its share of the images that is."""
+    """The class's share of the draws, also as a multiple of its share of the images."""
     times = one.draws * images / one.count if one.count else math.nan
     multiple = "" if out.width < NARROW or math.isnan(times) else f" [dim]×{times:.3g}[/]"
     return f"{100 * one.draws:.3g}%{multiple}"
@@ -217,8 +250,8 @@ def _policy(strength: float, share: float) -> str:
     return f"{strength:.2f}{on}" if share else "–"
 
 
-def _of_the_run(plan: Plan) -> list[str]:
-    """What a plan says for all classes, a line each."""
+def _run_settings(plan: Plan) -> list[str]:
+    """The settings that hold for all classes, one line each."""
     correction, schedule = plan.prior_correction, plan.schedule
     lines = []
     kinds = list(dict.fromkeys((one.image.operations, one.image.layers) for one in plan.classes if one.image.amount))
@@ -227,24 +260,31 @@ def _of_the_run(plan: Plan) -> list[str]:
     methods = dict.fromkeys(one.mixing.method for one in plan.classes if one.mixing.method != "none")
     lines += [f"mixing: {method}" for method in methods]
     if correction.training or correction.after:
-        lines.append(f"class prior taken out: {correction.training:g} in the loss, {correction.after:g} afterwards")
+        lines.append(f"class prior corrected: {correction.training:g} in the loss, {correction.after:g} afterwards")
     if (schedule.start, schedule.ramp, schedule.stop) != (0, 0, 1):
         lines.append(
-            f"augmentation from {schedule.start:.0%} to {schedule.stop:.0%} of the epochs, growing over {schedule.ramp:.0%}"
+            f"augmentation from {schedule.start:.0%} to {schedule.stop:.0%} of the epochs, ramped up over {schedule.ramp:.0%}"
         )
     if plan.feature_methods:
-        later = "" if schedule.features >= 1 else f", and in training from {schedule.features:.0%} of the epochs on"
-        lines.append(f"features are made in the head step{later}")
+        later = "" if schedule.features >= 1 else f", and in training after {schedule.features:.0%} of the epochs"
+        lines.append(f"feature augmentation acts in the head step{later}")
     if plan.images_per_epoch is not None:
         lines.append(f"draws per epoch: {plan.images_per_epoch:,}")
     if any(reason.rule == "rarity" for one in plan.classes for reason in one.reasons):
-        lines.append("graded by rarity, 1 - log n / log n_max; moved where a measure shows more or less:")
+        lines.append(
+            "strengths are graded by rarity, 1 - log n / log n_max, and changed where a measure gives evidence:"
+        )
     return lines
 
 
 def table_of(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table as wide as the terminal allows: titles are wrapped between words, and the first column takes the rest."""
-    lines = [[Text.from_markup(cell, emoji=False) for cell in row] for row in rows]  # `:cat:` is a name, not a picture
+    """A table that fits the terminal: titles are wrapped between words, and the first column takes the remaining width.
+
+    Args:
+        titles: One per column; the first column is left-aligned, the others right-aligned.
+        rows: Cells in rich's markup.
+    """
+    lines = [[Text.from_markup(cell, emoji=False) for cell in row] for row in rows]  # `:cat:` is a name, not an emoji
     cells = [max((cell.cell_len for cell in column), default=0) for column in zip(*lines, strict=True)]
     whole = [max(cell, Text(title).cell_len) for cell, title in zip(cells, titles, strict=True)]
     words = [max(Text(word).cell_len for word in title.split() or [""]) for title in titles]
@@ -261,7 +301,7 @@ def table_of(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def percent(value: float) -> str:
-    """A share as a whole percentage; a dash for NaN."""
+    """A share as a percentage without decimals; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.0%}"
 
 
@@ -270,7 +310,13 @@ def _plain(values: Mapping[str, float], name: str, form: str) -> str:
 
 
 def interval_text(values: Mapping[str, float], name: str, form: str, *, bare: bool = False) -> str:
-    """A value with its interval; the value alone with `bare`."""
+    """A value with its interval in brackets, or the value alone; a dash for NaN.
+
+    Args:
+        values: Holds the value under `name`, and its interval under `name` + `_low` and `_high`.
+        form: The format of each number, for example `"{:.1f}"`.
+        bare: Leaves the interval out.
+    """
     value, low, high = (values.get(name + end, math.nan) for end in ("", "_low", "_high"))
     if math.isnan(value):
         return "–"

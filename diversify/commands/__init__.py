@@ -1,5 +1,6 @@
-"""What each command does, without printing.
+"""The commands as functions of the library: they compute and write files, but do not print.
 
-Every command makes one folder whose `run.json` says where it comes from. `say` takes a line for the reader, `progress`
-takes (what, done, in all). Open `diagnose.py` first.
+Each command writes one folder, whose `run.json` records its inputs, settings and versions (`plan` and `benchmark` write
+one file). `say` receives each line for the user; `progress` receives the stage, the steps done and the steps in total.
+Open `diagnose.py` first.
 """

@@ -13,18 +13,24 @@ import torch
 
 from ..errors import InputError, must, unknown
 from ..files.schema import refusal
+from ..runtime.progress import Say
 from ..runtime.user_code import import_file
 from ..study.ledger import Step
 from ..study.protocol import Protocol
 from ..study.records import read_records, require_results_file
 from ..study.run import run_study
 from ..study.study import Study
-from .train import Say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Benchmarked:
-    """What the file of records holds at the end, and how many records of it are new."""
+    """The number of records in the file at the end.
+
+    Attributes:
+        trials: Trials of the methods that took part.
+        finals: Final runs of these methods.
+        new: Records that this call added.
+    """
 
     trials: int
     finals: int
@@ -47,9 +53,25 @@ def benchmark_run(
     say: Say,
     progress: Callable[[Step], None],
 ) -> Benchmarked:
-    """Run what the records in `out` do not hold yet of a suite, or of the PROTOCOL that a Python file declares.
+    """Run a suite, or the PROTOCOL that a Python file declares; runs that `out` already records are not repeated.
 
-    `progress` takes the study's steps. `runner` names what runs trials and finals, where it is not the library's own.
+    Args:
+        suite: The name of a suite, or the path of a Python file, which ends in `.py`.
+        out: The records, a file that ends in `.jsonl`.
+        methods: Names separated by commas; None takes those of the suite.
+        trials: Trials of each method; None takes those of the suite.
+        seeds: Seeds of the final runs, separated by commas; None takes those of the suite.
+        workers: Processes that run trials in parallel.
+        storage: URL of the search's database; None keeps a journal beside the records.
+        root: Folder of the public data sets.
+        download: Download a public data set that is missing.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        runner: `package.module:function` that runs trials and finals in place of the library's own.
+        say: Called with each line for the user.
+        progress: Called with each step of the study.
+
+    Raises:
+        InputError: An argument is wrong, or `out` holds records of another study.
     """
     require_results_file(out, "out")
     declared = Path(suite) if suite.endswith(".py") else None
@@ -73,7 +95,7 @@ def benchmark_run(
     records = [one for one in read_records(out) if one.method in study.protocol.methods]
     for name in study.protocol.methods:
         if not any(one.state == "complete" for one in records if one.method == name):
-            say(f"note: no trial of {name} came to its end, so that it has no final run")
+            say(f"note: no trial of {name} was completed, so it has no final run")
     finals = sum(one.kind == "final" for one in records)
     return Benchmarked(trials=len(records) - finals, finals=finals, new=new)
 
@@ -81,14 +103,14 @@ def benchmark_run(
 def _protocol(name: str) -> Protocol:
     suites: Mapping[str, Protocol] = importlib.import_module("diversify.study.suites").SUITES
     if name not in suites:
-        raise unknown("SUITE", name, [*suites, "FILE.py"])
+        raise unknown("suite", name, [*suites, "FILE.py"])
     return suites[name]
 
 
 def _declared_protocol(file: Path) -> Protocol:
-    """`PROTOCOL` of a Python file."""
+    """The `PROTOCOL` that a Python file declares."""
     try:
-        protocol = getattr(import_file(file, "FILE.py"), "PROTOCOL", None)
+        protocol = getattr(import_file(file, "suite"), "PROTOCOL", None)
     except InputError as error:
         if isinstance(error.__cause__, pydantic.ValidationError):
             raise refusal(f"protocol in {file}", error.__cause__, Protocol.model_fields) from None
@@ -100,12 +122,12 @@ def _declared_protocol(file: Path) -> Protocol:
 
 
 def _changed(protocol: Protocol, methods: str | None, trials: int | None, seeds: str | None) -> Protocol:
-    """The protocol with the methods, the trials and the seeds that the flags name."""
+    """The protocol with other methods, trials and seeds, where given."""
     changes: dict[str, Any] = {}
     if methods is not None:
         names = [name.strip() for name in methods.split(",")]
         if "" in names or len(set(names)) < len(names):
-            raise must("--methods", "be different names separated by commas", repr(methods))
+            raise must("methods", "be different names separated by commas", repr(methods))
         changes["methods"] = tuple(names)
     if trials is not None:
         changes["trials"] = trials
@@ -120,27 +142,27 @@ def _changed(protocol: Protocol, methods: str | None, trials: int | None, seeds:
 def _seeds(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and part.isascii() and len(part) < 19 for part in parts):
-        raise must("--seeds", "be integers from 0 on, separated by commas", repr(text))
+        raise must("seeds", "be integers from 0 on, separated by commas", repr(text))
     seeds = tuple(map(int, parts))
     if len(set(seeds)) < len(seeds):
-        raise must("--seeds", "be different", repr(text))
+        raise must("seeds", "be different", repr(text))
     return seeds
 
 
 def _device(name: str) -> str:
-    """The device that is meant: the graphics processor where there is one."""
+    """The device of this name; `auto` is the GPU if there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, place = name.partition(":")
     if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and place.isdecimal())):
-        raise must("--device", "be auto, cpu, cuda or cuda:N", repr(name))
+        raise must("device", "be auto, cpu, cuda or cuda:N", repr(name))
     if kind == "cuda" and int(place or 0) >= torch.cuda.device_count():
-        raise must("--device", "be there", name, f"torch finds {torch.cuda.device_count()} such devices")
+        raise must("device", "exist", name, f"torch finds {torch.cuda.device_count()} CUDA devices")
     return name
 
 
 def _describe(study: Study, say: Say) -> None:
-    """What is compared, on what, and at what budget, in words."""
+    """Say which methods are compared, on which data, and at what budget."""
     protocol = study.protocol
     beside = f", {study.workers} worker processes" if study.workers > 1 else ""
     say(
@@ -149,5 +171,5 @@ def _describe(study: Study, say: Say) -> None:
     say(f"methods: {', '.join(protocol.methods)}")
     seeds = ", ".join(map(str, protocol.seeds))
     say(
-        f"of each {protocol.trials} trials, chosen on val, and a final run for each of the seeds {seeds}, judged on test"
+        f"each method: {protocol.trials} trials, evaluated on val; then one final run for each of the seeds {seeds}, on test"
     )

@@ -13,24 +13,39 @@ from ..errors import must
 from ..files import atomic, staging
 from ..report.comparison import render_comparison_html, render_comparison_markdown
 from ..runtime import provenance
+from ..runtime.progress import Say
 from .diagnose import load_diagnosed
 from .folders import OWNED, SCHEMA_VERSION, alone
-from .train import Say
 
 
 @alone
 def compare_run(
     first: Path, second: Path, *, out: Path, overwrite: bool = False, say: Say
 ) -> tuple[ModelComparison, dict[str, Any]]:
-    """Compare two folders of `diagnose_run`; leaves `comparison.json`, `report.html`, `report.md`, `run.json` in `out`."""
+    """Compare the networks of two folders that `diagnose_run` wrote, class by class.
+
+    Args:
+        first: The first folder.
+        second: The second folder, with a diagnosis of the same classes at the same `top_k`.
+        out: Receives `comparison.json`, `report.html`, `report.md` and `run.json`, all or none.
+        overwrite: Replace an earlier run in `out`.
+        say: Called with a line on how features are matched.
+
+    Returns:
+        The comparison, and the record that `run.json` holds.
+
+    Raises:
+        InputError: The folders cannot be compared, or `out` cannot be written.
+    """
     staging.ensure_available(out, overwrite, owned=OWNED, inputs=(first, second))
-    (one, one_model, one_record), (two, two_model, two_record) = load_diagnosed(first), load_diagnosed(second)
+    one, one_model, one_record = load_diagnosed(first, "first")
+    two, two_model, two_record = load_diagnosed(second, "second")
     if one.class_names != two.class_names:
         differ = [f"{a} and {b}" for a, b in zip(one.class_names, two.class_names, strict=False) if a != b]
-        raise must("both diagnoses", "have the same classes", (differ or ["another number of them"])[0])
+        raise must("both diagnoses", "have the same classes", (differ or ["different numbers of classes"])[0])
     if one.top_k != two.top_k:
         raise must(
-            "both diagnoses", "have the same top-K", f"{one.top_k} and {two.top_k}", "diagnose again with one --top-k"
+            "both diagnoses", "have the same top-K", f"{one.top_k} and {two.top_k}", "diagnose both with the same top_k"
         )
     starts = [(record.get("training") or {}).get("initial_weights") for record in (one_record, two_record)]
     if one_model.name == two_model.name:
@@ -45,7 +60,7 @@ def compare_run(
         top_k=one.top_k,
         seed=one.seed,
     )
-    say(f"features of the two are identified by: {comparison.matched_by}")
+    say(f"features of the two networks are matched by: {comparison.matched_by}")
     record = {
         "schema_version": SCHEMA_VERSION,
         "command": "compare",
@@ -56,7 +71,7 @@ def compare_run(
     }
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as folder:
         atomic.write_json(folder / "comparison.json", comparison.to_dict())
-        # To the digits of the file, so that `report` gives the same.
+        # Rounded as in the file, so that `report` gives the same page.
         kept = ModelComparison.from_dict(comparison.to_dict())
         atomic.write_text(folder / "report.html", render_comparison_html(kept, record))
         atomic.write_text(folder / "report.md", render_comparison_markdown(kept, record))

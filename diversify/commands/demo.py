@@ -30,20 +30,19 @@ from ..plan.policies import Mixing, PriorCorrection
 from ..plan.strengths import Strengths
 from ..report.demo import SHOWN_STRENGTHS, Demo, Trained, outcome_of, render_demo_html, render_demo_markdown
 from ..runtime import provenance
+from ..runtime.progress import Say, StageProgress
 from ..training.recipe import Recipe
 from .diagnose import diagnose_run, load_trained
 from .folders import OWNED, SCHEMA_VERSION, alone
 from .options import DataOptions
 from .remedy import remedy_run
-from .train import Progress, Say, read_plan, train_run
+from .train import read_plan, train_run
 
 DEMO_RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.05, schedule="cosine", warmup_epochs=3, precision="fp32")
-IMBALANCE = (
-    "exp:20:40"  # with more images this network finds 95% of the unseen digits whatever is done: little is left to show
-)
+IMBALANCE = "exp:20:40"  # with more images this network recognises 95% of unseen digits under any method: little is left to improve
 SEEDS = 3
 MODEL = "small_cnn"
-STRENGTHS = {  # of two image policies, from the largest to the rarest class; val chooses
+STRENGTHS = {  # two image policies, from mild to strong; val chooses between them
     "mild": Strengths(
         image_operations=GEOMETRIC, image_least=0.3, image_most=0.6, image_probability=0.5, mixing=Mixing()
     ),
@@ -54,19 +53,19 @@ _LEAK_REPEATS = 5
 
 PLAIN, HEAD, CONTROL, PLANNED = "cross entropy", "head repaired", "balanced softmax", "the plan"
 WAYS = {
-    PLAIN: ("Every image once an epoch, nothing varied, nothing reweighted: the network that was diagnosed.", ""),
+    PLAIN: ("Every image once per epoch, without augmentation or reweighting: the network that was diagnosed.", ""),
     HEAD: (
-        "The same network; its last layer is what `diversify remedy` recommended by held-out folds of val.",
+        "The same network; its last layer is replaced by the one that `diversify remedy` recommended by cross-validation on val.",
         "Breiman et al. 1984, for the choice",
     ),
     CONTROL: (
-        "Trained anew with the logarithm of the class prior added to the logits in the loss, and nothing else: what a plan"
-        " has to beat.",
+        "Trained from scratch with the log class prior added to the logits in the loss, and nothing else: the baseline that"
+        " a plan has to beat.",
         "Ren et al. 2020",
     ),
     PLANNED: (
-        "Trained anew with what `make_plan` says for every class: how often it is drawn and how its images are varied; and the"
-        " class prior taken out as in balanced softmax. Its feature policies are for the head step.",
+        "Trained from scratch with the plan that `make_plan` gives: how often each class is drawn, how its images are"
+        " augmented, and the class prior corrected as in balanced softmax. Its feature policies are for the head step.",
         "",
     ),
 }
@@ -74,13 +73,26 @@ WAYS = {
 
 @alone
 def demo_run(
-    out: Path, *, seed: int = 0, overwrite: bool = False, say: Say, progress: Progress | None = None
+    out: Path, *, seed: int = 0, overwrite: bool = False, say: Say, progress: StageProgress | None = None
 ) -> tuple[Demo, dict[str, Any]]:
     """Train on long-tailed digits, diagnose on val, plan, repair the head, train with the plan, and diagnose again.
 
-    All of it with several training seeds, a folder `seeds/N` each; what is chosen is chosen on val, and test is read once,
-    at the end, for all networks together. Leaves `digits.npz`, `test.json`, `report.html`, `report.md` and `run.json` in
-    `out`, beside what every step leaves.
+    Every step is done for several training seeds. All choices are made on val; test is evaluated once, at the end, for all
+    networks together.
+
+    Args:
+        out: Receives `digits.npz`, `test.json`, `report.html`, `report.md`, `run.json`, and a folder `seeds/N` for each
+            seed with the files of every step.
+        seed: The first training seed.
+        overwrite: Replace an earlier run in `out`.
+        say: Called with a line for each step.
+        progress: Called during each step.
+
+    Returns:
+        The numbers of the report, and the record that `run.json` holds.
+
+    Raises:
+        InputError: `out` cannot be written.
     """
     recipe = dataclasses.replace(DEMO_RECIPE, seed=seed)
     staging.ensure_available(out, overwrite, owned=OWNED)
@@ -88,7 +100,7 @@ def demo_run(
         return _all_the_way(out, recipe, say, progress)
 
 
-def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: Progress | None) -> tuple[Demo, dict[str, Any]]:
+def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: StageProgress | None) -> tuple[Demo, dict[str, Any]]:
     seed = recipe.seed
     staging.clear(out, owned=OWNED)
     record: dict[str, Any] = {
@@ -166,32 +178,32 @@ def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: Progress | None)
 
 @dataclasses.dataclass(kw_only=True)
 class _Steps:
-    """The steps of the demo in the folder `out`, each by the command that a user would type."""
+    """The steps of the demo in the folder `out`; each runs the command that a user would type."""
 
     out: Path
     say: Say
-    progress: Progress | None
+    progress: StageProgress | None
     seconds: dict[str, float]
     accuracies: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # on val, by folder
 
     def folder(self, seed: int) -> Path:
-        """Where the parts of a training seed are."""
+        """The folder of a training seed."""
         return self.out / "seeds" / str(seed)
 
     @property
     def options(self) -> DataOptions:
-        """The DATA flags of every step."""
+        """The data options of every step."""
         return DataOptions(spec=f"npz:{self.out / 'digits.npz'}", imbalance=IMBALANCE)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Keep how long a step took."""
+        """Record how long a step took."""
         start = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - start, 1)
 
     def data(self) -> Data:
-        """Write scikit-learn's digits as an ordinary file of train, val and test, and read it as every step does."""
+        """Write scikit-learn's digits to a file with train, val and test, and load it as every step does."""
         whole = load_data("digits", holdout=0.0)
         parts = [part for part in (whole.train, whole.test) if part is not None]
         images = torch.cat([collate([part.dataset[row] for row in range(len(part))])[0] for part in parts])
@@ -206,12 +218,12 @@ class _Steps:
         counts = " ".join(map(str, torch.bincount(data.train.labels).tolist()))
         self.say(f"data: digits.npz, {len(data.train)} training images of the long tail ({IMBALANCE}): {counts}")
         self.say(
-            f"      {len(val)} of val to choose by, {len(test)} of test to be read once, at the end; both balanced"
+            f"      {len(val)} val images for choices, {len(test)} test images for one evaluation at the end; both balanced"
         )
         return data
 
     def train(self, recipe: Recipe, name: str, plan: str | None = None) -> None:
-        """A network of one seed, with what its plan says."""
+        """Train the network of one seed, with a plan if one is named."""
         folder = self.folder(recipe.seed)
         record = train_run(
             self.options,
@@ -224,11 +236,11 @@ class _Steps:
             progress=self.progress,
         )
         self.accuracies.setdefault(name, []).append(record["balanced_accuracy_val"])
-        told = f"{record['balanced_accuracy_val']:.1%} on val, {record['seconds']:.1f} s"
-        self.say(f"train: seed {folder.name}, {_title(name)}: {told}")
+        result = f"{record['balanced_accuracy_val']:.1%} on val, {record['seconds']:.1f} s"
+        self.say(f"train: seed {folder.name}, {_title(name)}: {result}")
 
     def diagnose(self, seed: int, name: str, out: str) -> Diagnosis:
-        """What is wrong with a network, on val."""
+        """Diagnose a network on val."""
         folder = self.folder(seed)
         diagnosis, _ = diagnose_run(
             DataOptions(),
@@ -240,16 +252,16 @@ class _Steps:
             progress=self.progress,
         )
         fragile = [diagnosis.class_names[c] for c, mark in enumerate(diagnosis["fragile"].tolist()) if mark]
-        told = f"fragile: {', '.join(fragile)}" if fragile else "no class is fragile"
-        self.say(f"diagnose: seed {folder.name}, {_title(name)}: {told}")
+        result = f"fragile: {', '.join(fragile)}" if fragile else "no class is fragile"
+        self.say(f"diagnose: seed {folder.name}, {_title(name)}: {result}")
         return diagnosis
 
     def plan(self, seed: int, diagnosis: Diagnosis) -> None:
-        """A plan at every one of the stated strengths, and the control."""
+        """Write a plan at each of the `STRENGTHS`, and the control."""
         folder = self.folder(seed)
         plans = {f"plan-{name}": make_plan(diagnosis, strengths=one) for name, one in STRENGTHS.items()}
         counts = [int(count) for count in diagnosis["count"].tolist()]
-        plans["plan"] = make_plan(diagnosis)  # what the head is repaired by
+        plans["plan"] = make_plan(diagnosis)  # for the repair of the head
         plans["balanced"] = Plan.untouched(diagnosis.class_names, counts).model_copy(
             update={"prior_correction": PriorCorrection(training=1.0)}
         )
@@ -260,7 +272,7 @@ class _Steps:
         self.say(f"plan: seed {folder.name}, rules that fired, in how many classes: {fired}")
 
     def repair(self, seed: int) -> str:
-        """The head that wins on folds of val; what is recommended in words."""
+        """Repair the head by cross-validation on val; the recommendation in words."""
         folder = self.folder(seed)
         choice, _ = remedy_run(
             folder / "diagnosis",
@@ -276,31 +288,31 @@ class _Steps:
         return choice.in_words()
 
     def choose(self, seeds: range) -> tuple[str, str]:
-        """The image policy with the best mean on val, the milder one of equals, and how it was chosen in words."""
+        """The image policy with the best mean on val (the milder one if equal), and how it was chosen in words."""
         means = {name: sum(self.accuracies[f"planned-{name}"]) / len(seeds) for name in STRENGTHS}
         chosen = max(means, key=lambda name: means[name])
         plans = {name: read_plan(self.folder(seeds[0]) / f"plan-{name}.json") for name in STRENGTHS}
-        told = "; ".join(f"{name} ({_in_words(plans[name])}) {value:.1%}" for name, value in means.items())
+        described = "; ".join(f"{name} ({_in_words(plans[name])}) {value:.1%}" for name, value in means.items())
         said = (
-            f"The plan was made from the diagnosis; how it varies images, {chosen}, was chosen on val, mean of {len(seeds)} seeds:"
-            f" {told}."
+            f"The plan was made from the diagnosis; its image policy, {chosen}, was chosen on val, mean of {len(seeds)} seeds:"
+            f" {described}."
         )
-        self.say(f"choose: on val, mean of {len(seeds)} seeds: {told}; taken: {chosen}")
+        self.say(f"choose: on val, mean of {len(seeds)} seeds: {described}; chosen: {chosen}")
         return chosen, said
 
     def leak(self, data: Data, plan: Plan, folder: Path) -> Leak:
-        """Whether a network takes varied images of val for those of another class."""
+        """Measure whether augmenting val images makes a network predict the augmented class."""
         network, unseen, view = self.network(data, folder), data.val, data.view
         if unseen is None or view is None:
             raise RuntimeError("the demo's data has a val and a view")
         return measure_leak(network, plan, unseen.dataset, prepare=view.normalize, repeats=_LEAK_REPEATS)
 
     def network(self, data: Data, folder: Path) -> nn.Module:
-        """A finished one."""
+        """The trained network in a folder."""
         return load_trained(MODEL, folder / "model.safetensors", data.num_classes, 1)
 
     def way(self, data: Data, name: str, folder: str, seeds: range) -> Trained:
-        """Which test images the networks of one way know."""
+        """The test predictions of the networks of one way, one network per seed."""
         networks = [self.network(data, self.folder(seed) / folder) for seed in seeds]
         right = torch.stack([_right(network, data) for network in networks])
         meaning, source = WAYS[name]
@@ -309,7 +321,7 @@ class _Steps:
 
 
 def _in_words(plan: Plan) -> str:
-    """What is done to images, how strongly, how often, and with what they are mixed."""
+    """Describe a plan's image policy: its operations, strength, frequency and mixing."""
     policies = [one.image for one in plan.classes if one.image.amount > 0]
     if not policies:
         return "images as they are"
@@ -323,7 +335,11 @@ def _in_words(plan: Plan) -> str:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """So small a network gains nothing by several, and on a busy machine they wait for each other; same numbers everywhere."""
+    """Run the block on one thread.
+
+    Several threads do not speed up so small a network, and slow it down on a busy machine; one also gives the same numbers
+    everywhere.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -333,7 +349,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _quiet(line: str) -> None:
-    """What the steps say of themselves is in their own records."""
+    """Say nothing: the lines of each step are in its own record."""
 
 
 def _title(name: str) -> str:
@@ -343,7 +359,7 @@ def _title(name: str) -> str:
 
 
 def _right(network: nn.Module, data: Data) -> Tensor:
-    """`(N,)` float64: 1 for the test images that a network knows."""
+    """`(N,)` float64: 1 for the test images that a network predicts correctly, else 0."""
     if data.test is None:
         raise RuntimeError("the demo's data has a test split")
     device = next(network.parameters()).device
@@ -355,7 +371,7 @@ def _right(network: nn.Module, data: Data) -> Tensor:
 
 
 def _varied(data: Data, plan: Plan, seed: int) -> tuple[Tensor, ...]:
-    """Per class `(S, N, C, H, W)`: some of its training images at growing strengths."""
+    """Per class `(S, N, C, H, W)`: some of its training images, augmented at growing strengths."""
     shown = []
     for c, one in enumerate(plan.classes):
         rows = (data.train.labels == c).nonzero()[:_PICTURES, 0].tolist()
@@ -365,7 +381,7 @@ def _varied(data: Data, plan: Plan, seed: int) -> tuple[Tensor, ...]:
 
 
 def _commands(out: Path, recipe: Recipe, chosen: str) -> tuple[str, ...]:
-    """What a user types for the steps of the first seed, into folders of their own."""
+    """The command lines that repeat the steps of the first seed, in folders of their own."""
 
     def place(name: str) -> str:
         return shlex.quote(os.path.normpath(out / name))
@@ -379,7 +395,7 @@ def _commands(out: Path, recipe: Recipe, chosen: str) -> tuple[str, ...]:
         f" --schedule {recipe.schedule} --warmup-epochs {recipe.warmup_epochs} --precision {recipe.precision} --seed {seed}"
     )
     diagnose = f"diversify diagnose --seed {seed} --weights"
-    again = f"../{out.name}-again"  # beside it: what a user makes is not the demo's to replace
+    again = f"../{out.name}-again"  # beside the demo's folder, which `--overwrite` may replace
     return (
         f"{train} --out {place(f'{again}/before')}",
         f"{diagnose} {place(f'{again}/before/model.safetensors')} --out {place(f'{again}/diagnosis')}",

@@ -1,9 +1,8 @@
-"""The `diagnose` command, and what it left read back."""
+"""The `diagnose` command, and the reader of the folder that it leaves."""
 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,19 @@ from ..network.embeddings import Embeddings
 from ..network.extraction import extract
 from ..network.linear_head import LinearHead, read_head
 from ..network.networks import build_model, load_weights, parameter_count
-from ..network.split import split_head
+from ..network.split import SplitModel, split_head
 from ..plan.plan import Plan
 from ..report.diagnosis import render_html, render_markdown
 from ..report.thumbnails import take_pictures
 from ..runtime import provenance
+from ..runtime.progress import Say, StageProgress, stage
 from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
 from .options import DataOptions, channels_of, fit_channels
 from .recorded import Recorded, carried
-from .train import Progress, Say
 
 HEAD = Path("embeddings") / "head.safetensors"
-_MOST_PASSED = 40_000  # images through the network for its leak, in all
-UNRECORDED = "no training record beside the weights; that train holds the images it learned from is taken on trust"
+_MOST_FORWARD = 40_000  # forward passes, counted in images, that the leak may cost
+UNRECORDED = "there is no training record beside the weights: it is assumed that train holds the images that the network was trained on"
 OTHER_IMAGES = "these training images are not those that the checkpoint's record names"
 CHOSE_HEAD = (
     "this val chose the head and, where the plan was made from it, the plan, so what is measured on it is somewhat optimistic:"
@@ -46,18 +45,18 @@ CHOSE_HEAD = (
 )
 
 
-def load_trained(spec: str, weights: Path, num_classes: int, channels: int) -> nn.Module:
-    """A network with the weights of a checkpoint, in eval mode, on the accelerator where there is one."""
-    network = build_model(spec, num_classes, channels=channels)
+def load_trained(model: str, weights: Path, num_classes: int, channels: int) -> nn.Module:
+    """The network `model` with the weights of a checkpoint, in eval mode, on the accelerator if there is one."""
+    network = build_model(model, num_classes, channels=channels)
     load_weights(network, weights)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return network.to(device).eval()
 
 
 def _trained_on(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> bool:
-    """Whether the record of a training run names exactly these training images.
+    """Return whether the record of a training run names exactly these training images.
 
-    Records that say nothing of what the images are, as those of data sets of one's own, are believed as far as they go.
+    A record without a digest of the images' content, such as that of a user's own data set, is compared by its rows alone.
     """
     if training is None:
         return False
@@ -69,49 +68,53 @@ def _trained_on(training: dict[str, Any] | None, data: Data, files: dict[str, st
 def _heldout(
     data: Data, wanted: str | None, training: dict[str, Any] | None, files: dict[str, str]
 ) -> tuple[str, Split]:
-    """The held-out split: val where the user brought one or the checkpoint's record shows it untrained, test on request."""
+    """The name and images of the held-out split.
+
+    It is val if the data set has one of its own, or if the checkpoint's record shows that the network was trained
+    without it; test only on request.
+    """
     if wanted not in (None, "val", "test"):
-        raise unknown("--heldout", str(wanted), ("val", "test"))
+        raise unknown("heldout", str(wanted), ("val", "test"))
     if wanted == "test":
         if data.test is None:
-            raise must("--heldout test", "find a test split", f"none in {data.spec}")
+            raise must('heldout="test"', "find a test split", f"none in {data.spec}")
         return "test", data.test
     if data.val is not None and (data.val.origin == "source" or _trained_on(training, data, files)):
         return "val", data.val
     raise must(
-        "--heldout",
-        "be images that the model did not learn from",
-        "none: there is no val split, or no record beside the weights that shows it untrained",
-        "bring a val split (npz: or folder: with val, or train with --holdout), or pass --heldout test for a diagnosis"
-        " that is only to be read",
+        "heldout",
+        "be images that the model was not trained on",
+        "none: there is no val split, or no record beside the weights that shows that it was not trained on",
+        'bring a val split (npz: or folder: with val, or train with a holdout), or pass heldout="test" for a diagnosis'
+        " that is for reading only",
     )
 
 
 def _data_for(
-    weights: Path, spec: str, options: DataOptions, training: dict[str, Any] | None, progress: Progress | None
+    weights: Path, model: str, options: DataOptions, training: dict[str, Any] | None, progress: StageProgress | None
 ) -> Data:
-    """The data; where its labels skip numbers, numbered as the outputs of the checkpoint's head are."""
+    """The data; where its labels skip numbers, they are numbered to match the outputs of the checkpoint's head."""
     data = options.load(measure_view=False, progress=progress)
     if data.label_numbers is None or training is not None:
         return data
     every = 1 + max(data.label_numbers)
     tensors = checkpoints.load_checkpoint(weights)
-    if not any(every in tensor.shape for tensor in tensors.values()):  # numbers may be larger than any network
+    if not any(every in tensor.shape for tensor in tensors.values()):  # a label may be larger than any network
         return data
-    channels = channels_of(data, fit_channels(data.view, spec))
+    channels = channels_of(data, fit_channels(data.view, model))
     for outputs in (data.num_classes, every):
-        shapes = build_model(spec, outputs, channels=channels).state_dict()
+        shapes = build_model(model, outputs, channels=channels).state_dict()
         if all(name in tensors and tensors[name].shape == value.shape for name, value in shapes.items() if value.ndim):
             break
     else:
-        return data  # it fits neither, which `load_weights` puts into words
+        return data  # it fits neither: `load_weights` says why
     if outputs == data.num_classes:
         return data
     return dataclasses.replace(options, relabel=False).load(measure_view=False)
 
 
-def _trust(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> list[str]:
-    """What is not known of the images that the model learned from, one sentence each."""
+def _doubts(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> list[str]:
+    """Doubts about which images the network was trained on, one sentence each."""
     if training is None:
         return [UNRECORDED]
     if not _trained_on(training, data, files):
@@ -120,23 +123,26 @@ def _trust(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -
 
 
 def _chosen(known: Recorded | None, heldout: Split) -> list[str]:
-    """That the head was chosen by these very images, where it was."""
+    """The caveat that these very images chose the head, if they did."""
     return [CHOSE_HEAD] if known is not None and known.chose_head_by(heldout) else []
 
 
 def _left_out(data: Data) -> list[str]:
-    """How many images are not among those that the numbers are about."""
+    """The caveat that images were left out, if any were."""
     count = len(data.skipped)
     kind = "image that cannot be read was" if count == 1 else "images that cannot be read were"
-    return [f"{count:,} {kind} left out (--skip-bad)"] if count else []
+    return [f"{count:,} {kind} left out on request"] if count else []
 
 
 def _view_origin(given: DataOptions, filled: DataOptions, data: Data) -> str:
-    """Where what the model sees comes from, part by part where it is not one place; `filled` is `given` and what is recorded."""
+    """The source of the preprocessing, part by part if there is more than one source.
+
+    `filled` is `given`, completed from the record.
+    """
     if data.view is None:
         return data.view_origin
     parts = ["mean", "std", "resize", "crop"]
-    if filled.resize is not None and data.view.interpolation != "bilinear":  # which it is where nobody says otherwise
+    if filled.resize is not None and data.view.interpolation != "bilinear":  # bilinear is the default
         parts.append("interpolation")
     places: dict[str, list[str]] = {"given": []}  # first, where there is any
     for part in parts:
@@ -146,14 +152,14 @@ def _view_origin(given: DataOptions, filled: DataOptions, data: Data) -> str:
             places.setdefault("recorded", []).append(part)
         elif part in ("mean", "std"):
             places.setdefault(data.view_origin, []).append(part)
-    told = {place: found for place, found in places.items() if found}
-    if len(told) == 1:
-        return next(iter(told))
-    return "; ".join(f"{', '.join(found)} {place}" for place, found in told.items())
+    used = {place: found for place, found in places.items() if found}
+    if len(used) == 1:
+        return next(iter(used))
+    return "; ".join(f"{', '.join(found)} {place}" for place, found in used.items())
 
 
 def _against_record(given: DataOptions, view: View | None, known: Recorded | None) -> list[str]:
-    """Which flags say of the model's view what the record beside the weights does not, in one sentence, or none."""
+    """The note on the options that contradict the preprocessing recorded beside the weights, if there are any."""
     if known is None or view is None:
         return []
     recorded = known.values["view"] or {}
@@ -162,7 +168,7 @@ def _against_record(given: DataOptions, view: View | None, known: Recorded | Non
         seen, before = getattr(view, name), recorded.get(name)
         if getattr(given, name) is not None and seen != (tuple(before) if isinstance(before, list) else before):
             differ.append(f"{name} {_shown(seen)} (recorded: {_shown(before)})")
-    return [f"the flags contradict the record beside the weights: {', '.join(differ)}"] if differ else []
+    return [f"the given options contradict the record beside the weights: {', '.join(differ)}"] if differ else []
 
 
 def _shown(value: object) -> str:
@@ -172,55 +178,29 @@ def _shown(value: object) -> str:
 
 
 def _fingerprint(digest: str, content: str | None, record: dict[str, Any]) -> str:
-    """What `extract` writes beside the embeddings of a split, by which they are known."""
+    """The fingerprint that `extract` stores beside the embeddings of a split, to know them again."""
     return digests.digest_json([digest, content, record["files"], record["view"]])
 
 
-def _leak_of(
-    weights: Path,
-    training: dict[str, Any] | None,
-    network: nn.Module,
-    class_names: tuple[str, ...],
-    heldout: Split,
-    view: View | None,  # None: images of one's own loading, which may be normalised already
-    *,
-    precision: str,
-    progress: Progress | None,
-) -> dict[str, Any] | None:
-    """What the image policies that a network was trained by do to its answers; None where it was not, or they are unknown."""
-    plan = _plan_of(weights, training)
-    if plan is None or view is None or tuple(one.name for one in plan.classes) != tuple(class_names):
-        return None
-    passes = 1 + different_policies(plan)
-    rows = evenly_spread(heldout.labels, min(MOST_IMAGES, _MOST_PASSED // passes))
-    if passes == 1 or len(rows) < plan.num_classes:
-        return None
-    found = measure_leak(
-        network,
-        plan,
-        Subset(heldout.dataset, rows.tolist()),
-        prepare=view.normalize,
-        precision=precision,
-        progress=None if progress is None else lambda done: progress("varying heldout", done, len(rows)),
-    )
-    return found.to_dict()
-
-
-def _plan_of(weights: Path, training: dict[str, Any] | None) -> Plan | None:
-    """The plan that a network was trained by, as it ended; None without one, or where the file is no longer that one."""
-    told = (training or {}).get("plan")
-    if not told:
+def _training_plan(weights: Path, training: dict[str, Any] | None) -> Plan | None:
+    """The plan that a network was trained with, in its final state; None without one, or if its file has changed since."""
+    recorded = (training or {}).get("plan")
+    if not recorded:
         return None
     try:
-        values = atomic.read_json(weights.parent / told["path"], "plan.json")
-        known = digests.digest_json(values) == told["digest"]
+        values = atomic.read_json(weights.parent / recorded["path"], "plan.json")
+        known = digests.digest_json(values) == recorded["digest"]
         return Plan.from_dict((training or {}).get("plan_adapted") or values) if known else None
     except (InputError, OSError, KeyError):
         return None
 
 
 def require_recorded(folder: Path, record: dict[str, Any]) -> None:
-    """An InputError unless both embeddings in a folder are of the images that its record names, by one network."""
+    """Check that both embeddings in a folder are of the images that its record names, and by one network.
+
+    Raises:
+        InputError: They are not.
+    """
     splits, networks = record["data"]["splits"], set()
     for name, split in (("train", splits["train"]), ("heldout", splits[record["heldout_split"]])):
         index = atomic.read_json(folder / "embeddings" / name / "index.json", "embeddings index")
@@ -228,6 +208,167 @@ def require_recorded(folder: Path, record: dict[str, Any]) -> None:
         if index.get("fingerprint") != _fingerprint(split["digest"], split.get("content"), record) or len(networks) > 1:
             advice = "run `diversify diagnose` again"
             raise must(f"{name} embeddings", "be those that the record names", f"others in {folder}", advice)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """The network to be diagnosed, the images that it is measured on, and what is known of both."""
+
+    weights: Path
+    model: str
+    network: nn.Module
+    split: SplitModel
+    head_given: str | None
+    training: dict[str, Any] | None  # the record of the training run
+    data: Data
+    files: dict[str, str]  # digests of the files of the data
+    heldout_split: str
+    heldout: Split
+    view: View | None
+    view_origin: str
+    notes: list[str]
+    doubts: list[str]  # about the images that the network was trained on
+
+    @classmethod
+    def load(
+        cls,
+        data_options: DataOptions,
+        *,
+        model: str | None,
+        weights: Path,
+        head: str | None,
+        heldout: str | None,
+        progress: StageProgress | None,
+    ) -> _Subject:
+        """Load data and network; what the caller leaves out comes from the record beside the weights."""
+        known = Recorded.beside(weights)
+        training = known.training if known else None
+        options = data_options.filled_from(known.values if known else None)
+        name = model or (known.values["model"]["name"] if known else "small_cnn")
+        head = head or (known.head if known and model is None else None)
+        published = None
+        if known is None:
+            options, published = options.with_published(name, weights)
+        files = options.digests()
+        data = _data_for(weights, name, options, training, progress)
+        view = fit_channels(data.view, name)
+        heldout_split, unseen = _heldout(data, heldout, training, files)
+        network = load_trained(name, weights, data.num_classes, channels_of(data, view))
+        return cls(
+            weights=weights,
+            model=name,
+            network=network,
+            split=split_head(network, head),
+            head_given=head,
+            training=training,
+            data=data,
+            files=files,
+            heldout_split=heldout_split,
+            heldout=unseen,
+            view=view,
+            view_origin=published or _view_origin(data_options, options, data),
+            notes=[*data.notes, *_against_record(data_options, view, known)],
+            doubts=[*_doubts(training, data, files), *_chosen(known, unseen)],
+        )
+
+    def record(self, *, top_k: int, precision: str, seed: int) -> dict[str, Any]:
+        """The record of a diagnosis that has not begun."""
+        data, training = self.data, self.training
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "diagnose",
+            "finished": False,
+            "started": provenance.now(),
+            "data": data.record(),
+            "files": self.files,
+            "view": dataclasses.asdict(self.view) if self.view else None,
+            "view_origin": self.view_origin,
+            "model": {
+                "name": self.model,
+                "parameters": parameter_count(self.network),
+                "head": self.split.head_name,
+            },
+            "head_given": self.head_given,
+            "weights": {"path": str(self.weights), "sha256": digests.sha256(self.weights)},
+            "training": carried(training, self.weights) if training else None,
+            "heldout_split": self.heldout_split,
+            "top_k": top_k,
+            "precision": precision,
+            "seed": seed,
+            "notes": self.notes,
+            "caveats": [*self.doubts, *_left_out(data)],
+            **provenance.origin(self.split.device),
+        }
+
+    def describe(self, say: Say) -> None:
+        """Say which images are used, how they are preprocessed, and what is doubtful."""
+        data = self.data
+        sizes = f"{len(data.train)} train, {len(self.heldout)} held out ({self.heldout_split})"
+        say(f"data: {data.spec}, imbalance {data.imbalance}; {sizes}")
+        for note in self.notes:
+            say(f"note: {note}")
+        say(f"the model sees: {self.view or 'images as the data set gives them'} ({self.view_origin})")
+        for doubt in self.doubts:  # images that are left out are among the notes
+            say(f"note: {doubt}")
+
+    def embed(
+        self,
+        out: Path,
+        record: dict[str, Any],
+        *,
+        batch_size: int,
+        precision: str,
+        workers: int,
+        progress: StageProgress | None,
+    ) -> tuple[Embeddings, Embeddings]:
+        """Extract the embeddings of train and of the held-out split; each folder in `out` resumes an earlier extraction."""
+        train, heldout = (
+            extract(
+                self.split,
+                make_loader(part, self.view, batch_size=batch_size, workers=workers),
+                precision=precision,  # type: ignore[arg-type]
+                out=out / "embeddings" / name,
+                fingerprint=_fingerprint(part.digest(), part.content, record),
+                progress=stage(progress, f"reading {name}"),
+            )
+            for name, part in (("train", self.data.train), ("heldout", self.heldout))
+        )
+        return train, heldout
+
+    def leak(self, *, precision: str, progress: StageProgress | None) -> dict[str, Any] | None:
+        """The leak of the image policies that the network was trained with; None without them, or if they are unknown."""
+        plan = _training_plan(self.weights, self.training)
+        view = self.view  # None for the user's own data set, whose images may be normalised already
+        if plan is None or view is None or tuple(one.name for one in plan.classes) != tuple(self.data.class_names):
+            return None
+        passes = 1 + different_policies(plan)
+        rows = evenly_spread(self.heldout.labels, min(MOST_IMAGES, _MOST_FORWARD // passes))
+        if passes == 1 or len(rows) < plan.num_classes:
+            return None
+        found = measure_leak(
+            self.network,
+            plan,
+            Subset(self.heldout.dataset, rows.tolist()),
+            prepare=view.normalize,
+            precision=precision,
+            progress=None if progress is None else lambda done: progress("augmenting heldout", done, len(rows)),
+        )
+        return found.to_dict()
+
+    def write(
+        self, out: Path, diagnosis: Diagnosis, sides: tuple[Embeddings, Embeddings], record: dict[str, Any]
+    ) -> None:
+        """Write the head, the diagnosis, the exhibits and the report to `out`."""
+        head = read_head(self.split.head)
+        metadata = {"cosine": str(int(head.cosine)), "scale": repr(head.scale)}
+        atomic.write_tensors(out / HEAD, {"weight": head.weight, "bias": head.bias}, metadata)
+        atomic.write_json(out / "diagnosis.json", diagnosis.to_dict())
+        exhibits = choose_exhibits(*sides, head=head, diagnosis=diagnosis)
+        exhibits = take_pictures(exhibits, self.data.train.dataset, self.heldout.dataset)
+        atomic.write_json(out / "exhibits.json", exhibits.to_dict())
+        kept = Diagnosis.from_dict(diagnosis.to_dict())  # rounded as in the file, so that `report` gives the same page
+        atomic.write_text(out / "report.html", render_html(kept, record, exhibits))
+        atomic.write_text(out / "report.md", render_markdown(kept, record, exhibits))
 
 
 @alone
@@ -246,119 +387,80 @@ def diagnose_run(
     seed: int = 0,
     overwrite: bool = False,
     say: Say,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> tuple[Diagnosis, dict[str, Any]]:
-    """Diagnose a checkpoint; leaves `diagnosis.json`, `exhibits.json`, `embeddings/`, the report and `run.json` in `out`.
+    """Diagnose a checkpoint, and write the diagnosis, its embeddings and its report to the folder `out`.
 
-    Options that are not given come from the record beside the checkpoint, a training run's or a remedy's, where there is one.
+    An interrupted diagnosis resumes when it is called again with the same arguments.
+
+    Args:
+        data_options: The data; parts that are None come from the record beside the weights, if a training run or a
+            remedy left one.
+        model: The network; None takes it from that record.
+        weights: The checkpoint.
+        out: Receives `diagnosis.json`, `exhibits.json`, `embeddings/`, `report.html`, `report.md` and `run.json`.
+        head: Name of the head, if the network has several.
+        heldout: `val` (the default) or `test`.
+        top_k: Number of strongest features per class: an integer, or a percentage such as `"25%"`.
+
+    Returns:
+        The diagnosis, and the record that `run.json` holds.
+
+    Raises:
+        InputError: An argument is wrong, or no images are known to be held out; `out` is then as it was before.
     """
     atomic.require_file(weights, "weights")
-    staging.ensure_available(  # an unfinished run may go on: `run_folder` looks closer
+    staging.ensure_available(  # an unfinished run may be resumed: `run_folder` looks closer
         out, overwrite or unfinished(out, "diagnose"), owned=OWNED, inputs=[weights, *data_options.inputs()]
     )
-    known = Recorded.beside(weights)
-    training = known.training if known else None
-    options = data_options.filled_from(known.values if known else None)
-    spec = model or (known.values["model"]["name"] if known else "small_cnn")
-    head = head or (known.head if known and model is None else None)
-    published = None
-    if known is None:
-        options, published = options.with_published(spec, weights)
-    data = _data_for(weights, spec, options, training, progress)
-    view = fit_channels(data.view, spec)
-    view_origin = published or _view_origin(data_options, options, data)
-    notes = [*data.notes, *_against_record(data_options, view, known)]
-    split_name, unseen = _heldout(data, heldout, training, options.digests())
-    network = load_trained(spec, weights, data.num_classes, channels_of(data, view))
-    split = split_head(network, head)
-    k = parse_top_k(top_k, read_head(split.head).num_features)
-    mind = [*_trust(training, data, options.digests()), *_chosen(known, unseen)]
-    record: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "command": "diagnose",
-        "finished": False,
-        "started": provenance.now(),
-        "data": data.record(),
-        "files": options.digests(),
-        "view": dataclasses.asdict(view) if view else None,
-        "view_origin": view_origin,
-        "model": {"name": spec, "parameters": parameter_count(network), "head": split.head_name},
-        "head_given": head,
-        "weights": {"path": str(weights), "sha256": digests.sha256(weights)},
-        "training": carried(training, weights) if training else None,
-        "heldout_split": split_name,
-        "top_k": k,
-        "precision": precision,
-        "seed": seed,
-        "notes": notes,
-        "caveats": [*mind, *_left_out(data)],
-        **provenance.origin(split.device),
-    }
-    say(
-        f"data: {data.spec}, imbalance {data.imbalance}; {len(data.train)} train, {len(unseen)} held out ({split_name})"
-    )
-    for note in notes:
-        say(f"note: {note}")
-    say(f"the model sees: {view or 'images as the data set gives them'} ({view_origin})")
-    for caveat in mind:  # what is left out is among the notes
-        say(f"note: {caveat}")
+    subject = _Subject.load(data_options, model=model, weights=weights, head=head, heldout=heldout, progress=progress)
+    k = parse_top_k(top_k, read_head(subject.split.head).num_features)
+    record = subject.record(top_k=k, precision=precision, seed=seed)
+    subject.describe(say)
     identity = digests.digest_json(
         {n: record[n] for n in ("data", "files", "view", "model", "weights", "precision", "heldout_split")}
     )
     with run_folder(out, record | {"identity": identity}, overwrite=overwrite):
-        sides = []
-        for name, part in (("train", data.train), ("heldout", unseen)):
-            folder = out / "embeddings" / name
-            sides.append(
-                extract(
-                    split,
-                    make_loader(part, view, batch_size=batch_size, workers=workers),
-                    precision=precision,  # type: ignore[arg-type]
-                    out=folder,
-                    fingerprint=_fingerprint(part.digest(), part.content, record),
-                    progress=None if progress is None else partial(progress, f"reading {name}"),
-                )
-            )
-        leak = _leak_of(
-            weights, training, network, data.class_names, unseen, view, precision=precision, progress=progress
+        sides = subject.embed(
+            out, record, batch_size=batch_size, precision=precision, workers=workers, progress=progress
         )
+        leak = subject.leak(precision=precision, progress=progress)
         if leak is not None:
             record["leak"] = leak
-        copies = find_duplicates(data.train, unseen, progress)
-        record["duplicates"] = copies.record(split_name, len(unseen))
+        copies = find_duplicates(subject.data.train, subject.heldout, progress)
+        record["duplicates"] = copies.record(subject.heldout_split, len(subject.heldout))
         if note := copies_in_words(record["duplicates"]):
             say(f"note: {note}")
         diagnosis = diagnose(
             *sides,
-            head=split.head,
-            class_names=data.class_names,
-            heldout_split=split_name,
+            head=subject.split.head,
+            class_names=subject.data.class_names,
+            heldout_split=subject.heldout_split,
             top_k=k,
             seed=seed,
-            progress=None if progress is None else partial(progress, "measuring"),
+            progress=stage(progress, "measuring"),
         )
-        numbers = read_head(split.head)
-        atomic.write_tensors(
-            out / HEAD,
-            {"weight": numbers.weight, "bias": numbers.bias},
-            {"cosine": str(int(numbers.cosine)), "scale": repr(numbers.scale)},
-        )
-        atomic.write_json(out / "diagnosis.json", diagnosis.to_dict())
-        exhibits = choose_exhibits(*sides, head=numbers, diagnosis=diagnosis)
-        exhibits = take_pictures(exhibits, data.train.dataset, unseen.dataset)
-        atomic.write_json(out / "exhibits.json", exhibits.to_dict())
-        kept = Diagnosis.from_dict(diagnosis.to_dict())  # to the digits of the file, so that `report` gives the same
-        atomic.write_text(out / "report.html", render_html(kept, record, exhibits))
-        atomic.write_text(out / "report.md", render_markdown(kept, record, exhibits))
+        subject.write(out, diagnosis, sides, record)
         record |= {"identity": identity, "finished": True}
         atomic.write_json(out / "run.json", record)
     return diagnosis, record
 
 
-def load_diagnosed(folder: Path) -> tuple[Diagnosis, Model, dict[str, Any]]:
-    """What `diagnose_run` left: the diagnosis, the embeddings and the head, and the record."""
+def load_diagnosed(folder: Path, name: str = "folder") -> tuple[Diagnosis, Model, dict[str, Any]]:
+    """Read a folder that `diagnose_run` wrote.
+
+    Args:
+        folder: The folder.
+        name: Its name in errors.
+
+    Returns:
+        The diagnosis; the embeddings and the head; the record.
+
+    Raises:
+        InputError: It is no such folder, or one of its files is damaged.
+    """
     if not folder.is_dir():
-        raise must("DIR", "be a folder that `diversify diagnose` left", folder)
+        raise must(name, "be a folder that `diversify diagnose` wrote", folder)
     record = atomic.read_json(folder / "run.json", "run.json")
     diagnosis = Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
     tensors, metadata = atomic.read_tensors(folder / HEAD, "head")
@@ -366,6 +468,6 @@ def load_diagnosed(folder: Path) -> tuple[Diagnosis, Model, dict[str, Any]]:
         cosine, scale = bool(int(metadata["cosine"])), float(metadata["scale"])
         numbers = LinearHead(weight=tensors["weight"], bias=tensors["bias"], cosine=cosine, scale=scale)
     except (KeyError, ValueError) as error:
-        raise must("head", "be one that `diversify diagnose` left", folder / HEAD) from error
+        raise must("head", "be one that `diversify diagnose` wrote", folder / HEAD) from error
     sides = [Embeddings.load(folder / "embeddings" / name) for name in ("train", "heldout")]
     return diagnosis, Model(name=folder.name, train=sides[0], heldout=sides[1], head=numbers), record

@@ -1,4 +1,4 @@
-"""The folder of one run: how it begins, goes on after an interruption, and leaves nothing behind on bad input."""
+"""The folder of one run: it is locked, resumed after an interruption, and emptied again after wrong input."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Result = TypeVar("Result")
 
 
 def is_first() -> bool:
-    """Whether this process checks, writes and speaks; the others that a launcher started beside it only compute."""
+    """Return whether this process checks, writes and speaks; the others of a launcher (torchrun) only compute."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def alone(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """The command, refused at once while another run writes to its `out`."""
+    """Make a command fail at once while another run writes to its `out`."""
     signature = inspect.signature(command)
 
     @functools.wraps(command)
@@ -50,15 +50,23 @@ def alone(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]
 
 @contextlib.contextmanager
 def run_folder(out: Path, record: dict[str, Any], *, overwrite: bool) -> Iterator[None]:
-    """`out` as the folder of one run: an interrupted run of the same identity goes on, bad input leaves nothing behind."""
-    goes_on = False
+    """Make `out` the folder of one run within the block.
+
+    An interrupted run with the same identity is resumed. An InputError within the block removes what the run wrote.
+
+    Args:
+        out: The folder.
+        record: The run's record, written to `run.json`; its `identity` tells runs apart.
+        overwrite: Replace an earlier run.
+    """
+    resumed = False
     if (out / "run.json").is_file() and not overwrite:
-        goes_on = (
+        resumed = (
             unfinished(out, record["command"])
             and atomic.read_json(out / "run.json", "run.json").get("identity") == record["identity"]
         )
-    staging.ensure_available(out, overwrite or goes_on, owned=OWNED)
-    if not goes_on:
+    staging.ensure_available(out, overwrite or resumed, owned=OWNED)
+    if not resumed:
         staging.clear(out, owned=OWNED)
     atomic.write_json(out / "run.json", record)
     try:
@@ -69,7 +77,7 @@ def run_folder(out: Path, record: dict[str, Any], *, overwrite: bool) -> Iterato
 
 
 def unfinished(out: Path, command: str) -> bool:
-    """Whether `out` holds a run of this command that was stopped before its end."""
+    """Return whether `out` holds a run of this command that was interrupted."""
     if not staging.is_run(out):
         return False
     record = atomic.read_json(out / "run.json", "run.json")

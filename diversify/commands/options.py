@@ -1,4 +1,4 @@
-"""The DATA flags as a value, what the model sees of the data they name, and the recipe of the flags of `train`."""
+"""The data options of a command, the preprocessing they lead to, and the basic augmentation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..augment.draw_key import CropFlip
-from ..data.images import Progress
 from ..data.imbalance import Imbalance
 from ..data.load import Data, load_data
 from ..data.loader import collate
@@ -17,14 +16,31 @@ from ..data.view import View
 from ..errors import unknown
 from ..files import checkpoints
 from ..files.digests import sha256
-from ..training.recipe import WARMUP_EPOCHS, Recipe, warmup_within
+from ..runtime.progress import StageProgress
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The DATA flags of the command line; None where the user gave none."""
+    """The options that say which data to use; None where the user gave none.
+
+    Attributes:
+        spec: The data set, for example `digits`, `npz:FILE` or `folder:DIR`.
+        root: Folder of the public data sets.
+        imbalance: `exp:RATIO[:NMAX]`, `step:RATIO:FRACTION` or `none`.
+        tail_order: `canonical`, or a seed that permutes which classes are rare.
+        holdout: Share of train to split off as val.
+        mean: Per channel, for images in [0, 1].
+        std: Per channel.
+        resize: Shorter side, in pixels.
+        crop: Centre crop, in pixels.
+        interpolation: Of the resize.
+        download: Download a public data set that is missing.
+        skip_bad: Leave out image files that cannot be read.
+        relabel: Number the classes without gaps. False for a network trained elsewhere that has an output for every
+            number up to the largest label.
+    """
 
     spec: str | None = None
     root: str = "data"
@@ -38,10 +54,15 @@ class DataOptions:
     interpolation: str | None = None
     download: bool = False
     skip_bad: bool = False
-    relabel: bool = True  # False for a network trained elsewhere that has an output for every number up to the largest
+    relabel: bool = True
 
-    def load(self, *, measure_view: bool, progress: Progress | None = None) -> Data:
-        """The data that these flags name, with the contract's defaults where they are silent."""
+    def load(self, *, measure_view: bool, progress: StageProgress | None = None) -> Data:
+        """Load the data, with the defaults in place of options that are None.
+
+        Args:
+            measure_view: Measure mean and standard deviation on train if nothing gives them.
+            progress: Called while files are checked.
+        """
         return load_data(
             self.spec or "digits",
             root=self.root,
@@ -61,16 +82,16 @@ class DataOptions:
         )
 
     def inputs(self) -> list[Path]:
-        """The file or folder that `--data` names, if it names one: never to be written over."""
+        """The file or folder that `spec` names, if it names one; a command never writes to it."""
         kind, _, place = (self.spec or "").partition(":")
         return [Path(place)] if kind in ("npz", "folder") and place else []
 
     def digests(self) -> dict[str, str]:
-        """sha256 of the file that `--data npz:FILE` names: two files may have the same labels."""
+        """The sha256 of an `npz:` file, by its name; empty for other data sets."""
         return {place.name: sha256(place) for place in self.inputs() if place.is_file()}
 
     def filled_from(self, record: dict[str, Any] | None) -> DataOptions:
-        """The flags the user gave, and for the rest those that a training run recorded."""
+        """These options, completed from the record of a training run on the same data set."""
         if record is None:
             return self
         data, view = record["data"], record.get("view") or {}
@@ -84,12 +105,15 @@ class DataOptions:
         return dataclasses.replace(self, **given, skip_bad=self.skip_bad or bool(data.get("skipped")))
 
     def with_published(self, model: str, weights: Path) -> tuple[DataOptions, str | None]:
-        """These flags, and for the rest what the published weights in this file were evaluated with; whose they are.
+        """These options, completed with the preprocessing that published weights were evaluated with.
 
-        What a model sees is decided, flag by flag, in this order: the user's own flags; the training record beside the
-        weights (`filled_from`); where there is none, the transform of the published weights; what is usual for the data
-        source. If none of them gives a mean and a standard deviation, `load` asks for --mean and --std. Images of a data
-        set of the user's own are what the model sees already: these flags are returned as they are, and None.
+        Each part of the preprocessing comes from the first of these that gives it: the user's options; the training
+        record beside the weights (`filled_from`); without such a record, the transform of the published weights; the
+        default of the data source. If none of them gives a mean and a standard deviation, `load` asks for them.
+
+        Returns:
+            The options, and the origin of the parts that were added. The options are unchanged and the origin is None if
+            the file holds no published weights, or if the data set is the user's own and does its own preprocessing.
         """
         known = {choice.partition(":")[0] for choice in SOURCES}
         if (self.spec or "digits").partition(":")[0] not in known:
@@ -103,41 +127,31 @@ class DataOptions:
         groups = (("mean", "std"), ("resize", "interpolation"), ("crop",))
         silent = [group for group in groups if all(getattr(self, name) is None for name in group)]
         given = {name: getattr(view, name) for group in silent for name in group}
-        told = origin if len(silent) == len(groups) else f"given, the rest {origin}"
-        return dataclasses.replace(self, **given), told if silent else None
+        source = origin if len(silent) == len(groups) else f"given, the rest {origin}"
+        return dataclasses.replace(self, **given), source if silent else None
 
 
 def fit_channels(view: View | None, model: str) -> View | None:
-    """Grey images are repeated for networks that are built for colour."""
+    """The view with three channels where a network built for colour images is given grey ones."""
     if view is not None and len(view.mean) == 1 and model.startswith(("torchvision:", "timm:")):
         return dataclasses.replace(view, mean=view.mean * 3, std=view.std * 3)
     return view
 
 
 def channels_of(data: Data, view: View | None) -> int:
-    """Channels of the images that the model sees."""
+    """The number of channels of the images that the network receives."""
     return len(view.mean) if view is not None else int(collate([data.train.dataset[0]])[0].shape[1])
 
 
 def augmentation_of(name: str, data: Data) -> CropFlip | None:
-    """Zero-pad an eighth of the side and crop; mirror where a mirror image shows the same class."""
+    """The basic augmentation of this name; None for `none`.
+
+    Images are zero-padded by an eighth of their side and cropped at random. `crop-flip` also mirrors half of them; `auto`
+    does so if a mirror image shows the same class.
+    """
     if name not in AUGMENTATIONS:
-        raise unknown("--augment", name, AUGMENTATIONS)
+        raise unknown("augment", name, AUGMENTATIONS)
     if name == "none":
         return None
     side = min(collate([data.train.dataset[0]])[0].shape[2:])
     return CropFlip(padding=side // 8, mirror=data.mirror if name == "auto" else name == "crop-flip")
-
-
-def recipe_from(*, epochs: int, warmup_epochs: int | None, **others: Any) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe of the flags of `train`, and what to note of its warm-up: without one given, the usual one, shortened
-    where the epochs are few."""
-    usual = warmup_epochs is None
-    warmup = warmup_within(epochs) if warmup_epochs is None else warmup_epochs
-    recipe = Recipe(epochs=epochs, warmup_epochs=warmup, **others)
-    if usual and warmup < WARMUP_EPOCHS:
-        chosen = f"over {warmup} of the {epochs} epochs, not {WARMUP_EPOCHS}" if warmup else f"none in {epochs} epochs"
-        return recipe, (f"warm-up: {chosen}; --warmup-epochs sets it",)
-    if warmup >= epochs:
-        return recipe, (f"the warm-up of {warmup} epochs leaves none of {epochs} after it",)
-    return recipe, ()

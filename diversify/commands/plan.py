@@ -13,14 +13,26 @@ from ..plan.plan import Plan
 
 
 def load_diagnosis(folder: Path) -> Diagnosis:
-    """The diagnosis in a folder that `diagnose_run` left; nothing else in it is needed."""
+    """The diagnosis in a folder that `diagnose_run` wrote; the other files in it are not needed."""
     if not folder.is_dir():
-        raise must("DIR", "be a folder that `diversify diagnose` left", folder)
+        raise must("folder", "be a folder that `diversify diagnose` wrote", folder)
     return Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
 
 
 def plan_run(folder: Path, *, out: Path | None = None, overwrite: bool = False) -> Plan:
-    """The plan that a diagnosis asks for; written to the file `out` if there is one."""
+    """Make the plan of a diagnosis, and write it to the file `out` if one is given.
+
+    Args:
+        folder: A folder that `diagnose_run` wrote.
+        out: The plan's file, for example `plan.json`.
+        overwrite: Replace the plan in `out`.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: The diagnosis was made on test, or `out` cannot be written.
+    """
     if out is not None:
         _require_free(out, overwrite)
     plan = make_plan(load_diagnosis(folder))
@@ -30,19 +42,19 @@ def plan_run(folder: Path, *, out: Path | None = None, overwrite: bool = False) 
 
 
 def _require_free(out: Path, overwrite: bool) -> None:
-    """Say when `out` cannot be written, or is a file that is no plan to be replaced."""
+    """Check that `out` can be written, and that a file there is a plan that may be replaced."""
     if out.is_dir():
-        raise must("--out", "be a file", f"the folder {out}", f"for example {out / 'plan.json'}")
+        raise must("out", "be a file", f"the folder {out}", f"for example {out / 'plan.json'}")
     if not os.path.lexists(out):
         nearest = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
         if not nearest.is_dir():
-            raise must("--out", "lie in a folder", out)
+            raise must("out", "lie in a folder", out)
         return
     if not overwrite:
-        raise must("--out", "be a file that is not there yet", out, "pass --overwrite to replace it")
+        raise must("out", "be a file that does not exist yet", out, "pass overwrite=True to replace it")
     try:
-        values = atomic.read_json(out, "--out")
+        values = atomic.read_json(out, "out")
     except InputError:
         values = None
     if not (isinstance(values, dict) and isinstance(values.get("classes"), list)):
-        raise must("--out", "be new or a plan to be replaced", out, "choose another file")
+        raise must("out", "be new or a plan", out, "choose another file")

@@ -1,4 +1,4 @@
-"""What the `run.json` beside a checkpoint tells of it, whether a training run or a remedy wrote it."""
+"""The record of a checkpoint, read from the `run.json` beside it, which a training run or a remedy wrote."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from ..files import atomic, digests
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What is recorded of a checkpoint.
+    """The record of a checkpoint.
 
-    `values` has its data, view and model. `training` is the record of the training run, or what a remedy kept of it in the
-    same form; None where nothing shows which images the network learned from. `chosen_on` is the record of the split that
-    chose the head, None where training made it; `head` the name under which the user named the head.
+    Attributes:
+        values: Holds the checkpoint's `data`, `view` and `model`.
+        training: The record of the training run, or the part of it that a remedy kept; None if nothing records which
+            images the network was trained on.
+        chosen_on: The record of the split that chose the head; None if the head comes from training.
+        head: The name of the head, if the user gave one.
     """
 
     values: dict[str, Any]
@@ -30,7 +33,7 @@ class Recorded:
 
     @classmethod
     def beside(cls, weights: Path) -> Recorded | None:
-        """What the `run.json` beside a checkpoint says of exactly this checkpoint; None where there is no such record."""
+        """Read the record of exactly this checkpoint from the `run.json` beside it; None if there is none."""
         file = weights.parent / "run.json"
         if not file.is_file():
             return None
@@ -39,7 +42,7 @@ class Recorded:
             form = _Remedied if record.get("command") == "remedy" else _Trained
             known = form.model_validate(record)
         except (InputError, pydantic.ValidationError, AttributeError):
-            return None  # somebody else's file of that name
+            return None  # another program's file of that name
         if known.weights.sha256 != digests.sha256(weights):
             return None
         return cls._of_remedy(record["of"]) if form is _Remedied else cls(values=record, training=record)
@@ -55,20 +58,20 @@ class Recorded:
         )
 
     def chose_head_by(self, heldout: Split) -> bool:
-        """Whether these held-out images are, as far as the record goes, those that chose the head."""
+        """Return whether these held-out images chose the head, as far as the record shows."""
         if self.chosen_on is None or self.chosen_on.get("digest") != heldout.digest():
             return False
         return heldout.content is None or self.chosen_on.get("content") in (None, heldout.content)
 
 
 def recorded_training(weights: Path) -> dict[str, Any] | None:
-    """What the `run.json` beside a checkpoint says of its training, when it is of exactly this checkpoint; else None."""
+    """The record of the training of exactly this checkpoint, from the `run.json` beside it; None if there is none."""
     known = Recorded.beside(weights)
     return None if known is None else known.training
 
 
 def carried(training: dict[str, Any], weights: Path) -> dict[str, Any]:
-    """What the record of a diagnosis keeps of that of the training run beside `weights`; `_training_in` reads it."""
+    """The part of a training run's record that a diagnosis keeps; `_training_in` reads it back."""
     kept = {"seed": training["seed"], "recipe": training["recipe"], **training["model"]}
     plan = training.get("plan")
     if isinstance(plan, dict) and isinstance(plan.get("path"), str):
@@ -78,10 +81,10 @@ def carried(training: dict[str, Any], weights: Path) -> dict[str, Any]:
 
 
 def _training_in(diagnosed: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
-    """The training run's record, as far as that of a diagnosis of the network keeps it."""
+    """The part of the training run's record that the record of a diagnosis keeps."""
     of_run = ("seed", "recipe", "plan", "plan_adapted")
     training = {name: kept[name] for name in of_run if name in kept}
-    if "plan" in training:  # by where the diagnosis was made, as its weights are
+    if "plan" in training:  # its path is relative to where the diagnosis was made, as that of the weights is
         training["plan"] = {**kept["plan"], "path": str(Path(kept["plan"]["path"]).absolute())}
     training |= {name: diagnosed[name] for name in ("data", "view", "files") if name in diagnosed}
     return training | {"model": {name: value for name, value in kept.items() if name not in of_run}}
@@ -108,7 +111,7 @@ class _InitialModel(_Model):
 
 
 class _Trained(pydantic.BaseModel, extra="allow"):
-    """What is read of a training run's `run.json`."""
+    """The fields that are read from a training run's `run.json`."""
 
     data: _Data
     view: View | None
@@ -138,7 +141,7 @@ class _Diagnosed(pydantic.BaseModel, extra="allow"):
 
 
 class _Remedied(pydantic.BaseModel, extra="allow"):
-    """What is read of a remedy's `run.json`."""
+    """The fields that are read from a remedy's `run.json`."""
 
     command: Literal["remedy"]
     of: _Diagnosed

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..diagnosis.measure import diagnose
+from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
 from ..errors import must
 from ..files import atomic, checkpoints, digests, staging
@@ -17,20 +17,20 @@ from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head, replace_head
 from ..plan.make import make_plan
 from ..plan.plan import Plan
-from ..repair.candidates import default_candidates
+from ..repair.candidates import Candidate, default_candidates
 from ..repair.choice import HeadChoice
 from ..repair.choose import choose_head
 from ..repair.retrain import HeadRecipe
 from ..report.remedy import render_remedy_html, render_remedy_markdown
 from ..runtime import provenance
+from ..runtime.progress import Say, StageProgress, stage
 from .diagnose import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, load_diagnosed, require_recorded
 from .folders import OWNED, SCHEMA_VERSION, alone
-from .train import Progress, Say
 
-REPEATS = 10  # of the folds: they cost nothing beside the heads
+REPEATS = 10  # of the cross-validation; it costs little compared with making the heads
 PERHAPS_SEEN = (
     "the plan was made from a diagnosis: if it was this one, it has seen these same held-out images, so its own row is"
-    " somewhat optimistic; without --plan the plan is made anew for each third of them"
+    " somewhat optimistic; if no plan is given, one is made for each third of these images without that third"
 )
 
 
@@ -43,12 +43,27 @@ def remedy_run(
     seed: int = 0,
     overwrite: bool = False,
     say: Say,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> tuple[HeadChoice, dict[str, Any]]:
-    """Repair the head of a network that `diagnose_run` looked at, by whichever candidate wins on held-out folds.
+    """Repair the head of a diagnosed network with whichever candidate wins on held-out folds.
 
-    Leaves `model.safetensors` (the user's checkpoint, by its own names, with the recommended head), `plan.json`,
-    `remedy.json`, the report and `run.json` in `out`, all or none. The data is not needed, nor is the network built.
+    The data is not needed, and the network is not built.
+
+    Args:
+        folder: A folder that `diagnose_run` wrote, with a diagnosis on val.
+        plan: File of the plan to compare; None makes one from the diagnosis.
+        out: Receives `model.safetensors` (the user's checkpoint under its own tensor names, with the recommended head),
+            `plan.json`, `remedy.json`, the report and `run.json`, all or none.
+        seed: Random seed of the heads and of the folds.
+        overwrite: Replace an earlier run in `out`.
+        say: Called with each note.
+        progress: Called as heads are made.
+
+    Returns:
+        The comparison of candidates, and the record that `run.json` holds.
+
+    Raises:
+        InputError: The diagnosis cannot serve to choose a head, the plan does not fit it, or `out` cannot be written.
     """
     staging.ensure_available(out, overwrite, owned=OWNED, inputs=[folder, *([plan] if plan else [])])
     diagnosis, model, diagnosed = load_diagnosed(folder)
@@ -65,22 +80,11 @@ def remedy_run(
         if wanted.prior_correction.after:
             wanted = _without_bias(wanted)
             moved = f"{wanted.prior_correction.training:g} in the loss, 0 afterwards"
-            warnings.append(f"the plan's prior correction is taken out where no bias is needed: {moved}")
+            warnings.append(f"the plan's prior correction is moved into training, which needs no bias: {moved}")
     for warning in warnings:
         say(f"note: {warning}")
-    class_counts = [int(count) for count in diagnosis["count"].tolist()]
     recipe = HeadRecipe(bias=has_bias)
-    counted = Plan.from_counts(diagnosis.class_names, class_counts)
-    counted = counted if has_bias else _without_bias(counted)
-
-    def replan(rows: Embeddings) -> Plan:
-        names, k, its_seed = diagnosis.class_names, diagnosis.top_k, diagnosis.seed
-        made = make_plan(diagnose(model.train, rows, head=old, class_names=names, top_k=k, seed=its_seed))
-        return made if has_bias else _without_bias(made)
-
-    candidates = default_candidates(
-        model.train, old, plan=wanted, counted=counted, replan=replan if plan is None else None, recipe=recipe
-    )
+    candidates = _candidates(diagnosis, model, old, plan=wanted, replan=plan is None, recipe=recipe)
     choice = choose_head(
         model.train,
         model.heldout,
@@ -89,7 +93,7 @@ def remedy_run(
         folds=min(5, len(model.heldout)),
         repeats=REPEATS,
         seed=seed,
-        progress=None if progress is None else partial(progress, "making heads"),
+        progress=stage(progress, "making heads"),
     )
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -109,7 +113,7 @@ def remedy_run(
         **provenance.origin(torch.device("cpu")),
     }
     repaired = replace_head(tensors, name, old, choice.head)
-    kept = HeadChoice.from_dict(choice.to_dict())  # to the digits of the file, so that `report` gives the same
+    kept = HeadChoice.from_dict(choice.to_dict())  # rounded as in the file, so that `report` gives the same page
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
         weights = staged / "model.safetensors"
         atomic.write_tensors(weights, repaired)
@@ -123,20 +127,47 @@ def remedy_run(
     return choice, record
 
 
+def _candidates(
+    diagnosis: Diagnosis, model: Model, head: LinearHead, *, plan: Plan, replan: bool, recipe: HeadRecipe
+) -> tuple[Candidate, ...]:
+    """The heads to compare: the plan's, a plan's from class counts alone, and the others that every remedy compares.
+
+    With `replan`, the plan is also made from a part of the held-out rows, so that the rest can evaluate it.
+    """
+    class_counts = [int(count) for count in diagnosis["count"].tolist()]
+    counted = Plan.from_counts(diagnosis.class_names, class_counts)
+
+    def plan_from(rows: Embeddings) -> Plan:
+        names, k, seed = diagnosis.class_names, diagnosis.top_k, diagnosis.seed
+        made = make_plan(diagnose(model.train, rows, head=head, class_names=names, top_k=k, seed=seed))
+        return made if recipe.bias else _without_bias(made)
+
+    return default_candidates(
+        model.train,
+        head,
+        plan=plan,
+        counted=counted if recipe.bias else _without_bias(counted),
+        replan=plan_from if replan else None,
+        recipe=recipe,
+    )
+
+
 def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any]) -> list[str]:
-    """What is not known of the embeddings, one sentence each; an InputError for what is known to be wrong."""
+    """The caveats of the embeddings, one sentence each.
+
+    Raises:
+        InputError: The embeddings are known to be unfit to choose a head.
+    """
     if not diagnosis.plan_ready:
-        advice = "bring a val split, or train with --holdout, and diagnose on that: test is read once, after choosing"
-        raise must(
-            "diagnosis", "be made on val to choose a remedy by", f"one made on {diagnosis.heldout_split}", advice
+        advice = (
+            "bring a val split, or train with a holdout, and diagnose on that: test is evaluated once, after choosing"
         )
+        raise must("diagnosis", "be made on val to choose a remedy", f"one made on {diagnosis.heldout_split}", advice)
     if record.get("finished") is False:
         raise must("diagnosis", "be finished", f"an interrupted one in {folder}", "run `diversify diagnose` again")
     caveats = record.get("caveats", [])
     if OTHER_IMAGES in caveats:
-        advice = (
-            "diagnose with the data it was trained on: a head made from other images loses in use what it shows here"
-        )
+        advice = "diagnose with the data that it was trained on: a head made from other images does worse in use than measured here"
         raise must("train embeddings", "be of the backbone's own training images", "others, by its record", advice)
     require_recorded(folder, record)
     unrecorded = UNRECORDED in caveats or not record.get("training")
@@ -144,9 +175,9 @@ def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any])
 
 
 def _checkpoint(record: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of the weights file that was diagnosed, by the names in it."""
+    """The tensors of the weights file that was diagnosed, under their names in the file."""
     path, digest = Path(record["weights"]["path"]), record["weights"]["sha256"]
-    advice = "put it back, or run `diversify diagnose` on the weights there are"
+    advice = "put the file back, or run `diversify diagnose` on the present weights"
     if not path.is_file():
         raise must("weights", "be where they were diagnosed", f"no file {path}", advice)
     if digests.sha256(path) != digest:
@@ -155,7 +186,11 @@ def _checkpoint(record: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _takes_bias(tensors: dict[str, torch.Tensor], name: str, head: LinearHead) -> bool:
-    """Whether the checkpoint's head has a bias; an InputError where no other head can be put into it at all."""
+    """Return whether the checkpoint's head can hold a bias.
+
+    Raises:
+        InputError: The checkpoint's head cannot be replaced at all.
+    """
     replace_head(
         tensors, name, head, head if head.cosine else dataclasses.replace(head, bias=torch.zeros_like(head.bias))
     )
@@ -170,22 +205,23 @@ def _takes_bias(tensors: dict[str, torch.Tensor], name: str, head: LinearHead) -
 
 
 def _planned(path: Path | None, diagnosis: Diagnosis) -> Plan:
+    """The plan in a file, which must fit the diagnosis; without a file, the plan made from the diagnosis."""
     if path is None:
         return make_plan(diagnosis)
-    plan = Plan.from_dict(atomic.read_json(path, "--plan"))
+    plan = Plan.from_dict(atomic.read_json(path, "plan"))
     theirs = [(one.name, one.count) for one in plan.classes]
     ours = [(name, int(count)) for name, count in zip(diagnosis.class_names, diagnosis["count"].tolist(), strict=True)]
     for got, wanted in zip(theirs, ours, strict=False):
         if got != wanted:
             law = f"be of the diagnosed classes and counts: {wanted[0]} ({wanted[1]:,} images)"
-            raise must("--plan", law, f"{got[0]} ({got[1]:,})", "make one with `diversify plan DIR --out plan.json`")
+            raise must("plan", law, f"{got[0]} ({got[1]:,})", "make one with `diversify plan DIR --out plan.json`")
     if len(theirs) != len(ours):
-        raise must("--plan", f"have the diagnosed {len(ours)} classes", len(theirs))
+        raise must("plan", f"have the diagnosed {len(ours)} classes", len(theirs))
     return plan
 
 
 def _without_bias(plan: Plan) -> Plan:
-    """The plan with what it takes off the logits afterwards taken out in training instead, where no bias holds it."""
+    """The plan with its whole prior correction in training, for a head without a bias to correct afterwards."""
     correction = plan.prior_correction
     moved = correction.model_copy(update={"training": min(4.0, correction.training + correction.after), "after": 0.0})
     return plan.model_copy(update={"prior_correction": moved})

@@ -1,4 +1,4 @@
-"""The `report` command: of a folder, or of a study's records."""
+"""The `report` command: the report of a folder, or of a study's records."""
 
 from __future__ import annotations
 
@@ -27,15 +27,23 @@ from ..study.records import Record
 from ..study.tune import importances, read_space
 from .folders import OWNED, SCHEMA_VERSION, alone
 
-RECORDS = ".jsonl"  # the ending by which a study's records are known
+RECORDS = ".jsonl"  # suffix of a study's records
 
 
 @alone
 def report_run(source: Path, *, out: Path, overwrite: bool = False) -> dict[str, Any]:
-    """The report of a folder or of a study's records, made again from its numbers; returns the record.
+    """Write the report of a study's records, or rewrite that of a folder; needs neither the data nor the network.
 
-    A folder is one that `diagnose`, `compare` or `remedy` left; a file ends in `.jsonl`. Leaves `report.html`, `report.md`
-    and `run.json` in `out`; neither the data nor the network is needed.
+    Args:
+        source: A study's records, a file that ends in `.jsonl`; or a folder that `diagnose`, `compare` or `remedy` wrote.
+        out: Receives `report.html`, `report.md` and `run.json`, all or none.
+        overwrite: Replace an earlier run in `out`.
+
+    Returns:
+        The record that `run.json` holds.
+
+    Raises:
+        InputError: `source` holds nothing to report on, or `out` cannot be written.
     """
     staging.ensure_available(out, overwrite, owned=OWNED, inputs=[source])
     study = source.suffix == RECORDS and not source.is_dir()
@@ -55,13 +63,13 @@ def report_run(source: Path, *, out: Path, overwrite: bool = False) -> dict[str,
 
 
 def _of_study(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
-    """What is recorded of a study's records, and their report as HTML and as Markdown."""
+    """The provenance of a study's records, and their report as HTML and as Markdown."""
     records = load(path)
     if not records:
-        raise must("results.jsonl", "hold a record at least", path)
+        raise must("source", "hold at least one record", path)
     spaces = load_spaces(path)
 
-    def mattered(trials: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float] | None:
+    def importances_of(trials: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float] | None:
         space = spaces.get(str(trials[0]["method"]))
         if space is None:
             return None
@@ -69,17 +77,17 @@ def _of_study(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
         known = {name: share for name, share in shares.items() if share is not None}
         return known or None
 
-    comparison = compare(records, protocol=load_protocol(path), importances=mattered)
+    comparison = compare(records, protocol=load_protocol(path), importances=importances_of)
     of = {"sha256": digests.sha256(path), "records": len(records), "suites": [one.label for one in comparison.suites]}
     return of, (render_benchmark_html(comparison), render_benchmark_markdown(comparison))
 
 
 def _of_folder(folder: Path) -> tuple[dict[str, Any], tuple[str, str]]:
-    """The run.json of a folder, and its report as HTML and as Markdown."""
+    """The record of a folder, and its report as HTML and as Markdown."""
     if not folder.is_dir() or not staging.is_run(folder):
         raise must(
-            "DIR",
-            "be a folder that `diversify diagnose`, `compare` or `remedy` left",
+            "source",
+            "be a folder that `diversify diagnose`, `compare` or `remedy` wrote",
             folder,
             "" if folder.is_dir() else "the records of a study are a file that ends in .jsonl",
         )
@@ -102,7 +110,7 @@ def _of_folder(folder: Path) -> tuple[dict[str, Any], tuple[str, str]]:
         texts = render_html(diagnosis, run, exhibits), render_markdown(diagnosis, run, exhibits)
     else:
         raise must(
-            "DIR",
+            "source",
             "hold a diagnosis.json, comparison.json or remedy.json",
             folder,
             "run `diversify diagnose` to its end",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,21 @@ from ..network.networks import build_model, parameter_count
 from ..plan.adaptive import AdaptivePlan
 from ..plan.plan import Plan
 from ..runtime import provenance
+from ..runtime.progress import Progress, Say, StageProgress, stage
 from ..training.ingredients import Ingredients
 from ..training.loop import fit, require_resumable
 from ..training.recipe import Recipe
 from .folders import OWNED, SCHEMA_VERSION, alone, is_first, unfinished
 from .options import DataOptions, augmentation_of, channels_of, fit_channels
 
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
-
 METHODS = ("ce",)
 ADAPTATIONS = ("none", "hits")
-POOL_BYTES = 1 << 29  # of training images that are held in memory for others to be mixed with
+POOL_BYTES = 1 << 29  # most bytes of training images to hold in memory as partners for mixing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Training:
-    """What a training run is made of, and its record so far."""
+    """A training run: its data, network, plan and record, and the steps that it takes."""
 
     data: Data
     view: View | None
@@ -59,9 +57,9 @@ class _Training:
         adapt: str,
         recipe: Recipe,
         augment: str,
-        progress: Progress | None = None,
+        progress: StageProgress | None = None,
     ) -> _Training:
-        """Load the data and build the network, or say what is wrong with either."""
+        """Load the data and build the network."""
         data = data_options.load(measure_view=True, progress=progress)
         present = counts.class_counts(data.train.labels, data.num_classes)
         if int(present.min()) == 0:
@@ -101,24 +99,28 @@ class _Training:
         return cls(data=data, view=view, network=network, augmentation=augmentation, plan=used, record=record)
 
     def identity(self) -> str:
-        """What the run is about: the images themselves, what is made of them, and the model."""
+        """The digest by which a run is resumed: of the images, their preprocessing, the model, the method and the plan."""
         names = ("data", "files", "view", "model", "augmentation", "method")
         return digests.digest_json([*(self.record[name] for name in names), *self.planned()])
 
     def planned(self) -> tuple[str, ...]:
-        """What makes two runs with a plan the same: the plan as it is used, and what changes it."""
-        told = self.record.get("plan")
-        return () if told is None else (told["digest"], told["adapt"])
+        """The digest of the plan as it is used, and whether it is adapted; empty without a plan."""
+        recorded = self.record.get("plan")
+        return () if recorded is None else (recorded["digest"], recorded["adapt"])
 
     def earlier_identity(self) -> str:
-        """What `identity` was before it counted what the images are: by this, states of that time are known."""
+        """The `identity` of runs from before it included the content of the images; their states can still be resumed."""
         data = copy.deepcopy(self.record["data"])
         for split in data["splits"].values():
             del split["content"]
         return digests.digest_json([data, *(self.record[name] for name in ("view", "model", "augmentation", "method"))])
 
     def identity_of(self, state: Path, recipe: Recipe) -> str:
-        """The identity under which `state` is one of this run; an InputError where it is of another one."""
+        """The identity under which `state` can be resumed by this run.
+
+        Raises:
+            InputError: It is the state of another run.
+        """
         try:
             require_resumable(state, recipe=recipe, identity=self.earlier_identity())
         except InputError:
@@ -127,7 +129,7 @@ class _Training:
         return self.earlier_identity()
 
     def ingredients(self, recipe: Recipe) -> Ingredients:
-        """What the plan, or plain training, brings to the loop."""
+        """The ingredients of the training loop, from the plan if there is one."""
         if self.plan is None:
             return Ingredients(augment=self.augmentation)
         return Ingredients.from_plan(
@@ -140,27 +142,36 @@ class _Training:
             adapt=partial(AdaptivePlan, epochs=recipe.epochs) if self.record["plan"]["adapt"] == "hits" else None,
         )
 
-    def take_up_plan(self, out: Path) -> None:
-        """Go on with what is recorded of the plan of the run in `out`; an InputError where that is another."""
+    def take_recorded_plan(self, out: Path) -> None:
+        """Take over the plan's record from the run in `out`, which is resumed.
+
+        Raises:
+            InputError: That run was trained with another plan, or without one.
+        """
         before = atomic.read_json(out / "run.json", "run.json").get("plan")
         kept = () if before is None else (before["digest"], before["adapt"])
         if kept != self.planned():
-            law = f"stay {out / 'plan.json'} with --adapt {before['adapt']}" if before else "stay away, as it was"
-            got = f"another plan, or --adapt {self.record['plan']['adapt']}" if self.plan else "none"
-            raise must("--plan of a resumed run", law, got, "start it anew")
+            law = (
+                f"stay {out / 'plan.json'} with adapt={before['adapt']}" if before else "be left out, as it was before"
+            )
+            got = "none" if self.plan is None else f"another plan, or adapt {self.record['plan']['adapt']}"
+            raise must("plan of a resumed run", law, got, "start a new run")
         if before is not None:
             self.record["plan"] = before
 
-    def look_for_copies(self, progress: Progress | None) -> None:
+    def look_for_copies(self, progress: StageProgress | None) -> None:
         """Record how many images of val are also in train."""
         if self.data.val is not None:
             found = find_duplicates(self.data.train, self.data.val, progress)
             self.record["duplicates"] = found.record("val", len(self.data.val))
 
     def describe(self, say: Say, out: Path, notes: Sequence[str] = ()) -> None:
-        """The data, what the model sees, and the model, in words; `out` is where the run will be found.
+        """Say which data, preprocessing, plan and model are used.
 
-        `notes` are on how it is trained.
+        Args:
+            say: Called with each line.
+            out: The folder of the run.
+            notes: Further lines, about the recipe.
         """
         data, recipe = self.data, self.record["recipe"]
         sizes = f"{len(data.train)} train, {len(data.val) if data.val else 0} val"
@@ -181,48 +192,122 @@ class _Training:
             say(f"note: {note}")
 
     def describe_plan(self, say: Say) -> None:
-        """Where the plan comes from, and what was made of it for this data."""
-        told, made_for = self.record["plan"], self.record["plan"]["made_for_counts"]
-        adapted = "; its strengths follow the training hits" if told["adapt"] == "hits" else ""
-        say(f"plan: made from {told['made_from']}{adapted}")
+        """Say where the plan comes from, and how it was adjusted to this data."""
+        recorded, made_for = self.record["plan"], self.record["plan"]["made_for_counts"]
+        adapted = "; its strengths adapt to the accuracy on training images" if recorded["adapt"] == "hits" else ""
+        say(f"plan: made from {recorded['made_from']}{adapted}")
         have = self.record["data"]["class_counts"]
         if made_for != have:
             say(
                 f"note: the plan was made for {sum(made_for)} training images and is applied to {sum(have)}: its draws and"
-                " its prior follow these"
+                " its class prior are adjusted to these"
             )
 
     def describe_head_step(self, plan: Plan, say: Say, out: Path) -> None:
-        """What the plan's schedule leaves out of all epochs, and how it is done afterwards."""
+        """Say which feature policies the schedule keeps out of every epoch, and how to apply them afterwards."""
         epochs = range(self.record["recipe"]["epochs"])
         if not plan.feature_methods or any(plan.schedule.features_at(epoch, len(epochs)) for epoch in epochs):
             return
-        needed = "" if self.data.val else " (on a val, which this run has not: train with --holdout, or bring one)"
+        needed = (
+            ""
+            if self.data.val
+            else " (on a val split, which this run does not have: train with a holdout, or bring one)"
+        )
         say(
-            f"note: the plan's feature policies ({', '.join(plan.feature_methods)}) do not act in training, by its schedule: they"
-            f" are for the head step{needed}: `diversify diagnose --weights {out / 'model.safetensors'} --out D`, then"
+            f"note: by the plan's schedule its feature policies ({', '.join(plan.feature_methods)}) do not act in training;"
+            f" apply them in the head step{needed}: `diversify diagnose --weights {out / 'model.safetensors'} --out D`, then"
             f" `diversify remedy D --plan {out / 'plan.json'} --out R`"
         )
 
+    def begin(self, out: Path, *, resumed: bool) -> None:
+        """Write the record and the plan to `out`, which is known as the folder of a run from then on."""
+        if resumed:
+            earlier = atomic.read_json(out / "run.json", "run.json")
+            self.record["started"] = earlier.get("started", self.record["started"])
+        else:
+            staging.clear(out, owned=OWNED)
+        atomic.write_json(out / "run.json", self.record)
+        if self.plan is not None:
+            atomic.write_text(out / "plan.json", self.plan.to_json())
+
+    def fit(
+        self,
+        recipe: Recipe,
+        ingredients: Ingredients,
+        *,
+        out: Path,
+        state: Path,
+        identity: str,
+        workers: int,
+        progress: Progress | None,
+    ) -> list[dict[str, Any]]:
+        """Train, and write the metrics after each epoch; an error in the first epoch leaves nothing in `out`."""
+        data, view, first = self.data, self.view, is_first()
+        epochs = fit(
+            self.network,
+            data.train.dataset,
+            recipe=recipe,
+            num_classes=data.num_classes,
+            ingredients=ingredients,
+            val=make_loader(data.val, view, workers=workers) if data.val else None,
+            collate=collate,
+            prepare=view.normalize if view else None,
+            workers=workers,
+            state=state,
+            identity=identity,
+            progress=progress,
+        )
+        history = []
+        try:
+            for epoch in epochs:
+                history.append(dataclasses.asdict(epoch))
+                if first:
+                    atomic.write_jsonl(out / "metrics.jsonl", history)
+        except Exception:
+            if first and not state.exists():
+                staging.clear(out, owned=OWNED)
+            raise
+        return history
+
+    def finish(self, out: Path, ingredients: Ingredients, history: Sequence[dict[str, Any]]) -> None:
+        """Complete the record, and write it and the weights to `out`."""
+        self.record.update(
+            provenance.origin(next(self.network.parameters()).device),
+            finished=True,
+            seconds=sum(line["seconds"] for line in history),
+            balanced_accuracy_val=history[-1]["balanced_accuracy_val"],
+        )
+        if isinstance(ingredients.adapt, AdaptivePlan):
+            self.record["plan_adapted"] = ingredients.adapt.plan.to_dict()
+        if is_first():
+            weights = out / "model.safetensors"
+            atomic.write_tensors(weights, self.network.state_dict())
+            self.record["weights"] = {"path": weights.name, "sha256": digests.sha256(weights)}
+            atomic.write_json(out / "run.json", self.record)
+
 
 def read_plan(path: Path) -> Plan:
-    """The plan in a file."""
-    return Plan.from_dict(atomic.read_json(path, "--plan"))
+    """The plan in a JSON file."""
+    return Plan.from_dict(atomic.read_json(path, "plan"))
 
 
 def _fitted(plan: Plan, data: Data, present: Tensor) -> Plan:
-    """The plan for the training images of this data, or an InputError where it is one of other classes."""
+    """The plan, adjusted to the training images of this data.
+
+    Raises:
+        InputError: It is a plan of other classes, or augments images that are normalised already.
+    """
     names = tuple(one.name for one in plan.classes)
     if len(names) != data.num_classes:
-        raise must("--plan", f"have the {data.num_classes} classes of {data.spec}", f"{len(names)} classes")
+        raise must("plan", f"have the {data.num_classes} classes of {data.spec}", f"{len(names)} classes")
     for name, wanted in zip(names, data.class_names, strict=True):
         if name != wanted:
-            raise must("--plan", f"have the classes of {data.spec}, in their order", f"{name!r} for {wanted!r}")
-    varied = next((one.name for one in plan.classes if one.image.operations and one.image.probability > 0), None)
-    if varied is not None and data.view is None:
-        law = "leave images as they are where a data set of your own scales them"
-        advice = "let it give images in [0, 1] and pass --mean and --std"
-        raise must("--plan", law, f"an image policy of {varied}", advice)
+            raise must("plan", f"have the classes of {data.spec}, in their order", f"{name!r} for {wanted!r}")
+    augmented = next((one.name for one in plan.classes if one.image.operations and one.image.probability > 0), None)
+    if augmented is not None and data.view is None:
+        law = "not augment the images of your own data set, which it normalises itself"
+        advice = "let it yield images in [0, 1] and pass mean=M and std=S"
+        raise must("plan", law, f"an image policy of {augmented}", advice)
     return plan.for_counts(present)
 
 
@@ -231,7 +316,7 @@ def _mixes(plan: Plan) -> bool:
 
 
 def _pool(train: Split) -> tuple[Tensor, Tensor] | None:
-    """All training images and their labels, to draw partners from, where these fit in memory; else None."""
+    """All training images and their labels, from which mixing draws partners; None if they take too much memory."""
     first = collate([train.dataset[0]])[0]
     if first.nbytes * len(train) > POOL_BYTES:
         return None
@@ -256,36 +341,38 @@ def train_run(
     resume: bool = False,
     overwrite: bool = False,
     say: Say,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, Any]:
-    """Train a network and leave `model.safetensors`, `metrics.jsonl`, `state/`, `run.json` in `out`; returns the record.
+    """Train a network, and write it to the folder `out`.
 
-    With a plan also `plan.json`, as it was used: where the training images are others in number than those it was made for,
-    with draws that follow them (`Plan.for_counts`). `adapt` "hits" lets its strengths follow the training hits
-    (`AdaptivePlan`); the plan at the end is then `plan_adapted` of the record. `notes` are said beside what is trained.
+    Under a launcher of several processes (torchrun, accelerate), only the first one checks, writes and speaks.
 
-    Under a launcher of several processes (torchrun, accelerate) the first one checks, writes and speaks.
+    Args:
+        data_options: The data.
+        model: The network, for example `resnet32`.
+        method: The loss, `ce`; the default without a plan.
+        plan: A plan's file. If its class counts differ from the training images', it is adjusted (`Plan.for_counts`).
+        adapt: `hits` adapts the plan's strengths to the accuracy on training images (`AdaptivePlan`); `none` does not.
+        recipe: Epochs, optimizer and schedule.
+        notes: Lines about the recipe, to be said with the description of the run.
+        out: Receives `model.safetensors`, `metrics.jsonl`, `state/` and `run.json`; with a plan also `plan.json`, as it
+            was used.
+        augment: The basic augmentation, one of `AUGMENTATIONS`.
+        resume: Resume the run in `out` from its last complete epoch.
+
+    Returns:
+        The record that `run.json` holds; with `adapt` its `plan_adapted` is the plan in its final state.
+
+    Raises:
+        InputError: An argument is wrong; `out` is then as it was before.
     """
-    if method is not None and plan is not None:
-        raise must("--plan and --method", "not be given together", f"--plan {plan} and --method {method}")
-    if method is not None and method not in METHODS:
-        raise unknown("--method", method, METHODS)
-    if adapt not in ADAPTATIONS:
-        raise unknown("--adapt", adapt, ADAPTATIONS)
-    if adapt != "none" and plan is None:
-        raise must("--adapt", "be given with --plan", adapt)
+    _require_compatible(method, plan, adapt)
     given = None if plan is None else read_plan(plan)
     first = is_first()
     state = out / "state" / "state.safetensors"
-    begun = unfinished(out, "train")
-    if first and begun and not overwrite and not resume:
-        raise must("out", "be new or empty", out, "pass resume=True to resume the run in it, or overwrite=True")
-    if first:
-        read = [plan] if plan is not None and not resume else []
-        staging.ensure_available(out, overwrite or resume, owned=OWNED, inputs=[*data_options.inputs(), *read])
-    if resume and not state.exists() and not begun:
-        raise must("--resume", "find the state of an earlier run", f"none in {out}", "leave --resume out to start one")
-    goes_on = resume and state.exists()  # a run that was stopped in its first epoch begins again
+    read = [plan] if plan is not None and not resume else []
+    _require_place(out, state, resume=resume, overwrite=overwrite, inputs=[*data_options.inputs(), *read])
+    resumed = resume and state.exists()  # a run that was stopped in its first epoch starts again
     run = _Training.prepared(
         data_options,
         model,
@@ -296,56 +383,46 @@ def train_run(
         augment,
         progress if first else None,
     )
-    data, view, record = run.data, run.view, run.record
-    if goes_on:
-        run.take_up_plan(out)
+    if resumed:
+        run.take_recorded_plan(out)
     ingredients = run.ingredients(recipe)
-    identity = run.identity_of(state, recipe) if goes_on else run.identity()
+    identity = run.identity_of(state, recipe) if resumed else run.identity()
     if first:
         run.look_for_copies(progress)
         run.describe(say, out, notes)
-        if goes_on:
-            record["started"] = atomic.read_json(out / "run.json", "run.json").get("started", record["started"])
-        else:
-            staging.clear(out, owned=OWNED)
-        atomic.write_json(out / "run.json", record)  # the folder is known as a run from now on
-        if run.plan is not None:
-            atomic.write_text(out / "plan.json", run.plan.to_json())
-    epochs = fit(
-        run.network,
-        data.train.dataset,
-        recipe=recipe,
-        num_classes=data.num_classes,
-        ingredients=ingredients,
-        val=make_loader(data.val, view, workers=workers) if data.val else None,
-        collate=collate,
-        prepare=view.normalize if view else None,
-        workers=workers,
+        run.begin(out, resumed=resumed)
+    history = run.fit(
+        recipe,
+        ingredients,
+        out=out,
         state=state,
         identity=identity,
-        progress=None if progress is None or not first else partial(progress, "training"),
+        workers=workers,
+        progress=stage(progress, "training") if first else None,
     )
-    history = []
-    try:
-        for epoch in epochs:
-            history.append(dataclasses.asdict(epoch))
-            if first:
-                atomic.write_jsonl(out / "metrics.jsonl", history)
-    except Exception:
-        if first and not state.exists():
-            staging.clear(out, owned=OWNED)
-        raise
-    weights = out / "model.safetensors"
-    record |= {
-        **provenance.origin(next(run.network.parameters()).device),
-        "finished": True,
-        "seconds": sum(line["seconds"] for line in history),
-        "balanced_accuracy_val": history[-1]["balanced_accuracy_val"],
-    }
-    if isinstance(ingredients.adapt, AdaptivePlan):
-        record["plan_adapted"] = ingredients.adapt.plan.to_dict()
-    if first:
-        atomic.write_tensors(weights, run.network.state_dict())
-        record["weights"] = {"path": weights.name, "sha256": digests.sha256(weights)}
-        atomic.write_json(out / "run.json", record)
-    return record
+    run.finish(out, ingredients, history)
+    return run.record
+
+
+def _require_compatible(method: str | None, plan: Path | None, adapt: str) -> None:
+    """Check the arguments that say how to train, before any file is read."""
+    if method is not None and plan is not None:
+        raise must("method and plan", "not be given together", f"{method} and {plan}")
+    if method is not None and method not in METHODS:
+        raise unknown("method", method, METHODS)
+    if adapt not in ADAPTATIONS:
+        raise unknown("adapt", adapt, ADAPTATIONS)
+    if adapt != "none" and plan is None:
+        raise must("adapt", "be none without a plan", adapt, "pass plan=FILE")
+
+
+def _require_place(out: Path, state: Path, *, resume: bool, overwrite: bool, inputs: Sequence[Path]) -> None:
+    """Check that the run can be written to `out`, or resumed there."""
+    begun = unfinished(out, "train")
+    if is_first():
+        if begun and not overwrite and not resume:
+            raise must("out", "be new or empty", out, "pass resume=True to resume the run in it, or overwrite=True")
+        staging.ensure_available(out, overwrite or resume, owned=OWNED, inputs=inputs)
+    if resume and not state.exists() and not begun:
+        advice = "start a new run without resume=True"
+        raise must("resume=True", "find the state of an earlier run", f"none in {out}", advice)

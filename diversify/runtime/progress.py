@@ -10,6 +10,9 @@ Progress = Callable[[int, int | None], None]
 StageProgress = Callable[[str, int, int | None], None]
 """Called with (name of the stage, steps done, steps in total)."""
 
+Say = Callable[[str], None]
+"""Called with one line of text for the user."""
+
 
 class Ticker:
     """Count the steps of one piece of work and report each.

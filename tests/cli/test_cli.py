@@ -111,7 +111,7 @@ def test_diagnose_prints_a_table_and_says_what_the_model_sees(trained: Path, tmp
     assert done.returncode == 0, done.stderr
     assert "the model sees: mean 0.3053, std 0.3762 (recorded)" in done.stdout
     assert "recall held-out" in done.stdout
-    assert "to be read only" in done.stdout
+    assert "This diagnosis was made on the test split" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr  # piped: no control codes
 
 
@@ -152,9 +152,9 @@ def test_the_report_is_made_again_from_its_numbers(
     assert (tmp_path / "both-again" / "report.md").read_bytes() == (tmp_path / "both" / "report.md").read_bytes()
     capsys.readouterr()
     assert run(["report", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
-    assert "DIR must be a folder that `diversify diagnose`, `compare` or `remedy` left" in capsys.readouterr().err
+    assert "results.jsonl|DIR must be a folder that `diversify diagnose`, `compare` or `remedy` wrote" in capsys.readouterr().err
     assert run(["report", str(tmp_path / "again"), "--out", str(tmp_path / "x")]) == 2
-    assert "DIR must hold a diagnosis.json, comparison.json or remedy.json" in capsys.readouterr().err
+    assert "results.jsonl|DIR must hold a diagnosis.json, comparison.json or remedy.json" in capsys.readouterr().err
     assert run(["report", str(diagnosed), "--out", str(diagnosed), "--overwrite"]) == 2
     assert not (tmp_path / "x").exists()
 
@@ -323,7 +323,7 @@ def test_val_has_to_be_untrained(tmp_path: Path, capsys: pytest.CaptureFixture[s
     weights = str(out / "model.safetensors")
     for extra in ([], ["--holdout", "0.2"], ["--heldout", "val"]):
         assert run(["diagnose", "--weights", weights, *extra, "--out", str(tmp_path / "d")]) == 2
-        assert "--heldout must be images that the model did not learn from" in capsys.readouterr().err
+        assert "--heldout must be images that the model was not trained on" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
 
 
@@ -335,7 +335,7 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "    part = torch.utils.data.TensorDataset(images, torch.arange(60) % 3)\n    return {'train': part, 'val': part}\n"
     )
     monkeypatch.chdir(tmp_path)
-    net = import_object("mine:net", "--model")  # the working directory is searched
+    net = import_object("mine:net", "model")  # the working directory is searched
     torch.save({"state_dict": {f"module.{k}": v for k, v in net(3).state_dict().items()}}, "net.pt")
     arguments = [
         "diagnose",

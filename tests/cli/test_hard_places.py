@@ -799,7 +799,7 @@ def test_encodings_without_our_signs(encoding: str, tmp_path: Path, named: Path,
     assert "◆ Käfer – 甲虫" in (tmp_path / "c" / "comparison.json").read_text(encoding="utf-8")
     if encoding == "ascii":
         code, _, errors, _ = commands("compare", "–", "–", "--out", tmp_path / "x", env={"PYTHONIOENCODING": encoding})
-        assert (code, errors) == (2, "error: DIR must be a folder that `diversify diagnose` left, got -\n")
+        assert (code, errors) == (2, "error: DIR_A must be a folder that `diversify diagnose` wrote, got -\n")
 
 
 def test_output_into_a_pipe_holds_no_control_codes(tmp_path: Path, trained: Path, commands: Commands) -> None:

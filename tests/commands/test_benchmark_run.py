@@ -57,7 +57,7 @@ def test_a_file_declares_a_study_and_its_methods(declared: Path, tmp_path: Path)
     assert said == [
         "own: none, exp:100; resnet32, 20 epochs; cpu",
         "methods: mine, plain",
-        "of each 2 trials, chosen on val, and a final run for each of the seeds 0, 1, judged on test",
+        "each method: 2 trials, evaluated on val; then one final run for each of the seeds 0, 1, on test",
     ]
     assert {one.method for one in read_records(tmp_path / "r.jsonl")} == {"mine", "plain"}
     assert run(declared, tmp_path / "r.jsonl")[0] == Benchmarked(trials=4, finals=4, new=0)
@@ -82,8 +82,8 @@ def test_suites_are_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "diversify.study.suites", suites)
     found, said = run("small", tmp_path / "r.jsonl")
     assert found == Benchmarked(trials=1, finals=0, new=1)
-    assert said[-1] == "note: no trial of hopeless came to its end, so that it has no final run"
-    with pytest.raises(InputError, match="^SUITE must be one of small, FILE.py, got 'smal'; did you mean 'small'[?]$"):
+    assert said[-1] == "note: no trial of hopeless was completed, so it has no final run"
+    with pytest.raises(InputError, match="^suite must be one of small, FILE.py, got 'smal'; did you mean 'small'[?]$"):
         run("smal", tmp_path / "r.jsonl")
 
 

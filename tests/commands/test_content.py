@@ -123,7 +123,7 @@ def test_a_cut_is_held_out_only_of_the_images_that_the_model_learned_from(tmp_pa
     swapped(tmp_path / "tree")
     other = options.load(measure_view=False)
     assert not _trained_on(record, other, {})
-    with pytest.raises(InputError, match="be images that the model did not learn from"):
+    with pytest.raises(InputError, match="be images that the model was not trained on"):
         _heldout(other, None, record, {})
     assert _trained_on(without_content(record), same, {})
     assert _heldout(same, None, without_content(record), {}) == ("val", same.val)

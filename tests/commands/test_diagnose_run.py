@@ -66,7 +66,7 @@ def test_copies_between_the_splits_are_said_recorded_and_shown(
     assert record["notes"] == []  # what `duplicates` says is kept once
     assert all(f"note: {caveat}" in said for caveat in record["caveats"])
     assert record["caveats"] == [
-        "no training record beside the weights; that train holds the images it learned from is taken on trust"
+        "there is no training record beside the weights: it is assumed that train holds the images that the network was trained on"
     ]
     for name in ("report.html", "report.md"):
         assert "3 held-out images are also in training." in (tmp_path / "out" / name).read_text(encoding="utf-8")
@@ -133,12 +133,12 @@ def test_files_are_named_in_the_report_and_bad_ones_left_out_on_request(
     ]
     arguments += ["--weights", str(weights(tmp_path / "w.safetensors", 2, channels=3))]
     assert run(["diagnose", *arguments, "--out", str(tmp_path / "out")]) == 2
-    assert "dog/2.png (damaged); --skip-bad leaves them out" in capsys.readouterr().err
+    assert "dog/2.png (damaged); pass --skip-bad to leave them out" in capsys.readouterr().err
     record, _ = diagnosed(tmp_path, *arguments, "--skip-bad")
     assert "1 image file" in capsys.readouterr().out
     assert record["data"]["splits"]["train"]["images"] == 11
     assert record["notes"] == ["left out: 1 image file that cannot be read"]
-    assert record["caveats"][-1] == "1 image that cannot be read was left out (--skip-bad)"
+    assert record["caveats"][-1] == "1 image that cannot be read was left out on request"
     shown = atomic.read_json(tmp_path / "out" / "exhibits.json", "exhibits.json")["examples"]
     names = [each["name"] for one in shown for kind in ("typical", "errors") for each in one[kind]]
     assert all((tmp_path / "tree" / name).is_file() and name != "train/dog/2.png" for name in names)
@@ -214,7 +214,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run" / "model.safetensors"
 
 
-CONTRADICTION = "the flags contradict the record beside the weights: "
+CONTRADICTION = "the given options contradict the record beside the weights: "
 
 
 @pytest.mark.parametrize(

@@ -151,8 +151,8 @@ def test_what_is_not_known_is_said(
     folder = copied(place, tmp_path / "diagnosed")
     changed(folder, lambda record: record.update(training=None))
     assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 0
-    assert "taken on trust" in capsys.readouterr().out
-    assert "taken on trust" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\n> ", " ")
+    assert "it is assumed that train holds" in capsys.readouterr().out
+    assert "it is assumed that train holds" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\n> ", " ")
 
 
 def test_a_plan_that_has_seen_the_held_out_images_says_so(
@@ -226,13 +226,13 @@ def weights_at(path: str):
 REFUSED = {
     "test": (
         made_on_test,
-        "diagnosis must be made on val to choose a remedy by, got one made on test; bring a val split, or train with --holdout,"
-        " and diagnose on that: test is read once, after choosing",
+        "diagnosis must be made on val to choose a remedy, got one made on test; bring a val split, or train with a holdout,"
+        " and diagnose on that: test is evaluated once, after choosing",
     ),
     "other images": (
         other_images,
-        "train embeddings must be of the backbone's own training images, got others, by its record; diagnose with the data it was"
-        " trained on: a head made from other images loses in use what it shows here",
+        "train embeddings must be of the backbone's own training images, got others, by its record; diagnose with the data that it"
+        " was trained on: a head made from other images does worse in use than measured here",
     ),
     "swapped": (
         swapped,
@@ -240,8 +240,8 @@ REFUSED = {
     ),
     "gone": (
         weights_at("/nowhere/model.pt"),
-        "weights must be where they were diagnosed, got no file /nowhere/model.pt; put it back, or run `diversify diagnose` on the"
-        " weights there are",
+        "weights must be where they were diagnosed, got no file /nowhere/model.pt; put the file back, or run `diversify diagnose` on"
+        " the present weights",
     ),
     "unfinished": (
         lambda folder: changed(folder, lambda record: record.update(finished=False)),
@@ -280,7 +280,7 @@ def test_a_plan_of_other_classes_is_refused(place: Path, tmp_path: Path, capsys:
 
 def test_a_folder_without_a_diagnosis_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["remedy", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
-    assert "DIR must be a folder that `diversify diagnose` left" in capsys.readouterr().err
+    assert "DIR must be a folder that `diversify diagnose` wrote" in capsys.readouterr().err
 
 
 def in_words(page: Path) -> str:
@@ -336,7 +336,7 @@ def test_a_repaired_network_has_its_last_word_on_test(
     assert record["caveats"] == []
     assert record["data"] == atomic.read_json(place / "diagnosed" / "run.json", "run.json")["data"]
     assert run(["remedy", str(tmp_path / "test"), "--out", str(tmp_path / "out")]) == 2
-    assert "diagnosis must be made on val to choose a remedy by" in capsys.readouterr().err
+    assert "diagnosis must be made on val to choose a remedy" in capsys.readouterr().err
 
 
 def remedied(place: Path, to: Path, change) -> str:
@@ -354,7 +354,7 @@ def test_a_repaired_network_of_other_training_images_is_no_ground_for_a_remedy(
 
     weights = remedied(place, tmp_path / "remedy", others)
     assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "out")]) == 2
-    assert "no record beside the weights that shows it untrained" in " ".join(capsys.readouterr().err.split())
+    assert "no record beside the weights that shows that it was not trained on" in " ".join(capsys.readouterr().err.split())
     assert run(["diagnose", "--weights", weights, "--heldout", "test", "--out", str(tmp_path / "out")]) == 0
     assert "these training images are not those" in capsys.readouterr().out
 
@@ -365,7 +365,7 @@ def test_what_was_taken_on_trust_before_the_remedy_still_is(place: Path, tmp_pat
     record = atomic.read_json(tmp_path / "out" / "run.json", "run.json")
     assert record["training"] is None
     assert record["data"] == atomic.read_json(place / "diagnosed" / "run.json", "run.json")["data"]
-    assert "taken on trust" in record["caveats"][0]
+    assert "it is assumed that train holds" in record["caveats"][0]
     assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "val")]) == 2  # a val that may be trained on
 
 

@@ -167,12 +167,12 @@ def test_another_plan_or_none_is_refused_when_a_run_is_resumed(
     before = digests.sha256(trained / "model.safetensors")
     kept = f"error: --plan of a resumed run must stay {trained / 'plan.json'} with --adapt none, got "
     for more, got in (
-        (("--plan", tmp_path / "other.json"), "another plan, or --adapt none"),
+        (("--plan", tmp_path / "other.json"), "another plan, or adapt none"),
         ((), "none"),
-        (("--plan", plan_file, "--adapt", "hits"), "another plan, or --adapt hits"),
+        (("--plan", plan_file, "--adapt", "hits"), "another plan, or adapt hits"),
     ):
         assert train(trained, "--resume", *more) == 2
-        assert capsys.readouterr().err.strip() == f"{kept}{got}; start it anew"
+        assert capsys.readouterr().err.strip() == f"{kept}{got}; start a new run"
     assert digests.sha256(trained / "model.safetensors") == before
     assert train(trained, "--resume", "--plan", trained / "plan.json") == 0
     assert digests.sha256(trained / "model.safetensors") == before
@@ -208,7 +208,7 @@ def test_what_is_refused(tmp_path: Path, plan_file: Path, capsys: pytest.Capture
     (tmp_path / "broken.json").write_text(plan.to_json()[:-30])
     (tmp_path / "edited.json").write_text(plan.to_json().replace('"strength": 0.3', '"strength": 3', 1))
     for more, message in {
-        ("--plan", plan_file, "--method", "ce"): "--plan and --method must not be given together, got --plan",
+        ("--plan", plan_file, "--method", "ce"): "--method and --plan must not be given together, got ce and",
         ("--plan", tmp_path / "none.json"): "--plan must be",
         ("--plan", tmp_path / "broken.json"): "--plan must be",
         ("--plan", tmp_path / "edited.json"): "strength of the plan must",
@@ -217,7 +217,7 @@ def test_what_is_refused(tmp_path: Path, plan_file: Path, capsys: pytest.Capture
             "--plan",
             tmp_path / "named.json",
         ): "--plan must have the classes of digits, in their order, got 'ten' for '9'",
-        ("--adapt", "hits"): "--adapt must be given with --plan, got hits",
+        ("--adapt", "hits"): "--adapt must be none without a plan, got hits; pass --plan FILE",
         ("--plan", plan_file, "--adapt", "leak"): "--adapt must be one of none, hits, got 'leak'",
     }.items():
         assert refused(tmp_path / "out", *more) == 2
@@ -296,12 +296,12 @@ def test_feature_policies_that_never_act_in_training_are_named(
         assert train(out, "--plan", tmp_path / "plan.json", *more) == 130
         said = " ".join(capsys.readouterr().out.split())
         lines = (
-            "note: the plan's feature policies (covariance) do not act in training",
+            "its feature policies (covariance) do not act in training",
             f"`diversify diagnose --weights {out / 'model.safetensors'} --out D`",
             f"`diversify remedy D --plan {out / 'plan.json'} --out R`",
         )
         assert [line in said for line in lines] == [left] * 3
-        assert ("on a val, which this run has not" in said) is (left and name == "without")
+        assert ("on a val split, which this run does not have" in said) is (left and name == "without")
 
 
 def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
