@@ -1,7 +1,7 @@
-"""Repairs of the head on a frozen backbone.
+"""Repair of a classifier's head on a frozen backbone.
 
-In: training embeddings, the head, a plan, and held-out embeddings to choose on. Out: another head, and `HeadChoice`,
-which says what each repair is worth. Open `retrain.py` first.
+Input: training embeddings, the head, a plan, and held-out embeddings on which to choose. Output: a new head, and
+`HeadChoice`, the comparison of all repairs. Open `retrain.py` first.
 """
 
 import lazy_loader as _lazy

@@ -1,4 +1,4 @@
-"""The head repairs that `choose_head` compares, each with its options."""
+"""The repairs that `choose_head` compares, each with its options."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .post_hoc import nearest_mean, normalize_tau
 from .retrain import DEFAULT, HeadRecipe, retrain_with
 
 TAUS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-MORE_TAUS = (0.0, 0.25, 0.5, 1.0, 1.5)  # of a logit adjustment after retraining
+MORE_TAUS = (0.0, 0.25, 0.5, 1.0, 1.5)  # of the logit adjustment after retraining
 SCALES = (0.5, 1.0, 1.5)
-LARGEST_BANK = 1 << 28  # numbers in a training set balanced by made rows, beyond which none is made
+LARGEST_BANK = 1 << 28  # numbers in an oversampled training set; a larger one is not made
 
 Make = Callable[[Embeddings, LinearHead, int], LinearHead]
 MakePlan = Callable[[Embeddings], Plan]
@@ -27,23 +27,31 @@ MakePlan = Callable[[Embeddings], Plan]
 UNTOUCHED = "untouched"
 
 
-# Candidates
-
-
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A way to repair a head.
+    """A way to repair a head, with one or more options between which `choose_head` chooses.
 
     Attributes:
-        name: Short, for tables.
+        name: Short name, for tables.
         meaning: What it does, in a sentence or two.
-        options: By what they are called, the mildest first: how the head is made, from training embeddings, the old head
-            and a seed. One option where there is nothing to choose.
-        taus: Logit adjustments that every option is also tried with: the head is made once for all of them.
-        source: Where it comes from.
-        needs_bias: Whether the head it makes has a bias of its own.
-        remade: Where the options came from held-out rows: the same options from others of them, so that no row is judged by
-            what was made from it.
+        options: By name, the mildest first, a function that makes the head of an option from training embeddings, the
+            present head and a seed. A candidate without a choice has one option.
+        taus: Strengths of the logit adjustment with which each option is tried; the head is made once for all of them.
+        source: The paper that it comes from.
+        needs_bias: Whether the head that it makes has a bias of its own.
+        remade: Makes the same options from other held-out rows. For a candidate whose options depend on held-out rows,
+            so that no row judges an option that was made from it.
+
+    Example:
+        >>> import diversify as dv
+        >>> sharper = dv.Candidate(
+        ...     name="sharper",
+        ...     meaning="All weights doubled.",
+        ...     options={"x 2": lambda train, head, seed: replace(head, weight=2 * head.weight)},
+        ...     taus=(0.0, 1.0),
+        ... )
+        >>> sharper.labels
+        ('x 2', 'x 2, tau 1')
     """
 
     name: str
@@ -56,7 +64,7 @@ class Candidate:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What each option is called with each tau, in the order of the heads that `make` gives."""
+        """The name of each option with each tau, in the order in which `choose_head` makes the heads."""
         taus = [f"tau {tau:g}" if tau else "" for tau in self.taus]
         return tuple(", ".join(part for part in (name, tau) if part) for name in self.options for tau in taus)
 
@@ -70,19 +78,45 @@ def default_candidates(
     replan: MakePlan | None = None,
     recipe: HeadRecipe = DEFAULT,
 ) -> tuple[Candidate, ...]:
-    """The simplest first: untouched, the free fixes, even draws, SMOTE, EOS, a plan made from counts, and the plan.
+    """Return the repairs to compare, the simplest first.
 
-    `replan` is how the plan was made from held-out embeddings, for example `lambda rows: make_plan(diagnose(train, rows,
-    head=head))`: then each third of them is judged by a plan made from the others. Without it a plan that was made from the
-    rows it is judged on looks somewhat better than it is. A plan that is not given is left out, and so is what would make
-    more rows than fit into memory. Where the recipe has no bias, those that need one are left out. Whatever trains the head
-    may also take off a part of the log prior afterwards, as the plan may: that is free, so none is credited for what it does
-    alone.
+    They are the untouched head, the post-hoc repairs, retraining with even draws, with SMOTE and with EOS, a plan made
+    from class counts, and the plan. Each repair that trains the head is also tried with a logit adjustment afterwards,
+    so that a plan gets no credit for a correction that costs nothing.
+
+    Args:
+        train: Embeddings of the backbone's own training images.
+        head: The present head.
+        plan: The plan; None leaves it out.
+        counted: A plan made from class counts alone; None leaves it out.
+        replan: How the plan was made from held-out embeddings, for example
+            `lambda rows: make_plan(diagnose(train, rows, head=head))`. Each third of the held-out rows is then judged by
+            a plan made from the other two. Without it, a plan made from the rows on which it is judged looks somewhat
+            better than it is.
+        recipe: How heads are trained. Without a bias, repairs that need one are left out.
+
+    Returns:
+        The candidates. SMOTE and EOS are left out if their rows would not fit into memory.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> [one.name for one in dv.default_candidates(train, head)[:4]]
+        ['untouched', 'logit adjustment', 'tau-norm', 'nearest mean']
     """
     head = read_head(head)
-    rows = counts.class_counts(train.labels, train.num_classes)
     more = MORE_TAUS if recipe.bias else (0.0,)
     found = [
+        *_post_hoc_candidates(train, head),
+        *_resampling_candidates(train, recipe, more),
+        *_plan_candidates(plan, counted, replan, recipe, more),
+    ]
+    return tuple(one for one in found if recipe.bias or not one.needs_bias)
+
+
+def _post_hoc_candidates(train: Embeddings, head: LinearHead) -> list[Candidate]:
+    rows = counts.class_counts(train.labels, train.num_classes)
+    return [
         Candidate(name=UNTOUCHED, meaning="The head as it is.", options={"": lambda _, old, __: old}),
         Candidate(
             name="logit adjustment",
@@ -105,13 +139,18 @@ def default_candidates(
             source="Kang et al. 2020",
             needs_bias=not head.cosine or bool((rows == 0).any()),
         ),
+    ]
+
+
+def _resampling_candidates(train: Embeddings, recipe: HeadRecipe, taus: tuple[float, ...]) -> list[Candidate]:
+    found = [
         Candidate(
             name="even draws",
             meaning="The head trained further, every class drawn equally often (random oversampling).",
             options={f"{steps:,} steps": _evenly(replace(recipe, steps=steps)) for steps in _lengths(recipe)},
-            taus=more,
+            taus=taus,
             source="Kang et al. 2020 (classifier retraining)",
-        ),
+        )
     ]
     if _balanced_size(train) <= LARGEST_BANK:
         found += [
@@ -119,23 +158,30 @@ def default_candidates(
                 name="SMOTE",
                 meaning="Even draws from classes filled up with rows between two neighbours of the class.",
                 options={f"{k} neighbors": _oversampled("smote", k, recipe) for k in (5, 10)},
-                taus=more,
+                taus=taus,
                 source="Chawla et al. 2002",
             ),
             Candidate(
                 name="EOS",
                 meaning="Even draws from classes filled up with rows between a row and its nearest enemies.",
                 options={f"{k} neighbors": _oversampled("eos", k, recipe) for k in (10, 100)},
-                taus=more,
+                taus=taus,
                 source="Dablain et al. 2022 (expansive over-sampling)",
             ),
         ]
+    return found
+
+
+def _plan_candidates(
+    plan: Plan | None, counted: Plan | None, replan: MakePlan | None, recipe: HeadRecipe, taus: tuple[float, ...]
+) -> list[Candidate]:
     meanings = {
         "plan from counts": "The head trained further by a plan that knows only how many images each class has.",
         "plan": "The head trained further by the plan.",
     }
     if replan is not None:
         meanings["plan"] += " Each third of the held-out images is judged by a plan made without it."
+    found = []
     for (name, meaning), one in zip(meanings.items(), (counted, plan), strict=True):
         if one is not None:
             scales = SCALES if one.feature_methods else ()
@@ -144,12 +190,12 @@ def default_candidates(
                     name=name,
                     meaning=f"{meaning} The option multiplies the strengths of its feature policies.",
                     options=_planned_options(one, scales, recipe),
-                    taus=more,
+                    taus=taus,
                     needs_bias=one.prior_correction.after > 0,
                     remade=partial(_replanned, replan, scales, recipe) if name == "plan" and replan else None,
                 )
             )
-    return tuple(one for one in found if recipe.bias or not one.needs_bias)
+    return found
 
 
 def _lengths(recipe: HeadRecipe) -> tuple[int, ...]:
@@ -157,7 +203,15 @@ def _lengths(recipe: HeadRecipe) -> tuple[int, ...]:
 
 
 def scaled(plan: Plan, factor: float) -> Plan:
-    """The plan with the strength of every feature policy multiplied, and 1 at most."""
+    """Return the plan with the strength of every feature policy multiplied by `factor`, and at most 1.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> plan = dv.make_plan(dv.diagnose(train, heldout, head=head))
+        >>> {policy.strength for one in scaled(plan, 0.0).classes for policy in one.features}
+        {0.0}
+    """
     classes = tuple(
         one.model_copy(
             update={
@@ -173,7 +227,13 @@ def scaled(plan: Plan, factor: float) -> Plan:
 
 
 def even_plan(class_counts: Tensor) -> Plan:
-    """Every class that has rows drawn equally often, and nothing else."""
+    """Return a plan that draws every class with rows equally often, and does nothing else.
+
+    Example:
+        >>> import torch
+        >>> [one.draws for one in even_plan(torch.tensor([90, 10, 0])).classes]
+        [0.5, 0.5, 0.0]
+    """
     listed = class_counts.tolist()
     share = 1 / max(1, sum(count > 0 for count in listed))
     classes = tuple(
@@ -212,7 +272,7 @@ def _replanned(
 
 def _oversampled(method: str, neighbors: int, recipe: HeadRecipe) -> Make:
     def make(train: Embeddings, head: LinearHead, seed: int) -> LinearHead:
-        from ..augment.oversampler import balanced  # it brings imbalanced-learn, which only these heads need
+        from ..augment.oversampler import balanced  # imports imbalanced-learn, which only these heads need
 
         bank = balanced(train, head, method, k_neighbors=neighbors, seed=seed)
         return _evenly(recipe)(bank, head, seed)

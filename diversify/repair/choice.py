@@ -1,4 +1,4 @@
-"""The result of a comparison of head repairs."""
+"""The result of comparing repairs of a head."""
 
 from __future__ import annotations
 
@@ -13,40 +13,53 @@ import torch
 from torch import Tensor
 
 from ..errors import must
+from ..files.schema import refusal
 from ..functional import counts
 from ..network.linear_head import LinearHead
 
 SCHEMA_VERSION = 1
 
 
-# The choice
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadChoice:
-    """The candidates compared, and the one that is recommended. F candidates, C classes; shares of 1.
+    """The comparison of F candidates on C classes, and the recommended one. Accuracies and gains are shares of 1.
 
-    Held-out rows are cut into folds, several times over; a row is judged by the option that does best on the other folds
-    of its turn, so no candidate's numbers profit from its own options. Intervals are 95%, over held-out rows.
+    Held-out rows are cut into folds, several times. Each row is judged by the option that is best on the other folds, so
+    that no candidate gains from having many options. Intervals are 95% intervals over held-out rows.
 
     Attributes:
-        names: Of the candidates, the simplest first.
-        meanings: What each does.
-        sources: Where each comes from.
-        options: The options of each.
+        names: Names of the candidates, the simplest first.
+        meanings: What each candidate does.
+        sources: The paper of each candidate.
+        options: Names of each candidate's options.
         times_chosen: How often each option was chosen, over folds and repeats.
-        final_option: Per candidate, the option that does best on all held-out rows.
-        columns: `(F,)` float64: `balanced_accuracy` and its `_low`, `_high`; `spread`, its standard deviation over repeats;
-            `gain` over the untouched head and its `_low`, `_high`; `behind`, how far behind the best, and `behind_error`,
-            the standard error of that.
-        recall: `(F, C)` mean over repeats; NaN for a class without held-out rows. `recall_low`, `recall_high` alike.
-        change_low: `(F, C)` low end of what recall gains over the untouched head, on the same rows. `change_high` alike.
-        class_counts: `(C,)` training rows.
-        heldout_counts: `(C,)` held-out rows.
-        best: The candidate with the highest balanced accuracy.
-        recommended: The best, or the untouched head where that is not behind it by more than one standard error.
-        overall: What taking the best of all, candidate and option, on the other folds gains: `gain`, `_low`, `_high`.
-        heads: Per candidate, the head of its final option; empty in one read back from a file.
+        final_option: Index of the option that is best on all held-out rows, per candidate.
+        columns: Measurements by name, each `(F,)` float64: `balanced_accuracy` with `_low` and `_high`; `spread`, its
+            standard deviation over repeats; `gain` over the untouched head with `_low` and `_high`; `behind`, the distance
+            to the best candidate; and `behind_error`, the standard error of that distance.
+        recall: Mean recall over repeats, `(F, C)`; NaN for a class without held-out rows.
+        recall_low: Lower end of the recall's interval, `(F, C)`.
+        recall_high: Upper end of the recall's interval, `(F, C)`.
+        change_low: Lower end of the gain in recall over the untouched head on the same rows, `(F, C)`.
+        change_high: Upper end of that gain, `(F, C)`.
+        class_counts: Training rows per class, `(C,)`.
+        heldout_counts: Held-out rows per class, `(C,)`.
+        best: Index of the candidate with the highest balanced accuracy.
+        recommended: Index of the best candidate, or 0 (the untouched head) if that is behind by at most one standard
+            error.
+        overall: `gain`, `gain_low` and `gain_high` of always taking the best candidate and option of the other folds.
+        folds: Number of folds.
+        repeats: How many times the rows were cut into folds.
+        seed: Seed of the folds and the heads.
+        heads: The head of each candidate's final option; empty in a choice read from a file.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> candidates = dv.default_candidates(train, head)[:3]
+        >>> choice = dv.choose_head(train, heldout, head, candidates)
+        >>> choice.names[choice.recommended], choice.option(choice.recommended)
+        ('logit adjustment', 'tau 1')
     """
 
     names: tuple[str, ...]
@@ -73,24 +86,31 @@ class HeadChoice:
 
     @property
     def head(self) -> LinearHead:
-        """The recommended one."""
+        """The recommended head."""
         return self.heads[self.recommended]
 
     def option(self, place: int) -> str:
-        """The final option of a candidate, empty where it had only one."""
+        """Return the name of a candidate's final option; empty if it has only one.
+
+        Args:
+            place: Index of the candidate.
+        """
         return self.options[place][self.final_option[place]]
 
     @property
     def simpler(self) -> int | None:
-        """The simplest that changes the head and is not behind the recommended one by more than one standard error.
+        """Index of the simplest candidate that is behind the recommended one by at most one standard error.
 
-        None where nothing simpler comes as near, or nothing is changed.
+        The untouched head does not count. None if there is none that is simpler than the recommended one.
         """
         near = (self.columns["behind"] <= self.columns["behind_error"]).nonzero().flatten().tolist()
         return next((place for place in near if 0 < place < self.recommended), None)
 
     def groups(self) -> dict[str, Tensor]:
-        """`(F,)` mean recall over the classes of each group that there is: many, medium, few; and thirds by count."""
+        """Return the mean recall `(F,)` of each group of classes: many, medium and few shot, and thirds by count.
+
+        Groups without held-out rows are left out.
+        """
         found = {}
         for names, group in (
             (("many", "medium", "few"), counts.shot_groups(self.class_counts)),
@@ -103,7 +123,7 @@ class HeadChoice:
         return found
 
     def in_words(self) -> str:
-        """What is recommended, what it gains with its interval, and what comes as near and is simpler."""
+        """Return the recommendation as text: its gain with an interval, and a simpler candidate that is as good."""
         if self.recommended == 0:
             if self.best == 0:
                 return "Recommended: leave the head as it is; no candidate does better on held-out images."
@@ -127,12 +147,12 @@ class HeadChoice:
         return text
 
     def _behind(self, place: int) -> tuple[str, str]:
-        """Points behind the best, and the standard error of that."""
+        """Return how many points a candidate is behind the best, and the standard error of that."""
         behind, error = (f"{100 * float(self.columns[key][place]):.1f}" for key in ("behind", "behind_error"))
         return behind, error
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, NaN as None; the heads are left out."""
+        """Return the choice as JSON values, with NaN as None and without the heads."""
         found: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -146,10 +166,10 @@ class HeadChoice:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> HeadChoice:
-        """The choice that `to_dict` came from, without its heads.
+        """Return the choice that `to_dict` was called on, without its heads.
 
         Raises:
-            InputError: a field is missing or has another form (it is named), or the file is of another version.
+            InputError: A field is missing or has the wrong form, or the record has another schema version.
         """
         version = record.get("schema_version") if isinstance(record, Mapping) else None
         if version != SCHEMA_VERSION:
@@ -157,9 +177,7 @@ class HeadChoice:
         try:
             file = _File.model_validate(record)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "remedy"
-            raise must(f"remedy field {place}", f"be valid ({first['msg']})", repr(first["input"])[:80]) from None
+            raise refusal("remedy", error) from None
         values = {name: getattr(file, name) for name in _File.model_fields if name != "schema_version"}
         values["columns"] = {name: _tensor(column) for name, column in file.columns.items()}
         per_class = ("recall", "recall_low", "recall_high", "change_low", "change_high")

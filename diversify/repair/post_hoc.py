@@ -1,4 +1,4 @@
-"""Post-hoc fixes that need no training: logit adjustment, tau-normalisation, nearest class mean."""
+"""Post-hoc repairs that need no training: logit adjustment, tau-normalisation and the nearest class mean."""
 
 from __future__ import annotations
 
@@ -15,23 +15,32 @@ from ..functional import counts, losses
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 
-NEVER = -1e30  # the bias of a class that is never to win, within what float32 and bfloat16 hold
-
-
-# Free fixes
+NEVER = -1e30  # the bias of a class that is never predicted, within the range of float32 and bfloat16
 
 
 def adjust_logits(head: LinearHead, log_prior: Tensor, tau: float) -> LinearHead:
-    """The head with `tau * log_prior` taken off its logits, folded into the bias; 0 is the identity.
+    """Return the head with `tau * log_prior` subtracted from its logits, through the bias.
 
-    Post-hoc logit adjustment, Menon et al. 2021, eq. 9. Logits are those after the scale of a cosine head, which has a
-    bias afterwards.
+    With `tau=0` the head is returned unchanged. For a cosine head the logits are those after its scale, and the result
+    has a bias.
 
     Args:
-        log_prior: `(C,)` logarithm of each class's share of the training images, finite.
+        head: The head.
+        log_prior: Logarithm of each class's share of the training images, `(C,)`, finite; see `log_prior_of`.
+        tau: Strength of the adjustment, at least 0.
 
     Raises:
-        InputError: the shape of `log_prior` is not `(C,)`, it is not finite, or tau is negative or infinite.
+        InputError: The shape of `log_prior` is not `(C,)`, it is not finite, or tau is negative or infinite.
+
+    References:
+        Menon et al. 2021, "Long-Tail Learning via Logit Adjustment", eq. 9.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> adjusted = adjust_logits(head, log_prior_of(torch.tensor([200, 80, 30, 10])), tau=1.0)
+        >>> [round(value, 2) for value in (adjusted.bias - head.bias).tolist()]
+        [0.47, 1.39, 2.37, 3.47]
     """
     _require_tau(tau)
     if log_prior.shape != (head.num_classes,):
@@ -44,10 +53,16 @@ def adjust_logits(head: LinearHead, log_prior: Tensor, tau: float) -> LinearHead
 
 
 def log_prior_of(class_counts: Tensor) -> Tensor:
-    """`(C,)` float32 logarithm of each class's share of the images; a class without any has that of the rarest one.
+    """Return the log prior, the logarithm of each class's share of the images, `(C,)` float32.
+
+    A class without images gets the log prior of the rarest class that has some.
 
     Raises:
-        InputError: no class has an image.
+        InputError: No class has an image.
+
+    Example:
+        >>> [round(value, 2) for value in log_prior_of(torch.tensor([90, 10, 0])).tolist()]
+        [-0.11, -2.3, -2.3]
     """
     if not int(class_counts.sum()):
         raise must("class counts", "hold at least one image", 0)
@@ -55,14 +70,22 @@ def log_prior_of(class_counts: Tensor) -> Tensor:
 
 
 def normalize_tau(head: LinearHead, tau: float) -> LinearHead:
-    """The head with each class's logit divided by its weight's norm to the power of tau; 0 is the identity.
+    """Return the head with each class's weight and bias divided by the norm of its weight to the power of tau.
 
-    Tau-normalisation, Kang et al. 2020, eq. 2, with the bias divided like the weight instead of dropped. The geometric mean
-    of the norms is put back, so that logits keep their size. A row of zeros stays, and so does a cosine head, whose rows
-    have been normalised already.
+    Unlike in the paper, the bias is divided like the weight instead of dropped, and the geometric mean of the norms is
+    multiplied back, so that the logits keep their scale. Rows of zeros stay unchanged, and so does a cosine head, whose
+    rows are normalised already. With `tau=0` the head is returned unchanged.
 
     Raises:
-        InputError: tau is negative or infinite.
+        InputError: Tau is negative or infinite.
+
+    References:
+        Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition", eq. 2.
+
+    Example:
+        >>> head = LinearHead(weight=torch.tensor([[4.0, 0.0], [0.0, 1.0]]), bias=torch.zeros(2))
+        >>> normalize_tau(head, 1.0).weight.norm(dim=1).tolist()
+        [2.0, 2.0]
     """
     _require_tau(tau)
     if tau == 0 or head.cosine:
@@ -77,10 +100,25 @@ def normalize_tau(head: LinearHead, tau: float) -> LinearHead:
 
 
 def nearest_mean(embeddings: Embeddings, *, like: LinearHead | None = None) -> LinearHead:
-    """The nearest class mean as a head: `f @ mean - |mean|^2 / 2` is largest where the distance to the mean is smallest.
+    """Return the classifier that predicts the class with the nearest mean feature, as a linear head.
 
-    A class without rows never wins. Where `like` is a cosine head so is the result, with its scale: the nearest mean by
-    angle, of normalised features.
+    Its logits are `f @ mean - |mean|^2 / 2`, which is largest where the distance to the mean is smallest. A class
+    without rows is never predicted.
+
+    Args:
+        embeddings: Training embeddings, from which the class means are computed.
+        like: The present head. If it is a cosine head, the result is one with the same scale: it compares angles
+            between normalised features and means.
+
+    References:
+        Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition", section 4.1.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> predicted = nearest_mean(train).logits(heldout.features).argmax(1)
+        >>> round(float((predicted == heldout.labels).float().mean()), 2)
+        0.94
     """
     cosine = like is not None and like.cosine
     features = functional.normalize(embeddings.features, dim=1) if cosine else embeddings.features

@@ -1,11 +1,11 @@
-"""The repair of a classifier's last layer on a frozen backbone: free fixes, and retraining by a plan in seconds."""
+"""Retrain a classifier's head by a plan, on the embeddings of a frozen backbone; this takes seconds."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -19,27 +19,36 @@ from ..functional.losses import prior_corrected_cross_entropy
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..plan.plan import Plan
+from ..runtime.progress import Progress
+from ..runtime.signals import stop_if_interrupted
 from .post_hoc import adjust_logits
 
-_SQUARED_LENGTH = 64.0  # of the features for which learning rates are given
-_BLOCK = 64  # steps, at most, whose rows are drawn and varied at a time
-_TOGETHER = 1 << 20  # numbers that these rows have
-_SMALL = 1 << 24  # multiply-adds of a step, below which several threads wait for each other longer than they work
-
-Progress = Callable[[int, int], None]
-
-
-# Retraining
+_SQUARED_LENGTH = 64.0  # mean squared length of features for which learning rates are given
+_BLOCK = 64  # most steps whose rows are drawn and augmented together
+_TOGETHER = 1 << 20  # most numbers in these rows
+_SMALL = 1 << 24  # multiply-adds of a step below which one thread is faster than several
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadRecipe:
-    """How a head is retrained: SGD with momentum on a cosine schedule, beginning at the old head.
+    """How a head is retrained: SGD with momentum and a cosine schedule, starting from the present head.
 
-    `learning_rate` is for features whose squared length is 64 on average, as those of a CIFAR ResNet are; for others it
-    changes in inverse proportion, as the largest stable step does. Features shorter than 1 are trained on at length 1, and
-    the head is scaled back: the steps that they ask for would be too large for the bias and for the decay. `weight_decay`
-    spares the bias. Without `bias` the bias stays as it is, for a module that has none.
+    Attributes:
+        steps: Number of steps; 0 leaves the head unchanged, apart from the plan's correction after training.
+        batch_size: Rows per step.
+        learning_rate: For features with a mean squared length of 64, as a CIFAR ResNet gives them. For others it changes
+            in inverse proportion, as the largest stable step does. Features with a mean length below 1 are stretched to
+            length 1 for training and the head is scaled back, since the step would be too large for bias and decay.
+        momentum: In [0, 1).
+        weight_decay: Of the weight; the bias has none.
+        bias: Whether the bias is trained; set it to False for a module without one.
+
+    Raises:
+        InputError: A value is outside its range.
+
+    Example:
+        >>> HeadRecipe(steps=100).batch_size
+        256
     """
 
     steps: int = 1500
@@ -79,26 +88,45 @@ def retrain_head(
     bias: bool = DEFAULT.bias,
     progress: Progress | None = None,
 ) -> LinearHead:
-    """The head, trained further on the features of the backbone's own training images, as the plan says.
+    """Return the head, trained further as the plan says on the features of the backbone's training images.
 
-    A row is drawn by its class, by `plan.draws`, and then within the class; features are varied as the plan says for
-    their class; the loss takes out `prior_correction.training` of the drawn prior, and `after` is folded into the bias
-    at the end. The plan's schedule is one of training epochs and does not apply. A class that is never drawn keeps its
-    place in the loss as one that is never right.
+    A row is drawn by its class, with the frequencies `plan.draws`, and then evenly within the class. Features are
+    augmented by the policies of their class. The loss corrects for `prior_correction.training` of the drawn log prior,
+    and `prior_correction.after` is subtracted through the bias at the end. The plan's schedule counts training epochs
+    and does not apply. A class that is never drawn stays in the loss as a class that is never the right one.
 
-    No step is the identity, but for `after`. The same seed gives the same head. Works where the features are.
+    With `steps=0` the head is returned unchanged, apart from the `after` correction. The same seed gives the same head.
+    The work is done on the device of the features.
 
     Args:
-        embeddings: Features that the backbone gives for the images it was trained on: those of others are worth several
-            points and would be gone in use. That cannot be seen here.
-        head: Where training begins: the module, which is only read, or its numbers; a cosine head stays one, with its scale.
-            `write_head` puts what is returned into a module.
-        plan: Of the same classes; image policies and mixing have no meaning here.
-        progress: Called with steps done and in all.
+        embeddings: Features of the images that the backbone was trained on. Other images would make the head look
+            several points better than it is in use; this function cannot tell the difference.
+        head: The present head: a module, which is only read, or its numbers. A cosine head stays one, with its scale.
+            `write_head` puts the result into a module.
+        plan: A plan of the same classes; its image policies and mixing are ignored.
+        seed: Seed of all draws.
+        steps: See `HeadRecipe`, as for the five parameters that follow.
+        batch_size: Rows per step.
+        learning_rate: For features with a mean squared length of 64.
+        momentum: In [0, 1).
+        weight_decay: Of the weight.
+        bias: Whether the bias is trained.
+        progress: Called with (steps done, steps in total).
 
     Raises:
-        InputError: another number of classes or features, a class is drawn that has no rows, or an option that has no
-            meaning; see `HeadRecipe`.
+        InputError: The numbers of classes or features differ, a class is drawn that has no rows, an option is outside its
+            range, or the training diverges.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> plan = dv.make_plan(dv.diagnose(train, heldout, head=head))
+        >>> repaired = dv.retrain_head(train, head, plan, steps=50)
+        >>> def balanced_accuracy(head):
+        ...     right = head.logits(heldout.features).argmax(1) == heldout.labels  # 50 images of every class
+        ...     return round(float(right.float().mean()), 2)
+        >>> balanced_accuracy(head), balanced_accuracy(repaired)
+        (0.79, 0.95)
     """
     recipe = HeadRecipe(
         steps=steps,
@@ -120,7 +148,15 @@ def retrain_with(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LinearHead:
-    """`retrain_head` with its options as one value."""
+    """Return the head trained further, like `retrain_head`, with its options as one value.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> plan = dv.make_plan(dv.diagnose(train, heldout, head=head))
+        >>> torch.equal(retrain_with(train, head, plan, HeadRecipe(steps=0)).weight, head.weight)
+        True
+    """
     _require_fit(embeddings, head, plan)
     after = plan.prior_correction.after
     if after and not recipe.bias:
@@ -134,7 +170,7 @@ def retrain_with(
 
 @contextlib.contextmanager
 def _threads_for(work: int) -> Iterator[None]:
-    """One thread within the block where the work of a step is small; as many as before afterwards."""
+    """Use one thread within the block if a step is small; restore the number of threads afterwards."""
     number = torch.get_num_threads()
     if work < _SMALL:
         torch.set_num_threads(1)
@@ -158,11 +194,11 @@ def _require_fit(embeddings: Embeddings, head: LinearHead, plan: Plan) -> None:
     missing = ((plan.draws > 0) & (rows == 0)).nonzero().flatten().tolist()
     if missing:
         one = plan.classes[missing[0]]
-        raise must(f"draws of {one.name}", "be 0, for it has no rows in the embeddings", f"{one.draws:g}")
+        raise must(f"draws of {one.name}", "be 0, since it has no rows in the embeddings", f"{one.draws:g}")
 
 
 class _Rows:
-    """Which rows a step sees: the class by the plan's draws, then one of its rows, each by its own number."""
+    """Draws the rows of a step: first the class, by the plan's draws, then a row of the class."""
 
     def __init__(self, embeddings: Embeddings, plan: Plan, batch_size: int, seed: int) -> None:
         labels = embeddings.labels
@@ -175,7 +211,7 @@ class _Rows:
         self.batch_size, self.seed = batch_size, seed
 
     def of(self, steps: Tensor) -> Tensor:
-        """`(S, batch)` the rows of these steps."""
+        """Return the rows of the steps `(S,)`, `(S, batch)`."""
         step = steps[:, None]
         place = torch.arange(self.batch_size, device=steps.device)
         at = torch.searchsorted(self.ends, draws.uniform("head class", self.seed, step, place), right=True)
@@ -189,33 +225,24 @@ def _trained(
     device = embeddings.features.device
     head = _on(head, device)
     squared = float(embeddings.features.norm(dim=1).double().square().mean())
-    longer = 1.0 if head.cosine or squared >= 1 or squared == 0 else squared**-0.5
+    stretch = 1.0 if head.cosine or squared >= 1 or squared == 0 else squared**-0.5
     augment = None
     if plan.feature_methods:
-        bank = replace(
-            embeddings, indices=torch.arange(len(embeddings), device=device)
-        )  # rows are known by their place
+        places = torch.arange(len(embeddings), device=device)
+        bank = replace(embeddings, indices=places)  # rows are identified by their place
         augment = FeatureAugmenter(plan, bank, seed=seed, head=head)
-    lengths = head.weight.norm(dim=1, keepdim=True) if head.cosine else None
-    begin = functional.normalize(head.weight, dim=1) if head.cosine else head.weight / longer
+    begin = functional.normalize(head.weight, dim=1) if head.cosine else head.weight / stretch
     weight, bias = (value.detach().clone().requires_grad_() for value in (begin, head.bias))
-    free_bias = recipe.bias and not head.cosine
-    optimizer = torch.optim.SGD(
-        [
-            {"params": [weight], "weight_decay": recipe.weight_decay},
-            *([{"params": [bias], "weight_decay": 0.0}] if free_bias else []),
-        ],
-        lr=_learning_rate(squared * longer**2, head, recipe),
-        momentum=recipe.momentum,
-    )
+    optimizer = _optimizer(weight, bias, _learning_rate(squared * stretch**2, head, recipe), head, recipe)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.steps)
     rows = _Rows(embeddings, plan, recipe.batch_size, seed)
     log_prior, strength = plan.log_prior.to(device), plan.prior_correction.training
-    closed_form = augment is not None and "isda" in plan.feature_methods
-    length = embeddings.features.norm(dim=1).mean().clamp(min=1e-12) if closed_form and head.cosine else 1.0
+    adjusting = augment if "isda" in plan.feature_methods else None
+    length = embeddings.features.norm(dim=1).mean().clamp(min=1e-12) if adjusting and head.cosine else 1.0
     size = _steps_at_a_time(embeddings, recipe)
     for step in range(recipe.steps):
         if step % size == 0:
+            stop_if_interrupted()
             steps = torch.arange(step, min(step + size, recipe.steps), device=device)
             chosen = rows.of(steps)
             blocks = embeddings.features[chosen], embeddings.labels[chosen]
@@ -225,14 +252,9 @@ def _trained(
                 progress(step, recipe.steps)
         features, targets = (block[step % size] for block in blocks)
         with torch.enable_grad():
-            if head.cosine:
-                turned = functional.normalize(weight, dim=1)
-                logits = head.scale * functional.linear(functional.normalize(features, dim=1), turned, bias)
-            else:
-                logits = functional.linear(longer * features, weight, bias)
-            if closed_form and augment is not None:
-                seen = head.scale / length * turned if head.cosine else longer * weight
-                logits = augment.adjust_logits(logits, targets, seen)
+            logits, seen = _logits(head, weight, bias, features, stretch, length)
+            if adjusting is not None:
+                logits = adjusting.adjust_logits(logits, targets, seen)
             loss = prior_corrected_cross_entropy(logits, targets, log_prior, strength)
             optimizer.zero_grad()
             loss.backward()
@@ -240,23 +262,43 @@ def _trained(
         schedule.step()
     if progress is not None:
         progress(recipe.steps, recipe.steps)
-    found = longer * weight.detach()
+    found = stretch * weight.detach()
     if not bool(found.isfinite().all()):
         raise must("learning_rate", "be small enough for the head to settle", recipe.learning_rate)
-    if lengths is not None:
-        found = functional.normalize(found, dim=1) * lengths
+    if head.cosine:
+        found = functional.normalize(found, dim=1) * head.weight.norm(dim=1, keepdim=True)
     return replace(head, weight=found, bias=bias.detach())
 
 
+def _optimizer(
+    weight: Tensor, bias: Tensor, learning_rate: float, head: LinearHead, recipe: HeadRecipe
+) -> torch.optim.Optimizer:
+    groups = [{"params": [weight], "weight_decay": recipe.weight_decay}]
+    if recipe.bias and not head.cosine:
+        groups.append({"params": [bias], "weight_decay": 0.0})
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=recipe.momentum)
+
+
+def _logits(
+    head: LinearHead, weight: Tensor, bias: Tensor, features: Tensor, stretch: float, length: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Return the logits in training, `(N, C)`, and the weight by which features of mean `length` are multiplied."""
+    if not head.cosine:
+        return functional.linear(stretch * features, weight, bias), stretch * weight
+    turned = functional.normalize(weight, dim=1)
+    logits = head.scale * functional.linear(functional.normalize(features, dim=1), turned, bias)
+    return logits, head.scale / length * turned
+
+
 def _steps_at_a_time(embeddings: Embeddings, recipe: HeadRecipe) -> int:
-    """How many steps' rows are drawn and varied together, so that they fit into a few tens of megabytes."""
+    """Return the number of steps whose rows are drawn and augmented together; they fit into some tens of megabytes."""
     wide = embeddings.num_features > oversample.FACTORED
     width = max(embeddings.num_features * (oversample.RESIDUALS if wide else 1), 4 * embeddings.num_classes)
     return max(1, min(_BLOCK, _TOGETHER // (recipe.batch_size * width)))
 
 
 def _learning_rate(squared: float, head: LinearHead, recipe: HeadRecipe) -> float:
-    """In inverse proportion to the squared length of what the weight is multiplied with, of the features or a cosine head's."""
+    """Return the learning rate, in inverse proportion to the squared length of the inputs of the weight."""
     if head.cosine:
         return recipe.learning_rate * _SQUARED_LENGTH / head.scale**2
     return recipe.learning_rate * _SQUARED_LENGTH / squared if squared > 0 else recipe.learning_rate

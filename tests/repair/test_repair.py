@@ -508,7 +508,7 @@ def test_a_choice_is_read_back_as_it_was_written(choice: HeadChoice) -> None:
     assert again.to_dict() == record
     assert again.in_words() == choice.in_words()
     del record["recall"]
-    with pytest.raises(InputError, match="remedy field recall must be valid"):
+    with pytest.raises(InputError, match="^recall of the remedy must be "):
         HeadChoice.from_dict(record)
     with pytest.raises(InputError, match="schema_version"):
         HeadChoice.from_dict({"schema_version": 9})
@@ -560,7 +560,7 @@ def test_without_a_bias_nothing_is_made_that_needs_one(sides: Sides) -> None:
         ),
         (
             lambda t, h, head: retrain_head(t.select(t.labels != 2), head, plan_with(t)),
-            "draws of 2 must be 0, for it has no rows in the embeddings, got 0.1",
+            "draws of 2 must be 0, since it has no rows in the embeddings, got 0.1",
         ),
         (
             lambda t, h, head: retrain_head(t, head, plan_with(t, after=1.0), bias=False),
