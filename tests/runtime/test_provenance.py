@@ -13,9 +13,9 @@ from diversify.runtime import provenance
 def test_a_commit_is_marked_where_code_differs_from_it_and_not_for_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "diversify"
-    package.mkdir()
-    code, records = package / "origin.py", tmp_path / "records.jsonl"
+    package = tmp_path / "diversify" / "runtime"
+    package.mkdir(parents=True)
+    code, records = package / "provenance.py", tmp_path / "records.jsonl"
     monkeypatch.setattr(provenance, "__file__", str(code))
     assert provenance.commit() is None, "not checked out"
 
