@@ -388,12 +388,12 @@ def test_a_policy_is_shown_from_low_to_high():
     assert torch.equal(show_policy(images, ImagePolicy(), [0.0, 1.0])[1], images)
 
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 SCRIPT = f"""
 import sys
-sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
+sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}, {str(HERE.parents[1])!r}]
 import test_batches as tests
-from diversify.augment_images import BatchAugmenter
+from diversify.augment.batches import BatchAugmenter
 plan = tests.mixing_plan(probability=0.5, policies=(tests.HEAVY,) * 3)
 images, targets = BatchAugmenter(plan, pool=tests.batch(30, name="pool"))(*tests.batch(), tests.key_of())
 print(int(tests.draws.bits(images.long().flatten()).sum()), targets.double().sum(0).tolist())

@@ -17,7 +17,6 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 from torchvision import tv_tensors
 
 import diversify as dv
-from diversify.augment import albumentations_ops
 from diversify.augment.dataset import DiversifiedDataset
 from diversify.augment.sampler import DiversifySampler, Drawn
 from diversify.data.images import Batch, ImageArray
@@ -31,7 +30,7 @@ COUNT = 240
 LABELS = torch.arange(COUNT) % 3
 SCRIPT = """
 import sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/augment"]
 from test_dataset import *
 untouched = DiversifiedDataset(ImageArray(images(), LABELS), Plan.untouched("abc", [1, 1, 1]))
 list(DataLoader(untouched, batch_size=50))
@@ -460,6 +459,7 @@ def test_labels_are_given_shown_or_each_examples_own() -> None:
 @pytest.mark.parametrize("floating", [False, True])
 def test_both_backends_vary_alike(name: str, floating: bool) -> None:
     """At every strength the mean absolute change agrees within 0.25 of 255 levels, and no pixel by more than 1 differs."""
+    from diversify.augment import albumentations_ops
 
     small = draws.uniform("backends", torch.arange(24 * 3 * 36)).view(24, 3, 6, 6)
     batch = torch.nn.functional.interpolate(small, size=(28, 32), mode="bilinear")

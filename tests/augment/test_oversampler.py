@@ -237,7 +237,7 @@ def test_random_states_are_scikit_learn_s(state):
 
 def test_the_same_rows_in_a_fresh_process():
     code = (
-        "import sys, torch; sys.path[:0] = ['tests/augment']; from test_oversampler import resampled;"
+        "import sys, torch; sys.path[:0] = ['tests', 'tests/augment']; from test_oversampler import resampled;"
         "print([float(resampled(m)[0].double().sum()) for m in ('eos', 'smote', 'covariance', 'random')])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

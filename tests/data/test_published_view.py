@@ -12,11 +12,11 @@ from PIL import Image
 from torchvision import models
 from torchvision.transforms.v2 import functional as tvf
 
+from diversify.commands import options
 from diversify.commands.options import DataOptions
 from diversify.data.published_view import count_outputs, published_view
 from diversify.data.view import View
 from diversify.errors import InputError
-from diversify.files import digests
 from diversify.functional import draws
 from diversify.network.networks import build_model
 
@@ -197,7 +197,7 @@ def weights(tmp_path, monkeypatch) -> Path:
     """A file that is torchvision's ResNet-18 by its digest."""
     path = tmp_path / "weights.pt"
     torch.save({"fc.weight": torch.zeros(1000, 2)}, path)
-    monkeypatch.setattr(digests, "sha256", lambda _: digest(models.ResNet18_Weights.IMAGENET1K_V1))
+    monkeypatch.setattr(options, "sha256", lambda _: digest(models.ResNet18_Weights.IMAGENET1K_V1))
     return path
 
 
