@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test benchmark lint types wheel clean
+.PHONY: demo test test-all benchmark lint types wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,8 +15,13 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/diversify demo --out runs/demo --overwrite
 
+# All but the slow tests, in parallel.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+# Every test, and which lines no test runs.
+test-all: $(READY)
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered
 
 benchmark: $(READY)
 	$(BIN)/diversify benchmark digits --workers 2 --out runs/digits.jsonl
@@ -25,6 +30,7 @@ benchmark: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(READY)
 	$(BIN)/mypy
