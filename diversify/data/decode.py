@@ -1,4 +1,4 @@
-"""Decode image files and Pillow images to RGB as a person sees them."""
+"""Decode image files and PIL images to upright RGB with 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -17,14 +17,26 @@ from ..errors import InputError, must
 
 Size = tuple[int, int]  # (width, height)
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TIFF", "WEBP")
-"""What is looked for in a file, whatever its ending: pictures of pixels, never a program to run, as EPS is."""
+"""Formats that are read, whatever the ending of the file; none that runs a program, as EPS does."""
 
 
 def read_image(path: Path) -> Tensor:
-    """`(3, H, W)` uint8 of an image file.
+    """Return an image file as `(3, H, W)` uint8 RGB.
+
+    Transparent pixels become white, the camera's orientation is applied, 16-bit grey is scaled by its full range, and of
+    several frames or pages the first is used.
 
     Raises:
-        InputError: it is damaged, too large, or of a kind that has no one look; the message names it.
+        InputError: The file is damaged, too large, or of a kind that has no unique appearance; the message names it.
+
+    Example:
+        >>> import tempfile, pathlib, PIL.Image
+        >>> from diversify.data import read_image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "red.png"
+        ...     PIL.Image.new("RGB", (4, 2), "red").save(path)
+        ...     read_image(path)[:, 0, 0].tolist()
+        [255, 0, 0]
     """
     from PIL import Image
 
@@ -35,15 +47,12 @@ def read_image(path: Path) -> Tensor:
         raise must("image file", error.law, f"{error.got} in {path}") from error
     except (MemoryError, InputError):
         raise
-    except (Exception, Image.DecompressionBombWarning) as error:  # whatever a decoder makes of broken bytes
+    except (Exception, Image.DecompressionBombWarning) as error:  # decoders raise many kinds of errors
         raise must("image file", "be a readable image", path) from error
 
 
-# As Pillow hands them on
-
-
 class _RefusedError(Exception):
-    """An image that is whole but not read: the law that it breaks, and what it is instead."""
+    """An undamaged image that is not read: the law that it breaks, and what it is instead."""
 
     def __init__(self, law: str, got: str, short: str) -> None:
         super().__init__(got)
@@ -51,10 +60,13 @@ class _RefusedError(Exception):
 
 
 def as_image(image: Any) -> Tensor:
-    """`(C, H, W)` tensor from a tensor, a PIL image, or a numpy array `(H, W)` or `(H, W, C)`.
+    """Return a tensor, a PIL image, or a numpy array `(H, W)` or `(H, W, C)` as a tensor `(C, H, W)`.
 
-    No value of a tensor or an array is changed. PIL images are read as image files are, except that grey ones keep their
-    one channel.
+    The values of tensors and arrays are not changed. PIL images are read as image files are, except that grey images keep
+    their one channel.
+
+    Raises:
+        InputError: It is none of these, has another shape, or cannot be decoded.
     """
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] > 4):
@@ -70,12 +82,12 @@ def as_image(image: Any) -> Tensor:
 
 
 def as_rgb_image(image: Any) -> Tensor:
-    """As `as_image`, with grey PIL images as RGB too: a data set may hold both."""
+    """Return an image as `as_image` does, but grey PIL images as RGB too, because a data set may hold both."""
     return _from_pil(image, "RGB") if is_pil(image) else as_image(image)
 
 
 def is_pil(image: object) -> bool:
-    """Whether this is Pillow's image."""
+    """True if this is a PIL image."""
     return hasattr(image, "getbands")
 
 
@@ -89,13 +101,13 @@ def _from_pil(image: Any, *modes: str) -> Tensor:
         raise must("an image of the data set", error.law, error.got) from error
     except (MemoryError, InputError):
         raise
-    except Exception as error:  # whatever a decoder makes of broken bytes
+    except Exception as error:  # decoders raise many kinds of errors
         raise must("an image of the data set", "be a readable image", f"{type(error).__name__}: {error}") from error
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow can read."""
+    """The formats among `FORMATS` that the installed Pillow can read."""
     from PIL import Image
 
     Image.init()
@@ -103,12 +115,15 @@ def _formats() -> tuple[str, ...]:
 
 
 def opened(file: Path | io.BytesIO) -> Any:
-    """The file opened by Pillow, its header read; refused when the header promises more pixels than Pillow's limit."""
+    """Open a file with Pillow and read its header; refuse it if it has more pixels than Pillow's limit."""
     from PIL import Image
 
     try:
         image = Image.open(file, formats=_formats())
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second where it is an error
+    except (
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:  # the warning, if warnings are errors
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         raise _too_large(int(pixels[1]) if pixels else 0) from error
     try:
@@ -135,7 +150,7 @@ def _too_large(pixels: int) -> _RefusedError:
 
 
 def what_is_wrong(error: Exception, otherwise: str = "damaged") -> str:
-    """A word or two about a file or an image that cannot be read."""
+    """Return in a word or two why a file or an image cannot be read."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, _RefusedError):
@@ -145,7 +160,7 @@ def what_is_wrong(error: Exception, otherwise: str = "damaged") -> str:
 
 
 def check_pil(image: Any) -> Size:
-    """(width, height) of a PIL image as it will be read; whatever reading it raises otherwise."""
+    """Return the (width, height) of a PIL image as it will be read, or raise the error that reading it raises."""
     _refuse_foreign(image)
     _refuse_bomb(*image.size)
     size: Size = _rgb(image).size
@@ -153,20 +168,20 @@ def check_pil(image: Any) -> Size:
 
 
 def _refuse_foreign(image: Any) -> None:
-    """Nothing, unless the image would be drawn by another program when it is loaded, as EPS is."""
+    """Refuse an image that another program would draw when it is loaded, as with EPS."""
     if (found := getattr(image, "format", None)) in ("EPS", "WMF"):
         raise _RefusedError("be made of pixels", found, found)
 
 
 def checked(image: Any) -> Size:
-    """(width, height) as they will be read, after decoding the whole file."""
+    """Return the (width, height) of an opened file as it will be read, after decoding all of it."""
     size: Size = image.size
     if image.format in ("JPEG", "MPO"):
         image.draft("L", (1, 1))
         image.load()
     else:
         _rgb(image)
-        size = image.size  # a TIFF's is turned while it is loaded
+        size = image.size  # a TIFF is rotated while it is loaded
     return (size[1], size[0]) if _orientation(image) >= 5 else size
 
 
@@ -175,7 +190,7 @@ _EXIF_ORIENTATION = 0x0112
 
 
 def _rgb(image: Any) -> Any:
-    """The first frame as it is seen, in mode L or RGB: 8 bits, on white where it is transparent, turned upright."""
+    """The first frame in mode L or RGB: 8 bits, on a white background where it is transparent, upright."""
     from PIL import Image
 
     image.load()
@@ -204,16 +219,16 @@ def _rgb(image: Any) -> Any:
 
 
 def _orientation(image: Any) -> int:
-    """1 to 8 of EXIF; 1 where there is none, and where it cannot be read, as in every viewer."""
+    """The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read, as image viewers assume."""
     try:
         found = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # broken metadata around a whole picture
+    except Exception:  # damaged metadata of an undamaged picture
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _eight_bits(image: Any) -> Any:
-    """Grey of 16 bits, scaled so that 65535 is 255; the one value that a PNG may name as transparent shows white."""
+    """16-bit grey, scaled so that 65535 becomes 255; the value that a PNG declares transparent becomes white."""
     from PIL import Image
 
     values = np.asarray(image).astype(np.int64)

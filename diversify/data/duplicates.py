@@ -1,4 +1,4 @@
-"""Exact copies of training images among held-out ones: a model that learned an image by heart is right about its copy."""
+"""Find exact copies of training images among held-out ones; a model that has memorised an image recognises its copy."""
 
 from __future__ import annotations
 
@@ -10,56 +10,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..runtime.progress import StageProgress, Ticker, stage
 from .decode import as_image
-from .images import ImageArray, ImageFiles, Images, Progress, in_threads, traced
+from .images import ImageArray, ImageFiles, Images, in_threads, traced
 from .loader import Split
 from .tables import Table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """`pairs` `(M, 2)`: positions in the two splits, for each held-out image that is also in train its first copy there."""
+    """The held-out images that are also in train.
+
+    Attributes:
+        pairs: `(M, 2)` int64: for each such image, the position of its first copy in train, and its own position.
+        same_label: Number of pairs with the same label on both sides.
+    """
 
     pairs: Tensor
-    same_label: int  # pairs whose two labels agree
+    same_label: int
 
     @property
     def count(self) -> int:
-        """Held-out images that are also in train."""
+        """Number of held-out images that are also in train."""
         return len(self.pairs)
 
     def record(self, split: str, images: int) -> dict[str, object]:
-        """What `run.json` keeps of copies among the `images` of the held-out split."""
+        """Return what `run.json` keeps; `images` is the number of images in the held-out `split`."""
         return {"heldout": split, "images": images, "count": self.count, "same_label": self.same_label}
 
 
 def copies_in_words(record: Mapping[str, Any]) -> str:
-    """A record of copies in a sentence; empty when there are none."""
+    """Return a record of copies as a sentence; empty if there are none."""
     if not record["count"]:
         return ""
     other = record["count"] - record["same_label"]
     return (
         f"{record['count']:,} of {record['images']:,} {record['heldout']} images are also in train (exact copies):"
-        " recall on them is too good" + (f"; {other:,} of them have another label there" if other else "")
+        " recall on them is too high" + (f"; {other:,} of them have another label there" if other else "")
     )
 
 
-def find_duplicates(train: Split, heldout: Split, progress: Progress | None = None) -> Duplicates:
-    """The held-out images whose pixels are, bit for bit and in the same shape, those of a training image.
+def find_duplicates(train: Split, heldout: Split, progress: StageProgress | None = None) -> Duplicates:
+    """Return the held-out images whose pixels and shape are exactly those of a training image.
 
-    Files are compared by what they show, decoded and before any resizing, so that a copy in another lossless format or
-    with other metadata is found; images of a data set of your own as it yields them. Each image is read once.
+    Files are decoded, and compared before any resizing, so a copy in another lossless format or with other metadata is found.
+    Images of the user's own data sets are compared as they are given. Each image is read once.
+
+    Args:
+        train: The training split.
+        heldout: The held-out split.
+        progress: Called with ("looking for copies", images done, images in total).
     """
     sides = [traced(split.dataset) for split in (train, heldout)]
-    wanted: dict[int, tuple[Images, list[Tensor]]] = {}
+    wanted: dict[int, tuple[Images, list[Tensor]]] = {}  # by the identity of the data set, which both sides may share
     for dataset, rows in sides:
         wanted.setdefault(id(dataset), (dataset, []))[1].append(rows)
-    plan = {key: (dataset, torch.unique(torch.cat(rows))) for key, (dataset, rows) in wanted.items()}
-    total, done = sum(len(rows) for _, rows in plan.values()), 0
-    digests: dict[int, dict[int, bytes]] = {}
-    for key, (dataset, rows) in plan.items():
-        digests[key] = _digests(dataset, rows.tolist(), _Shifted(progress, done, total))
-        done += len(rows)
+    needed = {key: (dataset, torch.unique(torch.cat(rows))) for key, (dataset, rows) in wanted.items()}
+    tick = Ticker(stage(progress, "looking for copies"), sum(len(rows) for _, rows in needed.values()))
+    digests = {key: _digests(dataset, rows.tolist(), tick) for key, (dataset, rows) in needed.items()}
     first: dict[bytes, int] = {}
     (train_set, train_rows), (heldout_set, heldout_rows) = sides
     for position, row in enumerate(train_rows.tolist()):
@@ -70,39 +78,28 @@ def find_duplicates(train: Split, heldout: Split, progress: Progress | None = No
     return Duplicates(pairs=pairs, same_label=int(same.sum()))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shifted:
-    """Progress of one part of the whole."""
-
-    progress: Progress | None
-    start: int
-    total: int
-
-    def __call__(self, what: str, done: int, _: int) -> None:
-        if self.progress is not None:
-            self.progress(what, self.start + done, self.total)
-
-
-def _digests(dataset: Images, rows: Sequence[int], progress: Progress) -> dict[int, bytes]:
-    what = "looking for copies"
-    if isinstance(dataset, ImageFiles):  # their decoder leaves Python's lock alone
-        found = in_threads(lambda row: _digest(dataset.read(rows[row])), len(rows), progress, what)
+def _digests(dataset: Images, rows: Sequence[int], tick: Ticker) -> dict[int, bytes]:
+    if isinstance(dataset, ImageFiles):  # their decoder releases Python's lock
+        found = in_threads(lambda row: _digest(dataset.read(rows[row])), len(rows), tick)
         return dict(zip(rows, found, strict=True))
-    digests = {}
-    for done, row in enumerate(rows, start=1):
-        if isinstance(dataset, ImageArray):
-            image = dataset.images[row]
-        else:
-            image = dataset.read(row) if isinstance(dataset, Table) else as_image(dataset[row][0])
-        digests[row] = _digest(image)
-        if done % 1000 == 0 or done == len(rows):
-            progress(what, done, len(rows))
+    digests: dict[int, bytes] = {}
+    for start in range(0, len(rows), 1000):
+        part = rows[start : start + 1000]
+        digests |= {row: _digest(_stored(dataset, row)) for row in part}
+        tick(len(part))
     return digests
+
+
+def _stored(dataset: Images, row: int) -> Tensor:
+    """An image before any resizing."""
+    if isinstance(dataset, ImageArray):
+        return dataset.images[row]
+    return dataset.read(row) if isinstance(dataset, Table) else as_image(dataset[row][0])
 
 
 def _digest(image: Tensor) -> bytes:
     head = f"{image.dtype} {tuple(image.shape)}".encode()
-    pixels = image.detach().cpu().contiguous().view(torch.uint8)  # every type of numbers, those NumPy lacks too
+    pixels = image.detach().cpu().contiguous().view(torch.uint8)  # as bytes: NumPy lacks some of torch's number types
     digest = hashlib.blake2b(head, digest_size=16)
     digest.update(pixels.numpy().data)
     return digest.digest()

@@ -15,34 +15,24 @@ from .labels import check_labels
 from .sources import Source, as_spelled, listed, read_as, split_of
 
 OTHER_ENDINGS = (".apng", ".avif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pnm", ".tga")
-"""Endings of images that are not read."""
+"""Endings of image files that are not read; a note counts them."""
 ARCHIVE_LEFTOVERS = "__MACOSX"
-"""The folder of metadata that macOS puts into its archives."""
+"""The folder of metadata in archives made by macOS."""
 
 
 def read_folder(top: Path) -> Source:
-    """The splits of a tree of image files with a folder per class: `train`, `val` and `test`, or one tree without splits.
+    """Read a tree of image files with one folder per class, below `train`, `val` and `test` or without splits.
 
-    `validation` and `valid` are read as val, `training` as train, `testing` as test, all in capitals or not. A folder
-    `train` beside folders of other names is a class, unless it has folders of its own. The same name in two Unicode normal
-    forms is one class. Hidden files and folders are not read; links to folders are followed.
+    `validation` and `valid` are read as val, `training` as train, `testing` as test, in upper or lower case. A folder `train`
+    beside folders of other names is a class, unless it has subfolders. The same name in two Unicode normal forms is one
+    class. Hidden files and folders are not read; links to folders are followed.
+
+    Raises:
+        InputError: There is no such folder, no class in it, or two folders for one split or class.
     """
     if not top.is_dir():
         raise must("image folder", "be an existing folder", top)
-    found = sorted(entry.name for entry in _subfolders(top))
-    known = [name for name in found if split_of(name)]
-    trains = [name for name in known if split_of(name) == "train"]
-    if found and found == known and not trains:
-        raise must("image folder", "have a folder train beside val and test", ", ".join(found))
-    places, notes = {"train": top}, []
-    if trains and (found == known or any(_subfolders(top / name) for name in trains)):
-        spelled = as_spelled(found, "image folder")
-        places = {split: top / name for split, name in spelled.items()}
-        notes = [f"folder {line}" for line in read_as(spelled)]
-        if extra := [name for name in found if name not in known]:
-            notes.append(f"not read: {listed(extra)}, beside {spelled['train']} in {top}")
-    if archives := [place for place in dict.fromkeys((top, *places.values())) if (place / ARCHIVE_LEFTOVERS).is_dir()]:
-        notes.append(f"not read: {ARCHIVE_LEFTOVERS} in {listed([str(place) for place in archives])}")
+    places, notes = _split_folders(top)
     folders = {split: _class_folders(place) for split, place in places.items()}
     spellings_on_disk: dict[str, str] = {}
     for by_key in folders.values():
@@ -68,8 +58,27 @@ def read_folder(top: Path) -> Source:
     return Source(splits=splits, class_names=[spellings_on_disk[key] for key in keys], notes=tuple(notes))
 
 
+def _split_folders(top: Path) -> tuple[dict[str, Path], list[str]]:
+    """The folder of each split, and notes on names that are read differently and on folders that are not read."""
+    found = sorted(entry.name for entry in _subfolders(top))
+    known = [name for name in found if split_of(name)]
+    trains = [name for name in known if split_of(name) == "train"]
+    if found and found == known and not trains:
+        raise must("image folder", "have a folder train beside val and test", ", ".join(found))
+    places, notes = {"train": top}, []
+    if trains and (found == known or any(_subfolders(top / name) for name in trains)):
+        spelled = as_spelled(found, "image folder")
+        places = {split: top / name for split, name in spelled.items()}
+        notes = [f"folder {line}" for line in read_as(spelled)]
+        if extra := [name for name in found if name not in known]:
+            notes.append(f"not read: {listed(extra)}, beside {spelled['train']} in {top}")
+    if archives := [place for place in dict.fromkeys((top, *places.values())) if (place / ARCHIVE_LEFTOVERS).is_dir()]:
+        notes.append(f"not read: {ARCHIVE_LEFTOVERS} in {listed([str(place) for place in archives])}")
+    return places, notes
+
+
 def _class_folders(place: Path) -> dict[str, Path]:
-    """The class folders, by name in one Unicode normal form: macOS keeps another one than most."""
+    """The class folders, by name in one Unicode normal form; macOS writes names in another form than most systems."""
     folders: dict[str, Path] = {}
     for folder in sorted(_subfolders(place)):
         key = unicodedata.normalize("NFC", folder.name)
@@ -89,11 +98,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """The files in a folder and below it, sorted, hidden ones and those in hidden folders left out; links to files that
-    lead nowhere too.
+    """The files in a folder and its subfolders, sorted, without hidden ones; broken links to files are included.
 
-    Links to folders are followed, except to one that was read already or that holds this one: no file comes twice, and
-    there is an end.
+    Links to folders are followed, but no folder is read twice and none that contains this one, so links cannot form a circle.
     """
     place = folder.resolve()
     seen = {_identity(each) for each in place.parents}
@@ -110,11 +117,11 @@ def _files_below(folder: Path) -> list[Path]:
             found = [entry for entry in entries if not _is_hidden(entry.name)]
         folders += [here / entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
         links += sorted(here / entry.name for entry in found if entry.is_symlink() and entry.is_dir())
-        files += [here / entry.name for entry in found if entry.is_file() or _leads_nowhere(entry)]
+        files += [here / entry.name for entry in found if entry.is_file() or _is_broken_link(entry)]
     return sorted(files)
 
 
-def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+def _is_broken_link(entry: os.DirEntry[str]) -> bool:
     return entry.is_symlink() and not os.path.exists(entry)
 
 

@@ -1,7 +1,7 @@
-"""Images: in memory, in files, and as Pillow hands them on, read as a person sees them.
+"""Data sets of images in memory, in files, and of the user's own.
 
-Image files become RGB with 8 bits per channel: transparent pixels show white, the camera's orientation is applied, 16-bit
-grey is scaled by its full range, and of several frames or pages the first is taken.
+Image files become RGB with 8 bits per channel: transparent pixels become white, the camera's orientation is applied, 16-bit
+grey is scaled by its full range, and of several frames or pages the first is used.
 """
 
 from __future__ import annotations
@@ -21,23 +21,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from ..errors import InputError, must
+from ..runtime.progress import StageProgress, Ticker, stage
 from ..runtime.user_code import describe, is_passed_on
 from .decode import Size, checked, opened, read_image, what_is_wrong
 
 Images = Dataset[Any]
 Array = np.ndarray[Any, Any]
 Shape = Callable[[Tensor], Tensor]
-Progress = Callable[[str, int, int], None]  # (what, done, in all)
 Result = TypeVar("Result")
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-# In memory
-
-
 class Batch(Sequence[tuple[Tensor, Tensor]]):
-    """A list of `(image, label)` that was fetched whole: `images` `(N, C, H, W)` and `labels` `(N,)`."""
+    """A list of `(image, label)` that is stored as two tensors: `images` `(N, C, H, W)` and `labels` `(N,)`."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -53,9 +50,19 @@ class Batch(Sequence[tuple[Tensor, Tensor]]):
 
 
 class ImageArray(Images):
-    """Images in memory: `(N, C, H, W)` uint8, or float in [0, 1]; a batch is fetched with one index operation.
+    """Images in memory, of which a batch is fetched by one index operation.
 
-    `shape`, where there is one, resizes and crops what is fetched; `images` stay as they are stored.
+    Args:
+        images: `(N, C, H, W)`, uint8 or float in [0, 1].
+        labels: `(N,)` int64.
+        shape: Resizes and crops the images that are fetched; None leaves them as they are stored.
+
+    Example:
+        >>> from diversify.data import ImageArray
+        >>> dataset = ImageArray(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5))
+        >>> image, label = dataset[3]
+        >>> image.shape, int(label)
+        (torch.Size([1, 8, 8]), 3)
     """
 
     def __init__(self, images: Tensor, labels: Tensor, shape: Shape | None = None) -> None:
@@ -74,12 +81,12 @@ class ImageArray(Images):
         return Batch(self.shape(images) if self.shape else images, self.targets[rows])
 
     def shaped(self, shape: Shape) -> ImageArray:
-        """The same images, each resized and cropped when it is fetched."""
+        """Return the same images, resized and cropped by `shape` when they are fetched."""
         return ImageArray(self.images, self.targets, shape)
 
 
 class Relabelled(Images):
-    """A data set with other labels than its own."""
+    """A data set with other labels in place of its own."""
 
     def __init__(self, dataset: Images, labels: Tensor) -> None:
         self.dataset, self.targets = dataset, labels
@@ -92,7 +99,7 @@ class Relabelled(Images):
 
 
 class Own(Images):
-    """A data set of the user's own; an error while an example is read names the data set and the row."""
+    """A data set of the user's own, whose errors name the data set and the row that was read."""
 
     def __init__(self, dataset: Images, name: str) -> None:
         self.dataset, self.name = dataset, name
@@ -103,7 +110,7 @@ class Own(Images):
     def __getitem__(self, index: int) -> Any:
         try:
             return self.dataset[index]
-        except Exception as error:  # whatever a data set of the user's raises
+        except Exception as error:  # the user's code may raise anything
             if is_passed_on(error) or (isinstance(error, IndexError) and index >= len(self)):
                 raise
             raise self._failed(error, f"row {index}") from error
@@ -114,7 +121,7 @@ class Own(Images):
             return [self[index] for index in indices]
         try:
             return fetch(indices)
-        except Exception as error:  # whatever a data set of the user's raises
+        except Exception as error:  # the user's code may raise anything
             if is_passed_on(error):
                 raise
             listed = ", ".join(map(str, indices[:3])) + ", ..." * (len(indices) > 3)
@@ -125,7 +132,7 @@ class Own(Images):
 
 
 def traced(dataset: Images) -> tuple[Images, Tensor]:
-    """The data set below subsets and other labels, and the rows of it that these are."""
+    """Return the data set below subsets and other labels, and the rows of it that they select."""
     if isinstance(dataset, Subset):
         below, rows = traced(dataset.dataset)
         return below, rows[torch.as_tensor(dataset.indices, dtype=torch.int64)]
@@ -135,9 +142,9 @@ def traced(dataset: Images) -> tuple[Images, Tensor]:
 
 
 def content_digest(dataset: Images) -> str | None:
-    """A digest of what the images are, in their order, before any resizing; None where only reading them all could tell.
+    """Return a digest of the images in their order, before any resizing; None if they would have to be read for it.
 
-    Images in memory count by their pixels, files by their names in the tree and their bytes, as `check_files` saw them.
+    It covers the pixels of images in memory, and the names and bytes of files, as `check_files` read them.
     """
     below, rows = traced(dataset)
     digest = hashlib.blake2b(digest_size=32)
@@ -153,14 +160,16 @@ def content_digest(dataset: Images) -> str | None:
     return None
 
 
-# In files
-
-
 class ImageFiles(Images):
-    """Image files, read as RGB uint8 `(3, H, W)`; `shape`, where there is one, resizes and crops each.
+    """Image files, read as RGB uint8 `(3, H, W)`.
 
-    `top` is the folder that names of files are relative to; `sizes` and `digests`, of the bytes of each file, are known
-    once `check_files` has looked.
+    `check_files` sets `sizes`, the (width, height) of each file, and `digests`, of the bytes of each file.
+
+    Args:
+        paths: The files.
+        labels: `(N,)` int64.
+        shape: Resizes and crops each image; None leaves it as it is stored.
+        top: The folder that the names of files are relative to.
     """
 
     def __init__(
@@ -178,22 +187,22 @@ class ImageFiles(Images):
         return (self.shape(image) if self.shape else image), self.targets[index]
 
     def read(self, index: int) -> Tensor:
-        """`(3, H, W)` uint8 as it is stored, neither resized nor cropped."""
+        """Return an image `(3, H, W)` uint8 without resize or crop."""
         return read_image(self.paths[index])
 
     def name(self, index: int) -> str:
-        """The path below `top`."""
+        """Return the path of a file, relative to `top`."""
         path = self.paths[index]
         return path.relative_to(self.top).as_posix() if self.top and path.is_relative_to(self.top) else str(path)
 
     def shaped(self, shape: Shape) -> ImageFiles:
-        """The same files, each resized and cropped."""
+        """Return the same files, resized and cropped by `shape`."""
         files = ImageFiles(self.paths, self.targets, shape, top=self.top)
         files.sizes, files.digests = self.sizes, self.digests
         return files
 
     def chosen(self, rows: Sequence[int]) -> ImageFiles:
-        """Some of the files, in this order."""
+        """Return some of the files, in this order."""
         files = ImageFiles(
             [self.paths[row] for row in rows], self.targets[torch.as_tensor(rows)], self.shape, top=self.top
         )
@@ -202,10 +211,14 @@ class ImageFiles(Images):
         return files
 
 
-def check_files(parts: Sequence[ImageFiles], progress: Progress | None = None) -> list[dict[int, str]]:
-    """For each part, what is wrong with each file that cannot be read; sets `sizes` and `digests` of every part.
+def check_files(parts: Sequence[ImageFiles], progress: StageProgress | None = None) -> list[dict[int, str]]:
+    """Read every file once, and return for each part the rows that cannot be read, with the reason.
 
-    Every file is read once and decoded to its end, JPEG at an eighth of its size, by several threads.
+    Sets `sizes` and `digests` of every part. Files are decoded completely, JPEG at an eighth of its size, by several threads.
+
+    Args:
+        parts: The data sets to check.
+        progress: Called with ("checking images", files done, files in total).
     """
     paths = [path for part in parts for path in part.paths]
 
@@ -218,12 +231,12 @@ def check_files(parts: Sequence[ImageFiles], progress: Progress | None = None) -
                 return checked(image), digest, None
         except MemoryError:
             raise
-        except Exception as error:  # whatever a decoder makes of broken bytes
+        except Exception as error:  # decoders raise many kinds of errors for damaged files
             return None, digest, what_is_wrong(error)
 
-    with warnings.catch_warnings():  # of what Pillow warns, bombs are refused here and odd metadata is no matter
+    with warnings.catch_warnings():  # decompression bombs are refused here, and unusual metadata is harmless
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        found = in_threads(check, len(paths), progress, "checking images")
+        found = in_threads(check, len(paths), Ticker(stage(progress, "checking images"), len(paths)))
     bad = []
     for part in parts:
         mine, found = found[: len(part)], found[len(part) :]
@@ -233,13 +246,12 @@ def check_files(parts: Sequence[ImageFiles], progress: Progress | None = None) -
     return bad
 
 
-def in_threads(work: Callable[[int], Result], count: int, progress: Progress | None, what: str) -> list[Result]:
-    """`work(0)` to `work(count - 1)`, by several threads, in order; for work that leaves Python's lock alone."""
+def in_threads(work: Callable[[int], Result], count: int, tick: Ticker) -> list[Result]:
+    """Return `work(0)` to `work(count - 1)`, computed by several threads; for work that releases Python's lock."""
     chunks = [range(start, min(start + 32, count)) for start in range(0, count, 32)]
     done: list[Result] = []
     with ThreadPoolExecutor() as pool:
         for part in pool.map(lambda rows: [work(row) for row in rows], chunks):
             done += part
-            if progress is not None:
-                progress(what, len(done), count)
+            tick(len(part))
     return done

@@ -14,12 +14,33 @@ from torch import Tensor
 from ..errors import InputError, must, unknown
 from ..functional import counts, draws
 
-# Which images
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Imbalance:
-    """A profile of images per class: `kind` is "none", "exp" or "step"."""
+    """A profile of training images per class.
+
+    Attributes:
+        kind: "none"; "exp", where counts fall exponentially from the largest class to the smallest; or "step", where the
+            smaller classes all have the same count.
+        ratio: Count of the largest class over that of the smallest, at least 1.
+        fraction: For "step", the share of classes that are small, in (0, 1).
+        n_max: For "exp", the count of the largest class; by default the largest count for which every class has enough
+            images.
+
+    Raises:
+        InputError: A number is out of its range.
+
+    References:
+        Cui, Jia, Lin, Song and Belongie (2019), Class-balanced loss based on effective number of samples, CVPR (exp).
+        Buda, Maki and Mazurowski (2018), A systematic study of the class imbalance problem, Neural Networks 106 (step).
+
+    Example:
+        >>> import diversify as dv
+        >>> dv.Imbalance(kind="exp", ratio=100).profile(num_classes=5, n_max=1000)
+        [1000, 316, 100, 31, 10]
+        >>> str(dv.Imbalance.parse("step:10:0.4"))
+        'step:10:0.4'
+    """
 
     kind: str = "none"
     ratio: float = 1.0
@@ -30,15 +51,19 @@ class Imbalance:
         if self.kind not in ("none", "exp", "step"):
             raise unknown("kind of imbalance", self.kind, ("none", "exp", "step"))
         if not 1 <= self.ratio < math.inf:
-            raise must("RATIO of --imbalance", "be at least 1 and finite", self.ratio)
+            raise must("ratio of imbalance", "be at least 1 and finite", self.ratio)
         if not 0 < self.fraction < 1:
-            raise must("FRACTION of --imbalance", "lie strictly between 0 and 1", self.fraction)
+            raise must("fraction of imbalance", "lie strictly between 0 and 1", self.fraction)
         if self.n_max is not None and self.n_max < 1:
-            raise must("NMAX of --imbalance", "be at least 1", self.n_max)
+            raise must("n_max of imbalance", "be at least 1", self.n_max)
 
     @classmethod
     def parse(cls, text: str) -> Imbalance:
-        """From `none`, `exp:RATIO[:NMAX]` or `step:RATIO:FRACTION`."""
+        """Return the profile that `none`, `exp:RATIO[:NMAX]` or `step:RATIO:FRACTION` describes.
+
+        Raises:
+            InputError: The text has another form, or a number is out of its range.
+        """
         kind, *rest = text.split(":")
         try:
             if kind == "none" and not rest:
@@ -51,10 +76,10 @@ class Imbalance:
             raise
         except ValueError:
             pass
-        raise must("--imbalance", "be exp:RATIO[:NMAX], step:RATIO:FRACTION or none", repr(text))
+        raise must("imbalance", "be exp:RATIO[:NMAX], step:RATIO:FRACTION or none", repr(text))
 
     def profile(self, num_classes: int, n_max: int) -> list[int]:
-        """Images per rank, largest class first."""
+        """Return the number of images of each class, largest first; `n_max` is the count of the largest."""
         if self.kind == "step":
             return counts.step_profile(num_classes, self.ratio, self.fraction, n_max)
         return counts.exponential_profile(num_classes, self.ratio, n_max)
@@ -68,24 +93,50 @@ class Imbalance:
 
 
 def class_order(tail_order: str, num_classes: int) -> list[int]:
-    """Classes from the largest to the smallest: 0, 1, ... for "canonical", else a permutation drawn from the seed."""
+    """Return the classes from the largest to the smallest.
+
+    Args:
+        tail_order: "canonical" for 0, 1, ...; or a seed, as text, for a random permutation.
+        num_classes: Number of classes.
+
+    Raises:
+        InputError: `tail_order` is neither.
+
+    Example:
+        >>> from diversify.data import class_order
+        >>> class_order("canonical", 4), sorted(class_order("7", 4))
+        ([0, 1, 2, 3], [0, 1, 2, 3])
+    """
     if tail_order == "canonical":
         return list(range(num_classes))
     if not (tail_order.isascii() and tail_order.isdigit()):
-        raise must("--tail-order", "be canonical or a seed", repr(tail_order))
+        raise must("tail_order", "be canonical or a seed", repr(tail_order))
     return cast("list[int]", draws.permutation(num_classes, "tail order", int(tail_order)).tolist())
 
 
 def imbalance_indices(labels: Tensor, imbalance: Imbalance, tail_order: str = "canonical") -> Tensor:
-    """`(M,)` indices of the imbalanced subset, class by class.
+    """Return the indices `(M,)` of an imbalanced subset, class by class.
 
-    For each class in turn, `numpy.random.RandomState(0)` shuffles its indices and the first `n` are taken, exactly as
-    in the code of Cao et al. 2019 (LDAM-DRW), so that the long-tailed CIFAR subsets are the field's, index for index.
-    With a permuted tail the same shuffles are cut at other lengths. Without NMAX, the largest count that every class
-    can meet.
+    For each class in turn, `numpy.random.RandomState(0)` shuffles its indices and the first n are used, as in the code of Cao
+    et al., so that long-tailed CIFAR is the usual benchmark, index for index. A permuted tail uses the same shuffles.
+
+    Args:
+        labels: `(N,)` int64.
+        imbalance: The profile.
+        tail_order: Which classes are rare: "canonical" for the last ones, or a seed that permutes the classes.
 
     Raises:
-        InputError: a class has fewer images than the profile wants, or the profile leaves a class without any.
+        InputError: A class has fewer images than the profile needs, or the profile leaves a class without images.
+
+    References:
+        Cao, Wei, Gaidon, Arechiga and Ma (2019), Learning imbalanced datasets with label-distribution-aware margin loss,
+        NeurIPS, arXiv:1906.07413; their code.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> labels = torch.arange(3).repeat_interleave(100)
+        >>> labels[dv.imbalance_indices(labels, dv.Imbalance.parse("exp:10"))].bincount().tolist()
+        [100, 31, 10]
     """
     if imbalance.kind == "none":
         return torch.arange(len(labels))
@@ -97,7 +148,7 @@ def imbalance_indices(labels: Tensor, imbalance: Imbalance, tail_order: str = "c
         return dict(zip(order, imbalance.profile(num_classes, n_max), strict=True))
 
     n_max = imbalance.n_max
-    if n_max is None:  # what is wanted grows with NMAX: count how many of 2, 3, ... can be met
+    if n_max is None:  # the wanted counts grow with n_max: count how many of n_max = 2, 3, ... every class can meet
         candidates = range(2, max(available) + 1)
         unmet = bisect.bisect_left(
             candidates, True, key=lambda n: any(want > available[c] for c, want in wanted(n).items())
@@ -106,9 +157,9 @@ def imbalance_indices(labels: Tensor, imbalance: Imbalance, tail_order: str = "c
     take = wanted(n_max)
     for c, want in take.items():
         if want > available[c]:
-            raise must(f"class {c}", f"have the {want} images that {imbalance} asks of it", available[c], "lower NMAX")
+            raise must(f"class {c}", f"have the {want} images that {imbalance} needs", available[c], "lower n_max")
         if want < 1:
-            raise must(f"class {c}", "keep at least one image", 0, f"lower the ratio of {imbalance} or raise NMAX")
+            raise must(f"class {c}", "keep at least one image", 0, f"lower the ratio of {imbalance} or raise n_max")
     shuffle = np.random.RandomState(0)
     chosen = []
     for c, rows in enumerate(_rows_per_class(labels, num_classes)):
@@ -119,18 +170,36 @@ def imbalance_indices(labels: Tensor, imbalance: Imbalance, tail_order: str = "c
 
 
 def _rows_per_class(labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    """For each class, the rows that have it, in order; found in one pass, however many classes there are."""
+    """Return the rows of each class, ascending; in one pass, however many classes there are."""
     sizes = torch.bincount(labels, minlength=num_classes)
     return torch.split(torch.argsort(labels, stable=True), sizes.tolist())
 
 
 def holdout_indices(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """`(kept, held out)` positions: a stratified hold-out of `round(n * fraction)` per class.
+    """Return the positions that are kept and those that are held out: `round(n * fraction)` images of each class.
 
-    Every class keeps at least one image. The cut depends on the labels alone, so any two runs on the same data agree.
+    Every class keeps at least one image. The result depends on the labels alone, so two runs on the same data agree.
+
+    Args:
+        labels: `(N,)` int64.
+        fraction: Share to hold out, in [0, 1).
+
+    Returns:
+        Two ascending tensors of positions.
+
+    Raises:
+        InputError: The fraction is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from diversify.data import holdout_indices
+        >>> labels = torch.tensor([0] * 10 + [1] * 5 + [2])
+        >>> kept, held = holdout_indices(labels, 0.2)
+        >>> labels[held].bincount(minlength=3).tolist()
+        [2, 1, 0]
     """
     if not 0 <= fraction < 1:
-        raise must("--holdout", "lie in [0, 1)", fraction)
+        raise must("holdout", "lie in [0, 1)", fraction)
     word = draws.bits("holdout", torch.arange(len(labels)))
     present, classes = torch.unique(labels, return_inverse=True)
     chosen = [torch.empty(0, dtype=torch.int64)]

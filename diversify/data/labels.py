@@ -1,4 +1,4 @@
-"""Labels of a data set without loading its images."""
+"""Read the labels of a data set without loading its images."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from ..errors import must
 from .images import Images
 from .tables import is_table, table_labels
 
-# Labels
-
 
 def labels_of(dataset: Images) -> Tensor:
-    """`(N,)` int64 labels of a map-style data set, found without loading an image.
+    """Return the labels `(N,)` int64 of a map-style data set without loading an image.
 
-    Looks through `Subset` and `ConcatDataset`, at the second tensor of a `TensorDataset`, at `targets`, `labels`,
-    `_labels`, `y`, at `samples` / `imgs` as ImageFolder keeps them, and at the column of a data set of dicts.
+    Args:
+        dataset: A data set with its labels in one of these places: an attribute `targets`, `labels`, `_labels` or `y`;
+            `samples` or `imgs`, as in torchvision's `ImageFolder`; the second tensor of a `TensorDataset`; a column of a
+            Hugging Face data set. `Subset` and `ConcatDataset` of such data sets work too.
 
     Raises:
-        InputError: nothing of the kind is there, or what is there is not one integer per example.
+        InputError: The data set shows no labels, or they are not one integer per example.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> from torch.utils.data import Subset, TensorDataset
+        >>> dataset = TensorDataset(torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 1, 2]))
+        >>> dv.labels_of(Subset(dataset, [3, 1])).tolist()
+        [2, 1]
     """
     if isinstance(dataset, Subset):
         return labels_of(dataset.dataset)[torch.as_tensor(dataset.indices, dtype=torch.int64)]
@@ -46,7 +53,21 @@ def labels_of(dataset: Images) -> Tensor:
 
 
 def check_labels(name: str, labels: object, *, rows: int | None = None) -> Tensor:
-    """`(N,)` int64 from integers of shape `(N,)` or `(N, 1)`; raises when they are anything else."""
+    """Return labels as an int64 tensor `(N,)` on the CPU, after checking that they are integers, one per image.
+
+    Args:
+        name: The data set, as errors name it.
+        labels: A tensor, an array or a list, `(N,)` or `(N, 1)`.
+        rows: Number of images; None if it is not known.
+
+    Raises:
+        InputError: They are not integers of 0 or more, have another shape, or are not as many as the images.
+
+    Example:
+        >>> from diversify.data import check_labels
+        >>> check_labels("my data", [[0], [2], [1]], rows=3).tolist()
+        [0, 2, 1]
+    """
     if not isinstance(labels, Tensor) or labels.dtype == torch.uint64:
         try:
             array = np.asarray(labels)

@@ -1,4 +1,4 @@
-"""Data loaders for a split, as the model sees its images."""
+"""A split of a data set, and loaders of its preprocessed batches."""
 
 from __future__ import annotations
 
@@ -16,66 +16,99 @@ from .decode import as_image
 from .images import Batch, Images
 from .view import View
 
-# Splits
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-    """One of train, val, test: the images, their labels `(N,)`, and each one's index in the source's own list.
+    """The training, validation or test images.
 
-    `content` is a digest of what the images are: of the pixels before any resizing for images in memory, of each file's name
-    in the tree and its bytes for image files. For Hugging Face tables and data sets of your own it is None: what they are
-    would show only by reading every image of them, and may be another one each time.
+    Attributes:
+        dataset: The images, as a map-style data set of `(image, label)`.
+        labels: `(N,)` int64.
+        indices: `(N,)` int64, the index of each image in the source's own list.
+        origin: "source" if the data source has this split, "cut" if it was taken from its training images.
+        source: Name of the list of the source that `indices` points into.
+        content: Digest of the images before any resizing: of the pixels in memory, or of the names and bytes of files. None
+            for Hugging Face tables and data sets of your own, whose content is known only by reading every image.
+
+    Example:
+        >>> import diversify as dv
+        >>> test = dv.load_data("digits").test
+        >>> len(test), test.origin, len(test.digest())
+        (539, 'source', 64)
     """
 
     dataset: Images
     labels: Tensor
     indices: Tensor
-    origin: str  # "source": the data source has this split; "cut": taken from its training images
-    source: str  # which list of the source `indices` points into
+    origin: str
+    source: str
     content: str | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def digest(self) -> str:
-        """sha256 of the source list's name, the indices and the labels."""
+        """Return the sha256 of the name of the source's list, the indices and the labels."""
         content = self.source.encode() + self.indices.numpy().tobytes() + self.labels.numpy().tobytes()
         return hashlib.sha256(content).hexdigest()
 
 
-# Loading
-
-
 def collate(examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """`(images (N, C, H, W), labels (N,))` from `(image, label)` pairs: images as `as_image` takes them."""
+    """Return `(images (N, C, H, W), labels (N,))` from `(image, label)` pairs.
+
+    Args:
+        examples: Images as tensors, PIL images or numpy arrays, and labels as integers or arrays of one integer.
+
+    Raises:
+        InputError: The images have different sizes.
+
+    Example:
+        >>> from diversify.data import collate
+        >>> images, labels = collate([(torch.zeros(3, 4, 4), 0), (torch.ones(3, 4, 4), torch.tensor(1))])
+        >>> images.shape, labels.tolist()
+        (torch.Size([2, 3, 4, 4]), [0, 1])
+    """
     if isinstance(examples, Batch):
         return examples.images, examples.labels
     images = [as_image(example[0]) for example in examples]
     for image in images:
         if image.shape != images[0].shape:
             got = f"{tuple(images[0].shape)} and {tuple(image.shape)}"
-            raise must("images", "have one size", got, "resize them in the data set, or pass --resize N --crop N")
+            raise must("images", "have one size", got, "resize them in the data set, or pass resize=N and crop=N")
     return torch.stack(images), torch.tensor([_label(example[1]) for example in examples])
 
 
 def _label(label: Any) -> int:
-    """One integer from a number, or from an array or tensor of one element."""
+    """Return the integer of a number, or of an array or tensor of one element."""
     return int(label if isinstance(label, int) else label.item() if hasattr(label, "item") else label)
 
 
 class Loaded:
-    """A collate function that hands the model what it sees: `view.normalize` after `collate`."""
+    """The collate function of a loader: `collate`, then `view.normalize`."""
 
     def __init__(self, view: View | None) -> None:
         self.view = view
 
     def __call__(self, examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """`(images, labels)` of a batch."""
+        """Return `(images, labels)` of a batch, preprocessed."""
         images, labels = collate(examples)
         return (images if self.view is None else self.view.normalize(images)), labels
 
 
 def make_loader(split: Split, view: View | None, *, batch_size: int = 256, workers: int = 0) -> DataLoader[Any]:
-    """Batches of `(images, labels)` in the order of the split, as the model sees them."""
+    """Return a loader of preprocessed batches `(images, labels)`, in the order of the split.
+
+    Args:
+        split: The split.
+        view: The preprocessing; None leaves images as they are.
+        batch_size: Images per batch.
+        workers: Processes that read images; 0 reads them in this one.
+
+    Example:
+        >>> import diversify as dv
+        >>> data = dv.load_data("digits")
+        >>> images, labels = next(iter(dv.make_loader(data.test, data.view, batch_size=32)))
+        >>> images.shape, images.dtype, labels.shape
+        (torch.Size([32, 1, 8, 8]), torch.float32, torch.Size([32]))
+    """
     return DataLoader(split.dataset, batch_size=batch_size, num_workers=workers, collate_fn=Loaded(view))

@@ -1,4 +1,4 @@
-"""Public data sets by their names, and the registry of every source that `--data` takes."""
+"""Readers of public data sets, and the registry of all data sources."""
 
 from __future__ import annotations
 
@@ -35,9 +35,6 @@ def _digits(root: Path, download: bool) -> Source:
         mirror=False,
         test_share=0.3,
     )
-
-
-# In memory
 
 
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -81,7 +78,7 @@ def _fashion_mnist(root: Path, download: bool) -> Source:
 
 
 def _svhn(root: Path, download: bool) -> Source:
-    """The cropped digits, 32 x 32; the `extra` images are not read."""
+    """SVHN's cropped digits, 32 x 32, without the `extra` images."""
     from torchvision import datasets
 
     splits: dict[str, tuple[Images, Tensor]] = {}
@@ -123,31 +120,28 @@ def _torchvision(name: str, root: Path, unpacked: Path, download: bool) -> Sourc
 
 
 def _read(name: str, root: Path, unpacked: Path, download: bool, read: Callable[[], Found]) -> Found:
-    """What a reader of torchvision's returns; `unpacked` is what is there when the data set is, whole or not."""
+    """Return what torchvision's reader returns; `unpacked` exists if the data set is there, complete or not."""
     try:
         return read()
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # whatever a reader makes of absent files, of broken ones, and of no network
+    except Exception as error:  # missing or damaged files and a missing network raise many kinds of errors
         if download:
             raise must(name, "be downloaded", f"{type(error).__name__}: {error}") from error
         if unpacked.exists():
-            raise must(f"{name} under --root", "be whole", root, "remove it and pass --download") from error
+            raise must(f"{name} under root", "be whole", root, "remove it and pass download=True") from error
         raise _not_there(name, root) from error
 
 
 def _not_there(name: str, root: Path) -> InputError:
-    return must(f"{name} under --root", "be there", root, "pass the right --root, or --download")
-
-
-# In files
+    return must(f"{name} under root", "be there", root, "pass root=FOLDER or download=True")
 
 
 def _places365(root: Path, download: bool) -> Source:
     """Places365-Standard at 256 x 256, in torchvision's layout.
 
-    The field reports on the official validation images, since the test labels are not public: they are `test` here, and
-    `val` is cut from train.
+    Papers report on the official validation images, because the test labels are not public. They are `test` here, and `val`
+    is split off from train.
     """
     from torchvision import datasets
 
@@ -169,9 +163,9 @@ def _places365(root: Path, download: bool) -> Source:
 
 
 def _inaturalist(root: Path, download: bool) -> Source:
-    """iNaturalist 2021 by species, in torchvision's layout: `2021_train`, or `2021_train_mini` where that is not there.
+    """iNaturalist 2021 by species, in torchvision's layout: `2021_train`, or `2021_train_mini` if that is not there.
 
-    The field reports on `2021_valid`, since the test labels are not public: it is `test` here, and `val` is cut from
+    Papers report on `2021_valid`, because the test labels are not public. It is `test` here, and `val` is split off from
     train. A download fetches the mini version.
     """
     from torchvision import datasets
@@ -187,7 +181,7 @@ def _inaturalist(root: Path, download: bool) -> Source:
     for split, version in versions.items():
 
         def read(version: str = version) -> Any:
-            fetch = download and not (root / version).is_dir()  # torchvision refuses to fetch what is there
+            fetch = download and not (root / version).is_dir()  # torchvision refuses to download what is there
             return datasets.INaturalist(str(root), version=version, target_type="full", download=fetch)
 
         found = _read("iNaturalist", root, root / version, download, read)
@@ -198,11 +192,8 @@ def _inaturalist(root: Path, download: bool) -> Source:
         splits[split] = (ImageFiles(paths, labels, top=root), labels)
     if "test" in names and names["train"] != names["test"]:
         law = f"have the same species in {versions['train']} and 2021_valid"
-        raise must("iNaturalist under --root", law, f"{len(names['train'])} and {len(names['test'])} that differ")
+        raise must("iNaturalist under root", law, f"{len(names['train'])} and {len(names['test'])} that differ")
     return Source(splits=splits, class_names=names["train"], mean=IMAGENET_MEAN, std=IMAGENET_STD)
-
-
-# The registry
 
 
 _NAMED: dict[str, Callable[[Path, bool], Source]] = {
@@ -220,10 +211,15 @@ SOURCES = (*_NAMED, "npz:FILE", "folder:DIR", "package.module:function")
 
 
 def read_source(spec: str, root: Path, *, download: bool = False) -> Source:
-    """The source that `spec`, one of `SOURCES`, names; `root` is where named sources are kept.
+    """Read a data source.
+
+    Args:
+        spec: One of `SOURCES`.
+        root: Folder of the public data sets.
+        download: Download a public data set that is missing.
 
     Raises:
-        InputError: the source is unknown, missing or damaged.
+        InputError: The source is unknown, missing or damaged.
     """
     kind, _, argument = spec.partition(":")
     if kind in _NAMED and not argument:
@@ -232,4 +228,4 @@ def read_source(spec: str, root: Path, *, download: bool = False) -> Source:
         return _PLACED[kind](Path(argument))
     if argument and kind not in (*_NAMED, *_PLACED):
         return read_python(spec)
-    raise unknown("--data", spec, SOURCES)
+    raise unknown("data", spec, SOURCES)

@@ -1,7 +1,7 @@
-"""What a model sees of an image as its published weights say: torchvision's and timm's own transforms.
+"""The preprocessing that published weights of torchvision and timm were evaluated with.
 
-Weights of torchvision are recognised by content: the name of a published file ends in the first digits of its sha256.
-For timm the name of the model says which weights are meant, `timm:NAME.TAG`. Nothing is downloaded, nothing else guessed.
+Weights of torchvision are recognised by content: the name of a published file ends in the first digits of its sha256. For
+timm, the name of the model, `timm:NAME.TAG`, says which weights are used. Nothing is downloaded or guessed.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import Tensor
 
 from .view import View
 
-# With their published weights torchvision builds these so that the first layer turns ImageNet's mean and standard
-# deviation into 0.5 and 0.5 (`transform_input`); `build_model` does not, so what they see has to be that.
+# With published weights, torchvision builds these so that the first layer maps ImageNet's mean and standard deviation to 0.5
+# and 0.5 (`transform_input`). `build_model` does not, so the preprocessing has to use 0.5 and 0.5.
 _TRANSFORM_INPUT = ("googlenet", "inception_v3")
 
 _DIGITS = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 
 
 def published_view(model: str, sha256: str, num_classes: int | None = None) -> tuple[View, str] | None:
-    """The evaluation transform of published weights and whose it is; None where there is none, or it is not certain.
+    """Return the evaluation preprocessing of published weights and its source, or None if it is unknown or uncertain.
 
-    A `timm:NAME` without a tag is taken for the weights whose file has this digest, else for timm's default ones if they
-    have as many classes. A transform that a `View` cannot express is left out: a crop that is not the centre of the
-    resized image, images that are not square, an interpolation that is neither bilinear nor bicubic.
+    `timm:NAME` without a tag means the weights whose file has this digest, or else timm's default weights if they have as many
+    classes. Preprocessing that a `View` cannot express gives None: a crop other than the centre, images that are not square,
+    or an interpolation other than bilinear and bicubic.
 
     Args:
-        model: `torchvision:NAME`, `timm:NAME` or `timm:NAME.TAG`; there is none for another.
-        sha256: Of the file of weights, in hex.
-        num_classes: Outputs of the weights in that file.
+        model: `torchvision:NAME`, `timm:NAME` or `timm:NAME.TAG`; other models give None.
+        sha256: The sha256 of the file of weights, in hex.
+        num_classes: Number of outputs of the weights in that file.
     """
     family, _, name = model.partition(":")
     if family == "torchvision":
@@ -42,7 +42,7 @@ def published_view(model: str, sha256: str, num_classes: int | None = None) -> t
 
 
 def count_outputs(model: str, tensors: Mapping[str, Tensor]) -> int | None:
-    """How many classes the weights of a timm model have, by timm's own name of its head; None where that is not told."""
+    """Return the number of outputs of a timm model's weights, by timm's name of its head; None if that is unknown."""
     family, _, name = model.partition(":")
     config = _timm_config(name) if family == "timm" else None
     if config is None:
@@ -100,7 +100,7 @@ def _timm() -> Any:
 
 
 def _timm_config(name: str) -> dict[str, Any] | None:
-    """What timm says of the weights of this name; None where it knows none."""
+    """timm's configuration of the weights of this name; None if it has none."""
     timm = _timm()
     if timm is None or not timm.is_model(name) or "/" in name:
         return None

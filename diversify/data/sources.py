@@ -1,7 +1,6 @@
-"""Where images and labels come from: `.npz` files, folders of images, and data sets of your own.
+"""Readers of `.npz` files and of data sets of the user's own; each returns a `Source`.
 
-Each reader returns a `Source`: its splits as the source has them, whole, with what is usual for it. Public data sets have
-their names in `named_sources.py`; choosing a subset, cutting a hold-out and scaling are the business of `data.py`.
+Folders of images are read in `image_folder.py`, public data sets in `public.py`.
 """
 
 from __future__ import annotations
@@ -28,27 +27,35 @@ SPLITS = ("train", "val", "test")
 SPELLINGS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
 
 
-# Sources
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a reader returns: splits as (data set, labels), class names, and the usual normalisation of this source."""
+    """A data source before any subset, hold-out or preprocessing.
+
+    Attributes:
+        splits: The source's own splits, as (data set, labels).
+        class_names: One name per class; None if the source names none.
+        mean: Usual mean per channel, for images in [0, 1]; None if there is none.
+        std: Usual standard deviation per channel.
+        mirror: True if an image and its mirror image show the same class.
+        ready: True if the images are already preprocessed.
+        test_share: Share of train to split off as test, for a source without a test set.
+        notes: Remarks for a reader of the results, one line each.
+    """
 
     splits: Mapping[str, tuple[Images, Tensor]]
     class_names: Sequence[str] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    mirror: bool = True  # whether an image and its mirror image show the same class
-    ready: bool = False  # the images are already what the model sees
-    test_share: float = 0.0  # to be cut from train, stratified, for a source without a test set
-    notes: tuple[str, ...] = ()  # what a reader of the results should know, one line each
+    mirror: bool = True
+    ready: bool = False
+    test_share: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def on_one_line(text: str) -> str:
-    """The text with a space for each control character and line break: it goes into tables, reports and terminals.
+    """Return the text with a space in place of each control character and line break, for tables and terminals.
 
-    Bytes of a file's name that are no Unicode text become question marks in a diamond.
+    Bytes of a file's name that are no Unicode text become the replacement character, a question mark in a diamond.
     """
     readable = (
         " " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else "\ufffd" if "\ud800" <= each <= "\udfff" else each
@@ -58,12 +65,12 @@ def on_one_line(text: str) -> str:
 
 
 def split_of(name: str) -> str | None:
-    """The split that has this name, in capitals or not."""
+    """Return the split that a name means, in upper or lower case; None if it means none."""
     return next((split for split, spellings in SPELLINGS.items() if name.casefold() in spellings), None)
 
 
 def as_spelled(found: Collection[str], what: str) -> dict[str, str]:
-    """For each split, what it is called among the names that were found."""
+    """Return the name of each split among the names that a source has; an InputError if two names mean one split."""
     places: dict[str, str] = {}
     for split in SPLITS:
         names = [name for name in found if split_of(name) == split]
@@ -75,12 +82,12 @@ def as_spelled(found: Collection[str], what: str) -> dict[str, str]:
 
 
 def read_as(places: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes on splits that a source names differently."""
+    """Return a note for each split that a source names differently."""
     return tuple(f"{name} is read as {split}" for split, name in places.items() if name != split)
 
 
 def read_npz(path: Path) -> Source:
-    """The splits of an `.npz` file under MedMNIST's key names."""
+    """Read an `.npz` file with the keys of MedMNIST: `train_images`, `train_labels`, and the same for val and test."""
     atomic.require_file(path, "npz file")
     stored = _stored_arrays(path)
     splits: dict[str, tuple[Images, Tensor]] = {}
@@ -111,7 +118,7 @@ def _text(name: str | bytes) -> str:
 
 
 def _stored_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of an `.npz` under names that we know; under other names an empty one, the stored one unread."""
+    """The arrays of an `.npz` file under known names; arrays under other names are not read, and returned empty."""
     known = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")} | {"class_names"}
     try:
         stored = np.load(path, allow_pickle=False)
@@ -120,13 +127,13 @@ def _stored_arrays(path: Path) -> dict[str, Array]:
                 return {name: _member(stored, name) if name in known else np.empty(0) for name in stored.files}
     except MemoryError:
         raise
-    except Exception as error:  # whatever the archive, the decompressor and the header parser make of broken bytes
+    except Exception as error:  # damaged files raise many kinds of errors
         raise must("npz file", "be a whole NumPy .npz without Python objects", path) from error
     raise must("npz file", "hold named arrays", f"a single array in {path}", "save it with numpy.savez")
 
 
 def _member(stored: Any, name: str) -> Array:
-    if not isinstance(array := stored[name], np.ndarray):  # bytes, when the member is no .npy file
+    if not isinstance(array := stored[name], np.ndarray):  # bytes, if the member is no .npy file
         raise TypeError(name)
     return array
 
@@ -158,18 +165,23 @@ def _image_array(name: str, array: Array) -> Tensor:
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names in a list, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def read_python(spec: str) -> Source:
-    """What a function of the user's own returns: data sets under `train`, `val` and `test`, and `class_names`.
+    """Read the data sets that a function of the user's own returns.
 
-    Data sets of dicts with named columns, as Hugging Face's `datasets` makes them, are read by their columns; their
-    PIL images are read as image files are.
+    Args:
+        spec: `package.module:function`. It returns a mapping with a data set under `train`, and optionally under `val` and
+            `test`, and `class_names`. Hugging Face data sets are read by their columns, and their PIL images as image files
+            are.
+
+    Raises:
+        InputError: The function cannot be called, or it returns something else.
     """
     law = "return a mapping with a data set under 'train'"
-    made = call_object(spec, import_object(spec, "--data"), law)
+    made = call_object(spec, import_object(spec, "data"), law)
     if not isinstance(made, Mapping):
         bare = isinstance(made, Dataset) or is_table(made)
         raise must(f"{spec}()", law, type(made).__name__, "wrap it as {'train': data_set}" if bare else "")

@@ -1,4 +1,4 @@
-"""Data sets whose examples are dicts with named columns, as Hugging Face's `datasets` has them, known by their look."""
+"""Data sets whose examples are dicts with named columns, as in Hugging Face's `datasets`; recognised by their attributes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, must
+from ..runtime.progress import StageProgress, Ticker, stage
 from ..runtime.user_code import describe, is_passed_on
 from .decode import Size, as_rgb_image, check_pil, is_pil, what_is_wrong
-from .images import Images, Progress, Shape
+from .images import Images, Shape
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 class Table(Images):
-    """The images of one column, with their labels; Pillow's images are read as image files are, `(3, H, W)` uint8.
+    """The images of one column, with their labels; PIL images are read as image files are, `(3, H, W)` uint8.
 
-    `positions` are the rows of the user's data set that these are, all of them by default; `sizes` are (width, height),
-    known once `check_tables` has looked.
+    `check_tables` sets `sizes`, the (width, height) of each image.
+
+    Args:
+        rows: The user's data set.
+        column: The column of images.
+        labels: `(N,)` int64.
+        shape: Resizes and crops each image; None leaves it as it is stored.
+        positions: The rows of the user's data set to use; all by default.
     """
 
     def __init__(
@@ -44,14 +51,14 @@ class Table(Images):
         return (self.shape(image) if self.shape else image), self.targets[index]
 
     def read(self, index: int) -> Tensor:
-        """The image as it is stored, neither resized nor cropped."""
+        """Return an image without resize or crop."""
         try:
             return as_rgb_image(self._stored(index))
         except InputError as error:
             raise InputError(f"{error} ({self.name(index)})") from error
 
     def name(self, index: int) -> str:
-        """The row of the user's data set, in words."""
+        """Return "row N" of the user's data set."""
         return f"row {self._position(index)}"
 
     def _position(self, index: int) -> int:
@@ -60,13 +67,13 @@ class Table(Images):
     def _stored(self, index: int) -> Any:
         try:
             return self.rows[self._position(index)][self.column]
-        except Exception as error:  # whatever decoding, or the user's own transform, raises
+        except Exception as error:  # decoders and the user's transform may raise anything
             if is_passed_on(error):
                 raise
             raise must("an image of the data set", "be a readable image", describe(error)) from error
 
     def holds_pil(self) -> bool:
-        """Whether the first image that can be had is Pillow's."""
+        """True if the first image that can be read is a PIL image."""
         for index in range(len(self)):
             try:
                 stored = self._stored(index)
@@ -74,10 +81,10 @@ class Table(Images):
                 continue
             if stored is not None:
                 return is_pil(stored)
-        return True  # not one can be had, which `check_tables` puts into words
+        return True  # none can be read, which `check_tables` reports
 
     def look(self, index: int) -> tuple[Size | None, str | None]:
-        """(width, height) of an image, or what is wrong with it."""
+        """Return the (width, height) of an image, or the reason why it cannot be read."""
         try:
             stored = self.rows[self._position(index)][self.column]
             if is_pil(stored):
@@ -87,22 +94,22 @@ class Table(Images):
             image = as_rgb_image(stored)
         except InputError as error:
             return None, str(error).rpartition(", got ")[2]
-        except Exception as error:  # whatever decoding, or the user's own transform, raises
+        except Exception as error:  # decoders and the user's transform may raise anything
             if is_passed_on(error):
                 raise
             return None, what_is_wrong(error, describe(error))
         return (image.shape[2], image.shape[1]), None
 
     def shaped(self, shape: Shape) -> Table:
-        """The same images, each resized and cropped."""
+        """Return the same images, resized and cropped by `shape`."""
         return self._with(shape=shape)
 
     def relabelled(self, labels: Tensor) -> Table:
-        """The same images with other labels."""
+        """Return the same images with other labels."""
         return self._with(labels=labels)
 
     def chosen(self, rows: Sequence[int]) -> Table:
-        """Some of the images, in this order."""
+        """Return some of the images, in this order."""
         table = Table(
             self.rows,
             self.column,
@@ -125,32 +132,35 @@ class Table(Images):
         return table
 
 
-def check_tables(parts: Sequence[Table], progress: Progress | None = None) -> list[dict[int, str]]:
-    """For each table, what is wrong with each image that cannot be read; sets `sizes` of every table.
+def check_tables(parts: Sequence[Table], progress: StageProgress | None = None) -> list[dict[int, str]]:
+    """Read every image once, and return for each table the rows that cannot be read, with the reason.
 
-    Every image is decoded to its end, one after the other: the user's own code may run for it.
+    Sets `sizes` of every table. Images are read one after the other, because the user's own code may run for each.
+
+    Args:
+        parts: The tables to check.
+        progress: Called with ("checking images", images done, images in total).
     """
-    total, done = sum(map(len, parts)), 0
+    tick = Ticker(stage(progress, "checking images"), sum(map(len, parts)))
     bad = []
     for part in parts:
         seen = []
-        for index in range(len(part)):
-            seen.append(part.look(index))
-            done += 1
-            if progress is not None and (done % 100 == 0 or done == total):
-                progress("checking images", done, total)
+        for start in range(0, len(part), 100):
+            rows = range(start, min(start + 100, len(part)))
+            seen += [part.look(index) for index in rows]
+            tick(len(rows))
         part.sizes = [size for size, _ in seen]
         bad.append({row: wrong for row, (_, wrong) in enumerate(seen) if wrong is not None})
     return bad
 
 
 def is_table(dataset: object) -> bool:
-    """Whether examples are dicts with named columns: it names its columns and what each holds, and can be indexed."""
+    """True if the examples are dicts with named columns: the data set names its columns and their types, and has an index."""
     return all(hasattr(dataset, name) for name in ("column_names", "features", "__getitem__", "__len__"))
 
 
 def image_column(rows: Any) -> str:
-    """`image`, `img`, or the only column with Pillow's images."""
+    """Return the column of images: `image`, `img`, or the only column with PIL images."""
     names = list(rows.column_names)
     for name in IMAGE_COLUMNS:
         if name in names:
@@ -164,7 +174,7 @@ def image_column(rows: Any) -> str:
 
 
 def label_column(rows: Any) -> str:
-    """`label`, `labels`, `fine_label`, or the only column whose classes have names."""
+    """Return the column of labels: `label`, `labels`, `fine_label`, or the only column whose classes have names."""
     names = list(rows.column_names)
     for name in LABEL_COLUMNS:
         if name in names:
@@ -177,7 +187,7 @@ def label_column(rows: Any) -> str:
 
 
 def table_labels(rows: Any) -> Any:
-    """The labels as the column has them, whole; no image is decoded."""
+    """Return the labels as the column stores them; no image is decoded."""
     name = label_column(rows)
     column = rows[name]
     labels = column[:] if hasattr(column, "__getitem__") else list(column)
@@ -188,7 +198,7 @@ def table_labels(rows: Any) -> Any:
 
 
 def table_class_names(rows: Any) -> list[str] | None:
-    """The names of the classes, where the label column has them."""
+    """Return the names of the classes; None if the label column has none."""
     return _class_names(rows, label_column(rows))
 
 

@@ -13,14 +13,27 @@ from torchvision.transforms.v2 import functional as tvf
 from ..errors import must, unknown
 from .decode import Size
 
-# What the model sees
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-    """What a model sees of an image: resized (shorter side), centre-cropped, scaled to [0, 1], less `mean`, over `std`.
+    """The preprocessing of images: resize, centre crop, scaling to [0, 1], and normalisation by mean and deviation.
 
-    `mean` and `std` have one number per channel; grey images are repeated when there are three.
+    Attributes:
+        mean: Mean per channel. Grey images are repeated to three channels if there are three numbers.
+        std: Standard deviation per channel.
+        resize: Length of the shorter side, in pixels; None for no resize.
+        crop: Side of the centre crop, in pixels; None for no crop.
+        interpolation: Of the resize, "bilinear" or "bicubic".
+
+    Raises:
+        InputError: A number is out of its range, or mean and std have different lengths.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> view = dv.View(mean=(0.5,), std=(0.25,), resize=8, crop=6)
+        >>> images = view.shape(torch.full((2, 1, 16, 12), 255, dtype=torch.uint8))
+        >>> images.shape, view.normalize(images).unique().tolist()
+        (torch.Size([2, 1, 6, 6]), [2.0])
     """
 
     mean: tuple[float, ...]
@@ -33,18 +46,18 @@ class View:
         if self.interpolation not in ("bilinear", "bicubic"):
             raise unknown("interpolation", self.interpolation, ("bilinear", "bicubic"))
         if len(self.mean) != len(self.std):
-            raise must("--mean and --std", "have the same length", f"{len(self.mean)} and {len(self.std)}")
+            raise must("mean and std", "have the same length", f"{len(self.mean)} and {len(self.std)}")
         if not all(map(math.isfinite, (*self.mean, *self.std))):
             got = f"{','.join(map(str, self.mean))} and {','.join(map(str, self.std))}"
-            raise must("--mean and --std", "be finite", got)
+            raise must("mean and std", "be finite", got)
         if not all(value > 0 for value in self.std):
-            raise must("--std", "be positive", ",".join(map(str, self.std)))
-        for name, size in (("--resize", self.resize), ("--crop", self.crop)):
+            raise must("std", "be positive", ",".join(map(str, self.std)))
+        for name, size in (("resize", self.resize), ("crop", self.crop)):
             if size is not None and size < 1:
                 raise must(name, "be at least 1 pixel", size)
 
     def shape(self, images: Tensor) -> Tensor:
-        """`(..., H, W)` images resized and cropped, still in their own type."""
+        """Return images `(..., H, W)` resized and cropped, in their own number type."""
         if self.resize is not None:
             mode = tvf.InterpolationMode(self.interpolation)
             images = tvf.resize(images, [self.resize], interpolation=mode, antialias=True)
@@ -53,7 +66,7 @@ class View:
         return images
 
     def size_after(self, width: int, height: int) -> Size:
-        """(width, height) of an image of this size once it is resized and cropped."""
+        """Return the (width, height) of an image of this size after resize and crop."""
         if self.crop is not None:
             return self.crop, self.crop
         if self.resize is None:
@@ -62,7 +75,14 @@ class View:
         return (self.resize, longer) if width <= height else (longer, self.resize)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """`(N, C, H, W)` float32 for the model, from uint8 or from float in [0, 1]."""
+        """Return images `(N, C, H, W)` as normalised float32 for the model.
+
+        Args:
+            images: uint8, or float in [0, 1].
+
+        Raises:
+            InputError: They have another number type, or another number of channels than `mean`.
+        """
         if images.dtype == torch.uint8:
             images = images.to(torch.float32) / 255
         elif not images.is_floating_point():
@@ -71,7 +91,7 @@ class View:
         if images.shape[1] == 1 and len(self.mean) == 3:
             images = images.expand(-1, 3, -1, -1)
         if images.shape[1] != len(self.mean):
-            raise must("images", f"have as many channels as --mean has numbers, {len(self.mean)}", images.shape[1])
+            raise must("images", f"have as many channels as mean has numbers, {len(self.mean)}", images.shape[1])
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (images - mean) / std
 

@@ -824,11 +824,9 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
 
 SHARED = {  # one mistake, made in two ways: on the command line and in Python, or in two commands
     "--out must not hold {diagnosed}, which the command reads, got {diagnosed}; choose another folder",
-    "mean and std must be those that the model was trained with, got nothing; pass mean=M and std=S",
     "--precision must be one of fp32, bf16, auto, got 'fp16'; did you mean 'bf16'?",
     "--seed must lie in [0, 2^63 - 1], got -1",
     "--seed must be at least 0, got '-1'",
-    "n_max of imbalance must be at least 1, got 0",
     "class_names must be one per class of the head, 10, got 1",
     "diagnosis must have schema_version 1, got 99",
     "head must be one of linear, got 'linaer'; did you mean 'linear'?",

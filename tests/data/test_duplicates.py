@@ -189,7 +189,7 @@ def test_train_says_and_records_copies(tmp_path, capsys, with_copies):
     assert run("train", "--data", with_copies, *TRAIN, "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert (
-        "note: 2 of 4 val images are also in train (exact copies): recall on them is too good;"
+        "note: 2 of 4 val images are also in train (exact copies): recall on them is too high;"
         " 1 of them have another label there" in said
     )
     record = json.loads((tmp_path / "run/run.json").read_text())
@@ -207,7 +207,7 @@ def test_train_leaves_bad_files_out_when_told_and_says_so(tmp_path, capsys):
     (tmp_path / "tree/b/4.png").write_text("no image")
     arguments = ("train", "--data", f"folder:{tmp_path}/tree", *TRAIN, "--out", tmp_path / "run")
     assert run(*arguments) == 2
-    assert "b/4.png (no image); --skip-bad leaves them out" in capsys.readouterr().err
+    assert "b/4.png (no image); pass --skip-bad to leave them out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert run(*arguments, "--skip-bad") == 0
     assert "note: left out: 1 image file that cannot be read" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from diversify.data.images import ImageFiles, check_files
 from diversify.data.load import load_data
 from diversify.errors import InputError
 from diversify.functional import draws
+from diversify.runtime.progress import Ticker
 
 VIEW = {"mean": (0.5,), "std": (0.5,)}
 
@@ -308,7 +309,7 @@ def test_everything_that_cannot_be_read_is_named_at_once(tmp_path):
     assert message_of(lambda: load_data(spec, **VIEW)) == (
         f"image files of {spec} must be readable images, got 5 that cannot be read: a/cut.jpg (damaged), "
         "a/text.png (no image), b/empty.jpeg (no image), b/gone.png (not there), "
-        "b/x.tif (floating point, PIL mode F); --skip-bad leaves them out"
+        "b/x.tif (floating point, PIL mode F); pass skip_bad=True to leave them out"
     )
 
 
@@ -336,7 +337,7 @@ def test_of_many_the_first_ten_are_named(tmp_path):
         (tmp_path / f"a/bad{number:04}.png").touch()
     message = message_of(lambda: load_data(spec, **VIEW))
     assert "got 1,012 that cannot be read" in message
-    assert "a/bad0009.png (no image) and 1,002 more; --skip-bad" in message
+    assert "a/bad0009.png (no image) and 1,002 more; pass skip_bad=True" in message
     assert "bad0010" not in message
     record = load_data(spec, skip_bad=True, **VIEW).record()
     assert (len(record["skipped"]), record["skipped_count"]) == (1000, 1012)
@@ -388,7 +389,7 @@ def test_an_interruption_ends_the_check_early():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        images.in_threads(work, 100_000, interrupt, "working")
+        images.in_threads(work, 100_000, Ticker(interrupt, 100_000))
     assert len(begun) < 50_000
 
 
@@ -435,11 +436,11 @@ def test_a_class_that_loses_every_image_is_named(tmp_path):
     spec = tree(tmp_path)
     for path in (tmp_path / "b").iterdir():
         path.write_text("no image")
-    expected = "--skip-bad must leave every class a training image, got none of b; mend their files"
+    expected = "skip_bad must leave every class a training image, got none of b; repair their files"
     assert message_of(lambda: load_data(spec, skip_bad=True, **VIEW)) == expected
     for path in (tmp_path / "a").iterdir():
         path.write_text("no image")
-    expected = "--skip-bad must leave train an image, got none of 8 files"
+    expected = "skip_bad must leave train an image, got none of 8 files"
     assert message_of(lambda: load_data(spec, skip_bad=True, **VIEW)) == expected
 
 

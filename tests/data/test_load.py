@@ -245,36 +245,36 @@ def test_an_imbalance_is_written_as_it_is_read(text):
     assert str(Imbalance.parse(text)) == text
 
 
-IMBALANCE_FORM = "--imbalance must be exp:RATIO[:NMAX], step:RATIO:FRACTION or none, got"
+IMBALANCE_FORM = "imbalance must be exp:RATIO[:NMAX], step:RATIO:FRACTION or none, got"
 IMBALANCE_ERRORS = [
     (lambda: Imbalance.parse("exp"), f"{IMBALANCE_FORM} 'exp'"),
     (lambda: Imbalance.parse("linear:3"), f"{IMBALANCE_FORM} 'linear:3'"),
     (lambda: Imbalance.parse("exp:ten"), f"{IMBALANCE_FORM} 'exp:ten'"),
     (lambda: Imbalance.parse("exp:10:2.5"), f"{IMBALANCE_FORM} 'exp:10:2.5'"),
     (lambda: Imbalance.parse("step:10"), f"{IMBALANCE_FORM} 'step:10'"),
-    (lambda: Imbalance.parse("exp:0.5"), "RATIO of --imbalance must be at least 1 and finite, got 0.5"),
-    (lambda: Imbalance.parse("exp:nan"), "RATIO of --imbalance must be at least 1 and finite, got nan"),
-    (lambda: Imbalance.parse("step:inf:0.5"), "RATIO of --imbalance must be at least 1 and finite, got inf"),
-    (lambda: Imbalance.parse("step:5:1"), "FRACTION of --imbalance must lie strictly between 0 and 1, got 1.0"),
-    (lambda: Imbalance.parse("exp:5:0"), "NMAX of --imbalance must be at least 1, got 0"),
+    (lambda: Imbalance.parse("exp:0.5"), "ratio of imbalance must be at least 1 and finite, got 0.5"),
+    (lambda: Imbalance.parse("exp:nan"), "ratio of imbalance must be at least 1 and finite, got nan"),
+    (lambda: Imbalance.parse("step:inf:0.5"), "ratio of imbalance must be at least 1 and finite, got inf"),
+    (lambda: Imbalance.parse("step:5:1"), "fraction of imbalance must lie strictly between 0 and 1, got 1.0"),
+    (lambda: Imbalance.parse("exp:5:0"), "n_max of imbalance must be at least 1, got 0"),
     (
         lambda: Imbalance(kind="steps"),
         "kind of imbalance must be one of none, exp, step, got 'steps'; did you mean 'step'?",
     ),
     (
         lambda: imbalance_indices(fake_labels(3, 5), Imbalance.parse("exp:2:9")),
-        "class 0 must have the 9 images that exp:2:9 asks of it, got 5; lower NMAX",
+        "class 0 must have the 9 images that exp:2:9 needs, got 5; lower n_max",
     ),
     (
         lambda: imbalance_indices(fake_labels(3, 5), Imbalance.parse("exp:100")),
-        "class 1 must keep at least one image, got 0; lower the ratio of exp:100 or raise NMAX",
+        "class 1 must keep at least one image, got 0; lower the ratio of exp:100 or raise n_max",
     ),
-    (lambda: class_order("first", 3), "--tail-order must be canonical or a seed, got 'first'"),
-    (lambda: class_order("²", 3), "--tail-order must be canonical or a seed, got '²'"),
-    (lambda: class_order("-1", 3), "--tail-order must be canonical or a seed, got '-1'"),
-    (lambda: holdout_indices(torch.tensor([0]), 1.0), "--holdout must lie in [0, 1), got 1.0"),
-    (lambda: holdout_indices(torch.tensor([0]), float("nan")), "--holdout must lie in [0, 1), got nan"),
-    (lambda: load_data("digits", holdout=-0.1), "--holdout must lie in [0, 1), got -0.1"),
+    (lambda: class_order("first", 3), "tail_order must be canonical or a seed, got 'first'"),
+    (lambda: class_order("²", 3), "tail_order must be canonical or a seed, got '²'"),
+    (lambda: class_order("-1", 3), "tail_order must be canonical or a seed, got '-1'"),
+    (lambda: holdout_indices(torch.tensor([0]), 1.0), "holdout must lie in [0, 1), got 1.0"),
+    (lambda: holdout_indices(torch.tensor([0]), float("nan")), "holdout must lie in [0, 1), got nan"),
+    (lambda: load_data("digits", holdout=-0.1), "holdout must lie in [0, 1), got -0.1"),
 ]
 
 
@@ -594,18 +594,18 @@ FOLDER_ERRORS = [
     (
         several_sizes,
         {},
-        "image files must have one size, got 6 x 5 in {top}/a/1.png and 7 x 4 in {top}/b/3.png; pass --resize N --crop N",
+        "image files must have one size, got 6 x 5 in {top}/a/1.png and 7 x 4 in {top}/b/3.png; pass resize=N and crop=N",
     ),
     (
         several_sizes,
         {"resize": 8},
-        "image files must have one size, got 6 x 5 in {top}/a/1.png and 7 x 4 in {top}/b/3.png; pass --resize N --crop N",
+        "image files must have one size, got 6 x 5 in {top}/a/1.png and 7 x 4 in {top}/b/3.png; pass resize=N and crop=N",
     ),
     (
         cut_short,
         {"resize": 4, "crop": 4},
         "image files of folder:{top} must be readable images, got 1 that cannot be read: a/2.png (damaged); "
-        "--skip-bad leaves them out",
+        "pass skip_bad=True to leave them out",
     ),
 ]
 
@@ -685,8 +685,8 @@ def test_control_characters_and_line_breaks_in_class_names_become_spaces():
 OWN_ERRORS = [
     (
         {"spec": "own_data:whole_numbers"},
-        "images of a data set of your own must be floating point, as the model sees them, got torch.uint8; "
-        "scale them there, or give --mean and --std",
+        "images of a data set of your own must be floating point, as the model takes them, got torch.uint8; "
+        "scale them there, or pass mean=M and std=S",
     ),
     (
         {"spec": "own_data:nothing"},
@@ -701,21 +701,20 @@ OWN_ERRORS = [
     ),
     (
         {"spec": "own_data:made"},
-        "--data must name something that can be imported, got 'own_data:made'; "
-        "module 'own_data' has no attribute 'made'",
+        "data must name something that can be imported, got 'own_data:made'; module 'own_data' has no attribute 'made'",
     ),
     (
         {"spec": "no_such:made"},
-        "--data must name something that can be imported, got 'no_such:made'; No module named 'no_such'",
+        "data must name something that can be imported, got 'no_such:made'; No module named 'no_such'",
     ),
-    ({"spec": "own-data:make"}, "--data must be package.module:function, got 'own-data:make'"),
+    ({"spec": "own-data:make"}, "data must be package.module:function, got 'own-data:make'"),
     (
         {"spec": "own_data:make", "crop": 3},
-        "--resize and --crop must be left out for a data set of your own, got --crop 3; let the data set resize",
+        "resize and crop must be left out for a data set of your own, got crop 3; let the data set resize",
     ),
     (
         {"spec": "own_data:make", "crop": 3, **VIEW},
-        "--resize and --crop must be left out for a data set of your own, got mean 0.5, std 0.5, crop 3; "
+        "resize and crop must be left out for a data set of your own, got mean 0.5, std 0.5, crop 3; "
         "let the data set resize",
     ),
 ]
@@ -736,12 +735,12 @@ CHOICES = "digits, cifar10, cifar100, svhn, mnist, fashion-mnist, places365, ina
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("cifar01", f"--data must be one of {CHOICES}, got 'cifar01'; did you mean 'cifar10'?"),
-        ("digits:3", f"--data must be one of {CHOICES}, got 'digits:3'; did you mean 'digits'?"),
-        ("npz", f"--data must be one of {CHOICES}, got 'npz'"),
-        ("", f"--data must be one of {CHOICES}, got ''"),
-        ("cifar10", "CIFAR10 under --root must be there, got {root}; pass the right --root, or --download"),
-        ("mnist", "MNIST under --root must be there, got {root}; pass the right --root, or --download"),
+        ("cifar01", f"data must be one of {CHOICES}, got 'cifar01'; did you mean 'cifar10'?"),
+        ("digits:3", f"data must be one of {CHOICES}, got 'digits:3'; did you mean 'digits'?"),
+        ("npz", f"data must be one of {CHOICES}, got 'npz'"),
+        ("", f"data must be one of {CHOICES}, got ''"),
+        ("cifar10", "CIFAR10 under root must be there, got {root}; pass root=FOLDER or download=True"),
+        ("mnist", "MNIST under root must be there, got {root}; pass root=FOLDER or download=True"),
     ],
 )
 def test_a_source_that_is_unknown_or_not_there(tmp_path, spec, message):
@@ -765,7 +764,7 @@ def test_mnist_files_are_read_and_damaged_ones_are_named(tmp_path, spec, name):
     assert (len(loaded.train), len(loaded.val), loaded.mirror) == (10, 10, spec == "fashion-mnist")
     images = raw / "t10k-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:500])
-    expected = f"{name} under --root must be whole, got {tmp_path}; remove it and pass --download"
+    expected = f"{name} under root must be whole, got {tmp_path}; remove it and pass download=True"
     assert message_of(lambda: load_data(spec, root=tmp_path)) == expected
 
 
@@ -807,9 +806,7 @@ def test_one_mean_is_repeated_for_every_channel(tmp_path, colour):
 def test_mean_and_std_are_measured_only_when_asked(tmp_path):
     images = random_images(40, 5, 5, 3)
     spec = write_npz(tmp_path / "a.npz", train_images=images, train_labels=np.arange(40) % 2)
-    expected = (
-        "--mean and --std must say what the model was trained with, got nothing; for example --mean 0.5 --std 0.5"
-    )
+    expected = "mean and std must be those that the model was trained with, got nothing; pass mean=M and std=S"
     assert message_of(lambda: load_data(spec)) == expected
     loaded = load_data(spec, measure_view=True, crop=3)
     seen = images[:, 1:4, 1:4].reshape(-1, 3) / 255
@@ -825,19 +822,19 @@ def of_two_channels():
 
 
 VIEW_ERRORS = [
-    (lambda: View(mean=(1, 2), std=(1,)), "--mean and --std must have the same length, got 2 and 1"),
-    (lambda: View(mean=(0,), std=(0,)), "--std must be positive, got 0"),
-    (lambda: View(mean=(0,), std=(-1,)), "--std must be positive, got -1"),
-    (lambda: View(mean=(0, 0), std=(1, float("nan"))), "--mean and --std must be finite, got 0,0 and 1,nan"),
-    (lambda: View(mean=(float("-inf"),), std=(1,)), "--mean and --std must be finite, got -inf and 1"),
-    (lambda: View(mean=(0,), std=(float("inf"),)), "--mean and --std must be finite, got 0 and inf"),
-    (lambda: View(mean=(0,), std=(1,), resize=0), "--resize must be at least 1 pixel, got 0"),
-    (lambda: View(mean=(0,), std=(1,), crop=-1), "--crop must be at least 1 pixel, got -1"),
-    (lambda: load_data("digits", mean=(0.5,)), "--mean and --std must be given together, got only one of them"),
-    (of_two_channels, "--mean and --std must have one number, or one per channel, 1, got 2"),
+    (lambda: View(mean=(1, 2), std=(1,)), "mean and std must have the same length, got 2 and 1"),
+    (lambda: View(mean=(0,), std=(0,)), "std must be positive, got 0"),
+    (lambda: View(mean=(0,), std=(-1,)), "std must be positive, got -1"),
+    (lambda: View(mean=(0, 0), std=(1, float("nan"))), "mean and std must be finite, got 0,0 and 1,nan"),
+    (lambda: View(mean=(float("-inf"),), std=(1,)), "mean and std must be finite, got -inf and 1"),
+    (lambda: View(mean=(0,), std=(float("inf"),)), "mean and std must be finite, got 0 and inf"),
+    (lambda: View(mean=(0,), std=(1,), resize=0), "resize must be at least 1 pixel, got 0"),
+    (lambda: View(mean=(0,), std=(1,), crop=-1), "crop must be at least 1 pixel, got -1"),
+    (lambda: load_data("digits", mean=(0.5,)), "mean and std must be given together, got only one of them"),
+    (of_two_channels, "mean and std must have one number, or one per channel, 1, got 2"),
     (
         lambda: View(mean=(0, 0), std=(1, 1)).normalize(torch.zeros(1, 3, 2, 2)),
-        "images must have as many channels as --mean has numbers, 2, got 3",
+        "images must have as many channels as mean has numbers, 2, got 3",
     ),
     (
         lambda: View(mean=(0,), std=(1,)).normalize(torch.zeros(1, 1, 2, 2, dtype=torch.int64)),
@@ -904,7 +901,7 @@ EXAMPLE_ERRORS = [
     (
         [(torch.zeros(1, 2, 2), 1), (torch.zeros(1, 2, 2), 1), (torch.zeros(1, 2, 3), 1)],
         "images must have one size, got (1, 2, 2) and (1, 2, 3); "
-        "resize them in the data set, or pass --resize N --crop N",
+        "resize them in the data set, or pass resize=N and crop=N",
     ),
 ]
 

@@ -188,7 +188,7 @@ def test_inaturalist(inaturalist):
     names = [path.name for path in loaded.train.dataset.dataset.paths]
     assert names == ["9.jpg", "8.jpg", "9.jpg", "7.jpg", "8.jpg", "9.jpg"]  # sorted, whatever the folder's own order
     assert (loaded.view.mean, loaded.view.std) == IMAGENET
-    assert "pass --resize N --crop N" in message_of(lambda: load_data("inaturalist", root=inaturalist))
+    assert "pass resize=N and crop=N" in message_of(lambda: load_data("inaturalist", root=inaturalist))
     saved(inaturalist / "2021_train" / species(0, "corax") / "1.jpg")
     for number, name in ((1, "corone"), (2, "frugilegus")):
         saved(inaturalist / "2021_train" / species(number, name) / "1.jpg")
@@ -206,7 +206,7 @@ def test_large_sources_are_checked_and_skipped_like_a_tree(inaturalist, places36
     (places365 / "val_256" / "Places365_val_2.jpg").unlink()
     assert message_of(lambda: load_data("places365", root=places365)) == (
         "image files of places365 must be readable images, got 1 that cannot be read: "
-        "val_256/Places365_val_2.jpg (not there); --skip-bad leaves them out"
+        "val_256/Places365_val_2.jpg (not there); pass skip_bad=True to leave them out"
     )
     left = load_data("places365", root=places365, skip_bad=True).test
     assert (left.labels.tolist(), left.indices.tolist()) == ([2, 1], [0, 2])
@@ -224,28 +224,28 @@ def overwrite(name):
     return lambda root: (root / name).write_text("something else")
 
 
-THERE = "must be there, got {root}; pass the right --root, or --download"
-WHOLE = "must be whole, got {root}; remove it and pass --download"
+THERE = "must be there, got {root}; pass root=FOLDER or download=True"
+WHOLE = "must be whole, got {root}; remove it and pass download=True"
 DAMAGES = [
-    ("cifar100", remove("cifar-100-python"), f"CIFAR100 under --root {THERE}"),
-    ("cifar100", overwrite("cifar-100-python/test"), f"CIFAR100 under --root {WHOLE}"),
-    ("svhn", remove("train_32x32.mat"), f"SVHN under --root {THERE}"),
-    ("svhn", remove("test_32x32.mat"), f"SVHN under --root {THERE}"),
-    ("svhn", overwrite("test_32x32.mat"), f"SVHN under --root {WHOLE}"),
-    ("places365", remove("categories_places365.txt"), f"Places365 under --root {THERE}"),
-    ("places365", overwrite("places365_val.txt"), f"Places365 under --root {WHOLE}"),
-    ("places365", remove("data_256_standard"), f"data_256_standard of Places365 under --root {THERE}"),
-    ("places365", remove("val_256"), f"val_256 of Places365 under --root {THERE}"),
+    ("cifar100", remove("cifar-100-python"), f"CIFAR100 under root {THERE}"),
+    ("cifar100", overwrite("cifar-100-python/test"), f"CIFAR100 under root {WHOLE}"),
+    ("svhn", remove("train_32x32.mat"), f"SVHN under root {THERE}"),
+    ("svhn", remove("test_32x32.mat"), f"SVHN under root {THERE}"),
+    ("svhn", overwrite("test_32x32.mat"), f"SVHN under root {WHOLE}"),
+    ("places365", remove("categories_places365.txt"), f"Places365 under root {THERE}"),
+    ("places365", overwrite("places365_val.txt"), f"Places365 under root {WHOLE}"),
+    ("places365", remove("data_256_standard"), f"data_256_standard of Places365 under root {THERE}"),
+    ("places365", remove("val_256"), f"val_256 of Places365 under root {THERE}"),
     (
         "inaturalist",
         remove("2021_train_mini"),
-        f"2021_train or 2021_train_mini of iNaturalist under --root {THERE}",
+        f"2021_train or 2021_train_mini of iNaturalist under root {THERE}",
     ),
-    ("inaturalist", overwrite("2021_valid/readme"), f"iNaturalist under --root {WHOLE}"),
+    ("inaturalist", overwrite("2021_valid/readme"), f"iNaturalist under root {WHOLE}"),
     (
         "inaturalist",
         lambda root: shutil.rmtree(root / "2021_valid" / species(0, "corax")),
-        f"iNaturalist under --root {WHOLE}",
+        f"iNaturalist under root {WHOLE}",
     ),
 ]
 
@@ -263,13 +263,13 @@ def test_species_that_differ_between_train_and_valid(inaturalist):
     last = inaturalist / "2021_valid" / species(2, "frugilegus")
     last.rename(last.with_name(species(2, "monedula")))
     assert message_of(lambda: load_data("inaturalist", root=inaturalist, resize=8, crop=8)) == (
-        "iNaturalist under --root must have the same species in 2021_train_mini and 2021_valid, got 3 and 3 that differ"
+        "iNaturalist under root must have the same species in 2021_train_mini and 2021_valid, got 3 and 3 that differ"
     )
 
 
 @pytest.mark.parametrize("spec", ["svhn", "cifar100", "places365", "inaturalist"])
 def test_a_root_that_is_not_there_is_not_made(tmp_path, spec):
-    assert "pass the right --root, or --download" in message_of(lambda: load_data(spec, root=tmp_path / "no"))
+    assert "pass root=FOLDER or download=True" in message_of(lambda: load_data(spec, root=tmp_path / "no"))
     assert not (tmp_path / "no").exists()
 
 
@@ -422,7 +422,7 @@ def test_splits_of_several_sizes_are_told_and_may_be_made_one(tmp_path):
     labels = {f"{name}_labels": np.arange(4) % 2 for name in ("train", "val")}
     np.savez(tmp_path / "d.npz", **arrays, **labels)
     spec = f"npz:{tmp_path / 'd.npz'}"
-    expected = "images must have one size, got 8 x 8 in train and 16 x 16 in val; pass --resize N --crop N"
+    expected = "images must have one size, got 8 x 8 in train and 16 x 16 in val; pass resize=N and crop=N"
     assert message_of(lambda: load_data(spec, **VIEW)) == expected
     loaded = load_data(spec, resize=8, **VIEW)
     assert images_of(loaded.val).shape[1:] == images_of(loaded.train).shape[1:] == (1, 8, 8)
@@ -693,9 +693,7 @@ def test_a_mapping_of_data_sets_of_dicts(returned):
     whole = load_data(returned(made), holdout=0, measure_view=True)
     assert whole.view_origin == "measured"
     assert torch.equal(images_of(whole.train)[2], torch.from_numpy(noise(5, 6, 3, key=2)).permute(2, 0, 1))
-    expected = (
-        "--mean and --std must say what the model was trained with, got nothing; for example --mean 0.5 --std 0.5"
-    )
+    expected = "mean and std must be those that the model was trained with, got nothing; pass mean=M and std=S"
     assert message_of(lambda: load_data(returned(made))) == expected
 
 
@@ -780,7 +778,7 @@ TABLE_ERRORS = [
     (
         lambda: {"train": broken()},
         "images of their_data:make must be readable images, got 1 that cannot be read: "
-        "row 0 of train (floating point, PIL mode F); --skip-bad leaves them out",
+        "row 0 of train (floating point, PIL mode F); pass skip_bad=True to leave them out",
     ),
 ]
 
@@ -852,7 +850,7 @@ def test_rows_that_cannot_be_decoded_are_named_at_once_and_left_out_on_request(r
     spec = returned({"train": Raising(["a", "b"], image=images, label=[0, 1] * 4, bad=bad)})
     assert message_of(lambda: load_data(spec, **VIEW)) == (
         f"images of {spec} must be readable images, got 3 that cannot be read: row 0 of train (OSError: cannot identify "
-        "image file), row 2 of train (KeyError: 'colour'), row 5 of train (no image); --skip-bad leaves them out"
+        "image file), row 2 of train (KeyError: 'colour'), row 5 of train (no image); pass skip_bad=True to leave them out"
     )
     seen = []
     loaded = load_data(spec, skip_bad=True, holdout=0, check_progress=lambda *state: seen.append(state), **VIEW)
@@ -877,7 +875,7 @@ def test_a_row_that_fails_later_is_named(returned):
 def test_rows_of_several_sizes_are_told_before_anything_starts(returned):
     made = {"train": Rows(["a"], image=[*pictures(2), *pictures(1, size=(6, 7))], label=[0, 0, 0])}
     expected = "images must have one size, got 6 x 5 in row 0 of train and 6 x 7 in row 2 of train"
-    assert message_of(lambda: load_data(returned(made), **VIEW)) == f"{expected}; pass --resize N --crop N"
+    assert message_of(lambda: load_data(returned(made), **VIEW)) == f"{expected}; pass resize=N and crop=N"
     assert "and 6 x 7 in row 2" in message_of(lambda: load_data(returned(made), resize=16, **VIEW))
     loaded = load_data(returned(made), holdout=0, resize=4, crop=4, **VIEW)
     assert images_of(loaded.train).shape == (3, 3, 4, 4)
