@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..plan.plan import Plan
     from ..plan.policies import ClassPlan
     from ..repair.choice import HeadChoice
-    from ..report.demo import Outcome
+    from ..study.outcome import Outcome
 
 MOST_ROWS = 40
 NARROW, NARROWEST = 100, 60  # terminal widths below which columns are left out

@@ -28,9 +28,10 @@ from ..plan.make import make_plan
 from ..plan.plan import Plan
 from ..plan.policies import Mixing, PriorCorrection
 from ..plan.strengths import Strengths
-from ..report.demo import SHOWN_STRENGTHS, Demo, Trained, outcome_of, render_demo_html, render_demo_markdown
+from ..report.demo import SHOWN_STRENGTHS, Demo, render_demo_html, render_demo_markdown
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress
+from ..study.outcome import Trained, outcome_of
 from ..training.recipe import Recipe
 from .diagnose import diagnose_run, load_trained
 from .folders import OWNED, SCHEMA_VERSION, alone

@@ -1,34 +1,35 @@
-"""Two networks side by side, as one offline HTML page and as Markdown."""
+"""Two models side by side, as one offline HTML page and as Markdown."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ..diagnosis.beyond_size import MATCHED_N
 from ..diagnosis.catalogue import MEASURES
 from ..diagnosis.model_comparison import ModelComparison
-from . import page, plots, wording
-from .page import Cell, Chart, Heading, Headline, Meaning, Report, Row, Section, Statement, Table
+from . import page, wording
 from .plots import Rows
-from .wording import DASH
+from .record import Cell, Chart, Definition, Heading, Headline, Report, Row, Section, Statement, Table
+from .wording import DASH, LONGEST_IN_TABLE, cut
 
-# The comparison's table: column, heading, meaning, unit. Columns it does not know are shown under their own name.
+# Columns of the table: heading, meaning, unit. Other columns are shown under their own name.
 COMPARISON_COLUMNS = {
-    "recall_first": ("recall, first", "Share of the held-out images that the first model finds.", "share"),
-    "recall_second": ("recall, second", "Share of the held-out images that the second model finds.", "share"),
-    "recall_difference": ("difference, points", "Recall of the second model less that of the first.", "points"),
+    "recall_first": ("recall, first", "Held-out recall of the first model.", "share"),
+    "recall_second": ("recall, second", "Held-out recall of the second model.", "share"),
+    "recall_difference": ("difference, points", "Recall of the second model minus that of the first.", "points"),
     "needed_first": (
         "features needed, first",
-        "How many of the strongest features a decision of the first takes.",
+        "Number of strongest features that the first model needs for a decision.",
         "number",
     ),
     "needed_second": (
         "features needed, second",
-        "How many of the strongest features a decision of the second takes.",
+        "Number of strongest features that the second model needs for a decision.",
         "number",
     ),
     "top_k_share_first": ("top-K share, first", MEASURES["top_k_share"].meaning, "share"),
@@ -39,103 +40,74 @@ COMPARISON_COLUMNS = {
         "Mean classification embedding over the top-K, in logits.",
         "logits",
     ),
-    "magnitude_ratio": ("magnitude ratio", "Top-K magnitude of the second model over that of the first.", "ratio"),
-    "identity_overlap": ("identity overlap", "Share of the first model's top-K that are also the second's.", "share"),
-    "diversity_vendi_first": ("Vendi, first", "Effective number of directions of the first, at matched n.", "number"),
+    "magnitude_ratio": (
+        "magnitude ratio",
+        "Top-K magnitude of the second model divided by that of the first.",
+        "ratio",
+    ),
+    "identity_overlap": (
+        "identity overlap",
+        "Share of the first model's top-K features that are also the second model's.",
+        "share",
+    ),
+    "diversity_vendi_first": (
+        "Vendi, first",
+        "Effective number of directions of the first model's features, at matched n.",
+        "number",
+    ),
     "diversity_vendi_second": (
         "Vendi, second",
-        "Effective number of directions of the second, at matched n.",
+        "Effective number of directions of the second model's features, at matched n.",
         "number",
     ),
 }
+_SHORT = {  # headings in Markdown, whose lines are to fit into a terminal
+    "recall_first": "recall, first",
+    "recall_second": "second",
+    "recall_difference": "difference, points",
+    "magnitude_ratio": "magnitude ratio",
+    "identity_overlap": "same top-K",
+}
+_SIDES = ("first", "second")
+_OF_BOTH = ("versions", "commit", "device", "started")  # shown once for both models
 
 
 def render_comparison_html(comparison: ModelComparison, run: Mapping[str, Any]) -> str:
-    """One offline page on two models; `run` as for `render_html`."""
+    """Return the comparison of two models as one offline HTML page; `run` is the content of run.json."""
     return page.html(comparison_report_of(comparison, run))
 
 
 def render_comparison_markdown(comparison: ModelComparison, run: Mapping[str, Any]) -> str:
-    """The same without the plots."""
+    """Return the same as Markdown, without the plots."""
     return page.markdown(comparison_report_of(comparison, run))
 
 
 def comparison_report_of(comparison: ModelComparison, run: Mapping[str, Any]) -> Report:
-    """What the report of two models says; it shows whichever columns the comparison has."""
+    """Return the record of the report on two models; it shows every column that the comparison has."""
     columns = comparison.columns
     names = tuple(wording.named(name) for name in comparison.class_names)
     first, second = (wording.named(name) for name in (comparison.first_name, comparison.second_name))
     sorting = columns.get("recall_difference", columns.get("recall_second"))
     order, gap = wording.selection(sorting) if sorting is not None else (tuple(range(len(names))), len(names))
-    better, worse = _surely(columns, 1), _surely(columns, -1)
-    bases = [name for name in columns if name.removesuffix("_low").removesuffix("_high") == name]
-    bases.sort(key=lambda name: list(COMPARISON_COLUMNS).index(name) if name in COMPARISON_COLUMNS else 99)
-    known = {name: COMPARISON_COLUMNS.get(name, (name.replace("_", " "), "", "number")) for name in bases}
-    counted = _counts(run, len(names))
-    words = dict.fromkeys(better, "▲ better") | dict.fromkeys(worse, "▼ worse")
-    rows = tuple(
-        Row(
-            name=plots.cut(names[c], 48),
-            whole=names[c] if len(names[c]) > 48 else "",
-            mark=words.get(c, ""),
-            good=c in better,
-            cells=(
-                *(Cell(value=f"{counts[c]:,}") for counts in counted.values()),
-                *(
-                    Cell(
-                        value=wording.formatted(wording.at(columns, name, c), unit),
-                        interval=wording.column_interval(columns, name, c, unit),
-                        strong=name == "recall_difference" and c in words,
-                    )
-                    for name, (_, _, unit) in known.items()
-                ),
-            ),
-        )
-        for c in order
-    )
+    better, worse = _beyond_zero(columns, 1), _beyond_zero(columns, -1)
+    marks = dict.fromkeys(better, "▲ better") | dict.fromkeys(worse, "▼ worse")
     left_out = wording.left_out(len(names), len(order), "difference in recall")
     return Report(
         title=f"{first} and {second}, compared",
-        subtitle=f"First: {first}. Second: {second}. {page.number_of(len(names), 'class', 'classes')}; the top {comparison.top_k} of"
-        f" {comparison.num_features} features, identified with each other by: {comparison.matched_by}. Intervals are 95%.",
+        subtitle=f"First model: {first}. Second model: {second}. {wording.number_of(len(names), 'class', 'classes')}. Each class's"
+        f" top-K are its {comparison.top_k} strongest of {comparison.num_features} features; features of the two models are matched"
+        f" by: {comparison.matched_by}. Brackets show 95% intervals.",
         warnings=_warnings(run),
-        headlines=_comparison_headlines(comparison, len(better), len(worse)),
-        findings_note="Classes whose interval of the recall difference leaves out 0: bold in the table. Each class by itself; of"
-        f" {len(names)} without any difference, about {max(1, round(0.05 * len(names)))} would, by chance."
-        if better or worse
-        else f"No class differs: every interval of the recall difference of the {len(names)} classes holds 0.",
-        findings=tuple(
-            Statement(
-                good=word == "more",
-                title=f"{second} finds {word} of {page.number_of(len(group), 'class', 'classes')}",
-                text=", ".join(_gain(columns, names, c) for c in group[: wording.WEAKEST])
-                + (" …" if len(group) > wording.WEAKEST else "."),
-            )
-            for word, group in (("less", worse), ("more", better))
-            if group
-        ),
-        classes=Table(
-            title="The classes",
-            caption=f"Largest loss first, largest gain last. ▲ and ▼ where the difference leaves out 0. {DASH}: undefined."
-            f" Overlap by chance: {wording.percent(comparison.identity_chance)}.{left_out}",
-            headings=(
-                Heading(title="class"),
-                *(Heading(title=f"images, {side}", short=f"images, {side}") for side in counted),
-                *(
-                    Heading(title=title, short=_SHORT.get(name, ""), meaning=meaning, anchor=wording.anchor(name))
-                    for name, (title, meaning, _) in known.items()
-                ),
-            ),
-            rows=rows,
-            gap=gap,
-            left_out=len(names) - len(order),
-        ),
-        sections=_comparison_sections(comparison, names, order, words, left_out),
+        headlines=_headlines(comparison, len(better), len(worse)),
+        findings_note=_findings_note(len(names), bool(marks)),
+        findings=_statements(columns, names, second, better, worse),
+        table=_class_table(comparison, names, order, gap, marks, _counts(run, len(names)), left_out),
+        sections=_sections(comparison, names, order, marks, left_out),
         beyond_note="",
         beyond=None,
-        meanings=tuple(
-            Meaning(title=title, text=meaning, source=_source(name), anchor=wording.anchor(name))
-            for name, (title, meaning, _) in known.items()
+        definitions=tuple(
+            Definition(title=title, text=meaning, source=_source(name), anchor=wording.anchor(name))
+            for name, (title, meaning, _) in _known(columns).items()
             if meaning
         ),
         origin=(
@@ -148,25 +120,21 @@ def comparison_report_of(comparison: ModelComparison, run: Mapping[str, Any]) ->
                 for label, text in wording.origin_of(wording.look(run, side) or {})
                 if label not in _OF_BOTH
             ),
-            ("matched by", comparison.matched_by),
+            ("features matched by", comparison.matched_by),
             *wording.top_k_origin(comparison),
         ),
     )
 
 
-_SIDES = ("first", "second")
-_OF_BOTH = ("versions", "commit", "device", "started")
-_SHORT = {  # in Markdown, whose lines are to fit into a terminal
-    "recall_first": "recall, first",
-    "recall_second": "second",
-    "recall_difference": "difference, points",
-    "magnitude_ratio": "magnitude ratio",
-    "identity_overlap": "same top-K",
-}
+def _known(columns: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Return heading, meaning and unit of each column that is no end of an interval, in the order of the table."""
+    names = [name for name in columns if name.removesuffix("_low").removesuffix("_high") == name]
+    names.sort(key=lambda name: list(COMPARISON_COLUMNS).index(name) if name in COMPARISON_COLUMNS else 99)
+    return {name: COMPARISON_COLUMNS.get(name, (name.replace("_", " "), "", "number")) for name in names}
 
 
 def _source(column: str) -> str:
-    """Where the measure behind a column comes from."""
+    """Return the source of the measure behind a column."""
     base = column.removesuffix("_first").removesuffix("_second")
     names = {
         "needed": "needed_tp",
@@ -179,41 +147,42 @@ def _source(column: str) -> str:
 
 
 def _counts(run: Mapping[str, Any], classes: int) -> dict[str, list[int]]:
-    """Training images per class on either side, where the record says it."""
-    found = {side: wording.look(run, side, "data", "class_counts") for side in _SIDES}
+    """Return the training images per class of each model whose record holds them."""
+    listed = {side: wording.look(run, side, "data", "class_counts") for side in _SIDES}
     return {
         side: counts
-        for side, counts in found.items()
+        for side, counts in listed.items()
         if isinstance(counts, list) and len(counts) == classes and all(isinstance(count, int) for count in counts)
     }
 
 
 def _warnings(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What has to be known before a difference is put down to the networks."""
-    found = []
+    """Return what else may explain a difference between the two models."""
+    warnings = []
     splits = [wording.look(run, side, "heldout_split") for side in _SIDES]
     if "test" in splits:
-        found.append(
+        warnings.append(
             (
-                "Read on the test split: to be read only.",
-                "Neither of the two may be chosen by it, or the test score would no longer be one on unseen images.",
+                "This comparison reads the test split.",
+                "Do not choose between the two models by it: the test score would then no longer measure accuracy on unseen images.",
             )
         )
     if None not in splits and splits[0] != splits[1]:
-        found.append(("Other held-out images.", f"The first was read on {splits[0]}, the second on {splits[1]}."))
+        text = f"The first model was measured on the {splits[0]} split, the second on the {splits[1]} split."
+        warnings.append(("The held-out images differ.", text))
     elif _differ(run, "data", "splits", str(splits[0]), "digest"):
-        found.append(
-            ("Other held-out images.", "The two were not read on the same images, so they are not paired by image.")
-        )
+        text = "The two models were not measured on the same images, so the comparison is not paired by image."
+        warnings.append(("The held-out images differ.", text))
     if _differ(run, "data", "splits", "train", "digest"):
-        text = "A difference may come from the images, not from how the networks were trained."
-        found.append(("The two learned from other training images.", text))
+        text = "A difference may come from the training images instead of the training method."
+        warnings.append(("The training images differ.", text))
     for side in _SIDES:
         copies = wording.look(run, side, "duplicates", "count")
         if isinstance(copies, int) and copies > 0:
-            text = f"Of the {side}, {page.number_of(copies, 'held-out image is', 'held-out images are')} also in its training."
-            found.append(("Exact copies.", text))
-    return tuple(found)
+            number = wording.number_of(copies, "held-out image of", "held-out images of")
+            text = f"{number} the {side} model {'is' if copies == 1 else 'are'} also in its training set."
+            warnings.append(("Held-out images were trained on.", text))
+    return tuple(warnings)
 
 
 def _differ(run: Mapping[str, Any], *path: str) -> bool:
@@ -221,26 +190,49 @@ def _differ(run: Mapping[str, Any], *path: str) -> bool:
     return None not in values and values[0] != values[1]
 
 
-def _surely(columns: Mapping[str, Tensor], sign: int) -> list[int]:
-    """Classes whose difference has its whole interval on one side of 0, largest first."""
+def _beyond_zero(columns: Mapping[str, Tensor], sign: int) -> list[int]:
+    """Return the classes whose interval of the difference lies on one side of 0, largest difference first."""
     end = columns.get(f"recall_difference_{'low' if sign > 0 else 'high'}")
     if end is None:
         return []
-    found = (end * sign > 0).nonzero().flatten().tolist()
-    return sorted(found, key=lambda c: -sign * wording.at(columns, "recall_difference", c))
+    classes = (end * sign > 0).nonzero().flatten().tolist()
+    return sorted(classes, key=lambda c: -sign * wording.at(columns, "recall_difference", c))
 
 
-def _gain(columns: Mapping[str, Tensor], names: Sequence[str], c: int) -> str:
-    interval = wording.column_interval(columns, "recall_difference", c, "points")
-    return f"{names[c]} {wording.formatted(wording.at(columns, 'recall_difference', c), 'points')} points {interval}"
+def _findings_note(classes: int, any_differs: bool) -> str:
+    if not any_differs:
+        return f"No class differs: all {classes} intervals of the recall difference contain 0."
+    return (
+        f"These classes differ: the interval of their recall difference does not contain 0. If none of the {classes} classes differed,"
+        f" about {max(1, round(0.05 * classes))} would still be listed by chance."
+    )
 
 
-def _comparison_headlines(comparison: ModelComparison, better: int, worse: int) -> tuple[Headline, ...]:
-    def middle(name: str) -> float:
+def _statements(
+    columns: Mapping[str, Tensor], names: Sequence[str], second: str, better: Sequence[int], worse: Sequence[int]
+) -> tuple[Statement, ...]:
+    def difference(c: int) -> str:
+        interval = wording.column_interval(columns, "recall_difference", c, "points")
+        value = wording.formatted(wording.at(columns, "recall_difference", c), "points")
+        return f"{names[c]} {value} points {interval}"
+
+    return tuple(
+        Statement(
+            good=word == "higher",
+            title=f"{second} has {word} recall on {wording.number_of(len(group), 'class', 'classes')}",
+            text=", ".join(map(difference, group[: wording.WEAKEST])) + (" …" if len(group) > wording.WEAKEST else "."),
+        )
+        for word, group in (("lower", worse), ("higher", better))
+        if group
+    )
+
+
+def _headlines(comparison: ModelComparison, better: int, worse: int) -> tuple[Headline, ...]:
+    def average(name: str) -> float:
         column = comparison.columns.get(name)
         if column is None:
             return math.nan
-        # one class whose denominator is near 0 would be the mean of the ratios
+        # A mean of ratios would be dominated by a class whose denominator is near 0.
         return float(column.nanquantile(0.5) if name == "magnitude_ratio" else column.nanmean())
 
     numbers = [
@@ -254,8 +246,8 @@ def _comparison_headlines(comparison: ModelComparison, better: int, worse: int) 
             f"shared, mean of the classes; {wording.percent(comparison.identity_chance)} by chance",
         ),
     ]
-    found = [
-        Headline(label=label, value=wording.formatted(middle(name), unit), detail=plots.cut(detail, 60))
+    headlines = [
+        Headline(label=label, value=wording.formatted(average(name), unit), detail=cut(detail, 60))
         for label, name, unit, detail in numbers
         if name in comparison.columns
     ]
@@ -264,52 +256,122 @@ def _comparison_headlines(comparison: ModelComparison, better: int, worse: int) 
         counted = Headline(
             label="Classes better / worse",
             value=f"{better} / {worse}",
-            detail=f"mean difference {wording.points(middle('recall_difference'))} points; {undecided} undecided",
+            detail=f"mean difference {wording.points(average('recall_difference'))} points; {undecided} undecided",
         )
-        found.insert(min(2, len(found)), counted)
-    return tuple(found)
+        headlines.insert(min(2, len(headlines)), counted)
+    return tuple(headlines)
 
 
-# Per section: title, anchor, and its charts: title, caption, columns, where a line is drawn (None: nowhere), in shares of 1.
-_SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str, tuple[str, ...], str, bool], ...]], ...] = (
+def _class_table(
+    comparison: ModelComparison,
+    names: Sequence[str],
+    order: Sequence[int],
+    gap: int,
+    marks: Mapping[int, str],
+    counts: Mapping[str, Sequence[int]],
+    left_out: str,
+) -> Table:
+    columns, known = comparison.columns, _known(comparison.columns)
+    rows = tuple(
+        Row(
+            name=cut(names[c], LONGEST_IN_TABLE),
+            full_name=names[c] if len(names[c]) > LONGEST_IN_TABLE else "",
+            mark=marks.get(c, ""),
+            good=marks.get(c, "").endswith("better"),
+            cells=(
+                *(Cell(value=f"{listed[c]:,}") for listed in counts.values()),
+                *(
+                    Cell(
+                        value=wording.formatted(wording.at(columns, name, c), unit),
+                        interval=wording.column_interval(columns, name, c, unit),
+                        strong=name == "recall_difference" and c in marks,
+                    )
+                    for name, (_, _, unit) in known.items()
+                ),
+            ),
+        )
+        for c in order
+    )
+    return Table(
+        title="Classes",
+        caption="Largest loss first, largest gain last. ▲ and ▼ mark classes whose recall difference has an interval without 0."
+        f" {DASH} is undefined. Identity overlap expected by chance: {wording.percent(comparison.identity_chance)}.{left_out}",
+        headings=(
+            Heading(title="class"),
+            *(Heading(title=f"images, {side}", short=f"images, {side}") for side in counts),
+            *(
+                Heading(title=title, short=_SHORT.get(name, ""), meaning=meaning, anchor=wording.anchor(name))
+                for name, (title, meaning, _) in known.items()
+            ),
+        ),
+        rows=rows,
+        gap=gap,
+        left_out=len(names) - len(order),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ChartPlan:
+    """One chart of the comparison.
+
+    Attributes:
+        title: The question that it answers.
+        caption: How to read it.
+        columns: One column, or one for each model.
+        unit: The unit of the columns.
+        reference: Where a line is drawn.
+    """
+
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    unit: Literal["share", "points", "ratio"]
+    reference: Literal["zero", "one", "chance", ""] = ""
+
+
+_SECTIONS: tuple[tuple[str, str, tuple[_ChartPlan, ...]], ...] = (  # title, anchor, charts
     (
         "Recall",
         "recall",
         (
-            (
-                "Which classes gain, which lose?",
-                "Recall of the second less the first, in percentage points, with its interval.",
-                ("recall_difference",),
-                "zero",
-                True,
+            _ChartPlan(
+                title="Which classes gain, which lose?",
+                caption="Recall of the second model minus that of the first, in percentage points, with its interval.",
+                columns=("recall_difference",),
+                unit="points",
+                reference="zero",
             ),
-            ("Recall of both", "Held-out recall with its interval.", ("recall_first", "recall_second"), "", True),
+            _ChartPlan(
+                title="Recall of both models",
+                caption="Held-out recall with its interval.",
+                columns=("recall_first", "recall_second"),
+                unit="share",
+            ),
         ),
     ),
     (
         "Top-K features",
         "top-k",
         (
-            (
-                "Which relies on stronger features?",
-                "Top-K magnitude, second over first.",
-                ("magnitude_ratio",),
-                "one",
-                False,
+            _ChartPlan(
+                title="Which model has stronger features?",
+                caption="Top-K magnitude of the second model divided by that of the first.",
+                columns=("magnitude_ratio",),
+                unit="ratio",
+                reference="one",
             ),
-            (
-                "The same features?",
-                "Share of top-K features in common; dashed: by chance.",
-                ("identity_overlap",),
-                "chance",
-                True,
+            _ChartPlan(
+                title="Do both models use the same features?",
+                caption="Share of top-K features in common; the dashed line is the share expected by chance.",
+                columns=("identity_overlap",),
+                unit="share",
+                reference="chance",
             ),
-            (
-                "How many does a decision take?",
-                "How many of the strongest features it takes to beat the runner-up, on held-out images.",
-                ("needed_first", "needed_second"),
-                "",
-                False,
+            _ChartPlan(
+                title="How many features does a decision need?",
+                caption="Number of strongest features needed to beat the second-best class, on held-out images.",
+                columns=("needed_first", "needed_second"),
+                unit="ratio",
             ),
         ),
     ),
@@ -317,56 +379,64 @@ _SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str, tuple[str, ...], str, boo
         "Latent diversity",
         "diversity",
         (
-            (
-                "Whose features are more diverse?",
-                f"Vendi score of {MATCHED_N} held-out images at a time; fewer give no value.",
-                ("diversity_vendi_first", "diversity_vendi_second"),
-                "",
-                False,
+            _ChartPlan(
+                title="Which model has more diverse features?",
+                caption=f"Vendi score of {MATCHED_N} held-out images; classes with fewer images have no value.",
+                columns=("diversity_vendi_first", "diversity_vendi_second"),
+                unit="ratio",
             ),
         ),
     ),
 )
 
 
-def _comparison_sections(
-    comparison: ModelComparison, names: Sequence[str], order: Sequence[int], words: Mapping[int, str], left_out: str
+def _sections(
+    comparison: ModelComparison, names: Sequence[str], order: Sequence[int], marks: Mapping[int, str], left_out: str
 ) -> tuple[Section, ...]:
-    columns = comparison.columns
-    sides = ({"color": "muted", "marker": "s", "hollow": True}, {"color": "blue", "marker": "o"})
-    references = {"zero": 0.0, "one": 1.0, "chance": comparison.identity_chance}
-    marks = " ▲ and ▼ where the difference leaves out 0." if words else ""
-    sections = []
-    for section, anchor, listed in _SECTIONS:
-        charts = []
-        for title, caption, wanted, reference, percent in listed:
-            if not all(name in columns for name in wanted):
-                continue
-            styles: Sequence[Mapping[str, Any]] = sides if len(wanted) > 1 else sides[1:]
-            labels = _SIDES if len(wanted) > 1 else ("",)
-            points = wanted == ("recall_difference",)
-            charts.append(
-                Chart(
-                    title=title,
-                    caption=f"{caption} Ordered as in the table.{marks}{left_out}",
-                    alt=f"Dot plot. {caption} "
-                    + wording.extremes(
-                        columns, wanted[-1], names, "points" if points else "share" if percent else "ratio"
-                    ),
-                    data=Rows(
-                        names=tuple(names[c] for c in order),
-                        signs=tuple(words.get(c, "")[:1] for c in order),
-                        series=tuple(
-                            wording.series(columns, name, order, name=label, **style)
-                            for name, label, style in zip(wanted, labels, styles, strict=True)
-                        ),
-                        reference=references.get(reference),
-                        limits=(-1.0, 5.0) if wanted == ("magnitude_ratio",) else (-math.inf, math.inf),
-                        percent=percent and not points,
-                        points=points,
-                    ),
-                )
-            )
+    signs = " ▲ and ▼ mark differences whose interval does not contain 0." if marks else ""
+    found = []
+    for title, anchor, plans in _SECTIONS:
+        charts = tuple(
+            _chart(comparison, plan, names, order, marks, f" Same order as in the table.{signs}{left_out}")
+            for plan in plans
+            if all(name in comparison.columns for name in plan.columns)
+        )
         if charts:
-            sections.append(Section(title=section, anchor=anchor, charts=tuple(charts)))
-    return tuple(sections)
+            found.append(Section(title=title, anchor=anchor, charts=charts))
+    return tuple(found)
+
+
+def _chart(
+    comparison: ModelComparison,
+    plan: _ChartPlan,
+    names: Sequence[str],
+    order: Sequence[int],
+    marks: Mapping[int, str],
+    reading: str,
+) -> Chart:
+    columns = comparison.columns
+    styles: list[dict[str, Any]] = [
+        {"color": "muted", "marker": "s", "hollow": True},
+        {"color": "blue", "marker": "o"},
+    ]
+    both = len(plan.columns) > 1
+    references = {"zero": 0.0, "one": 1.0, "chance": comparison.identity_chance}
+    return Chart(
+        title=plan.title,
+        caption=plan.caption + reading,
+        alt=f"Dot plot. {plan.caption} {wording.extremes(columns, plan.columns[-1], names, plan.unit)}",
+        data=Rows(
+            names=tuple(names[c] for c in order),
+            signs=tuple(marks.get(c, "")[:1] for c in order),
+            series=tuple(
+                wording.series(columns, name, order, name=label, **style)
+                for name, label, style in zip(
+                    plan.columns, _SIDES if both else ("",), styles if both else styles[1:], strict=True
+                )
+            ),
+            reference=references.get(plan.reference),
+            limits=(-1.0, 5.0) if plan.reference == "one" else (-math.inf, math.inf),
+            percent=plan.unit == "share",
+            points=plan.unit == "points",
+        ),
+    )

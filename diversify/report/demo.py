@@ -1,4 +1,4 @@
-"""The demo as one offline HTML page and as Markdown: what was wrong, what was done, what it gained."""
+"""The demo as one offline HTML page and as Markdown: what was wrong, what was done, and how much it helped."""
 
 from __future__ import annotations
 
@@ -7,124 +7,54 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..augment.leak import Leak
 from ..diagnosis.catalogue import MEASURES
 from ..diagnosis.result import Diagnosis
-from ..functional import stats
-from ..functional.metrics import confusion_matrix, recall
 from ..plan.plan import Plan
-from ..repair.choose import balanced_difference
+from ..study.outcome import Outcome
 from . import page, wording
-from .page import Cell, Chart, Heading, Headline, Meaning, Report, Row, Section, Sheet, Statement, Table
-from .plots import Rows, Series
-from .remedy import plan_section
+from .plan_section import plan_section
+from .plots import FRAGILE, Rows, Series
+from .record import (
+    Cell,
+    Chart,
+    Definition,
+    Heading,
+    Headline,
+    PictureTable,
+    Report,
+    Row,
+    Section,
+    Statement,
+    Table,
+)
 from .thumbnails import thumbnail
 from .wording import DASH
 
 SHOWN_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_Z = 1.959964  # 95%
-_NOTHING = math.nan
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Trained:
-    """One way of training, with every seed: `right` `(S, N)` says which test images the S networks know."""
-
-    name: str
-    meaning: str
-    source: str
-    balanced_accuracy_val: tuple[float, ...]
-    right: Tensor
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
-    """All ways on the same test images, the first of them what the others are compared with. M ways, S seeds, C classes.
-
-    Attributes:
-        names: Of the ways.
-        accuracy: `(M, S)` balanced accuracy on test.
-        balanced_accuracy: `(M,)` mean over the seeds, `low` and `high` its 95% interval over test images.
-        gain: `(M, M)` points of a row's way over a column's, as shares of 1; `gain_low`, `gain_high` its interval over
-            test images, each of which counts by the share of the networks that know it.
-        seed_gain: `(M, M, S)` the same for every seed alone.
-        recall: `(M, C)` on test, mean over the seeds, with `recall_low` and `recall_high`.
-    """
-
-    names: tuple[str, ...]
-    meanings: tuple[str, ...]
-    sources: tuple[str, ...]
-    accuracy_val: Tensor
-    accuracy: Tensor
-    low: Tensor
-    high: Tensor
-    gain: Tensor
-    gain_low: Tensor
-    gain_high: Tensor
-    recall: Tensor
-    recall_low: Tensor
-    recall_high: Tensor
-
-    @property
-    def balanced_accuracy(self) -> Tensor:
-        """`(M,)` mean over the seeds."""
-        return self.accuracy.mean(1)
-
-    def seed_gain(self, one: int, other: int) -> list[float]:
-        """Of one way over another, seed by seed."""
-        return [float(value) for value in self.accuracy[one] - self.accuracy[other]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values: what the demo keeps of its test."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value.tolist() if isinstance(value, Tensor) else list(value) for name, value in values.items()}
-
-
-def outcome_of(ways: Sequence[Trained], labels: Tensor, num_classes: int) -> Outcome:
-    """The ways compared; `labels` `(N,)` are those of the test images, among which every class has some."""
-    seeds = [[_balanced(row, labels, num_classes) for row in way.right] for way in ways]
-    shares = [way.right.double().mean(0) for way in ways]
-    known = torch.zeros(len(ways), num_classes, dtype=torch.float64)
-    for place, share in enumerate(shares):
-        known[place].index_add_(0, labels, share)
-    totals = torch.bincount(labels, minlength=num_classes).expand_as(known)
-    low, high = stats.wilson_interval(known, totals)
-    ends = [stats.mean_share_interval(*row) for row in zip(known / totals, low, high, strict=True)]
-    pairs = [[balanced_difference(one, other, labels, num_classes) for other in shares] for one in shares]
-    gain, error = torch.tensor(pairs, dtype=torch.float64).unbind(-1)
-    return Outcome(
-        names=tuple(way.name for way in ways),
-        meanings=tuple(way.meaning for way in ways),
-        sources=tuple(way.source for way in ways),
-        accuracy_val=torch.tensor([way.balanced_accuracy_val for way in ways], dtype=torch.float64),
-        accuracy=torch.tensor(seeds, dtype=torch.float64),
-        low=torch.tensor([one for one, _ in ends], dtype=torch.float64),
-        high=torch.tensor([one for _, one in ends], dtype=torch.float64),
-        gain=gain,
-        gain_low=gain - _Z * error,
-        gain_high=gain + _Z * error,
-        recall=known / totals,
-        recall_low=low,
-        recall_high=high,
-    )
-
-
-def _balanced(right: Tensor, labels: Tensor, num_classes: int) -> float:
-    """Balanced accuracy of one network; what it gets wrong is put beside the classes."""
-    found = confusion_matrix(labels, torch.where(right.bool(), labels, num_classes), num_classes + 1)
-    return float(recall(found)[:num_classes].nanmean())
+_LARGE_CHANGE = 0.05  # of recall; shown in bold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Demo:
-    """What the demo's report is made of; the diagnoses, the leaks and the plan are those of the first seed.
+    """Everything that the demo's report shows. The diagnoses, the leaks and the plan are those of the first seed.
 
-    `varied` is `(C, S, N, ...)` images: N training images of a class under its policy, at `SHOWN_STRENGTHS`. `before`
-    and `after` are diagnoses on val. `control` and `planned` are places among the ways of the outcome, `chosen` says how
-    the plan's image policy was chosen.
+    Attributes:
+        outcome: The ways of training, compared on the test set.
+        control: The place of the control among the ways of the outcome.
+        planned: The place of training with the plan among them.
+        before: The diagnosis of the first network, on the validation set.
+        after: The diagnosis of the network trained with the plan, on the validation set.
+        leak_before: The leak of the plan's image policies in the first network.
+        leak_after: The same in the network trained with the plan.
+        plan: The plan.
+        varied: `(C, S, N, ...)`, per class N training images under its image policy at the S `SHOWN_STRENGTHS`.
+        chosen: How the plan's image policy was chosen, in a sentence.
+        repaired: What the repair of the first network's head gained, in a sentence.
+        commands: The commands that repeat the steps of the first seed.
+        seconds: Duration of each step.
     """
 
     outcome: Outcome
@@ -143,42 +73,42 @@ class Demo:
 
 
 def render_demo_html(demo: Demo, run: Mapping[str, Any]) -> str:
-    """One offline page; `run` is the content of run.json, all of it optional."""
+    """Return the demo's report as one offline HTML page; `run` is the content of run.json."""
     return page.html(demo_report_of(demo, run))
 
 
 def render_demo_markdown(demo: Demo, run: Mapping[str, Any]) -> str:
-    """The same without the plots and pictures."""
+    """Return the same as Markdown, without plots and pictures."""
     return page.markdown(demo_report_of(demo, run))
 
 
 def demo_report_of(demo: Demo, run: Mapping[str, Any]) -> Report:
-    """What the report of the demo says."""
+    """Return the record of the demo's report."""
     before, outcome = demo.before, demo.outcome
     names = tuple(wording.named(name) for name in before.class_names)
     counts = [int(count) for count in before["count"].tolist()]
-    seeds = outcome.accuracy.shape[1]
+    seeds = wording.number_of(outcome.accuracy.shape[1], "training seed", "training seeds")
     return Report(
-        title="Long-tailed digits: diagnosed, repaired, trained again",
-        subtitle=f"A small CNN learns {len(names)} digits from {sum(counts)} images, {max(counts)} of one class and"
-        f" {min(counts)} of another. Everything was chosen on {int(before['count_heldout'].nansum())} images of val; the"
-        f" {wording.words(run.get('test_images')) or 'images'} of test were read once, at the end. {seeds} training seed"
-        f"{'s' * (seeds != 1)}; intervals are 95%.",
+        title="Long-tailed digits: diagnosed, repaired, retrained",
+        subtitle=f"A small CNN learns {len(names)} digits from {sum(counts)} images: {max(counts)} of the largest class,"
+        f" {min(counts)} of the smallest. All choices were made on the {int(before['count_heldout'].nansum())} images of the"
+        f" validation set. The test set ({wording.words(run.get('test_images')) or 'its'} images) was read once, at the end."
+        f" {seeds}. Brackets show 95% intervals.",
         warnings=(),
         headlines=_headlines(demo),
-        findings_note="What was wrong, what was done, and what it gained.",
+        findings_note="What was wrong, what was done, and how much it helped.",
         findings=_statements(demo, names),
-        classes=_class_table(demo, names),
+        table=_class_table(demo, names),
         sections=(
-            _ways(demo),
-            _policies(demo, names),
-            _change(demo, names),
+            _ways_section(demo),
+            _policies_section(demo, names),
+            _change_section(demo, names),
             plan_section(demo.plan, names, training=True),
-            _again(demo),
+            _commands_section(demo),
         ),
         beyond_note="",
         beyond=None,
-        meanings=_meanings(demo),
+        definitions=_definitions(demo),
         origin=(
             *wording.origin_of(run),
             ("seconds", ", ".join(f"{name} {value:.0f}" for name, value in demo.seconds.items())),
@@ -186,7 +116,7 @@ def demo_report_of(demo: Demo, run: Mapping[str, Any]) -> Report:
     )
 
 
-def _gain_words(outcome: Outcome, one: int, other: int) -> str:
+def _gain_text(outcome: Outcome, one: int, other: int) -> str:
     low, high = float(outcome.gain_low[one, other]), float(outcome.gain_high[one, other])
     return f"{wording.points(float(outcome.gain[one, other]))} points {wording.between(low, high, 'tenths')}"
 
@@ -210,232 +140,241 @@ def _headlines(demo: Demo) -> tuple[Headline, ...]:
         return Headline(label=label, value=wording.points(float(outcome.gain[planned, other])), detail=detail)
 
     return (
-        Headline(label="As trained", value=before[0], detail=f"{before[1]} balanced test accuracy, {outcome.names[0]}"),
+        Headline(label="Before", value=before[0], detail=f"{before[1]} balanced test accuracy, {outcome.names[0]}"),
         Headline(label="Trained with the plan", value=after[0], detail=f"{after[1]} balanced test accuracy"),
         gain(0, "Gain, points"),
-        gain(control, f"Over {outcome.names[control]}, points"),
+        gain(control, f"Gain over {outcome.names[control]}, points"),
     )
 
 
 def _statements(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
-    before, outcome, planned, control = demo.before, demo.outcome, demo.planned, demo.control
-    weak = [c for c in range(len(names)) if float(before["fragile"][c]) > 0]
-    worst = min(range(len(names)), key=lambda c: float(before["recall_heldout"].nan_to_num(2.0)[c]))
-    ratio, share = (float(before[name][worst]) for name in ("ce_magnitude_ratio", "recall_heldout"))
-    wrong = (
-        f"Of class {names[worst]} ({int(before['count'][worst])} training images) it finds {wording.share(share)} of the unseen"
-        f" images {wording.column_interval(before.columns, 'recall_heldout', worst, 'share')}; its top-K features keep"
-        f" {wording.share(ratio)} of their training magnitude on them"
-        + f" {wording.column_interval(before.columns, 'ce_magnitude_ratio', worst, 'share')}".rstrip()
-        + "."
-    )
-    title = (
-        f"{page.number_of(len(weak), 'fragile class', 'fragile classes')}: {', '.join(names[c] for c in weak)}"
-        if weak
-        else "No class is fragile beyond doubt"
-    )
-    low, high = float(outcome.gain_low[planned, control]), float(outcome.gain_high[planned, control])
-    verdict = (
-        "beyond doubt on these test images"
-        if low > 0
-        else "less than the control, beyond doubt"
-        if high < 0
-        else "an interval that holds 0: on these test images the two cannot be told apart"
-    )
     return (
-        Statement(title=title, text=wrong, label="what was wrong"),
+        _what_was_wrong(demo, names),
         Statement(
-            title="A plan said what to do for each class",
-            text=f"{demo.chosen} The head of the first network was repaired too, without training it again: {demo.repaired}",
+            title="A plan set the training of each class",
+            text=f"{demo.chosen} The head of the first network was also repaired, without retraining the network: {demo.repaired}",
             label="what was done",
             good=True,
         ),
-        Statement(
-            title=f"{_gain_words(outcome, planned, 0)} over {outcome.names[0]}",
-            text=f"Reweighting alone ({outcome.names[control]}) gains {_gain_words(outcome, control, 0)}; the plan"
-            f" {_gain_words(outcome, planned, control)} more, by seed {_seeds(outcome.seed_gain(planned, control))}: {verdict}."
-            f" {_others(demo)}",
-            label="what it gained",
-            good=float(outcome.gain[planned, 0]) > 0,
-        ),
-        *_leaking(demo, names),
+        _what_it_gained(demo),
+        *_what_it_leaks(demo, names),
     )
 
 
-def _others(demo: Demo) -> str:
-    """What the ways gain that are neither the first, nor the control, nor the plan."""
-    outcome = demo.outcome
-    places = [place for place in range(1, len(outcome.names)) if place not in (demo.control, demo.planned)]
-    return " ".join(
-        f"Without training again, {outcome.names[place]} gains {_gain_words(outcome, place, 0)}." for place in places
+def _what_was_wrong(demo: Demo, names: Sequence[str]) -> Statement:
+    before = demo.before
+    weak = [c for c in range(len(names)) if float(before["fragile"][c]) > 0]
+    worst = min(range(len(names)), key=lambda c: float(before["recall_heldout"].nan_to_num(2.0)[c]))
+    ratio, share = (float(before[name][worst]) for name in ("ce_magnitude_ratio", "recall_heldout"))
+    text = (
+        f"The weakest class is {names[worst]}, with {int(before['count'][worst])} training images. Its recall on validation images is"
+        f" {wording.share(share)} {wording.column_interval(before.columns, 'recall_heldout', worst, 'share')}. Its top-K features"
+        f" reach {wording.share(ratio)}"
+        + f" {wording.column_interval(before.columns, 'ce_magnitude_ratio', worst, 'share')}".rstrip()
+        + " of their training magnitude on these images."
+    )
+    title = (
+        f"{wording.number_of(len(weak), 'fragile class', 'fragile classes')}: {', '.join(names[c] for c in weak)}"
+        if weak
+        else "No class is fragile"
+    )
+    return Statement(title=title, text=text, label="what was wrong")
+
+
+def _what_it_gained(demo: Demo) -> Statement:
+    outcome, planned, control = demo.outcome, demo.planned, demo.control
+    low, high = float(outcome.gain_low[planned, control]), float(outcome.gain_high[planned, control])
+    verdict = "The interval contains 0, so this test set cannot tell the two apart."
+    if low > 0:
+        verdict = "The plan is better on this test set."
+    elif high < 0:
+        verdict = "The plan is worse on this test set."
+    others = " ".join(
+        f"Without retraining the network, {outcome.names[place]} gains {_gain_text(outcome, place, 0)}."
+        for place in range(1, len(outcome.names))
+        if place not in (control, planned)
+    )
+    return Statement(
+        title=f"{_gain_text(outcome, planned, 0)} over {outcome.names[0]}",
+        text=f"Reweighting alone ({outcome.names[control]}) gains {_gain_text(outcome, control, 0)}. Compared with it, the plan gains"
+        f" {_gain_text(outcome, planned, control)}; by seed {_seeds(outcome.seed_gain(planned, control))}. {verdict} {others}".rstrip(),
+        label="what it gained",
+        good=float(outcome.gain[planned, 0]) > 0,
     )
 
 
-def _leaking(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
-    """The classes for which the retrained network takes varied images, beyond doubt."""
+def _what_it_leaks(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
+    """Return a statement on the classes whose augmentation makes the network predict them, if there are any."""
     leak = demo.leak_after
     if not leak.beyond_doubt:
         return ()
-    told = ", ".join(f"{names[c]} {wording.leaked(leak, c)}" for c in leak.beyond_doubt)
+    points = ", ".join(f"{names[c]} {wording.leaked(leak, c)}" for c in leak.beyond_doubt)
     text = (
-        "Val images of other classes, varied by the policy of the class, are called by its name so many points more often"
-        f" than clean ones: {told}. `bounded(plan, leak)` takes such a policy back."
+        "If a class's augmentation is applied to validation images of other classes, the network predicts that class more often, by"
+        f" these percentage points: {points}. `bounded(plan, leak)` weakens such a policy."
     )
-    return (Statement(title="Varied images are taken for another class", text=text, label="what it cost"),)
+    return (Statement(title="Augmentation makes the model predict the wrong class", text=text, label="what it cost"),)
+
+
+_CLASS_HEADINGS = (  # title, short form, measure, meaning
+    ("images, train", "images", "", ""),
+    ("recall before", "recall", "", ""),
+    ("recall with the plan", "with the plan", "", ""),
+    ("change, points", "change", "", ""),
+    ("magnitude gap before", "gap", "ce_magnitude_gap", "Top-K magnitude, training minus held-out, in logits."),
+    ("after", "gap after", "ce_magnitude_gap", "Top-K magnitude, training minus held-out, in logits."),
+    ("diversity before", "diversity", "diversity_vendi_heldout", "Vendi score of 20 held-out images."),
+    ("after", "diversity after", "diversity_vendi_heldout", "Vendi score of 20 held-out images."),
+    ("leak before, points", "leak", "leak", "How often its augmentation turns other classes' images into this class."),
+    ("after", "leak after", "leak", "How often its augmentation turns other classes' images into this class."),
+)
 
 
 def _class_table(demo: Demo, names: Sequence[str]) -> Table:
-    outcome, sides = demo.outcome, (demo.before, demo.after)
-    leaks = (demo.leak_before, demo.leak_after)
-
-    def test(place: int, c: int) -> Cell:
-        ends = float(outcome.recall_low[place][c]), float(outcome.recall_high[place][c])
-        value = wording.formatted(float(outcome.recall[place][c]), "share")
-        return Cell(value=value, interval=wording.between(*ends, "share"))
-
-    def measured(side: Diagnosis, name: str, unit: str, c: int) -> Cell:
-        value = wording.formatted(wording.at(side.columns, name, c), unit)
-        return Cell(value=value, interval=wording.column_interval(side.columns, name, c, unit))
-
-    def leaked(leak: Leak, c: int) -> Cell:
-        ends = float(leak.leak_low[c]), float(leak.leak_high[c])
-        return Cell(value=wording.points(float(leak.leak[c])), interval=wording.between(*ends, "tenths"))
-
-    rows = []
-    for c, name in enumerate(names):
-        change = float(outcome.recall[demo.planned][c] - outcome.recall[0][c])
-        fragile = float(demo.before["fragile"][c]) > 0
-        cells = (
-            Cell(value=f"{int(demo.before['count'][c]):,}"),
-            test(0, c),
-            test(demo.planned, c),
-            Cell(value=wording.points(change) if math.isfinite(change) else DASH, strong=abs(change) >= 0.05),
-            *(measured(side, "ce_magnitude_gap", "logits", c) for side in sides),
-            *(measured(side, "diversity_vendi_heldout", "plain", c) for side in sides),
-            *(leaked(leak, c) for leak in leaks),
-        )
-        rows.append(Row(name=name, mark="◆ fragile" if fragile else "", cells=cells))
-    headings = (
-        ("train images", "images", "", ""),
-        ("recall before", "recall", "", ""),
-        ("with the plan", "with the plan", "", ""),
-        ("change, points", "change", "", ""),
-        ("magnitude gap before", "gap", "ce_magnitude_gap", "Top-K, training less held-out, in logits."),
-        ("after", "gap after", "ce_magnitude_gap", "Top-K, training less held-out, in logits."),
-        ("diversity before", "diversity", "diversity_vendi_heldout", "Vendi score of 20 held-out images."),
-        ("after", "diversity after", "diversity_vendi_heldout", "Vendi score of 20 held-out images."),
-        ("leak before, points", "leak", "leak", "Other classes' images called this class under its policy."),
-        ("after", "leak after", "leak", "Other classes' images called this class under its policy."),
-    )
     return Table(
-        title="The classes, before and after",
-        caption="Recall: test, all seeds; the rest: val, the first seed. Largest class first; ◆ marks what the diagnosis called"
-        " fragile, bold a change of 5 points and more. Brackets: 95%, each class by itself.",
+        title="Classes, before and after",
+        caption="Recall is measured on the test set and averaged over all seeds; the other columns are measured on the validation set, for"
+        f" the first seed. Largest class first. {FRAGILE} marks classes that the diagnosis found fragile; changes of 5 points or more"
+        " are bold. Brackets show the 95% interval of each class.",
         headings=(
             Heading(title="class", short="class"),
             *(
                 Heading(title=title, short=short, meaning=meaning, anchor=wording.anchor(name) if name else "")
-                for title, short, name, meaning in headings
+                for title, short, name, meaning in _CLASS_HEADINGS
             ),
         ),
-        rows=tuple(rows),
+        rows=tuple(_class_row(demo, c, name) for c, name in enumerate(names)),
     )
 
 
-def _ways(demo: Demo) -> Section:
-    outcome = demo.outcome
-    rows, control = [], demo.control
-    for place, name in enumerate(outcome.names):
-        value, ends = _accuracy(outcome, place)
+def _class_row(demo: Demo, c: int, name: str) -> Row:
+    outcome, sides = demo.outcome, (demo.before, demo.after)
 
-        def over(other: int, place: int = place) -> Cell:
-            if place == other:
-                return Cell(value=DASH)
-            low, high = float(outcome.gain_low[place, other]), float(outcome.gain_high[place, other])
-            value = wording.points(float(outcome.gain[place, other]))
-            return Cell(value=value, interval=wording.between(low, high, "tenths"))
+    def test_recall(place: int) -> Cell:
+        ends = float(outcome.recall_low[place][c]), float(outcome.recall_high[place][c])
+        value = wording.formatted(float(outcome.recall[place][c]), "share")
+        return Cell(value=value, interval=wording.between(*ends, "share"))
 
-        rows.append(
-            Row(
-                name=name,
-                mark="policy by val" if place == demo.planned else "control" if place == control else "",
-                good=True,
-                meaning=outcome.meanings[place],
-                anchor=wording.anchor(f"way {place}"),
-                cells=(
-                    Cell(value=wording.percent(float(outcome.accuracy_val[place].mean()))),
-                    Cell(value=value, interval=ends, strong=place == demo.planned),
-                    Cell(value=" / ".join(wording.unsigned(100 * float(one), 1) for one in outcome.accuracy[place])),
-                    over(0),
-                    over(control),
-                ),
-            )
-        )
-    series = Series(
-        name="gain",
-        values=tuple(float(value) for value in outcome.gain[:, 0]),
-        low=(_NOTHING, *(float(value) for value in outcome.gain_low[1:, 0])),
-        high=(_NOTHING, *(float(value) for value in outcome.gain_high[1:, 0])),
+    def measured(side: Diagnosis, column: str, unit: str) -> Cell:
+        value = wording.formatted(wording.at(side.columns, column, c), unit)
+        return Cell(value=value, interval=wording.column_interval(side.columns, column, c, unit))
+
+    def leaked(leak: Leak) -> Cell:
+        ends = float(leak.leak_low[c]), float(leak.leak_high[c])
+        return Cell(value=wording.points(float(leak.leak[c])), interval=wording.between(*ends, "tenths"))
+
+    change = float(outcome.recall[demo.planned][c] - outcome.recall[0][c])
+    return Row(
+        name=name,
+        mark=f"{FRAGILE} fragile" if float(demo.before["fragile"][c]) > 0 else "",
+        cells=(
+            Cell(value=f"{int(demo.before['count'][c]):,}"),
+            test_recall(0),
+            test_recall(demo.planned),
+            Cell(value=wording.points(change) if math.isfinite(change) else DASH, strong=abs(change) >= _LARGE_CHANGE),
+            *(measured(side, "ce_magnitude_gap", "logits") for side in sides),
+            *(measured(side, "diversity_vendi_heldout", "plain") for side in sides),
+            *(leaked(leak) for leak in (demo.leak_before, demo.leak_after)),
+        ),
     )
-    told = "; ".join(
-        f"{name} {wording.points(float(value))}" for name, value in zip(outcome.names, outcome.gain[:, 0], strict=True)
-    )
-    drawn = Rows(
-        names=outcome.names,
-        signs=tuple("●" if place == demo.planned else "" for place in range(len(outcome.names))),
-        series=(series,),
-        reference=0.0,
-        points=True,
-    )
+
+
+def _ways_section(demo: Demo) -> Section:
+    outcome, control = demo.outcome, demo.control
     titles = (
-        "val",
+        "validation",
         "test",
         "test, by seed",
         f"over {outcome.names[0]}, points",
         f"over {outcome.names[control]}, points",
     )
     return Section(
-        title="What each way gains",
+        title="How much each way of training gains",
         anchor="ways",
-        note="Balanced accuracy: the mean recall of the classes, so that a rare one counts as much as a frequent one. Val chose;"
-        " test was read once, for all finished networks together.",
+        note="Balanced accuracy is the mean recall of the classes, so a rare class counts as much as a frequent one. The validation set"
+        " was used for all choices; the test set was read once, for all finished networks together.",
         table=Table(
-            title="What each way gains",
-            caption="Means over the seeds. Intervals are over test images, of which each counts by the share of the networks"
-            " that know it; how much hangs on the training seed is beside them.",
-            headings=(Heading(title="way"), *(Heading(title=title) for title in titles)),
-            rows=tuple(rows),
+            title="How much each way of training gains",
+            caption="Means over the seeds. Intervals are over test images; each image counts by the share of networks that predict it"
+            " correctly. The column by seed shows how much depends on the training seed.",
+            headings=(Heading(title="way of training"), *(Heading(title=title) for title in titles)),
+            rows=tuple(_way_row(demo, place) for place in range(len(outcome.names))),
         ),
-        charts=(
-            Chart(
-                title="Gain on test",
-                caption=f"Balanced accuracy over {outcome.names[0]}, in points, with its interval; ● is the plan.",
-                alt=f"Gain in points: {told}.",
-                data=drawn,
-            ),
+        charts=(_gain_chart(demo),),
+    )
+
+
+def _way_row(demo: Demo, place: int) -> Row:
+    outcome = demo.outcome
+    value, ends = _accuracy(outcome, place)
+
+    def over(other: int) -> Cell:
+        if place == other:
+            return Cell(value=DASH)
+        low, high = float(outcome.gain_low[place, other]), float(outcome.gain_high[place, other])
+        gain = wording.points(float(outcome.gain[place, other]))
+        return Cell(value=gain, interval=wording.between(low, high, "tenths"))
+
+    return Row(
+        name=outcome.names[place],
+        mark={demo.planned: "policy chosen on validation", demo.control: "control"}.get(place, ""),
+        good=True,
+        meaning=outcome.meanings[place],
+        anchor=wording.anchor(f"way {place}"),
+        cells=(
+            Cell(value=wording.percent(float(outcome.accuracy_val[place].mean()))),
+            Cell(value=value, interval=ends, strong=place == demo.planned),
+            Cell(value=" / ".join(wording.unsigned(100 * float(one), 1) for one in outcome.accuracy[place])),
+            over(0),
+            over(demo.control),
         ),
     )
 
 
-def _policies(demo: Demo, names: Sequence[str]) -> Section:
-    columns = tuple("as it is" if not strength else f"{strength:g}" for strength in SHOWN_STRENGTHS)
+def _gain_chart(demo: Demo) -> Chart:
+    outcome = demo.outcome
+    gain = tuple(float(value) for value in outcome.gain[:, 0])
+    listed = "; ".join(f"{name} {wording.points(value)}" for name, value in zip(outcome.names, gain, strict=True))
+    return Chart(
+        title="Gain on the test set",
+        caption=f"Balanced accuracy minus that of {outcome.names[0]}, in points, with its 95% interval; ● marks the plan.",
+        alt=f"Gain in points: {listed}.",
+        data=Rows(
+            names=outcome.names,
+            signs=tuple("●" if place == demo.planned else "" for place in range(len(outcome.names))),
+            series=(
+                Series(
+                    name="gain",
+                    values=gain,
+                    low=(math.nan, *(float(value) for value in outcome.gain_low[1:, 0])),
+                    high=(math.nan, *(float(value) for value in outcome.gain_high[1:, 0])),
+                ),
+            ),
+            reference=0.0,
+            points=True,
+        ),
+    )
+
+
+def _policies_section(demo: Demo, names: Sequence[str]) -> Section:
+    columns = tuple("original" if not strength else f"{strength:g}" for strength in SHOWN_STRENGTHS)
     rows = []
     for c, name in enumerate(names):
         policy = demo.plan.classes[c].image
-        detail = f"trained at {policy.strength:.2f}, on {policy.probability:.0%}" if policy.amount else "not varied"
+        detail = f"{policy.strength:.2f} on {policy.probability:.0%}" if policy.amount else "not augmented"
         cells = tuple(tuple(thumbnail(image) for image in images) for images in demo.varied[c])
         rows.append((name, detail, cells))
     kinds = dict.fromkeys(name for one in demo.plan.classes for name in one.image.operations)
     return Section(
-        title="What the policies do to images",
+        title="What the augmentation does to images",
         anchor="policies",
-        note=f"Training images under the policy of their class: {', '.join(kinds).replace('_', ' ') or 'none'}. In a row an image"
-        " keeps its operation, and what grows is the strength; beside the name is the strength that the plan trains with,"
-        " and on which share of the class's draws.",
-        sheets=(
-            Sheet(
-                title="Strength, low to high",
-                caption="0 is the identity, 1 the full range of each operation.",
+        note="Training images under the image policy of their class. Operations:"
+        f" {', '.join(kinds).replace('_', ' ') or 'none'}. Each row keeps its images and operations; the strength grows from left to"
+        " right. Beside the name are the strength used in training and the share of the class's draws that is augmented.",
+        picture_tables=(
+            PictureTable(
+                title="Images at increasing strength",
+                caption="Strength 0 leaves the image unchanged; 1 uses the full range of each operation.",
                 corner="class",
                 columns=columns,
                 rows=tuple(rows),
@@ -444,74 +383,84 @@ def _policies(demo: Demo, names: Sequence[str]) -> Section:
     )
 
 
-def _change(demo: Demo, names: Sequence[str]) -> Section:
+def _change_section(demo: Demo, names: Sequence[str]) -> Section:
     outcome = demo.outcome
-    nothing = (_NOTHING,) * len(names)
-
-    def joined(first: Sequence[float], second: Sequence[float]) -> tuple[Series, ...]:
-        sides = (("before", first, "muted", "s", True), ("with the plan", second, "blue", "o", False))
-        return tuple(
-            Series(
-                name=name, values=tuple(values), low=nothing, high=nothing, color=color, marker=marker, hollow=hollow
-            )
-            for name, values, color, marker, hollow in sides
-        )
-
     recalls = [[float(value) for value in outcome.recall[place]] for place in (0, demo.planned)]
-    gaps = [[float(value) for value in side["ce_magnitude_ratio"]] for side in (demo.before, demo.after)]
-    told = [
-        "; ".join(f"{name} {form(one)} to {form(other)}" for name, one, other in zip(names, *values, strict=True))
-        for values, form in ((recalls, wording.share), (gaps, wording.share))
-    ]
-    blank = ("",) * len(names)
+    ratios = [[float(value) for value in side["ce_magnitude_ratio"]] for side in (demo.before, demo.after)]
     return Section(
         title="Before and after",
         anchor="change",
         charts=(
             Chart(
-                title="Which classes gain, which pay?",
+                title="Which classes gain, which lose?",
                 caption="Test recall, mean over the seeds. Largest class at the top.",
-                alt=f"Recall: {told[0]}.",
-                data=Rows(names=tuple(names), signs=blank, series=joined(*recalls), percent=True, joined=True),
+                alt=f"Recall: {_changes(names, recalls)}.",
+                data=_joined(names, recalls),
             ),
             Chart(
-                title="Do the top-K features hold on unseen images?",
-                caption="What is left on val of their magnitude in training, the first seed; the line is all of it.",
-                alt=f"Top-K magnitude ratio: {told[1]}.",
-                data=Rows(
-                    names=tuple(names), signs=blank, series=joined(*gaps), percent=True, joined=True, reference=1.0
-                ),
+                title="Are the top-K features as strong on held-out images?",
+                caption="Magnitude of the top-K features on validation images, as a share of that on training images, for the first seed."
+                " At the dashed line, both are equal.",
+                alt=f"Top-K magnitude ratio: {_changes(names, ratios)}.",
+                data=_joined(names, ratios, reference=1.0),
             ),
         ),
     )
 
 
-def _again(demo: Demo) -> Section:
+def _changes(names: Sequence[str], sides: Sequence[Sequence[float]]) -> str:
+    return "; ".join(
+        f"{name} {wording.share(before)} to {wording.share(after)}"
+        for name, before, after in zip(names, *sides, strict=True)
+    )
+
+
+def _joined(names: Sequence[str], sides: Sequence[Sequence[float]], reference: float | None = None) -> Rows:
+    """Return a dot plot with a line from the value before to the value with the plan."""
+    nothing = (math.nan,) * len(names)
+    before = Series(
+        name="before", values=tuple(sides[0]), low=nothing, high=nothing, color="muted", marker="s", hollow=True
+    )
+    after = Series(name="with the plan", values=tuple(sides[1]), low=nothing, high=nothing)
+    return Rows(
+        names=tuple(names),
+        signs=("",) * len(names),
+        series=(before, after),
+        reference=reference,
+        percent=True,
+        joined=True,
+    )
+
+
+def _commands_section(demo: Demo) -> Section:
     return Section(
-        title="The same by hand",
+        title="Commands to repeat these steps",
         anchor="again",
-        note="Every step of the first seed is a command; the data is an ordinary file.",
+        note="These commands repeat the steps of the first seed; the data is an ordinary file.",
         commands=demo.commands,
     )
 
 
-def _meanings(demo: Demo) -> tuple[Meaning, ...]:
+def _definitions(demo: Demo) -> tuple[Definition, ...]:
     outcome = demo.outcome
     ways = zip(outcome.names, outcome.meanings, outcome.sources, strict=True)
+    measures = (
+        (name, MEASURES[name]) for name in ("ce_magnitude_gap", "ce_magnitude_ratio", "diversity_vendi_heldout")
+    )
     return (
         *(
-            Meaning(title=name, text=text, source=source, anchor=wording.anchor(f"way {place}"))
+            Definition(title=name, text=text, source=source, anchor=wording.anchor(f"way {place}"))
             for place, (name, text, source) in enumerate(ways)
         ),
         *(
-            Meaning(title=one.title, text=wording.with_evidence(one), source=one.source, anchor=wording.anchor(name))
-            for name in ("ce_magnitude_gap", "ce_magnitude_ratio", "diversity_vendi_heldout")
-            for one in (MEASURES[name],)
+            Definition(title=one.title, text=wording.with_evidence(one), source=one.source, anchor=wording.anchor(name))
+            for name, one in measures
         ),
-        Meaning(
+        Definition(
             title="leak",
-            text="How much more often held-out images of the other classes are called by the class's name once its policy is"
-            " applied to them at full strength, in points: whether the network takes a varied image for a rare class.",
+            text="How much more often held-out images of other classes are predicted as the class once its augmentation is applied to"
+            " them at full strength, in percentage points. A large leak means that the network takes augmented images for a rare"
+            " class.",
             anchor=wording.anchor("leak"),
         ),
     )

@@ -1,4 +1,4 @@
-"""Small pictures of a data set's images, as addresses that an HTML page can hold."""
+"""Small pictures of a data set's images, as `data:` addresses for an HTML page."""
 
 from __future__ import annotations
 
@@ -18,33 +18,56 @@ from ..diagnosis.exhibits import ClassExamples, Example, Exhibits
 from ..network.extraction import unchanged_randomness
 
 SIDE = 96  # pixels of the longer side, at most
-_LOSSLESS = 48  # up to so many pixels a picture is kept as it is
+_LOSSLESS = 48  # images of up to this many pixels a side are kept unchanged
 
 
 def take_pictures(exhibits: Exhibits, train: Images, heldout: Images) -> Exhibits:
-    """The exhibits with a picture of every example, and its file's name where it has one.
+    """Return the exhibits with a small picture of every example, and its file name if it has one.
 
-    `train` and `heldout` are map-style data sets in which `Example.index` is an index. Images in [0, 255] or [0, 1] are shown
-    as they are; others (already normalised) are stretched to the range of each. The state of chance is left as it was.
+    Pixels in [0, 255] or [0, 1] are shown as they are. Normalised images are stretched to their own range. Random states
+    are left unchanged.
+
+    Args:
+        exhibits: Example images, from `choose_exhibits`.
+        train: The training data set; `Example.index` is an index into it.
+        heldout: The held-out data set.
+
+    Returns:
+        New exhibits; the given ones are not changed.
+
+    See Also:
+        `render_html`: Shows the pictures.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((60, 30, 10))
+        >>> diagnosis = dv.diagnose(train, heldout, head=head, class_names=("cat", "dog", "owl"), top_k=5)
+        >>> exhibits = dv.choose_exhibits(train, heldout, head=head, diagnosis=diagnosis)
+        >>> images = [[row.view(1, 4, 4)] for row in torch.arange(len(train) * 16).view(-1, 16) % 256]
+        >>> [one.typical[0].picture[:15] for one in dv.take_pictures(exhibits, images, images).examples]
+        ['data:image/png;']
     """
 
-    def seen(example: Example, dataset: Images) -> Example:
+    def with_picture(example: Example, dataset: Images) -> Example:
         picture = thumbnail(as_image(dataset[example.index][0]))
         return example.model_copy(update={"picture": picture, "name": file_name(dataset, example.index)})
 
-    def whole(one: ClassExamples) -> ClassExamples:
+    def with_pictures(one: ClassExamples) -> ClassExamples:
         kinds = {"typical": train, "border": train, "outlier": train, "errors": heldout}
-        found = {kind: tuple(seen(each, dataset) for each in getattr(one, kind)) for kind, dataset in kinds.items()}
-        return one.model_copy(update=found)
+        update = {
+            kind: tuple(with_picture(each, dataset) for each in getattr(one, kind)) for kind, dataset in kinds.items()
+        }
+        return one.model_copy(update=update)
 
     with unchanged_randomness(torch.device("cpu"), None):
-        return exhibits.model_copy(update={"examples": tuple(whole(one) for one in exhibits.examples)})
+        return exhibits.model_copy(update={"examples": tuple(with_pictures(one) for one in exhibits.examples)})
 
 
 def file_name(dataset: Any, index: int) -> str:
-    """The path of an image file, as far as its data set says it: through `Subset`, at `paths`, `samples` or `imgs`.
+    """Return the path of an image file on one line; "" if the data set does not know it.
 
-    Relative to the tree for files that we read ourselves; on one line, and without what cannot be written as UTF-8.
+    Looks through `Subset`, and at the attributes `paths`, `samples` and `imgs`. Paths of image folders that this library
+    reads are relative to the folder.
     """
     while isinstance(dataset, Relabelled | Own) or (hasattr(dataset, "indices") and hasattr(dataset, "dataset")):
         index = index if isinstance(dataset, Relabelled | Own) else int(dataset.indices[index])
@@ -61,7 +84,7 @@ def file_name(dataset: Any, index: int) -> str:
 
 
 def thumbnail(image: Tensor) -> str:
-    """A `data:` address for an image `(C, H, W)`: PNG as it is where it is small, else a JPEG of `SIDE` pixels at most."""
+    """Return a `data:` address for an image `(C, H, W)`: unchanged as PNG if small, else a JPEG of at most `SIDE` pixels."""
     pixels = _as_bytes(image.detach().cpu())
     pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1]
     array = pixels.permute(1, 2, 0).contiguous().numpy()
@@ -76,6 +99,7 @@ def thumbnail(image: Tensor) -> str:
 
 
 def _as_bytes(image: Tensor) -> Tensor:
+    """Return the pixels as uint8; normalised images are stretched to their own range."""
     if image.dtype == torch.uint8:
         return image
     values = image.double().nan_to_num()

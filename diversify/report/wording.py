@@ -1,4 +1,4 @@
-"""How reports write numbers, names and origins, and which classes they show where there are many."""
+"""How reports write numbers, names and origins, and which classes they show if there are many."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from ..augment.leak import Leak
 from ..diagnosis.catalogue import Measure
 from ..diagnosis.model_comparison import ModelComparison
 from ..diagnosis.result import Diagnosis
-from .plots import Series, cut
+from .plots import Series
+from .plots import cut as cut
 
-ALL_CLASSES = 40  # up to so many, every class is shown; beyond, the WEAKEST and the STRONGEST
+ALL_CLASSES = 40  # with more classes, only the WEAKEST and the STRONGEST are shown
 WEAKEST, STRONGEST = 20, 10
 DASH = "–"
 LONGEST = 200  # characters of a name
+LONGEST_IN_TABLE = 48  # characters of a name in a table
+
+
+def number_of(number: int, one: str, many: str) -> str:
+    """Return a count with its noun."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def selection(values: Tensor) -> tuple[tuple[int, ...], int]:
-    """Classes to show, smallest value first and undefined ones last, and how many of them come before those left out."""
+    """Return the classes to show, lowest value first and undefined last, and how many come before those left out."""
     order = order_of(values)
     if len(order) <= ALL_CLASSES:
         return tuple(order), len(order)
@@ -31,22 +38,22 @@ def selection(values: Tensor) -> tuple[tuple[int, ...], int]:
 
 
 def anchor(measure: str) -> str:
-    """Where a page explains a measure."""
+    """Return the anchor of a measure's definition."""
     return f"measure-{measure.replace('_', '-')}"
 
 
 def with_source(measure: Measure) -> str:
-    """What a measure means, and where it comes from."""
+    """Return what a measure is, with its source."""
     return f"{measure.meaning} {measure.source}." if measure.source else measure.meaning
 
 
 def with_evidence(measure: Measure) -> str:
-    """What a measure means, and whether it was seen to add to class size, where that was asked."""
+    """Return what a measure is, and whether it was found to add to class size if that was tested."""
     return f"{measure.meaning} Adds to class size: {measure.evidence}." if measure.evidence else measure.meaning
 
 
 def order_of(values: Tensor) -> list[int]:
-    """Every class, smallest value first and undefined ones last."""
+    """Return all classes, lowest value first and undefined last."""
     listed = values.tolist()
     return sorted(
         range(len(listed)), key=lambda c: (math.isnan(listed[c]), listed[c] if listed[c] == listed[c] else 0.0, c)
@@ -54,22 +61,23 @@ def order_of(values: Tensor) -> list[int]:
 
 
 def left_out(classes: int, shown: int, by: str) -> str:
-    """How many classes a table or plot leaves out, as a sentence; empty when none."""
+    """Return a sentence on the classes that a table or plot leaves out; "" if there are none."""
     return (
-        f" Of {classes:,} classes the {WEAKEST} lowest and {STRONGEST} highest by {by}; {classes - shown:,} left out."
+        f" Of {classes:,} classes, the {WEAKEST} with the lowest and the {STRONGEST} with the highest {by} are shown;"
+        f" {classes - shown:,} left out."
         if shown < classes
         else ""
     )
 
 
 def series(columns: Mapping[str, Tensor], column: str, order: Sequence[int], *, name: str, **style: Any) -> Series:
-    """One column of a diagnosis or comparison, with its intervals, as plot data."""
+    """Return a column of a diagnosis or comparison, with its intervals, as plot data."""
     values, low, high = (tuple(at(columns, column + end, c) for c in order) for end in ("", "_low", "_high"))
     return Series(name=name, values=values, low=low, high=high, **style)
 
 
 def extremes(columns: Mapping[str, Tensor], column: str, names: Sequence[str], unit: str) -> str:
-    """The lowest and highest class, in words, for those who do not see the plot."""
+    """Return a sentence that names the classes with the lowest and highest value, for readers who cannot see the plot."""
     values = [(value, c) for c, value in enumerate(columns[column].tolist()) if math.isfinite(value)]
     if not values:
         return "No class has a value."
@@ -78,13 +86,13 @@ def extremes(columns: Mapping[str, Tensor], column: str, names: Sequence[str], u
 
 
 def top_k_origin(result: Diagnosis | ModelComparison) -> tuple[tuple[str, str], ...]:
-    """K of D and its chance level, for the origin of a report."""
+    """Return K, D and the overlap expected by chance, for the origin of a report."""
     k, features = result.top_k, result.num_features
     return (("top-K", f"{k} of {features} features; two random sets of {k} share {percent(k / features)} by chance"),)
 
 
 def origin_of(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What run.json says about where the numbers come from; what it does not say is not shown."""
+    """Return labels and values of what run.json says about the origin of the numbers; missing entries are left out."""
     parameters = look(run, "model", "parameters")
     digest = look(run, "weights", "sha256")
     splits = look(run, "data", "splits")
@@ -101,7 +109,7 @@ def origin_of(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         "imbalance": look(run, "data", "imbalance"),
         "tail order": look(run, "data", "tail_order"),
         "images": sizes,
-        "the model sees": join(words(run.get("view")) or None, run.get("view_origin")),
+        "preprocessing": join(words(run.get("view")) or None, run.get("view_origin")),
         "note": "; ".join(map(str, run["notes"])) if isinstance(run.get("notes"), list) else None,
         "seed": run.get("seed"),
         "versions": run.get("versions"),
@@ -113,19 +121,19 @@ def origin_of(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def look(record: Any, *path: str) -> Any:
-    """The value at a path of keys, or None."""
+    """Return the value at a path of keys, or None."""
     for key in path:
         record = record.get(key) if isinstance(record, Mapping) else None
     return record
 
 
 def join(*parts: object) -> str:
-    """The parts that there are, separated by commas."""
+    """Return the parts that are not None, separated by commas."""
     return ", ".join(str(part) for part in parts if part is not None)
 
 
 def words(value: Any) -> str:
-    """Any JSON value on one line."""
+    """Return any JSON value as one line of text."""
     if value is None:
         return ""
     if isinstance(value, Mapping):
@@ -138,58 +146,58 @@ def words(value: Any) -> str:
 
 
 def plain(text: object) -> str:
-    """One line of characters that can be printed; control characters, lone surrogates and the like become �."""
+    """Return the text on one line; characters that cannot be printed become �."""
     line = " ".join(str(text).split())
     return "".join(mark if mark.isprintable() or mark in "\u200c\u200d" else "�" for mark in line) or "(no name)"
 
 
 def named(text: object) -> str:
-    """A name as `plain` writes it, its end left out beyond `LONGEST` characters."""
+    """Return a name as `plain` writes it, cut to `LONGEST` characters."""
     return cut(plain(text), LONGEST)
 
 
 def sentence(text: str) -> str:
-    """Text as a sentence: a capital first letter and a full stop."""
+    """Return the text with a capital first letter and a full stop."""
     return f"{text[0].upper()}{text[1:]}{'' if text.endswith(('.', '…')) else '.'}" if text else ""
 
 
 def at(columns: Mapping[str, Tensor], name: str, c: int) -> float:
-    """One class's value of a column."""
+    """Return the value of a column for one class; NaN if there is no such column."""
     return float(columns[name][c]) if name in columns else math.nan
 
 
 def none_fragile(diagnosis: Diagnosis, names: Sequence[str]) -> str:
-    """That no class is fragile beyond doubt, and of which classes the images are too few to say so though hardly any is found."""
+    """Return a statement that no class is fragile, with the classes whose recall is low but uncertain."""
     recall, held = diagnosis["recall_heldout"], diagnosis["count_heldout"]
     mean = float(recall.nanmean())
     text = (
-        f"No class is fragile beyond doubt: no interval of held-out recall lies wholly below the mean of the {len(names)} classes,"
+        f"No class is fragile: no 95% interval of held-out recall lies entirely below the mean of the {len(names)} classes,"
         f" {percent(mean)}."
     )
     if mean == 0:
-        return f"{text} None of the held-out images is found."
+        return f"{text} No held-out image is predicted correctly."
     rare = [c for c in order_of(recall) if float(recall[c]) < mean / 2]
     if not rare:
         return text
     shown = ", ".join(f"{names[c]} {round(float(recall[c] * held[c]))} of {int(held[c])}" for c in rare[:6])
     more = " …" if len(rare) > 6 else ""
-    return f"{text} But that may be for want of images; found less than half as often as the mean: {shown}{more}."
+    return f"{text} Too few held-out images may be the reason. Classes with less than half the mean recall: {shown} correct{more}."
 
 
 def column_interval(columns: Mapping[str, Tensor], name: str, c: int, unit: str) -> str:
-    """One class's interval of a column, in brackets; empty where there is none."""
+    """Return the interval of a column for one class, in brackets; "" if there is none."""
     return between(at(columns, f"{name}_low", c), at(columns, f"{name}_high", c), unit)
 
 
 def between(low: float, high: float, unit: str) -> str:
-    """In brackets and without the unit; empty unless both ends are finite."""
+    """Return an interval in brackets without its unit; "" unless both ends are finite."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
     return f"[{formatted(low, unit).removesuffix('%')}, {formatted(high, unit).removesuffix('%')}]"
 
 
 def formatted(value: float, unit: str) -> str:
-    """A number as the report writes it: a true minus, an en dash where undefined, never a share rounded to 0 or 100%."""
+    """Return a number as reports write it: with a true minus, and a dash if undefined; no share is rounded to 0 or 100%."""
     if not math.isfinite(value):
         return DASH
     if unit == "share":
@@ -207,7 +215,7 @@ def formatted(value: float, unit: str) -> str:
 
 
 def share(value: float) -> str:
-    """A share of 1 as a percentage, never rounded to 0 or 100%."""
+    """Return a share in [0, 1] as a percentage, never rounded to 0 or 100%."""
     text = f"{100 * value:.0f}"
     if (text in ("0", "-0") and value != 0) or (text == "100" and value != 1):
         text = f"{100 * value:.1f}"
@@ -216,27 +224,27 @@ def share(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A share as a percentage with one decimal; an en dash where undefined."""
+    """Return a share as a percentage with one decimal; a dash if undefined."""
     return unsigned(100 * value, 1) + "%" if math.isfinite(value) else DASH
 
 
 def points(value: float) -> str:
-    """A difference of shares in percentage points, signed."""
+    """Return a difference of shares in percentage points, with its sign."""
     return signed(100 * value, 1)
 
 
 def leaked(leak: Leak, c: int) -> str:
-    """The leak of a class in points, with its interval."""
+    """Return the leak of a class in points, with its interval."""
     return f"{points(float(leak.leak[c]))} {between(float(leak.leak_low[c]), float(leak.leak_high[c]), 'tenths')}"
 
 
 def unsigned(value: float, places: int) -> str:
-    """A number with a true minus, and no sign on zero."""
+    """Return a number with a true minus, and no sign on zero."""
     text = f"{value:,.{places}f}"
     return text.removeprefix("-") if not text.strip("-0.") else text.replace("-", "−")
 
 
 def signed(value: float, places: int) -> str:
-    """A number with its sign, a true minus or a plus; none on zero."""
+    """Return a number with a plus or a true minus; no sign on zero."""
     text = unsigned(value, places) if math.isfinite(value) else DASH
     return f"+{text}" if text.strip("0.,") and text[0] not in f"−{DASH}" else text

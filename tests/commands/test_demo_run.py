@@ -14,7 +14,8 @@ from diversify.commands import demo
 from diversify.data.load import load_data
 from diversify.files import atomic, digests
 from diversify.functional.counts import exponential_profile
-from diversify.report.demo import Trained, outcome_of
+from diversify.repair.retrain import HeadRecipe
+from diversify.study.outcome import Trained, outcome_of
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,8 @@ def quick() -> pytest.MonkeyPatch:
         patch.setattr(demo, "DEMO_RECIPE", recipe)
         patch.setattr(demo, "SEEDS", 1)
         patch.setattr("diversify.commands.remedy.REPEATS", 1)
+        head = lambda **options: HeadRecipe(steps=5, batch_size=16, **options)  # noqa: E731
+        patch.setattr("diversify.commands.remedy.HeadRecipe", head)
         patch.setattr(demo, "STRENGTHS", {name: demo.STRENGTHS[name] for name in ("mild", "usual")})
         yield patch
 

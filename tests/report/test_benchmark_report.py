@@ -1,4 +1,4 @@
-"""The report of a study says what the comparison holds: losses as visible as wins, unfinished studies as such."""
+"""The report of a study shows the numbers of its comparison; losses are as visible as wins, and unfinished studies say so."""
 
 import math
 import re
@@ -20,16 +20,18 @@ from diversify.report.benchmark.page import (
     render_benchmark_markdown,
     text,
 )
-from diversify.report.page import Report, Section, Statement, Table
 from diversify.report.plots import Against, Rows
-from diversify.study.analysis import BASELINE, DIVERSITY, OURS, SuiteComparison, compare, scores_of
+from diversify.report.record import Report, Section, Statement, Table
+from diversify.study.analysis import compare
+from diversify.study.comparison import BASELINE, DIVERSITY, OURS, SuiteComparison
 from diversify.study.read import load, load_protocol
+from diversify.study.scores import scores_of
 
 Records = list[dict[str, Any]]
 
 
 def with_inside(records: Records, **moved: float) -> Records:
-    """The same with what changed inside: `diversify` differs from all others by `moved`."""
+    """Return the records with feature measures in which `diversify` differs from all others by `moved`."""
     found = []
     for one in records:
         move = moved if one["method"] == OURS else {}
@@ -40,7 +42,7 @@ def with_inside(records: Records, **moved: float) -> Records:
 
 
 def losing(records: Records) -> Records:
-    """The same with `diversify` last on test."""
+    """Return the records with `diversify` last on test."""
     return [
         {**one, "balanced_accuracy": 0.3 + 0.001 * one["seed"]}
         if (one["method"], one["kind"]) == (OURS, "final")
@@ -60,7 +62,7 @@ def section_of(made: Report, anchor: str) -> Section:
 
 
 def cells_of(table: Table) -> dict[str, dict[str, tuple[str, str]]]:
-    """Value and interval, by the name of the row and the title of the column."""
+    """Return value and interval of each cell, by the name of its row and the title of its column."""
     titles = [heading.title for heading in table.headings[1:]]
     return {row.name: dict(zip(titles, ((c.value, c.interval) for c in row.cells), strict=True)) for row in table.rows}
 
@@ -73,10 +75,10 @@ def statement_of(made: Report, label: str) -> Statement:
 @pytest.mark.parametrize("seeds", [3, 8])
 def test_the_numbers_are_those_of_the_comparison(seeds: int) -> None:
     suite, made = told(with_inside(study(seeds=range(seeds)), leak=0.03))
-    cells = cells_of(made.classes)
+    cells = cells_of(made.table)
     differences, groups = (cells_of(section_of(made, name).table) for name in ("differences", "recall"))  # type: ignore[arg-type]
     html = render_benchmark_html(compare(with_inside(study(seeds=range(seeds)), leak=0.03)))
-    assert [row.name for row in made.classes.rows] == [one.name for one in suite.methods]
+    assert [row.name for row in made.table.rows] == [one.name for one in suite.methods]
     for one in suite.methods:
         scored = one.scores["balanced_accuracy"]
         value, ends = cells[one.name]["balanced accuracy"]
@@ -99,9 +101,9 @@ def test_the_numbers_are_those_of_the_comparison(seeds: int) -> None:
 
 
 def test_means_and_differences_are_those_of_the_records() -> None:
-    """From the records by hand, so that no two places of the report can be wrong together."""
+    """Computed from the records by hand, so that an error in the comparison cannot hide one in the report."""
     records = study()
-    cells = cells_of(benchmark_report_of(compare(records)).classes)
+    cells = cells_of(benchmark_report_of(compare(records)).table)
     by = {(one["method"], one["seed"]): one for one in records if one["kind"] == "final"}
     for method in TEST:
         values = [by[method, seed]["balanced_accuracy"] for seed in (0, 1, 2)]
@@ -144,12 +146,12 @@ def test_where_seeds_share_networks_intervals_are_said_to_be_over_networks(numbe
         assert "over seeds" not in page
         assert "over the seeds;" not in page
         assert "95% t intervals over networks" in page
-        assert f"from {BASELINE}'s ({runs})" in page
-        assert ("networks ahead" in page) is (number > 5)
-        assert "seeds ahead" not in page
+        assert f"from that of {BASELINE} ({runs})" in page
+        assert ("networks better" in page) is (number > 5)
+        assert "seeds better" not in page
         assert ("With 3 networks a bootstrap" in page) is (number == 3)
         assert ("With 2 networks there is no p value" in page) is (number == 2)
-    cells = cells_of(made.classes)
+    cells = cells_of(made.table)
     for one in suite.methods:
         values = one.scores["balanced_accuracy"].values
         listed = ("by network", " / ".join(f"{100 * value:.1f}" for value in values))
@@ -159,7 +161,7 @@ def test_where_seeds_share_networks_intervals_are_said_to_be_over_networks(numbe
 
 
 def test_networks_are_not_spoken_of_where_every_seed_has_its_own() -> None:
-    """Nor where each of them names its backbone; of several suites on one page all are then told alike."""
+    """The same holds if each seed names its own backbone; several suites on one page are described alike."""
     plain = with_inside(study(), diversity_heldout=2.0)
     for render in (render_benchmark_html, render_benchmark_markdown):
         assert render(compare(on_backbones(plain, 3))) == render(compare(plain))
@@ -167,9 +169,9 @@ def test_networks_are_not_spoken_of_where_every_seed_has_its_own() -> None:
     assert text(on_backbones(plain, 3)) == text(plain)
     both = study() + on_backbones(study(suite="another", seeds=range(4)), 2)
     made = benchmark_report_of(compare(both))
-    assert [row.cells[-1].value for row in made.classes.rows] == ["2 networks, 4 seeds", "3 seeds"]
-    assert made.classes.headings[-1].title == "networks and seeds"
-    assert "over networks" in made.classes.caption
+    assert [row.cells[-1].value for row in made.table.rows] == ["2 networks, 4 seeds", "3 seeds"]
+    assert made.table.headings[-1].title == "networks and seeds"
+    assert "over networks" in made.table.caption
     assert "over seeds" in section_of(made, "suite-1-recall").table.caption  # type: ignore[union-attr]
 
 
@@ -193,29 +195,29 @@ def test_head_repair_says_the_same_in_the_table_of_its_own() -> None:
     assert "5 networks, 10 seeds" in text(load(path))
 
 
-def test_a_win_and_a_loss_are_told_alike() -> None:
+def test_wins_and_losses_are_reported_alike() -> None:
     for records, place, behind, good in ((study(), "first", 0, True), (losing(study()), "6th", 5, False)):
         suite, made = told(records)
-        assert [row.mark for row in made.classes.rows if row.name == OURS] == ["● ours"]
-        assert (made.classes.rows[0].name == OURS) is good
+        assert [row.mark for row in made.table.rows if row.name == OURS] == ["● ours"]
+        assert (made.table.rows[0].name == OURS) is good
         found = statement_of(made, "who wins")
         assert found.title == f"diversify is {place} of 6"
-        assert f"Of 5 comparisons it is behind on {behind}" in found.text
+        assert f"Compared with 5 other methods, it is worse than {behind}" in found.text
         assert found.good is good
         gain = suite.references["baseline"].differences[OURS].paired
         ends = wording.between(gain.low, gain.high, "tenths")
-        assert f"Over ce: {wording.points(gain.mean)} points {ends}." in found.text
-    assert "(5 by more than the interval, 5 after Holm)" in statement_of(told(losing(study()))[1], "who wins").text
+        assert f"Gain over ce: {wording.points(gain.mean)} points {ends}." in found.text
+    assert "(significant: 5, 5 after Holm's correction)" in statement_of(told(losing(study()))[1], "who wins").text
     assert "| **`diversify`** | 30.1" in headline_table(losing(study())).splitlines()[-1]
-    assert "behind on 5 (5 by more than the interval" in text(losing(study()))
+    assert "worse than 5 (significant: 5" in text(losing(study()))
 
 
-def test_hindsight_is_called_so() -> None:
+def test_hindsight_is_labelled_as_such() -> None:
     suite, made = told(study())
     assert suite.hindsight == "vs"
     found = statement_of(made, "hindsight")
     assert "vs" in found.title
-    assert "Val chose balanced_softmax" in found.text
+    assert "The validation set chose balanced_softmax" in found.text
     assert "hindsight" in found.text
 
 
@@ -224,25 +226,25 @@ def test_without_diversify_the_first_is_compared_and_nothing_is_asked_of_diversi
     found = statement_of(made, "who wins")
     gained = suite.references["baseline"].differences["vs"].paired
     assert found.title == "vs is first of 2"
-    assert f"Over ce: {wording.points(gained.mean)} points" in found.text
+    assert f"Gain over ce: {wording.points(gained.mean)} points" in found.text
     assert not [one for one in made.findings if "diversify" in f"{one.title} {one.text}"]
 
 
 @pytest.mark.parametrize(
     ("records", "answer", "good"),
     [
-        (with_inside(study(), diversity_heldout=2.0), "Yes: features are more diverse", True),
-        (with_inside(study(), diversity_heldout=-2.0), "No: features are less diverse", False),
-        (with_inside(study(), diversity_heldout=-0.1), "Cannot be told", False),
-        (with_inside(study(seeds=(0,)), diversity_heldout=2.0), "Cannot be told", False),
-        (study(), "Cannot be told", False),
+        (with_inside(study(), diversity_heldout=2.0), "Yes", True),
+        (with_inside(study(), diversity_heldout=-2.0), "No, they are less diverse", False),
+        (with_inside(study(), diversity_heldout=-0.1), "Undecided", False),
+        (with_inside(study(seeds=(0,)), diversity_heldout=2.0), "Undecided", False),
+        (study(), "Undecided", False),
     ],
     ids=["more", "less", "holds 0", "one seed", "not measured"],
 )
-def test_whether_diversifying_diversifies_is_answered_from_numbers(records: Records, answer: str, good: bool) -> None:
+def test_whether_features_are_more_diverse_is_answered_from_numbers(records: Records, answer: str, good: bool) -> None:
     suite, made = told(records)
-    found = statement_of(made, "what changed inside")
-    assert found.title == f"Does diversifying really diversify? {answer}"
+    found = statement_of(made, "feature diversity")
+    assert found.title == f"Are the features more diverse? {answer}"
     assert found.good is good
     moved = suite.references["baseline"].inside.get(DIVERSITY, {}).get(OURS)
     if moved is not None and math.isfinite(moved.paired.mean):
@@ -251,13 +253,13 @@ def test_whether_diversifying_diversifies_is_answered_from_numbers(records: Reco
 
 
 def rows_of_markdown(records: Records) -> list[str]:
-    """The table of what changed inside."""
-    section = render_benchmark_markdown(compare(records)).split("## What changed inside")[1].split("\n## ")[0]
+    """Return the table of feature measures."""
+    section = render_benchmark_markdown(compare(records)).split("## What changed in the features")[1].split("\n## ")[0]
     return [line for line in section.splitlines() if line.startswith("|")]
 
 
-def test_what_no_method_has_inside_has_no_column() -> None:
-    """Training diversity has no value in the smallest third, leak none but that of `diversify`."""
+def test_a_feature_measure_that_no_method_has_gets_no_column() -> None:
+    """Training diversity has no value in the smallest third, and only `diversify` has a leak."""
     records = with_inside(study(), leak=0.03)
     for one in records:
         if one["kind"] == "final":
@@ -295,7 +297,7 @@ def test_an_unfinished_study_is_called_so_and_drawn() -> None:
         flat = " ".join(made.replace("> ", "").split())
         assert "This study is not finished." in flat
         assert "no final run yet of vs" in flat.lower()
-        assert "diversify of 2" in flat
+        assert "diversify (2)" in flat
     assert "| `vs` | – |" in headline_table(records)
     assert "(2 of 3 seeds)" in headline_table(records)
     assert "2 of 3 seeds" in render_benchmark_html(compare(records))
@@ -337,15 +339,15 @@ def test_every_study_has_a_whole_page(records: Records) -> None:
 
 def test_suites_stand_side_by_side_and_apart() -> None:
     made = benchmark_report_of(compare(study() + losing(study(suite="another"))))
-    assert [row.name for row in made.classes.rows] == ["another", "short"]
-    assert [row.cells[1].value for row in made.classes.rows] == ["6th of 6", "first of 6"]
+    assert [row.name for row in made.table.rows] == ["another", "short"]
+    assert [row.cells[1].value for row in made.table.rows] == ["6th of 6", "first of 6"]
     anchors = [section.anchor for section in made.sections]
     assert len(anchors) == len(set(anchors))
     tables = headline_table(study() + losing(study(suite="another")))
     assert tables.index("**another**") < tables.index("**short**")
 
 
-def test_what_was_held_fixed_is_shown() -> None:
+def test_the_protocol_is_shown() -> None:
     protocol = {"suite": "short", "data": "digits", "model": "small_cnn", "seeds": [0, 1, 2], "confirmation": True}
     seen = {"resize": 32, "crop": None, "mean": [0.5, 0.4, 0.25], "std": [0.2, 0.2, 0.2]}
     made = benchmark_report_of(compare(study(), protocol=protocol | seen))
@@ -355,7 +357,7 @@ def test_what_was_held_fixed_is_shown() -> None:
     assert cells["data"]["value"][0] == "digits"
     assert cells["seeds"]["value"][0] == "0, 1, 2"
     assert cells["confirmation"]["value"][0] == "yes"
-    assert any("confirmation only" in told for _, told in made.warnings)
+    assert any("This is a confirmation" in text for _, text in made.warnings)
     assert not [
         one
         for one in benchmark_report_of(compare(study(suite="x"), protocol=protocol)).sections
@@ -405,7 +407,7 @@ def test_the_command_makes_the_report_of_a_study(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     for file, content, message in (
         ("none.jsonl", None, "results.jsonl must be an existing file"),
-        ("empty.jsonl", "", "results.jsonl must hold a record at least"),
+        ("empty.jsonl", "", "must hold at least one record"),
         ("other.jsonl", '{"kind": "timing"}\n', "results.jsonl must hold records of a study, got line 1"),
     ):
         if content is not None:

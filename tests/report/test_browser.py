@@ -1,4 +1,7 @@
-"""The report in a headless browser: it loads alone, complains of nothing, and can be used; skipped where none is installed."""
+"""The report in a headless browser: it loads nothing from outside, logs no error, and can be used.
+
+Skipped if no Chromium is installed.
+"""
 
 import io
 from collections.abc import Iterator
@@ -131,7 +134,7 @@ def test_the_keyboard_reaches_everything(browser: Browser, page: Path) -> None:
         browser.press("Tab")
         seen.append(browser.run("document.activeElement.tagName + ' ' + (document.activeElement.hash || '')"))
     assert seen[:3] == ["A #findings", "A #classes", "A #size"]
-    assert any(each.startswith("DIV") for each in seen)  # the tables, which scroll
+    assert any(each.startswith("DIV") for each in seen)  # tables that scroll
     assert "A #measure-recall-heldout" in seen
     browser.run("document.querySelector('nav a[href=\"#images\"]').focus()")
     browser.press("Enter")

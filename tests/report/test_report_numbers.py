@@ -1,7 +1,7 @@
-"""The numbers that a report draws and says, each looked up by the name of its class where it comes from.
+"""Every number that a report draws or prints is looked up at its origin by the name of its class.
 
-The classes are not in the order of their sizes, the rows not in that of their classes, and an image's index in its data set
-is not its row: whatever is taken from another place is another number.
+Classes are not ordered by size, rows are not ordered by class, and an image's index in its data set is not its row: a number
+taken from a wrong place differs from the right one.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from diversify.network.linear_head import LinearHead
 from diversify.report import diagnosis as report_diagnosis
 from diversify.report import plots, wording
 from diversify.report.comparison import COMPARISON_COLUMNS, comparison_report_of
-from diversify.report.diagnosis_sections import PROFILES
-from diversify.report.page import Chart, Grid, Picture, Report, Section, Table
+from diversify.report.diagnosis.top_k import PROFILES
+from diversify.report.record import Chart, Grid, Picture, Report, Section, Table
 
 TRAIN = [20, 200, 3, 70, 30, 8, 120, 25, 40, 22]
 HELDOUT = [50, 41, 55, 43, 52, 44, 47, 53, 42, 49]
@@ -35,7 +35,7 @@ Sides = tuple[Embeddings, Embeddings, LinearHead]
 
 
 def shuffled(side: Embeddings, name: str) -> Embeddings:
-    """In another order, and with indices that are no row's number."""
+    """Return the rows in another order, with indices that differ from all row numbers."""
     found = side.select(draws.permutation(len(side), name, "rows"))
     return dataclasses.replace(found, indices=1000 + 3 * draws.permutation(len(side), name, "indices"))
 
@@ -63,7 +63,7 @@ def exhibits(sides: Sides, diagnosis: Diagnosis) -> Exhibits:
 
 @pytest.fixture(scope="module", params=["every class", "some of the classes"])
 def told(request: pytest.FixtureRequest, diagnosis: Diagnosis, exhibits: Exhibits) -> tuple[Diagnosis, Report]:
-    """A diagnosis and its report, once of so many classes that it leaves some of them out."""
+    """A diagnosis and its report; once with so many classes that some are left out."""
     if request.param == "every class":
         return diagnosis, report_diagnosis.report_of(diagnosis, {}, exhibits)
     wide = repeated(diagnosis, [(7 * place + place // 10) % 10 for place in range(60)])
@@ -81,7 +81,7 @@ def section_of(made: Report, anchor: str) -> Section:
 
 
 def row_charts(section: Section, *series: str) -> list[Chart]:
-    """The dot plots of a section that have these series."""
+    """Return the dot plots of a section that have these series."""
     return [
         chart
         for chart in section.charts
@@ -98,7 +98,7 @@ def same(drawn: Sequence[float], wanted: Sequence[float]) -> bool:
 
 
 def must_draw(chart: Chart, found: Diagnosis | ModelComparison, wanted: dict[str, str]) -> None:
-    """Each series of a dot plot is the column that it is said to be, with its interval, class by class."""
+    """Check that each series of a dot plot holds the wanted column and its interval, class by class."""
     places = [found.class_names.index(name) for name in chart.data.names]
     assert {one.name for one in chart.data.series} == set(wanted)
     for one in chart.data.series:
@@ -107,7 +107,7 @@ def must_draw(chart: Chart, found: Diagnosis | ModelComparison, wanted: dict[str
 
 
 def must_say_the_extremes(chart: Chart, found: Diagnosis | ModelComparison, column: str, unit: str) -> None:
-    """The words for those who do not see a plot name a column's lowest and highest class, with their values."""
+    """Check that the text for screen readers names the classes with the lowest and highest value of a column."""
     defined = found.columns[column][found.columns[column].isfinite()]
     said = re.search(r"Lowest: (.*?), (\S+); highest: (.*?), (\S+)\.(?: |$)", chart.alt)
     assert said is not None
@@ -117,7 +117,7 @@ def must_say_the_extremes(chart: Chart, found: Diagnosis | ModelComparison, colu
 
 
 def number(text: str) -> float:
-    """A number as it was written."""
+    """Return the number that a text shows."""
     return float(text.replace("−", "-").replace(",", ""))
 
 
@@ -125,10 +125,7 @@ def unmarked(name: str) -> str:
     return name.removesuffix(f" {plots.FRAGILE}")
 
 
-# What the fixtures must be for the rest to mean anything
-
-
-def test_whatever_is_taken_from_another_place_is_another_number(sides: Sides, diagnosis: Diagnosis) -> None:
+def test_a_number_from_a_wrong_place_differs_from_the_right_one(sides: Sides, diagnosis: Diagnosis) -> None:
     for side in sides[:2]:
         assert len(set(side.indices.tolist())) == len(side)
         assert int(side.indices.min()) >= len(side)
@@ -142,9 +139,6 @@ def test_whatever_is_taken_from_another_place_is_another_number(sides: Sides, di
     assert not torch.equal(diagnosis.enemies, diagnosis.enemies.T)
     assert diagnosis["count"].tolist() == TRAIN
     assert diagnosis["count_heldout"].tolist() == HELDOUT
-
-
-# Charts
 
 
 def test_marks_and_names_are_those_of_the_class(told: tuple[Diagnosis, Report]) -> None:
@@ -163,7 +157,7 @@ def test_marks_and_names_are_those_of_the_class(told: tuple[Diagnosis, Report]) 
     assert seen >= 7
 
 
-def test_against_class_size_stands_what_is_said(told: tuple[Diagnosis, Report]) -> None:
+def test_charts_against_class_size_show_the_named_measures(told: tuple[Diagnosis, Report]) -> None:
     found, made = told
     charts = [chart for chart in section_of(made, "size").charts if isinstance(chart.data, plots.ByCount)]
     by_unit = {chart.data.percent: chart for chart in charts}
@@ -213,7 +207,7 @@ def test_the_magnitude_of_hits_is_that_of_the_images_that_are_found(built: Repor
             assert ratios[kind][place] == pytest.approx(float(mean[top].sum() / seen[top].sum()), rel=1e-4, nan_ok=True)
 
 
-def test_identity_stands_beside_what_chance_would_give(told: tuple[Diagnosis, Report]) -> None:
+def test_identity_overlap_is_drawn_with_its_chance_level(told: tuple[Diagnosis, Report]) -> None:
     found, made = told
     (chart,) = row_charts(section_of(made, "top-k"), "")
     must_draw(chart, found, {"": "identity_overlap"})
@@ -245,7 +239,7 @@ def test_profiles_are_of_the_class_and_of_the_side_they_name(told: tuple[Diagnos
     assert told_apart > 1
 
 
-def test_diversities_are_those_they_are_said_to_be(told: tuple[Diagnosis, Report]) -> None:
+def test_diversity_charts_show_the_named_measures(told: tuple[Diagnosis, Report]) -> None:
     found, made = told
     charts = row_charts(section_of(made, "diversity"), "held-out", "training")
     assert len(charts) == 2
@@ -284,12 +278,9 @@ def test_the_head_today_and_refitted(told: tuple[Diagnosis, Report]) -> None:
     (norms,) = row_charts(section, "")
     must_draw(norms, found, {"": "head_norm"})
     must_say_the_extremes(norms, found, "head_norm", "number")
-    (recalls,) = row_charts(section, "today", "refitted head")
-    must_draw(recalls, found, {"today": "recall_heldout", "refitted head": "recall_ceiling"})
+    (recalls,) = row_charts(section, "current head", "refitted head")
+    must_draw(recalls, found, {"current head": "recall_heldout", "refitted head": "recall_ceiling"})
     must_say_the_extremes(recalls, found, "ceiling_gain", "points")
-
-
-# The map
 
 
 def test_the_map_shows_each_image_as_what_it_is(built: Report, exhibits: Exhibits, sides: Sides) -> None:
@@ -331,9 +322,6 @@ def test_a_name_on_the_map_stands_on_an_image_of_its_class(built: Report, exhibi
         assert NAMES.index(name) in {placed.labels[place] for place in found}
 
 
-# Heat maps
-
-
 def grid_of(made: Report, anchor: str) -> Grid:
     (found,) = section_of(made, anchor).grids
     return found
@@ -365,7 +353,7 @@ def test_a_feature_is_shaded_by_what_it_gives_the_class(told: tuple[Diagnosis, R
     assert shaded == 5 * len(grid.rows) > 0
 
 
-def test_rows_err_and_columns_are_their_enemies(told: tuple[Diagnosis, Report]) -> None:
+def test_the_enemy_map_has_errors_as_rows_and_enemies_as_columns(told: tuple[Diagnosis, Report]) -> None:
     found, made = told
     grid = grid_of(made, "neighbors")
     for name, cells in grid.rows:
@@ -403,8 +391,6 @@ def test_enemies_are_counted_around_the_errors_of_the_row(built: Report, sides: 
                 assert cell.value == pytest.approx(share, abs=1e-6)
 
 
-# Tables
-
 SUMMARIES = {
     "top-k": {
         "magnitude ratio": "ce_magnitude_ratio",
@@ -421,14 +407,14 @@ SUMMARIES = {
     "neighbors": {kind: kind for kind in ("safe", "border", "rare", "outlier")},
     "head": {
         "head norm": "head_norm",
-        "recall today": "recall_heldout",
-        "recall of a refitted head": "recall_ceiling",
+        "recall, current head": "recall_heldout",
+        "recall, refitted head": "recall_ceiling",
     },
 }
 
 
 def must_say(table: Table, found: Diagnosis | ModelComparison, wanted: dict[str, str], units: dict[str, str]) -> None:
-    """The cells under these headings are the columns that they are said to be, class by class."""
+    """Check that the cells under each heading hold the wanted column, class by class."""
     places = {heading.title: place - 1 for place, heading in enumerate(table.headings)}
     for row in table.rows:
         c = found.class_names.index(row.name)
@@ -437,7 +423,7 @@ def must_say(table: Table, found: Diagnosis | ModelComparison, wanted: dict[str,
             assert row.cells[places[heading]].value == wording.formatted(value, units[column]), (row.name, heading)
 
 
-def test_tables_say_what_their_headings_do(told: tuple[Diagnosis, Report]) -> None:
+def test_tables_show_the_measures_of_their_headings(told: tuple[Diagnosis, Report]) -> None:
     found, made = told
     units = {name: measure.unit for name, measure in MEASURES.items()}
     for anchor, wanted in SUMMARIES.items():
@@ -445,14 +431,11 @@ def test_tables_say_what_their_headings_do(told: tuple[Diagnosis, Report]) -> No
         assert table is not None
         must_say(table, found, wanted, units)
     wanted = {heading: column for column, heading in report_diagnosis.CLASS_COLUMNS.items()}
-    must_say(made.classes, found, wanted, {**units, "ceiling_gain": "points"})
-
-
-# Images
+    must_say(made.table, found, wanted, {**units, "ceiling_gain": "points"})
 
 
 def own_neighbours(side: Embeddings) -> list[int]:
-    """Per row, how many of the 5 nearest other rows have its label."""
+    """Return per row how many of the 5 nearest other rows have its label."""
     distances = torch.cdist(side.features.double(), side.features.double()).fill_diagonal_(torch.inf)
     near = side.labels[distances.argsort(dim=1)[:, :5]]
     return (near == side.labels[:, None]).sum(1).tolist()
@@ -462,7 +445,7 @@ def kinds_of(one: ClassExamples) -> dict[str, tuple]:
     return {"typical": one.typical, "border": one.border, "outlier": one.outlier}
 
 
-def test_training_images_are_shown_in_the_order_that_is_said(exhibits: Exhibits, sides: Sides) -> None:
+def test_training_images_are_shown_in_the_stated_order(exhibits: Exhibits, sides: Sides) -> None:
     train = sides[0]
     alike = own_neighbours(train)
     tried = dict.fromkeys(("typical", "border", "outlier"), 0)
@@ -498,15 +481,13 @@ def test_an_image_is_known_by_its_index_in_its_data_set(exhibits: Exhibits, side
 
 
 def row_of(picture: Picture, side: Embeddings, split: str) -> int:
-    """The row of the image that a picture says it is."""
+    """Return the row of the image that a picture names."""
     said = re.search(rf"\b{split} (\d+)\b", picture.alt)
     assert said is not None
     return side.indices.tolist().index(int(said.group(1)))
 
 
-def test_pictures_say_which_image_they_are_and_what_it_was_taken_for(
-    built: Report, exhibits: Exhibits, sides: Sides
-) -> None:
+def test_pictures_name_their_image_and_its_predicted_class(built: Report, exhibits: Exhibits, sides: Sides) -> None:
     train, heldout, head = sides
     galleries = section_of(built, "images").galleries
     assert [gallery.title for gallery in galleries] == [NAMES[one.class_index] for one in exhibits.examples]
@@ -527,7 +508,7 @@ def test_pictures_say_which_image_they_are_and_what_it_was_taken_for(
             assert picture.alt.startswith(gallery.title)
             assert int(heldout.labels[row]) == c
             predicted = int(heldout.logits[row].argmax())
-            assert f"went to {NAMES[predicted]}" in picture.alt
+            assert f"predicted as {NAMES[predicted]}" in picture.alt
             assert NAMES[predicted] in picture.caption
             lead = float(heldout.logits[row, predicted] - heldout.logits[row, c])
             said = re.search(rf"by ({DECIMAL}) logits", picture.alt)
@@ -561,9 +542,6 @@ def test_galleries_count_what_they_show(built: Report, exhibits: Exhibits, sides
         assert len(typical.pictures) == min(EACH, TRAIN[c])
 
 
-# Two models
-
-
 @pytest.fixture(scope="module")
 def models(sides: Sides) -> tuple[Model, Model]:
     train, heldout, head = sides
@@ -594,7 +572,7 @@ def test_each_network_is_drawn_as_itself(comparison: ModelComparison) -> None:
         assert [one.name for one in chart.data.series] == ["first", "second"]
 
 
-def test_what_two_networks_differ_in_stands_beside_no_difference(comparison: ModelComparison) -> None:
+def test_differences_between_two_networks_are_drawn_with_a_line_at_no_difference(comparison: ModelComparison) -> None:
     made = comparison_report_of(comparison, {})
     (difference,) = row_charts(section_of(made, "recall"), "")
     must_draw(difference, comparison, {"": "recall_difference"})
@@ -624,11 +602,11 @@ def test_recalls_of_two_networks_are_counted_in_their_own_predictions(
     surely = {name: ("▲" if low[c] > 0 else "▼" if high[c] < 0 else "") for c, name in enumerate(NAMES)}
     for chart in (both, difference):
         assert dict(zip(chart.data.names, chart.data.signs, strict=True)) == surely
-    assert {row.name: row.mark[:1] for row in made.classes.rows} == surely
+    assert {row.name: row.mark[:1] for row in made.table.rows} == surely
     assert "▼" in surely.values()
 
 
-def test_the_table_of_two_networks_says_what_its_headings_do(comparison: ModelComparison) -> None:
-    table = comparison_report_of(comparison, {}).classes
+def test_the_table_of_two_networks_shows_the_columns_of_its_headings(comparison: ModelComparison) -> None:
+    table = comparison_report_of(comparison, {}).table
     wanted = {heading: column for column, (heading, _, _) in COMPARISON_COLUMNS.items()}
     must_say(table, comparison, wanted, {column: unit for column, (_, _, unit) in COMPARISON_COLUMNS.items()})

@@ -1,1 +1,1 @@
-"""The report of a study: tables, charts and statements made from its records. Open `page.py` first."""
+"""The report of a benchmark study: statements, tables and charts, made from its records. Open `page.py` first."""

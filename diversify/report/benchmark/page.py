@@ -1,4 +1,4 @@
-"""What the records of a study say, as one offline HTML page, as Markdown, and as tables for other documents."""
+"""The results of a study as one offline HTML page, as Markdown, and as tables for other documents."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...study.analysis import OURS, Comparison, SuiteComparison, compare
-from ...study.read import Record
+from ...study.analysis import compare
+from ...study.comparison import OURS, Comparison, SuiteComparison
 from ...study.estimates import Difference, Estimate
+from ...study.read import Record
 from .. import page, wording
-from ..page import Heading, Report, Section, Table
+from ..record import Heading, Report, Section, Table
 from ..wording import DASH
+from .recall import recall_section
 from .sections import budget_section, cost_section, inside_sections, protocol_section
 from .statements import headlines_of, short_headlines_of, statements_of, warnings_of
-from .tables import difference_sections, method_table, recall_section, suite_table
+from .tables import difference_sections, method_table, suite_table
 from .words import (
     TITLES,
     YARDSTICKS,
+    definitions_of,
     has_score,
-    meanings_of,
     origin_of,
     paired_by_seed,
     replicate_of,
@@ -33,44 +35,45 @@ NO_RECORDS = "No records yet."
 
 
 def render_benchmark_html(comparison: Comparison) -> str:
-    """One offline page."""
+    """Return the report of a study as one offline HTML page."""
     return page.html(benchmark_report_of(comparison))
 
 
 def render_benchmark_markdown(comparison: Comparison) -> str:
-    """The same without the plots."""
+    """Return the same as Markdown, without the plots."""
     return page.markdown(benchmark_report_of(comparison))
 
 
 def benchmark_report_of(comparison: Comparison) -> Report:
-    """What the report of a study says."""
+    """Return the record of a study's report."""
     suites = comparison.suites
     if not suites:
         return _empty()
     alone, replicate = len(suites) == 1, replicate_of(suites)
     return Report(
         title=f"Benchmark: {', '.join(wording.named(suite.label) for suite in suites)}",
-        subtitle="The same data, network and budget for every method: parameters chosen on val, then trained on all of train"
-        " with what was chosen, and test read once per method and seed. "
+        subtitle="Every method has the same data, network and tuning budget. Its parameters are chosen on the validation set; it is then"
+        " trained on the whole training set, and the test set is read once per method and seed. "
         + " ".join(f"{'' if alone else f'{wording.named(suite.label)}: '}{what_was_run(suite)}." for suite in suites),
         warnings=tuple(one for suite in suites for one in warnings_of(suite, alone)),
         headlines=tuple(
             one for suite in suites for one in (headlines_of(suite) if alone else short_headlines_of(suite))
         ),
-        findings_note=f"Balanced accuracy on test, means over the {replicate}s; brackets are 95% t intervals over {replicate}s, and a"
-        f" difference is taken {paired_by_seed(replicate)}. What has an interval that holds 0 cannot be told from chance here.",
+        findings_note=f"Accuracy is balanced test accuracy, averaged over the {replicate}s. Brackets show 95% t intervals over"
+        f" {replicate}s."
+        f" Differences between methods are computed {paired_by_seed(replicate)}; a difference whose interval contains 0 may be chance.",
         findings=tuple(one for suite in suites for one in statements_of(suite, "" if alone else f"{suite.label}: ")),
-        classes=method_table(suites[0]) if alone else suite_table(suites),
+        table=method_table(suites[0]) if alone else suite_table(suites),
         sections=tuple(one for place, suite in enumerate(suites) for one in _sections(suite, place, alone)),
         beyond_note="",
         beyond=None,
-        meanings=meanings_of(comparison),
+        definitions=definitions_of(comparison),
         origin=tuple(pair for suite in suites for pair in origin_of(suite, "" if alone else f"{suite.label}: ")),
     )
 
 
 def _sections(suite: SuiteComparison, place: int, alone: bool) -> tuple[Section, ...]:
-    found = [] if alone else [Section(title="The methods", anchor="methods", table=method_table(suite))]
+    found = [] if alone else [Section(title="Methods", anchor="methods", table=method_table(suite))]
     if suite.finished:
         found += [*difference_sections(suite), recall_section(suite), cost_section(suite), *inside_sections(suite)]
     found += [budget_section(suite), *([protocol_section(suite)] if suite.protocol else [])]
@@ -94,22 +97,17 @@ def _empty() -> Report:
         headlines=(),
         findings_note="There is nothing to compare.",
         findings=(),
-        classes=Table(
-            title="The methods", caption="", headings=(Heading(title="method"),), rows=(), rows_are="methods"
-        ),
+        table=Table(title="Methods", caption="", headings=(Heading(title="method"),), rows=(), rows_are="methods"),
         sections=(),
         beyond_note="",
         beyond=None,
-        meanings=(),
+        definitions=(),
         origin=(),
     )
 
 
-# Tables for other documents
-
-
 def headline_table(records: Sequence[Record], protocol: Mapping[str, Any] | None = None) -> str:
-    """The methods of every suite as Markdown, best first."""
+    """Return the methods of every suite as a Markdown table, best first."""
     suites = compare(records, protocol=protocol).suites
     if not suites:
         return NO_RECORDS
@@ -119,7 +117,7 @@ def headline_table(records: Sequence[Record], protocol: Mapping[str, Any] | None
 
 
 def text(records: Sequence[Record], protocol: Mapping[str, Any] | None = None) -> str:
-    """Where the table comes from, how `diversify` fares in it, and what is missing, in sentences."""
+    """Return sentences on how the table was made, how `diversify` compares, and what is missing."""
     suites = compare(records, protocol=protocol).suites
     if not suites:
         return NO_RECORDS

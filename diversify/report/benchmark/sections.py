@@ -1,4 +1,4 @@
-"""The sections of a study's report beside accuracy: cost, what changed inside, how it was chosen, what was held fixed."""
+"""The sections of a study's report on cost, changes in the features, tuning, and the protocol."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...study.analysis import BASELINE, DIVERSITY, OURS, SuiteComparison
+from ...study.comparison import BASELINE, DIVERSITY, OURS, SuiteComparison
 from ...study.estimates import Difference, Estimate
 from .. import wording
-from ..page import Cell, Chart, Heading, Row, Section, Table
 from ..plots import Against, Rows
+from ..record import Cell, Chart, Heading, Row, Section, Table
 from ..wording import DASH
 from .statements import diversifies
 from .tables import NAME, marked, series, share_cell, signs
@@ -18,7 +18,7 @@ from .words import INSIDE, has_score, inside_meaning, inside_words, seconds
 
 
 def cost_section(suite: SuiteComparison) -> Section:
-    """Seconds, epochs and memory of a final run, beside the accuracy they buy."""
+    """Return the section on seconds, epochs and memory of a final run, against accuracy."""
     base = suite.method(BASELINE)
     spent = base.scores["seconds_shared"].mean if base and base.seeds else math.nan
     memory = has_score(suite, "peak_memory")
@@ -44,13 +44,13 @@ def cost_section(suite: SuiteComparison) -> Section:
         ]
         rows.append(marked(suite, one, cells))
     shown = suite.finished
-    told = "; ".join(
+    listed = "; ".join(
         f"{one.name} {seconds(one.scores['seconds_shared'].mean)} s, {wording.percent(one.scores['balanced_accuracy'].mean)}"
         for one in shown
     )
     drawn = Against(
         label="balanced accuracy on test",
-        across="seconds of a final run, its share of the device",
+        across="seconds of a final run",
         names=tuple(one.name for one in shown),
         x=tuple(one.scores["seconds_shared"].mean for one in shown),
         y=tuple(one.scores["balanced_accuracy"].mean for one in shown),
@@ -63,16 +63,16 @@ def cost_section(suite: SuiteComparison) -> Section:
     return Section(
         title="Cost against accuracy",
         anchor="cost",
-        note="Seconds of a final run, from its first step to its last look at the test images; where several processes shared the"
-        " device, divided by their number.",
+        note="Seconds are the duration of a final run, from its first training step to the end of testing. If several processes shared the"
+        " device, the duration is divided by their number.",
         table=Table(
             title="Cost against accuracy",
-            caption=f"Means over {suite.replicate}s; measured on {'; '.join(suite.devices) or 'an unnamed device'}.",
+            caption=f"Means over {suite.replicate}s, measured on {'; '.join(suite.devices) or 'an unnamed device'}.",
             headings=(
                 Heading(title="method"),
-                Heading(title="seconds, shared"),
-                Heading(title=f"times {BASELINE}"),
-                Heading(title="seconds"),
+                Heading(title="seconds, per process"),
+                Heading(title=f"relative to {BASELINE}"),
+                Heading(title="seconds, total"),
                 Heading(title="epochs"),
                 *([Heading(title="peak memory")] if memory else []),
                 Heading(title="balanced accuracy"),
@@ -81,9 +81,9 @@ def cost_section(suite: SuiteComparison) -> Section:
         ),
         charts=(
             Chart(
-                title="Is it worth it?",
-                caption="Balanced accuracy with its 95% t interval, against seconds.",
-                alt=f"Scatter plot: {told}.",
+                title="How much accuracy does the time buy?",
+                caption="Balanced test accuracy with its 95% t interval, against the seconds of a final run.",
+                alt=f"Scatter plot: {listed}.",
                 data=drawn,
             ),
         )
@@ -97,7 +97,7 @@ def _memory(value: float) -> str:
 
 
 def inside_sections(suite: SuiteComparison) -> tuple[Section, ...]:
-    """What changed in the network; no section where nothing was measured."""
+    """Return the section on changes in the features, if any were measured."""
     columns = [
         column
         for column in dict.fromkeys(name for one in suite.finished for name in one.inside)
@@ -110,14 +110,14 @@ def inside_sections(suite: SuiteComparison) -> tuple[Section, ...]:
     rows = [marked(suite, one, [cells[place] for _, cells in shown]) for place, one in enumerate(suite.finished)]
     return (
         Section(
-            title="What changed inside",
+            title="What changed in the features",
             anchor="inside",
-            note=f"Of the smallest third of the classes by training images, mean over them and over the {suite.replicate}s; read only,"
-            f" nothing is chosen by it. {diversifies(suite).title}.",
+            note="Each value is the mean over the smallest third of the classes (by training images) and over the"
+            f" {suite.replicate}s. Nothing was chosen by these values. {diversifies(suite).title}.",
             table=Table(
-                title="What changed inside",
-                caption=f"Brackets: 95% t intervals over {suite.replicate}s; bold: the interval of a difference to {BASELINE} leaves out"
-                f" 0, of 3 of them or more. All classes: the mean over all of them. {DASH}: not measured.",
+                title="What changed in the features",
+                caption=f"Brackets show 95% t intervals over {suite.replicate}s. A difference to {BASELINE} is bold if its interval does"
+                f" not contain 0 and there are at least 3 {suite.replicate}s. {DASH} means not measured.",
                 headings=(Heading(title="method", short="method"), *(heading for heading, _ in shown)),
                 rows=tuple(rows),
             ),
@@ -131,7 +131,10 @@ def inside_sections(suite: SuiteComparison) -> tuple[Section, ...]:
 
 
 def _inside_columns(suite: SuiteComparison, measure: str) -> list[tuple[Heading, list[Cell]]]:
-    """Of the smallest third, its difference, of all classes: those in which any method has a value; the first names the measure."""
+    """Return the columns of a measure: the smallest third, its difference to the baseline, all classes.
+
+    Columns in which no method has a value are left out; the first column names the measure.
+    """
     title = INSIDE.get(measure, (measure.replace("_", " "),))[0]
     meaning, anchor = inside_meaning(measure), f"measure-inside-{measure}"
     third = [_inside_cell(measure, one.inside[measure]) for one in suite.finished]
@@ -143,7 +146,7 @@ def _inside_columns(suite: SuiteComparison, measure: str) -> list[tuple[Heading,
     over = [_moved_cell(measure, moved.get(one.name)) for one in suite.finished]
     if _has_value(over):
         words = f"over {BASELINE}"
-        found.append((Heading(title=words, short=words, meaning="Paired by seed and class."), over))
+        found.append((Heading(title=words, short=words, meaning="Difference, paired by seed and class."), over))
     return [*found, (Heading(title="all classes"), all_classes)]
 
 
@@ -153,7 +156,7 @@ def _inside_cell(measure: str, estimate: Estimate) -> Cell:
 
 
 def _moved_cell(measure: str, moved: Difference | None) -> Cell:
-    """Strong where the interval leaves out 0."""
+    """Return the cell of a difference, in bold if its interval does not contain 0."""
     if moved is None or not moved.paired.values:
         return Cell(value=DASH)
     value, ends = inside_words(measure, moved.paired, signed=True)
@@ -168,15 +171,15 @@ def _inside_chart(suite: SuiteComparison, column: str) -> Chart:
     moved = suite.references["baseline"].inside[column]
     shown = [one for one in suite.finished if one.name in moved and moved[one.name].paired.values]
     title, unit = INSIDE.get(column, (column.replace("_", " "), "ratio"))
-    told = "; ".join(
+    listed = "; ".join(
         f"{one.name} {' '.join(inside_words(column, moved[one.name].paired, signed=True))}" for one in shown
     )
     return Chart(
-        title={DIVERSITY: "Does it diversify?", "leak": "Does it leak?"}.get(
+        title={DIVERSITY: "Are the features more diverse?", "leak": "Does augmentation leak?"}.get(
             column, wording.sentence(title).removesuffix(".")
         ),
-        caption=f"{wording.sentence(title).removesuffix('.')} of the smallest third, less {BASELINE}'s, with 95% t intervals.",
-        alt=f"Difference to {BASELINE}: {told}.",
+        caption=f"{wording.sentence(title).removesuffix('.')} of the smallest third, minus that of {BASELINE}, with 95% t intervals.",
+        alt=f"Difference to {BASELINE}: {listed}.",
         data=Rows(
             names=tuple(one.name for one in shown),
             signs=signs(suite, shown),
@@ -189,8 +192,8 @@ def _inside_chart(suite: SuiteComparison, column: str) -> Chart:
 
 
 def budget_section(suite: SuiteComparison) -> Section:
-    """The trials of every method, what they chose, and what that gave on val and test."""
-    told = any(one.importances for one in suite.methods)
+    """Return the section on tuning: the trials of each method, the parameters chosen, and their accuracy."""
+    with_importance = any(one.importances for one in suite.methods)
     rows = []
     for one in suite.methods:
         budget = one.budget
@@ -209,29 +212,34 @@ def budget_section(suite: SuiteComparison) -> Section:
             Cell(value=wording.percent(budget.val_default) if budget.val_default is not None else DASH),
             Cell(value=wording.percent(budget.val) if budget.val is not None else DASH),
             Cell(value=wording.percent(one.scores["balanced_accuracy"].mean)),
-            *([Cell(value=mattered or DASH)] if told else []),
+            *([Cell(value=mattered or DASH)] if with_importance else []),
             Cell(value=chosen or DASH),
         ]
         rows.append(marked(suite, one, cells))
     return Section(
-        title="How it was chosen",
+        title="How parameters were chosen",
         anchor="budget",
-        note="Trials are the budget of development, the same number for every method; they are read on val alone, and the best"
-        " complete one gives the parameters of the final runs. Trial 0 has the published values.",
+        note="Every method has the same number of trials. Trials are judged on the validation set; the best complete trial sets the"
+        " parameters of the final runs. Trial 0 uses the published parameters.",
         table=Table(
-            title="How it was chosen",
-            caption="Balanced accuracy; val is a part of the long-tailed training set, so that it and test are not to be compared."
-            + (" What mattered: the share of each parameter in how val varies over the trials." if told else ""),
+            title="How parameters were chosen",
+            caption="Values are balanced accuracy. The validation set is part of the long-tailed training set, so validation and test"
+            " accuracy cannot be compared."
+            + (
+                " Parameter importance: the share of the variation of validation accuracy over trials due to a parameter."
+                if with_importance
+                else ""
+            ),
             headings=(
                 Heading(title="method", short="method"),
                 Heading(title="trials", short="trials"),
-                Heading(title="their epochs"),
-                Heading(title="their seconds"),
-                Heading(title="val, published values", short="val, published"),
-                Heading(title="val, chosen", short="val, chosen"),
+                Heading(title="epochs of all trials"),
+                Heading(title="seconds of all trials"),
+                Heading(title="validation, published parameters", short="validation, published"),
+                Heading(title="validation, chosen parameters", short="validation, chosen"),
                 Heading(title="test", short="test"),
-                *([Heading(title="what mattered", short="what mattered")] if told else []),
-                Heading(title="chosen", short="" if told else "chosen"),
+                *([Heading(title="parameter importance", short="importance")] if with_importance else []),
+                Heading(title="chosen parameters", short="" if with_importance else "chosen parameters"),
             ),
             rows=tuple(rows),
         ),
@@ -239,19 +247,20 @@ def budget_section(suite: SuiteComparison) -> Section:
 
 
 def protocol_section(suite: SuiteComparison) -> Section:
-    """The protocol of a suite, entry by entry."""
+    """Return the section on the protocol, entry by entry."""
     rows = tuple(
         Row(name=name.replace("_", " "), cells=(Cell(value=_listed(value)),))
         for name, value in suite.protocol.items()
         if name != "suite" and _listed(value)
     )
     return Section(
-        title="What was held fixed",
+        title="Protocol",
         anchor="protocol",
+        note="These settings are the same for every method.",
         table=Table(
-            title="What was held fixed",
-            caption="The protocol as it was recorded beside the records.",
-            headings=(Heading(title="the same for every method"), Heading(title="value")),
+            title="Protocol",
+            caption="The protocol that was stored with the records.",
+            headings=(Heading(title="setting"), Heading(title="value")),
             rows=rows,
         ),
     )

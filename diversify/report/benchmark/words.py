@@ -1,4 +1,4 @@
-"""How the report of a study names scores, methods and data, writes numbers, and says what they mean."""
+"""How the report of a study names and defines scores, methods and data, and writes numbers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 
 from ...diagnosis.catalogue import MEASURES
-from ...study.analysis import DIVERSITY, Comparison, Replicate, Role, SuiteComparison
+from ...study.comparison import DIVERSITY, Comparison, Replicate, Role, SuiteComparison
 from ...study.estimates import FEWEST_FOR_BOOTSTRAP, FEWEST_FOR_P, Estimate
-from .. import page, wording
-from ..page import Meaning
+from .. import wording
+from ..record import Definition
 from ..wording import DASH
 
 YARDSTICKS: tuple[Role, ...] = ("baseline", "reweighting")
@@ -37,74 +37,77 @@ INSIDE = {  # column of `inside`: title, unit, unit of a difference
 SCORE_MEANINGS = {
     "balanced_accuracy": (
         "balanced accuracy",
-        "Mean recall of the classes, so that a rare one counts as much as a frequent one.",
+        "Mean recall of the classes: a rare class counts as much as a frequent one.",
     ),
     "shot_groups": (
         "many, medium, few",
-        "Mean recall of the classes with more than 100, with 20 to 100, and with less than 20 training images.",
+        "Mean recall of the classes with more than 100, 20 to 100, and less than 20 training images.",
     ),
     "thirds": (
         "thirds",
-        "Mean recall of a third of the classes by training images; classes of one size are never parted.",
+        "Mean recall of the largest, middle and smallest third of the classes by training images. Classes of equal size stay in one third.",
     ),
-    "worst_class": ("worst class", "The lowest recall of a class, in each seed."),
+    "worst_class": ("worst class", "The lowest recall of any class, for each seed."),
     "macro_f1": ("macro F1", "Mean F1 of the classes."),
-    "g_mean": ("G-mean", "Geometric mean of the recalls; 0 where a class is never found."),
-    "ece": ("ECE", "Expected calibration error: how far confidence is from accuracy, over bins of confidence."),
+    "g_mean": ("G-mean", "Geometric mean of the recalls; 0 if any class has recall 0."),
+    "ece": (
+        "ECE",
+        "Expected calibration error: mean distance between confidence and accuracy over bins of confidence. Lower is better.",
+    ),
 }
 
 
 def tenths(value: float) -> str:
-    """A share in percent with one decimal and without a percent sign; an en dash where undefined."""
+    """Return a share in percent with one decimal, without a percent sign; a dash if undefined."""
     return wording.unsigned(100 * value, 1) if math.isfinite(value) else DASH
 
 
 def seconds(value: float) -> str:
-    """Seconds, whole ones from 10 on; an en dash where undefined."""
+    """Return seconds, without decimals from 10 on; a dash if undefined."""
     if not math.isfinite(value):
         return DASH
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def interval_of(estimate: Estimate, unit: str = "tenths") -> str:
-    """The interval of an estimate in brackets; empty where there is none."""
+    """Return the interval of an estimate in brackets; "" if there is none."""
     return wording.between(estimate.low, estimate.high, unit)
 
 
 def has_score(suite: SuiteComparison, score: str) -> bool:
-    """Whether any finished method has a value of a score."""
+    """Return whether any finished method has a value of a score."""
     return any(math.isfinite(one.scores[score].mean) for one in suite.finished)
 
 
 def number_of_runs(networks: int, seeds: int) -> str:
-    """`3 seeds`, or `5 networks, 10 seeds` where some share a network."""
-    of = page.number_of(seeds, "seed", "seeds")
-    return of if networks == seeds else f"{page.number_of(networks, 'network', 'networks')}, {of}"
+    """Return `3 seeds`, or `5 networks, 10 seeds` if some seeds share a network."""
+    of = wording.number_of(seeds, "seed", "seeds")
+    return of if networks == seeds else f"{wording.number_of(networks, 'network', 'networks')}, {of}"
 
 
 def runs_of(suite: SuiteComparison) -> str:
-    """How many networks the intervals of a suite are over, and how many seeds there are."""
+    """Return how many networks and seeds a suite has."""
     seeds = len(suite.seeds)
     if suite.replicate == "seed":
         return number_of_runs(seeds, seeds)
     sizes = sorted({one.replicates for one in suite.finished})
     if len(sizes) == 1:
         return number_of_runs(sizes[0], seeds)
-    return f"{sizes[0]} to {sizes[-1]} networks, {page.number_of(seeds, 'seed', 'seeds')}"
+    return f"{sizes[0]} to {sizes[-1]} networks, {wording.number_of(seeds, 'seed', 'seeds')}"
 
 
 def replicate_of(suites: Iterable[SuiteComparison]) -> Replicate:
-    """What to call that which the intervals of several suites are over."""
+    """Return what the intervals of several suites are computed over."""
     return "network" if any(suite.replicate == "network" for suite in suites) else "seed"
 
 
 def paired_by_seed(replicate: Replicate) -> str:
-    """How differences come about, to end a sentence with."""
-    return "seed by seed" if replicate == "seed" else "seed by seed, and averaged over the seeds of a network"
+    """Return how differences are computed, as the end of a sentence."""
+    return "seed by seed" if replicate == "seed" else "seed by seed and averaged over the seeds of each network"
 
 
 def ordinal(place: int) -> str:
-    """The place in a row, in words where it is the first."""
+    """Return a rank: first, 2nd, 3rd."""
     if place == 1:
         return "first"
     ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
@@ -112,7 +115,7 @@ def ordinal(place: int) -> str:
 
 
 def inside_words(column: str, estimate: Estimate, *, signed: bool = False) -> tuple[str, str]:
-    """A value of `inside` and its interval, as the report writes them."""
+    """Return a value of `inside` and its interval, formatted."""
     unit = INSIDE.get(column, ("", "ratio"))[1]
     if unit == "tenths":
         return wording.points(estimate.mean), interval_of(estimate, "tenths")
@@ -121,9 +124,11 @@ def inside_words(column: str, estimate: Estimate, *, signed: bool = False) -> tu
 
 
 def what_was_run(suite: SuiteComparison) -> str:
-    """Methods, trials, seeds, and what is known of the data."""
+    """Return the number of methods, trials and seeds, and what is known about the data."""
     trials = sorted({one.budget.trials for one in suite.methods})
-    spread = f"{trials[0]} to {trials[-1]} trials" if len(trials) > 1 else page.number_of(trials[0], "trial", "trials")
+    spread = (
+        f"{trials[0]} to {trials[-1]} trials" if len(trials) > 1 else wording.number_of(trials[0], "trial", "trials")
+    )
     protocol = suite.protocol
     known = [str(protocol[name]) for name in ("data", "imbalance", "model") if protocol.get(name)]
     epochs = [one.scores["epochs"].mean for one in suite.finished if math.isfinite(one.scores["epochs"].mean)]
@@ -133,12 +138,12 @@ def what_was_run(suite: SuiteComparison) -> str:
         known.append(f"{len(suite.counts)} classes of {suite.counts[0]:,} to {suite.counts[-1]:,} training images")
     if suite.tail_orders:
         known.append(f"tail order {', '.join(suite.tail_orders)}")
-    told = f" ({'; '.join(known)})" if known else ""
-    return f"{page.number_of(len(suite.methods), 'method', 'methods')}, {spread} each, {runs_of(suite)}{told}"
+    text = f" ({'; '.join(known)})" if known else ""
+    return f"{wording.number_of(len(suite.methods), 'method', 'methods')}, {spread} each, {runs_of(suite)}{text}"
 
 
 def origin_of(suite: SuiteComparison, of: str) -> tuple[tuple[str, str], ...]:
-    """Where the numbers of a suite come from; what the records do not say is not shown."""
+    """Return labels and values on the origin of a suite's numbers; missing entries are left out."""
     pairs = {
         "suite": suite.suite,
         "protocol": f"sha256 {suite.digest[:16]}…" if suite.digest else "",
@@ -147,22 +152,22 @@ def origin_of(suite: SuiteComparison, of: str) -> tuple[tuple[str, str], ...]:
         "commit": ", ".join(suite.commits),
         "device": "; ".join(suite.devices),
     }
-    return tuple((f"{of}{label}", wording.plain(told)) for label, told in pairs.items() if told)
+    return tuple((f"{of}{label}", wording.plain(text)) for label, text in pairs.items() if text)
 
 
 def inside_meaning(column: str) -> str:
-    """What a column of `inside` measures."""
+    """Return the definition of a column of `inside`."""
     return {
         "magnitude_ratio": MEASURES["ce_magnitude_ratio"].meaning,
         "magnitude_gap": MEASURES["ce_magnitude_gap"].meaning,
         DIVERSITY: MEASURES["diversity_vendi_heldout"].meaning,
         "diversity_train": MEASURES["diversity_vendi_train"].meaning,
-        "leak": "How much more often images of other classes are called by the class's name once its policy is applied to them.",
-    }.get(column, "As the records of the study name it.")
+        "leak": "How much more often images of other classes are predicted as the class once its augmentation is applied to them.",
+    }.get(column, "A column of the study's records.")
 
 
-def meanings_of(comparison: Comparison) -> tuple[Meaning, ...]:
-    """What the scores, the differences, and the columns of `inside` that the records have mean."""
+def definitions_of(comparison: Comparison) -> tuple[Definition, ...]:
+    """Return the definitions of the scores, the differences, and the recorded columns of `inside`."""
     columns = dict.fromkeys(name for suite in comparison.suites for one in suite.methods for name in one.inside)
     sources = {
         "magnitude_ratio": "ce_magnitude_ratio",
@@ -173,37 +178,37 @@ def meanings_of(comparison: Comparison) -> tuple[Meaning, ...]:
     over = f"{replicate_of(comparison.suites)}s"
     return (
         *(
-            Meaning(title=title, text=meaning, anchor=f"measure-{name.replace('_', '-')}")
+            Definition(title=title, text=meaning, anchor=f"measure-{name.replace('_', '-')}")
             for name, (title, meaning) in SCORE_MEANINGS.items()
         ),
-        *_network_meanings(over),
-        Meaning(
+        *_network_definitions(over),
+        Definition(
             title="difference",
-            text=f"Of two methods with the same seed, and its 95% t interval over {over}: how far the mean would move were everything"
-            " trained again on the same images. That other test images would give another difference is not in it.",
+            text=f"Balanced accuracy of one method minus that of another with the same seed, with a 95% t interval over {over}. The"
+            " interval covers the randomness of training; it does not cover the choice of test images.",
             anchor="measure-difference",
         ),
-        Meaning(
+        Definition(
             title="bootstrap",
-            text=f"The percentile interval of the mean difference over {over} drawn with replacement. It never leaves the range of the"
-            f" differences, so it is given from {FEWEST_FOR_BOOTSTRAP} {over} on, and no verdict hangs on it.",
+            text=f"Percentile interval of the mean difference over {over} drawn with replacement. It cannot exceed the range of the"
+            f" differences, so it needs at least {FEWEST_FOR_BOOTSTRAP} {over}, and no conclusion is based on it.",
             anchor="measure-bootstrap",
         ),
-        Meaning(
+        Definition(
             title="p, Holm",
-            text=f"Of the two-sided paired t test over {over}, adjusted for all methods that are compared with the same one in the same"
-            f" suite; none with fewer than {FEWEST_FOR_P} {over}.",
+            text=f"p value of a two-sided paired t test over {over}, corrected for all methods that are compared with the same method in"
+            f" the same suite (Holm). It needs at least {FEWEST_FOR_P} {over}.",
             source="Holm 1979",
             anchor="measure-holm",
         ),
-        Meaning(
-            title="best reweighting on val",
-            text="Among the methods that change weights, counts or margins and nothing else, the one whose chosen trial is best on"
-            " val. Test has no say in it.",
+        Definition(
+            title="best reweighting on validation",
+            text="The method with the best validation accuracy among those that only change weights, sampling counts or margins. The test"
+            " set plays no part in this choice.",
             anchor="measure-best-reweighting",
         ),
         *(
-            Meaning(
+            Definition(
                 title=INSIDE.get(column, (column.replace("_", " "),))[0],
                 text=inside_meaning(column),
                 source=MEASURES[sources[column]].source if column in sources else "",
@@ -214,15 +219,15 @@ def meanings_of(comparison: Comparison) -> tuple[Meaning, ...]:
     )
 
 
-def _network_meanings(over: str) -> tuple[Meaning, ...]:
-    """What a network is, where it is not the same as a seed."""
+def _network_definitions(over: str) -> tuple[Definition, ...]:
+    """Return the definition of a network if several seeds share one."""
     if over == "seeds":
         return ()
     return (
-        Meaning(
+        Definition(
             title="network",
-            text="What was trained on its own. Seeds whose runs were made on one frozen backbone share a network: they are averaged"
-            " first, per method and per pair of methods, so that it counts once in every mean, interval and p value.",
+            text="A separately trained backbone. Seeds that use the same frozen backbone share a network. They are averaged first, per"
+            " method and per pair of methods, so that each network counts once in every mean, interval and p value.",
             anchor="measure-network",
         ),
     )

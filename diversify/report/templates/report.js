@@ -1,5 +1,5 @@
 "use strict";
-// A search over the rows of a table and of the table of those left out. The page reads the same without it.
+// Search the rows of a table and of the folded table below it. The page can be read without this script.
 for (const box of document.querySelectorAll(".search")) {
   const place = document.getElementById(box.dataset.place);
   const field = box.querySelector("input");
@@ -24,7 +24,7 @@ for (const box of document.querySelectorAll(".search")) {
     status.textContent = wanted === "" ? "" : `${found} found`;
   });
 }
-// Paper has no folds: findings that are folded away are printed too.
+// Paper cannot unfold: print folded findings too.
 const folded = () => [...document.querySelectorAll("details.printed")];
 addEventListener("beforeprint", () => folded().forEach((one) => { one.dataset.was = one.open; one.open = true; }));
 addEventListener("afterprint", () => folded().forEach((one) => { one.open = one.dataset.was === "true"; }));

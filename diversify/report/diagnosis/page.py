@@ -1,0 +1,278 @@
+"""A diagnosis as one offline HTML page and as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...augment.leak import Leak
+from ...diagnosis.catalogue import MEASURES
+from ...diagnosis.exhibits import Exhibits
+from ...diagnosis.findings import REMEDIES, Finding
+from ...diagnosis.result import Diagnosis
+from ...errors import InputError
+from .. import page, wording
+from ..record import Definition, Headline, Report, Section, Statement
+from ..wording import DASH
+from .beyond_size import beyond_size_note, beyond_size_table
+from .class_table import CLASS_COLUMNS, class_table
+from .diversity import diversity_section
+from .head import head_section
+from .images import images_section
+from .neighbors import neighbors_section
+from .size import size_section
+from .subject import Subject
+from .top_k import top_k_section
+
+SECTION_COLUMNS = (  # measures that the sections show; the page defines them
+    *("ce_magnitude_gap", "ce_magnitude_ratio_tp", "ce_magnitude_ratio_fn", "identity_overlap"),
+    *("diversity_vendi_train", "diversity_effective_rank_heldout"),
+    *("diversity_spread_heldout", "diversity_spread_train"),
+    *("border", "rare", "outlier", "recall_ceiling"),
+)
+_SPLITS = {"val": "validation", "test": "test"}
+
+
+def render_html(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> str:
+    """Return the report of a diagnosis as one HTML page that loads nothing from outside.
+
+    The page adapts to light and dark, narrow and wide screens, and to paper.
+
+    Args:
+        diagnosis: The diagnosis, from `diagnose`.
+        run: What is known about the run, as in `run.json`: the model, the data, versions. `{}` if nothing is.
+        exhibits: Example images and the feature map, from `choose_exhibits`; with pictures after `take_pictures`.
+
+    Returns:
+        The text of an HTML file.
+
+    Raises:
+        InputError: `exhibits` were chosen for another diagnosis.
+
+    See Also:
+        `render_markdown`: The same as Markdown.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((60, 30, 10))
+        >>> diagnosis = dv.diagnose(train, heldout, head=head, class_names=("cat", "dog", "owl"), top_k=5)
+        >>> page = dv.render_html(diagnosis, {"model": {"name": "resnet32"}})
+        >>> "<h1>Diagnosis of resnet32</h1>" in page
+        True
+    """
+    return page.html(report_of(diagnosis, run, exhibits))
+
+
+def render_markdown(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> str:
+    """Return the report of a diagnosis as Markdown, without figures and pictures.
+
+    Args:
+        diagnosis: The diagnosis, from `diagnose`.
+        run: What is known about the run, as in `run.json`; `{}` if nothing is.
+        exhibits: Example images, from `choose_exhibits`; they are listed by name.
+
+    Returns:
+        Text of 100 columns for terminals and code-hosting sites; tables may be wider.
+
+    Raises:
+        InputError: `exhibits` were chosen for another diagnosis.
+
+    See Also:
+        `render_html`: The same with figures and pictures.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((60, 30, 10))
+        >>> diagnosis = dv.diagnose(train, heldout, head=head, class_names=("cat", "dog", "owl"), top_k=5)
+        >>> dv.render_markdown(diagnosis, {}).splitlines()[0]
+        '# Diagnosis of a network'
+    """
+    return page.markdown(report_of(diagnosis, run, exhibits))
+
+
+def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> Report:
+    """Return the record of a diagnosis's report; the arguments are those of `render_html`."""
+    names = tuple(wording.named(name) for name in diagnosis.class_names)
+    split = _SPLITS.get(diagnosis.heldout_split, diagnosis.heldout_split)
+    model, data = wording.look(run, "model", "name"), wording.look(run, "data", "spec")
+    images = [f"{int(diagnosis[side].nansum()):,}" for side in ("count", "count_heldout")]
+    order, gap = wording.selection(diagnosis["recall_heldout"])
+    return Report(
+        title=f"Diagnosis of {wording.plain(model or 'a network')}" + (f" on {wording.plain(data)}" if data else ""),
+        subtitle=f"{wording.number_of(len(names), 'class', 'classes')}, {images[0]} training images, {images[1]} held-out images"
+        f" ({split} split). Each class's top-K are its {diagnosis.top_k} strongest of {diagnosis.num_features} features."
+        " Brackets show 95% intervals.",
+        warnings=_warnings(diagnosis, run),
+        headlines=_headlines(diagnosis.summary, len(names)),
+        findings_note=_findings_note(diagnosis, names),
+        findings=tuple(_statement(finding) for finding in diagnosis.findings),
+        table=class_table(diagnosis, names, order, gap),
+        sections=_sections(diagnosis, names, order, exhibits),
+        beyond_note=beyond_size_note(diagnosis),
+        beyond=beyond_size_table(diagnosis),
+        definitions=_definitions([*CLASS_COLUMNS, *SECTION_COLUMNS, *diagnosis.beyond_log_count]),
+        origin=(
+            *wording.origin_of(run),
+            ("held-out images", f"{split} split"),
+            *wording.top_k_origin(diagnosis),
+            *(
+                (f"images measured, {'held-out' if side == 'heldout' else side}", f"{wording.words(rows)}")
+                for side, rows in diagnosis.queries.items()
+                if isinstance(rows, Mapping) and rows.get("rows") != rows.get("of")
+            ),
+            ("seed of the diagnosis", str(diagnosis.seed)),
+            *_largest_leak(run),
+        ),
+    )
+
+
+def _sections(
+    diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int], exhibits: Exhibits | None
+) -> tuple[Section, ...]:
+    """Return the sections in their order; example images and the feature map only with `exhibits`."""
+    if exhibits is not None:
+        exhibits.require_of(diagnosis)
+    subject = Subject(diagnosis, names, order)
+    return (
+        size_section(subject),
+        top_k_section(subject),
+        diversity_section(subject),
+        neighbors_section(subject, exhibits.feature_map if exhibits else None),
+        head_section(subject),
+        *([images_section(subject, exhibits)] if exhibits else []),
+    )
+
+
+def _warnings(diagnosis: Diagnosis, run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the title and text of each warning."""
+    warnings = []
+    if not diagnosis.plan_ready:
+        warnings.append(
+            (
+                "This diagnosis reads the test split.",
+                "Do not choose a plan, a remedy or a setting from it: the test score would then no longer measure accuracy on"
+                " unseen images.",
+            )
+        )
+    copies = wording.look(run, "duplicates", "count")
+    if isinstance(copies, int) and copies > 0:
+        other = copies - (wording.look(run, "duplicates", "same_label") or 0)
+        labelled = f" {other:,} of them {'has' if other == 1 else 'have'} another label there." if other > 0 else ""
+        warnings.append(
+            (
+                f"{wording.number_of(copies, 'held-out image is', 'held-out images are')} also in the training set.",
+                f"The model was trained on these images, so held-out recall and magnitudes look better than they are.{labelled}",
+            )
+        )
+    leak = _leak_of(run)
+    if leak is not None and leak.beyond_doubt:
+        points = ", ".join(f"{leak.class_names[c]} {wording.leaked(leak, c)}" for c in leak.beyond_doubt)
+        warnings.append(
+            (
+                "Augmentation makes the model predict the wrong class.",
+                "The network was trained with a plan. If a class's augmentation is applied to held-out images of other classes,"
+                f" the network predicts that class more often, by these percentage points: {points}.",
+            )
+        )
+    caveats = run.get("caveats")
+    if isinstance(caveats, list):
+        warnings += [("Note:", wording.sentence(wording.plain(text))) for text in caveats]
+    return tuple(warnings)
+
+
+def _leak_of(run: Mapping[str, Any]) -> Leak | None:
+    """Return the leak of the plan that the network was trained with, if the record holds one."""
+    try:
+        return Leak.from_dict(run.get("leak", {}))
+    except InputError:
+        return None
+
+
+def _largest_leak(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    leak = _leak_of(run)
+    if leak is None or math.isnan(leak.largest):
+        return ()
+    c = int(leak.leak.nan_to_num(-math.inf).argmax())
+    images = int(leak.count[c] + leak.count_others[c])
+    text = f"{leak.class_names[c]} {wording.leaked(leak, c)}, on {images:,} held-out images"
+    return (("largest leak of an image policy, points", text),)
+
+
+def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline, ...]:
+    def value(name: str) -> float:
+        return float(summary.get(name, math.nan))
+
+    def interval(name: str, unit: str) -> str:
+        return wording.between(value(f"{name}_low"), value(f"{name}_high"), unit)
+
+    def group(names: Sequence[str]) -> str:
+        shares = [wording.formatted(value(f"recall_{name}"), "share") for name in names]
+        return " / ".join(share.removesuffix("%") for share in shares)
+
+    ratio = value("imbalance_ratio")
+    by_size = "many (over 100 images) / medium / few (under 20)"
+    thirds = ("largest_third", "middle_third", "smallest_third")
+    if any(math.isfinite(value(f"recall_{third}")) for third in thirds):
+        by_size += "; by thirds of the classes: " + group(thirds)
+    return (
+        Headline(
+            label="Balanced accuracy",
+            value=wording.percent(value("balanced_accuracy_heldout")),
+            detail=f"held-out {interval('balanced_accuracy_heldout', 'percent')}".strip()
+            + f"; training {wording.percent(value('balanced_accuracy_train'))}",
+        ),
+        Headline(
+            label="Fragile classes",
+            value=f"{wording.formatted(value('fragile_classes'), 'images')} of {num_classes:,}",
+            detail="the whole interval of their recall lies below the class mean",
+        ),
+        Headline(
+            label="Head ceiling",
+            value=f"{wording.points(value('head_ceiling'))} points" if math.isfinite(value("head_ceiling")) else DASH,
+            detail=f"{interval('head_ceiling', 'tenths')} optimistic estimate of what a better last layer can gain".strip(),
+        ),
+        Headline(
+            label="Imbalance ratio",
+            value=f"{ratio:,.4g}" if math.isfinite(ratio) else DASH,
+            detail="largest class over smallest",
+        ),
+        Headline(label="Recall by class size, %", value=group(("many", "medium", "few")), detail=by_size),
+    )
+
+
+def _findings_note(diagnosis: Diagnosis, names: Sequence[str]) -> str:
+    if not diagnosis.findings:
+        return wording.none_fragile(diagnosis, names)
+    mean = wording.percent(float(diagnosis["recall_heldout"].nanmean()))
+    return (
+        f"A class is fragile if the whole interval of its held-out recall lies below the class mean of {mean}. Weakest class first."
+        " The first label names the recommended kind of remedy." + _by_chance(len(names))
+    )
+
+
+def _by_chance(classes: int) -> str:
+    """Return how many classes would count as fragile by chance; a 95% interval lies below its true value 1 time in 40."""
+    if classes < 40:
+        return ""
+    return f" If all {classes} classes had the same true recall, about {classes / 40:.0f} would still count as fragile by chance."
+
+
+def _statement(finding: Finding) -> Statement:
+    text, _, advice = wording.plain(finding.text).rpartition(" Points to: ")
+    return Statement(
+        title=wording.named(finding.class_name),
+        text=text or advice,
+        label=finding.remedy,
+        others=tuple(cause for cause in finding.causes if cause != finding.remedy),
+        advice=wording.sentence(REMEDIES.get(finding.remedy, "")),
+    )
+
+
+def _definitions(measures: Iterable[str]) -> tuple[Definition, ...]:
+    wanted = set(measures)
+    return tuple(  # in the catalogue's order, in which definitions refer to earlier ones
+        Definition(title=one.title, text=wording.with_evidence(one), source=one.source, anchor=wording.anchor(name))
+        for name, one in MEASURES.items()
+        if name in wanted
+    )

@@ -1,0 +1,127 @@
+"""Several ways of training, compared on the test images by which images each network predicts correctly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional import stats
+from ..functional.metrics import confusion_matrix, recall
+from ..repair.choose import balanced_difference
+
+_Z = 1.959964  # 97.5% quantile of the normal distribution, for 95% intervals
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """The networks of one way of training, one for each seed.
+
+    Attributes:
+        name: The name of the way.
+        meaning: What it does, in a sentence.
+        source: The publication it comes from.
+        balanced_accuracy_val: Balanced accuracy on the validation set, one value per seed.
+        right: `(S, N)`, whether each of the S networks predicts each of the N test images correctly.
+    """
+
+    name: str
+    meaning: str
+    source: str
+    balanced_accuracy_val: tuple[float, ...]
+    right: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """Ways of training, compared on the same test images; M ways, S seeds, C classes.
+
+    Intervals are 95% intervals over test images. An image counts by the share of networks that predict it correctly.
+
+    Attributes:
+        names: The names of the ways; the others are compared with the first.
+        meanings: What each does.
+        sources: The publication each comes from.
+        accuracy_val: `(M, S)` balanced accuracy on the validation set.
+        accuracy: `(M, S)` balanced accuracy on the test set.
+        low: `(M,)` lower end of the interval of the mean over seeds.
+        high: `(M,)` upper end.
+        gain: `(M, M)` balanced accuracy of the row's way minus that of the column's, as a share.
+        gain_low: `(M, M)` lower end of its interval.
+        gain_high: `(M, M)` upper end.
+        recall: `(M, C)` test recall, mean over seeds.
+        recall_low: `(M, C)` lower end of its interval.
+        recall_high: `(M, C)` upper end.
+    """
+
+    names: tuple[str, ...]
+    meanings: tuple[str, ...]
+    sources: tuple[str, ...]
+    accuracy_val: Tensor
+    accuracy: Tensor
+    low: Tensor
+    high: Tensor
+    gain: Tensor
+    gain_low: Tensor
+    gain_high: Tensor
+    recall: Tensor
+    recall_low: Tensor
+    recall_high: Tensor
+
+    @property
+    def balanced_accuracy(self) -> Tensor:
+        """`(M,)` balanced accuracy on the test set, mean over seeds."""
+        return self.accuracy.mean(1)
+
+    def seed_gain(self, one: int, other: int) -> list[float]:
+        """Return the gain of one way over another, seed by seed."""
+        return [float(value) for value in self.accuracy[one] - self.accuracy[other]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value.tolist() if isinstance(value, Tensor) else list(value) for name, value in values.items()}
+
+
+def outcome_of(ways: Sequence[Trained], labels: Tensor, num_classes: int) -> Outcome:
+    """Return the comparison of ways of training.
+
+    Args:
+        ways: The ways; the others are compared with the first.
+        labels: `(N,)` labels of the test images; every class has at least one.
+        num_classes: C.
+    """
+    seeds = [[_balanced(row, labels, num_classes) for row in way.right] for way in ways]
+    shares = [way.right.double().mean(0) for way in ways]
+    known = torch.zeros(len(ways), num_classes, dtype=torch.float64)
+    for place, share in enumerate(shares):
+        known[place].index_add_(0, labels, share)
+    totals = torch.bincount(labels, minlength=num_classes).expand_as(known)
+    low, high = stats.wilson_interval(known, totals)
+    ends = [stats.mean_share_interval(*row) for row in zip(known / totals, low, high, strict=True)]
+    pairs = [[balanced_difference(one, other, labels, num_classes) for other in shares] for one in shares]
+    gain, error = torch.tensor(pairs, dtype=torch.float64).unbind(-1)
+    return Outcome(
+        names=tuple(way.name for way in ways),
+        meanings=tuple(way.meaning for way in ways),
+        sources=tuple(way.source for way in ways),
+        accuracy_val=torch.tensor([way.balanced_accuracy_val for way in ways], dtype=torch.float64),
+        accuracy=torch.tensor(seeds, dtype=torch.float64),
+        low=torch.tensor([one for one, _ in ends], dtype=torch.float64),
+        high=torch.tensor([one for _, one in ends], dtype=torch.float64),
+        gain=gain,
+        gain_low=gain - _Z * error,
+        gain_high=gain + _Z * error,
+        recall=known / totals,
+        recall_low=low,
+        recall_high=high,
+    )
+
+
+def _balanced(right: Tensor, labels: Tensor, num_classes: int) -> float:
+    """Return the balanced accuracy of one network; wrong predictions count as an extra class."""
+    matrix = confusion_matrix(labels, torch.where(right.bool(), labels, num_classes), num_classes + 1)
+    return float(recall(matrix)[:num_classes].nanmean())
