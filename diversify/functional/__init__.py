@@ -1,1 +1,6 @@
-"""The pure core: tensors in, tensors out. No files, no printing, no modules, no global random state."""
+"""Pure functions on tensors: no files, no printing, no modules, no global random state.
+
+`counts`, `metrics`, `stats`, `diversity`, `magnitude`, `geometry` and `neighbors` measure; `oversample`, `mixing`,
+`image_ops` and `losses` are the formulas of remedies; `draws` and `allocate` are the random draws and the order of an
+epoch.
+"""

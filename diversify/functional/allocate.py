@@ -1,4 +1,4 @@
-"""How many of an epoch's draws each class gets, and which image each of them is."""
+"""Divide the draws of an epoch among classes, and choose the image of each draw."""
 
 from __future__ import annotations
 
@@ -13,11 +13,27 @@ _BLOCK = 1 << 20
 
 
 def apportion(shares: Tensor, total: int, seed: int, epochs: Tensor) -> Tensor:
-    """`(E, C)` int64, rows that sum to `total`: each class's share of it in these epochs `(E,)`, rounded down or up.
+    """Divide `total` draws among the classes in each of several epochs.
 
-    Who is rounded up is drawn anew for every (seed, epoch), each class as often as its remainder says, so that over
-    epochs every share is met on average; a share of 0 stays 0. Systematic sampling (Madow 1949) in a random order of the
-    classes.
+    Each class gets its share of `total`, rounded down or up. Which classes are rounded up is drawn anew for every
+    (seed, epoch), with a probability equal to the remainder, so that over epochs every share is met on average. A share
+    of 0 gives no draws.
+
+    Args:
+        shares: Share of each class, `(C,)`, not negative; only their ratios matter.
+        total: Draws per epoch.
+        seed: Seed of the rounding.
+        epochs: Epoch numbers, `(E,)`.
+
+    Returns:
+        `(E, C)` int64; each row sums to `total`.
+
+    References:
+        Madow, "On the theory of systematic sampling, II", 1949. The classes are put in a random order first.
+
+    Example:
+        >>> apportion(torch.tensor([0.5, 0.25, 0.25]), 10, seed=0, epochs=torch.arange(2)).tolist()
+        [[5, 2, 3], [5, 2, 3]]
     """
     epochs = epochs[:, None]
     order = draws.bits("apportion", seed, epochs, torch.arange(len(shares))).argsort(stable=True)
@@ -30,7 +46,23 @@ def apportion(shares: Tensor, total: int, seed: int, epochs: Tensor) -> Tensor:
 
 
 def apportioned(shares: Tensor, total: int, seed: int, epochs: range) -> Tensor:
-    """`(C,)` int64: what each class gets in all of these epochs together; time grows with epochs times classes."""
+    """Count the draws of each class over several epochs together.
+
+    The time that this takes grows with the number of epochs times the number of classes.
+
+    Args:
+        shares: Share of each class, `(C,)`, as in `apportion`.
+        total: Draws per epoch.
+        seed: Seed of the rounding.
+        epochs: The epochs to add up.
+
+    Returns:
+        `(C,)` int64.
+
+    Example:
+        >>> apportioned(torch.tensor([0.5, 0.25, 0.25]), 10, seed=0, epochs=range(100)).tolist()
+        [500, 252, 248]
+    """
     found, block = torch.zeros(len(shares), dtype=torch.int64), max(1, _BLOCK // len(shares))
     for first in range(epochs.start, epochs.stop, block):
         found += apportion(shares, total, seed, torch.arange(first, min(first + block, epochs.stop))).sum(0)
@@ -38,11 +70,27 @@ def apportioned(shares: Tensor, total: int, seed: int, epochs: range) -> Tensor:
 
 
 def epoch_order(labels: Tensor, shares: Tensor, total: int, seed: int, epoch: int, before: Tensor) -> Tensor:
-    """`(total,)` int64 rows of `labels` `(N,)`: the order of an epoch in which class c has `shares[c]` of the draws.
+    """Return the rows that one epoch visits, in order, when class c gets `shares[c]` of the draws.
 
-    Inside a class rows come in random order without replacement; when all have come, in another random order again.
-    That goes on where `before[c]` draws of the class in earlier epochs left off, since the order of a turn through a class
-    does not depend on the epoch. Classes with a share above 0 must have a row.
+    Inside a class, rows come in random order without replacement. When all of them have come, they come again in
+    another random order. An epoch continues where the class's earlier draws stopped.
+
+    Args:
+        labels: Class of each row, `(N,)`.
+        shares: Share of each class, `(C,)`. A class with a share above 0 needs at least one row.
+        total: Draws in the epoch.
+        seed: Seed of all draws.
+        epoch: Number of the epoch.
+        before: `(C,)` int64, draws of each class in all earlier epochs, see `apportioned`.
+
+    Returns:
+        `(total,)` int64 row indices.
+
+    Example:
+        >>> labels, none = torch.tensor([0, 0, 0, 0, 1]), torch.zeros(2, dtype=torch.int64)
+        >>> rows = epoch_order(labels, torch.tensor([0.5, 0.5]), 6, seed=0, epoch=0, before=none)
+        >>> rows.tolist(), labels[rows].bincount().tolist()
+        ([4, 2, 0, 4, 3, 4], [3, 3])
     """
     wanted, counts = apportion(shares, total, seed, torch.tensor([epoch]))[0], class_counts(labels, len(shares))
     size = counts.clamp(min=1)  # a class without rows is not drawn
@@ -69,7 +117,18 @@ def epoch_order(labels: Tensor, shares: Tensor, total: int, seed: int, epoch: in
 
 
 def occurrences(rows: Tensor) -> Tensor:
-    """`(N,)` int64: how often each of these rows came before in `rows` `(N,)`."""
+    """Count for each entry how often the same row came earlier in the list.
+
+    Args:
+        rows: Row indices, `(N,)`.
+
+    Returns:
+        `(N,)` int64; 0 for a first visit.
+
+    Example:
+        >>> occurrences(torch.tensor([7, 3, 7, 7, 3])).tolist()
+        [0, 0, 1, 2, 1]
+    """
     place = rows.argsort(stable=True)
     sizes = torch.unique_consecutive(rows[place], return_counts=True)[1]
     found = torch.empty_like(place)
@@ -78,4 +137,5 @@ def occurrences(rows: Tensor) -> Tensor:
 
 
 def _starts(sizes: Tensor) -> Tensor:
+    """The position at which each group begins when groups of these sizes are concatenated."""
     return sizes.cumsum(0) - sizes

@@ -1,4 +1,4 @@
-"""How well any linear head could do on given features: predictions by heads fitted on the other folds."""
+"""Estimate how well a linear head could classify given features, by heads that are fitted on the other folds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,21 @@ _MOST, _FEWEST = 100, 10  # iterations
 
 
 def stratified_folds(labels: Tensor, folds: int, *, seed: int, name: str) -> Tensor:
-    """`(N,)` int64 in [0, folds): folds whose sizes differ by at most 1, in total and within each class."""
+    """Assign rows to folds whose sizes differ by at most 1, in total and within each class.
+
+    Args:
+        labels: Class of each row, `(N,)`.
+        folds: Number of folds.
+        seed: Seed of the random order.
+        name: First part of the key of the draws; different names give independent folds.
+
+    Returns:
+        `(N,)` int64 in [0, folds).
+
+    Example:
+        >>> stratified_folds(torch.tensor([0, 0, 0, 0, 1, 1]), 2, seed=0, name="example").tolist()
+        [1, 0, 1, 0, 0, 1]
+    """
     rows = torch.arange(len(labels), device=labels.device)
     shuffled = bits(name, seed, rows).argsort(stable=True)
     order = shuffled[labels[shuffled].argsort(stable=True)]
@@ -29,15 +43,31 @@ def stratified_folds(labels: Tensor, folds: int, *, seed: int, name: str) -> Ten
 def cross_fitted_predictions(
     features: Tensor, labels: Tensor, num_classes: int, *, folds: int = 5, seed: int, balance: bool = True
 ) -> Tensor:
-    """`(N,)` int64: for each row, the class that a logistic head fitted on the other folds predicts.
+    """Predict each row by a logistic regression that was fitted on the other folds.
 
-    The balanced accuracy of this, minus today's, is what a better head could gain on the same features. Multinomial,
-    with L2 penalty 1 on standardised features; `balance` weighs rows by the inverse frequency of their class. A class
-    with a single row is never predicted in its own fold. At most 100 iterations of L-BFGS, fewer (10 at least) where
-    rows x features x classes would cost more than 5e10 multiply-adds per fold.
+    The balanced accuracy of these predictions minus that of the model's own head is what a better head could gain on
+    the same features. The regression is multinomial, on standardised features, with L2 penalty 1. It runs at most 100
+    iterations of L-BFGS; fewer, but at least 10, where rows x features x classes would cost more than 5e10
+    multiply-adds per fold.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        num_classes: C.
+        folds: Number of folds.
+        seed: Seed of the folds.
+        balance: Weight rows by the inverse frequency of their class.
+
+    Returns:
+        `(N,)` int64 predicted classes. A class with a single row is never predicted for that row.
 
     Raises:
-        InputError: folds is below 2 or above the number of rows.
+        InputError: `folds` is below 2 or above the number of rows.
+
+    Example:
+        >>> features = torch.tensor([[0.0], [0.1], [0.2], [1.0], [1.1], [1.2]])
+        >>> cross_fitted_predictions(features, torch.tensor([0, 0, 0, 1, 1, 1]), 2, folds=3, seed=0).tolist()
+        [0, 0, 0, 1, 1, 1]
     """
     if not 2 <= folds <= len(labels):
         raise must("folds", f"lie in [2, {len(labels)}], the number of rows", folds)

@@ -1,4 +1,4 @@
-"""How many images each class has, the profiles that imbalance benchmarks use, and means per class."""
+"""Class counts: the profiles that imbalance benchmarks use, groups of classes by size, and means per class."""
 
 from __future__ import annotations
 
@@ -11,14 +11,38 @@ _BLOCK = 1 << 16  # rows converted to float64 at a time, so that memory-mapped f
 
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:
-    """`(C,)` int64: rows per class."""
+    """Count the rows of each class.
+
+    Args:
+        labels: `(N,)` int64 in [0, C).
+        num_classes: C.
+
+    Returns:
+        `(C,)` int64.
+
+    Example:
+        >>> class_counts(torch.tensor([0, 2, 0, 0]), 3).tolist()
+        [3, 0, 1]
+    """
     return torch.bincount(labels, minlength=num_classes)
 
 
 def class_mean(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """`(C, ...)`: the mean of `values` `(N, ...)` over the rows of each class; NaN for an absent class.
+    """Average values over the rows of each class.
 
-    Summed in float64, so that the mean of a large class does not drift with the order of its rows.
+    Sums are in float64, so that the mean of a large class does not depend on the order of its rows.
+
+    Args:
+        values: `(N, ...)`.
+        labels: `(N,)` int64 in [0, C).
+        num_classes: C.
+
+    Returns:
+        `(C, ...)`; NaN for an absent class.
+
+    Example:
+        >>> class_mean(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), torch.tensor([0, 0, 2]), 3).tolist()
+        [[2.0, 3.0], [nan, nan], [5.0, 6.0]]
     """
     dtype = values.dtype if values.is_floating_point() else torch.get_default_dtype()
     total = values.new_zeros((num_classes, *values.shape[1:]), dtype=torch.float64)
@@ -29,15 +53,41 @@ def class_mean(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def imbalance_ratio(counts: Tensor) -> float:
-    """Largest count over smallest, over the classes that are present; >= 1."""
+    """Divide the largest class count by the smallest; classes without images are left out.
+
+    Args:
+        counts: `(C,)`.
+
+    Returns:
+        A ratio of at least 1.
+
+    Example:
+        >>> imbalance_ratio(torch.tensor([100, 20, 5, 0]))
+        20.0
+    """
     present = counts[counts > 0]
     return float(present.max() / present.min())
 
 
 def exponential_profile(num_classes: int, ratio: float, n_max: int) -> list[int]:
-    """Images per rank, largest class first: `int(n_max * (1 / ratio) ** (rank / (C - 1)))`.
+    """Return a long-tailed profile: images per rank, largest class first.
 
-    The long-tailed profile of Cao et al. 2019 (LDAM-DRW), whose `imb_factor` is `1 / ratio`.
+    Rank r gets `int(n_max * (1 / ratio) ** (r / (C - 1)))`.
+
+    Args:
+        num_classes: C.
+        ratio: Imbalance ratio, at least 1; the paper's `imb_factor` is `1 / ratio`.
+        n_max: Images of the largest class.
+
+    Raises:
+        InputError: `ratio` is below 1.
+
+    References:
+        Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", 2019.
+
+    Example:
+        >>> exponential_profile(5, 100, 1000)
+        [1000, 316, 100, 31, 10]
     """
     if ratio < 1:
         raise must("imbalance ratio", "be at least 1", ratio)
@@ -46,7 +96,25 @@ def exponential_profile(num_classes: int, ratio: float, n_max: int) -> list[int]
 
 
 def step_profile(num_classes: int, ratio: float, fraction: float, n_max: int) -> list[int]:
-    """Images per rank: `n_max` for the head, `int(n_max / ratio)` for the last `fraction` of the classes."""
+    """Return a step profile: images per rank, `n_max` for large classes and `int(n_max / ratio)` for small ones.
+
+    Args:
+        num_classes: C.
+        ratio: Imbalance ratio, at least 1.
+        fraction: Fraction of the classes that are small, strictly between 0 and 1.
+        n_max: Images of a large class.
+
+    Raises:
+        InputError: `ratio` or `fraction` is out of its range.
+
+    References:
+        Buda, Maki and Mazurowski, "A systematic study of the class imbalance problem in convolutional neural networks",
+        2018.
+
+    Example:
+        >>> step_profile(4, 10, 0.5, 500)
+        [500, 500, 50, 50]
+    """
     if ratio < 1:
         raise must("imbalance ratio", "be at least 1", ratio)
     if not 0 < fraction < 1:
@@ -56,17 +124,45 @@ def step_profile(num_classes: int, ratio: float, fraction: float, n_max: int) ->
 
 
 def effective_number(counts: Tensor, beta: float = 0.9999) -> Tensor:
-    """`(C,)`: (1 - beta^n) / (1 - beta), Cui et al. 2019 eq. 3; float64."""
+    """Return the effective number of images, `(1 - beta^n) / (1 - beta)`.
+
+    Args:
+        counts: `(C,)`.
+        beta: In [0, 1); 0 gives 1 for every class, and toward 1 the result approaches n.
+
+    Returns:
+        `(C,)` float64.
+
+    References:
+        Cui et al., "Class-balanced loss based on effective number of samples", 2019, equation 3.
+
+    Example:
+        >>> [round(number, 1) for number in effective_number(torch.tensor([10, 1000]), beta=0.99).tolist()]
+        [9.6, 100.0]
+    """
     return (1 - torch.pow(torch.tensor(beta, dtype=torch.float64), counts.double())) / (1 - beta)
 
 
 def shares_for_counts(shares: Tensor, counts: Tensor, other: Tensor) -> Tensor:
-    """`(C,)` float64: the shares of the draws when classes have `other` counts, by the rule that `shares` follow.
+    """Carry a rule for the shares of draws over to other class counts.
 
-    A share is taken as `f_c n_c^g`: g is fitted over the classes by least squares on logarithms, and each class keeps its
-    own factor f_c (the geometric mean of the others' where it had no image to tell it). So natural shares stay natural,
-    even ones even, square-root ones square-root, and where all counts change by one factor nothing changes. With one count
-    for all, g is 1. A class of `other` count 0, or one that had images and no share, gets none.
+    The rule is `share_c = f_c n_c^g`: g is fitted over the classes by least squares on logarithms, and each class keeps
+    its own factor f_c. So natural shares stay natural, even shares even and square-root shares square-root, and nothing
+    changes where all counts change by one factor. If all classes have the same count, g is 1.
+
+    Args:
+        shares: Shares of the draws at `counts`, `(C,)`.
+        counts: Images per class that `shares` were made for, `(C,)`.
+        other: Images per class to make shares for, `(C,)`.
+
+    Returns:
+        `(C,)` float64 that sums to 1. A class without images in `counts` gets the geometric mean of the other classes'
+        factors. A class without images in `other`, or with images in `counts` but no share, gets 0.
+
+    Example:
+        >>> shares = shares_for_counts(torch.tensor([0.8, 0.2]), torch.tensor([80, 20]), torch.tensor([50, 50]))
+        >>> [round(share, 2) for share in shares.tolist()]
+        [0.5, 0.5]
     """
     fitted = (shares > 0) & (counts > 0)
     size, rate = counts[fitted].double().log(), shares[fitted].double().log()
@@ -81,14 +177,37 @@ def shares_for_counts(shares: Tensor, counts: Tensor, other: Tensor) -> Tensor:
 
 
 def shot_groups(counts: Tensor) -> Tensor:
-    """`(C,)` int64: 0 many (> 100 training images), 1 medium (20 to 100), 2 few (< 20)."""
+    """Group classes by training images: 0 many-shot (> 100), 1 medium-shot (20 to 100), 2 few-shot (< 20).
+
+    Args:
+        counts: `(C,)`.
+
+    Returns:
+        `(C,)` int64.
+
+    References:
+        Liu et al., "Large-scale long-tailed recognition in an open world", 2019.
+
+    Example:
+        >>> shot_groups(torch.tensor([500, 100, 20, 3])).tolist()
+        [0, 1, 1, 2]
+    """
     return (counts <= 100).long() + (counts < 20).long()
 
 
 def count_thirds(counts: Tensor) -> Tensor:
-    """`(C,)` int64: 0, 1, 2 for the largest, middle and smallest third of the classes.
+    """Group classes by rank: 0, 1 and 2 for the largest, middle and smallest third of the classes.
 
-    -1 for classes of one count that would fall into several thirds, and for all where there are fewer than 3 classes.
+    Args:
+        counts: `(C,)`.
+
+    Returns:
+        `(C,)` int64; -1 for classes of equal count that would fall into several thirds, and for all classes where there
+        are fewer than 3.
+
+    Example:
+        >>> count_thirds(torch.tensor([500, 3, 100, 20, 60, 9])).tolist()
+        [0, 2, 0, 1, 1, 2]
     """
     order = torch.argsort(counts, descending=True, stable=True)
     thirds = torch.empty_like(order)

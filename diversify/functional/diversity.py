@@ -1,7 +1,7 @@
-"""How diverse a class's features are, by five measures, and their comparison at matched n.
+"""Measure how diverse a class's features are, by five measures, and compare classes at matched n.
 
-Every measure but the spread and the Hill number of order 0 depends on the number of examples, so classes and splits
-are compared on equally many rows. All take `(..., n, D)` batches and ignore how often the whole set is repeated.
+Every measure but the spread depends on the number of examples, so classes and splits are compared on equally many rows.
+All measures take `(..., n, D)` batches; repeating every row equally often does not change them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DIVERSITY_MEASURES = ("vendi", "effective_rank", "hill", "spread", "cosine")
 
 
 def _directions(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of unit length in float64, and the share of all-zero rows `(...)`, which stay zero."""
+    """Rows scaled to unit length in float64, and the share of all-zero rows `(...)`, which stay zero."""
     features = features.double()
     length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     zero = length == 0
@@ -24,7 +24,7 @@ def _directions(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gram_eigenvalues(features: Tensor) -> Tensor:
-    """Eigenvalues `(..., min(n, D))` of `features @ features.T`, without its surplus zeros; rounding set to 0."""
+    """Eigenvalues `(..., min(n, D))` of `features @ features.T`; those that are only rounding errors are set to 0."""
     wide = features.shape[-1] > features.shape[-2]
     gram = features @ features.mT if wide else features.mT @ features
     values: Tensor = torch.linalg.eigvalsh(gram)
@@ -38,11 +38,25 @@ def _entropy(shares: Tensor) -> Tensor:
 
 
 def vendi_score(features: Tensor) -> Tensor:
-    """`(...)` in [1, n]: the effective number of different directions among n rows `(..., n, D)`.
+    """Count the effective number of different directions among n rows.
 
-    exp of the entropy of the eigenvalues of K / n, with K the cosine kernel: 1 for rows that point the same way, n for
-    orthogonal ones. All-zero rows count as one direction of their own, orthogonal to every other row. Friedman and
-    Dieng 2023, definition 3.1.
+    The exponential of the entropy of the eigenvalues of K / n, where K is the cosine kernel. Rows that point the same
+    way give 1, orthogonal rows give n. All-zero rows count as one direction of their own, orthogonal to every other
+    row.
+
+    Args:
+        features: `(..., n, D)`.
+
+    Returns:
+        `(...)` in [1, n].
+
+    References:
+        Friedman and Dieng, "The Vendi score: a diversity evaluation metric for machine learning", 2023, definition 3.1.
+
+    Example:
+        >>> rows = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+        >>> round(float(vendi_score(rows)), 2), round(float(vendi_score(rows[:2])), 2)
+        (2.0, 1.0)
     """
     unit, zero_share = _directions(features)
     shares = torch.cat([_gram_eigenvalues(unit) / features.shape[-2], zero_share[..., None]], dim=-1)
@@ -50,9 +64,22 @@ def vendi_score(features: Tensor) -> Tensor:
 
 
 def effective_rank(features: Tensor) -> Tensor:
-    """`(...)` in [1, min(n, D)]: exp of the entropy of the singular values over their sum; NaN when all are 0.
+    """Return the exponential of the entropy of the singular values, which are first divided by their sum.
 
-    Roy and Vetterli 2007, definition 1. Unlike the Vendi score it weighs rows by their length.
+    Unlike the Vendi score, it weights rows by their length.
+
+    Args:
+        features: `(..., n, D)`.
+
+    Returns:
+        `(...)` in [1, min(n, D)]; NaN where all features are 0.
+
+    References:
+        Roy and Vetterli, "The effective rank: a measure of effective dimensionality", 2007, definition 1.
+
+    Example:
+        >>> round(float(effective_rank(torch.eye(3))), 2), round(float(effective_rank(torch.ones(3, 3))), 2)
+        (3.0, 1.0)
     """
     values = _gram_eigenvalues(features.double()).sqrt()
     return _entropy(values / values.sum(-1, keepdim=True)).exp().to(features.dtype)
@@ -64,26 +91,47 @@ def _effective_features(counts: Tensor) -> Tensor:
 
 
 def within_class_spread(features: Tensor) -> Tensor:
-    """`(...)`, squared feature units: mean squared distance of the n rows to their mean, divided by n, not n - 1."""
+    """Average the squared distance of the n rows to their mean; the sum is divided by n, not n - 1.
+
+    Args:
+        features: `(..., n, D)`.
+
+    Returns:
+        `(...)`, in squared feature units.
+
+    Example:
+        >>> float(within_class_spread(torch.tensor([[0.0, 0.0], [2.0, 0.0]])))
+        1.0
+    """
     rows = features.double()
     return (rows - rows.mean(-2, keepdim=True)).square().sum(-1).mean(-1).to(features.dtype)
 
 
 def mean_cosine(features: Tensor) -> Tensor:
-    """`(...)` in [0, 1]: mean cosine over ALL ordered pairs of rows, each with itself too. HIGHER is LESS diverse.
+    """Average the cosine over ALL ordered pairs of rows, each with itself too. HIGHER is LESS diverse.
 
-    It equals the squared length of the mean unit vector, so it is 1 for rows that point the same way and 1 / n for
-    orthogonal ones. All-zero rows count as one direction of their own, as in `vendi_score`.
+    It equals the squared length of the mean unit vector: 1 for rows that point the same way, 1 / n for orthogonal rows.
+    All-zero rows count as one direction of their own, as in `vendi_score`.
+
+    Args:
+        features: `(..., n, D)`.
+
+    Returns:
+        `(...)` in [0, 1].
+
+    Example:
+        >>> float(mean_cosine(torch.eye(4))), float(mean_cosine(torch.ones(4, 4)))
+        (0.25, 1.0)
     """
     unit, zero_share = _directions(features)
     return (unit.mean(-2).square().sum(-1) + zero_share.square()).to(features.dtype)
 
 
 def _top_counts(values: Tensor, k: int) -> Tensor:
-    """`(..., D)` float64: how many of the rows `(..., n, D)` have a feature among their k largest.
+    """Count for each feature the rows `(..., n, D)` that have it among their k largest, `(..., D)` float64.
 
     Features that tie for the last places share them equally, so that the order of the features does not matter: after a
-    ReLU many are exactly 0.
+    ReLU many features are exactly 0.
     """
     threshold = values.topk(k, dim=-1).values[..., -1:]
     above = values > threshold
@@ -105,12 +153,39 @@ def matched_diversity(
     seed: int,
     name: str,
 ) -> dict[str, Tensor]:
-    """Each of `DIVERSITY_MEASURES` as `(draws, C)`, on n rows per class and draw; NaN for a class with fewer.
+    """Compute every measure of `DIVERSITY_MEASURES` on n rows of each class, in several random draws.
 
-    Vendi score, effective rank and cosine are taken after subtracting `centre` `(D,)`, the mean of all training
-    features, on train and held-out features alike: without it the direction that all ReLU features share hides the
-    rest. `hill` is of order 1, over each example's k largest CE of its true class (or its k largest features where
-    `weight` is None), not centred. Rows as in `matched_rows`.
+    Vendi score, effective rank, spread and cosine are taken after subtracting `centre`. Without that, the direction
+    that all ReLU features share would hide the rest. `hill` is the Hill number of order 1 of the features in each row's
+    own top k; it is not centred.
+
+    Args:
+        features: `(N, D)`, training or held-out.
+        labels: `(N,)`.
+        num_classes: C.
+        centre: `(D,)`, the mean of all training features; the same one for training and held-out features.
+        weight: The head's, `(C, D)`; the top k are then those of features times the row of the true class. None ranks
+            the features themselves.
+        k: Features in each row's top k, in [1, D].
+        n: Rows per class and draw.
+        draws: Number of draws.
+        seed: Seed of the draws.
+        name: First part of the key of the draws, see `stats.matched_rows`.
+
+    Returns:
+        Each measure as `(draws, C)`; NaN for a class with fewer than n rows.
+
+    References:
+        Hill, "Diversity and evenness: a unifying notation and its consequences", 1973, for `hill`; see the functions of
+        this module for the others.
+
+    Example:
+        >>> features, labels = torch.eye(4).repeat(2, 1), torch.tensor([0] * 4 + [1] * 4)
+        >>> found = matched_diversity(
+        ...     features, labels, 2, centre=torch.zeros(4), weight=None, k=1, n=4, draws=2, seed=0, name="example"
+        ... )
+        >>> found["vendi"].shape, round(float(found["vendi"][0, 0]), 2), round(float(found["hill"][0, 0]), 2)
+        (torch.Size([2, 2]), 4.0, 4.0)
     """
     rows = matched_rows(labels, num_classes, n, draws, seed=seed, name=name)
     result = {measure: features.new_full((draws, num_classes), torch.nan) for measure in DIVERSITY_MEASURES}

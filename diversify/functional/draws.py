@@ -1,8 +1,8 @@
-"""Chance as a function: every draw is a hash of its key, the same on any device, in any order, in any process.
+"""Random draws as pure functions: every draw is a hash of its key, so it depends on neither device, order nor process.
 
-A key is any mix of names, integers and integer tensors, for example `("flip", seed, epoch, indices)`. Tensors broadcast.
-The mixer is the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014),
-applied once per part of the key.
+A key is any mix of names, integers and integer tensors, for example `("flip", seed, epoch, indices)`. Tensors
+broadcast. The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+generators", 2014), applied once per part of the key.
 """
 
 from __future__ import annotations
@@ -44,7 +44,15 @@ def _mix(word: Tensor) -> Tensor:
 
 
 def seed_for(*key: int | str) -> int:
-    """One non-negative 63-bit seed for a generator that needs a seed of its own."""
+    """Return a non-negative 63-bit seed for a generator that needs a seed of its own.
+
+    Args:
+        key: Names and integers.
+
+    Example:
+        >>> seed_for("folds", 0) == seed_for("folds", 0), seed_for("folds", 0) == seed_for("folds", 1)
+        (True, False)
+    """
     word = 0
     for part in key:
         number = zlib.crc32(part.encode()) if isinstance(part, str) else part
@@ -53,7 +61,19 @@ def seed_for(*key: int | str) -> int:
 
 
 def bits(*key: Key) -> Tensor:
-    """Uniform int64 words, one per element of the broadcast key. At least one part must be a tensor."""
+    """Draw uniform int64 words, one per element of the broadcast key.
+
+    Args:
+        key: Names, integers and at least one integer tensor, which gives the shape and the device.
+
+    Raises:
+        TypeError: No part of the key is a tensor.
+
+    Example:
+        >>> words = bits("flip", 0, torch.arange(3))
+        >>> torch.equal(words[2:], bits("flip", 0, torch.tensor([2])))
+        True
+    """
     scalar, word = 0, None
     for part in key:
         if isinstance(part, Tensor):
@@ -71,26 +91,74 @@ def bits(*key: Key) -> Tensor:
 
 
 def uniform(*key: Key) -> Tensor:
-    """float32 in [0, 1), on a grid of 2^-24, so that every device gives the same number."""
+    """Draw float32 numbers in [0, 1) on a grid of 2^-24, so that every device gives the same numbers.
+
+    Args:
+        key: As in `bits`.
+
+    Example:
+        >>> [round(draw, 3) for draw in uniform("crop", 0, torch.arange(3)).tolist()]
+        [0.757, 0.302, 0.771]
+    """
     return _shift_right(bits(*key), 40).to(torch.float32) * 2.0**-24
 
 
 def number(*key: int | str) -> float:
-    """What `uniform` gives for a key of which one part is a tensor of one number: the same, at a fraction of the cost."""
+    """Draw one number in [0, 1): the same as `uniform` for a key whose tensor has one element, but much faster.
+
+    Args:
+        key: Names and integers.
+
+    Example:
+        >>> number("crop", 0, 2) == float(uniform("crop", 0, torch.tensor([2])))
+        True
+    """
     return (seed_for(*key) >> 39) * 2.0**-24
 
 
 def integers(high: int | Tensor, *key: Key) -> Tensor:
-    """int64 in [0, high), for `high` up to 2^31; bias below high / 2^32."""
+    """Draw int64 numbers in [0, high).
+
+    Args:
+        high: Up to 2^31; the bias of the draw is below high / 2^32.
+        key: As in `bits`.
+
+    Example:
+        >>> integers(10, "row", 0, torch.arange(5)).tolist()
+        [5, 6, 2, 5, 8]
+    """
     return _shift_right(_shift_right(bits(*key), 32) * high, 32)
 
 
 def permutation(count: int, *key: Key, device: torch.device | str = "cpu") -> Tensor:
-    """`(count,)` a permutation of 0 .. count - 1."""
+    """Draw a random permutation of 0 .. count - 1.
+
+    Args:
+        count: Length.
+        key: Names and integers.
+        device: Where the permutation is made.
+
+    Returns:
+        `(count,)` int64.
+
+    Example:
+        >>> permutation(5, "order", 0).tolist()
+        [2, 4, 0, 3, 1]
+    """
     return torch.argsort(bits(*key, torch.arange(count, device=device)), stable=True)
 
 
 def normal(*key: Key) -> Tensor:
-    """float32, standard normal by Box and Muller; the last bit may depend on the device's logarithm and cosine."""
+    """Draw float32 numbers from the standard normal distribution, by the method of Box and Muller.
+
+    The last bit may depend on the device's logarithm and cosine.
+
+    Args:
+        key: As in `bits`.
+
+    Example:
+        >>> [round(draw, 2) for draw in normal("noise", 0, torch.arange(3)).tolist()]
+        [2.16, 0.59, 0.69]
+    """
     radius = (-2 * torch.log1p(-uniform(*key, "radius"))).sqrt()
     return radius * torch.cos(2 * torch.pi * uniform(*key, "angle"))

@@ -1,6 +1,7 @@
-"""The shape of the feature space: neural collapse, the head's norms, and how far unseen images stray.
+"""Measure the geometry of features and head: neural collapse, norms, and how far held-out images lie from training.
 
-Neural collapse: Papyan, Han and Donoho 2020. Classes without rows are left out of every mean over classes.
+Neural collapse: Papyan, Han and Donoho, "Prevalence of neural collapse during the terminal phase of deep learning
+training", 2020. Classes without rows are left out of every mean over classes.
 """
 
 from __future__ import annotations
@@ -17,31 +18,62 @@ _BLOCK = 1 << 20  # numbers per float64 temporary: 8 MB
 
 
 def _distance_to_own_mean(features: Tensor, labels: Tensor, means: Tensor) -> Tensor:
-    """`(N,)` float64: squared distance of each row to the mean of its class."""
+    """The squared distance of each row to the mean of its class, `(N,)` float64."""
     size = max(1, _BLOCK // features.shape[1])
     blocks = zip(features.split(size), labels.split(size), strict=True)
     return torch.cat([(block.double() - means[own].double()).square().sum(1) for block, own in blocks])
 
 
 def scatter(features: Tensor, labels: Tensor, num_classes: int, means: Tensor) -> Tensor:
-    """`(C,)`, squared feature units: mean squared distance of a class's rows to its row of `means` `(C, D)`.
+    """Average the squared distance of each class's rows to its row of `means`.
 
-    NaN for an absent class. With the training means and held-out rows it says how far unseen images lie from where
-    training put the class.
+    With training means and held-out rows, it says how far unseen images lie from the place that training gave the
+    class.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        num_classes: C.
+        means: `(C, D)`.
+
+    Returns:
+        `(C,)`, in squared feature units; NaN for an absent class.
+
+    Example:
+        >>> features = torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 5.0]])
+        >>> scatter(features, torch.tensor([0, 0, 1]), 2, torch.tensor([[1.0, 0.0], [5.0, 6.0]])).tolist()
+        [1.0, 1.0]
     """
     return class_mean(_distance_to_own_mean(features, labels, means), labels, num_classes).to(features.dtype)
 
 
 def _present(means: Tensor) -> Tensor:
+    """Which rows of `means` `(C, D)` belong to a class with rows, `(C,)` bool."""
     return torch.isfinite(means).all(1)
 
 
 def nc1(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """`(C,)` >= 0: a class's scatter around its mean, over the scatter of the class means around their mean.
+    """Divide each class's scatter around its mean by the scatter of the class means around their mean.
 
-    Both are traces, that is mean squared distances, and classes weigh equally in the second. Near 0: collapsed. NaN for
-    a class of fewer than two rows and when the class means coincide. The scatter is divided by n - 1, so that a small
-    class does not look collapsed for being small. The per-class form of Papyan et al.'s first property.
+    Both are traces, that is mean squared distances, and classes weigh equally in the second. The first is divided by n
+    - 1, so that a small class does not look collapsed because it is small.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        num_classes: C.
+
+    Returns:
+        `(C,)`, at least 0; near 0 the class has collapsed. NaN for a class of fewer than two rows, and where all class
+        means coincide.
+
+    References:
+        Papyan, Han and Donoho 2020, property NC1, for each class.
+
+    Example:
+        >>> features = torch.tensor([[0.0, 1.0], [0.0, -1.0], [4.0, 0.0], [4.0, 0.0]])
+        >>> nc1(features, torch.tensor([0, 0, 1, 1]), 2).tolist()
+        [0.5, 0.0]
     """
     means = class_mean(features, labels, num_classes).double()
     known = means[_present(means)]
@@ -52,10 +84,22 @@ def nc1(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def nc2(means: Tensor) -> tuple[float, float]:
-    """How far the centred class means `(C, D)` are from equal norms and from equal, maximal angles; both 0 at collapse.
+    """Return how far the centred class means are from equal norms and from equal, maximal angles.
 
-    First the coefficient of variation of the norms (standard deviation over C, not C - 1), then the mean over pairs of
-    |cosine + 1 / (C - 1)|. NaN with fewer than 2 classes, or where a mean coincides with the centre.
+    Args:
+        means: `(C, D)`.
+
+    Returns:
+        The coefficient of variation of the norms (standard deviation over C, not C - 1), and the mean over pairs of
+        |cosine + 1 / (C - 1)|. Both are 0 at collapse; NaN with fewer than 2 classes, or where a mean coincides with
+        the centre.
+
+    References:
+        Papyan, Han and Donoho 2020, property NC2.
+
+    Example:
+        >>> [round(number, 3) for number in nc2(torch.eye(3))]
+        [0.0, 0.0]
     """
     known = means[_present(means)].double()
     count = len(known)
@@ -71,9 +115,22 @@ def nc2(means: Tensor) -> tuple[float, float]:
 
 
 def nc3(weight: Tensor, means: Tensor) -> float:
-    """Frobenius distance in [0, 2] of the head and the centred class means, each `(C, D)` and scaled to norm 1.
+    """Return the distance between the head and the centred class means, each scaled to Frobenius norm 1.
 
-    0 when the head points at the class means (self-duality). NaN when either matrix is 0.
+    Args:
+        weight: The head's, `(C, D)`.
+        means: `(C, D)`.
+
+    Returns:
+        In [0, 2]; 0 where the head points at the class means (self-duality). NaN where either matrix is 0.
+
+    References:
+        Papyan, Han and Donoho 2020, property NC3.
+
+    Example:
+        >>> means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        >>> round(nc3(3 * means, means), 3), round(nc3(-means, means), 3)
+        (0.0, 2.0)
     """
     present = _present(means)
     known, head = means[present].double(), weight[present].double()
@@ -82,9 +139,25 @@ def nc3(weight: Tensor, means: Tensor) -> float:
 
 
 def nc4(features: Tensor, predictions: Tensor, means: Tensor) -> float:
-    """Share of rows in [0, 1] whose nearest class mean is that of the predicted class; NaN without rows.
+    """Return the share of rows whose nearest class mean is that of the predicted class.
 
     Only classes with a mean compete; ties go to the lower class.
+
+    Args:
+        features: `(N, D)`.
+        predictions: `(N,)`, the classes that the model predicts.
+        means: `(C, D)`.
+
+    Returns:
+        In [0, 1]; NaN without rows.
+
+    References:
+        Papyan, Han and Donoho 2020, property NC4.
+
+    Example:
+        >>> means = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
+        >>> nc4(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([0, 0]), means)
+        0.5
     """
     classes = _present(means).nonzero().flatten()
     known = means[classes].double()
@@ -99,15 +172,45 @@ def nc4(features: Tensor, predictions: Tensor, means: Tensor) -> float:
 
 
 def head_norms(weight: Tensor) -> Tensor:
-    """`(C,)`: Euclidean norm of each class's row of the head."""
+    """Return the Euclidean norm of each class's row of the head.
+
+    Args:
+        weight: `(C, D)`.
+
+    Returns:
+        `(C,)`.
+
+    References:
+        Kang et al., "Decoupling representation and classifier for long-tailed recognition", 2020.
+
+    Example:
+        >>> head_norms(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).tolist()
+        [5.0, 1.0]
+    """
     norms: Tensor = torch.linalg.vector_norm(weight, dim=1)
     return norms
 
 
 def minority_cosine(weight: Tensor, counts: Tensor) -> float:
-    """Mean cosine in [-1, 1] over the pairs of head rows of the smallest third of the classes; NaN with fewer than two.
+    """Average the cosine over pairs of head rows of the smallest third of the classes.
 
-    High where the rare classes have collapsed onto one direction (Fang et al. 2021, "minority collapse").
+    It is high where the rare classes have collapsed onto one direction ("minority collapse").
+
+    Args:
+        weight: The head's, `(C, D)`.
+        counts: Training images per class, `(C,)`.
+
+    Returns:
+        In [-1, 1]; NaN with fewer than two such classes.
+
+    References:
+        Fang et al., "Exploring deep neural networks via layer-peeled model: minority collapse in imbalanced training",
+        2021.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [2.0, 2.0]])
+        >>> round(minority_cosine(weight, torch.tensor([60, 50, 40, 30, 20, 10])), 2)
+        1.0
     """
     rows = weight[count_thirds(counts) == 2].double()
     if len(rows) < 2:
@@ -120,7 +223,7 @@ def minority_cosine(weight: Tensor, counts: Tensor) -> float:
 def _matched_pairs(
     train_labels: Tensor, heldout_labels: Tensor, num_classes: int, n: int, draws: int, seed: int, name: str
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Rows `(C, draws, n)` of either side, and the classes that have n on both."""
+    """Rows `(C, draws, n)` of the training and the held-out side, and the classes that have n rows on both."""
     train = matched_rows(train_labels, num_classes, n, draws, seed=seed, name=f"{name}_train")
     heldout = matched_rows(heldout_labels, num_classes, n, draws, seed=seed, name=f"{name}_heldout")
     both = ((train >= 0) & (heldout >= 0)).flatten(1).any(1)
@@ -138,10 +241,32 @@ def feature_deviation(
     *,
     seed: int,
 ) -> Tensor:
-    """`(draws, C)`, feature units: distance between a class's mean on n training and on n held-out rows.
+    """Return the distance between a class's mean on n training rows and on n held-out rows.
 
-    NaN for a class with fewer than n rows on either side. Not 0 without a shift: about the square root of the two
-    spreads over n. The feature deviation of Ye et al. 2020 (CDT), at matched n.
+    It is not 0 without a shift: then it is about the square root of the sum of the two spreads over n.
+
+    Args:
+        train_features: `(N, D)`.
+        train_labels: `(N,)`.
+        heldout_features: `(M, D)`.
+        heldout_labels: `(M,)`.
+        num_classes: C.
+        n: Rows per class, side and draw.
+        draws: Number of draws.
+        seed: Seed of the draws.
+
+    Returns:
+        `(draws, C)`, in feature units; NaN for a class with fewer than n rows on either side.
+
+    References:
+        Ye, Chen, Zhan and Chao, "Identifying and compensating for feature deviation in imbalanced deep learning" (CDT),
+        2020; here at matched n.
+
+    Example:
+        >>> train, heldout = torch.zeros(4, 2), torch.tensor([[3.0, 4.0]] * 4)
+        >>> labels = torch.zeros(4, dtype=torch.int64)
+        >>> feature_deviation(train, labels, heldout, labels, 1, n=2, draws=3, seed=0).flatten().tolist()
+        [5.0, 5.0, 5.0]
     """
     result = train_features.new_full((draws, num_classes), torch.nan)
     train, heldout, classes = _matched_pairs(
@@ -165,11 +290,33 @@ def range_gap(
     *,
     seed: int,
 ) -> Tensor:
-    """`(draws, C)`, feature units: how far n held-out rows of a class reach beyond n training rows.
+    """Return how far n held-out rows of a class reach beyond the range of n training rows.
 
-    The part above the largest and below the smallest training value of each feature, summed over features. NaN for a
-    class with fewer than n rows on either side. The generalization gap of Dablain et al. 2022 (EOS), at matched n
+    Adds up, over features, the part above the largest and below the smallest training value. It is taken at matched n
     because ranges grow with n.
+
+    Args:
+        train_features: `(N, D)`.
+        train_labels: `(N,)`.
+        heldout_features: `(M, D)`.
+        heldout_labels: `(M,)`.
+        num_classes: C.
+        n: Rows per class, side and draw.
+        draws: Number of draws.
+        seed: Seed of the draws.
+
+    Returns:
+        `(draws, C)`, in feature units; NaN for a class with fewer than n rows on either side.
+
+    References:
+        Dablain, Bellinger, Krawczyk and Chawla, "Efficient augmentation for imbalanced deep learning" (EOS), 2022, the
+        generalization gap.
+
+    Example:
+        >>> train, heldout = torch.tensor([[0.0], [1.0]]), torch.tensor([[-0.5], [3.0]])
+        >>> labels = torch.zeros(2, dtype=torch.int64)
+        >>> range_gap(train, labels, heldout, labels, 1, n=2, draws=1, seed=0).tolist()
+        [[2.5]]
     """
     result = train_features.new_full((draws, num_classes), torch.nan)
     train, heldout, classes = _matched_pairs(train_labels, heldout_labels, num_classes, n, draws, seed, "range_gap")

@@ -1,7 +1,7 @@
-"""What the operations of `image_ops` do to pixels, family by family: what one tensor operation can do for several at once.
+"""The pixel arithmetic of the operations in `image_ops`, grouped into families that are computed together.
 
-Images are `(R, C, H, W)` floating point, from 0 to `top`. What a family needs to know of its rows is prepared apart from
-their pixels, for as many layers as there are. No value depends on the other rows or on the order in which torch adds.
+Images are `(R, C, H, W)` floating point, from 0 to `top`. What a family needs to know about its rows is prepared before
+any pixel is read, for all layers at once. No value depends on the other rows or on the order in which torch adds.
 """
 
 from __future__ import annotations
@@ -19,20 +19,37 @@ _FINE = 65536  # means are sums of whole numbers, which no order of adding chang
 
 
 def place(draw: Tensor) -> tuple[Tensor, Tensor]:
-    """Two independent numbers in [0, 1) out of one draw: for the vertical and for the horizontal place."""
+    """Split one draw into two independent numbers in [0, 1), for a vertical and a horizontal position.
+
+    Args:
+        draw: Numbers in [0, 1) on a grid of 2^-24.
+
+    Returns:
+        Two tensors of the shape of `draw`, on a grid of 2^-12.
+
+    Example:
+        >>> [part.tolist() for part in place(torch.tensor([0.25, 0.5 + 2**-13]))]
+        [[0.25, 0.5], [0.0, 0.5]]
+    """
     first = (draw * _PLACES).floor()
     return first / _PLACES, draw * _PLACES - first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is known of R rows before any pixel is looked at.
+    """The settings of R rows, known before any pixel is read.
 
     Attributes:
-        own: `(R, len(ORDER))` 1 where it is the row's own operation, and else 0.
-        amounts: As `own`, with the signed amount for 1.
-        draw: `(R,)`.
+        own: `(R, len(ORDER))`, 1 for the operation that the row gets and 0 elsewhere.
+        amounts: Like `own`, with the signed amount in place of 1.
+        draw: `(R,)` in [0, 1).
         frame: Height and width.
+
+    Example:
+        >>> own = torch.eye(len(ORDER))[[ORDER.index("rotate")]]
+        >>> settings = Settings(own=own, amounts=30 * own, draw=torch.zeros(1), frame=(8, 8))
+        >>> settings.of("rotate").tolist(), settings.among("zoom").tolist()
+        ([30.0], [0.0])
     """
 
     own: Tensor
@@ -41,20 +58,27 @@ class Settings:
     frame: tuple[int, int]
 
     def of(self, name: str) -> Tensor:
-        """`(R,)` the signed amounts of an operation."""
+        """The signed amounts of an operation, `(R,)`; 0 for rows that get another one."""
         return self.amounts[:, ORDER.index(name)]
 
     def among(self, name: str) -> Tensor:
-        """`(R,)` whether it is the row's own."""
+        """1 for the rows that get this operation and 0 for the others, `(R,)`."""
         return self.own[:, ORDER.index(name)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-    """Operations that are done together.
+    """Operations that are computed together.
 
-    `prepare` gives tensors of R rows each, and `change` the images by them: `change(images, top, *prepared)`, neither
-    rounded nor kept in range. Rows of other families give numbers without a meaning.
+    Attributes:
+        names: The operations.
+        prepare: Makes tensors of R rows each from `Settings`.
+        change: Changes the images: `change(images, top, *prepared)`. Results are neither rounded nor clipped; rows that
+            belong to other families get numbers without a meaning.
+
+    Example:
+        >>> [family.names for family in FAMILIES if "invert" in family.names]
+        [('solarize', 'invert')]
     """
 
     names: tuple[str, ...]
@@ -70,9 +94,10 @@ def _by_image(values: Tensor) -> Tensor:
 
 
 def _moves(settings: Settings) -> tuple[Tensor, ...]:
-    """The row and the column that every pixel comes from, `(R, H, 1)` and `(R, 1, W)`: whole pixels moved and mirrored.
+    """The row and the column that every pixel is copied from, `(R, H, 1)` and `(R, 1, W)`.
 
-    Rows are counted in pixels. Behind the last of either is a black one.
+    For shifts by whole pixels and flips. Rows are counted in pixels. Behind the last row and the last column lies a
+    black one.
     """
     height, width = settings.frame
     device = settings.draw.device
@@ -94,9 +119,9 @@ def _moved(images: Tensor, top: float, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _warps(settings: Settings) -> tuple[Tensor, ...]:
-    """The place that every pixel comes from, a sum of `(R, 2, 1, W)` and `(R, 2, H, 1)`: across and down, about the middle.
+    """The position that every pixel is read from, as a sum of `(R, 2, 1, W)` and `(R, 2, H, 1)`.
 
-    Sheared, turned and zoomed.
+    For shears, rotations and zooms. Positions are (across, down) about the middle of the image.
     """
     height, width = settings.frame
     angle = settings.of("rotate").double().deg2rad()  # so that a last bit of some library's sine changes nothing
@@ -128,7 +153,7 @@ def _mean(values: Tensor, top: float, dims: tuple[int, ...]) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """`(R, 1, H, W)` lightness: Rec. 601 luma of three channels, else their mean."""
+    """The lightness `(R, 1, H, W)`: Rec. 601 luma of three channels, else their mean."""
     if images.shape[1] != 3:
         return images if images.shape[1] == 1 else _mean(images, 1.0, (1,))
     red, green, blue = (images[:, channel : channel + 1] for channel in range(3))
@@ -136,26 +161,33 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _tones(settings: Settings) -> tuple[Tensor, ...]:
-    """The shares of the lightness and of its mean in what images go away from, black without either; and how far."""
+    """The target of each blend and the weight of the step away from it.
+
+    The target is given by the shares of the lightness and of its mean in it; it is black where both are 0.
+    """
     weight = -(settings.of("brightness") + settings.of("contrast") + settings.of("saturation"))
     return tuple(_by_image(one) for one in (settings.among("saturation"), settings.among("contrast"), weight))
 
 
 def _toned(images: Tensor, top: float, of_grey: Tensor, of_mean: Tensor, weight: Tensor) -> Tensor:
+    """Blend images away from or toward black, their mean lightness, or their own lightness."""
     grey = _grey(images)
     target = (grey * of_grey).add_(_mean(grey, top, (1, 2, 3)) * of_mean)
     return _toward(images, target, weight)
 
 
 def _weights(settings: Settings) -> tuple[Tensor, ...]:
-    """`(R, 1, P)`, 0 on the rim, for the pixels from the second of the second row to the last but one of the last but one."""
+    """The weight of sharpening for each inner pixel, `(R, 1, P)`; it is 0 on the rim.
+
+    P runs from the second pixel of the second row to the last pixel but one of the last row but one.
+    """
     height, width = settings.frame
     column = torch.arange(width + 1, max(height * width - width - 1, width + 1), device=settings.draw.device) % width
     return (torch.where((column > 0) & (column < width - 1), -settings.of("sharpness")[:, None, None], 0),)
 
 
 def _sharpened(images: Tensor, top: float, weight: Tensor) -> Tensor:
-    """Away from its smoothed self, with weights 1 around 5 as in PIL; the rim stays."""
+    """Move pixels away from the smoothed image, with weights 1 around 5 as in PIL; the rim stays."""
     made = images.clone()
     if min(images.shape[2:]) > 2:
         width = images.shape[3]
@@ -169,6 +201,7 @@ def _sharpened(images: Tensor, top: float, weight: Tensor) -> Tensor:
 
 
 def _steps(settings: Settings) -> tuple[Tensor, ...]:
+    """The size of a level after posterising, `(R, 1, 1, 1)`: 2 to the number of bits removed."""
     taken = settings.of("posterize").round().to(torch.int64)
     return (_by_image(torch.ones_like(taken).bitwise_left_shift(taken).to(settings.draw.dtype)),)
 
@@ -180,7 +213,7 @@ def _posterized(images: Tensor, top: float, step: Tensor) -> Tensor:
 
 
 def _thresholds(settings: Settings) -> tuple[Tensor, ...]:
-    """From which share of white on values are inverted: all or none where that is a chance."""
+    """The fraction of white from which values are inverted. For `invert` the draw decides: all values or none."""
     inverted = torch.where(settings.draw < settings.of("invert"), -2.0, 2.0)
     return (_by_image(torch.where(settings.among("solarize") > 0, 1 - settings.of("solarize"), inverted)),)
 
@@ -194,7 +227,7 @@ def _stretches(settings: Settings) -> tuple[Tensor, ...]:
 
 
 def _stretched(images: Tensor, top: float, weight: Tensor) -> Tensor:
-    """Each channel from black to white; one of a single value stays."""
+    """Stretch each channel to go from black to white; a channel with one value stays."""
     low = images.amin((2, 3), keepdim=True)
     span = images.amax((2, 3), keepdim=True) - low
     varies = span > 0
@@ -207,7 +240,7 @@ def _evens(settings: Settings) -> tuple[Tensor, ...]:
 
 
 def _equalized(images: Tensor, top: float, weight: Tensor) -> Tensor:
-    """Each channel's histogram of 256 values made even, as in PIL."""
+    """Equalise each channel's histogram of 256 values, as in PIL."""
     codes = images.flatten(2)
     if top != 255:
         codes = (codes * (255 / top)).round_().clamp_(0, 255)
@@ -223,7 +256,7 @@ def _equalized(images: Tensor, top: float, weight: Tensor) -> Tensor:
 
 
 def _squares(settings: Settings) -> tuple[Tensor, ...]:
-    """`(R, 1, H, W)` 1 inside a square and 0 outside; at a higher strength it covers that of a lower one."""
+    """1 inside a square and 0 outside, `(R, 1, H, W)`; the square of a higher strength covers that of a lower one."""
     size = settings.of("erase")[:, None]
     inside = []
     for where, side in zip(place(settings.draw), settings.frame, strict=True):
@@ -235,7 +268,7 @@ def _squares(settings: Settings) -> tuple[Tensor, ...]:
 
 
 def _erased(images: Tensor, top: float, square: Tensor) -> Tensor:
-    """The square for the mean of each channel."""
+    """Fill the square with the mean of each channel."""
     return _toward(images, _mean(images, top, (2, 3)), square)
 
 

@@ -1,8 +1,8 @@
-"""Batched image operations with a strength per sample: 0 is the identity, 1 the full range, and more is never less.
+"""Image operations on batches, with a strength per image: 0 is the identity, 1 the full range, and more is never less.
 
-Every operation takes a strength and a draw, both in [0, 1], for each image; nothing here draws. What the draw decides is
-said in `Range`. The ranges are those of AutoAugment and RandAugment (Cubuk et al. 2019, 2020), with erasing (DeVries and
-Taylor 2017), crop and flip beside them. An image comes out the same in whatever batch it is.
+Every operation takes a strength and a draw, both in [0, 1], for each image; nothing here draws. `Range` says what the
+draw decides. The ranges are those of AutoAugment and RandAugment (Cubuk et al. 2019, 2020), together with erasing
+(DeVries and Taylor 2017), crop and flip. The result for an image does not depend on the batch that it is in.
 """
 
 from __future__ import annotations
@@ -21,11 +21,18 @@ from .image_changes import FAMILIES, ORDER, Settings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """What strength 1 means: `full`, in `unit`, and strength s means s * full.
+    """The meaning of strength 1 for one operation: strength s means `s * full`, in `unit`.
 
-    `draw` says what the draw decides. "sign": below 0.5 the amount is taken negative. "place": where the crop or the square
-    lies (`place` makes two numbers of the one). "chance": the operation acts fully where draw < amount, and else not at
-    all, as half a flip is no flip and half a negative is plain grey. "nothing": it is not looked at.
+    Attributes:
+        unit: What the amount measures.
+        full: The amount at strength 1.
+        draw: What the draw decides. "sign": below 0.5 the amount is negative. "place": the position of the crop or the
+            square, see `place`. "chance": the operation acts fully where draw < amount, and not at all elsewhere,
+            because half a flip is no flip and half a negative is plain grey. "nothing": the draw is not used.
+
+    Example:
+        >>> RANGES["rotate"].full, RANGES["rotate"].unit, RANGES["rotate"].draw
+        (30.0, 'degrees', 'sign')
     """
 
     unit: str
@@ -74,25 +81,46 @@ _WAITS_FROM = 1024  # images on an accelerator from which on they are sorted, al
 
 
 def amount(name: str, strength: Tensor, draw: Tensor) -> Tensor:
-    """How far an operation goes, in the unit of its `Range`; negative by the draw where it is signed."""
+    """Return the amount of an operation in the unit of its `Range`; it may be negative where the draw decides the sign.
+
+    Args:
+        name: One of `OPERATIONS`.
+        strength: `(N,)` in [0, 1].
+        draw: `(N,)` in [0, 1).
+
+    Returns:
+        `(N,)`.
+
+    Example:
+        >>> amount("rotate", torch.tensor([0.5, 0.5]), torch.tensor([0.2, 0.7])).tolist()
+        [-15.0, 15.0]
+    """
     full = strength * RANGES[name].full
     return torch.where(draw < 0.5, -full, full) if RANGES[name].draw == "sign" else full
 
 
 def apply_operation(name: str, images: Tensor, strength: Tensor, draw: Tensor) -> Tensor:
-    """`(N, C, H, W)` every image after one operation, at its own strength and draw.
+    """Apply one operation to every image, at its own strength and draw.
 
     Args:
         name: One of `OPERATIONS`.
         images: `(N, C, H, W)` uint8, or floating point in [0, 1]; any number of channels.
-        strength: `(N,)` in [0, 1]; 0 gives the image back, bit for bit.
+        strength: `(N,)` in [0, 1]; 0 returns the image bit for bit.
         draw: `(N,)` in [0, 1).
 
     Returns:
-        New images of the same dtype and device. What comes in from outside the image is black.
+        New images `(N, C, H, W)` of the same dtype and device. Pixels that come from outside the image are black.
 
     Raises:
-        InputError: no such operation, or images of another form.
+        InputError: There is no such operation, or images have another form.
+
+    See Also:
+        apply_policy: A different operation for every image, several in a row.
+
+    Example:
+        >>> image = torch.tensor([[[[0.25, 1.0]]]])
+        >>> apply_operation("invert", image, torch.ones(1), torch.zeros(1)).flatten().tolist()
+        [0.75, 0.0]
     """
     operation = torch.zeros(len(images), 1, dtype=torch.int64, device=images.device)
     return apply_policy(images, operation, strength[:, None], draw[:, None], (name,))
@@ -107,20 +135,29 @@ def apply_policy(
     *,
     by_rows: bool | None = None,
 ) -> Tensor:
-    """`(N, C, H, W)` every image after its own L operations, one layer after the other, as by `apply_operation`.
+    """Apply L operations of its own to every image, one layer after the other, each as `apply_operation` does.
 
     Args:
         images: `(N, C, H, W)` uint8, or floating point in [0, 1].
-        operation: `(N, L)` int64 places in `names`.
-        strength: `(N, L)` in [0, 1]; an image whose strengths are all 0 comes back bit for bit.
+        operation: `(N, L)` int64 positions in `names`.
+        strength: `(N, L)` in [0, 1]; an image whose strengths are all 0 is returned bit for bit.
         draw: `(N, L)` in [0, 1).
-        names: Those of `OPERATIONS` that `operation` counts.
-        by_rows: True computes every operation for its own images only, False for all images and takes its own: the same
-            result, but only the latter never waits for the device. None chooses True on the CPU, and elsewhere for more
-            than 1024 images, for which waiting costs less than computing what is not wanted.
+        names: The operations, out of `OPERATIONS`, that `operation` refers to.
+        by_rows: True computes every operation for its own images only. False computes it for all images and selects,
+            with the same result, and never waits for the device. None means True on the CPU, and elsewhere for more
+            than 1024 images, where waiting costs less than the unused results.
+
+    Returns:
+        New images `(N, C, H, W)` of the same dtype and device.
 
     Raises:
-        InputError: no such operation, or images of another form.
+        InputError: There is no such operation, or images have another form.
+
+    Example:
+        >>> images = torch.tensor([0.25, 0.25]).view(2, 1, 1, 1)
+        >>> operation, strength = torch.tensor([[0], [0]]), torch.tensor([[1.0], [0.0]])
+        >>> apply_policy(images, operation, strength, torch.zeros(2, 1), ("invert",)).flatten().tolist()
+        [0.75, 0.25]
     """
     for name in names:
         if name not in RANGES:
@@ -152,7 +189,7 @@ def apply_policy(
 
 
 def _by_rows(values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch.dtype) -> Tensor:
-    """The images sorted by family anew for every layer, and put back into their order at the end."""
+    """The images sorted by family for every layer, changed family by family, and put back in order at the end."""
     family = _table((), values.device).family[columns[0].T]  # (L, N)
     layers, count = family.shape
     block = (family * layers + torch.arange(layers, device=values.device)[:, None]).flatten()
@@ -174,7 +211,7 @@ def _by_rows(values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch
 def _prepared(
     columns: Sequence[Tensor], block: Tensor, sizes: list[list[int]], values: Tensor
 ) -> list[list[tuple[Tensor, ...]]]:
-    """Of every family the tensors that it prepares, each cut into its layers."""
+    """The prepared tensors of every family, each split into layers."""
     pairs = block.argsort(stable=True)  # of image and layer: family after family, layer after layer
     sides = [sum(row) for row in sizes]
     settings = _settings([one.T.reshape(-1).index_select(0, pairs) for one in columns], values)
@@ -195,7 +232,7 @@ def _settings(columns: Sequence[Tensor], values: Tensor) -> Settings:
 def _by_masks(
     values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch.dtype, names: Sequence[str]
 ) -> Tensor:
-    """Every family computed for all images, and taken where it is the image's own."""
+    """Every family computed for all images; each image takes the result of its own family."""
     used = [(number, one) for number, one in enumerate(FAMILIES) if set(one.names) & set(names)]
     for column in zip(*(one.unbind(1) for one in columns), strict=True):
         settings = _settings(column, values)
@@ -231,7 +268,7 @@ def _table(names: tuple[str, ...], device: torch.device) -> _Table:
 
 
 def _hold(values: Tensor, top: float, dtype: torch.dtype) -> Tensor:
-    """In place: kept in range, and as images of this type can hold them."""
+    """Clip in place to the range of images and round to what their dtype can hold."""
     values.clamp_(0, top)
     if dtype == torch.uint8:
         return values.round_()

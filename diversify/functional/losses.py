@@ -1,15 +1,17 @@
-"""Losses that know how many images each class has, or how often it is drawn.
+"""Losses that use how many images each class has, or how often it is drawn.
 
-Each takes logits `(N, C)` and targets, and returns a scalar mean. Targets are `(N,)` class indices or `(N, C)` class
-probabilities of any floating type, each row of sum 1; the loss of probabilities is the expectation over classes of the loss
-of an index, so that one-hot rows give what indices give. In half precision a loss is computed, and returned, in float32.
+Each takes logits `(N, C)` and targets and returns a scalar mean. Targets are `(N,)` class indices, or `(N, C)` class
+probabilities of any floating type whose rows sum to 1. The loss of probabilities is the expectation over classes of the
+loss of an index, so one-hot rows give the same as indices. In half precision, a loss is computed and returned in
+float32.
 
-`weight` `(C,)` weighs images by class: the mean is `sum_i w_i l_i / sum_i w_i`, for probabilities
-`sum_ic t_ic w_c l_ic / sum_ic t_ic w_c`, and 0 where nothing has a weight. For indices this is the mean of
-`torch.nn.functional.cross_entropy(weight=)`; for probabilities that function divides by N instead.
+`weight` `(C,)` weights images by class: the mean is `sum_i w_i l_i / sum_i w_i`, for probabilities `sum_ic t_ic w_c
+l_ic / sum_ic t_ic w_c`, and 0 where all weights are 0. For indices this is the mean of
+`torch.nn.functional.cross_entropy(weight=)`; for probabilities, that function divides by N instead.
 
-No value of a tensor is looked at on the way, so that a step may be captured on an accelerator: shapes and plain numbers are
-checked here, values of counts and weights where a module is made of them (`diversify/losses.py`).
+No function of logits reads the values of a tensor, so a training step can be captured as a graph on an accelerator.
+Shapes and plain numbers are checked here; values of counts and weights are checked where modules are built
+(`diversify/training/losses.py`).
 """
 
 from __future__ import annotations
@@ -25,20 +27,30 @@ from .counts import effective_number
 
 
 def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, log_prior: Tensor, strength: float) -> Tensor:
-    """Mean cross entropy of `logits + strength * log_prior`.
+    """Return the mean cross entropy of `logits + strength * log_prior`.
 
-    0 is cross entropy, to the bit; 1 is balanced softmax (Ren et al. 2020, eq. 4), which is the logit-adjusted loss with
-    tau 1 (Menon et al. 2021, eq. 10). The network's own logits are then those of balanced classes, and are to be used as
-    they are.
+    Strength 0 is cross entropy, bit for bit. Strength 1 is balanced softmax, which equals the logit-adjusted loss with
+    tau 1. The network's own logits are then those of balanced classes: use them without a correction at test time.
 
     Args:
-        logits: `(N, C)`. In half precision the loss is computed, and returned, in float32.
+        logits: `(N, C)`. In half precision the loss is computed and returned in float32.
         targets: `(N,)` class indices, or `(N, C)` class probabilities of any floating type.
-        log_prior: `(C,)` logarithm of each class's share of the images drawn, finite; a constant added to all of it changes
-            nothing. Partners in mixing are no part of it.
+        log_prior: `(C,)` logarithm of each class's share of the images drawn, finite. Adding a constant changes
+            nothing. The partners of mixed images are not counted.
+        strength: At least 0.
 
     Raises:
-        InputError: the shape of `log_prior` is not `(C,)`, or a negative or infinite `strength`.
+        InputError: The shape of `log_prior` is not `(C,)`, or `strength` is negative or infinite.
+
+    References:
+        Ren et al., "Balanced meta-softmax for long-tailed visual recognition", 2020, equation 4. Menon et al.,
+        "Long-tail learning via logit adjustment", 2021, equation 10.
+
+    Example:
+        >>> log_prior = torch.tensor([0.9, 0.1]).log()
+        >>> logits, targets = torch.zeros(1, 2), torch.tensor([1])
+        >>> [round(float(prior_corrected_cross_entropy(logits, targets, log_prior, s)), 2) for s in (0.0, 1.0)]
+        [0.69, 2.3]
     """
     if log_prior.shape != logits.shape[1:]:
         raise must("log prior", f"have shape {tuple(logits.shape[1:])}", tuple(log_prior.shape))
@@ -54,10 +66,22 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, log_prior: Te
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Cross entropy, each image weighed by its class; None weighs all the same.
+    """Return the mean cross entropy with each image weighted by its class.
+
+    Args:
+        logits: `(N, C)`.
+        targets: `(N,)` class indices, or `(N, C)` class probabilities.
+        weight: `(C,)`; None weights all classes equally.
 
     Raises:
-        InputError: a shape does not fit.
+        InputError: A shape does not fit.
+
+    Example:
+        >>> logits, targets = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
+        >>> round(float(weighted_cross_entropy(logits, targets)), 2)
+        1.13
+        >>> round(float(weighted_cross_entropy(logits, targets, torch.tensor([1.0, 3.0]))), 2)
+        1.63
     """
     logits, targets = _checked(logits, targets, weight=weight)
     if weight is None:
@@ -68,13 +92,27 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | Non
 
 
 def focal_loss(logits: Tensor, targets: Tensor, gamma: float, weight: Tensor | None = None) -> Tensor:
-    """Mean of `-(1 - p_t)^gamma log p_t` (Lin et al. 2017); with effective-number weights class-balanced focal loss.
+    """Return the mean of `-(1 - p_t)^gamma log p_t`.
 
-    p_t is the network's own probability, which weights do not enter; gamma 0 is cross entropy. Cui et al. 2019 use the
-    sigmoid of every logit; this is the softmax form.
+    p_t is the network's own probability of the true class; weights do not enter it. With effective-number weights it is
+    the class-balanced focal loss. Cui et al. 2019 use the sigmoid of every logit; this is the softmax form.
+
+    Args:
+        logits: `(N, C)`.
+        targets: `(N,)` class indices, or `(N, C)` class probabilities.
+        gamma: At least 0; 0 is cross entropy.
+        weight: `(C,)`; None weights all classes equally.
 
     Raises:
-        InputError: a shape does not fit, or a negative or infinite gamma.
+        InputError: A shape does not fit, or gamma is negative or infinite.
+
+    References:
+        Lin et al., "Focal loss for dense object detection", 2017, equation 4.
+
+    Example:
+        >>> logits, targets = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+        >>> [round(float(focal_loss(logits, targets, gamma)), 3) for gamma in (0.0, 2.0)]
+        [0.127, 0.002]
     """
     _require_power("gamma of the focal loss", gamma)
     logits, targets = _checked(logits, targets, weight=weight)
@@ -86,16 +124,28 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float, weight: Tensor | N
 def ldam_loss(
     logits: Tensor, targets: Tensor, margins: Tensor, scale: float = 30.0, weight: Tensor | None = None
 ) -> Tensor:
-    """Cross entropy of `scale * logits`, where the logit of the true class was first lowered by its margin.
+    """Return the mean cross entropy of `scale * logits` after the logit of the true class is lowered by its margin.
 
-    Cao et al. 2019, for logits that are cosines. Where the head has the scale already, `scale` is 1 and the margins are
-    to be multiplied by the head's. Of class probabilities: the expectation over classes, each true in turn.
+    Made for logits that are cosines. If the head already multiplies cosines by a scale, set `scale` to 1 and multiply
+    the margins by the head's scale. For class probabilities it is the expectation over classes, each true in turn.
 
     Args:
+        logits: `(N, C)`.
+        targets: `(N,)` class indices, or `(N, C)` class probabilities.
         margins: `(C,)`, see `ldam_margins`; all 0 is cross entropy of the scaled logits.
+        scale: Positive.
+        weight: `(C,)`; None weights all classes equally.
 
     Raises:
-        InputError: a shape does not fit, or a scale that is not positive and finite.
+        InputError: A shape does not fit, or `scale` is not positive and finite.
+
+    References:
+        Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", 2019, equation 10.
+
+    Example:
+        >>> cosines, targets, margins = torch.tensor([[0.1, 0.2]]), torch.tensor([1]), torch.tensor([0.0, 0.5])
+        >>> round(float(ldam_loss(cosines, targets, 0 * margins)), 2), round(float(ldam_loss(cosines, targets, margins)), 2)
+        (0.05, 12.0)
     """
     if not 0 < scale < math.inf:
         raise must("scale", "be positive and finite", scale)
@@ -110,16 +160,28 @@ def ldam_loss(
 def vector_scaling_loss(
     logits: Tensor, targets: Tensor, factors: Tensor, offsets: Tensor, weight: Tensor | None = None
 ) -> Tensor:
-    """Cross entropy of `factors * logits + offsets`: the VS loss of Kini et al. 2021.
+    """Return the mean cross entropy of `factors * logits + offsets`.
 
-    Factors 1 and offsets 0 give cross entropy; factors 1 and the logarithm of the class prior give balanced softmax.
+    Factors 1 and offsets 0 give cross entropy. Factors 1 and the logarithm of the class prior give balanced softmax.
 
     Args:
+        logits: `(N, C)`.
+        targets: `(N,)` class indices, or `(N, C)` class probabilities.
         factors: `(C,)`, the paper's multiplicative Delta, see `scaling_factors`.
         offsets: `(C,)`, its additive iota, `tau * log_prior_of(counts)`.
+        weight: `(C,)`; None weights all classes equally.
 
     Raises:
-        InputError: a shape does not fit.
+        InputError: A shape does not fit.
+
+    References:
+        Kini et al., "Label-imbalanced and group-sensitive classification under overparameterization", 2021.
+
+    Example:
+        >>> counts = torch.tensor([100, 10])
+        >>> factors, offsets = scaling_factors(counts, 0.2), log_prior_of(counts)
+        >>> round(float(vector_scaling_loss(torch.zeros(1, 2), torch.tensor([1]), factors, offsets)), 2)
+        2.4
     """
     logits, targets = _checked(logits, targets, factors=factors, offsets=offsets, weight=weight)
     return weighted_cross_entropy(factors.to(logits) * logits + offsets.to(logits), targets, weight)
@@ -133,17 +195,33 @@ def asymmetric_loss(
     smoothing: float,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """The single-label form of the asymmetric loss (Ridnik et al. 2021), as the authors' public code has it.
+    """Return the mean of the single-label form of the asymmetric loss, as in the authors' public code.
 
-    Of an image of class y, with `t_c = (1 - smoothing) [c = y] + smoothing / C`:
+    For an image of class y, with `t_c = (1 - smoothing) [c = y] + smoothing / C`, the loss is
 
         -t_y (1 - p_y)^gamma_positive log p_y - sum_{c != y} t_c p_c^gamma_negative log p_c
 
-    With both gammas 0 it is cross entropy with label smoothing, and without smoothing cross entropy. Without smoothing
-    `gamma_negative` changes nothing, and the loss is focal loss.
+    With both gammas 0 it is cross entropy with label smoothing. Without smoothing, `gamma_negative` has no effect and
+    the loss is focal loss.
+
+    Args:
+        logits: `(N, C)`.
+        targets: `(N,)` class indices, or `(N, C)` class probabilities.
+        gamma_positive: Exponent for the true class, at least 0.
+        gamma_negative: Exponent for the other classes, at least 0.
+        smoothing: In [0, 1).
+        weight: `(C,)`; None weights all classes equally.
 
     Raises:
-        InputError: a shape does not fit, a negative or infinite gamma, or a smoothing outside [0, 1).
+        InputError: A shape does not fit, a gamma is negative or infinite, or `smoothing` lies outside [0, 1).
+
+    References:
+        Ridnik et al., "Asymmetric loss for multi-label classification", 2021.
+
+    Example:
+        >>> logits, targets = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+        >>> round(float(asymmetric_loss(logits, targets, 0.0, 4.0, smoothing=0.1)), 3)
+        0.121
     """
     _require_power("gamma_positive", gamma_positive)
     _require_power("gamma_negative", gamma_negative)
@@ -162,22 +240,56 @@ def asymmetric_loss(
 
 
 def inverse_frequency_weights(counts: Tensor) -> Tensor:
-    """`(C,)` float64: weights proportional to `1 / n`, of mean 1 over the classes that have images, 0 for others."""
+    """Return weights proportional to `1 / n`.
+
+    Args:
+        counts: `(C,)`.
+
+    Returns:
+        `(C,)` float64 with mean 1 over the classes that have images; 0 for other classes.
+
+    Example:
+        >>> [round(weight, 2) for weight in inverse_frequency_weights(torch.tensor([30, 10, 0])).tolist()]
+        [0.5, 1.5, 0.0]
+    """
     return _of_mean_1(1 / _at_least_rarest(counts), counts)
 
 
 def square_root_weights(counts: Tensor) -> Tensor:
-    """`(C,)` float64: weights proportional to `1 / sqrt(n)`, of mean 1 over the classes that have images, 0 for others."""
+    """Return weights proportional to `1 / sqrt(n)`.
+
+    Args:
+        counts: `(C,)`.
+
+    Returns:
+        `(C,)` float64 with mean 1 over the classes that have images; 0 for other classes.
+
+    Example:
+        >>> [round(weight, 2) for weight in square_root_weights(torch.tensor([90, 10, 0])).tolist()]
+        [0.5, 1.5, 0.0]
+    """
     return _of_mean_1(_at_least_rarest(counts).rsqrt(), counts)
 
 
 def effective_number_weights(counts: Tensor, beta: float = 0.9999) -> Tensor:
-    """`(C,)` float64: weights proportional to `(1 - beta) / (1 - beta^n)`, the inverse effective number (Cui et al. 2019).
+    """Return weights proportional to the inverse effective number, `(1 - beta) / (1 - beta^n)`.
 
-    Of mean 1 over the classes that have images, 0 for others. beta 0 weighs all the same; toward 1 it becomes `1 / n`.
+    Args:
+        counts: `(C,)`.
+        beta: In [0, 1); 0 weights all classes equally, and toward 1 the weights approach `1 / n`.
+
+    Returns:
+        `(C,)` float64 with mean 1 over the classes that have images; 0 for other classes.
 
     Raises:
-        InputError: beta outside [0, 1).
+        InputError: beta lies outside [0, 1).
+
+    References:
+        Cui et al., "Class-balanced loss based on effective number of samples", 2019, equation 4.
+
+    Example:
+        >>> [round(weight, 2) for weight in effective_number_weights(torch.tensor([1000, 10]), beta=0.99).tolist()]
+        [0.17, 1.83]
     """
     if not 0 <= beta < 1:
         raise must("beta of the effective number", "lie in [0, 1)", beta)
@@ -185,10 +297,24 @@ def effective_number_weights(counts: Tensor, beta: float = 0.9999) -> Tensor:
 
 
 def ldam_margins(counts: Tensor, max_margin: float = 0.5) -> Tensor:
-    """`(C,)` float64: margins proportional to `n^(-1/4)`, the largest of them `max_margin` (Cao et al. 2019).
+    """Return margins proportional to `n^(-1/4)`; the largest is `max_margin`.
+
+    Args:
+        counts: `(C,)`.
+        max_margin: At least 0.
+
+    Returns:
+        `(C,)` float64.
 
     Raises:
-        InputError: a negative or infinite `max_margin`.
+        InputError: `max_margin` is negative or infinite.
+
+    References:
+        Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", 2019, equation 9.
+
+    Example:
+        >>> ldam_margins(torch.tensor([160, 10])).tolist()
+        [0.25, 0.5]
     """
     if not 0 <= max_margin < math.inf:
         raise must("max_margin", "not be negative, and finite", max_margin)
@@ -197,15 +323,40 @@ def ldam_margins(counts: Tensor, max_margin: float = 0.5) -> Tensor:
 
 
 def log_prior_of(counts: Tensor) -> Tensor:
-    """`(C,)` float64: the logarithm of each class's share of the images."""
+    """Return the logarithm of each class's share of the images.
+
+    Args:
+        counts: `(C,)`.
+
+    Returns:
+        `(C,)` float64; a class without images gets the value of the rarest class.
+
+    Example:
+        >>> [round(number, 2) for number in log_prior_of(torch.tensor([90, 10])).tolist()]
+        [-0.11, -2.3]
+    """
     return (_at_least_rarest(counts) / counts.sum()).log()
 
 
 def scaling_factors(counts: Tensor, gamma: float) -> Tensor:
-    """`(C,)` float64: `(n / n_max)^gamma`, what the VS loss multiplies logits by.
+    """Return the factors of the vector scaling loss, `(n / n_max)^gamma`.
+
+    Args:
+        counts: `(C,)`.
+        gamma: At least 0; 0 gives factors 1.
+
+    Returns:
+        `(C,)` float64.
 
     Raises:
-        InputError: a negative or infinite gamma.
+        InputError: gamma is negative or infinite.
+
+    References:
+        Kini et al., "Label-imbalanced and group-sensitive classification under overparameterization", 2021.
+
+    Example:
+        >>> scaling_factors(torch.tensor([160, 10]), 0.25).tolist()
+        [1.0, 0.5]
     """
     _require_power("gamma of the vector scaling", gamma)
     return (_at_least_rarest(counts) / counts.max()).pow(gamma)
@@ -222,7 +373,7 @@ def _of_mean_1(weights: Tensor, counts: Tensor) -> Tensor:
 
 
 def _checked(logits: Tensor, targets: Tensor, **columns: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Logits in float32 or wider, and targets as int64 or in the type of the logits, once all shapes fit."""
+    """Check all shapes; return logits in float32 or wider, and targets as int64 or in the dtype of the logits."""
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise must("logits", "have shape (N, C), of two classes at least", tuple(logits.shape))
     rows, classes = logits.shape
@@ -243,7 +394,7 @@ def _require_power(name: str, gamma: float) -> None:
 
 
 def _mean(losses: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
-    """The mean over images of the losses `(N, C)` that an image has with each class as its target."""
+    """The mean over images, given the losses `(N, C)` that an image has with each class as its target."""
     weight = None if weight is None else weight.to(losses)
     if targets.is_floating_point():
         shares = targets if weight is None else targets * weight
@@ -255,15 +406,15 @@ def _mean(losses: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _mass(targets: Tensor, weight: Tensor) -> Tensor:
-    """What a weighted sum is to be divided by; never 0."""
+    """The divisor of a weighted sum; never 0."""
     mass = (targets * weight).sum() if targets.is_floating_point() else weight[targets].sum()
     return mass.clamp_min(torch.finfo(mass.dtype).tiny)
 
 
 def _log_complement(log_p: Tensor) -> Tensor:
-    """`log(1 - p)` of probabilities that sum to 1 in each row, finite where they are 1 but for rounding.
+    """`log(1 - p)` of probabilities whose rows sum to 1; finite even where p rounds to 1.
 
-    Of the largest it is the sum of the others, not what is left of 1: there all digits would be lost.
+    For the largest probability it is the sum of the others: `1 - p` would lose all digits there.
     """
     largest = log_p.argmax(1, keepdim=True) == torch.arange(log_p.shape[1], device=log_p.device)
     others = log_p.masked_fill(largest, -math.inf).logsumexp(1, keepdim=True)

@@ -7,12 +7,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 import scipy
 import torch
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from ..errors import must
@@ -294,10 +294,10 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     """
     if len(values) < 2:
         return math.nan, math.nan
-    if _are_equal(values):
-        return fmean(values), fmean(values)
-    low, high = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
-    return float(low), float(high)
+    # the same as `scipy.stats.ttest_1samp(values, 0).confidence_interval()`, which takes ten times as long
+    mean = fmean(values)
+    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
 
 
 def paired_t_test(differences: Sequence[float]) -> float:
@@ -315,14 +315,12 @@ def paired_t_test(differences: Sequence[float]) -> float:
     """
     if len(differences) < 2:
         return math.nan
-    if _are_equal(differences):
-        return 0.0 if fmean(differences) else 1.0
-    return float(scipy.stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def _are_equal(values: Sequence[float]) -> bool:
-    """True if values differ by no more than rounding: scipy's t test divides by their spread."""
-    return max(values) - min(values) <= 1e-14 * max(map(abs, values))
+    mean, spread = fmean(differences), stdev(differences)
+    if not spread:
+        return 0.0 if mean else 1.0
+    # the same as `scipy.stats.ttest_1samp(differences, 0).pvalue`, which takes ten times as long
+    t = abs(mean) / spread * math.sqrt(len(differences))
+    return min(1.0, 2 * float(stdtr(len(differences) - 1, -t)))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
