@@ -11,7 +11,7 @@ from diversify.commands.benchmark import Benchmarked, benchmark_run
 from diversify.diagnosis.result import Diagnosis
 from diversify.repair.retrain import retrain_head
 from diversify.study import methods
-from diversify.study.analysis import Comparison
+from diversify.study.comparison import Comparison
 from diversify.study.records import read_records
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

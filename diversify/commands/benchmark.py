@@ -17,7 +17,7 @@ from ..runtime.progress import Say
 from ..runtime.user_code import import_file
 from ..study.ledger import Step
 from ..study.protocol import Protocol
-from ..study.records import read_records, require_results_file
+from ..study.records import read_records
 from ..study.run import run_study
 from ..study.study import Study
 
@@ -73,7 +73,6 @@ def benchmark_run(
     Raises:
         InputError: An argument is wrong, or `out` holds records of another study.
     """
-    require_results_file(out, "out")
     declared = Path(suite) if suite.endswith(".py") else None
     protocol = _protocol(suite) if declared is None else _declared_protocol(declared)
     study = Study(

@@ -1,5 +1,5 @@
-from .analysis import Comparison as Comparison
 from .analysis import compare as compare
+from .comparison import Comparison as Comparison
 from .methods import METHODS as METHODS
 from .methods import method_named as method_named
 from .protocol import Choice as Choice

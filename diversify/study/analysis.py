@@ -1,25 +1,24 @@
-"""What the records of a study say: numbers with intervals over networks, paired by seed; `benchmark_report` draws them.
+"""Compare methods from the records of a study: scores with intervals, and differences that are paired by seed.
 
-Everything is read from the `final` records, each the one reading of test by one (method, seed); trials show what was
-spent to get there, and which reweighting method val calls the best.
+Scores come from the `final` records, each of which read the test set once for one method and seed. Trials show what the search
+cost, and which reweighting method the validation set prefers.
 
-A network is what is repeated, so it is what intervals are over. A run has its own, that of its seed, unless it names the
-frozen backbone that it was made on (`inside["backbone"]`): what runs on one backbone say is nearly the same thing several
-times. They are therefore averaged first, in each method, and so are the differences of the seeds that two methods both have;
-the number of networks is the n of every interval, p value and bootstrap.
+**What is repeated.** Intervals are over networks. A run has a network of its own, unless it names the frozen backbone that it
+used (`inside["backbone"]`). Runs on one backbone are not independent, so they are averaged first: the scores within each
+method, and the paired differences of two methods. The number of networks is the n of every interval, p value and bootstrap.
 
-The intervals say how far a mean would move were all networks trained again with other seeds and the same parameters, and read
-on the same test images. That other test images would give another difference is not in them, since records hold recalls, not
-images; nor is it that a search would choose other parameters. Which training images they hold for goes by the tail orders.
-Where all networks have the same one, for its images alone. Where each has another, for other tail orders as well, of which
-these are a sample. Where some share one, networks still count as independent: for the tail orders of the study the intervals
-are then rather wide, since how these differ is in them, and for others rather narrow, since there are fewer of them than n.
+**What an interval covers.** It says how far a mean would move if all networks were trained again with other seeds, with the same
+parameters and the same test images. It does not cover other test images, since records hold recalls and not images, or another
+search, which might choose other parameters. It covers the training images as far as the tail orders vary: with a single tail
+order the interval holds for that training set alone; with a different one per network it holds for other tail orders too. If
+some networks share a tail order, networks still count as independent: intervals are then rather wide for the tail orders of the
+study, and rather narrow for others.
 
-With the few networks that a study has, the t interval of the paired differences is the honest one: it is wide with 3 of them
-because little is known. A bootstrap over n never leaves the range of the n differences, which holds the middle of their
-distribution with probability 1 - 2^(1 - n): 75% with 3, whatever it calls itself. It is therefore given from 6 on, beside the
-t interval, and no verdict hangs on it. With 2 there is no p value and no verdict, with 1 no interval either. Classes are not
-resampled: those of the data are the ones asked about, and no sample of others.
+**Which interval.** A study has few networks, and the paired t interval is honest about that: with 3 networks it is wide. A
+bootstrap over n values never leaves their range, which contains the median of their distribution with probability 1 - 2^(1 - n)
+(75% with n = 3), whatever its nominal level. It is reported next to the t interval from 6 networks on, and no verdict depends on
+it. With 2 networks there is no p value and no verdict, and with 1 no interval. Classes are not resampled: those of the data are
+the ones asked about, not a sample of others.
 """
 
 from __future__ import annotations
@@ -28,254 +27,31 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from statistics import fmean
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from ..errors import must
-from ..functional import counts
 from ..functional.stats import holm
+from .comparison import (
+    ACCURACIES,
+    BASELINE,
+    COSTS,
+    OURS,
+    REWEIGHTING,
+    SCORES,
+    Budget,
+    Comparison,
+    MethodResult,
+    Reference,
+    Role,
+    SuiteComparison,
+    replicate_of,
+)
 from .estimates import Difference, Estimate, Network, difference
-from .read import BACKBONE, Record
+from .read import Record
+from .scores import finite_mean, inside_columns, inside_of, network_of, number_or_nan, recall_by_rank, scores_of
 
 Importances = Callable[[Sequence[Record], Sequence[str]], Mapping[str, float] | None]
-
-BASELINE, OURS = "ce", "diversify"
-REWEIGHTING = frozenset(
-    {
-        "inverse_frequency",
-        "square_root",
-        "effective_number",
-        "focal",
-        "cb_focal",
-        "ldam",
-        "ldam_drw",
-        "ce_drw",
-        "balanced_softmax",
-        "logit_adjustment",
-        "vs",
-        "asymmetric",
-        "class_balanced_sampling",
-        "square_root_sampling",
-        "crt",
-        "tau_norm",
-    }
-)
-"""The methods that change weights, counts or margins, and nothing else; a control such as `vs+images` is none of them."""
-SHOTS = ("many", "medium", "few")
-THIRDS = ("largest_third", "middle_third", "smallest_third")
-ACCURACIES = ("balanced_accuracy", *SHOTS, *THIRDS, "worst_class", "macro_f1", "g_mean")
-COSTS = ("seconds", "seconds_shared", "peak_memory", "epochs")
-SCORES = (*ACCURACIES, "ece", *COSTS)
-DIVERSITY = "diversity_heldout"
-Role = Literal["baseline", "reweighting", "ours"]
-Replicate = Literal["seed", "network"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What the development of a method took.
-
-    Attributes:
-        val_default: Balanced accuracy on val of trial 0, which has the published values; None where it is not complete.
-        val: That of the chosen trial, the best complete one; None without any.
-        params: Of the chosen trial, or of the finals where no trial is complete.
-        kept: Whether every final was trained with the parameters of that trial.
-    """
-
-    complete: int
-    pruned: int
-    failed: int
-    epochs: int
-    seconds: float
-    val_default: float | None
-    val: float | None
-    params: Mapping[str, Any]
-    kept: bool
-
-    @property
-    def trials(self) -> int:
-        """However they ended."""
-        return self.complete + self.pruned + self.failed
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MethodResult:
-    """One method of a suite.
-
-    Attributes:
-        missing: Seeds of the study that have no final yet.
-        networks: That of every seed.
-        scores: By the names in `SCORES`; thirds and shot groups are mean recalls, NaN where no class is in one.
-        recall: By rank of the class's size, largest first, mean over the networks; NaN where unknown.
-        inside: What changed in the network, by column: the mean over the smallest third of the classes.
-        inside_all: The same over all classes.
-        importances: Of its parameters for val; None where they were not asked for or cannot be told.
-    """
-
-    name: str
-    seeds: tuple[int, ...]
-    missing: tuple[int, ...]
-    networks: Mapping[int, Network]
-    scores: Mapping[str, Estimate]
-    recall: tuple[float, ...]
-    budget: Budget
-    inside: Mapping[str, Estimate]
-    inside_all: Mapping[str, Estimate]
-    importances: Mapping[str, float] | None
-
-    @property
-    def replicates(self) -> int:
-        """How many networks its numbers are of."""
-        return len(set(self.networks.values()))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reference:
-    """What the other methods are compared with, and by how much they differ.
-
-    Attributes:
-        name: None where there is no such method; `why` says so.
-        differences: Of balanced accuracy, by method; their p values are one Holm family.
-        others: The same by score, for the remaining accuracies and `ece`, without adjustment.
-        inside: The same by column of what changed inside, over the smallest third, paired by class too.
-    """
-
-    role: Role
-    name: str | None
-    why: str
-    differences: Mapping[str, Difference]
-    others: Mapping[str, Mapping[str, Difference]]
-    inside: Mapping[str, Mapping[str, Difference]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SuiteComparison:
-    """One suite under one protocol.
-
-    Attributes:
-        label: The suite, with the beginning of the digest where a file holds several protocols of it.
-        protocol: What the study held fixed, as recorded beside the records; empty where it is not.
-        counts: Training images by rank, largest first, of the finals; empty where they differ by more than their order.
-        methods: Best balanced accuracy first, those without a final last.
-        hindsight: The reweighting method that is best on test, to be read only: nothing may be chosen by it.
-        unfinished: What is missing, in words; empty when the study is whole.
-        caveats: What else has to be known, in words.
-    """
-
-    suite: str
-    label: str
-    digest: str
-    protocol: Mapping[str, Any]
-    counts: tuple[int, ...]
-    seeds: tuple[int, ...]
-    tail_orders: tuple[str, ...]
-    devices: tuple[str, ...]
-    commits: tuple[str, ...]
-    versions: Mapping[str, Any]
-    methods: tuple[MethodResult, ...]
-    references: Mapping[Role, Reference]
-    hindsight: str | None
-    reweighting: tuple[str, ...]
-    unfinished: tuple[str, ...]
-    caveats: tuple[str, ...]
-
-    @property
-    def finished(self) -> tuple[MethodResult, ...]:
-        """The methods with a final at least."""
-        return tuple(one for one in self.methods if one.seeds)
-
-    @property
-    def replicate(self) -> Replicate:
-        """What to call that which intervals are over: seeds, unless any of them share a network."""
-        return _replicate(self.methods)
-
-    def method(self, name: str) -> MethodResult | None:
-        """By name; None where it has no record."""
-        return next((one for one in self.methods if one.name == name), None)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """All suites of the records, by name."""
-
-    suites: tuple[SuiteComparison, ...]
-
-
-def scores_of(record: Record) -> dict[str, float]:
-    """Every score of one final, NaN where the record has none."""
-    recall = _column(record["recall"])
-    sizes = torch.tensor(record["class_counts"])
-    found = {name: _number(record.get(name)) for name in SCORES}
-    for names, group in ((SHOTS, counts.shot_groups(sizes)), (THIRDS, counts.count_thirds(sizes))):
-        found |= {name: _mean(recall[group == place].tolist()) for place, name in enumerate(names)}
-    known = [value for value in recall.tolist() if math.isfinite(value)]
-    found["worst_class"] = min(known, default=math.nan)
-    return found
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _column(values: Sequence[Any]) -> torch.Tensor:
-    return torch.tensor([_number(value) for value in values], dtype=torch.float64)
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return fmean(known) if known else math.nan
-
-
-def _by_rank(values: Sequence[Any], sizes: Sequence[int]) -> list[float]:
-    """Largest class first; of one size, in the order of the classes."""
-    order = torch.argsort(torch.tensor(sizes), descending=True, stable=True)
-    return [float(value) for value in _column(values)[order]]
-
-
-def _inside(record: Record, column: str, *, third: bool) -> list[float]:
-    """The values of a column in the smallest third of the classes, or in all; NaN where unknown; one number is itself."""
-    values = (record.get("inside") or {}).get(column)
-    sizes = torch.tensor(record["class_counts"])
-    if not isinstance(values, list):
-        return [_number(values)]
-    if len(values) != len(sizes):
-        return []
-    kept = counts.count_thirds(sizes) == 2 if third else torch.ones_like(sizes, dtype=torch.bool)
-    return [float(value) for value in _column(values)[kept]]
-
-
-def _inside_columns(finals: Iterable[Record]) -> tuple[str, ...]:
-    """Named in any of the records, known ones first; text is no measure but says what a run was made on."""
-    named = [pair for record in finals for pair in (record.get("inside") or {}).items()]
-    found = {name for name, value in named if not isinstance(value, str)} - {BACKBONE}
-    known = [name for name in ("magnitude_ratio", "magnitude_gap", DIVERSITY, "leak") if name in found]
-    return (*known, *sorted(found - set(known)))
-
-
-def network_of(record: Record) -> Network:
-    """The backbone that a final names, or its seed where it has a network of its own."""
-    return (record.get("inside") or {}).get(BACKBONE) or int(record["seed"])
-
-
-def _networks_of_pairs(one: Mapping[int, Network], other: Mapping[int, Network]) -> dict[int, Network]:
-    """Of the seeds that two methods both have: those that share a network in either, directly or through others, are one."""
-    found = {seed: seed for seed in one if seed in other}
-    for _ in found:  # a chain is no longer than this
-        for networks in (one, other):
-            first: dict[Network, int] = {}
-            for seed, linked in found.items():
-                first[networks[seed]] = min(linked, first.get(networks[seed], linked))
-            found = {seed: first[networks[seed]] for seed in found}
-    return dict(found)
-
-
-def _replicate(methods: Iterable[MethodResult]) -> Replicate:
-    return "network" if any(one.replicates < len(one.seeds) for one in methods) else "seed"
-
-
-# Comparing
+"""Returns the importance of each parameter, from the complete trials of a method and the names of its parameters."""
 
 
 def compare(
@@ -285,16 +61,30 @@ def compare(
     reweighting: Collection[str] = REWEIGHTING,
     importances: Importances | None = None,
 ) -> Comparison:
-    """Every suite of the records; their order changes nothing.
+    """Compare the methods of every suite in the records. The order of the records does not matter.
 
     Args:
         records: As `load` returns them.
-        protocol: What the study held fixed, for the suite that it names; says what is still missing.
-        reweighting: Names of the methods among which the best reweighting is chosen, by val.
-        importances: Which parameters mattered, from the complete trials of a method and the names of its parameters.
+        protocol: As `load_protocol` returns it. It applies to the suite that it names, and shows which runs are missing.
+        reweighting: Names of the methods among which the validation set chooses the best reweighting method.
+        importances: Returns the importance of each parameter, from the complete trials of a method and the names of its
+            parameters.
+
+    Returns:
+        One comparison per suite and protocol.
 
     Raises:
-        InputError: two finals of one (suite, protocol, method, seed), or two complete trials of one number.
+        InputError: a method has two final runs with one seed, or two complete trials with one number.
+
+    Example:
+        >>> def final(method, seed, accuracy):
+        ...     return {"kind": "final", "suite": "mine", "method": method, "seed": seed, "balanced_accuracy": accuracy,
+        ...             "recall": [accuracy, accuracy], "class_counts": [90, 10]}
+        >>> records = [final("ce", 0, 0.50), final("ce", 1, 0.52), final("ce", 2, 0.51)]
+        >>> records += [final("vs", 0, 0.61), final("vs", 1, 0.62), final("vs", 2, 0.60)]
+        >>> gain = compare(records).suites[0].references["baseline"].differences["vs"]
+        >>> round(gain.paired.mean, 3), gain.verdict
+        (0.1, 'ahead')
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -320,8 +110,8 @@ def _key(record: Record) -> tuple[str, str, int, int, str]:
     return record["method"], record["kind"], int(record["seed"]), number if isinstance(number, int) else -1, started
 
 
-def _once(records: Sequence[Record]) -> None:
-    """Each final and each complete trial is there once: which of two would hold is unsaid."""
+def _require_unique(records: Sequence[Record]) -> None:
+    """Raise an InputError if a final run or a complete trial is recorded twice, since either could be the valid one."""
     finals = Counter((one["method"], one["seed"]) for one in records if one["kind"] == "final")
     trials = Counter((one["method"], one["number"]) for one in _complete(records) if isinstance(one.get("number"), int))
     for found, what in (
@@ -345,7 +135,7 @@ def _suite(
     reweighting: Collection[str],
     importances: Importances | None,
 ) -> SuiteComparison:
-    _once(records)
+    _require_unique(records)
     finals = [one for one in records if one["kind"] == "final"]
     planned_seeds = _listed(protocol, "seeds", int) or tuple(sorted({one["seed"] for one in finals}))
     names = (*_listed(protocol, "methods", str), *sorted({one["method"] for one in records}))
@@ -354,7 +144,7 @@ def _suite(
             name,
             [one for one in records if one["method"] == name],
             planned_seeds,
-            _inside_columns(finals),
+            inside_columns(finals),
             importances,
         )
         for name in dict.fromkeys(names)
@@ -383,6 +173,18 @@ def _suite(
     )
 
 
+def _networks_of_pairs(one: Mapping[int, Network], other: Mapping[int, Network]) -> dict[int, Network]:
+    """Return the network of every seed that two methods share. Seeds linked by a network of either method count as one."""
+    found = {seed: seed for seed in one if seed in other}
+    for _ in found:  # a chain of links is no longer than this
+        for networks in (one, other):
+            first: dict[Network, int] = {}
+            for seed, linked in found.items():
+                first[networks[seed]] = min(linked, first.get(networks[seed], linked))
+            found = {seed: first[networks[seed]] for seed in found}
+    return dict(found)
+
+
 def _listed(protocol: Mapping[str, Any], name: str, kind: type) -> tuple[Any, ...]:
     values = protocol.get(name)
     return tuple(one for one in values if isinstance(one, kind)) if isinstance(values, list | tuple) else ()
@@ -407,14 +209,15 @@ def _method(
     finals = {int(one["seed"]): one for one in records if one["kind"] == "final"}
     networks = {seed: network_of(one) for seed, one in finals.items()}
     scored = {seed: scores_of(record) for seed, record in finals.items()}
-    ranked = {seed: _by_rank(one["recall"], one["class_counts"]) for seed, one in finals.items()}
+    ranked = {seed: recall_by_rank(one) for seed, one in finals.items()}
     complete = _complete(records)
     parameters = sorted({key for one in complete for key in one.get("params") or {}})
 
     def inside(*, third: bool) -> dict[str, Estimate]:
         return {
             column: Estimate.of(
-                {seed: _mean(_inside(one, column, third=third)) for seed, one in finals.items()}, networks=networks
+                {seed: finite_mean(inside_of(one, column, third=third)) for seed, one in finals.items()},
+                networks=networks,
             )
             for column in columns
         }
@@ -447,16 +250,18 @@ def _budget(records: Sequence[Record], finals: Sequence[Record]) -> Budget:
     trials = [one for one in records if one["kind"] == "trial"]
     states = Counter(str(one.get("state", "complete")) for one in trials)
     complete = _complete(trials)
-    best = max(complete, key=lambda one: one["balanced_accuracy"], default=None)  # the first of equal ones
+    best = max(complete, key=lambda one: one["balanced_accuracy"], default=None)  # the earliest of equals
     first = next((one for one in complete if one.get("number") == 0), None)
     params = (best or (finals[0] if finals else {})).get("params") or {}
     return Budget(
         complete=states["complete"],
         pruned=states["pruned"],
         failed=states["failed"],
-        epochs=sum(int(_number(one.get("epochs")) or 0) for one in trials if _number(one.get("epochs")) >= 0),
+        epochs=sum(
+            int(number_or_nan(one.get("epochs")) or 0) for one in trials if number_or_nan(one.get("epochs")) >= 0
+        ),
         seconds=math.fsum(
-            _number(one.get("seconds_shared")) for one in trials if _number(one.get("seconds_shared")) >= 0
+            number_or_nan(one.get("seconds_shared")) for one in trials if number_or_nan(one.get("seconds_shared")) >= 0
         ),
         val_default=float(first["balanced_accuracy"]) if first else None,
         val=float(best["balanced_accuracy"]) if best else None,
@@ -472,14 +277,14 @@ def _references(
     judged = [known[name] for name in reweighting if known[name].budget.val is not None]
     top = max((one.budget.val or 0.0 for one in judged), default=0.0)
     tied = [one for one in judged if one.budget.val == top]
-    # of equals on val the one that is hardest to beat, so that a tie favours nobody who is compared with it
+    # a tie on the validation set goes to the method that is hardest to beat, so that it favours no rival
     best = max(tied, key=lambda one: (_or_low(one.scores["balanced_accuracy"].mean), one.name), default=None)
     if best:
-        why = f"the best reweighting method on val is {best.name}"
+        why = f"the best reweighting method on the validation set is {best.name}"
         if len(tied) > 1:
-            why = f"{len(tied)} reweighting methods are equal on val, of which {best.name} is taken, the best of them on test"
+            why = f"{len(tied)} reweighting methods tie on the validation set; {best.name}, the best of them on test, is used"
     elif reweighting:
-        why = "no reweighting method has a complete trial, so val names no best one"
+        why = "no reweighting method has a complete trial, so none can be chosen on the validation set"
     else:
         why = "the study has no reweighting method"
     chosen: dict[Role, tuple[str | None, str]] = {
@@ -526,7 +331,7 @@ def _reference(
         why=why,
         differences={method: dataclasses.replace(one, p_holm=adjusted[method]) for method, one in differences.items()},
         others={score: over(score) for score in (*ACCURACIES[1:], "ece")},
-        inside={column: _inside_over(column, other, rivals, networks, finals) for column in _inside_columns(finals)},
+        inside={column: _inside_over(column, other, rivals, networks, finals) for column in inside_columns(finals)},
     )
 
 
@@ -537,70 +342,70 @@ def _inside_over(
     networks: Mapping[str, Mapping[int, Network]],
     finals: Sequence[Record],
 ) -> dict[str, Difference]:
-    """Per method, over the classes that have a value in both."""
+    """Return the differences in a diagnostic by method, over the classes that have a value in both."""
     if other is None:
         return {}
-    values = {(one["method"], int(one["seed"])): _inside(one, column, third=True) for one in finals}
+    values = {(one["method"], int(one["seed"])): inside_of(one, column, third=True) for one in finals}
     found = {}
     for rival in rivals:
         changes = {}
         for seed in set(rival.seeds) & set(other.seeds):
             one, two = values[rival.name, seed], values[other.name, seed]
             if len(one) == len(two):
-                changes[seed] = _mean(first - second for first, second in zip(one, two, strict=True))
+                changes[seed] = finite_mean(first - second for first, second in zip(one, two, strict=True))
         nothing = dict.fromkeys(changes, 0.0)
         found[rival.name] = difference(rival.name, other.name, changes, nothing, networks[rival.name])
     return found
 
 
 def _unfinished(methods: Sequence[MethodResult], protocol: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is missing, in words: final runs, and trials where their number is known or differs between methods."""
+    """Return what is missing, in words: final runs, and trials if their number is known or differs between methods."""
     found = []
     none = [one.name for one in methods if not one.seeds]
     if none:
         found.append(f"no final run yet of {', '.join(none)}")
-    lacking = [f"{one.name} of {', '.join(map(str, one.missing))}" for one in methods if one.seeds and one.missing]
+    lacking = [f"{one.name} ({', '.join(map(str, one.missing))})" for one in methods if one.seeds and one.missing]
     if lacking:
         found.append(f"seeds without a final run: {'; '.join(lacking)}")
     most = max((one.budget.trials for one in methods), default=0)
     planned = protocol.get("trials")
     wanted = planned if isinstance(planned, int) else most
-    short = [f"{one.name} {one.budget.trials}" for one in methods if one.budget.trials < wanted]
+    short = [f"{one.name} ({one.budget.trials})" for one in methods if one.budget.trials < wanted]
     if short:
-        found.append(f"of {wanted} trials each, some have fewer: {', '.join(short)}")
+        found.append(f"methods with fewer than {wanted} trials: {', '.join(short)}")
     return tuple(found)
 
 
 def _caveats(
     methods: Sequence[MethodResult], seeds: Sequence[int], finals: Sequence[Record], protocol: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """What has to be known before a difference is believed."""
-    most, replicate = max((one.replicates for one in methods), default=0), _replicate(methods)
+    """Return what limits the conclusions, in words."""
+    most, replicate = max((one.replicates for one in methods), default=0), replicate_of(methods)
     found = []
     if most == 1:
-        found.append(f"One {replicate}: no interval can be given, and no difference can be told from chance")
+        found.append(f"One {replicate}: there are no intervals, and no difference can be distinguished from chance")
     elif most == 2:
         found.append(f"Two {replicate}s: the intervals are very wide, and there are no p values")
     if most and not any(one.budget.trials for one in methods):
-        found.append("No trial is recorded: how the parameters were chosen cannot be seen")
+        found.append("No trial is recorded, so it is unknown how the parameters were chosen")
     others = [one.name for one in methods if not one.budget.kept]
     if others:
-        found.append(f"Not trained with the parameters of their best trial on val: {', '.join(others)}")
-    failed = [f"{one.name} {one.budget.failed}" for one in methods if one.budget.failed]
+        found.append(f"Final runs without the parameters of the best trial on the validation set: {', '.join(others)}")
+    failed = [f"{one.name} ({one.budget.failed})" for one in methods if one.budget.failed]
     if failed:
-        found.append(f"Trials failed: {', '.join(failed)}")
-    for name, what in (("device", "devices"), ("workers", "numbers of workers that shared the device")):
+        found.append(f"Methods with failed trials: {', '.join(failed)}")
+    for name, what in (("device", "devices"), ("workers", "numbers of workers per device")):
         if len({str(one.get(name)) for one in finals}) > 1:
             listed = ", ".join(sorted({str(one.get(name)) for one in finals}))
-            found.append(f"Seconds and memory were measured with several {what}: {listed}")
+            found.append(f"Seconds and memory were measured with different {what}: {listed}")
     if len({str(one.get("commit")) for one in finals}) > 1:
-        found.append("The final runs were made by several states of the library: see the commits of the records")
+        found.append("The final runs were made with different commits of the library")
     vals = [one.budget.val for one in methods if one.budget.val is not None]
     equal = sum(value == max(vals) for value in vals) if vals else 0
     if equal > 1:
-        found.append(f"Val cannot tell the best {equal} methods apart: it is too small, or too easy, to choose much by")
+        found.append(f"The validation set cannot tell the best {equal} methods apart: it is too small or too easy")
     if any(value is None for one in finals for value in one["recall"]):
-        found.append("Some classes have no test images; they are in no mean")
+        found.append("Some classes have no test images; means leave them out")
     if protocol.get("confirmation") is True:
-        found.append("For confirmation only: rules and defaults were frozen before it was run")
+        found.append("This is a confirmation: rules and defaults were frozen before the study was run")
     return tuple(found)

@@ -223,16 +223,16 @@ def chosen(trials: Iterable[Record]) -> Record | None:
     return min(complete, key=lambda record: (-(record.balanced_accuracy or 0.0), record.number), default=None)
 
 
-def require_results_file(path: Path, name: str = "results") -> None:
-    """Check that records can be written to a file, which need not exist yet; `name` is the parameter that an error names.
+def require_results_file(path: Path) -> None:
+    """Check that records can be written to a file, which need not exist yet.
 
     Raises:
         InputError: `path` does not end in `.jsonl`, is a folder, or does not lie in a folder.
     """
     if path.suffix != SUFFIX:
         better = path / f"results{SUFFIX}" if path.is_dir() else path.with_suffix(SUFFIX)
-        raise must(name, f"be a file that ends in {SUFFIX}", path, f"for example {better}")
+        raise must("results", f"be a file that ends in {SUFFIX}", path, f"for example {better}")
     if path.is_dir():
-        raise must(name, "be a file", f"the folder {path}")
+        raise must("results", "be a file", f"the folder {path}")
     if any(parent.exists() and not parent.is_dir() for parent in path.parents):
-        raise must(name, "lie in a folder", path)
+        raise must("results", "lie in a folder", path)

@@ -393,7 +393,7 @@ LINES = {
     "benchmark digits --out {dir}/r.jsonl --methods ce+image": "suffix of ce+image must be one of images, mix, head, got 'image'; did you mean 'images'?",
     "benchmark cifar10_lt --out {dir}/r.jsonl --root {dir}/void": "CIFAR10 under --root must be there, got {dir}/void; pass --root FOLDER or --download",
     "benchmark {dir}/untested.py --out {dir}/r.jsonl": "data of a study must have images for test, got none in npz:{dir}/plain.npz",
-    "benchmark {dir}/netless.py --out {dir}/r.jsonl": "model of the protocol must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function, got 'small_cn'; did you mean 'small_cnn'?",
+    "benchmark {dir}/netless.py --out {dir}/r.jsonl": "model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function, got 'small_cn'; did you mean 'small_cnn'?",
     "benchmark {dir}/none.py --out {dir}/r.jsonl": "SUITE|FILE.py must be an existing Python file, got {dir}/none.py",
     "benchmark {dir}/slip.py --out {dir}/r.jsonl": "SUITE|FILE.py must be a Python file that runs, got {dir}/slip.py; NameError: name 'nothing' is not defined",
     "benchmark {dir}/bare.py --out {dir}/r.jsonl": "PROTOCOL of {dir}/bare.py must be a diversify.study.protocol.Protocol, got none",

@@ -12,9 +12,11 @@ from studies import COUNTS, TEST, VAL, final, on_backbones, study, trial
 from diversify.errors import InputError
 from diversify.files import atomic
 from diversify.functional.stats import holm
-from diversify.study.analysis import OURS, REWEIGHTING, SuiteComparison, compare, scores_of
+from diversify.study.analysis import compare
+from diversify.study.comparison import OURS, REWEIGHTING, SuiteComparison
 from diversify.study.estimates import difference
 from diversify.study.read import load, load_protocol
+from diversify.study.scores import scores_of
 
 Records = list[dict[str, Any]]
 
@@ -182,7 +184,7 @@ def test_a_backbone_is_no_measure() -> None:
     found = only(on_backbones(study(), 2))
     assert all(not one.inside for one in found.methods)
     told = " ".join(only(on_backbones(study(), 1)).caveats)
-    assert "One network: no interval can be given" in told
+    assert "One network: there are no intervals" in told
     assert "Two networks" in " ".join(found.caveats)
     none = only([final("ce", seed, inside={"backbone": None}) for seed in range(2)]).methods[0]
     assert (none.replicates, none.inside) == (2, {})
@@ -277,9 +279,9 @@ def test_an_unfinished_study_says_what_is_missing() -> None:
     found = only(records, protocol=protocol)
     told = " ".join(found.unfinished)
     assert "no final run yet of vs, crt" in told
-    assert "focal of 2" in told
-    assert "of 4 trials each" in told
-    assert "crt 0" in told
+    assert "focal (2)" in told
+    assert "fewer than 4 trials" in told
+    assert "crt (0)" in told
     assert found.method("focal").missing == (2,)  # type: ignore[union-attr]
     assert found.references["baseline"].differences["focal"].paired.seeds == (0, 1)
     assert [one.name for one in found.methods][-2:] == ["vs", "crt"]

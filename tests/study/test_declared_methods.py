@@ -92,7 +92,7 @@ def test_of_equals_on_val_the_hardest_to_beat_is_the_reference() -> None:
     records += [final("diversify", seed, 0.7) for seed in (0, 1, 2)]
     suite = analysis.compare(records).suites[0]
     assert suite.references["reweighting"].name == "focal"
-    assert "2 reweighting methods are equal on val" in suite.references["reweighting"].why
+    assert "2 reweighting methods tie on the validation set" in suite.references["reweighting"].why
     assert any("The validation set cannot tell the best 2 methods apart" in one for one in suite.caveats)
     apart = [trial("balanced_softmax", 0, 0.95), *records[1:]]
     assert analysis.compare(apart).suites[0].references["reweighting"].name == "balanced_softmax"
