@@ -47,6 +47,8 @@ import importlib, io, json, multiprocessing.util, os, resource, signal, sys, tim
 import accelerate, matplotlib.backends.backend_svg, matplotlib.figure, PIL.Image, rich.progress, scipy.optimize
 import sklearn.datasets, sklearn.linear_model, torchvision, diversify.__main__, diversify.cli.entry, diversify.commands.options
 from diversify.runtime import signals as process
+import pytest, quick
+quick.draw_nothing(pytest.MonkeyPatch())
 signals = {signal.SIGINT, signal.SIGTERM}
 signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 for line in sys.stdin:
@@ -92,6 +94,8 @@ for line in sys.stdin:
             multiprocessing.util._exit_function()
             os._exit(ended.code)
     deadline = time.monotonic() + 60
+    while task["after"] and not os.path.exists(task["after"]) and time.monotonic() < deadline:
+        time.sleep(0.005)
     for name, wait in task["signals"]:
         time.sleep(wait)
         (os.killpg if task["group"] else os.kill)(child, getattr(signal, name))
@@ -104,11 +108,20 @@ for line in sys.stdin:
 
 
 class Commands:
-    """Commands in processes of their own: exit code, what they wrote to stdout and stderr, their number."""
+    """Run commands in processes of their own; a call returns exit code, stdout, stderr and process number.
+
+    Signals are sent as listed, each so many seconds after the one before, the first so long after the start or after
+    the file `after` has appeared.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+            "COLUMNS": "120",
+        }
         self.server = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,
@@ -121,6 +134,7 @@ class Commands:
         self,
         *arguments: object,
         signals: list[tuple[str, float]] | None = None,
+        after: Path | None = None,
         limit: int = 0,
         group: bool = False,
         env: dict[str, str] | None = None,
@@ -138,6 +152,7 @@ class Commands:
             "err": err or str(stderr),
             "env": env or {"COLUMNS": "120"},
             "signals": signals or [],
+            "after": after and str(after),
             "limit": limit,
             "group": group,
         }
@@ -529,10 +544,34 @@ def test_signals_at_any_moment_lose_nothing(
     assert files(tmp_path) == []
 
 
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, data: Path, commands: Commands) -> None:
+    whole, out, epochs = tmp_path / "whole", tmp_path / "killed", 200
+    assert run(training(data, whole, epochs=epochs)) == 0
+    command = training(data, out, epochs=epochs)
+    assert commands(*command, signals=[("SIGKILL", 0.05)], after=out / "metrics.jsonl")[0] == -signal.SIGKILL
+    assert 1 <= len(atomic.read_jsonl(out / "metrics.jsonl")) < epochs, "the kill was meant to fall in mid-run"
+    assert not (out / "model.safetensors").exists()
+    assert commands(*command, "--resume")[0] == 0
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    lines = [atomic.read_jsonl(folder / "metrics.jsonl") for folder in (whole, out)]
+    one, other = ([{k: v for k, v in line.items() if k != "seconds"} for line in found] for found in lines)
+    assert one == other
+
+
+def test_sigterm_keeps_the_state_and_says_130(tmp_path: Path, data: Path, commands: Commands) -> None:
+    out = tmp_path / "t"
+    command = training(data, out, epochs=5000)
+    code, _, errors, _ = commands(*command, signals=[("SIGTERM", 0.0)], after=out / "metrics.jsonl")
+    assert (code, errors.strip()) == (130, "interrupted; what was finished is kept")
+    assert (out / "state" / "state.safetensors").exists()
+
+
 def test_a_third_signal_ends_the_process_at_once(tmp_path: Path, data: Path, commands: Commands) -> None:
     out = tmp_path / "t"
     command = training(data, out, epochs=2000)
-    code, _, errors, _ = commands(*command, signals=[("SIGINT", 0.5), ("SIGINT", 0.0005), ("SIGTERM", 0.0005)])
+    code, _, errors, _ = commands(
+        *command, signals=[("SIGINT", 0.05), ("SIGINT", 0.0005), ("SIGTERM", 0.0005)], after=out / "metrics.jsonl"
+    )
     assert code == 130
     assert "Traceback" not in errors
     short = training(data, out, epochs=3)  # another recipe: what is there is still refused in one line
