@@ -146,7 +146,7 @@ def _image_of(level: float, strengths: Strengths, basis: _Basis, reasons: list[R
         return {}
     text = (
         f"{basis.words}: images are augmented at strength {strength:.2f} in {strengths.image_probability:.0%} of its draws."
-        f" Every class gets at least strength {strengths.image_least:g}, so that the network cannot learn that augmented"
+        f" Every class gets at least strength {strengths.image_least:.2f}, so that the network cannot learn that augmented"
         " means rare"
     )
     reasons.append(basis.reason("image", text, "Ahn et al. 2023 (CUDA)"))

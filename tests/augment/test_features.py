@@ -150,7 +150,7 @@ def test_rows_go_toward_the_classes_that_are_named_as_often_as_planned():
     assert apart.min(1).values.max() < 1e-4
     assert set(partner[way.norm(dim=1) > 0.05].tolist()) == {0, 3}
     assert abs(float((partner == 0).float().mean()) - 0.6) < 0.03
-    drawn = augment._enemy(torch.full((6000,), 2), ("toward_enemies", 0, torch.arange(6000)[:, None]))
+    drawn = augment._partners.enemy(torch.full((6000,), 2), ("toward_enemies", 0, torch.arange(6000)[:, None]))
     assert set(drawn.tolist()) == set((LABELS == 0).nonzero().flatten().tolist()) | set(
         (LABELS == 3).nonzero().flatten().tolist()
     )
@@ -210,7 +210,7 @@ def test_neighbours_are_looked_up_where_the_images_are_not_known(method):
     augment = FeatureAugmenter(plan_of(policy(method)), part)
     assert not augment.whole
     features, targets = FEATURES[:1] + 0.01, LABELS[:1]
-    table, count = augment._look_up(method, features, targets)
+    table, count = augment._neighbors.look_up(method, features, targets)
     everything = [(FEATURES[:1] + 0.01)[0].tolist(), *part.features.tolist()]
     labels = [int(targets), *part.labels.tolist()]
     enemies = [row - 1 for row in plain.enemies(everything, labels, 0, 4)]
@@ -241,7 +241,7 @@ def test_partners_are_drawn_as_the_plan_draws_classes():
     for one in even["classes"]:
         one["draws"] = 0.2
     augment = FeatureAugmenter(Plan.from_dict(even), BANK)
-    _, label = augment._anyone(("name", 0, torch.arange(4000)[:, None]))
+    _, label = augment._partners.anyone(("name", 0, torch.arange(4000)[:, None]))
     assert all(abs((label == index).float().mean() - 0.2) < 0.03 for index in range(5))
 
 
@@ -368,7 +368,7 @@ def test_isda_adds_to_the_logits_of_its_classes_alone():
     assert torch.equal(got[~rows], logits[~rows])
     assert torch.equal(got[rows, 2], logits[rows, 2])
     assert (got[rows][:, [0, 1, 3, 4]] > logits[rows][:, [0, 1, 3, 4]]).all()
-    donors = oversample.similar_donors(augment._means, torch.tensor(SIZES))
+    donors = oversample.similar_donors(augment._bank.means, torch.tensor(SIZES))
     covariance = oversample.donor_covariance(FEATURES, LABELS, donors, torch.tensor([2]))[0].tolist()
     expected = plain.isda(logits[rows][0].tolist(), 2, HEAD.weight.tolist(), covariance, 0.25)
     assert torch.allclose(got[rows][0], torch.tensor(expected), rtol=1e-4)

@@ -1,0 +1,135 @@
+"""Nearest neighbours in the bank, as partners for "eos", "smote" and "borderline_smote"."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import oversample
+from ..plan.plan import Plan
+from .feature_bank import FeatureBank, keep
+
+BETWEEN_NEIGHBORS = ("eos", "smote", "borderline_smote")
+DANGER_NEIGHBORS = 10  # among which "borderline_smote" looks for enemies
+
+
+class NeighborPartners(nn.Module):
+    """Possible partners of a row among its nearest neighbours in the bank, and how many it has.
+
+    If the bank holds the whole training set, the partners of every row are found once and kept as a table. Otherwise they
+    are looked up for the features as they come.
+    """
+
+    limits: Tensor  # (C, 3) k of every class and method; 0 where a class does not use the method
+
+    def __init__(self, bank: FeatureBank) -> None:
+        super().__init__()
+        self.bank = bank
+        self._found: dict[tuple[str, int, int], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def forget(self) -> None:
+        """Drop what was found; to be called when the rows of the bank have changed."""
+        self._found.clear()
+
+    def follow(self, plan: Plan) -> None:
+        """Use the numbers of neighbours of a plan, and prepare tables for the methods that it uses."""
+        device = self.bank.features.device
+        columns = [plan.feature_column(method, "neighbors") for method in BETWEEN_NEIGHBORS]
+        keep(self, "limits", torch.stack(columns, 1).to(device).clamp(max=len(self.bank)).long())
+        self._widest = dict(zip(BETWEEN_NEIGHBORS, self.limits.amax(0).tolist(), strict=True))
+        for method in BETWEEN_NEIGHBORS:
+            if self.bank.whole and method in plan.feature_methods:
+                users = (plan.feature_column(method, "share").to(device) > 0) & (self.bank.count > 0)
+                self._prepare(method, users.nonzero().flatten().tolist())
+
+    def _prepare(self, method: str, users: list[int]) -> None:
+        """Keep the possible partners `(M, k)` of every row whose class uses the method, and their numbers `(M,)`."""
+        table = self.bank.order.new_zeros(len(self.bank), self._widest[method])
+        count = self.bank.order.new_zeros(len(self.bank))
+        for index in users:
+            k = int(self.limits[index, BETWEEN_NEIGHBORS.index(method)])
+            rows, partners, found = (values.to(table.device) for values in self._partners_of(method, index, k))
+            table[rows, : partners.shape[1]] = partners
+            count[rows] = found
+        keep(self, f"{method}_table", table)
+        keep(self, f"{method}_count", count)
+
+    def _partners_of(self, method: str, index: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of a class, their possible partners, and how many each has."""
+        if (method, index, k) not in self._found:
+            features, labels = self.bank.features, self.bank.labels
+            rows = (labels == index).nonzero().flatten()
+            table, count = oversample.siblings(features, labels, rows, k)
+            if method == "borderline_smote":
+                m = min(DANGER_NEIGHBORS, len(self.bank) - 1)
+                enemies = oversample.eos_partners(features, labels, rows, m)[1]
+                count = count * oversample.in_danger(enemies, m)
+            elif method == "eos":
+                enemies, found = oversample.eos_partners(features, labels, rows, k)
+                width = enemies.shape[1]
+                table[:, :width] = torch.where(found[:, None] > 0, enemies, table[:, :width])
+                count = torch.where(found > 0, found, count)
+            self._found[method, index, k] = rows, table, count
+        return self._found[method, index, k]
+
+    def move(
+        self,
+        method: str,
+        base: Tensor,
+        classes: Tensor,
+        rows: Tensor | None,
+        chosen: Tensor,
+        *,
+        draw: Tensor,
+        pick: Tensor,
+        strength: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Move rows toward one of their possible partners.
+
+        Args:
+            method: One of `BETWEEN_NEIGHBORS`.
+            base: Features `(N, D)`.
+            classes: Their classes `(N,)`.
+            rows: Their rows in the bank `(N,)`; None if unknown.
+            chosen: Which of them the method is to move, `(N,)` bool.
+            draw: In [0, 1), `(N,)`: how far, as a share of the strength.
+            pick: In [0, 1), `(N,)`: which of the partners.
+            strength: `(N,)`.
+
+        Returns:
+            Features `(N, D)`, and which of them are to be taken, `(N,)` bool.
+        """
+        features = self.bank.features
+        if rows is not None:
+            table, count = self.get_buffer(f"{method}_table")[rows], self.get_buffer(f"{method}_count")[rows]
+            partner = oversample.pick(table, count, pick)
+            made = oversample.interpolate(base, features[partner].to(base.dtype), draw, strength)
+            return made, chosen & (count > 0)
+        places = chosen.nonzero().flatten()
+        table, count = self.look_up(method, base[places].detach().to(features.dtype), classes[places])
+        partner = oversample.pick(table, count, pick[places])
+        step = torch.where(count > 0, draw[places], 0)
+        near = oversample.interpolate(base[places], features[partner].to(base.dtype), step, strength[places])
+        return base.index_copy(0, places, near), chosen
+
+    def look_up(self, method: str, rows: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return possible partners `(R, k)` of features that have no row in the bank, and their numbers `(R,)`."""
+        limit = self.limits[classes, BETWEEN_NEIGHBORS.index(method)][:, None]
+        width = min(max(self._widest[method], DANGER_NEIGHBORS), len(self.bank))
+        rank = torch.arange(width, device=rows.device)
+        distance = torch.cdist(rows, self.bank.features)  # (R, M)
+        other = self.bank.labels != classes[:, None]
+        near = distance.topk(width, dim=1, largest=False).indices
+        enemy = other.gather(1, near)
+        near_siblings = distance.masked_fill(other, torch.inf).topk(width, dim=1, largest=False)
+        found = ((near_siblings.values < torch.inf) & (rank < limit)).sum(1)
+        if method == "smote":
+            return near_siblings.indices, found
+        if method == "borderline_smote":
+            m = min(DANGER_NEIGHBORS, width)
+            return near_siblings.indices, found * oversample.in_danger(enemy[:, :m].sum(1), m)
+        enemy &= rank < limit
+        enemies = near.gather(1, enemy.to(torch.uint8).argsort(dim=1, descending=True, stable=True))
+        count = enemy.sum(1)
+        table = torch.where(count[:, None] > 0, enemies, near_siblings.indices)
+        return table, torch.where(count > 0, count, found)
