@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all benchmark lint types wheel clean
+.PHONY: demo test test-all benchmark docs lint types wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	touch $(READY)
 
 demo: $(READY)
@@ -27,6 +27,10 @@ benchmark: $(READY)
 	$(BIN)/diversify benchmark digits --workers 2 --out runs/digits.jsonl
 	$(BIN)/diversify report runs/digits.jsonl --out runs/digits-report --overwrite
 
+# The documentation, in docs/_build/html; warnings are errors, and nothing is downloaded.
+docs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +44,4 @@ wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info
+	rm -rf $(VENV) build dist runs docs/_build docs/generated *.egg-info

@@ -21,7 +21,8 @@ from diversify.study import read
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 RECENT = 3  # records of a timed figure that its number is from
-DOCUMENTS = (HERE.parent / "README.md", HERE / "README.md")
+ROOT = HERE.parent
+DOCUMENTS = (ROOT / "README.md", HERE / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 
 
 def latest_timings(file: str) -> dict[str, list[Mapping[str, Any]]]:
@@ -60,7 +61,44 @@ def timings(file: str) -> str:
     return "\n".join(rows)
 
 
+SUMMARY = {  # what is compared: the records
+    "full training, CIFAR-10, 200 epochs": "study_cifar10_lt",
+    "full training, CIFAR-10, 30 epochs": "study_cifar10_lt_short",
+    "full training, Fashion-MNIST": "study_fashion_mnist_lt",
+    "head repair, CIFAR-10, searched": "study_cifar10_lt_head",
+    "head repair, CIFAR-10, no search": "study_cifar10_lt_head_untuned",
+    "head repair, Fashion-MNIST, searched": "study_fashion_mnist_lt_head",
+    "head repair, Fashion-MNIST, no search": "study_fashion_mnist_lt_head_untuned",
+}
+CONTROLS = ("balanced_softmax+images+mix+head", "plan_from_counts", "plan_permuted")
+
+
+def summary() -> str:
+    """Return one row per comparison: cross entropy, the best other method, the best control, and `diversify`."""
+
+    def best(scores: Mapping[str, float]) -> str:
+        if not scores:
+            return "not run yet"
+        name = max(scores, key=lambda one: scores[one])
+        return f"{scores[name]:.1f} `{name}`"
+
+    rows = ["| | cross entropy | best other method | best control | `diversify` |", "|:--|--:|:--|:--|:--|"]
+    for title, name in SUMMARY.items():
+        found: dict[str, list[float]] = {}
+        for record in atomic.read_jsonl(RESULTS / f"{name}.jsonl"):
+            if record["kind"] == "final":
+                found.setdefault(str(record["method"]), []).append(100 * float(record["balanced_accuracy"]))
+        scores = {method: sum(values) / len(values) for method, values in found.items()}
+        place = 1 + sum(score > scores["diversify"] for score in scores.values())
+        others = {name: score for name, score in scores.items() if name not in ("ce", "diversify", *CONTROLS)}
+        controls = {name: score for name, score in scores.items() if name in CONTROLS}
+        ours = f"{scores['diversify']:.1f}, {place} of {len(scores)}"
+        rows.append(f"| {title} | {scores['ce']:.1f} | {best(others)} | {best(controls)} | {ours} |")
+    return "\n".join(rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
+    "summary": summary,
     "overhead": partial(timings, "overhead.jsonl"),
     "remedies": partial(timings, "remedies.jsonl"),
     "cifar10_lt_head_text": head_study.text,

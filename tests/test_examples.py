@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,26 @@ def test_a_study_in_python(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     said = capsys.readouterr().out
     assert "diversify: 3 of 3 runs" in said
     assert "diversify over ce, paired by seed: " in said
+
+
+GALLERY = sorted((EXAMPLES / "gallery").glob("plot_*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
+def test_a_page_of_the_gallery_runs_and_has_a_picture(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    monkeypatch.chdir(path.parent)  # where sphinx-gallery runs it
+    monkeypatch.setattr(plt, "show", lambda: None)
+    names = runpy.run_path(str(path), run_name="__main__")
+    assert plt.get_fignums() or "drawing" in names
+    plt.close("all")
+    if path.stem == "plot_08_accelerate":
+        assert names["sampler"].epoch == 5
+
+
+def test_the_gallery_has_ten_pages_at_least() -> None:
+    assert len(GALLERY) >= 10
+    assert all(path.read_text().startswith('"""\n') for path in GALLERY)
