@@ -43,8 +43,8 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, log_prior: Te
         InputError: The shape of `log_prior` is not `(C,)`, or `strength` is negative or infinite.
 
     References:
-        Ren et al., "Balanced meta-softmax for long-tailed visual recognition", 2020, equation 4. Menon et al.,
-        "Long-tail learning via logit adjustment", 2021, equation 10.
+        Ren et al., "Balanced meta-softmax for long-tailed visual recognition", 2020, equation 4.
+        Menon et al., "Long-tail learning via logit adjustment", 2021, equation 10.
 
     Example:
         >>> log_prior = torch.tensor([0.9, 0.1]).log()
@@ -140,12 +140,12 @@ def ldam_loss(
         InputError: A shape does not fit, or `scale` is not positive and finite.
 
     References:
-        Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", 2019, equation 10.
+        Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", 2019.
 
     Example:
         >>> cosines, targets, margins = torch.tensor([[0.1, 0.2]]), torch.tensor([1]), torch.tensor([0.0, 0.5])
-        >>> round(float(ldam_loss(cosines, targets, 0 * margins)), 2), round(float(ldam_loss(cosines, targets, margins)), 2)
-        (0.05, 12.0)
+        >>> [round(float(ldam_loss(cosines, targets, part * margins)), 2) for part in (0, 1)]
+        [0.05, 12.0]
     """
     if not 0 < scale < math.inf:
         raise must("scale", "be positive and finite", scale)
@@ -285,7 +285,7 @@ def effective_number_weights(counts: Tensor, beta: float = 0.9999) -> Tensor:
         InputError: beta lies outside [0, 1).
 
     References:
-        Cui et al., "Class-balanced loss based on effective number of samples", 2019, equation 4.
+        Cui et al., "Class-balanced loss based on effective number of samples", 2019.
 
     Example:
         >>> [round(weight, 2) for weight in effective_number_weights(torch.tensor([1000, 10]), beta=0.99).tolist()]
@@ -310,7 +310,7 @@ def ldam_margins(counts: Tensor, max_margin: float = 0.5) -> Tensor:
         InputError: `max_margin` is negative or infinite.
 
     References:
-        Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", 2019, equation 9.
+        Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", 2019.
 
     Example:
         >>> ldam_margins(torch.tensor([160, 10])).tolist()

@@ -1,8 +1,8 @@
-"""Which features carry a class, how strongly, how many of them are needed, and whether unseen images match.
+"""Measure which features carry a class, how strongly, how many are needed, and whether unseen images match.
 
-The classification embedding (CE) of an example is its features times one row of the head, elementwise; its sum plus
-the bias is that class's logit. Source: Dablain et al. 2023, "Understanding CNN fragility when learning with
-imbalanced data".
+The classification embedding (CE) of an example is its features times one row of the head, elementwise; its sum plus the
+bias is that class's logit. Source: Dablain et al., "Understanding CNN fragility when learning with imbalanced data",
+2023.
 """
 
 from __future__ import annotations
@@ -21,17 +21,44 @@ _BLOCK = 1 << 20  # numbers per float64 temporary: 8 MB
 
 
 def classification_embedding(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
-    """`(N, D)` in logit units: each row of `features` times the head's row of its class."""
+    """Multiply each row of `features` by the head's row of its class.
+
+    Args:
+        features: `(N, D)`.
+        weight: The head's, `(C, D)`.
+        classes: `(N,)`, the class whose row is used.
+
+    Returns:
+        `(N, D)`, in logit units.
+
+    References:
+        Dablain et al. 2023.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, -1.0], [2.0, 0.0]])
+        >>> classification_embedding(torch.tensor([[3.0, 1.0]]), weight, torch.tensor([1])).tolist()
+        [[6.0, 0.0]]
+    """
     return features * weight[classes]
 
 
 def top_k(means: Tensor, k: int) -> Tensor:
-    """`(C, K)` int64: the k largest of each row of `means` `(C, D)`, strongest first; ties go to the lower index.
+    """Return the indices of the k largest values of each class's row, largest first; ties go to the lower index.
 
-    A row with a NaN, as of an absent class, gives -1 throughout, which every function below reads as NaN.
+    Args:
+        means: `(C, D)`, for example class means of CE on training data.
+        k: In [1, D].
+
+    Returns:
+        `(C, K)` int64. A row with a NaN, as for an absent class, gives -1 throughout; the functions of this module give
+        NaN for it.
 
     Raises:
-        InputError: k is outside [1, D].
+        InputError: k lies outside [1, D].
+
+    Example:
+        >>> top_k(torch.tensor([[0.1, 0.9, 0.5], [torch.nan, 0.0, 0.0]]), 2).tolist()
+        [[1, 2], [-1, -1]]
     """
     if not 1 <= k <= means.shape[1]:
         raise must("k", f"lie in [1, {means.shape[1]}], the number of features", k)
@@ -44,10 +71,21 @@ def _mask_absent(values: Tensor, indices: Tensor) -> Tensor:
 
 
 def top_k_share(means: Tensor, indices: Tensor) -> Tensor:
-    """`(C,)` in [0, 1]: what part of a class's positive mean CE its top-K hold; 1 at K = D.
+    """Return the share of a class's positive mean CE that its top K hold.
 
-    NaN for an absent class and where no mean is positive. The positive sum is the whole, because the logit itself can
-    be smaller than a part of it.
+    The whole is the sum of the positive means, because the logit itself can be smaller than a part of it.
+
+    Args:
+        means: Class means of CE, `(C, D)`.
+        indices: Top K per class, `(C, K)`.
+
+    Returns:
+        `(C,)` in [0, 1]; 1 at K = D. NaN for an absent class and where no mean is positive.
+
+    Example:
+        >>> means = torch.tensor([[3.0, 1.0, -5.0]])
+        >>> top_k_share(means, top_k(means, 1)).tolist()
+        [0.75]
     """
     positive = means.double().clamp(min=0)
     total = positive.sum(1)
@@ -56,10 +94,23 @@ def top_k_share(means: Tensor, indices: Tensor) -> Tensor:
 
 
 def top_k_magnitude(features: Tensor, weight: Tensor | None, labels: Tensor, indices: Tensor) -> Tensor:
-    """`(N,)`: per example, the mean over its TRUE class's top-K of its CE, or of its features where `weight` is None.
+    """Average each example's CE over the top K of its TRUE class.
 
-    In logit units (or feature units). `indices` `(C, K)` is chosen on training data and read here on either side; NaN
-    where the class has none. The mean per class over all rows, true positives or errors is `class_mean` of this.
+    The mean of a class over all rows, true positives or errors is `class_mean` of this.
+
+    Args:
+        features: `(N, D)`, training or held-out.
+        weight: The head's, `(C, D)`; None averages the features themselves.
+        labels: True classes, `(N,)`.
+        indices: `(C, K)`, chosen on training data and used for training and held-out data alike.
+
+    Returns:
+        `(N,)` in logit units, or in feature units without `weight`; NaN where the class has no top K.
+
+    Example:
+        >>> features, weight = torch.tensor([[2.0, 1.0, 9.0]]), torch.tensor([[1.0, 3.0, 0.0]])
+        >>> top_k_magnitude(features, weight, torch.tensor([0]), torch.tensor([[1, 0]])).tolist()
+        [2.5]
     """
     chosen = indices[labels]  # (N, K)
     column = chosen.clamp(min=0)
@@ -70,36 +121,81 @@ def top_k_magnitude(features: Tensor, weight: Tensor | None, labels: Tensor, ind
 
 
 def magnitude_ratio(train: Tensor, heldout: Tensor) -> Tensor:
-    """`(C,)`: held-out over train; 1 where they match, below 1 where unseen images excite the top-K less.
+    """Divide held-out by training magnitudes; below 1, unseen images excite the top K less than training images.
 
-    NaN where the training magnitude is not positive, and for a class absent from either side.
+    Args:
+        train: `(C,)`.
+        heldout: `(C,)`.
+
+    Returns:
+        `(C,)`; NaN where the training magnitude is not positive, and for a class absent from either side.
+
+    Example:
+        >>> magnitude_ratio(torch.tensor([2.0, 2.0]), torch.tensor([2.0, 1.0])).tolist()
+        [1.0, 0.5]
     """
     return (heldout / train).where(train > 0, torch.nan)
 
 
 def magnitude_gap(train: Tensor, heldout: Tensor) -> Tensor:
-    """`(C,)`: train minus held-out, in the unit of the inputs; NaN for a class absent from either side."""
+    """Subtract held-out from training magnitudes.
+
+    Args:
+        train: `(C,)`.
+        heldout: `(C,)`.
+
+    Returns:
+        `(C,)` in the unit of the inputs; NaN for a class absent from either side.
+
+    Example:
+        >>> magnitude_gap(torch.tensor([2.0, 2.0]), torch.tensor([2.0, 0.5])).tolist()
+        [0.0, 1.5]
+    """
     return train - heldout
 
 
 def _membership(indices: Tensor, num_features: int) -> Tensor:
-    """`(C, D)` float64: 1 where a feature is in the class's set; zeros for an absent class."""
+    """1 where a feature is in the class's set and 0 elsewhere, `(C, D)` float64; all 0 for an absent class."""
     member = torch.zeros(len(indices), num_features, dtype=torch.float64, device=indices.device)
     return member.scatter_(1, indices.clamp(min=0), (indices >= 0).double())
 
 
 def identity_overlap(first: Tensor, second: Tensor, num_features: int) -> Tensor:
-    """`(C,)` float64 in [0, 1]: the share of a class's top-K that is in both sets `(C, K)`; K / D by chance alone.
+    """Return the share of a class's top K that is in both of two sets.
 
-    NaN where either class is absent. Two models share identities only if they share initialisation, or after
-    `match_channels`.
+    By chance alone it is K / D. The features of two models correspond only if the models share an initialisation, or
+    after `match_channels`.
+
+    Args:
+        first: `(C, K)`.
+        second: `(C, K)`.
+        num_features: D.
+
+    Returns:
+        `(C,)` float64 in [0, 1]; NaN where the class is absent from either set.
+
+    Example:
+        >>> identity_overlap(torch.tensor([[0, 1]]), torch.tensor([[1, 2]]), num_features=8).tolist()
+        [0.5]
     """
     both = _membership(first, num_features) * _membership(second, num_features)
     return _mask_absent(_mask_absent(both.sum(1) / first.shape[1], first), second)
 
 
 def identity_overlap_matrix(indices: Tensor, num_features: int) -> Tensor:
-    """`(C, C)` float64 in [0, 1]: the same between every two classes; diagonal 1, NaN rows and columns when absent."""
+    """Return the overlap of top-K features between every two classes.
+
+    Args:
+        indices: `(C, K)`.
+        num_features: D.
+
+    Returns:
+        `(C, C)` float64 in [0, 1] with diagonal 1; rows and columns of absent classes are NaN.
+
+    Example:
+        >>> identity_overlap_matrix(torch.tensor([[0, 1], [1, 2]]), num_features=8).tolist()
+        [[1.0, 0.5], [0.5, 1.0]]
+    """
     member = _membership(indices, num_features)
     absent = indices[:, 0] < 0
     return (member @ member.T / indices.shape[1]).masked_fill(absent[:, None] | absent, torch.nan)
@@ -108,10 +204,26 @@ def identity_overlap_matrix(indices: Tensor, num_features: int) -> Tensor:
 def bootstrap_identity_overlap(
     features: Tensor, weight: Tensor, labels: Tensor, indices: Tensor, draws: int = 200, *, seed: int
 ) -> Tensor:
-    """`(draws, C)` float64 in [0, 1]: the overlap of `indices` `(C, K)` with the top-K of resampled rows of each class.
+    """Return the overlap of each class's top K with the top K of resampled rows, a measure of how stable the choice is.
 
-    Rows are drawn with replacement inside each class; the top-K of a draw are those of its mean CE. NaN for a class
-    without rows or without a top-K.
+    Rows are drawn with replacement inside each class; the top K of a draw are those of its mean CE.
+
+    Args:
+        features: `(N, D)`.
+        weight: The head's, `(C, D)`.
+        labels: `(N,)`.
+        indices: `(C, K)`.
+        draws: Number of draws.
+        seed: Seed of the draws.
+
+    Returns:
+        `(draws, C)` float64 in [0, 1]; NaN for a class without rows or without a top K.
+
+    Example:
+        >>> features, weight = torch.tensor([[3.0, 1.0], [2.0, 1.0]]), torch.ones(1, 2)
+        >>> labels, indices = torch.zeros(2, dtype=torch.int64), torch.tensor([[0]])
+        >>> bootstrap_identity_overlap(features, weight, labels, indices, draws=3, seed=0).flatten().tolist()
+        [1.0, 1.0, 1.0]
     """
     num_classes, num_features = weight.shape
     result = features.new_full((draws, num_classes), torch.nan, dtype=torch.float64)
@@ -133,7 +245,7 @@ def bootstrap_identity_overlap(
 def _needed_blocks(
     features: Tensor, weight: Tensor, bias: Tensor, classes: Tensor | None
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Per block of rows: its start, the number needed `(B,)` and which they are `(B, D)`."""
+    """For each block of rows: its first row, the number needed `(B,)`, and which features these are `(B, D)`."""
     num_classes, num_features = weight.shape
     head, offset = weight.double(), bias.double()
     start = 0
@@ -157,12 +269,32 @@ def _needed_blocks(
 def needed_features(
     features: Tensor, weight: Tensor, bias: Tensor, classes: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """How many CE the decision needs, `(N,)` int64, and which, `(N, D)` bool.
+    """Return how many CE the decision needs, and which.
 
-    The smallest k >= 0 such that the k largest positive CE, the bias and all negative CE together reach the
-    runner-up's logit; between 0 and the number of positive CE, which it also is where rounding, or a class in
-    `classes` that does not win, leaves the runner-up out of reach. `classes` `(N,)` defaults to the predicted class.
-    Among equal CE the lower feature index counts first.
+    The number needed is the smallest k >= 0 such that the k largest positive CE, the bias and all negative CE together
+    reach the logit of the runner-up. If they cannot reach it, because of rounding or because the class in `classes`
+    does not win, it is the number of positive CE. Among equal CE, the lower feature index counts first.
+
+    Args:
+        features: `(N, D)`.
+        weight: The head's, `(C, D)`.
+        bias: The head's, `(C,)`.
+        classes: `(N,)`; None means the predicted classes.
+
+    Returns:
+        The number `(N,)` int64, and a mask `(N, D)` bool of the features that are needed.
+
+    References:
+        Dablain et al. 2023.
+
+    See Also:
+        number_needed: The first of these alone, with less memory.
+
+    Example:
+        >>> weight, bias = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 2.0]]), torch.zeros(2)
+        >>> count, mask = needed_features(torch.tensor([[4.0, 2.0, 1.0]]), weight, bias)
+        >>> count.tolist(), mask.tolist()
+        ([1], [[True, False, False]])
     """
     count = torch.empty(len(features), dtype=torch.int64, device=features.device)
     mask = torch.empty(features.shape, dtype=torch.bool, device=features.device)
@@ -173,15 +305,48 @@ def needed_features(
 
 
 def number_needed(features: Tensor, weight: Tensor, bias: Tensor, classes: Tensor | None = None) -> Tensor:
-    """`(N,)` int64: the first value of `needed_features`, without the memory of the second."""
+    """Return how many CE the decision needs, without the mask of `needed_features` and its memory.
+
+    Args:
+        features: `(N, D)`.
+        weight: The head's, `(C, D)`.
+        bias: The head's, `(C,)`.
+        classes: `(N,)`; None means the predicted classes.
+
+    Returns:
+        `(N,)` int64.
+
+    References:
+        Dablain et al. 2023.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 6.0]])
+        >>> number_needed(torch.tensor([[4.0, 3.0, 1.0]]), weight, torch.zeros(2)).tolist()
+        [2]
+    """
     counts = [count for _, count, _ in _needed_blocks(features, weight, bias, classes)]
     return torch.cat(counts) if counts else torch.empty(0, dtype=torch.int64, device=features.device)
 
 
 def needed_frequency(features: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
-    """`(C, D)` in [0, 1]: how often a feature is among the needed ones, over the rows with that TRUE label.
+    """Return how often each feature is among the needed ones, over the rows of each TRUE class.
 
-    What is needed is decided for each row's predicted class. NaN for an absent class.
+    What is needed is decided for each row's predicted class.
+
+    Args:
+        features: `(N, D)`.
+        weight: The head's, `(C, D)`.
+        bias: The head's, `(C,)`.
+        labels: `(N,)`.
+
+    Returns:
+        `(C, D)` in [0, 1]; NaN for an absent class.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 1.0], [0.0, 0.5]])
+        >>> features, labels = torch.tensor([[4.0, 1.0], [1.0, 3.0]]), torch.tensor([0, 0])
+        >>> needed_frequency(features, weight, torch.zeros(2), labels).tolist()
+        [[0.5, 0.5], [nan, nan]]
     """
     total = torch.zeros(weight.shape, dtype=torch.float64, device=features.device)
     for start, count, mask in _needed_blocks(features, weight, bias, None):
@@ -190,10 +355,28 @@ def needed_frequency(features: Tensor, weight: Tensor, bias: Tensor, labels: Ten
 
 
 def match_channels(first: Tensor, second: Tensor) -> Tensor:
-    """`(D,)` int64 permutation p: column p[i] of `second` is the partner of column i of `first`.
+    """Match the features of two models by the correlation of their values on the same images.
 
-    Chosen for the largest sum of correlations over the same images `(N, D)` (Hungarian algorithm; Li et al. 2016,
-    "Convergent learning"). A constant channel correlates 0 with everything.
+    The permutation maximises the sum of correlations (Hungarian algorithm). A constant feature correlates 0 with
+    everything.
+
+    Args:
+        first: `(N, D)`.
+        second: `(N, D)`, on the same images.
+
+    Returns:
+        `(D,)` int64 permutation p: column p[i] of `second` matches column i of `first`.
+
+    Raises:
+        InputError: The shapes differ.
+
+    References:
+        Li et al., "Convergent learning: do different neural networks learn the same representations?", 2016.
+
+    Example:
+        >>> first = torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 0.0]])
+        >>> match_channels(first, first[:, [1, 0]]).tolist()
+        [1, 0]
     """
     if first.shape != second.shape:
         raise must("second", f"have the shape of first, {tuple(first.shape)}", tuple(second.shape))

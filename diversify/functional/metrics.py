@@ -1,4 +1,4 @@
-"""How well each class is recognised: confusion, recall, precision, margin, calibration."""
+"""Measure how well each class is recognised: confusion, recall, precision, margin, calibration."""
 
 from __future__ import annotations
 
@@ -9,51 +9,148 @@ from .counts import class_counts
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """`(C, C)` int64: rows are true classes, columns predicted ones."""
+    """Count the rows of each true class that are predicted as each class.
+
+    Args:
+        labels: `(N,)`.
+        predictions: `(N,)`.
+        num_classes: C.
+
+    Returns:
+        `(C, C)` int64; rows are true classes, columns predicted classes.
+
+    Example:
+        >>> confusion_matrix(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2).tolist()
+        [[1, 1], [0, 1]]
+    """
     cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
     return cells.view(num_classes, num_classes)
 
 
 def recall(confusion: Tensor) -> Tensor:
-    """`(C,)` float64 in [0, 1]: the share of a class's images that are found; NaN for an absent class."""
+    """Return the share of each class's images that are predicted as that class.
+
+    Args:
+        confusion: `(C, C)`, from `confusion_matrix`.
+
+    Returns:
+        `(C,)` float64 in [0, 1]; NaN for an absent class.
+
+    Example:
+        >>> recall(torch.tensor([[3, 1], [0, 4]])).tolist()
+        [0.75, 1.0]
+    """
     return confusion.diagonal().double() / confusion.sum(1)
 
 
 def precision(confusion: Tensor) -> Tensor:
-    """`(C,)` float64 in [0, 1]: the share of a class's predictions that are right; NaN for one never predicted."""
+    """Return the share of each class's predictions that are right.
+
+    Args:
+        confusion: `(C, C)`, from `confusion_matrix`.
+
+    Returns:
+        `(C,)` float64 in [0, 1]; NaN for a class that is never predicted.
+
+    Example:
+        >>> precision(torch.tensor([[3, 1], [0, 4]])).tolist()
+        [1.0, 0.8]
+    """
     return confusion.diagonal().double() / confusion.sum(0)
 
 
 def f1(confusion: Tensor) -> Tensor:
-    """`(C,)` float64 in [0, 1]: 2 TP / (2 TP + FP + FN); NaN for a class that is absent and never predicted."""
+    """Return the F1 score of each class, 2 TP / (2 TP + FP + FN).
+
+    Args:
+        confusion: `(C, C)`, from `confusion_matrix`.
+
+    Returns:
+        `(C,)` float64 in [0, 1]; NaN for a class that is absent and never predicted.
+
+    Example:
+        >>> [round(score, 2) for score in f1(torch.tensor([[3, 1], [0, 4]])).tolist()]
+        [0.86, 0.89]
+    """
     return 2 * confusion.diagonal().double() / (confusion.sum(0) + confusion.sum(1))
 
 
 def geometric_mean_recall(confusion: Tensor) -> float:
-    """In [0, 1]: the geometric mean of the recalls of the classes that are present, 0 where one is never found."""
+    """Return the geometric mean of the recalls of the classes that are present.
+
+    Args:
+        confusion: `(C, C)`, from `confusion_matrix`.
+
+    Returns:
+        In [0, 1]; 0 where the recall of any class is 0.
+
+    References:
+        Kubat and Matwin, "Addressing the curse of imbalanced training sets: one-sided selection", 1997.
+
+    Example:
+        >>> round(geometric_mean_recall(torch.tensor([[9, 1], [6, 4]])), 2)
+        0.6
+    """
     found = recall(confusion)
     return float(found[~found.isnan()].log().mean().exp())
 
 
 def balanced_accuracy(labels: Tensor, predictions: Tensor, num_classes: int) -> float:
-    """Mean recall over the classes that are present, in [0, 1]; NaN without rows."""
+    """Return the mean recall over the classes that are present.
+
+    Args:
+        labels: `(N,)`.
+        predictions: `(N,)`.
+        num_classes: C.
+
+    Returns:
+        In [0, 1]; NaN without rows.
+
+    Example:
+        >>> balanced_accuracy(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 0]), 2)
+        0.5
+    """
     return float(recall(confusion_matrix(labels, predictions, num_classes)).nanmean())
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """`(N,)` in logit units: the true class's logit minus the best other; negative where the prediction is wrong.
+    """Subtract the largest other logit from the logit of the true class; negative where the prediction is wrong.
 
-    Infinite when there is one class only.
+    Args:
+        logits: `(N, C)`.
+        labels: `(N,)`.
+
+    Returns:
+        `(N,)` in logit units; infinite when there is only one class.
+
+    Example:
+        >>> margin(torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 4.0]]), torch.tensor([0, 1])).tolist()
+        [1.0, -3.0]
     """
     true = labels[:, None]
     return (logits.gather(1, true) - logits.scatter(1, true, -torch.inf).amax(1, keepdim=True)).squeeze(1)
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
-    """`(C,)` in [0, 1]: expected calibration error of the top-label confidence, per PREDICTED class.
+    """Return the expected calibration error of the top-label confidence for each PREDICTED class.
 
-    Bins of equal width, closed on the right; each weighs by its share of the class's predictions. NaN for a class
-    never predicted. Guo et al. 2017, eq. 3, split by predicted class.
+    Bins have equal width and are closed on the right. Each bin is weighted by its share of the class's predictions.
+
+    Args:
+        logits: `(N, C)`.
+        labels: `(N,)`.
+        bins: Number of bins.
+
+    Returns:
+        `(C,)` in [0, 1]; NaN for a class that is never predicted.
+
+    References:
+        Guo et al., "On calibration of modern neural networks", 2017, equation 3; here split by predicted class.
+
+    Example:
+        >>> logits = torch.tensor([[0.75, 0.25], [0.75, 0.25]]).log()
+        >>> [round(error, 2) for error in calibration_error(logits, torch.tensor([0, 1])).tolist()]
+        [0.25, nan]
     """
     num_classes = logits.shape[1]
     confidence, predicted = logits.double().softmax(1).max(1)
@@ -65,9 +162,23 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
 
 
 def overall_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """In [0, 1]: expected calibration error of the top-label confidence over all rows, each counted once.
+    """Return the expected calibration error of the top-label confidence over all rows, each counted once.
 
-    Bins as in `calibration_error`. Guo et al. 2017, eq. 3. NaN without rows.
+    Args:
+        logits: `(N, C)`.
+        labels: `(N,)`.
+        bins: Number of bins, as in `calibration_error`.
+
+    Returns:
+        In [0, 1]; NaN without rows.
+
+    References:
+        Guo et al., "On calibration of modern neural networks", 2017, equation 3.
+
+    Example:
+        >>> logits = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).log()
+        >>> round(overall_calibration_error(logits, torch.tensor([0, 1])), 2)
+        0.25
     """
     confidence, predicted = logits.double().softmax(1).max(1)
     bin_index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)

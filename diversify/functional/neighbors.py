@@ -1,7 +1,4 @@
-"""Exact nearest neighbours, nearest neighbours with another label, and what they say about a class.
-
-Archetypes: Napierala and Stefanowski 2016; in feature space Dablain et al., "Interpretable ML for imbalanced data".
-"""
+"""Find exact nearest neighbours, and say from them which examples of a class are safe and which classes are close."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _MANY = 4  # candidates per query and neighbour above which equal rows are looke
 
 
 def _pair_distances(queries: Tensor, reference: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Squared distances of the listed pairs from the differences themselves, in float64."""
+    """Squared distances of the listed pairs in float64, from the differences themselves."""
     numbers = _GATHERED if queries.device.type == "cpu" else _GATHERED_ELSEWHERE
     size = max(1, numbers // max(queries.shape[1], 1))
     parts = [
@@ -35,14 +32,14 @@ def _pair_distances(queries: Tensor, reference: Tensor, row: Tensor, column: Ten
 
 
 def _kth_smallest(values: Tensor, k: int) -> Tensor:
-    """`(B, 1)` of each row; NumPy selects several times faster than torch on a CPU."""
+    """The k-th smallest value of each row, `(B, 1)`; NumPy selects several times faster than torch on a CPU."""
     if values.device.type == "cpu":
         return torch.from_numpy(np.partition(values.numpy(), k - 1, axis=1)[:, k - 1 : k])
     return values.topk(k, dim=1, largest=False, sorted=False).values.amax(1, keepdim=True)
 
 
 def _among_first_equals(rows: Tensor, k: int) -> Tensor:
-    """`(R,)` bool: whether fewer than k rows before this one are equal to it."""
+    """True for the rows to which fewer than k earlier rows are equal, `(R,)` bool."""
     group = torch.unique(rows, dim=0, return_inverse=True)[1]
     sizes = torch.bincount(group)
     order = group.argsort(stable=True)
@@ -51,7 +48,7 @@ def _among_first_equals(rows: Tensor, k: int) -> Tensor:
 
 
 def _float32_is_whole(device: torch.device) -> bool:
-    """Whether float32 products keep all their bits: never taken for granted off the CPU, where TF32 may be in use."""
+    """True if float32 products keep all their bits; off the CPU they may not, because TF32 may be in use."""
     try:
         return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # torch's two ways of saying so were mixed, and it refuses to tell
@@ -59,10 +56,10 @@ def _float32_is_whole(device: torch.device) -> bool:
 
 
 class _Tile:
-    """Reference rows as they enter the products, made once for all queries: `[-2 r, |r|^2]` about the centre.
+    """Reference rows in the form that the matrix products need, `[-2 r, |r|^2]` about the centre; made once for all.
 
-    They are cut into panels whose products stay in the cache, and these into groups, whose least bounds are looked at
-    first. Rows that fill up the last panel are infinitely far.
+    They are cut into panels whose products stay in the cache, and the panels into groups whose smallest bounds are
+    looked at first. Rows that pad the last panel are infinitely far away.
     """
 
     def __init__(self, rows: Tensor, dtype: torch.dtype, k: int, block: int) -> None:
@@ -76,10 +73,13 @@ class _Tile:
         self.bound = rows.new_full((len(self.panels), block, self.width), torch.inf, dtype=dtype)
 
     def candidates(self, query: Tensor, limit: Tensor, own: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-        """Row and column, ascending, of the pairs that may be among the k nearest: all that are, and few others.
+        """Rows and columns, ascending, of the pairs that may be among the k nearest: all that are, and few others.
 
-        `query` `(B, D)` is centred float64, `limit` `(B, 1)` the squared distance to stay within, `own` `(B,)` a column
-        to leave out, or one outside of the tile.
+        Args:
+            query: `(B, D)`, centred, float64.
+            limit: `(B, 1)`, squared distance beyond which nothing is needed.
+            own: `(B,)`, a column to leave out for each query; a number outside the tile leaves out none.
+            k: Neighbours per query.
         """
         left = torch.cat([query, query.new_ones(len(query), 1)], 1).to(self.bound.dtype)
         bound = self.bound[:, : len(query)]  # (P, B, W): squared distances less the query's own square, up to rounding
@@ -109,22 +109,31 @@ class _Tile:
 def nearest_neighbors(
     queries: Tensor, reference: Tensor, k: int, *, same: Tensor | None = None, block: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """The k nearest rows of `reference` to each of `queries`: Euclidean distances and indices, each `(Q, k)`.
+    """Find the k nearest rows of `reference` for each query, by Euclidean distance.
 
-    Exact: nearest first, ties to the lower index. Matrix products about the reference's mean only rule out rows that
-    are too far by more than their rounding (float32 where that leaves few, else float64); the rest are ranked by
-    differences computed directly in float64. Equal rows beyond the first k + 1 are passed over; slow only where
-    thousands of rows that differ tie.
+    The result is exact: nearest first, ties to the lower index. Matrix products about the reference's mean only rule
+    out rows that are too far by more than the rounding error (in float32 where that leaves few rows, else in float64).
+    The rest are ranked by differences computed in float64. Equal rows beyond the first k + 1 are skipped; it is slow
+    only where thousands of different rows tie.
 
     Args:
         queries: Rows to look up, `(Q, D)`.
-        reference: Rows to look among, `(R, D)`.
+        reference: Rows to search, `(R, D)`.
         k: Neighbours per query.
-        same: `(Q,)` index of each query in `reference`, which is left out; -1 for none.
+        same: `(Q,)`, index of each query in `reference`, which is left out; -1 leaves out none.
         block: Queries at a time; 256 of them need about 64 MB.
 
+    Returns:
+        Distances and indices, each `(Q, k)`.
+
     Raises:
-        InputError: a query has fewer than k rows to choose from.
+        InputError: A query has fewer than k rows to choose from.
+
+    Example:
+        >>> reference = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> distances, indices = nearest_neighbors(torch.tensor([[1.5]]), reference, 2)
+        >>> distances.tolist(), indices.tolist()
+        ([[0.5, 1.5]], [[1, 0]])
     """
     leaves_out = same is not None and bool((same >= 0).any())
     others = len(reference) - leaves_out
@@ -164,12 +173,15 @@ def nearest_neighbors(
 
 
 def _within_float32(rows: Tensor) -> bool:
-    """Whether squares of these numbers neither overflow nor vanish in float32."""
+    """True if the squares of these numbers neither overflow nor vanish in float32."""
     return bool(rows.numel()) and 1e-15 < float(rows.abs().max()) < 1e15
 
 
 def _merge(distances: Tensor, indices: Tensor, row: Tensor, column: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-    """The k best per row of those known `(B, k)` and those found, whose indices are all higher and ascend by row."""
+    """The k best per row, out of those known `(B, k)` and those found.
+
+    The indices of those found are all higher and ascend by row.
+    """
     rows, k = distances.shape
     sizes = torch.bincount(row, minlength=rows)
     widest = int(sizes.max())
@@ -190,7 +202,26 @@ def _merge(distances: Tensor, indices: Tensor, row: Tensor, column: Tensor, foun
 
 
 def archetypes(neighbor_labels: Tensor, labels: Tensor) -> Tensor:
-    """`(N,)` int64: 0 safe (4 or 5 of the 5 neighbours share the label), 1 border (2, 3), 2 rare (1), 3 outlier (0)."""
+    """Classify each example by how many of its 5 nearest neighbours share its label.
+
+    Args:
+        neighbor_labels: `(N, 5)`.
+        labels: `(N,)`.
+
+    Returns:
+        `(N,)` int64: 0 safe (4 or 5 of them), 1 border (2 or 3), 2 rare (1), 3 outlier (0).
+
+    Raises:
+        InputError: `neighbor_labels` does not have 5 columns.
+
+    References:
+        Napierala and Stefanowski, "Types of minority class examples and their influence on learning classifiers from
+        imbalanced data", 2016; in feature space Dablain et al., "Interpretable ML for imbalanced data", 2022.
+
+    Example:
+        >>> archetypes(torch.tensor([[0, 0, 0, 0, 1], [0, 1, 1, 1, 1]]), torch.tensor([0, 0])).tolist()
+        [0, 2]
+    """
     if neighbor_labels.shape[1] != 5:
         raise must("neighbor_labels", "have 5 columns", neighbor_labels.shape[1])
     kind = torch.tensor([3, 2, 1, 1, 0, 0], device=labels.device)
@@ -198,15 +229,38 @@ def archetypes(neighbor_labels: Tensor, labels: Tensor) -> Tensor:
 
 
 def archetype_fractions(kinds: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """`(C, 4)` float64: the share of each class's rows that is safe, border, rare, outlier; NaN for an absent class."""
+    """Return the fractions of each class's examples that are safe, border, rare and outlier.
+
+    Args:
+        kinds: `(N,)` from `archetypes`.
+        labels: `(N,)`.
+        num_classes: C.
+
+    Returns:
+        `(C, 4)` float64; NaN for an absent class.
+
+    Example:
+        >>> archetype_fractions(torch.tensor([0, 0, 3, 1]), torch.tensor([0, 0, 0, 1]), 2)[1].tolist()
+        [0.0, 1.0, 0.0, 0.0]
+    """
     return class_mean(functional.one_hot(kinds, 4).double(), labels, num_classes)
 
 
 def enemy_matrix(neighbor_labels: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """`(C, C)` float64: of the neighbours of a class's rows with another label, the share of each class.
+    """Return, among the neighbours of a class's rows that have another label, the share of each class.
 
-    `neighbor_labels` is `(E, k)`, `labels` `(E,)`. Rows sum to 1 and the diagonal is 0; a row is NaN
-    where the class has no rows or no neighbour with another label.
+    Args:
+        neighbor_labels: `(E, k)`.
+        labels: `(E,)`.
+        num_classes: C.
+
+    Returns:
+        `(C, C)` float64. Rows sum to 1 and the diagonal is 0; a row is NaN where the class has no rows, or no neighbour
+        with another label.
+
+    Example:
+        >>> enemy_matrix(torch.tensor([[0, 1, 2], [1, 2, 2]]), torch.tensor([0, 0]), 3)[0].tolist()
+        [0.0, 0.4, 0.6]
     """
     pair = (labels[:, None] * num_classes + neighbor_labels)[neighbor_labels != labels[:, None]]
     counts = torch.bincount(pair, minlength=num_classes**2).view(num_classes, num_classes).double()

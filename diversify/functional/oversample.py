@@ -1,7 +1,7 @@
-"""Formulas that make features of a class: tensors in, tensors out, the draws handed in.
+"""Formulas that make synthetic features: tensors in, tensors out; the caller passes the random draws.
 
-`strength` is in [0, 1] throughout: 0 gives the row back and 1 is the full range. Draws are uniform in [0, 1) unless they
-are called noise, which is standard normal. Numbers per row are `(N,)`.
+`strength` lies in [0, 1] throughout: 0 returns the row and 1 is the full range. Draws are uniform in [0, 1), except
+noise, which is standard normal. Numbers per row are `(N,)`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,25 @@ _CLASSES = 16  # covariances held at a time
 
 
 def enemies_among(neighbors: Tensor, labels: Tensor, reference_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row's neighbours, those with another label: `(Q, k)` moved to the front in order, and how many, `(Q,)`.
+    """Find, among each row's neighbours, those with another label ("enemies").
 
-    `neighbors` `(Q, k)` are indices into `reference_labels`, `labels` `(Q,)` the rows' own. Rows that have some are the
-    bases of EOS (Dablain, Bellinger, Krawczyk, Chawla, "Efficient augmentation for imbalanced deep learning", 2022).
+    Rows that have enemies are the bases of EOS.
+
+    Args:
+        neighbors: `(Q, k)` indices into `reference_labels`.
+        labels: `(Q,)`, the rows' own labels.
+        reference_labels: `(R,)`.
+
+    Returns:
+        `neighbors` with the enemies moved to the front, in order, `(Q, k)`; and the number of enemies, `(Q,)`.
+
+    References:
+        Dablain, Bellinger, Krawczyk and Chawla, "Efficient augmentation for imbalanced deep learning" (EOS), 2022.
+
+    Example:
+        >>> table, count = enemies_among(torch.tensor([[0, 1, 2]]), torch.tensor([0]), torch.tensor([0, 1, 1]))
+        >>> table.tolist(), count.tolist()
+        ([[1, 2, 0]], [2])
     """
     enemy = reference_labels[neighbors] != labels[:, None]
     order = enemy.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
@@ -33,10 +48,26 @@ def enemies_among(neighbors: Tensor, labels: Tensor, reference_labels: Tensor) -
 
 
 def siblings(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest rows with the same label: `(Q, k)` indices and how many of them hold, `(Q,)`.
+    """Find the k nearest rows with the same label.
 
-    Fewer than k hold where the class has no more rows; the places behind them are the row itself, as is everything for
-    the only row of its class. Chawla et al., "SMOTE", 2002.
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        rows: `(Q,)`, the rows to look up.
+        k: Neighbours per row.
+
+    Returns:
+        Indices `(Q, k)`, and how many of each row's indices are valid, `(Q,)`. If the class has fewer than k other
+        rows, the remaining places hold the row itself.
+
+    References:
+        Chawla, Bowyer, Hall and Kegelmeyer, "SMOTE: synthetic minority over-sampling technique", 2002.
+
+    Example:
+        >>> features, labels = torch.tensor([[0.0], [1.0], [5.0], [0.5]]), torch.tensor([0, 0, 0, 1])
+        >>> table, count = siblings(features, labels, torch.tensor([0, 3]), k=2)
+        >>> table.tolist(), count.tolist()
+        ([[1, 2], [3, 3]], [2, 0])
     """
     table = rows[:, None].repeat(1, k)
     count = torch.zeros_like(rows)
@@ -53,10 +84,28 @@ def siblings(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tuple[Te
 
 
 def eos_partners(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Each row's enemies among its k nearest neighbours over ALL rows: `(Q, k)` and how many, `(Q,)`.
+    """Find each row's enemies among its k nearest neighbours over ALL rows.
 
-    A row is none of its own neighbours. (The published script counts it as the nearest one when it looks up the
-    partner, and none when it draws it, so that it takes the neighbour before the one it drew.)
+    A row is not its own neighbour. (The published script counts the row as its own nearest neighbour when it looks up
+    the partner, but not when it draws it, so it takes the neighbour before the one it drew.)
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        rows: `(Q,)`, the rows to look up.
+        k: Neighbours per row; at most N - 1 are used.
+
+    Returns:
+        Indices `(Q, k)` with the enemies first, and the number of enemies, `(Q,)`.
+
+    References:
+        Dablain, Bellinger, Krawczyk and Chawla 2022 (EOS).
+
+    Example:
+        >>> features, labels = torch.tensor([[0.0], [1.0], [5.0], [0.5]]), torch.tensor([0, 0, 0, 1])
+        >>> table, count = eos_partners(features, labels, torch.tensor([0]), k=2)
+        >>> table.tolist(), count.tolist()
+        ([[3, 1]], [1])
     """
     k = min(k, len(features) - 1)
     if k < 1 or not len(rows):
@@ -66,26 +115,77 @@ def eos_partners(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tupl
 
 
 def in_danger(enemy_count: Tensor, m: int) -> Tensor:
-    """`(Q,)` bool: at least half, but not all, of the m nearest are enemies; Han et al., "Borderline-SMOTE", 2005."""
+    """Return the rows of which at least half, but not all, of the m nearest neighbours are enemies.
+
+    Args:
+        enemy_count: `(Q,)`.
+        m: Neighbours that were looked at.
+
+    Returns:
+        `(Q,)` bool.
+
+    References:
+        Han, Wang and Mao, "Borderline-SMOTE: a new over-sampling method in imbalanced data sets learning", 2005.
+
+    Example:
+        >>> in_danger(torch.tensor([1, 3, 5]), m=5).tolist()
+        [False, True, False]
+    """
     return (2 * enemy_count >= m) & (enemy_count < m)
 
 
 def pick(table: Tensor, count: Tensor, draw: Tensor) -> Tensor:
-    """`(N,)`: one of the first `count` of each row of `table` `(N, k)`, uniformly; the first where there are none."""
+    """Choose one of the first `count` entries of each row of a table, uniformly; the first entry where `count` is 0.
+
+    Args:
+        table: `(N, k)`.
+        count: `(N,)`.
+        draw: `(N,)` in [0, 1).
+
+    Returns:
+        `(N,)`.
+
+    Example:
+        >>> pick(torch.tensor([[7, 8, 9], [4, 5, 6]]), torch.tensor([2, 3]), torch.tensor([0.6, 0.9])).tolist()
+        [8, 6]
+    """
     place = (draw.double() * count).long().clamp(max=table.shape[1] - 1)
     return table.gather(1, place[:, None])[:, 0]
 
 
 def by_class(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows class after class, `(N,)`, and for each class where its rows begin and how many there are, `(C,)`."""
+    """Group rows by class.
+
+    Args:
+        labels: `(N,)`.
+        num_classes: C.
+
+    Returns:
+        The rows class after class, `(N,)`; where each class begins in that list, `(C,)`; how many rows it has, `(C,)`.
+
+    Example:
+        >>> [part.tolist() for part in by_class(torch.tensor([1, 0, 1]), 2)]
+        [[1, 0, 2], [0, 1], [1, 2]]
+    """
     count = torch.bincount(labels, minlength=num_classes)
     return labels.argsort(stable=True), count.cumsum(0) - count, count
 
 
 def row_of(classes: Tensor, grouped: tuple[Tensor, Tensor, Tensor], draw: Tensor) -> Tensor:
-    """One row of each of the `classes`, uniformly, of the shape of `draw`; `grouped` is what `by_class` gives.
+    """Choose one row of each of the given classes, uniformly.
 
-    A class without rows gives some row of another class.
+    Args:
+        classes: Classes that broadcast with `draw`.
+        grouped: From `by_class`.
+        draw: In [0, 1).
+
+    Returns:
+        Row indices of the shape of `draw`. A class without rows gets some row of another class.
+
+    Example:
+        >>> grouped = by_class(torch.tensor([1, 0, 1]), 2)
+        >>> row_of(torch.tensor([1, 1]), grouped, torch.tensor([0.1, 0.9])).tolist()
+        [0, 2]
     """
     order, start, count = grouped
     place = torch.minimum((draw.double() * count[classes]).long(), count[classes] - 1)
@@ -93,7 +193,19 @@ def row_of(classes: Tensor, grouped: tuple[Tensor, Tensor, Tensor], draw: Tensor
 
 
 def class_of(shares: Tensor, draw: Tensor) -> Tensor:
-    """Which column of `shares` `(N, C)`, whose rows sum to 1, each draw `(N, ...)` falls on."""
+    """Choose classes with given probabilities, by the inverse of the cumulative distribution.
+
+    Args:
+        shares: `(N, C)`; rows sum to 1.
+        draw: `(N, ...)` in [0, 1).
+
+    Returns:
+        Class indices of the shape of `draw`.
+
+    Example:
+        >>> class_of(torch.tensor([[0.5, 0.0, 0.5]]), torch.tensor([[0.2, 0.7]])).tolist()
+        [[0, 2]]
+    """
     ends = shares.cumsum(1)
     ends = ends / ends[:, -1:]
     flat = draw.reshape(len(draw), -1).to(ends)
@@ -104,17 +216,47 @@ def class_of(shares: Tensor, draw: Tensor) -> Tensor:
 
 
 def interpolate(base: Tensor, partner: Tensor, draw: Tensor, strength: Tensor | float) -> Tensor:
-    """`base + strength * draw * (partner - base)`, `(N, D)`.
+    """Return `base + strength * draw * (partner - base)`.
 
-    With a neighbour of the class as partner it is SMOTE (Chawla et al. 2002), with one of another class EOS (Dablain et
-    al. 2022), with any row manifold mixup (Verma et al. 2019); the classes of the labels are those of the caller.
+    It is SMOTE if the partner is a neighbour of the same class, EOS if it is a neighbour of another class, and manifold
+    mixup if it is any row. The caller decides what the labels are.
+
+    Args:
+        base: `(N, D)`.
+        partner: `(N, D)`.
+        draw: `(N,)` in [0, 1).
+        strength: In [0, 1], one number or `(N,)`.
+
+    Returns:
+        `(N, D)`.
+
+    References:
+        Chawla et al. 2002 (SMOTE); Dablain et al. 2022 (EOS).
+        Verma et al., "Manifold mixup: better representations by interpolating hidden states", 2019.
+
+    Example:
+        >>> interpolate(torch.zeros(1, 2), torch.tensor([[4.0, 8.0]]), torch.tensor([0.5]), strength=0.5).tolist()
+        [[1.0, 2.0]]
     """
     step = (strength * draw).to(base.dtype)[:, None]
     return base + step * (partner - base)
 
 
 def mix_labels(base: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """`(N, C)` float32: label distributions mixed, with `share` `(N,)` of the partner's."""
+    """Mix label distributions.
+
+    Args:
+        base: `(N, C)`.
+        partner: `(N, C)`.
+        share: `(N,)`, the partner's share.
+
+    Returns:
+        `(N, C)` float32.
+
+    Example:
+        >>> mix_labels(torch.tensor([[1, 0]]), torch.tensor([[0, 1]]), torch.tensor([0.25])).tolist()
+        [[0.75, 0.25]]
+    """
     weight = share.float()[:, None]
     return (1 - weight) * base.float() + weight * partner.float()
 
@@ -123,16 +265,42 @@ def mix_labels(base: Tensor, partner: Tensor, share: Tensor) -> Tensor:
 
 
 def head_classes(counts: Tensor) -> Tensor:
-    """`(C,)` bool: the classes that have at least as many rows as the classes that are present have on average."""
+    """Return the classes that have at least as many rows as the present classes have on average.
+
+    Args:
+        counts: `(C,)`.
+
+    Returns:
+        `(C,)` bool.
+
+    Example:
+        >>> head_classes(torch.tensor([100, 30, 10, 0])).tolist()
+        [True, False, False, False]
+    """
     return counts * (counts > 0).sum() >= counts.sum().clamp(min=1)
 
 
 def similar_donors(means: Tensor, counts: Tensor) -> Tensor:
-    """`(C, C)` float64, rows sum to 1: how much of each class's covariance is which class's.
+    """Return the weights with which classes borrow covariance from head classes that are similar to them.
 
-    Its own with weight n / (n + 200), n its rows; the rest goes to the head classes by the softmax of 10 x the cosine
-    between class means. A class that is absent, with a NaN mean, borrows from all of them alike. After Yang, Liu and Xu,
-    "Free lunch for few-shot learning", 2021.
+    A class keeps its own covariance with weight n / (n + 200), n its rows. The rest goes to the head classes by the
+    softmax of 10 times the cosine between class means. An absent class, with a NaN mean, borrows from all head classes
+    equally.
+
+    Args:
+        means: `(C, D)`.
+        counts: `(C,)`.
+
+    Returns:
+        `(C, C)` float64; rows are the borrowing classes and sum to 1.
+
+    References:
+        After Yang, Liu and Xu, "Free lunch for few-shot learning: distribution calibration", 2021.
+
+    Example:
+        >>> weights = similar_donors(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([600, 200]))
+        >>> [[round(weight, 2) for weight in row] for row in weights.tolist()]
+        [[1.0, 0.0], [0.5, 0.5]]
     """
     direction = torch.nn.functional.normalize(means.double().nan_to_num(0), dim=1)
     cosine = (SHARPNESS * direction @ direction.T).masked_fill(~head_classes(counts), -torch.inf)
@@ -141,17 +309,45 @@ def similar_donors(means: Tensor, counts: Tensor) -> Tensor:
 
 
 def pooled_donors(counts: Tensor) -> Tensor:
-    """`(C, C)` float64, rows sum to 1: every class borrows from all head classes, by their rows.
+    """Return the weights with which every class borrows covariance from all head classes, in proportion to their rows.
 
-    What is borrowed is then the covariance of all rows of the head classes about their class means. After Yin, Yu, Sohn,
-    Liu and Chandraker, "Feature transfer learning for face recognition with under-represented data", 2019.
+    The borrowed covariance is that of all rows of the head classes about their class means.
+
+    Args:
+        counts: `(C,)`.
+
+    Returns:
+        `(C, C)` float64; rows are the borrowing classes and sum to 1.
+
+    References:
+        After Yin, Yu, Sohn, Liu and Chandraker, "Feature transfer learning for face recognition with under-represented
+        data", 2019.
+
+    Example:
+        >>> pooled_donors(torch.tensor([300, 100, 2])).tolist()[2]
+        [1.0, 0.0, 0.0]
     """
     weight = torch.where(head_classes(counts), counts, 0).double()
     return (weight / weight.sum().clamp(min=1)).repeat(len(counts), 1)
 
 
 def donor_covariance(features: Tensor, labels: Tensor, donors: Tensor, classes: Tensor) -> Tensor:
-    """`(U, D, D)` float64: for each of `classes` `(U,)` the within-class covariances weighted by its row of `donors`."""
+    """Average the within-class covariances of the donors of each class.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        donors: `(C, C)` weights, from `similar_donors` or `pooled_donors`.
+        classes: `(U,)`, the classes to compute.
+
+    Returns:
+        `(U, D, D)` float64.
+
+    Example:
+        >>> features, labels = torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1])
+        >>> donor_covariance(features, labels, pooled_donors(torch.tensor([2, 1])), torch.tensor([1])).tolist()
+        [[[1.0]]]
+    """
     size = features.shape[1]
     result = features.new_zeros((len(classes), size * size), dtype=torch.float64)
     for chunk in labels.unique().split(_CLASSES):
@@ -165,7 +361,20 @@ def donor_covariance(features: Tensor, labels: Tensor, donors: Tensor, classes: 
 
 
 def factor(covariance: Tensor) -> Tensor:
-    """`(U, D, D)` F with `F.T @ F` the covariance, so that `noise @ F` has it; any rank will do."""
+    """Factor covariances of any rank into F with `F.T @ F` the covariance, so that `noise @ F` has that covariance.
+
+    Args:
+        covariance: `(U, D, D)`.
+
+    Returns:
+        `(U, D, D)`.
+
+    Example:
+        >>> covariance = torch.tensor([[[4.0, 0.0], [0.0, 0.0]]])
+        >>> rows = factor(covariance)
+        >>> torch.allclose(rows.mT @ rows, covariance)
+        True
+    """
     values, vectors = torch.linalg.eigh(covariance)
     rows: Tensor = values.clamp(min=0).sqrt()[..., None] * vectors.mT
     return rows
@@ -178,34 +387,85 @@ def donor_residuals(
     grouped: tuple[Tensor, Tensor, Tensor],
     draws: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """`(N, M, D)`: rows about their class means, their classes drawn by `shares` `(N, C)`, the rows uniformly.
+    """Draw rows of donor classes and subtract their class means.
 
-    `means` is `(C, D)`, `grouped` what `by_class` gives, and the two draws, of the class and of the row, `(N, M)` each.
+    Args:
+        features: `(R, D)`.
+        means: `(C, D)`.
+        shares: `(N, C)`, the probability of each donor class.
+        grouped: From `by_class`.
+        draws: Two `(N, M)` tensors in [0, 1), for the class and for the row.
+
+    Returns:
+        `(N, M, D)`.
+
+    Example:
+        >>> features, means = torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([[1.0], [9.0]])
+        >>> grouped, draw = by_class(torch.tensor([0, 0, 1]), 2), torch.tensor([[0.1, 0.9]])
+        >>> donor_residuals(features, means, torch.tensor([[1.0, 0.0]]), grouped, (draw, draw)).tolist()
+        [[[-1.0], [1.0]]]
     """
     classes = class_of(shares, draws[0])
     return features[row_of(classes, grouped, draws[1])] - means[classes].to(features.dtype)
 
 
 def add_noise(base: Tensor, noise: Tensor, strength: Tensor | float, lowest: Tensor | float = -torch.inf) -> Tensor:
-    """`base + 3 * strength * noise`, no feature below `lowest` (0 where features are never negative), `(N, D)`.
+    """Return `base + 3 * strength * noise`, with no feature below `lowest`.
 
-    `noise` `(N, D)` has the covariance of the donors. After Liu et al., "Deep representation learning on long-tailed
-    data: a learnable embedding augmentation perspective" (feature cloud), 2020.
+    Args:
+        base: `(N, D)`.
+        noise: `(N, D)` with the covariance of the donors.
+        strength: In [0, 1], one number or `(N,)`.
+        lowest: Lower bound of the features: 0 after a ReLU.
+
+    Returns:
+        `(N, D)`.
+
+    References:
+        After Liu et al., "Deep representation learning on long-tailed data: a learnable embedding augmentation
+        perspective", 2020 (feature cloud).
+
+    Example:
+        >>> add_noise(torch.ones(1, 2), torch.tensor([[1.0, -1.0]]), strength=0.5, lowest=0.0).tolist()
+        [[2.5, 0.0]]
     """
     scale = torch.as_tensor(STANDARD_DEVIATIONS * strength).to(base).reshape(-1, 1)
     return (base + scale * noise.to(base.dtype)).clamp(min=torch.as_tensor(lowest).to(base))
 
 
 def factored_noise(noise: Tensor, factors: Tensor) -> Tensor:
-    """`(N, D)`: noise `(N, D)` with the covariance that each row's factor `(N, D, D)` stands for."""
+    """Multiply each row of noise by the factor of its covariance.
+
+    Args:
+        noise: `(N, D)`.
+        factors: `(N, D, D)` from `factor`.
+
+    Returns:
+        `(N, D)` with the covariance that the factor stands for.
+
+    Example:
+        >>> factored_noise(torch.tensor([[1.0, 1.0]]), torch.tensor([[[2.0, 0.0], [0.0, 3.0]]])).tolist()
+        [[2.0, 3.0]]
+    """
     coloured: Tensor = torch.einsum("nd,nde->ne", noise, factors)
     return coloured
 
 
 def combined_noise(noise: Tensor, residuals: Tensor) -> Tensor:
-    """`(N, D)`: rows about their class means, `residuals` `(N, M, D)`, weighted by noise `(N, M)` over sqrt(M).
+    """Combine residuals with random weights, divided by sqrt(M).
 
-    Has the covariance with which the residuals were drawn, without ever writing it down.
+    The result has the covariance from which the residuals were drawn, without computing that covariance.
+
+    Args:
+        noise: `(N, M)` weights, standard normal.
+        residuals: `(N, M, D)`, rows minus their class means.
+
+    Returns:
+        `(N, D)`.
+
+    Example:
+        >>> combined_noise(torch.ones(1, 4), torch.ones(1, 4, 2)).tolist()
+        [[2.0, 2.0]]
     """
     total: Tensor = torch.einsum("nm,nmd->nd", noise, residuals) / noise.shape[1] ** 0.5
     return total
@@ -215,10 +475,26 @@ def combined_noise(noise: Tensor, residuals: Tensor) -> Tensor:
 
 
 def shrink(base: Tensor, chosen: Tensor, draw: Tensor, strength: Tensor | float) -> Tensor:
-    """`(N, D)`: the `chosen` `(N, D)` features times a factor drawn from (1 - strength, 1].
+    """Multiply the chosen features of each row by one factor drawn from (1 - strength, 1].
 
-    One factor per row. Of our own making: held-out examples of a rare class have weaker top-K features than its training
-    examples (Dablain et al. 2023, "Understanding CNN fragility when learning with imbalanced data").
+    This is a method of this library. Its reason: held-out examples of a rare class have weaker top-K features than its
+    training examples.
+
+    Args:
+        base: `(N, D)`.
+        chosen: `(N, D)` bool.
+        draw: `(N,)` in [0, 1).
+        strength: In [0, 1], one number or `(N,)`.
+
+    Returns:
+        `(N, D)`.
+
+    References:
+        Dablain et al., "Understanding CNN fragility when learning with imbalanced data", 2023, for the observation.
+
+    Example:
+        >>> shrink(torch.ones(1, 2), torch.tensor([[True, False]]), torch.tensor([0.5]), strength=0.5).tolist()
+        [[0.75, 1.0]]
     """
     smaller = (1 - strength * draw).to(base.dtype)[:, None] * base
     return torch.where(chosen, smaller, base)
@@ -230,18 +506,29 @@ def shrink(base: Tensor, chosen: Tensor, draw: Tensor, strength: Tensor | float)
 def isda_logits(
     logits: Tensor, targets: Tensor, weight: Tensor, factors: Tensor, classes: Tensor, strength: Tensor
 ) -> Tensor:
-    """`(N, C)`: to logit j of a row of class y comes `(strength / 2) (w_j - w_y)^T Sigma_y (w_j - w_y)`.
+    """Add `(strength / 2) (w_j - w_y)^T Sigma_y (w_j - w_y)` to logit j of every row of class y.
 
-    Cross entropy on these is an upper bound of its mean over features with Gaussian noise of covariance `strength *
-    Sigma_y`. Wang et al., "Implicit semantic data augmentation for deep networks" (ISDA), 2019, eq. 8.
+    Cross entropy on these logits is an upper bound of its mean over features with Gaussian noise of covariance
+    `strength * Sigma_y`.
 
     Args:
         logits: `(N, C)`.
         targets: Classes, `(N,)`.
         weight: The head's, `(C, D)`; gradients flow into it.
-        factors: `(U, M, D)`: F with `F.T @ F` the covariance Sigma of the classes that have one.
-        classes: Which these are, `(U,)`.
+        factors: `(U, M, D)`, F with `F.T @ F` the covariance Sigma of the classes that have one.
+        classes: `(U,)`, these classes.
         strength: lambda per class, `(C,)`; 0 for the other classes.
+
+    Returns:
+        `(N, C)`.
+
+    References:
+        Wang et al., "Implicit semantic data augmentation for deep networks" (ISDA), 2019, equation 8.
+
+    Example:
+        >>> factors, strength = torch.eye(2)[None], torch.tensor([1.0, 0.0])
+        >>> isda_logits(torch.zeros(1, 2), torch.tensor([0]), torch.eye(2), factors, torch.tensor([0]), strength).tolist()
+        [[0.0, 1.0]]
     """
     added = logits.new_zeros(len(strength), logits.shape[1])  # (C, C)
     for place, one in enumerate(factors.to(weight)):

@@ -1,4 +1,4 @@
-"""A map of features: places in two dimensions that keep neighbours together."""
+"""Place features on a map of two dimensions that keeps neighbours together."""
 
 from __future__ import annotations
 
@@ -13,12 +13,27 @@ _DIMENSIONS = 50  # the principal ones, before the map is made
 
 
 def two_dimensions(features: Tensor, *, seed: int) -> Tensor | None:
-    """`(N, 2)` float64 places for features `(N, D)`: t-SNE from a start at the principal components.
+    """Return a position in two dimensions for each row, by t-SNE that starts at the principal components.
 
-    Near each other means alike; how far apart two groups lie, and how large they look, means nothing. None below 10 rows,
-    and where all rows are alike. Equal input gives equal output, whatever the number of threads.
+    Points that are close have similar features. The distance between two groups and their apparent size mean nothing.
+    Equal input gives equal output, whatever the number of threads.
 
-    Source: van der Maaten and Hinton 2008; Kobak and Berens 2019 for the start.
+    Args:
+        features: `(N, D)`.
+        seed: Seed of t-SNE.
+
+    Returns:
+        `(N, 2)` float64; None below 10 rows, and where all rows are equal.
+
+    References:
+        van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.
+        Kobak and Berens, "The art of using t-SNE for single-cell transcriptomics", 2019, for the start.
+
+    Example:
+        >>> two_dimensions(torch.eye(12), seed=0).shape
+        torch.Size([12, 2])
+        >>> two_dimensions(torch.eye(4), seed=0) is None
+        True
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE

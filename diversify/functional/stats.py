@@ -1,4 +1,8 @@
-"""Intervals, rank correlations, the fit on log n, and the rows that a comparison at matched n uses."""
+"""Statistics: intervals, tests, rank correlations, the fit on log n, and the rows of a comparison at matched n.
+
+scipy computes ranks, t tests and quantiles of t. What is written out here is batched over tensors, takes fractional
+counts, draws by key instead of from a generator, or is missing in scipy.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,26 @@ _UNCORRELATED = 1e-12  # a residual smaller than this share of a variable is rou
 
 
 def wilson_interval(successes: Tensor, totals: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Low and high end of a proportion's score interval, in [0, 1]; the shape of `successes`, float64.
+    """Return Wilson's score interval of proportions, without continuity correction.
 
-    NaN where the total is 0. Wilson 1927, without continuity correction.
+    `scipy.stats.binomtest` has it for one proportion of whole counts; here it is computed for many at once, and counts
+    may be fractions.
+
+    Args:
+        successes: Successes, of any shape.
+        totals: Trials, of the same shape.
+        confidence: Coverage of the interval, in (0, 1).
+
+    Returns:
+        Low and high ends in [0, 1], float64, of the shape of `successes`; NaN where the total is 0.
+
+    References:
+        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+
+    Example:
+        >>> low, high = wilson_interval(torch.tensor([8, 0]), torch.tensor([10, 10]))
+        >>> [(round(a, 2), round(b, 2)) for a, b in zip(low.tolist(), high.tolist())]
+        [(0.49, 0.94), (0.0, 0.28)]
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     total = totals.double()
@@ -43,12 +64,29 @@ def wilson_interval(successes: Tensor, totals: Tensor, confidence: float = 0.95)
 def paired_difference_interval(
     first: Tensor, second: Tensor, both: Tensor, totals: Tensor, confidence: float = 0.95
 ) -> tuple[Tensor, Tensor]:
-    """Low and high end for the share of `second` less the share of `first` among the same `totals` units, in [-1, 1].
+    """Return an interval for the difference of two proportions of the same units, `second` minus `first`.
 
-    `both` counts the units where first and second are the case together; all four have one shape, float64 comes back.
-    A unit may count in part, where it was looked at several times. NaN where the total is 0. The two shares' Wilson
-    intervals, squared and added with the correlation of the two (Newcombe 1998, "Improved confidence intervals for the
-    difference between binomial proportions based on paired data", method 10): never of width 0.
+    It combines the Wilson intervals of both shares with their correlation, so its width is never 0.
+
+    Args:
+        first: Units where the first is true, of any shape.
+        second: Units where the second is true.
+        both: Units where both are true.
+        totals: All units. A unit that was observed several times may count as a fraction.
+        confidence: Coverage of the interval, in (0, 1).
+
+    Returns:
+        Low and high ends in [-1, 1], float64; NaN where the total is 0.
+
+    References:
+        Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data",
+        1998, method 10.
+
+    Example:
+        >>> first, second, both, total = (torch.tensor(count) for count in (60, 75, 55, 100))
+        >>> low, high = paired_difference_interval(first, second, both, total)
+        >>> round(float(low), 2), round(float(high), 2)
+        (0.05, 0.24)
     """
     one, two, shared, total = (each.double() for each in (first, second, both, totals))
     (low_one, high_one), (low_two, high_two) = (wilson_interval(each, total, confidence) for each in (one, two))
@@ -97,12 +135,28 @@ def difference_interval(
 
 
 def mean_share_interval(share: Tensor, low: Tensor, high: Tensor, least: float = 0.0) -> tuple[float, float]:
-    """Low and high end for the mean of independent proportions, from their own intervals; NaN ones are left out.
+    """Return an interval for the mean of independent proportions from the interval of each.
 
-    Of differences of proportions too, with `least` -1.
+    NaN proportions are left out.     The distances to the ends are added in squares. So the interval keeps its width where classes have a single image,
+    where a bootstrap interval would have width 0.
 
-    The distances to the ends add in squares (MOVER: Zou and Donner 2008), so the interval keeps its width where classes
-    have a single image, and a bootstrap would have none.
+    Args:
+        share: `(C,)` proportions.
+        low: `(C,)` low ends.
+        high: `(C,)` high ends.
+        least: The smallest possible mean: 0, or -1 for differences of proportions.
+
+    Returns:
+        Low and high end; NaN where all proportions are NaN.
+
+    References:
+        Zou and Donner, "Construction of confidence limits about effect measures: a general approach" (MOVER), 2008.
+
+    Example:
+        >>> hits, totals = torch.tensor([9, 5]), torch.tensor([10, 10])
+        >>> low, high = mean_share_interval(hits / totals, *wilson_interval(hits, totals))
+        >>> round(low, 2), round(high, 2)
+        (0.5, 0.84)
     """
     known = ~share.isnan()
     count = int(known.sum())
@@ -116,11 +170,30 @@ def mean_share_interval(share: Tensor, low: Tensor, high: Tensor, least: float =
 def bootstrap_class_mean(
     values: Tensor, labels: Tensor, num_classes: int, draws: int = 200, *, seed: int, name: str
 ) -> Tensor:
-    """`(draws, C)` float64: class means of `values` `(N,)` over rows drawn with replacement inside each class.
+    """Return class means over rows drawn with replacement inside each class.
 
-    NaN for an absent class; a class of one row gives its value in every draw. A class's draws depend on
-    (name, seed, class, draw, position within the class), not on the other classes, and are independent of theirs.
-    The caller filters rows to restrict the mean to a group, for example to true positives.
+    The draws of a class depend on (name, seed, class, draw, position within the class), not on the other classes, and
+    are independent of theirs. To restrict the mean to a group, for example to true positives, filter the rows first.
+
+    Args:
+        values: `(N,)`.
+        labels: `(N,)`.
+        num_classes: C.
+        draws: Number of draws.
+        seed: Seed of the draws.
+        name: First part of the key of the draws.
+
+    Returns:
+        `(draws, C)` float64; NaN for an absent class. A class of one row gives its value in every draw.
+
+    See Also:
+        interval: The percentile interval of these draws.
+
+    Example:
+        >>> values, labels = torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.tensor([0, 0, 0, 1])
+        >>> means = bootstrap_class_mean(values, labels, 2, draws=500, seed=0, name="example")
+        >>> means.shape, round(float(means[:, 0].mean()), 1), float(means[:, 1].min())
+        (torch.Size([500, 2]), 0.7, 1.0)
     """
     order = torch.argsort(labels, stable=True)
     label, value = labels[order], values[order].double()
@@ -136,9 +209,19 @@ def bootstrap_class_mean(
 
 
 def interval(draws: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Low and high percentile of `draws` `(B, ...)` over its first dimension, each `(...)`.
+    """Return the percentile interval of draws.
 
-    NaN draws are left out; NaN where all are NaN.
+    Args:
+        draws: `(B, ...)`; NaN draws are left out.
+        confidence: Coverage of the interval, in (0, 1).
+
+    Returns:
+        Low and high ends, each `(...)`; NaN where all draws are NaN.
+
+    Example:
+        >>> low, high = interval(torch.arange(101.0), confidence=0.9)
+        >>> round(float(low), 1), round(float(high), 1)
+        (5.0, 95.0)
     """
     tail = (1 - confidence) / 2
     ends = torch.nanquantile(draws, torch.tensor([tail, 1 - tail], dtype=draws.dtype, device=draws.device), dim=0)
@@ -146,7 +229,7 @@ def interval(draws: Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """`(N,)` float64 ranks from 1; equal values share the mean of their ranks."""
+    """Ranks from 1, `(N,)` float64; equal values share the mean of their ranks."""
     return torch.from_numpy(scipy.stats.rankdata(values.cpu().numpy()))
 
 
@@ -158,9 +241,21 @@ def _correlation(first: Tensor, second: Tensor) -> float:
 
 
 def spearman(first: Tensor, second: Tensor) -> float:
-    """Rank correlation in [-1, 1] over the positions where both are finite; ties get average ranks.
+    """Return Spearman's rank correlation over the positions where both values are finite; ties get average ranks.
 
-    NaN with fewer than 3 such positions, or when one side is constant there.
+    Args:
+        first: `(C,)`.
+        second: `(C,)`.
+
+    Returns:
+        In [-1, 1]; NaN with fewer than 3 such positions, or where one side is constant.
+
+    References:
+        Spearman, "The proof and measurement of association between two things", 1904.
+
+    Example:
+        >>> round(spearman(torch.tensor([1.0, 2.0, 3.0, torch.nan]), torch.tensor([10.0, 30.0, 20.0, 0.0])), 2)
+        0.5
     """
     both = torch.isfinite(first) & torch.isfinite(second)
     if int(both.sum()) < 3:
@@ -169,10 +264,24 @@ def spearman(first: Tensor, second: Tensor) -> float:
 
 
 def partial_spearman(first: Tensor, second: Tensor, given: Tensor) -> float:
-    """Rank correlation of `first` and `second` after the ranks of `given` are removed linearly from the ranks of both.
+    """Return the rank correlation of two variables after a third is removed linearly from the ranks of both.
 
-    Over the positions where all three are finite. NaN with fewer than 4 of them, when one side is constant there or
-    when `given` explains the whole of it. A constant `given` removes nothing.
+    Only positions where all three are finite count. A constant `given` removes nothing.
+
+    Args:
+        first: `(C,)`.
+        second: `(C,)`.
+        given: `(C,)`.
+
+    Returns:
+        In [-1, 1]; NaN with fewer than 4 such positions, where `first` or `second` is constant, or where `given`
+        explains one of them completely.
+
+    Example:
+        >>> size = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+        >>> first, second = torch.tensor([2.0, 1.0, 3.0, 5.0, 4.0]), torch.tensor([1.0, 3.0, 2.0, 4.0, 5.0])
+        >>> round(spearman(first, second), 2), round(partial_spearman(first, second, size), 2)
+        (0.6, -0.46)
     """
     every = torch.isfinite(first) & torch.isfinite(second) & torch.isfinite(given)
     if int(every.sum()) < 4:
@@ -189,10 +298,19 @@ def partial_spearman(first: Tensor, second: Tensor, given: Tensor) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class LogCountFit:
-    """Least squares of a class's value on the natural log of its count, and what that predicts.
+    """A least-squares line of a value of each class on the natural logarithm of its count.
 
-    `predicted` is `(C,)`, NaN for a class without images; `r_squared` is in [0, 1], NaN when the values are constant;
-    `scatter` is the standard deviation of the classes about the line, with n - 2 degrees of freedom.
+    Attributes:
+        slope: Change of the value per unit of log n.
+        intercept: The line's value at n = 1.
+        r_squared: In [0, 1]; NaN where all values are equal.
+        scatter: Standard deviation of the classes about the line, with n - 2 degrees of freedom.
+        predicted: `(C,)`, the line at each class's count; NaN for a class without images.
+
+    Example:
+        >>> fit = fit_log_count(torch.tensor([0.9, 0.8, 0.6, 0.5, 0.3]), torch.tensor([1000, 400, 100, 40, 10]))
+        >>> round(fit.slope, 2), round(fit.r_squared, 2)
+        (0.13, 1.0)
     """
 
     slope: float
@@ -203,9 +321,20 @@ class LogCountFit:
 
 
 def fit_log_count(values: Tensor, counts: Tensor) -> LogCountFit | None:
-    """What log n alone says about `values` `(C,)`: a line fitted over the classes with a finite value and count > 0.
+    """Fit a line of `values` on log n, over the classes with a finite value and a count above 0.
 
-    None with fewer than 5 such classes, or when their counts are all equal.
+    Args:
+        values: `(C,)`, for example recalls.
+        counts: `(C,)`.
+
+    Returns:
+        The fit; None with fewer than 5 such classes, or where their counts are all equal.
+
+    Example:
+        >>> counts = torch.tensor([1000, 400, 100, 40, 10])
+        >>> fit = fit_log_count(0.1 * counts.log(), counts)
+        >>> round(fit.slope, 3), [round(value, 2) for value in fit.predicted.tolist()]
+        (0.1, [0.69, 0.6, 0.46, 0.37, 0.23])
     """
     used = torch.isfinite(values) & (counts > 0)
     if int(used.sum()) < 5 or bool(counts[used].min() == counts[used].max()):
@@ -228,10 +357,28 @@ def fit_log_count(values: Tensor, counts: Tensor) -> LogCountFit | None:
 
 
 def matched_rows(labels: Tensor, num_classes: int, n: int = 20, draws: int = 50, *, seed: int, name: str) -> Tensor:
-    """`(C, draws, n)` int64: in each draw, n different rows of each class; -1 for a class with fewer than n rows.
+    """Draw n different rows of each class, several times.
 
-    A class's draw depends on (seed, name, draw, position of the row within its class) and on nothing else, so that
-    neither other classes nor renumbering them changes it.
+    A class's draw depends on (seed, name, draw, position of the row within its class) and on nothing else, so neither
+    other classes nor renumbering them changes it.
+
+    Args:
+        labels: `(N,)`.
+        num_classes: C.
+        n: Rows per class and draw.
+        draws: Number of draws.
+        seed: Seed of the draws.
+        name: First part of the key of the draws.
+
+    Returns:
+        `(C, draws, n)` int64; -1 for a class with fewer than n rows.
+
+    Raises:
+        InputError: n is below 1.
+
+    Example:
+        >>> matched_rows(torch.tensor([0, 0, 0, 1]), 2, n=2, draws=2, seed=0, name="example").tolist()
+        [[[0, 1], [2, 1]], [[-1, -1], [-1, -1]]]
     """
     if n < 1:
         raise must("n", "be at least 1", n)
@@ -255,10 +402,20 @@ _EXACT = 9  # classes up to which the distribution of a rank correlation is enum
 
 @functools.cache
 def critical_correlation(classes: int, given: int = 0) -> float:
-    """Rank correlation over so many classes beyond which two-sided p <= 0.05; 1 where none is.
+    """Return the rank correlation beyond which the two-sided p value is at most 0.05.
 
-    `given` is the number of variables partialled out, each of which counts as a class less. Exact, over all orders, up to
-    9 classes; by the t approximation beyond.
+    It is exact, over all orders, up to 9 classes, and uses the t approximation beyond.
+
+    Args:
+        classes: Number of classes that are correlated.
+        given: Number of variables that are partialled out; each counts as one class less.
+
+    Returns:
+        In [0, 1]; 1 where no correlation is significant.
+
+    Example:
+        >>> round(critical_correlation(10), 2), round(critical_correlation(5), 2)
+        (0.63, 0.9)
     """
     if (size := classes - given) <= _EXACT:
         return _exact_critical(size)
@@ -268,7 +425,7 @@ def critical_correlation(classes: int, given: int = 0) -> float:
 
 
 def _exact_critical(classes: int) -> float:
-    """The largest rank correlation that at least 5% of all orders reach in size."""
+    """The largest absolute rank correlation that at least 5% of all orders reach."""
     if classes < 3:
         return 1.0
     orders = np.array(list(itertools.permutations(range(classes))), dtype=np.int16)
