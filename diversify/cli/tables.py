@@ -51,7 +51,7 @@ def show_outcome(outcome: Outcome, control: int) -> None:
         rows.append({title: cell for title, cell in row.items() if title not in left_out})
     out.print()
     out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
-    out.print("[dim]balanced accuracy; 95% intervals over test images; test was evaluated once, at the end[/]")
+    out.print("[dim]balanced accuracy on test, evaluated once, at the end; 95% intervals: of accuracies over images, of gains over images and seeds[/]")
     out.print()
 
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from scipy.stats import norm, t
 from torch import Tensor
 
 from ..functional import stats
 from ..functional.metrics import confusion_matrix, recall
 from ..repair.choose import balanced_difference
-
-_Z = 1.959964  # 97.5% quantile of the normal distribution, for 95% intervals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +38,8 @@ class Trained:
 class Outcome:
     """Ways of training, compared on the same test images; M ways, S seeds, C classes.
 
-    Intervals are 95% intervals over test images. An image counts by the share of networks that predict it correctly.
+    Intervals are 95% intervals. Those of recall and accuracy are over test images, where an image counts by the share of
+    networks that predict it correctly. Those of gains are over test images and training seeds.
 
     Attributes:
         names: The names of the ways; the others are compared with the first.
@@ -103,22 +103,43 @@ def outcome_of(ways: Sequence[Trained], labels: Tensor, num_classes: int) -> Out
     low, high = stats.wilson_interval(known, totals)
     ends = [stats.mean_share_interval(*row) for row in zip(known / totals, low, high, strict=True)]
     pairs = [[balanced_difference(one, other, labels, num_classes) for other in shares] for one in shares]
-    gain, error = torch.tensor(pairs, dtype=torch.float64).unbind(-1)
+    gain, image_error = torch.tensor(pairs, dtype=torch.float64).unbind(-1)
+    accuracy = torch.tensor(seeds, dtype=torch.float64)
+    width = _half_width(accuracy, image_error)
     return Outcome(
         names=tuple(way.name for way in ways),
         meanings=tuple(way.meaning for way in ways),
         sources=tuple(way.source for way in ways),
         accuracy_val=torch.tensor([way.balanced_accuracy_val for way in ways], dtype=torch.float64),
-        accuracy=torch.tensor(seeds, dtype=torch.float64),
+        accuracy=accuracy,
         low=torch.tensor([one for one, _ in ends], dtype=torch.float64),
         high=torch.tensor([one for _, one in ends], dtype=torch.float64),
         gain=gain,
-        gain_low=gain - _Z * error,
-        gain_high=gain + _Z * error,
+        gain_low=gain - width,
+        gain_high=gain + width,
         recall=known / totals,
         recall_low=low,
         recall_high=high,
     )
+
+
+def _half_width(accuracy: Tensor, image_error: Tensor) -> Tensor:
+    """Return half the width of the 95% intervals of all gains, `(M, M)`.
+
+    The variance of a mean over seeds is added to that over test images. The variance between seeds is estimated from a few
+    seeds, so the quantile is that of the t distribution. A single seed says nothing about other seeds: its interval is over
+    test images alone.
+
+    Args:
+        accuracy: `(M, S)` of M ways and S seeds.
+        image_error: `(M, M)` standard errors of the gains over test images.
+    """
+    num_seeds = accuracy.shape[1]
+    if num_seeds < 2:
+        return float(norm.ppf(0.975)) * image_error
+    by_seed = accuracy.unsqueeze(1) - accuracy.unsqueeze(0)  # (M, M, S)
+    seed_variance = by_seed.var(-1) / num_seeds
+    return float(t.ppf(0.975, num_seeds - 1)) * (seed_variance + image_error.square()).sqrt()
 
 
 def _balanced(right: Tensor, labels: Tensor, num_classes: int) -> float:

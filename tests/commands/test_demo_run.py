@@ -1,6 +1,8 @@
 """The demo: every step in order, chosen on val, with test read once and in one report."""
 
 import dataclasses
+import functools
+import math
 import re
 import shlex
 import shutil
@@ -8,19 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import t
 
 from diversify.cli.entry import run
 from diversify.commands import demo
 from diversify.data.load import load_data
 from diversify.files import atomic, digests
 from diversify.functional.counts import exponential_profile
-from diversify.repair.retrain import HeadRecipe
+from diversify.repair.choose import balanced_difference
+from diversify.repair.retrain import HeadRecipe, retrain_head
 from diversify.study.outcome import Trained, outcome_of
 
 
 @pytest.fixture(scope="module")
 def quick() -> pytest.MonkeyPatch:
-    """Two epochs, two strengths to choose from, and heads that few folds compare."""
+    """Two epochs, one seed, and heads that few folds compare."""
     with pytest.MonkeyPatch.context() as patch:
         recipe = dataclasses.replace(demo.DEMO_RECIPE, epochs=2, warmup_epochs=0)
         patch.setattr(demo, "DEMO_RECIPE", recipe)
@@ -28,7 +32,7 @@ def quick() -> pytest.MonkeyPatch:
         patch.setattr("diversify.commands.remedy.REPEATS", 1)
         head = lambda **options: HeadRecipe(steps=5, batch_size=16, **options)  # noqa: E731
         patch.setattr("diversify.commands.remedy.HeadRecipe", head)
-        patch.setattr(demo, "STRENGTHS", {name: demo.STRENGTHS[name] for name in ("mild", "usual")})
+        patch.setattr(demo, "retrain_head", functools.partial(retrain_head, steps=5, batch_size=16))
         yield patch
 
 
@@ -51,14 +55,14 @@ def test_the_data_is_a_file_of_three_disjoint_balanced_splits(shown: Path) -> No
     assert int(sum(parts).sum()) == 1797  # every digit of scikit-learn's, once
 
 
-def test_the_record_says_what_was_chosen_and_on_what(shown: Path) -> None:
+def test_the_record_says_what_was_run_and_judged_on_what(shown: Path) -> None:
     record = atomic.read_json(shown / "run.json", "run.json")
     assert record["finished"] is True
     assert record["seeds"] == [3]
     assert {"versions", "commit", "device", "started"} <= set(record)
-    accuracies = record["chosen"]["balanced_accuracy_val"]
-    means = {name: sum(accuracies[f"planned-{name}"]) for name in ("mild", "usual")}
-    assert means[record["chosen"]["strengths"]] == max(means.values())
+    assert {name: len(values) for name, values in record["balanced_accuracy_val"].items()} == dict.fromkeys(
+        ("before", "head", "balanced", "planned"), 1
+    )
     for name in ("diagnosis", "diagnosis-after"):
         assert atomic.read_json(shown / "seeds" / "3" / name / "diagnosis.json", "d")["heldout_split"] == "val"
 
@@ -85,9 +89,8 @@ def test_the_commands_of_the_report_are_commands(shown: Path, capsys: pytest.Cap
     for line in (lines[0], lines[5]):
         assert run(shlex.split(line)[1:]) == 0, capsys.readouterr().err
     again, mine = shown.parent / "demo-again", shown / "seeds" / "3"
-    chosen = atomic.read_json(shown / "run.json", "run.json")["chosen"]["strengths"]
-    for one, other in (("before", "before"), ("planned", f"planned-{chosen}")):
-        assert digests.sha256(again / one / "model.safetensors") == digests.sha256(mine / other / "model.safetensors")
+    for name in ("before", "planned"):
+        assert digests.sha256(again / name / "model.safetensors") == digests.sha256(mine / name / "model.safetensors")
 
 
 def test_the_same_seed_gives_the_same_numbers(quick: pytest.MonkeyPatch, shown: Path, tmp_path: Path) -> None:
@@ -117,3 +120,18 @@ def test_a_gain_is_the_mean_over_classes_and_seeds() -> None:
     assert found.seed_gain(1, 0) == [0.5, 0.25]
     assert float(found.gain_low[1, 0]) < 0.375 < float(found.gain_high[1, 0])
     assert float(found.gain_low[0, 0]) < 0 < float(found.gain_high[0, 0])
+
+
+def test_an_interval_of_a_gain_grows_with_the_differences_between_seeds() -> None:
+    labels = torch.arange(40) % 2
+    none, all_right = [[0] * 40] * 2, [[1] * 40] * 2
+    half = [int(place % 4 < 2) for place in range(40)]
+    steady = outcome_of([way("none", none), way("half", [half, half])], labels, 2)
+    uneven = outcome_of([way("none", none), way("half", [[0] * 40, [1] * 40])], labels, 2)
+    assert float(steady.gain[1, 0]) == float(uneven.gain[1, 0]) == 0.5
+    widths = [float(one.gain_high[1, 0] - one.gain_low[1, 0]) for one in (steady, uneven)]
+    assert widths[1] > 2 * widths[0]
+    image_error = balanced_difference(torch.tensor(half).double(), torch.zeros(40).double(), labels, 2)[1]
+    assert widths[0] == pytest.approx(2 * t.ppf(0.975, 1) * image_error)
+    alone = outcome_of([way("none", none[:1]), way("all", all_right[:1])], labels, 2)
+    assert math.isfinite(float(alone.gain_high[1, 0])), "one seed: over images alone"
