@@ -1,1 +1,1 @@
-"""Benchmarks: declarations, the code that times and tabulates, and `results/`."""
+"""Benchmarks: protocols, the code that times and tabulates, and `results/`."""

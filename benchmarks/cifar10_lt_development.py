@@ -1,11 +1,11 @@
-"""The trials by which training by a plan was developed, on hold-outs: `benchmarks/results/cifar10_lt_development.jsonl`.
+"""Record the runs that training by a plan was developed with: `benchmarks/results/cifar10_lt_development.jsonl`.
 
-    diversify train --data cifar10 --root DATA --imbalance exp:100 --tail-order TAIL --holdout 0.2 --model resnet32 \\
+    diversify train --data cifar10 --root DATA --imbalance exp:100 --tail-order TAIL --holdout 0.2 --model resnet32 \
       --epochs 100 --precision bf16 --plan PLAN.json --out runs/NAME
     python -m benchmarks.cifar10_lt_development runs/NAME ...
 
-Appends one record per folder, of the last epoch it reached. Only val was read. Nothing here is a result: it is the budget
-that was spent on the defaults of `Strengths`.
+Append one record per folder, for the last epoch that it reached. Only the validation set was read. Nothing here is a result:
+the records show the budget that was spent on the defaults of `Strengths`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results" / "cifar10_lt_development.jsonl"
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """What `diversify train` left, as a trial."""
+    """Return a run of `diversify train` as a trial."""
     run = atomic.read_json(folder / "run.json", "run.json")
     epochs = atomic.read_jsonl(folder / "metrics.jsonl")
     plan = Plan.from_dict(atomic.read_json(folder / "plan.json", "plan.json"))

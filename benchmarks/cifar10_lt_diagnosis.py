@@ -1,16 +1,16 @@
-"""What two ResNet-32 on long-tailed CIFAR-10 show, with other classes in the tail: `benchmarks/results/cifar10_lt_diagnosis.jsonl`.
+"""Two ResNet-32 on long-tailed CIFAR-10 with different classes in the tail: `benchmarks/results/cifar10_lt_diagnosis.jsonl`.
 
     for tail in canonical 0; do
-      diversify train --data cifar10 --root DATA --imbalance exp:100 --tail-order $tail --holdout 0 \\
+      diversify train --data cifar10 --root DATA --imbalance exp:100 --tail-order $tail --holdout 0 \
         --model resnet32 --epochs 100 --out runs/resnet32-$tail
-      diversify diagnose --root DATA --weights runs/resnet32-$tail/model.safetensors --heldout test \\
+      diversify diagnose --root DATA --weights runs/resnet32-$tail/model.safetensors --heldout test \
         --out runs/resnet32-$tail-diagnosis
     done
     python -m benchmarks.cifar10_lt_diagnosis runs/resnet32-canonical-diagnosis runs/resnet32-0-diagnosis
 
-The last line appends one record per network; `python -m benchmarks.tables` makes the tables. The questions: does top-K
-magnitude shrink toward the tail, is held-out diversity at matched n lower there, and what does each add to log n? Class
-identity is confounded with class size within one network, so the same class is also compared between the two.
+The last line appends one record per network; `python -m benchmarks.tables` makes the tables. The questions: does the top-K
+magnitude shrink toward the tail, is held-out diversity at matched n lower there, and what does each add to log n? Within one
+network class identity is confounded with class size, so each class is also compared between the two networks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from diversify.functional import diversity, draws, stats
 Array = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "cifar10_lt_diagnosis.jsonl"
 BOOTSTRAPS = 2000
-ROW_CENTRED = "diversity_vendi_heldout_row_centred"  # of this study only: see `row_centred`
+ROW_CENTRED = "diversity_vendi_heldout_row_centred"  # in this benchmark only: see `row_centred`
 ASKED = (
     "ce_magnitude_ratio",
     "ce_magnitude_ratio_tp",
@@ -61,7 +61,7 @@ ASKED = (
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """One record from a folder that `diversify diagnose` left: every column, and where it comes from."""
+    """Return one record from a folder of `diversify diagnose`: every column, and its origin."""
     diagnosis = atomic.read_json(folder / "diagnosis.json", "diagnosis.json")
     run = atomic.read_json(folder / "run.json", "run.json")
     kept = (
@@ -89,15 +89,15 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def latest() -> list[dict[str, Any]]:
-    """The last record per tail order."""
+    """Return the last record per tail order."""
     by_tail = {line["data"]["tail_order"]: line for line in atomic.read_jsonl(RESULTS)}
     return list(by_tail.values())
 
 
 def row_centred(folder: Path) -> list[float | None]:
-    """Held-out Vendi scores on features centred on the mean of all training ROWS, which the largest classes own.
+    """Return held-out Vendi scores of features centred on the mean of all training rows, which the largest classes dominate.
 
-    The diagnosis centres on the mean of the class means; this is kept beside it to show what the choice does.
+    The diagnosis centres on the mean of the class means. This score is kept beside it to show what the choice changes.
     """
     found, model, _ = load_diagnosed(folder)
     drawn = diversity.matched_diversity(
@@ -118,7 +118,7 @@ def _column(line: dict[str, Any], name: str) -> Tensor:
 
 
 def class_table() -> str:
-    """Both networks, classes from the most to the fewest training images."""
+    """Return a table of both networks, with classes from the most to the fewest training images."""
     rows = [
         "| tail | class | images | recall | log n predicts | top-K magnitude, test / train | Vendi score of 20 test images | same, 20 training images |",
         "|:--|:--|--:|--:|--:|--:|--:|--:|",
@@ -147,7 +147,7 @@ Estimate = Callable[..., Array]
 
 
 def _ranks(values: Array) -> Array:
-    """Ranks along the last dimension, centred; equal values share theirs."""
+    """Return centred ranks along the last dimension; equal values share their mean rank."""
     ranks = rankdata(values, axis=-1)
     return ranks - ranks.mean(-1, keepdims=True)
 
@@ -158,12 +158,12 @@ def _correlation(first: Array, second: Array) -> Array:
 
 
 def spearman(first: Array, second: Array) -> Array:
-    """Rank correlation along the last dimension; `stats.spearman` for many samples at once."""
+    """Return rank correlations along the last dimension: `stats.spearman` for many samples at once."""
     return _correlation(_ranks(first), _ranks(second))
 
 
 def partial_spearman(first: Array, second: Array, given: Array) -> Array:
-    """The same with the ranks of `given` removed from both; `stats.partial_spearman` for many samples at once."""
+    """Return the same with the ranks of `given` removed from both: `stats.partial_spearman` for many samples at once."""
     one, two, known = (_ranks(values) for values in (first, second, given))
     between, with_one, with_two = _correlation(one, two), _correlation(one, known), _correlation(two, known)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -171,9 +171,9 @@ def partial_spearman(first: Array, second: Array, given: Array) -> Array:
 
 
 def _with_interval(estimate: Estimate, points: list[tuple[Tensor, ...]]) -> str:
-    """An estimate over the pooled points, and its 95% interval over classes drawn with replacement.
+    """Return an estimate over the pooled points and its 95% interval over classes drawn with replacement.
 
-    A class's points in all networks are drawn together.
+    The points of a class in all networks are drawn together.
     """
     parts = [np.stack([network[part].double().numpy() for network in points], -1) for part in range(len(points[0]))]
     classes = len(parts[0])
@@ -187,7 +187,7 @@ def _with_interval(estimate: Estimate, points: list[tuple[Tensor, ...]]) -> str:
 
 
 def answers() -> list[tuple[str, str, str, str, str]]:
-    """Per measure: rank correlation with log n, the same within a class, with recall, and with recall beyond log n."""
+    """Return per measure the rank correlation with log n, the same within a class, with recall, and with recall beyond log n."""
     lines = latest()
     counts = [_column(line, "count").log() for line in lines]
     recalls = [_column(line, "recall_heldout") for line in lines]
@@ -209,14 +209,14 @@ def _title(name: str) -> str:
 
 
 def _says(estimate: str, *, up: str, down: str) -> str:
-    """An estimate in words: `up` or `down` where its interval leaves out 0, else that nothing can be said."""
+    """Return an estimate in words: `up` or `down` if its interval excludes 0, else that it is open."""
     low, high = (float(end) for end in estimate.split("(")[1].rstrip(")").split(" to "))
     word = up if low > 0 else down if high < 0 else "no trend that ten classes could show"
     return f"{word}, {estimate}"
 
 
 def text() -> str:
-    """What the two networks say to the questions, in words chosen by the intervals."""
+    """Return the answers of the two networks, in words that the intervals choose."""
     lines = latest()
     found = {name: cells for name, *cells in answers()}
     accuracy = " and ".join(
@@ -256,13 +256,13 @@ def _tail(line: dict[str, Any]) -> str:
 
 
 def stats_fit(line: dict[str, Any]) -> float:
-    """R² of recall on log n."""
+    """Return R² of recall on log n."""
     fit = stats.fit_log_count(_column(line, "recall_heldout"), _column(line, "count"))
     return math.nan if fit is None else fit.r_squared
 
 
 def answer_table() -> str:
-    """`answers` as a table."""
+    """Return `answers` as a table."""
     rows = [
         "| measure | with log n | same class, between the networks | with test recall | with test recall beyond log n |",
         "|:--|--:|--:|--:|--:|",

@@ -1,16 +1,16 @@
-"""Networks of the suite `cifar10_lt_short`, on hold-outs, judged by the training images that the long tail leaves out.
+"""Evaluate networks of the suite `cifar10_lt_short` on the training images that the long tail leaves out.
 
     python -m benchmarks.cifar10_lt_unused --root DATA --banks DIR diversify:30:0 balanced_softmax+images+mix+head:30:0 ...
 
-METHOD:EPOCHS:SEED names a network; it is trained with the values that the method's search begins with, and its features are
-kept in DIR, so that the same command goes on where it was stopped. Every network is then judged with the heads that the
-head steps of a study could give it: its own, retrained by nothing but the prior, by counts, by the diagnosis of each network
-named and by the plan that the study itself chose on val, half of the way and all of it, in
-`results/cifar10_lt_unused.jsonl`.
+METHOD:EPOCHS:SEED names a network. It is trained without the validation set, with the published parameters of the method. Its
+features are kept in DIR, so the same command resumes where it was stopped. Each network is evaluated with its own head and with
+heads retrained by several plans: for the prior alone, from counts, from the diagnosis of each named network, and the plan that the
+study itself chose on the validation set; each half of the way and all of it. Records go to `results/cifar10_lt_unused.jsonl`.
 
-Long-tailed CIFAR-10 uses 12,406 of 50,000 training images. The others are neither test nor val, and they are many: 1,500 of
-every class but the largest, which has none left and is judged by val. That tells half a point, where val, with ten images of
-the rarest class, does not. For development only: no method of a study sees them.
+Long-tailed CIFAR-10 uses 12,406 of 50,000 training images. The others are neither test nor validation images. There are 1,500 of
+every class except the largest, which has none left and is evaluated on the validation set. That resolves differences of half a
+point, which a validation set with ten images of the rarest class does not. For development only: no method of a study sees these
+images.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SHARES = (0.5, 1.0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bank:
-    """What a network makes of its training images, of val and of the images that the long tail leaves out."""
+    """The features of a network: of its training images, its validation set, and the images that the long tail leaves out."""
 
     name: str
     method: str
@@ -66,7 +66,7 @@ class Bank:
     class_names: tuple[str, ...]
 
     def recall(self, head: LinearHead) -> list[float]:
-        """Per class, of the images that the long tail leaves out; of val where it leaves none."""
+        """Recall per class on the images that the long tail leaves out; on the validation set for a class without such images."""
         found = []
         for c in range(len(self.class_names)):
             side = next(one for one in (self.sides["unused"], self.sides["val"]) if bool((one.labels == c).any()))
@@ -76,7 +76,7 @@ class Bank:
 
 
 def unused(task: Task, tail_order: str) -> ResidentImages:
-    """The first images of every class that neither train nor val has."""
+    """Return the first images of every class that are in neither the training nor the validation set."""
     cut = task.images(tail_order, "val").data
     whole = load_data(task.protocol.data, root=task.root, imbalance="none", holdout=0.0).train
     taken = torch.cat([cut.train.indices, *([cut.val.indices] if cut.val is not None else [])])
@@ -88,7 +88,7 @@ def unused(task: Task, tail_order: str) -> ResidentImages:
 
 
 def make_bank(task: Task, name: str, path: Path) -> None:
-    """Train a network, and keep its features."""
+    """Train a network and save its features."""
     method_name, epochs, seed = name.rsplit(":", 2)
     method, order = method_named(method_name), task.protocol.tail_orders[0]
     sides = task.images(order, "val")
@@ -110,7 +110,7 @@ def make_bank(task: Task, name: str, path: Path) -> None:
 
 
 def read_bank(name: str, path: Path) -> Bank:
-    """What `make_bank` kept."""
+    """Return what `make_bank` saved."""
     tensors, metadata = atomic.read_tensors(path, "features of a network")
     method, epochs, seed = name.rsplit(":", 2)
     head = LinearHead(weight=tensors["weight"], bias=tensors["bias"])
@@ -132,7 +132,7 @@ def read_bank(name: str, path: Path) -> Bank:
 
 
 def plan_of(bank: Bank) -> Plan:
-    """The plan that a diagnosis of the network on val makes."""
+    """Return the plan from a diagnosis of the network on its validation set."""
     found = diagnose(
         bank.sides["train"],
         bank.sides["val"],
@@ -145,7 +145,7 @@ def plan_of(bank: Bank) -> Plan:
 
 
 def plan_of_the_study() -> Plan:
-    """The plan that the best trial of `diversify` left for its final runs."""
+    """Return the plan that the best trial of `diversify` passed on to its final runs."""
     trials = [one for one in read_records(STUDY) if one.kind == "trial" and one.method == "diversify" and one.carried]
     if not trials:
         raise must(STUDY.name, "have a trial of diversify", "none")
@@ -153,7 +153,7 @@ def plan_of_the_study() -> Plan:
 
 
 def heads_of(bank: Bank, plans: dict[str, Plan]) -> Iterator[tuple[str, float, LinearHead]]:
-    """What a head is called, its share, and the head."""
+    """Return the name, the share and the head of every variant."""
     yield "as trained", 0.0, bank.head
     for name, plan in plans.items():
         made = retrain_head(bank.sides["train"], bank.head, plan, seed=bank.seed)
@@ -162,7 +162,7 @@ def heads_of(bank: Bank, plans: dict[str, Plan]) -> Iterator[tuple[str, float, L
 
 
 def judge(banks: list[Bank]) -> Iterator[dict[str, Any]]:
-    """A record per network and head."""
+    """Return one record per network and head."""
     counts: Tensor = torch.bincount(banks[0].sides["train"].labels)
     by_counts = Plan.from_counts(banks[0].class_names, counts)
     untouched = Plan.untouched(banks[0].class_names, counts)
@@ -193,12 +193,12 @@ def judge(banks: list[Bank]) -> Iterator[dict[str, Any]]:
 
 
 def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells a network and its head from others."""
+    """Return what identifies a network and its head."""
     return record["method"], record["epochs"], record["seed"], *record["params"].values()
 
 
 def table() -> str:
-    """Balanced accuracy of every network with every head, by how much of the way the head went."""
+    """Return the balanced accuracy of every network with every head, by the share of the way to the new head."""
     records = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
     if not records:
         return "No records yet."
@@ -213,12 +213,12 @@ def table() -> str:
 
 
 def name_of(record: dict[str, Any]) -> str:
-    """METHOD:EPOCHS:SEED."""
+    """Return METHOD:EPOCHS:SEED."""
     return f"{record['method']}:{record['epochs']}:{record['seed']}"
 
 
 def main() -> None:
-    """As the module says."""
+    """Train, evaluate and record, as the module describes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("networks", nargs="+", metavar="METHOD:EPOCHS:SEED")
     parser.add_argument("--root", default="data")

@@ -1,7 +1,7 @@
-"""The head repairs that `benchmarks.head_study` compares: what each searches, and what it does to a trained head.
+"""The head repairs that `benchmarks.head_study` compares: what each searches, and how it changes a trained head.
 
-A head that is trained begins with one recipe, 1,500 steps at the library's own rates, and may also take off a part of the log prior
-afterwards (`tau`).
+Every head that is trained starts with the same recipe: 1,500 steps at the library's own rates. It may also subtract a part of the
+log prior afterwards (`tau`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _retrained(
     parameters: Parameters,
     bank: Embeddings | None = None,
 ) -> HeadStep:
-    """The head trained further by a plan, with the rates of the trial, and a part of the log prior taken off afterwards."""
+    """Train the head further by a plan at the learning rate of the trial, then subtract a part of the log prior."""
     recipe = HeadRecipe(
         steps=STEPS,
         learning_rate=_number(parameters, "learning_rate"),
@@ -78,7 +78,7 @@ def _corrected(setting: Setting, parameters: Parameters, trained: Trained) -> He
 
 
 def _oversampled(method: Any) -> Callable[[Setting, Parameters, Trained], HeadStep]:
-    """Classes filled up with made rows until all have as many, then even draws."""
+    """Fill up all classes to the same size with synthetic rows, then draw evenly."""
 
     def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
         k_neighbors = int(_number(parameters, "neighbors"))
@@ -94,7 +94,7 @@ def _counted(setting: Setting, parameters: Parameters, trained: Trained) -> Head
 
 
 def _planned(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    """By the plan that the runner carries: from the diagnosis of a hold-out that the head is not judged by."""
+    """Retrain by the plan that the runner passes on, from a diagnosis of a validation set that the head is not evaluated on."""
     plan = trained.carried.for_counts(setting.class_counts)
     return _retrained(trained, trained.head, scaled(plan, _number(parameters, "strength")), setting, parameters)
 
@@ -174,5 +174,5 @@ METHODS = (
         head_step=_planned,
     ),
 )
-PLANNED = (OURS, "plan_permuted")  # these make something from val
+PLANNED = (OURS, "plan_permuted")  # these use the validation set
 BY_NAME = {method.name: method for method in METHODS}
