@@ -1,6 +1,9 @@
 """What the tests share: one thread, and a small diagnosis made once."""
 
 import dataclasses
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # with more, small fits wait for their threads; before NumPy is imported
 
 import pytest
 import torch

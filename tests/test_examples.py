@@ -37,6 +37,7 @@ def test_an_example_that_ends_with_a_diagnosis(name: str, capsys: pytest.Capture
     assert result.plan_ready
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_is_compared_with_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module, results = load("own_method"), tmp_path / "own_method.jsonl"
     table = module.main(results)
@@ -52,6 +53,7 @@ def test_a_method_of_ones_own_is_compared_with_the_others(tmp_path: Path, capsys
     assert said[1] == "methods: ce, balanced_softmax, smoothed_by_class"
 
 
+@pytest.mark.slow
 def test_a_study_in_python(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods.heads, "retrain_head", functools.partial(retrain_head, steps=50))
     result = load("benchmark").main(tmp_path / "results.jsonl")

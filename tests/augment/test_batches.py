@@ -363,9 +363,9 @@ WRONG = {
     "images must be \\(N, C, H, W\\), uint8 or floating point, got torch.uint8 \\(60, 8, 10\\)": lambda: BatchAugmenter(
         mixing_plan()
     )(batch()[0][:, 0], batch()[1], key_of()),
-    "images must be uint8, or float in \\[0, 1\\], to be varied, got torch.float32 from -1 to": lambda: BatchAugmenter(
-        plan_of()
-    )(batch(dtype=torch.float32)[0] * 2 - 1 - 2 / 255, batch()[1], key_of()),
+    "images must be uint8, or float in \\[0, 1\\], to be augmented, got torch.float32 from -1 to": lambda: (
+        BatchAugmenter(plan_of())(batch(dtype=torch.float32)[0] * 2 - 1 - 2 / 255, batch()[1], key_of())
+    ),
     "strength must lie in \\[0, 1\\], got 1.5": lambda: show_policy(batch()[0], HEAVY, [1.5]),
 }
 

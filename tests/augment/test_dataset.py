@@ -18,7 +18,8 @@ from torchvision import tv_tensors
 
 import diversify as dv
 from diversify.augment.dataset import DiversifiedDataset
-from diversify.augment.sampler import DiversifySampler, Drawn
+from diversify.augment.draw_key import Drawn
+from diversify.augment.sampler import DiversifySampler
 from diversify.data.images import Batch, ImageArray
 from diversify.errors import InputError
 from diversify.functional import draws, image_ops
@@ -494,7 +495,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ),
     ("labels", [0, 1], "labels of Pairs must be as many as its images, 3, got 2"),
     ("example", "text", "an example of the data set must be a pair (image, label), got str at row 0"),
-    ("example", (torch.zeros(1, 4, 4), "b"), "label of an example must be one integer, got str at row 0; pass labels="),
+    (
+        "example",
+        (torch.zeros(1, 4, 4), "b"),
+        "label of an example must be one integer, got str at row 0; pass labels=LABELS",
+    ),
     (
         "example",
         (torch.zeros(1, 4, 4), 5),
@@ -503,22 +508,22 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "example",
         ("text", 1),
-        "an image of the data set must be a tensor, a numpy array or a PIL image to be varied, got str",
+        "an image of the data set must be a tensor, a numpy array or a PIL image to be augmented, got str",
     ),
     (
         "example",
         (torch.full((1, 4, 4), -1.5), 1),
-        "an image of the data set must be uint8, or float in [0, 1], to be varied, got float from -1.5 to -1.5; normalise it after",
+        "an image of the data set must be uint8, or float in [0, 1], to be augmented, got float from -1.5 to -1.5; normalise it afterwards",
     ),
     (
         "example",
         (torch.zeros(1, 4, 4, dtype=torch.int64), 1),
-        "an image of the data set must be uint8, or float in [0, 1], to be varied, got torch.int64",
+        "an image of the data set must be uint8, or float in [0, 1], to be augmented, got torch.int64",
     ),
     (
         "example",
         (Image.new("CMYK", (4, 4)), 1),
-        "an image of the data set must be of PIL mode L or RGB to be varied, got CMYK; convert it in the data set's"
+        "an image of the data set must be of PIL mode L or RGB to be augmented, got CMYK; convert it in the data set's"
         " transform, image.convert('RGB')",
     ),
     (
@@ -529,7 +534,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "in torch",
         (Image.new("L", (4, 4)), 1),
-        'an image of the data set must be a tensor for the backend "torch", got Image; or take "albumentations"',
+        'an image of the data set must be a tensor for the backend "torch", got Image; pass backend="albumentations"',
     ),
     (
         "in torch",
@@ -539,32 +544,32 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "in torch",
         (torch.zeros(1, 4, 4, device="meta"), 1),
-        "an image of the data set must be in the memory of the CPU, got meta; vary it there with a BatchAugmenter",
+        "an image of the data set must be in the memory of the CPU, got meta; augment it there with a BatchAugmenter",
     ),
     (
         "in torch",
         (torch.full((1, 4, 4), 1.5), 1),
-        "an image of the data set must be uint8, or float in [0, 1], to be varied, got float from 1.5 to 1.5; normalise it after",
+        "an image of the data set must be uint8, or float in [0, 1], to be augmented, got float from 1.5 to 1.5; normalise it afterwards",
     ),
     (
         "in torch",
         (torch.zeros(1, 4, 4, dtype=torch.int64), 1),
-        "an image of the data set must be uint8, or float in [0, 1], to be varied, got torch.int64",
+        "an image of the data set must be uint8, or float in [0, 1], to be augmented, got torch.int64",
     ),
     (
         "returns",
         lambda image, *_: image.float(),
-        "backend must give back tensor of uint8 and shape (1, 4, 4), got tensor of float32 and shape (1, 4, 4) (rotate at row 0)",
+        "backend must return tensor of uint8 and shape (1, 4, 4), got tensor of float32 and shape (1, 4, 4) (rotate at row 0)",
     ),
     (
         "returns",
         lambda image, *_: image[:, 1:],
-        "backend must give back tensor of uint8 and shape (1, 4, 4), got tensor of uint8 and shape (1, 3, 4) (rotate at row 0)",
+        "backend must return tensor of uint8 and shape (1, 4, 4), got tensor of uint8 and shape (1, 3, 4) (rotate at row 0)",
     ),
     (
         "returns",
         lambda image, *_: 1 / 0,
-        "backend must vary every image, got ZeroDivisionError: division by zero (rotate at row 0)",
+        "backend must augment every image, got ZeroDivisionError: division by zero (rotate at row 0)",
     ),
     ("plan", plan_of(POLICY, POLICY, names="ab"), "plan must have the 3 classes of the plan before it, got 2"),
     ("plan", plan_of(names="abd"), "plan must have the classes of the plan before it, got 'd' for 'c'"),

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from diversify.augment.sampler import DiversifySampler, Drawn
+from diversify.augment.draw_key import Drawn
+from diversify.augment.sampler import DiversifySampler
 from diversify.errors import InputError
 from diversify.functional import allocate
 from diversify.plan.plan import Plan
@@ -651,14 +652,10 @@ MESSAGES = {
     "epoch must not be negative, got -1": lambda: sampler_of().set_epoch(-1),
     "consumed must not be negative, got -1": lambda: sampler_of().state_dict(consumed=-1),
     "position of the sampler's state must lie in [0, 67], got 68": lambda: loaded(position=68),
-    "position of the sampler's state must be valid, got Input should be greater than or equal to 0": lambda: loaded(
-        position=-1
-    ),
-    "the sampler's state must be of the same labels, got one of others; it belongs to other data": lambda: loaded(
-        labels=1
-    ),
+    "position of the sampler's state must be at least 0, got -1": lambda: loaded(position=-1),
+    "sampler's state must be of the same labels, got other labels; it belongs to other data": lambda: loaded(labels=1),
     "draws of the sampler's state must be 5, one per class, got 1": lambda: loaded(draws=[1.0]),
-    "epoch of the sampler's state must be valid, got Field required": lambda: sampler_of().load_state_dict(
+    "epoch of the sampler's state must be given, got nothing": lambda: sampler_of().load_state_dict(
         {name: value for name, value in sampler_of().state_dict().items() if name != "epoch"}
     ),
 }

@@ -1,5 +1,6 @@
 """Training images that a long tail leaves out, as judges: `benchmarks.cifar10_lt_unused`."""
 
+import pytest
 import torch
 
 from benchmarks import cifar10_lt_unused as bench
@@ -56,6 +57,7 @@ def bank(name: str, seed: int) -> bench.Bank:
     )
 
 
+@pytest.mark.slow
 def test_every_network_is_judged_with_every_head() -> None:
     banks = [bank("diversify:30:0", 0), bank("ce:30:1", 1)]
     records = list(bench.judge(banks))
@@ -75,6 +77,7 @@ def test_every_network_is_judged_with_every_head() -> None:
     assert any(one != first["balanced_accuracy"] for one in whole)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_network_beside_every_head(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(bench, "RESULTS", tmp_path / "records.jsonl")
     assert bench.table() == "No records yet."

@@ -179,6 +179,7 @@ def test_an_unfinished_run_is_left_out(recorded: Path) -> None:
     assert set(validity.evidence().values()) == {"not tested"}
 
 
+@pytest.mark.slow
 def test_measures_say_what_the_records_say() -> None:
     """`python -m benchmarks.validity --evidence` prints what `measures.EVIDENCE` is to hold."""
     assert validity.evidence() == catalogue.EVIDENCE

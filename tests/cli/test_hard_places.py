@@ -252,6 +252,7 @@ def free_bytes(folder: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     tmp_path: Path, data: Path, trained: Path, diagnosed: Path, commands: Commands
 ) -> None:
@@ -359,6 +360,7 @@ def test_every_file_of_a_training_run_may_find_the_disk_full(
     assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_every_file_of_a_diagnosis_may_find_the_disk_full(
     tmp_path: Path, trained: Path, diagnosed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -516,6 +518,7 @@ def undisturbed(command: list[str], out: Path, commands: Commands) -> tuple[floa
     return seconds, left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "diagnose"])
 def test_signals_at_any_moment_lose_nothing(
     name: str, tmp_path: Path, data: Path, trained: Path, commands: Commands
@@ -545,7 +548,7 @@ def test_signals_at_any_moment_lose_nothing(
 
 
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, data: Path, commands: Commands) -> None:
-    whole, out, epochs = tmp_path / "whole", tmp_path / "killed", 200
+    whole, out, epochs = tmp_path / "whole", tmp_path / "killed", 60
     assert run(training(data, whole, epochs=epochs)) == 0
     command = training(data, out, epochs=epochs)
     assert commands(*command, signals=[("SIGKILL", 0.05)], after=out / "metrics.jsonl")[0] == -signal.SIGKILL
@@ -591,6 +594,7 @@ def ends_within(seconds: float, group: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_loader_workers_too_and_leaves_none(tmp_path: Path, data: Path, commands: Commands) -> None:
     """A terminal sends the signal to the whole group of processes."""
     out = tmp_path / "t"

@@ -93,6 +93,7 @@ def test_the_commands_of_the_report_are_commands(shown: Path, capsys: pytest.Cap
         assert digests.sha256(again / name / "model.safetensors") == digests.sha256(mine / name / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(quick: pytest.MonkeyPatch, shown: Path, tmp_path: Path) -> None:
     first = (shown / "test.json").read_bytes()
     copy = tmp_path / "demo"

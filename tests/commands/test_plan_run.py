@@ -80,14 +80,14 @@ def test_every_class_and_every_reason_of_a_measure_is_shown(
                 assert f"{policy.strength:.2f} on {policy.share:.0%}" in line
 
 
-def test_a_thousand_classes_with_names_that_look_like_markup(
+def test_many_classes_with_names_that_look_like_markup(
     tmp_path: Path, diagnosis: Diagnosis, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ("[bold]", ":cat:", "[/]", *(f"class {c}" for c in range(3, 1000)))
-    many = repeated(diagnosis, [place % 10 for place in range(1000)], names)
+    names = ("[bold]", ":cat:", "[/]", *(f"class {c}" for c in range(3, 60)))
+    many = repeated(diagnosis, [place % 10 for place in range(60)], names)
     assert run(["plan", diagnosed(tmp_path, many)]) == 0
     shown = capsys.readouterr().out
-    assert "(960 classes with more images are in the plan)" in shown
+    assert "(20 classes with more images are in the plan)" in shown
     few = repeated(diagnosis, list(range(10)), ("[bold]", ":cat:", "[/]", *map(str, range(7))))
     assert run(["plan", diagnosed(tmp_path, few)]) == 0
     shown = capsys.readouterr().out

@@ -42,16 +42,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = str(folder / "trained" / "model.safetensors")
     assert run(["diagnose", "--weights", weights, "--out", str(folder / "diagnosed")]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "HeadRecipe", lambda **options: HeadRecipe(steps=80, batch_size=64, **options))
+        patch.setattr(module, "HeadRecipe", lambda **options: HeadRecipe(steps=40, batch_size=64, **options))
         assert run(["remedy", str(folder / "diagnosed"), "--out", str(folder / "remedy")]) == 0
     return folder
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a head took five steps."""
+    """As if a head took five steps, and were judged on one cut into folds."""
     from diversify.repair.retrain import HeadRecipe
 
+    monkeypatch.setattr(module, "REPEATS", 1)
     monkeypatch.setattr(module, "HeadRecipe", lambda **options: HeadRecipe(steps=5, batch_size=16, **options))
 
 
@@ -152,7 +153,9 @@ def test_what_is_not_known_is_said(
     changed(folder, lambda record: record.update(training=None))
     assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 0
     assert "it is assumed that train holds" in capsys.readouterr().out
-    assert "it is assumed that train holds" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\n> ", " ")
+    assert "it is assumed that train holds" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace(
+        "\n> ", " "
+    )
 
 
 def test_a_plan_that_has_seen_the_held_out_images_says_so(
@@ -316,7 +319,7 @@ def test_that_this_val_chose_the_head_is_said_recorded_and_shown(
     assert atomic.read_json(again / "run.json", "run.json")["caveats"] == [CHOSE_HEAD]
     assert f"T{CHOSE_HEAD[1:]}" in in_words(again / "report.md")
     page = (again / "report.html").read_text(encoding="utf-8")
-    assert f"T{CHOSE_HEAD[1:]}" in page[page.index("Mind:") :]
+    assert f"T{CHOSE_HEAD[1:]}" in page[page.index("Note:") :]
     capsys.readouterr()
     assert run(["remedy", str(again), "--out", str(tmp_path / "twice")]) == 0
     assert f"note: {CHOSE_HEAD}" in " ".join(capsys.readouterr().out.split())
@@ -327,6 +330,7 @@ def test_that_this_val_chose_the_head_is_said_recorded_and_shown(
     assert third["training"] == atomic.read_json(again / "run.json", "run.json")["training"]
 
 
+@pytest.mark.slow
 def test_a_repaired_network_has_its_last_word_on_test(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -354,7 +358,9 @@ def test_a_repaired_network_of_other_training_images_is_no_ground_for_a_remedy(
 
     weights = remedied(place, tmp_path / "remedy", others)
     assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "out")]) == 2
-    assert "no record beside the weights that shows that it was not trained on" in " ".join(capsys.readouterr().err.split())
+    assert "no record beside the weights that shows that it was not trained on" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert run(["diagnose", "--weights", weights, "--heldout", "test", "--out", str(tmp_path / "out")]) == 0
     assert "these training images are not those" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ import torch
 from diversify.augment.leak import measure_leak
 from diversify.cli.entry import run
 from diversify.commands import train as module
-from diversify.commands.diagnose import load_trained
+from diversify.commands.diagnose import _training_plan, load_trained
 from diversify.commands.options import DataOptions
 from diversify.commands.train import train_run
 from diversify.data.load import load_data
@@ -101,6 +101,7 @@ def test_it_leaves_the_plan_and_says_so_in_the_record(trained: Path, plan_file: 
     assert "plan_adapted" not in record
 
 
+@pytest.mark.slow
 def test_its_diagnosis_says_what_its_policies_leak(trained: Path, tmp_path: Path) -> None:
     assert run(["diagnose", "--weights", str(trained / "model.safetensors"), "--out", str(tmp_path / "d")]) == 0
     record = atomic.read_json(tmp_path / "d" / "run.json", "run.json")
@@ -114,12 +115,14 @@ def test_its_diagnosis_says_what_its_policies_leak(trained: Path, tmp_path: Path
     assert "largest leak of an image policy, points" in (tmp_path / "d" / "report.md").read_text()
     edited = full_plan(prior_correction=PriorCorrection(training=1.0)).to_json()
     shutil.copytree(trained, tmp_path / "t")
-    for name, text in {"edited": edited, "broken": "{", "gone": None}.items():  # no longer what it was trained by
-        file = tmp_path / "t" / "plan.json"
+    file, weights = tmp_path / "t" / "plan.json", tmp_path / "t" / "model.safetensors"
+    training = atomic.read_json(trained / "run.json", "run.json")
+    assert _training_plan(weights, training) == full_plan()
+    for text in (edited, "{", None):  # no longer the plan that it was trained with
         file.unlink() if text is None else file.write_text(text)
-        out = tmp_path / name
-        assert run(["diagnose", "--weights", str(tmp_path / "t" / "model.safetensors"), "--out", str(out)]) == 0
-        assert "leak" not in atomic.read_json(out / "run.json", "run.json")
+        assert _training_plan(weights, training) is None
+    assert run(["diagnose", "--weights", str(weights), "--out", str(tmp_path / "without")]) == 0
+    assert "leak" not in atomic.read_json(tmp_path / "without" / "run.json", "run.json")
 
 
 def test_a_plan_that_changes_nothing_is_plain_training_to_the_bit(tmp_path: Path) -> None:

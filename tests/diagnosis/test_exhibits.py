@@ -150,7 +150,9 @@ def test_what_does_not_belong_to_the_diagnosis_is_refused(exhibits: Exhibits, di
     exhibits.require_of(diagnosis)
     record = exhibits.to_dict()
     record["feature_map"]["x"].pop()
-    with pytest.raises(InputError, match="feature_map of the exhibits must have as many rows, x, y, labels and predicted"):
+    with pytest.raises(
+        InputError, match="feature_map of the exhibits must have as many rows, x, y, labels and predicted"
+    ):
         Exhibits.from_dict(record)
     record = exhibits.to_dict()
     record["examples"][0]["typical"][0]["picture"] = "http://elsewhere/x.png"

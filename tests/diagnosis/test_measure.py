@@ -408,7 +408,9 @@ def test_the_short_way_is_the_long_way() -> None:
     assert found["ce_magnitude_gap"].tolist() == pytest.approx([0.0] * 3, abs=1e-6)  # the same images on both sides
 
 
-# ---------------------------------------------------------------------------------------------------------------- words
+# The findings
+
+
 def columns_for(**changed: tuple[float, float, float]) -> dict[str, torch.Tensor]:
     """Three classes of which the last is fragile and otherwise like the others, until a measure is changed."""
     columns = {
@@ -559,7 +561,9 @@ def test_a_sound_class_gets_no_finding(diagnosis: Diagnosis) -> None:
     assert recalls == sorted(recalls)
 
 
-# ------------------------------------------------------------------------------------------------------------- the door
+# Arguments and files
+
+
 def test_top_k_is_an_integer_or_a_share() -> None:
     assert (parse_top_k(10, 64), parse_top_k("10", 64), parse_top_k("10%", 64), parse_top_k("0.1%", 64)) == (
         10,

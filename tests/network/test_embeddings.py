@@ -28,7 +28,7 @@ from torch.utils.data import (
 
 from diversify.errors import InputError
 from diversify.files import atomic, digests
-from diversify.network import embeddings, resumable
+from diversify.network import resumable
 from diversify.network.embeddings import Embeddings
 from diversify.network.extraction import extract
 from diversify.network.linear_head import LinearHead, read_head

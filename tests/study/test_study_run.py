@@ -364,6 +364,7 @@ def test_a_database_holds_a_search_as_well(tmp_path: Path, undisturbed: list[Rec
 # Several processes
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_study(tmp_path: Path) -> None:
     """Each reads the file that declares methods for itself."""
     file = tmp_path / "own.py"

@@ -246,6 +246,7 @@ def interrupted_in(epoch: int, seen: list[int]) -> Callable[[int, int], None]:
     return progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("name", ["balanced_softmax+images+mix", "diversify"])
 def test_an_interrupted_run_goes_on_to_the_same_outcome(

@@ -383,6 +383,7 @@ def test_the_criterion_is_one_object_until_the_prior_changes():
     assert not torch.equal(loss(4)(logits, targets), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_space", ["device", "workers"])
 @pytest.mark.parametrize("adapt", [None, AdaptivePlan])
 def test_a_run_by_a_plan_that_is_stopped_ends_as_one_that_was_not(tmp_path, image_space, adapt):

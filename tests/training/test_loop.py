@@ -180,6 +180,7 @@ def result_of(process):
     return json.loads(output.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_fresh_process_ends_with_the_same_weights_to_the_bit(processes, uninterrupted):
     fresh = result_of(processes[1]["fresh"])
     assert fresh["weights"] == {name: digest(net) for name, (net, _) in uninterrupted.items()}
