@@ -3,7 +3,8 @@
 import dataclasses
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # with more, small fits wait for their threads; before NumPy is imported
+# Small fits are slower on several threads, which wait for each other. NumPy reads this when it is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch

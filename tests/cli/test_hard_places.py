@@ -361,6 +361,7 @@ def test_every_file_of_a_training_run_may_find_the_disk_full(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_every_file_of_a_diagnosis_may_find_the_disk_full(
     tmp_path: Path, trained: Path, diagnosed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -528,7 +529,7 @@ def test_signals_at_any_moment_lose_nothing(
     result = "model.safetensors" if name == "train" else "diagnosis.json"
     undisturbed(command, out, commands)
     seconds, whole = undisturbed(command, out, commands)
-    moments = (seconds * draws.uniform("moments", name, torch.arange(8))).tolist()
+    moments = (seconds * draws.uniform("moments", name, torch.arange(5))).tolist()
     codes = []
     for number, moment in enumerate(moments):
         kind = ("SIGINT", "SIGTERM")[number % 2]

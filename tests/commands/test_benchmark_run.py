@@ -126,6 +126,7 @@ raise SystemExit(run(sys.argv[1:]))
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_what_is_recorded_outlives_the_command_and_its_workers_do_not(
     declared: Path, tmp_path: Path, fake: None, number: int
