@@ -109,7 +109,7 @@ METHODS = (
     Method(name="nearest_mean", meaning="The nearest class mean", source="Kang et al. 2020", head_step=_nearest),
     Method(
         name="logit_adjustment",
-        meaning="tau times the log prior off the logits",
+        meaning="tau times the log prior subtracted from the logits",
         source="Menon et al. 2021",
         space=_FREE_TAU,
         head_step=_adjusted,
@@ -122,7 +122,7 @@ METHODS = (
         head_step=_normalized,
     ),
     Method(
-        name="crt", meaning="A head begun anew on even draws", source="Kang et al. 2020", space=_TAU, head_step=_anew
+        name="crt", meaning="A new head trained on even draws", source="Kang et al. 2020", space=_TAU, head_step=_anew
     ),
     Method(
         name="random_oversampling",
@@ -133,7 +133,7 @@ METHODS = (
     ),
     Method(
         name="smote",
-        meaning="Even draws of classes filled up between two neighbours",
+        meaning="Even draws of classes filled up by interpolation between neighbours",
         source="Chawla et al. 2002",
         space={"neighbors": Choice(values=_NEIGHBORS, default=5), **_TAU},
         head_step=_oversampled("smote"),
@@ -147,7 +147,7 @@ METHODS = (
     ),
     Method(
         name="balanced_softmax",
-        meaning="The head trained further on the images as they come, the prior in the loss",
+        meaning="The head trained further on unweighted draws, with the class prior in the loss",
         source="Ren et al. 2020",
         space=_TAU,
         head_step=_corrected,
@@ -161,7 +161,7 @@ METHODS = (
     ),
     Method(
         name="plan_permuted",
-        meaning="The same by a plan whose diagnosis belongs to other classes",
+        meaning="The head trained further by a plan from a diagnosis with permuted classes",
         source="control",
         space=_STRENGTH,
         head_step=_planned,

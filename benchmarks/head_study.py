@@ -1,9 +1,9 @@
-"""Head repair: every head-level method on frozen cross-entropy networks, of long-tailed CIFAR-10 and of Fashion-MNIST.
+"""Head repair: every method that changes only the head, on frozen cross-entropy networks (long-tailed CIFAR-10, Fashion-MNIST).
 
     for run in canonical:0 canonical:1 canonical:2 0:0 1:0; do
       tail=${run%:*} seed=${run#*:}
       for holdout in 0.2 0; do
-        diversify train --data cifar10 --root DATA --imbalance exp:100 --tail-order $tail --seed $seed --holdout $holdout \\
+        diversify train --data cifar10 --root DATA --imbalance exp:100 --tail-order $tail --seed $seed --holdout $holdout \
           --model resnet32 --epochs 200 --precision bf16 --out runs/$tail-$seed-$holdout
       done
     done
@@ -11,20 +11,26 @@
     python -m benchmarks.head_study study BANKS --workers 2 [--untuned]
     python -m benchmarks.head_study bound BANKS
 
-A study like any other, in `results/study_cifar10_lt_head.jsonl`, of which a run takes seconds. A trial retrains the heads of all
-networks that kept a hold-out, each on its own training features, and is judged by the mean of their balanced accuracies on
-val. Methods that make a plan from val make it anew for each of five folds of val, without the fold that it is judged by. A
-final run takes one of the networks that were trained on all training images, the seeds through them in turn, with the
-chosen parameters and a plan from the hold-out of its twin, and reads test once. With `--untuned` nothing is searched for: every
-method has the values that its search begins with, one recipe of ours for whatever is trained, tau 1 for the free repairs, K of the
-papers, the plan as it is made; in `results/study_cifar10_lt_head_untuned.jsonl`. `bound` records what a head
-fitted on balanced test features reaches, cross-fitted: to be read only, as the bound of what any head could do.
+This is an ordinary study, in `results/study_cifar10_lt_head.jsonl`, whose runs take seconds. Every backbone exists twice: trained
+with and without a validation set.
 
-Every head that is trained may also take off a part of the log prior afterwards (`tau`): that is free, so none is credited for
-what it does alone.
+- A trial retrains the heads of all backbones that have a validation set, each on its own training features. Its score is the mean
+  of their balanced accuracies on the validation sets. A method that makes a plan from the validation set makes one for each of
+  five folds, without the fold that it is evaluated on.
+- A final run takes a backbone that was trained on all training images; seeds use the backbones in turn. It gets the chosen
+  parameters, and a plan from the validation set of the backbone's twin, and reads the test set once.
 
-`--suite fashion_mnist_lt_head` is the same for `--data fashion-mnist --imbalance exp:100:2000 --model small_cnn --epochs 20`, seed 0,
-with the tail orders 0 to 4: a confirmation, on images that nothing was developed on.
+`--untuned` searches nothing. Every method has its default parameters: one recipe for all trained heads, tau = 1 for the free
+repairs, the K of the papers, and the plan as it is made. Records go to `results/study_cifar10_lt_head_untuned.jsonl`.
+
+`bound` records the accuracy of a head that is fitted on balanced test features by cross-fitting. It is reported as the bound of
+any head, and chooses nothing.
+
+Every trained head may also subtract a part of the log prior afterwards (`tau`). This is free, so no method gets credit for the
+effect of tau alone.
+
+`--suite fashion_mnist_lt_head` runs the same with `--data fashion-mnist --imbalance exp:100:2000 --model small_cnn --epochs 20`,
+seed 0 and the tail orders 0 to 4. It is a confirmation, on images that nothing was developed on.
 """
 
 from __future__ import annotations
@@ -73,7 +79,7 @@ EARLIER = RECORDS / "cifar10_lt_head.jsonl"
 FOLDS = 5
 EARLIER_OURS = "plan"
 BOUND = "bound: fitted on test features"
-GROUPS = {  # by size, as the classes are grouped
+GROUPS = {  # names of the groups, from large to small classes
     "shot": ("many shot", "medium shot", "few shot"),
     "third": ("largest third", "middle third", "smallest third"),
 }
@@ -81,7 +87,7 @@ GROUPS = {  # by size, as the classes are grouped
 PROTOCOL = Protocol(
     suite="cifar10_lt_head",
     data="cifar10",
-    tail_orders=("canonical", "canonical", "canonical", "0", "1"),  # with the seeds 0, 1, 2, 0, 0 of their backbones
+    tail_orders=("canonical", "canonical", "canonical", "0", "1"),  # the seeds of the backbones are 0, 1, 2, 0, 0
     model="resnet32",
     epochs=200,
     precision="fp32",
@@ -107,16 +113,13 @@ PROTOCOLS = {protocol.suite: protocol for protocol in (PROTOCOL, FASHION)}
 
 
 def results_of(suite: str, *, untuned: bool) -> Path:
-    """Where the records of a study are."""
+    """Return the file of records of a study."""
     return RECORDS / f"study_{suite}{'_untuned' if untuned else ''}.jsonl"
-
-
-# The frozen backbones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bank:
-    """What a frozen backbone makes of its training images, and of those it is judged by: val, or test where it has none."""
+    """The features of a frozen backbone: of its training images, and of its validation set, or of the test set if it has none."""
 
     name: str
     head: LinearHead
@@ -133,7 +136,7 @@ class Bank:
 
 
 def names_of(protocol: Protocol) -> list[str]:
-    """The backbones of a protocol, in the order in which the seeds go through them: the tail order, and its own seed."""
+    """Return the backbones of a protocol in the order in which seeds use them, named by tail order and seed."""
     seen: Counter[str] = Counter()
     names = []
     for tail in protocol.tail_orders:
@@ -143,7 +146,7 @@ def names_of(protocol: Protocol) -> list[str]:
 
 
 def write_bank(run: Path, *, root: str, out: Path) -> Path:
-    """Features of a run that `diversify train` left: of train and val, or where it kept no hold-out of train and test."""
+    """Save the features of a run of `diversify train`: of its training and validation images, or of its training and test images."""
     record = atomic.read_json(run / "run.json", "run.json")
     data_record = record["data"]
     options = DataOptions(
@@ -177,7 +180,7 @@ def write_bank(run: Path, *, root: str, out: Path) -> Path:
 
 
 def read_bank(folder: Path, name: str, kind: str) -> Bank:
-    """One of the files that `write_bank` left."""
+    """Return a file that `write_bank` saved."""
     tensors, metadata = atomic.read_tensors(folder / f"{name}-{kind}.safetensors", "features of a backbone")
     head = LinearHead(weight=tensors["weight"], bias=tensors["bias"])
 
@@ -199,7 +202,7 @@ def read_bank(folder: Path, name: str, kind: str) -> Bank:
 
 
 class Task:
-    """The banks of a study, and the plans made from them; each is made once."""
+    """The banks of a study, and the plans made from them. Each is made once."""
 
     def __init__(self, protocol: Protocol, root: str) -> None:
         self.protocol, self.names = protocol, names_of(protocol)
@@ -213,7 +216,7 @@ class Task:
         self._diagnosis = cache(self._diagnosed)
 
     def fold_of(self, name: str) -> Tensor:
-        """`(M,)` which fold of val a row is in."""
+        """Return `(M,)` the fold of every validation row."""
         return stratified_folds(self.bank(name, "holdout").judged.labels, FOLDS, seed=0, name="head study")
 
     def _diagnosed(self, name: str, fold: int | None) -> Any:
@@ -230,7 +233,7 @@ class Task:
         )
 
     def plan(self, name: str, fold: int | None, permuted_by: int | None) -> Plan:
-        """The plan made from val, less a fold."""
+        """Return the plan made from the validation set without one fold."""
         found = self._diagnosis(name, fold)
         return make_plan(found if permuted_by is None else found.permuted(permuted_by))
 
@@ -255,13 +258,13 @@ def _head(method: Method, bank: Bank, parameters: Parameters, seed: int, plan: P
 
 
 def _logits(task: Task, method: Method, name: str, parameters: Parameters, seed: int) -> Tensor:
-    """`(M, C)` of the val of a backbone; of what is made from val, each row by a head that was made without its fold."""
+    """Return `(M, C)` logits of a backbone's validation set; a method that uses it is cross-validated."""
     bank = task.bank(name, "holdout")
     if method.name not in PLANNED:
         return _head(method, bank, parameters, seed, None).logits(bank.judged.features)
     logits, fold_of = torch.empty_like(bank.judged.logits), task.fold_of(name)
     for fold in range(FOLDS):
-        # another permutation for every backbone, and others than those of the final runs
+        # a different permutation for every backbone, and none of those of the final runs
         plan = task.plan(name, fold, None if method.name == OURS else 1000 + task.names.index(name))
         rows = fold_of == fold
         logits[rows] = _head(method, bank, parameters, seed, plan).logits(bank.judged.features[rows])
@@ -271,7 +274,7 @@ def _logits(task: Task, method: Method, name: str, parameters: Parameters, seed:
 def run(
     task: Task, method: Method, parameters: Parameters, *, seed: int, split: str, carried: Any, report: Any
 ) -> Outcome:
-    """A trial on the val of all backbones, or a final run on the test images of one."""
+    """Carry out a trial on the validation sets of all backbones, or a final run on the test set of one."""
     started = time.perf_counter()
     if split == "val":
         judged = [(task.bank(name, "holdout"), _logits(task, method, name, parameters, seed)) for name in task.names]
@@ -284,7 +287,7 @@ def run(
         judged = [(bank, _head(method, bank, parameters, seed, plan).logits(bank.judged.features))]
     looked = [_looked(bank, logits) for bank, logits in judged]
     orders = [bank.class_counts.argsort(descending=True, stable=True) for bank, _ in judged]
-    if len(judged) == 1:  # else classes by their size, of several tail orders
+    if len(judged) == 1:  # with several tail orders classes are listed by size
         orders = [torch.arange(len(orders[0]))]
     recall = torch.stack([one["recall"][order] for one, order in zip(looked, orders, strict=True)]).mean(0)
     sizes = judged[0][0].class_counts[orders[0]]
@@ -313,17 +316,14 @@ def _looked(bank: Bank, logits: Tensor) -> dict[str, Any]:
 
 
 def runner() -> Runner:
-    """What `run_study` calls."""
+    """Return the runner of the study."""
     return Runner(
         load=lambda protocol, *, root, device, download: Task(protocol, root), run=run, method=BY_NAME.__getitem__
     )
 
 
-# What is read only
-
-
 def bound(folder: Path, suite: str, name: str) -> dict[str, Any]:
-    """The record of a head fitted on balanced test features, each image by a head that did not see it."""
+    """Return the record of a head fitted on balanced test features, where each image is predicted by a head that did not see it."""
     bank = read_bank(folder, name, "all")
     test = bank.judged
     predicted = ceiling.cross_fitted_predictions(test.features, test.labels, test.num_classes, seed=0)
@@ -343,12 +343,9 @@ def bound(folder: Path, suite: str, name: str) -> dict[str, Any]:
     }
 
 
-# The tables
-
-
 @dataclasses.dataclass(frozen=True)
 class _Result:
-    """One final run, of the study or of the earlier reading."""
+    """One final run, of the study or of the earlier one."""
 
     method: str
     backbone: str
@@ -358,7 +355,7 @@ class _Result:
 
     @property
     def groups(self) -> dict[str, float]:
-        """Mean recall of the shot groups that there are and of the thirds of the classes by size."""
+        """Mean recall of the shot groups, as far as they have classes, and of the thirds of the classes by size."""
         sizes, recall = torch.tensor(self.class_counts), torch.tensor(self.recall, dtype=torch.float64)
         found = {}
         for kind, group in (("shot", counts.shot_groups(sizes)), ("third", counts.count_thirds(sizes))):
@@ -418,7 +415,7 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def _table(results: Sequence[_Result], ours: str, ahead_of: str) -> str:
-    """Balanced test accuracy of every method, and how far ours is ahead, over backbones."""
+    """Return the balanced test accuracy of every method, and the lead of ours, over backbones."""
     if not any(one.method == ours for one in results):
         return "No records yet."
     backbones = list(dict.fromkeys(one.backbone for one in results))
@@ -450,12 +447,12 @@ def _table(results: Sequence[_Result], ours: str, ahead_of: str) -> str:
 
 
 def table(suite: str = PROTOCOL.suite, *, untuned: bool = False) -> str:
-    """A study, on test: what a search chose, or the values that it begins with."""
+    """Return the table of a study on the test set, with searched parameters or with the defaults."""
     return _table(_finals(suite, untuned=untuned), OURS, f"`{OURS}`")
 
 
 def val_table() -> str:
-    """What each method reaches on val: with the values the search begins with, in the middle of its trials, and at best."""
+    """Return the validation accuracy of each method: with its defaults, the median of its trials, and the best."""
     path = results_of(PROTOCOL.suite, untuned=False)
     records = [] if not path.exists() else [one for one in read_records(path) if one.kind == "trial"]
     if not records:
@@ -473,12 +470,12 @@ def val_table() -> str:
 
 
 def earlier_table() -> str:
-    """The reading before it, of other backbones."""
+    """Return the table of the earlier study, on other backbones."""
     return _table(_earlier(), EARLIER_OURS, "the plan")
 
 
 def text(suite: str = PROTOCOL.suite, *, untuned: bool = False) -> str:
-    """Where the records of a study come from, in a sentence."""
+    """Return a sentence that says where the records of a study come from."""
     path = results_of(suite, untuned=untuned)
     records = read_records(path) if path.exists() else []
     finals = [one for one in records if one.kind == "final" and one.method == OURS]
@@ -501,7 +498,7 @@ def text(suite: str = PROTOCOL.suite, *, untuned: bool = False) -> str:
 
 
 def earlier_text() -> str:
-    """Where the records of the earlier reading come from, in a sentence."""
+    """Return a sentence that says where the records of the earlier study come from."""
     records = atomic.read_jsonl(EARLIER)
     tails = ", ".join(dict.fromkeys(f"{one['tail_order']}-{one['backbone']}" for one in records))
     return (

@@ -1,8 +1,9 @@
-"""What the library costs beside doing the same by hand; appends to `benchmarks/results/overhead.jsonl`.
+"""Time the library against the same work done by hand: `benchmarks/results/overhead.jsonl`.
 
     python -m benchmarks.overhead [extract] [diagnose] [report] [loop] [study]
 
-Every comparison runs both sides in turn, in one process, on the same data; a ratio is per pair, and the median is quoted.
+Every comparison runs both versions in turn, in one process, on the same data. A ratio is taken per pair, and the median is
+reported.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ PAIRS = 7
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
-    """On the clock on the wall."""
+    """Return the wall-clock seconds of a call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def noise_images(count: int) -> ImageArray:
-    """CIFAR-sized noise: what is timed does not depend on what is in the picture."""
+    """Return noise of CIFAR's size; the timed work does not depend on the content of an image."""
     pixels = draws.integers(256, "pixels", torch.arange(count * 3 * 32 * 32)).to(torch.uint8)
     return ImageArray(pixels.view(count, 3, 32, 32), torch.arange(count) % 10)
 
@@ -67,7 +68,7 @@ def noise_images(count: int) -> ImageArray:
 def paired(
     figure: str, what: str, ours: Callable[[], Any], bare: Callable[[], Any], *, faster: bool = False, **more: Any
 ) -> dict[str, Any]:
-    """Both sides in turn; the ratio is of our seconds over the others', or, with `faster`, of theirs over ours."""
+    """Time both versions in turn. The ratio is our seconds over the others', or theirs over ours with `faster`."""
     ours(), bare()  # warm up
     pairs = [(seconds_of(ours), seconds_of(bare)) for _ in range(PAIRS)]
     ratios = [other / one if faster else one / other for one, other in pairs]
@@ -84,7 +85,7 @@ def paired(
 
 
 def time_extract() -> dict[str, Any]:
-    """`extract` beside a bare forward loop: same loader, same precision."""
+    """Time `extract` against a bare forward loop with the same loader and precision."""
     data = noise_images(4096)
     split = Split(dataset=data, labels=data.targets, indices=torch.arange(len(data)), origin="source", source="train")
     loader = make_loader(split, VIEW)
@@ -106,13 +107,13 @@ def time_extract() -> dict[str, Any]:
 
 
 def long_tailed() -> tuple[LinearHead, Embeddings, Embeddings]:
-    """A head, 12,406 x 64 training and 10,000 x 64 held-out features, as of a ResNet-32 on long-tailed CIFAR-10."""
+    """Return a head and 12,406 training and 10,000 held-out features with D = 64, as of a ResNet-32 on long-tailed CIFAR-10."""
     centre = draws.uniform("centre", torch.arange(640)).view(10, 64)
 
     def features(sizes: list[int], name: str) -> tuple[torch.Tensor, torch.Tensor]:
         labels = torch.repeat_interleave(torch.arange(10), torch.tensor(sizes))
         cell = torch.arange(len(labels) * 64).view(-1, 64)
-        noise = sum(draws.uniform(name, turn, cell) for turn in range(6)) - 3  # nearly normal
+        noise = sum(draws.uniform(name, turn, cell) for turn in range(6)) - 3  # approximately normal
         return (centre[labels] + 0.6 * noise).relu(), labels
 
     (seen, seen_labels), (unseen, unseen_labels) = features(LONG_TAIL, "train"), features([1000] * 10, "heldout")
@@ -127,7 +128,7 @@ def long_tailed() -> tuple[LinearHead, Embeddings, Embeddings]:
 
 
 def repeated(figure: str, what: str, work: Callable[[], Any]) -> dict[str, Any]:
-    """Five runs after a warm-up."""
+    """Time five runs after a warm-up."""
     work()  # warm up
     seconds = [seconds_of(work) for _ in range(5)]
     return {
@@ -139,14 +140,14 @@ def repeated(figure: str, what: str, work: Callable[[], Any]) -> dict[str, Any]:
 
 
 def time_diagnose() -> dict[str, Any]:
-    """`diagnose` on the features of a ResNet-32 on long-tailed CIFAR-10."""
+    """Time `diagnose` on the features of a ResNet-32 on long-tailed CIFAR-10."""
     head, *sides = long_tailed()
     what = "seconds of diagnose on 12,406 x 64 training and 10,000 x 64 held-out features"
     return repeated("diagnose", what, lambda: diagnose(*sides, head=head))
 
 
 def time_report() -> dict[str, Any]:
-    """Everything from a diagnosis to its page: choosing images, the map, pictures, drawing."""
+    """Time everything from a diagnosis to its page: choosing images, the map, pictures, drawing."""
     head, *sides = long_tailed()
     found = diagnose(*sides, head=head)
     data = [noise_images(len(side)) for side in sides]
@@ -159,7 +160,7 @@ def time_report() -> dict[str, Any]:
 
 
 def time_loop() -> dict[str, Any]:
-    """`fit` beside a bare bf16 loop with the same augmentation; an epoch of ResNet-32 each."""
+    """Time `fit` against a bare bf16 loop with the same augmentation: one epoch of ResNet-32 each."""
     data = noise_images(4096)
     augment = CropFlip(padding=4, mirror=True)
     recipe = Recipe(epochs=1, precision="bf16", warmup_epochs=0)
@@ -193,7 +194,7 @@ def time_loop() -> dict[str, Any]:
 
 
 def time_study() -> dict[str, Any]:
-    """A study of eight runs on digits beside the same eight runs called one after the other."""
+    """Time a study of eight runs on digits against the same eight runs called one after the other."""
     protocol = SUITES["digits"].model_copy(update={"methods": ("ce", "focal"), "trials": 3, "seeds": (0,)})
     task = load_task(protocol, device="cpu")
     runs: list[Record] = []
@@ -225,7 +226,7 @@ FIGURES = {
 
 
 def keep(figures: Mapping[str, Callable[[], dict[str, Any]]], names: list[str], results: Path) -> None:
-    """Time the named figures (all by default), print each record and keep it."""
+    """Time the named figures (all by default), print each record and append it."""
     for name in names or list(figures):
         record = {
             "kind": "timing",

@@ -1,8 +1,8 @@
-"""What the remedies cost beside the tools that do the same; appends to `benchmarks/results/remedies.jsonl`.
+"""Time the remedies against other tools that do the same: `benchmarks/results/remedies.jsonl`.
 
     python -m benchmarks.remedies [eos] [smote] [features] [images] [dataset] [head]
 
-Two cores, and nothing else on them. Ratios are per pair, in one process; see `benchmarks/overhead.py`.
+Run on two cores with nothing else on them. Ratios are per pair, in one process; see `benchmarks/overhead.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Array = NDArray[Any]
 
 
 def published_eos(features: Array, labels: Array, k: int = 10) -> tuple[Array, Array]:
-    """The published EOS script, loop for loop: one table of neighbours for all rows, one per class, a draw per new row.
+    """Return the rows of the published EOS script, loop for loop: one table of neighbours for all rows, one per class, a draw per row.
 
     Dablain, Bellinger, Krawczyk, Chawla, "Efficient augmentation for imbalanced deep learning", 2022.
     """
@@ -85,7 +85,7 @@ def published_eos(features: Array, labels: Array, k: int = 10) -> tuple[Array, A
 
 
 def time_eos() -> dict[str, Any]:
-    """EOS to balance, neighbours included."""
+    """Time balancing by EOS, neighbours included."""
     _, train, _ = long_tailed()
     rows, labels = train.features.numpy(), train.labels.numpy()
     what = "how many times faster than the published script's loops: EOS on 12,406 x 64 to balance"
@@ -100,7 +100,7 @@ def time_eos() -> dict[str, Any]:
 
 
 def time_smote() -> dict[str, Any]:
-    """SMOTE to balance, neighbours included."""
+    """Time balancing by SMOTE, neighbours included."""
     _, train, _ = long_tailed()
     rows, labels = train.features.numpy(), train.labels.numpy()
     return paired(
@@ -113,7 +113,7 @@ def time_smote() -> dict[str, Any]:
 
 
 def time_features() -> dict[str, Any]:
-    """The plan from counts (EOS and covariance) on a batch of it, with the way back, beside a whole step in float32."""
+    """Time a plan from counts (EOS and covariance) on a batch, with the backward pass, against a whole float32 step."""
     head, train, _ = long_tailed()
     augment = FeatureAugmenter(Plan.from_counts(NAMES, LONG_TAIL), train, head=head)
     rows = draws.integers(len(train), "batch", torch.arange(BATCH))
@@ -138,7 +138,7 @@ def time_features() -> dict[str, Any]:
 
 
 def _albumentations(strength: float) -> dict[str, A.BasicTransform | A.BaseCompose]:
-    """Each of our operations as albumentations has it."""
+    """Return albumentations' version of each of our operations."""
     still, most = (1, 1), 0.9 * strength
     factor = (1 - most, 1 + most)
     shear, shift = 16.7 * strength, 0.33 * strength
@@ -169,7 +169,7 @@ def _image_plan(policy: ImagePolicy) -> Plan:
 
 
 class _Varied(Dataset[tuple[Tensor, int]]):
-    """Images `(N, H, W, C)` through albumentations, as a user would."""
+    """Images `(N, H, W, C)` augmented by albumentations, as a user would do it."""
 
     def __init__(self, images: Array, labels: Tensor, vary: A.Compose) -> None:
         self.images, self.labels, self.vary = images, labels.tolist(), vary
@@ -187,7 +187,7 @@ def _single_threaded(_: int) -> None:
 
 
 def _smooth_images(count: int, side: int = 32) -> ImageArray:
-    """Smooth noise, of CIFAR's size by default, in memory: plain noise is hard on no operation."""
+    """Return smooth noise, of CIFAR's size by default; plain noise is hard for no operation."""
     small = draws.uniform("pixels", torch.arange(count * 3 * 8 * 8)).view(count, 3, 8, 8)
     images = torch.nn.functional.interpolate(small, (side, side), mode="bilinear") * 255
     return ImageArray(images.round().to(torch.uint8), torch.arange(count) % 10)
@@ -199,7 +199,7 @@ OF_ALBUMENTATIONS = "how many times the images per second of the same policy thr
 
 
 def _by_albumentations(data: ImageArray, workers: int, batch: int) -> DataLoader[Any]:
-    """A loader of `data`, varied as by `VARIED`."""
+    """Return a loader of `data` that augments with `VARIED`."""
     found = _albumentations(VARIED.strength)
     some = A.SomeOf([found[name] for name in VARIED.operations], n=VARIED.layers, replace=True, p=VARIED.probability)
     images = np.ascontiguousarray(data.images.permute(0, 2, 3, 1).numpy())
@@ -225,7 +225,7 @@ def _through(loader: DataLoader[Any]) -> None:
 
 
 def time_images(cores: int = 2, batch: int = BATCH, *, workers: bool = True) -> dict[str, Any]:
-    """`BatchAugmenter` in the main process; albumentations there too on one core or without workers."""
+    """Time `BatchAugmenter` in the main process against albumentations on one core, or without workers."""
     data = _smooth_images(2048)
     augment = BatchAugmenter(_image_plan(VARIED))
     alone = cores == 1
@@ -245,7 +245,7 @@ def time_images(cores: int = 2, batch: int = BATCH, *, workers: bool = True) -> 
 
 
 def time_images_in_workers() -> dict[str, Any]:
-    """The same operations on whole batches in the workers of a loader."""
+    """Time the same operations on whole batches in the workers of a loader."""
     data = _smooth_images(8192)
     dataset = DiversifiedDataset(data, _image_plan(VARIED), backend="torch")
     ours, theirs = _loader(dataset, 2, BATCH, collate_fn=collate), _by_albumentations(data, 2, BATCH)
@@ -256,7 +256,7 @@ def time_images_in_workers() -> dict[str, Any]:
 
 
 def time_backends(side: int, count: int) -> dict[str, Any]:
-    """The two named backends of `DiversifiedDataset`, batches fetched in the main process on one core."""
+    """Time the two named backends of `DiversifiedDataset`, with batches fetched in the main process on one core."""
     data = _smooth_images(count, side)
     ours, theirs = (
         DiversifiedDataset(data, _image_plan(VARIED), backend=backend) for backend in ("torch", "albumentations")
@@ -274,7 +274,7 @@ def time_backends(side: int, count: int) -> dict[str, Any]:
 
 
 class _Items(Dataset[tuple[Tensor, int]]):
-    """Examples one by one, varied by hand or not at all."""
+    """Single examples, augmented by hand or not at all."""
 
     def __init__(self, images: Tensor, labels: Tensor, policy: ImagePolicy | None = None) -> None:
         self.images, self.targets, self.policy = images, labels, policy
@@ -295,7 +295,7 @@ class _Items(Dataset[tuple[Tensor, int]]):
 
 
 def time_dataset() -> dict[str, Any]:
-    """Two of four operations on every second image, one image at a time in the main process."""
+    """Time two of four operations on every second image, one image at a time in the main process."""
     data = noise_images(2048)
     images, labels = data.images, data.targets
     operations = ("rotate", "brightness", "contrast", "erase")
@@ -312,7 +312,7 @@ def time_dataset() -> dict[str, Any]:
 
 
 def time_head() -> dict[str, Any]:
-    """Everything that `diversify remedy` makes and compares, from a diagnosis on."""
+    """Time everything that `diversify remedy` computes from a diagnosis."""
     head, train, heldout = long_tailed()
 
     def replan(rows: Embeddings) -> Plan:
@@ -336,7 +336,7 @@ FIGURES = {
     "smote": time_smote,
     "features": time_features,
     "images": time_images,
-    "images_1024": partial(time_images, batch=1024),  # as `fit_resident` makes them
+    "images_1024": partial(time_images, batch=1024),  # as in `fit_resident`
     "images_one_core": partial(time_images, 1),
     "images_no_workers": partial(time_images, workers=False),
     "images_in_workers": time_images_in_workers,

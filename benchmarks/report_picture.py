@@ -1,4 +1,4 @@
-"""The picture that opens the README: parts of a report, one below the other, as Chromium shows them.
+"""Take the picture at the top of the README: parts of a report, stacked, as Chromium renders them.
 
 python -m benchmarks.report_picture RUN/report.html docs/report.png
 """
@@ -17,7 +17,7 @@ from browser import Browser
 
 WIDTH = 1180
 MARGIN, GAP = 24, 28
-# What is shown: from the top of the first element to the bottom of the second, as JavaScript expressions.
+# Each part reaches from the top of the first element to the bottom of the second, given as JavaScript expressions.
 PARTS = (
     ("document.querySelector('h1')", "document.querySelector('.headlines')"),
     ("document.querySelector('#findings')", "document.querySelectorAll('.findings li')[1]"),
@@ -31,7 +31,7 @@ PARTS = (
 
 
 def picture(page: Path) -> Image.Image:
-    """The parts, one below the other."""
+    """Return the parts, stacked."""
     with tempfile.TemporaryDirectory() as profile:
         browser = Browser(Path(profile))
         browser.show(page.resolve(), width=WIDTH)

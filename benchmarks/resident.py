@@ -1,11 +1,11 @@
-"""How fast a run of `cifar10_lt` is, alone and with others beside it; `benchmarks/results/resident.jsonl`.
+"""Time an epoch of `cifar10_lt`, alone and with other processes on the device: `benchmarks/results/resident.jsonl`.
 
     python -m benchmarks.resident --root DATA [--epochs 20] [--beside 8]
 
 Plain cross entropy on long-tailed CIFAR-10 (12,406 images, ResNet-32, batches of 128, bf16) on one device. First one process
-trains alone, then so many beside each other, all beginning together once each has trained two epochs. The median epoch times
-200 is what a run takes; what comes before the first step (reading the data, capturing the step) is given beside it. On CUDA
-start the multi-process service first (`nvidia-cuda-mps-control -d`): without it processes take turns.
+trains alone. Then several processes train side by side, and all start the clock once each has trained two epochs. A run takes 200
+times the median epoch. The time before the first step (reading data, capturing the step) is recorded separately. On CUDA start the
+multi-process service first (`nvidia-cuda-mps-control -d`): without it processes take turns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WARM_UP = 2  # epochs before the clock starts
 
 
 def epochs_of(root: str, epochs: int, barrier: Any, told: Any) -> None:
-    """Train; tell the seconds before the third epoch, and those of each epoch from then on."""
+    """Train, and send the seconds before the third epoch and those of each later epoch."""
     torch.set_num_threads(1)
     begun = time.perf_counter()
     task = load_task(CIFAR10_LT, root=root)
@@ -60,7 +60,7 @@ def epochs_of(root: str, epochs: int, barrier: Any, told: Any) -> None:
 
 
 def together(processes: int, root: str, epochs: int) -> tuple[float, float, int]:
-    """Median seconds of an epoch of one of these processes, and of what comes before; and images in an epoch."""
+    """Return the median seconds of an epoch and of the start of these processes, and the images in an epoch."""
     context = multiprocessing.get_context("spawn")
     barrier, told = context.Barrier(processes), context.Queue()
     members = [context.Process(target=epochs_of, args=(root, epochs, barrier, told)) for _ in range(processes)]
@@ -73,7 +73,7 @@ def together(processes: int, root: str, epochs: int) -> tuple[float, float, int]
 
 
 def table() -> str:
-    """The last record of each figure."""
+    """Return the last record of each figure as a table."""
     records = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
     if not records:
         return "No records yet."

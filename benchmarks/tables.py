@@ -1,7 +1,7 @@
-"""Tables in the documents are generated from records: `python -m benchmarks.tables` rewrites them in place.
+"""Generate the tables in the documents from records: `python -m benchmarks.tables` rewrites them in place.
 
-A table stands between `<!-- NAME -->` and `<!-- end NAME -->`; a test checks that what stands there is what the records give.
-The records of a study, `results/study_NAME.jsonl`, give two: `study_NAME`, its methods, and `study_NAME_text`, what they say.
+A table stands between `<!-- NAME -->` and `<!-- end NAME -->`. A test checks that it is what the records give. The records of a
+study, `results/study_NAME.jsonl`, give two: `study_NAME`, the table of methods, and `study_NAME_text`, the findings.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from diversify.study import read
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-RECENT = 3  # records of a timed figure that its number is from
+RECENT = 3  # records that a timed figure is computed from
 ROOT = HERE.parent
 DOCUMENTS = (ROOT / "README.md", HERE / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 
 
 def latest_timings(file: str) -> dict[str, list[Mapping[str, Any]]]:
-    """The last records of each timed figure that say the same, `RECENT` at most, so that none is picked for its number."""
+    """Return the last records of each timed figure with the same description, at most `RECENT`, so that no number is picked."""
     path = RESULTS / file
     found: dict[str, list[Mapping[str, Any]]] = {}
     for record in atomic.read_jsonl(path) if path.exists() else []:
@@ -37,7 +37,7 @@ def latest_timings(file: str) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def _ratios(record: Mapping[str, Any]) -> list[float]:
-    """Of every pair, the way round that the record has it."""
+    """Return the ratio of every pair, in the direction of the record."""
     ratios = [one / other for one, other in zip(record["seconds_ours"], record["seconds_bare"], strict=True)]
     if abs(median(ratios) - record["ratio_median"]) > abs(1 / median(ratios) - record["ratio_median"]):
         return [1 / one for one in ratios]
@@ -45,7 +45,7 @@ def _ratios(record: Mapping[str, Any]) -> list[float]:
 
 
 def timings(file: str) -> str:
-    """The timed figures, each with its spread and where it was measured."""
+    """Return the timed figures as a table, each with its spread and device."""
     rows = ["| figure | measured | on |", "|:--|:--|:--|"]
     for name, records in latest_timings(file).items():
         if "ratio_median" in records[-1]:
@@ -123,7 +123,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 
 def study(name: str) -> str:
-    """The table `study_NAME` or `study_NAME_text` of the records in `results/study_NAME.jsonl`."""
+    """Return the table `study_NAME` or `study_NAME_text` of the records in `results/study_NAME.jsonl`."""
     make = page.text if name.endswith("_text") else page.headline_table
     path = RESULTS / f"{name.removesuffix('_text')}.jsonl"
     if not path.exists():
@@ -132,14 +132,14 @@ def study(name: str) -> str:
 
 
 def made(name: str) -> str | None:
-    """The table of this name; None where there is no such."""
+    """Return the table with this name; None if there is none."""
     if name.startswith("study_"):
         return study(name)
     return TABLES[name]() if name in TABLES else None
 
 
 def filled(text: str) -> str:
-    """A document with every table in it made anew."""
+    """Return a document with all its tables generated anew."""
 
     def table(found: re.Match[str]) -> str:
         name, content = found[1], made(found[1])

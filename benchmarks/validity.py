@@ -1,37 +1,37 @@
-"""What a diagnostic says of a class beyond its size, with other classes in the tail: `benchmarks/results/validity.jsonl`.
+"""What a diagnostic adds to class size, with different classes in the tail: `benchmarks/results/validity.jsonl`.
 
     python -m benchmarks.validity --root DATA                                                # two CPU cores
-    python -m benchmarks.validity --root DATA --imbalance exp:100 --model resnet32 \\
+    python -m benchmarks.validity --root DATA --imbalance exp:100 --model resnet32 \
       --epochs 200 --batch-size 128 --learning-rate 0.1                                      # a GPU
 
-For every tail order and seed a network is trained with cross entropy, without the hold-out; diagnosed on the hold-out,
-alone; and read on test. The same start is trained with every other remedy, and the head of the cross-entropy network is
-retrained by the plan that its diagnosis makes. One record per tail order, seed and method; what is recorded is not run again.
+For every tail order and seed a network is trained with cross entropy, without the validation set. It is diagnosed on the
+validation set alone and evaluated on the test set. Every other remedy is trained from the same initial weights, and the head of the
+cross-entropy network is retrained by the plan from its diagnosis. There is one record per tail order, seed and method. Recorded runs
+are not repeated.
 
-What is asked: over classes, does a diagnostic go with the recall gap (recall on training less on test images), with test
-recall, and with what each remedy adds to test recall, where log n is given? Ranks are taken over the classes of a run, and
-from them the mean rank, over runs, of the class of that size is taken off: everything that size says, in whatever form,
-goes. What is left of diagnostic and outcome is multiplied and summed over ALL runs before it is divided: a correlation of
-pooled within-run ranks. The mean of one partial correlation per run has more bias: with ten classes each is drawn toward 0,
-by up to a few hundredths; it is wild where the diagnostic follows log n in one run; and it takes off a straight line in
-log n only, so that two curves with a floor in the tail would seem to say something to each other.
+The question: over classes and given log n, is a diagnostic associated with the recall gap (training minus test recall), with test
+recall, and with the gain in test recall from each remedy? Ranks are taken over the classes of a run. From each rank the mean rank,
+over runs, of the class of that size is subtracted, which removes everything that size explains in whatever form. The products of
+the residuals of diagnostic and outcome are summed over ALL runs before they are divided: a correlation of pooled within-run ranks.
+The mean of one partial correlation per run would be worse in three ways: with ten classes each is biased toward 0 by up to a few
+hundredths; it is unstable when the diagnostic follows log n in a run; and it only removes a straight line in log n, so two curves
+with a floor in the tail would seem associated.
 
-- The interval draws whole tail orders, with all their seeds, with replacement: percentiles, widened for the few tail orders
-  as Hesterberg 2015 does (expanded percentile interval).
-- It speaks of these classes. Whether as much is to be had from a diagnostic that belongs to other classes is the null beside
-  it: residuals change places between classes, by the same permutation in all runs, since it is the same ten classes that
-  are difficult in all of them. Its p is adjusted for the number of diagnostics in the column, or of gains in all of their
-  columns together (Holm).
-- A diagnostic adds to class size where the interval leaves out 0 and the adjusted p is below 0.05; "unsure" where only the
+- The interval resamples whole tail orders, with all their seeds: percentiles, widened for the small number of tail orders by the
+  expanded percentile interval (Hesterberg 2015).
+- The interval is about these classes. The null hypothesis tests whether a diagnostic that belongs to other classes would do as
+  well: residuals are permuted between classes, by the same permutation in all runs, since the same ten classes are difficult in all
+  of them. Its p value is adjusted by Holm's method for the diagnostics in a column, or for all columns of gains together.
+- A diagnostic adds to class size ("yes") if the interval excludes 0 and the adjusted p is below 0.05; it is "unsure" if only the
   first holds.
-- One that is undefined for too many classes, since their held-out images are few, is not tested. `exp:100:1300` is the
+- A diagnostic that is undefined for too many classes, because they have few held-out images, is not tested. `exp:100:1300` is the
   smallest set of that ratio whose sixth class has the 20 held-out images of a comparison at matched n.
 
-In simulated runs of this form (8 tail orders, 2 seeds, no true relation) the interval left out 0 in 4% of 150, in 15% where
-most of what is left belongs to the class, in all tails; p was below 0.05 in 5 to 10%. Two curves in log n with nothing between
-them had a mean partial correlation per run of -0.15, and 0.01 here.
+In simulated runs of this form (8 tail orders, 2 seeds, no true relation) the interval excluded 0 in 4% of 150 simulations, and in
+15% when most of the residual belongs to the class in all tails; p was below 0.05 in 5 to 10%. Two unrelated curves in log n had a
+mean partial correlation per run of -0.15, and 0.01 here.
 
-Held-out recall stands among the diagnostics: what does not do better than it adds nothing to looking at the recall.
+Held-out recall is one of the diagnostics: a diagnostic that does no better adds nothing to looking at the recall.
 """
 
 from __future__ import annotations
@@ -100,21 +100,18 @@ ASKED = (
 )
 GAP_OUTCOMES = {"gap": "recall gap, train less test", "recall": "test recall"}
 GAIN_OUTCOMES = {name: f"gain of {title}" for name, title in REMEDIES.items()}
-# A gain is over the very recall that this estimates: what is low by chance is gained on by whatever is done.
+# A gain is relative to the recall that this estimates: if that is low by chance, any remedy seems to gain.
 UNASKED = dict.fromkeys(GAIN_OUTCOMES, ("recall_heldout",))
 BOOTSTRAPS = 4000
 PERMUTATIONS = 9999
 CONFIDENCE = 0.95
-FEWEST_TAILS = 4  # below, tail orders cannot be drawn with replacement
-FEWEST_CLASSES = 6  # of a run, with the diagnostic defined
+FEWEST_TAILS = 4  # fewer tail orders cannot be resampled
+FEWEST_CLASSES = 6  # with the diagnostic defined, in a run
 NO_RECORDS = "No records yet."
 
 
-# The runs
-
-
 def protocol_of(options: argparse.Namespace) -> Protocol:
-    """What is the same for every run; all methods at their published parameters, nothing is searched."""
+    """Return what is the same for every run. All methods have their published parameters; nothing is searched."""
     return Protocol(
         suite=SUITE,
         data=options.data,
@@ -132,7 +129,7 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
 
 
 def design_of(protocol: Protocol) -> dict[str, Any]:
-    """What records must share to be read together; more tail orders and seeds may be added to it."""
+    """Return what records must share to be analysed together. More tail orders and seeds may be added to a design."""
     kept = ("data", "imbalance", "holdout", "model", "epochs", "batch_size", "schedule", "warmup_epochs", "precision")
     rates = {name: getattr(protocol, name)[1] for name in ("learning_rate", "weight_decay")}
     return {**{name: getattr(protocol, name) for name in kept}, **rates}
@@ -140,7 +137,7 @@ def design_of(protocol: Protocol) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
-    """A trained network: its head, and what it makes of its training images, of the hold-out and of test."""
+    """A trained network: its head, and the embeddings of its training, validation and test images."""
 
     head: LinearHead
     train: Embeddings
@@ -151,7 +148,7 @@ class Network:
 
 
 def train(task: Task, method_name: str, tail: str, seed: int) -> Network:
-    """A network trained by a method on the training images less the hold-out."""
+    """Train a network with a method, without the validation set."""
     protocol, method = task.protocol, method_named(method_name)
     sides = task.images(tail, "val")
     data = sides.data
@@ -177,13 +174,13 @@ def train(task: Task, method_name: str, tail: str, seed: int) -> Network:
 
 
 def recall_of(head: LinearHead, embeddings: Embeddings) -> list[float]:
-    """`(C,)` recall of a head on embeddings."""
+    """Return `(C,)` recall of a head on embeddings."""
     predicted = head.logits(embeddings.features).argmax(1)
     return metrics.recall(metrics.confusion_matrix(embeddings.labels, predicted, embeddings.num_classes)).tolist()
 
 
 def columns_of(diagnosis: Diagnosis) -> dict[str, list[float | None]]:
-    """Every measure per class, null where undefined."""
+    """Return every measure per class, null where undefined."""
     return {
         name: [None if math.isnan(value) else float(f"{value:.6g}") for value in diagnosis[name].tolist()]
         for name in MEASURES
@@ -192,7 +189,7 @@ def columns_of(diagnosis: Diagnosis) -> dict[str, list[float | None]]:
 
 
 def records_of(task: Task, method_name: str, tail: str, seed: int) -> list[dict[str, Any]]:
-    """The records of one training; with cross entropy, that of its head retrained by the plan comes first."""
+    """Return the records of one training; with cross entropy, first that of its head retrained by the plan."""
     started = provenance.now()
     network = train(task, method_name, tail, seed)
     sides = task.images(tail, "val")
@@ -248,7 +245,7 @@ def _key(record: Mapping[str, Any]) -> tuple[str, str, int, str]:
 
 
 def kept(path: Path) -> list[dict[str, Any]]:
-    """Every record of the suite."""
+    """Return every record of the suite."""
     return [one for one in atomic.read_jsonl(path) if one["suite"] == SUITE] if path.exists() else []
 
 
@@ -271,18 +268,16 @@ def run(
                         yield record
 
 
-# The statistic
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Association:
-    """How a diagnostic goes with an outcome over classes, log n given.
+    """The association of a diagnostic with an outcome over classes, given log n.
 
     Attributes:
-        estimate: In [-1, 1]; NaN where it was not tested.
-        low: End of the interval over tail orders.
-        p: Of the null that the diagnostic belongs to other classes; raw.
-        classes: For which it is defined, a mean over runs.
+        estimate: In [-1, 1]; NaN if not tested.
+        low: Low end of the interval over tail orders.
+        high: High end.
+        p: Raw p value of the null hypothesis that the diagnostic belongs to other classes.
+        classes: Number of classes for which the diagnostic is defined, averaged over runs.
     """
 
     estimate: float = math.nan
@@ -293,25 +288,25 @@ class Association:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """True if the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 def association(
     diagnostic: Array, outcome: Array, class_counts: Array, tails: Sequence[str], *, given: bool = True
 ) -> Association:
-    """Pooled within-run rank correlation over classes, with what class size says taken out of both.
+    """Return the pooled within-run rank correlation over classes, with class size removed from both sides.
 
     Args:
-        diagnostic: `(R, C)`, a run per row; NaN where undefined.
+        diagnostic: `(R, C)`, one run per row; NaN where undefined.
         outcome: `(R, C)`.
         class_counts: `(R, C)` training images; sorted, the same in every run.
-        tails: `(R,)` tail order of each run; an interval draws these.
-        given: Whether class size is taken out; without, a plain pooled rank correlation, and no p.
+        tails: `(R,)` tail order of each run; the interval resamples these.
+        given: True to remove class size; otherwise a plain pooled rank correlation without p.
 
     Returns:
-        Without numbers where fewer than 4 tail orders have 6 classes with the diagnostic defined, or one side says nothing
-        that size does not.
+        NaN if fewer than 4 tail orders have 6 classes with the diagnostic defined, or if class size explains one side
+        completely.
     """
     defined = np.isfinite(diagnostic) & np.isfinite(outcome)
     classes = float(defined.sum(1).mean()) if len(defined) else math.nan
@@ -338,7 +333,7 @@ def association(
 
 
 def _centred_ranks(values: Array, known: NDArray[np.bool_]) -> Array:
-    """Ranks of the known values of each row, less their mean; 0 elsewhere."""
+    """Return the ranks of the known values of each row minus their mean; 0 elsewhere."""
     found = np.zeros_like(values)
     for row, here in enumerate(known):
         ranks = rankdata(values[row, here])
@@ -347,7 +342,7 @@ def _centred_ranks(values: Array, known: NDArray[np.bool_]) -> Array:
 
 
 def _correlation(one: Array, two: Array, known: NDArray[np.bool_], weights: Array, *, given: bool) -> Array:
-    """`(B,)` for weights `(B, R)` of the runs; NaN where a side has nothing left."""
+    """Return `(B,)` correlations for weights `(B, R)` of the runs; NaN if a side has no variance left."""
     present = weights @ known
 
     def products(first: Array, second: Array) -> Array:
@@ -366,10 +361,10 @@ def _correlation(one: Array, two: Array, known: NDArray[np.bool_], weights: Arra
 
 
 def _chance(one: Array, two: Array, known: NDArray[np.bool_], order: NDArray[np.int64]) -> float:
-    """How often as strong a correlation comes when what is left of ranks changes places, classes alike in all runs.
+    """Return how often a permutation of residuals between classes, the same in all runs, gives as strong a correlation.
 
-    By size it is first brought to one spread: ranks vary least at the ends, and would be paired with the middle. What
-    has changed places has its means by size taken off again, as the outcome has.
+    Residuals are first scaled to the same spread at every size: ranks vary least at the ends, and would be paired with the
+    middle. After the permutation the means by size are subtracted again, as in the outcome.
     """
     back = np.argsort(order, axis=1)
     first, second = (_standardized(values, known) for values in (one, two))
@@ -389,19 +384,16 @@ def _chance(one: Array, two: Array, known: NDArray[np.bool_], order: NDArray[np.
 
 
 def _standardized(values: Array, known: NDArray[np.bool_]) -> Array:
-    """Values less the mean of their column over the known rows, over its standard deviation; 0 elsewhere."""
+    """Return values minus the mean of their column over the known rows, over its standard deviation; 0 elsewhere."""
     present = np.maximum(known.sum(0), 1)
     left = np.where(known, values - values.sum(0) / present, 0.0)
     spread = np.sqrt((left**2).sum(0) / present)
     return left / np.where(spread > 0, spread, 1.0)
 
 
-# What the records say
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runs:
-    """The complete runs of one design: every method is there for each tail order and seed."""
+    """The complete runs of one design: each tail order and seed has every method."""
 
     design: Mapping[str, Any]
     base: tuple[Mapping[str, Any], ...]
@@ -418,7 +410,7 @@ class Runs:
         return _rows(one["class_counts"] for one in self.base)
 
     def outcome(self, name: str) -> Array:
-        """`(R, C)`: the gap, test recall, or what a remedy adds to it."""
+        """Return `(R, C)`: the gap, test recall, or the gain in it from a remedy."""
         recall = _rows(one["recall"] for one in self.base)
         if name == "recall":
             return recall
@@ -427,7 +419,7 @@ class Runs:
         return _rows(one["recall"] for one in self.remedies[name]) - recall
 
     def diagnostic(self, name: str) -> Array:
-        """`(R, C)` of a measure; NaN where undefined."""
+        """Return `(R, C)` of a measure; NaN where undefined."""
         nothing = [None] * len(self.base[0]["recall"])
         return _rows(one["classes"].get(name, nothing) for one in self.base)
 
@@ -437,7 +429,7 @@ def _rows(listed: Any) -> Array:
 
 
 def designs(records: Sequence[Mapping[str, Any]]) -> list[Runs]:
-    """The complete runs, by design, the one with the most training steps last."""
+    """Return the complete runs by design, the design with the most training steps last."""
     by_design: dict[str, dict[tuple[str, int], dict[str, Mapping[str, Any]]]] = {}
     for one in records:
         design, tail, seed, method = _key(one)
@@ -455,7 +447,7 @@ Answers = Mapping[str, Mapping[str, Association]]
 
 
 def answers(runs: Runs) -> Answers:
-    """Per outcome, per diagnostic."""
+    """Return the associations per outcome and diagnostic."""
     return {
         outcome: {
             name: association(runs.diagnostic(name), runs.outcome(outcome), runs.class_counts, runs.tails)
@@ -468,10 +460,10 @@ def answers(runs: Runs) -> Answers:
 
 
 def verdicts(found: Answers) -> dict[str, dict[str, str]]:
-    """Per outcome, whether each diagnostic adds to class size: yes, unsure, no, or not tested.
+    """Return per outcome whether each diagnostic adds to class size: yes, unsure, no, or not tested.
 
-    p values are adjusted for all diagnostics of an outcome, and those of gains for all gains together: whoever looks for
-    the remedy that a diagnostic speaks of has looked at each.
+    p values are adjusted for all diagnostics of an outcome, and those of gains for all gains together, since a search for the
+    remedy that a diagnostic points to has looked at all of them.
     """
     words: dict[str, dict[str, str]] = {}
     for family in (*((name,) for name in GAP_OUTCOMES), tuple(GAIN_OUTCOMES)):
@@ -498,7 +490,7 @@ def _read(path: Path, changed: float, size: int) -> tuple[tuple[Runs, Answers], 
 
 
 def results() -> tuple[tuple[Runs, Answers], ...]:
-    """Of every design."""
+    """Return the answers of every design."""
     if not RESULTS.exists():
         return ()
     state = RESULTS.stat()
@@ -506,7 +498,7 @@ def results() -> tuple[tuple[Runs, Answers], ...]:
 
 
 def evidence() -> dict[str, str]:
-    """Per diagnostic, what `MEASURES` is to say of it: of the design with the most training steps."""
+    """Return per diagnostic what `MEASURES` should say about it, from the design with the most training steps."""
     if not results():
         return dict.fromkeys(ASKED, "not tested")
     found = results()[-1][1]
@@ -523,9 +515,6 @@ def _evidence(gap: str, gain: str) -> str:
     if gap == gain:
         return gap
     return f"{gap} for the recall gap, {gain} for the gain of a remedy"
-
-
-# The tables
 
 
 def _described(runs: Runs) -> str:
@@ -578,12 +567,12 @@ def _strength(one: Association) -> float:
 
 
 def gap_table() -> str:
-    """What each diagnostic says of the recall gap and of test recall, beyond log n."""
+    """Return what each diagnostic adds to log n for the recall gap and test recall, as a table."""
     return _table(GAP_OUTCOMES)
 
 
 def gain_table() -> str:
-    """What each says of the gain in test recall from each remedy, beyond log n."""
+    """Return what each diagnostic adds to log n for the gain in test recall from each remedy, as a table."""
     return _table(GAIN_OUTCOMES)
 
 
@@ -592,7 +581,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def text() -> str:
-    """How many runs, what was done, and what they say, in words chosen by the numbers."""
+    """Return the number of runs, the procedure and the findings, in words that the numbers choose."""
     if not results():
         return NO_RECORDS
     told = []
@@ -639,7 +628,7 @@ def text() -> str:
 
 
 def _numbers(text: str) -> list[int]:
-    """`0..7` or `0,1`."""
+    """Parse `0..7` or `0,1`."""
     if ".." in text:
         first, last = (int(end) for end in text.split(".."))
         return list(range(first, last + 1))
@@ -651,7 +640,7 @@ def _tails(text: str) -> list[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options, with the scale for two CPU cores as defaults."""
+    """Return the options, whose defaults suit two CPU cores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data")
     parser.add_argument("--data", default="cifar10")
@@ -671,7 +660,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing and print a line for each."""
+    """Run what is missing and print a line for each run."""
     options = build_parser().parse_args(arguments)
     if options.evidence:
         print("\n".join(f'    "{name}": "{words}",' for name, words in evidence().items()))

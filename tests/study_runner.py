@@ -1,4 +1,4 @@
-"""Runs of a study that cost nothing: an analytic objective in place of training."""
+"""Runs of a study without training: an analytic objective."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from diversify.functional import draws
 from diversify.study.protocol import Choice, Method, Outcome, Parameters, Protocol, Range
 from diversify.study.study import Runner
 
-PAUSE = 0.0  # seconds that a run takes at least
+PAUSE = 0.0  # shortest duration of a run in seconds
 
 METHODS = {
     "plain": Method(name="plain", meaning="m", source="s"),
@@ -58,7 +58,7 @@ def run(
     carried: Any,
     report: Callable[[int, float], None],
 ) -> Outcome:
-    """Best near the middle of every parameter; noise of the seed."""
+    """Return an outcome that is best near the middle of every parameter, with noise per seed."""
     if method.name == "hopeless" or (method.name == "fragile" and parameters["gamma"] < 0.5):
         raise InputError("training loss must stay finite, got nan in epoch 3; lower the learning rate")
     quality = 0.8 - 0.1 * abs(math.log10(float(parameters["learning_rate"])) + 1)

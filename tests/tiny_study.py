@@ -1,4 +1,4 @@
-"""A study of four classes of 8 x 8 noise about four patterns, small enough that every method can be run."""
+"""A study of four classes of 8 x 8 noise around four patterns, small enough to run every method."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ COUNTS = (48, 24, 12, 6)
 
 
 def write_data(file: Path, *, counts: tuple[int, ...] = COUNTS, with_val: bool = False, **rolled: int) -> Path:
-    """An `npz:` file; `test=1` or `val=1` gives the images of that split the label of the next class."""
+    """Write an `npz:` file; `test=1` or `val=1` shifts the labels of that split by one class."""
     random = np.random.default_rng(0)
     patterns = random.integers(40, 216, (len(counts), 8, 8))
     arrays: dict[str, Any] = {}
@@ -45,12 +45,12 @@ def protocol_of(file: Path, **changes: Any) -> Protocol:
 
 
 def run(task: Task, method: Method, split: str = "val", *, seed: int = 0, **more: Any) -> Outcome:
-    """A run by the default of everything that is searched, but for what is given as `changed`."""
+    """Carry out a run with default parameters, except those in `changed`."""
     defaults = {name: each.default for name, each in task.protocol.space_of(method).items()}
     return run_trial(task, method, defaults | more.pop("changed", {}), seed=seed, split=split, **more)
 
 
 def but_for_time(outcome: Outcome) -> dict[str, Any]:
-    """What is the same in two runs of one thing."""
+    """Return what is the same in two runs with the same inputs."""
     timed = ("seconds", "images_per_second", "peak_memory")
     return {name: value for name, value in vars(outcome).items() if name not in timed}

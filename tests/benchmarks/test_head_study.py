@@ -1,4 +1,4 @@
-"""The study of head repair: which backbone a seed reads, and that no plan is judged by what made it."""
+"""The study of head repair: the backbone of each seed, and plans that never see the fold they are evaluated on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDES = {"holdout": ((60, 20, 8), (15, 10, 6)), "all": ((75, 25, 10), (20, 20, 2
 
 
 def side(counts: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
-    """Features about a mean of their class, and their labels."""
+    """Return features around a mean per class, and their labels."""
     labels = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
     drawn = torch.randn(len(labels), 6, generator=torch.Generator().manual_seed(seed))
     return drawn.abs() + 2 * torch.eye(3, 6)[labels], labels
@@ -30,7 +30,7 @@ def side(counts: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def banks(tmp_path: Path) -> Path:
-    """Banks of all the backbones of the protocol, tiny."""
+    """Tiny banks of all backbones of the protocol."""
     folder = tmp_path / "banks"
     folder.mkdir()
     for place, name in enumerate(head_study.names_of(head_study.PROTOCOL)):
@@ -63,7 +63,7 @@ def test_every_method_goes_all_the_way(banks: Path, tmp_path: Path, monkeypatch:
     assert {one.reason for one in records} == {""}
     assert {one.state for one in records} == {"complete"}
     finals = [one for one in records if one.kind == "final" and one.method == "diversify"]
-    # the third of the seeds takes the third backbone, whatever its number
+    # the third seed uses the third backbone, whatever its number
     assert [one.inside["backbone"] for one in finals] == ["canonical-0", "canonical-1", "canonical-2"]
     assert finals[0].inside["weights"] == "0all"
     assert finals[0].class_counts == (75, 25, 10)

@@ -1,4 +1,4 @@
-"""Every kept record says where it comes from; the tables built on them read what they should."""
+"""Every kept record names its origin, and the tables built from records read what they should."""
 
 import math
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_many_samples_at_once_are_the_librarys_own_correlations() -> None:
 
 
 def test_answers_come_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A measure that follows log n in both networks shows it; one that is constant shows nothing."""
+    """A measure that follows log n in both networks shows it; a constant one shows nothing."""
     from benchmarks import cifar10_lt_diagnosis as study
 
     def network(order: list[int], tail: str) -> dict[str, object]:

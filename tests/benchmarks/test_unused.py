@@ -1,4 +1,4 @@
-"""Training images that a long tail leaves out, as judges: `benchmarks.cifar10_lt_unused`."""
+"""Evaluation on training images that a long tail leaves out: `benchmarks.cifar10_lt_unused`."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_unused_images_are_neither_train_nor_val() -> None:
 
 
 def bank(name: str, seed: int) -> bench.Bank:
-    """Features about the middles of ten classes, none of class 0 among the unused."""
+    """Return features around the means of ten classes, with none of class 0 among the unused images."""
     head = LinearHead(weight=2 * torch.eye(10), bias=torch.zeros(10))
 
     def side(counts: list[int], which: str) -> Embeddings:

@@ -1,4 +1,4 @@
-"""What a diagnostic says beyond class size: the statistic on made-up runs, the runs' way to the records, the tables."""
+"""What a diagnostic adds to class size: the statistic on simulated runs, the recording of runs, and the tables."""
 
 import argparse
 import dataclasses
@@ -30,7 +30,7 @@ LOG = np.log(COUNTS)
 
 
 def noise(seed: int) -> np.ndarray:
-    """One number per tail order and class, and a little of its own for each seed."""
+    """Return one number per tail order and class, with a small deviation per seed."""
     generator = np.random.default_rng(seed)
     return np.repeat(generator.normal(size=(8, 10)), 2, axis=0) + 0.2 * generator.normal(size=(16, 10))
 
@@ -42,11 +42,11 @@ def test_a_diagnostic_that_is_class_size_and_noise_adds_nothing() -> None:
     assert abs(float(np.mean([one.estimate for one in said]))) < 0.1
     alone = validity.association(LOG, gap, COUNTS, TAILS, given=False)
     assert alone.high < -0.5
-    assert np.isnan(validity.association(LOG, gap, COUNTS, TAILS).estimate)  # nothing is left of it
+    assert np.isnan(validity.association(LOG, gap, COUNTS, TAILS).estimate)  # no residual is left
 
 
 def test_two_curves_in_class_size_say_nothing_to_each_other() -> None:
-    """A floor in the tail is no line in log n; what is left of one along a line would go with what is left of another."""
+    """A floor in the tail is not a line in log n: the residuals of two such curves after a linear fit would correlate."""
     floor, flat = np.maximum(LOG, 3.0), np.maximum(LOG, 3.3)
     said = [
         validity.association(flat + 0.5 * noise(2 * k), 0.5 * noise(2 * k + 1) - floor, COUNTS, TAILS).estimate
@@ -92,7 +92,7 @@ def test_seeds_of_a_tail_order_do_not_narrow_the_interval() -> None:
 
 
 def test_a_coincidence_of_ten_classes_is_not_taken_for_a_law() -> None:
-    """What belongs to the class in every tail has a narrow interval over tails, and nothing to set it apart from chance."""
+    """An effect that belongs to the class in every tail order has a narrow interval, and is not distinguished from chance."""
     generator = np.random.default_rng(0)
     p = [
         validity.association(*(LOG + 3 * generator.normal(size=(1, 10)) for _ in "xy"), COUNTS, TAILS).p
@@ -112,7 +112,7 @@ def test_a_diagnostic_of_few_classes_or_tails_is_not_tested() -> None:
 
 
 def records(skip: str = "") -> list[dict[str, Any]]:
-    """Runs whose margin carries the gap and whose head norm is class size; remedies gain where the gap is."""
+    """Return simulated runs whose margin drives the gap and whose head norm is class size; remedies gain where the gap is."""
     found, carried, other = [], noise(1), noise(2)
     for row, tail in enumerate(TAILS):
         for name, gain in ((validity.BASE, 0.0), *((name, 0.01) for name in validity.REMEDIES)):
@@ -181,7 +181,7 @@ def test_an_unfinished_run_is_left_out(recorded: Path) -> None:
 
 @pytest.mark.slow
 def test_measures_say_what_the_records_say() -> None:
-    """`python -m benchmarks.validity --evidence` prints what `measures.EVIDENCE` is to hold."""
+    """`python -m benchmarks.validity --evidence` prints what `catalogue.EVIDENCE` should hold."""
     assert validity.evidence() == catalogue.EVIDENCE
     for name, words in catalogue.EVIDENCE.items():
         assert catalogue.MEASURES[name].evidence == words
@@ -209,7 +209,7 @@ def test_runs_are_recorded_and_not_run_again(tmp_path: Path, monkeypatch: pytest
     base = next(one for one in made if one["method"] == validity.BASE)
     assert set(validity.ASKED) <= set(base["classes"])
     assert base["diagnosed_on"] == "val"
-    assert base["classes"]["count"] == base["class_counts"]  # trained without the hold-out, and diagnosed as such
+    assert base["classes"]["count"] == base["class_counts"]  # trained without the validation set, and diagnosed as such
     assert sum(base["classes"]["count_heldout"]) < sum(base["class_counts"])
     assert {"kind", "suite", "versions", "commit", "device", "started", "tail_order", "seed"} <= set(base)
 

@@ -1,4 +1,4 @@
-"""What the records of a study say: pairing, intervals, adjustment, and what is missing."""
+"""Comparisons from records: pairing by seed, intervals over networks, adjusted p values, and what is missing."""
 
 import math
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_method_beside_itself_does_not_differ(seeds: int) -> None:
 
 
 def test_a_seeds_own_effect_cancels() -> None:
-    """What all methods of a seed gain is in no difference, and in no interval of one."""
+    """An effect that a seed has on all methods changes no difference and no interval of a difference."""
     records = study()
     shifted = [
         {**one, "balanced_accuracy": one["balanced_accuracy"] + (0.0, 0.07, -0.1)[one["seed"]]}
@@ -99,7 +99,7 @@ def test_one_seed_has_no_interval_and_two_no_p_value() -> None:
 
 
 def numbers(suite: SuiteComparison) -> list[Any]:
-    """All that is over replicates, whatever their seeds are called."""
+    """Return all numbers that are over replicates, whatever their seeds are called."""
     found: list[Any] = [one.recall for one in suite.methods]
     estimates = [
         each for one in suite.methods for of in (one.scores, one.inside, one.inside_all) for each in of.values()
@@ -113,7 +113,7 @@ def numbers(suite: SuiteComparison) -> list[Any]:
 
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_runs_on_one_backbone_again_change_no_number(size: int) -> None:
-    """Only networks are independent: any of their records twice or thrice narrows no interval."""
+    """Only networks are independent: repeating records of a network does not narrow an interval."""
     records = study(seeds=range(size))
     for one in records:
         one["inside"] = {"leak": [0.01 * one["seed"], *[0.02] * 5]} if one["kind"] == "final" else {}
@@ -133,7 +133,7 @@ def test_runs_on_one_backbone_again_change_no_number(size: int) -> None:
 
 
 def test_what_seeds_of_one_backbone_agree_on_is_no_evidence() -> None:
-    """By hand: five networks with two seeds each, whose differences have an interval that holds 0, and as ten seeds none."""
+    """By hand: the interval over five networks with two seeds each contains 0; over ten independent seeds it would not."""
     gains = (0.004, -0.002, 0.006, 0.005, 0.001)
     records = [final("ce", seed, 0.5 + 0.01 * seed) for seed in range(10)]
     records += [
@@ -151,7 +151,7 @@ def test_what_seeds_of_one_backbone_agree_on_is_no_evidence() -> None:
 
 
 def test_pairs_are_matched_by_seed_before_backbones_are_averaged() -> None:
-    """The seeds of a backbone need not be alike: a method that lacks one is compared on the others."""
+    """A method that lacks a seed of a backbone is compared on the other seeds."""
     accuracies = {"ce": {0: 0.5, 1: 0.4, 2: 0.8, 3: 0.6}, "vs": {0: 0.7, 1: 0.5, 3: 0.7}}
     records = [final(name, seed, value) for name, of in accuracies.items() for seed, value in of.items()]
     found = only(on_backbones(records, 2))
@@ -162,7 +162,7 @@ def test_pairs_are_matched_by_seed_before_backbones_are_averaged() -> None:
 
 
 def test_networks_are_those_of_the_runs() -> None:
-    """A method that trains its own networks has one per seed; a pair with one on shared backbones has no more than these."""
+    """A method that trains its own networks has one per seed; a pair with a method on shared backbones has as many as those."""
 
     def pairs(records: Records) -> int:
         return len(only(records).references["baseline"].differences["vs"].paired.values)
@@ -220,7 +220,7 @@ def test_groups_are_means_of_their_classes() -> None:
 
 
 def test_which_class_is_rare_changes_nothing_but_its_name() -> None:
-    """With another tail order the classes stand elsewhere; groups, ranks and what is inside go by size."""
+    """Groups, ranks and diagnostics go by class size, whatever the tail order."""
     order = [3, 0, 5, 1, 4, 2]
     inside = {"diversity_heldout": [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]}
 
@@ -329,7 +329,7 @@ def test_twice_the_same_is_refused() -> None:
 
 
 def test_what_changed_inside_is_paired_by_class() -> None:
-    """A class that one of the two has no value for is in neither mean."""
+    """A class without a value in one of the two methods is in neither mean."""
     of = {"ce": [9.0, 9.0, 9.0, 9.0, 2.0, 4.0], OURS: [9.0, 9.0, 9.0, 9.0, None, 5.0]}
     records = [
         final(method, seed, inside={"diversity_heldout": values}) for method, values in of.items() for seed in (0, 1)

@@ -1,4 +1,4 @@
-"""Methods of a file of one's own: their names, their suffixes, their spaces, and what a tie on val is worth."""
+"""Methods declared in a user's file: their names, suffixes and spaces; and ties on the validation set."""
 
 import sys
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_file_may_declare_values_of_its_own(tmp_path: Path, monkeypatch: pytes
     declared = "import dataclasses\n@dataclasses.dataclass\nclass Mine:\n    number: int = 1\nMINE = Mine()\n"
     file.write_text(f"from __future__ import annotations\n{declared}")
     assert import_file(file, "FILE.py").MINE.number == 1
-    assert [entry.name for entry in file.parent.iterdir()] == [file.name]  # no cache beside it
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]  # no bytecode cache beside it
 
 
 def test_a_declared_method_takes_suffixes(tmp_path: Path) -> None:

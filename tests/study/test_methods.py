@@ -1,4 +1,4 @@
-"""The methods of a study: each runs, and each control changes what it says it changes and nothing else."""
+"""The methods of a study: each runs, and each control changes only what it claims to change."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heads are retrained in few steps: enough to see that they are."""
+    """Retrain heads in few steps, which is enough to see that they are retrained."""
     monkeypatch.setattr(methods.heads, "retrain_head", functools.partial(head_module.retrain_head, steps=20))
 
 
@@ -88,7 +88,7 @@ def mixing_of(name: str, **changed: Any) -> list[Mixing]:
 
 
 class Read(dict[str, Any]):
-    """Parameters that remember which of them were asked for."""
+    """Parameters that record which of them were read."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         super().__init__(values)
@@ -104,7 +104,7 @@ class Read(dict[str, Any]):
 
 
 def trained_of(seed: str = "a", *, heldout: bool = True, carried: Any = None, cosine: bool = False) -> Trained:
-    """Features of which the first four say the class, with noise, and a head that reads them, the rarer the louder."""
+    """Return features whose first four dimensions indicate the class, with noise, and a head that favours rare classes."""
     labels = torch.repeat_interleave(torch.arange(4), torch.tensor(COUNTS))
     head = LinearHead(
         weight=torch.eye(4, 12) * torch.tensor([1.0, 1.5, 2.0, 2.5])[:, None], bias=torch.zeros(4), cosine=cosine
@@ -232,7 +232,7 @@ def test_strengths_that_follow_hits_do_so_with_mixing_too() -> None:
     ingredients.adapt.observe(labels, labels)
     ingredients.adapt.update(0)
     strengths = [one.image.strength for one in plan_in(ingredients).classes]
-    assert strengths == pytest.approx([0.1, 0.1, 0.1, 0.0])  # the last class was seen too rarely to be judged
+    assert strengths == pytest.approx([0.1, 0.1, 0.1, 0.0])  # the last class was seen too rarely to adapt
     assert made("cuda+images").adapt is None, "every class alike"
 
 
@@ -336,9 +336,9 @@ def test_a_trial_makes_the_plan_on_val_and_the_final_run_is_given_it(
     assert Plan.from_dict(trial.carried["plan"]) == retrained[0]
     assert retrained[0].made_from == "diagnosis"
     whole, folds = retrained[0], retrained[1:]
-    assert len(folds) == 5  # val is judged by plans that were made without the fold
+    assert len(folds) == 5  # each fold is evaluated with a plan made without it
     retrained.clear()
-    monkeypatch.setattr(methods.heads, "diagnose", None)  # there is nothing to make one on
+    monkeypatch.setattr(methods.heads, "diagnose", None)  # a final run has no validation set to diagnose
     final = run(task, method, "test", carried=trial.carried)
     assert final.carried == trial.carried
     assert retrained == [whole.for_counts(COUNTS)]

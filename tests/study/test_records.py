@@ -1,4 +1,4 @@
-"""Records: a line each, read strictly, and compared without what depends on the machine."""
+"""Records: one line each, read strictly, and compared without what depends on the machine."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ from diversify.study.records import (
 
 
 def record_of(**changes: Any) -> Record:
-    """A complete trial, or what the changes make of it."""
+    """Return a complete trial with some fields changed."""
     values: dict[str, Any] = {
         "kind": "trial",
         "suite": "fake",

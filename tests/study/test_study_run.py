@@ -1,4 +1,4 @@
-"""A study: exact counts, the same records after any number of kills, and several processes that share the work."""
+"""Running a study: exact counts, the same records after any number of kills, and several processes that share the work."""
 
 import math
 import multiprocessing
@@ -37,14 +37,14 @@ def study_of(results: Path, protocol: Protocol | None = None, **more: Any) -> St
 
 
 def records_of(study: Study) -> list[Record]:
-    """All records of a study that is run to its end."""
+    """Return all records of a study that is run to its end."""
     for _ in run_study(study):
         pass
     return read_records(study.results)
 
 
 def counted(records: list[Record]) -> dict[tuple[str, str], list[int]]:
-    """The numbers of the trials and the seeds of the finals, per method."""
+    """Return the numbers of the trials and the seeds of the final runs, per method."""
     found: dict[tuple[str, str], list[int]] = {}
     for one in records:
         found.setdefault((one.kind, one.method), []).append(one.key[-1])
@@ -67,7 +67,7 @@ ALL = study_runner.protocol(methods=tuple(study_runner.METHODS), trials=24)
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """The records of a study that nothing disturbed, with pruned and failed trials among them."""
+    """The records of a study without interruption, with pruned and failed trials among them."""
     return records_of(study_of(tmp_path_factory.mktemp("study") / "results.jsonl", ALL))
 
 
@@ -165,7 +165,7 @@ def test_steps_say_how_far_a_study_is(tmp_path: Path) -> None:
     )
 
 
-# Going on
+# Resuming
 
 
 def test_a_study_goes_on_after_every_record(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_study_goes_on_after_every_record(tmp_path: Path) -> None:
 
 
 def cut_off(monkeypatch: pytest.MonkeyPatch, *, after: int | None) -> list[int]:
-    """The epochs that are trained from here on; with `after`, an interruption follows so many of them."""
+    """Return the list of epochs trained from here on; with `after`, training is interrupted after so many."""
     trained: list[int] = []
     fit_resident = resident.fit_resident
 
@@ -233,7 +233,7 @@ def test_changed_code_does_not_go_on_from_a_state(tmp_path: Path, monkeypatch: p
 
 
 def stopped_between(monkeypatch: pytest.MonkeyPatch, study: Study, owner: Any, name: str, *, before: bool) -> None:
-    """Stop the study at its fourth call of a function, before or after it is made."""
+    """Stop the study at its fourth call of a function, before or after the call."""
     original, calls = getattr(owner, name), []
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
@@ -280,7 +280,7 @@ def test_a_stop_between_two_writes_changes_nothing(
 def test_a_trial_that_was_cut_off_is_run_again_with_its_parameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the sampler would give others: another process may have recorded a trial in the meantime."""
+    """Even if the sampler would now choose others, because another process has recorded a trial in the meantime."""
     study = study_of(tmp_path / "r.jsonl")
     stopped_between(monkeypatch, study, tune.Search, "begin", before=False)
     import optuna
@@ -301,7 +301,7 @@ def test_a_trial_that_was_cut_off_is_run_again_with_its_parameters(
 
 
 def killed_study(study: Study, begun: Any) -> None:
-    """What a process does that is killed at some moment."""
+    """The work of a process that is killed at some moment."""
     study_runner.PAUSE = max(study_runner.PAUSE, 0.004)
     provenance.commit = lambda: None
     begun.set()
@@ -314,7 +314,7 @@ def lines_in(path: Path) -> int:
 
 
 def test_records_after_twenty_kills_are_those_of_a_study_without_one(tmp_path: Path, undisturbed: list[Record]) -> None:
-    """SIGKILL at seeded moments after some records, of processes that are forked off: all is imported already."""
+    """SIGKILL at seeded moments. Processes are forked, so everything is imported already."""
     context = multiprocessing.get_context("fork")
     study = study_of(tmp_path / "r.jsonl", ALL)
     for turn in range(20):
@@ -343,7 +343,7 @@ def test_a_lost_journal_and_a_lost_results_file_are_made_good(tmp_path: Path, un
     study.journal.unlink()
     assert_same(records_of(study), undisturbed)
     kept = study.results.read_bytes().splitlines(keepends=True)
-    study.results.write_bytes(b"".join(kept[:20]) + kept[20][:10])  # the last line is torn
+    study.results.write_bytes(b"".join(kept[:20]) + kept[20][:10])  # the last line is incomplete
     assert_same(records_of(study), undisturbed)
     study.results.unlink()
     assert_same(records_of(study), undisturbed)
@@ -366,7 +366,7 @@ def test_a_database_holds_a_search_as_well(tmp_path: Path, undisturbed: list[Rec
 
 @pytest.mark.slow
 def test_several_processes_share_a_study(tmp_path: Path) -> None:
-    """Each reads the file that declares methods for itself."""
+    """Each process reads the file that declares methods."""
     file = tmp_path / "own.py"
     file.write_text("import study_runner\nMETHODS = (study_runner.Method(name='own', meaning='m', source='s'),)\n")
     protocol = study_runner.protocol(methods=("own", "tuned", "fragile"), trials=6)
@@ -381,7 +381,7 @@ def test_several_processes_share_a_study(tmp_path: Path) -> None:
 
 
 def test_the_others_finish_what_a_killed_process_had(tmp_path: Path) -> None:
-    """One of three processes that work on the same file is killed in the middle of a trial, with SIGKILL."""
+    """One of three processes that share a file is killed in the middle of a trial."""
     context = multiprocessing.get_context("fork")
     protocol = study_runner.protocol(trials=10)
     study = study_of(tmp_path / "r.jsonl", protocol, runner="study_runner:slow")
@@ -444,7 +444,7 @@ def test_finals_wait_for_all_trials_of_their_method(tmp_path: Path) -> None:
 def test_a_run_that_somebody_else_recorded_is_not_recorded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a file system whose locks do not reach from one machine to another."""
+    """This can happen on a file system whose locks do not reach from one machine to another."""
     whole = records_of(study_of(tmp_path / "whole.jsonl"))
     study = study_of(tmp_path / "r.jsonl")
 
@@ -465,7 +465,7 @@ def test_errors_of_worker_processes_are_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# What is refused, in one line, with nothing lost
+# Refusals: one line, and nothing is lost
 
 
 def refused(study: Study, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The suites that are known by name hold together."""
+"""The suites in the library are consistent, and the template for image folders runs."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ TEMPLATE = Path(__file__).parents[2] / "benchmarks" / "own_folder.py"
 
 
 def write_images(folder: Path, **sizes: tuple[int, ...]) -> None:
-    """Split by split, so many images of each class, in two sizes: noise about a colour of the class's own."""
+    """Write images of each split and class in two sizes: noise around a colour per class."""
     random = np.random.default_rng(0)
     for split, counts in sizes.items():
         for name, count, colour in zip(("ant", "bee", "cat"), counts, (60, 120, 180), strict=True):

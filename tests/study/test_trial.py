@@ -1,4 +1,4 @@
-"""One run of a study: what it is trained on, what it is judged by, and what it says."""
+"""One run of a study: its training images, its evaluation images, and its outcome."""
 
 import dataclasses
 import os
@@ -44,7 +44,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Spy:
-    """A method that remembers what it was given, and leaves everything as it is."""
+    """A method that records what it is given and changes nothing."""
 
     def __init__(self) -> None:
         self.settings: list[Setting] = []
@@ -67,7 +67,7 @@ def pixels(images: torch.Tensor) -> list[bytes]:
     return sorted(image.numpy().tobytes() for image in images)
 
 
-# Which images
+# Images
 
 
 def test_a_trial_is_trained_without_the_holdout_and_a_final_run_on_all(file: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_trial_is_trained_without_the_holdout_and_a_final_run_on_all(file: Pat
 
 
 def test_what_a_step_makes_from_val_is_not_judged_by_it(file: Path) -> None:
-    """A step that learns val by heart and carries something is right on no image of the fold that it is judged by."""
+    """A step that memorises the validation set is wrong on every image of the fold it is evaluated on."""
     seen = []
 
     def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
@@ -101,16 +101,16 @@ def test_what_a_step_makes_from_val_is_not_judged_by_it(file: Path) -> None:
     outcome = run(task, Method(name="maker", meaning="m", source="s", head_step=step), "val")
     whole, *folds = seen
     assert len(folds) == 5
-    assert outcome.carried == {"rows": len(whole)}  # the final run is given what all of val made
+    assert outcome.carried == {"rows": len(whole)}  # the final run gets the plan made from the whole validation set
     rows = [{tuple(row) for row in one.features.tolist()} for one in folds]
     absent = [{tuple(row) for row in whole.features.tolist()} - one for one in rows]
     assert sum(len(whole) - len(one) for one in folds) == len(whole)
     assert set.union(*absent) == {tuple(row) for row in whole.features.tolist()}
-    assert outcome.balanced_accuracy == run(task, CE, "val").balanced_accuracy  # every head was the old one
+    assert outcome.balanced_accuracy == run(task, CE, "val").balanced_accuracy  # no step changed the head before
 
 
 def test_a_fold_is_judged_by_the_head_made_without_it(file: Path) -> None:
-    """The head made of four folds calls everything class 0 or 1, by how many rows it was shown."""
+    """A head made from four folds predicts class 0 or 1 for every image, depending on the number of rows it was given."""
 
     def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
         shown = 99 if trained.heldout is None else len(trained.heldout)
@@ -121,7 +121,7 @@ def test_a_fold_is_judged_by_the_head_made_without_it(file: Path) -> None:
     task = load_task(protocol_of(file), device="cpu")
     outcome = run(task, Method(name="maker", meaning="m", source="s", head_step=step), "val")
     assert outcome.carried == 23
-    assert outcome.recall == (0.0, 1.0, 0.0, 0.0)  # by heads made of 18 or 19 rows, never by that of all 23
+    assert outcome.recall == (0.0, 1.0, 0.0, 0.0)  # evaluated with heads made from 18 or 19 rows, never from all 23
 
 
 def test_a_step_that_makes_nothing_from_val_is_taken_once(file: Path) -> None:
@@ -190,11 +190,11 @@ def test_another_split_is_refused(file: Path) -> None:
         run(task, CE, "train")
 
 
-# What it says
+# Outcomes
 
 
 def test_balanced_accuracy_is_reported_at_the_rungs_of_a_trial(file: Path) -> None:
-    """By hand: the same network in the loop, looked at after every epoch."""
+    """By hand: the same network in the loop, evaluated after every epoch."""
     protocol = protocol_of(file)
     task = load_task(protocol, device="cpu")
     reported: list[tuple[int, float]] = []
@@ -236,7 +236,7 @@ def test_a_report_may_stop_a_trial(file: Path) -> None:
 
 
 def interrupted_in(epoch: int, seen: list[int]) -> Callable[[int, int], None]:
-    """Raises after the first batches of an epoch of three."""
+    """Return a callback that raises after the first batches of an epoch of three."""
 
     def progress(done: int, total: int) -> None:
         seen.append(done)
@@ -371,7 +371,7 @@ def test_a_run_imports_neither_imbalanced_learn_nor_albumentations(file: Path) -
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
-# What is said before the first run
+# Errors before the first run
 
 
 def three_outputs() -> nn.Module:
@@ -383,7 +383,7 @@ def wide(num_classes: int) -> nn.Module:
 
 
 def ready() -> dict[str, Any]:
-    """Images as the model sees them."""
+    """Return images that are already preprocessed."""
     return {
         split: torch.utils.data.TensorDataset(torch.zeros(8, 1, 8, 8), torch.arange(8) % 4)
         for split in ("train", "test")
@@ -426,7 +426,7 @@ def test_what_no_run_could_be_made_with_is_said_at_the_door(changes: Any, messag
 
 
 def write_images(folder: Path, *sizes: tuple[int, int]) -> Path:
-    """Two classes, in each split an image of each size."""
+    """Write two classes, with one image of each size per split."""
     for split in ("train", "test"):
         for value, name in ((60, "ant"), (180, "bee")):
             (folder / split / name).mkdir(parents=True)

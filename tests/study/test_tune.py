@@ -1,4 +1,4 @@
-"""The search: what is passed to Optuna, what it is asked, and which choices mattered."""
+"""The search: the arguments that Optuna gets, the trials it proposes, and the importance of parameters."""
 
 import inspect
 import logging
@@ -50,7 +50,7 @@ def ended(trial: tune.Trial, value: float | None, state: str = "complete") -> Re
 
 @pytest.mark.parametrize("name", ["TPESampler", "MedianPruner", "FanovaImportanceEvaluator"])
 def test_every_default_of_optuna_is_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Whatever its defaults are in another version; but for what is ignored, or is None in every version that has it."""
+    """Another version may have other defaults. Deprecated arguments, and those that are None in every version, are exempt."""
     home = next(part for part in (optuna.samplers, optuna.pruners, optuna.importance) if hasattr(part, name))
     given: list[dict[str, object]] = []
 
@@ -96,7 +96,7 @@ def test_a_trial_depends_on_its_number_and_on_the_records_alone(search: tune.Sea
             assert other.begin(number).parameters == records[number].params
     late = [abs(math.log10(float(records[number].params["rate"])) + 0.5) for number in range(12, 25)]
     early = [abs(math.log10(float(records[number].params["rate"])) + 0.5) for number in range(12)]
-    assert sorted(late)[6] < sorted(early)[6]  # the sampler has learned where it is good
+    assert sorted(late)[6] < sorted(early)[6]  # the sampler has learned where the optimum is
 
 
 def test_methods_are_tried_at_the_same_rates_while_the_search_is_random(search: tune.Search) -> None:
@@ -116,11 +116,11 @@ def test_methods_are_tried_at_the_same_rates_while_the_search_is_random(search: 
 def test_a_trial_below_the_median_of_four_is_stopped(search: tune.Search) -> None:
     for number, value in enumerate((0.1, 0.2, 0.3, 0.4)):
         trial = search.begin(number)
-        assert not trial.stops(5, value)  # there is too little to compare it with
+        assert not trial.stops(5, value)  # there are too few trials to compare it with
         search.end(trial, ended(trial, value))
     assert search.begin(4).stops(5, 0.24)
     assert not search.begin(5).stops(5, 0.26)
-    assert not search.begin(6).stops(7, 0.0)  # nobody has been there
+    assert not search.begin(6).stops(7, 0.0)  # no such trial exists
 
 
 def test_a_running_trial_of_another_process_is_left_alone(search: tune.Search) -> None:
