@@ -9,7 +9,7 @@ from . import draws
 from .counts import class_counts
 
 _BLOCK = 1 << 20
-"""How many numbers are apportioned at once: some tens of megabytes."""
+"""Numbers apportioned at a time: some tens of megabytes."""
 
 
 def apportion(shares: Tensor, total: int, seed: int, epochs: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def apportion(shares: Tensor, total: int, seed: int, epochs: Tensor) -> Tensor:
     order = draws.bits("apportion", seed, epochs, torch.arange(len(shares))).argsort(stable=True)
     ends = shares.double()[order].cumsum(1)
     ends = ends / ends[:, -1:] * total
-    # half a step off the grid of the draw: never so near an integer that rounding errors of the sums could matter
+    # half a grid step off the draw, so that rounding errors of the sums cannot cross an integer
     offset = draws.uniform("remainder", seed, epochs, torch.zeros(1)).double() + 2.0**-25
     steps = (ends + offset).floor().long()
     return torch.empty_like(steps).scatter_(1, order, steps.diff(prepend=torch.zeros_like(epochs)))
@@ -94,21 +94,22 @@ def epoch_order(labels: Tensor, shares: Tensor, total: int, seed: int, epoch: in
     """
     wanted, counts = apportion(shares, total, seed, torch.tensor([epoch]))[0], class_counts(labels, len(shares))
     size = counts.clamp(min=1)  # a class without rows is not drawn
-    first, begun = before // size, before % size  # the turn that this epoch begins in, and how much of it came before
-    turns = torch.where(wanted > 0, (begun + wanted + size - 1) // size, 0)  # that this epoch has a part of
+    # the turn in which this epoch begins, and how many of its rows came before
+    first, started = before // size, before % size
+    turns = torch.where(wanted > 0, (started + wanted + size - 1) // size, 0)  # turns in this epoch, in part or whole
 
-    # all rows of a class once per turn, class after class
+    # list all rows of a class once per turn, class after class
     label = torch.repeat_interleave(counts * turns)
     place = torch.arange(len(label)) - _starts(counts * turns)[label]
     turn = place // counts[label]
     rows = torch.argsort(labels, stable=True)[_starts(counts)[label] + place % counts[label]]
 
-    # shuffled inside each turn; what came in an earlier epoch and what is left to the next is cut off
+    # shuffle inside each turn, then drop the rows of earlier and of later epochs
     shuffled = draws.bits("within", seed, first[label] + turn, rows).argsort(stable=True)
     shuffled = shuffled[(_starts(turns)[label] + turn)[shuffled].argsort(stable=True)]
-    rows = rows[shuffled][(place >= begun[label]) & (place < (begun + wanted)[label])]
+    rows = rows[shuffled][(place >= started[label]) & (place < (started + wanted)[label])]
 
-    # positions are dealt to the classes; each class fills its own from the first to the last
+    # deal positions to the classes; each class fills its own in order
     dealt = draws.permutation(total, "order", seed, epoch)
     positions = (torch.repeat_interleave(wanted) * total + dealt).sort().values % total
     order = torch.empty_like(rows)

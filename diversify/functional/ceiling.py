@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import must
 from .draws import bits
 
-_WORK = 5e10  # multiply-adds per fold, beyond which iterations are cut
+_WORK = 5e10  # multiply-adds per fold above which the number of iterations is reduced
 _MOST, _FEWEST = 100, 10  # iterations
 
 
@@ -85,7 +85,7 @@ def cross_fitted_predictions(
         scale = scale.masked_fill(scale == 0, 1)
         head = LogisticRegression(class_weight="balanced" if balance else None, max_iter=iterations)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the bound on the work is meant
+            warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is intended
             head.fit(((seen - centre) / scale).numpy(), target[~held].numpy())
         predictions[held] = torch.as_tensor(head.predict(((rows[held] - centre) / scale).numpy()), dtype=torch.int64)
     return predictions.to(labels.device)

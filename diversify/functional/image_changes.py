@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_PLACES = 4096  # a draw has 24 bits: 12 for each of two numbers
-_FINE = 65536  # means are sums of whole numbers, which no order of adding changes
+_PLACES = 4096  # a draw has 24 bits, 12 for each of two numbers
+_FINE = 65536  # means are sums of whole numbers, which do not depend on the order of adding
 
 
 def place(draw: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ def _warps(settings: Settings) -> tuple[Tensor, ...]:
     For shears, rotations and zooms. Positions are (across, down) about the middle of the image.
     """
     height, width = settings.frame
-    angle = settings.of("rotate").double().deg2rad()  # so that a last bit of some library's sine changes nothing
+    angle = settings.of("rotate").double().deg2rad()  # so that the last bit of a sine does not matter
     sine, scale = angle.sin().to(settings.draw.dtype), angle.cos().to(settings.draw.dtype) / (1 + settings.of("zoom"))
     by_x = torch.stack([scale * (2 / width), (settings.of("shear_y") + sine) * (2 / height)], 1)
     by_y = torch.stack([(settings.of("shear_x") - sine) * (2 / width), scale * (2 / height)], 1)
@@ -142,7 +142,7 @@ def _warped(images: Tensor, top: float, across: Tensor, down: Tensor) -> Tensor:
 
 
 def _toward(images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    # Apart, not in one call: fused, the last bit would depend on where in memory a value lies
+    # Not torch.lerp: a fused operation rounds differently at different places in memory
     return (target - images).mul_(weight).add_(images)
 
 
@@ -191,7 +191,7 @@ def _sharpened(images: Tensor, top: float, weight: Tensor) -> Tensor:
     made = images.clone()
     if min(images.shape[2:]) > 2:
         width = images.shape[3]
-        line = images.flatten(2)  # sums of long lines are quick; those that reach around the rim weigh nothing
+        line = images.flatten(2)  # sums over long lines are fast; those that wrap around the rim get weight 0
         across = (line[..., :-2] + line[..., 1:-1]).add_(line[..., 2:])
         smooth = (across[..., : -2 * width] + across[..., width:-width]).add_(across[..., 2 * width :])
         middle = line[..., width + 1 : -width - 1]
@@ -207,7 +207,7 @@ def _steps(settings: Settings) -> tuple[Tensor, ...]:
 
 
 def _posterized(images: Tensor, top: float, step: Tensor) -> Tensor:
-    # 7 / 255 x 255 is 6.9999995 in float32, and belongs to 7
+    # 7 / 255 x 255 is 6.9999995 in float32 and must count as 7
     fewer = (images * (255 / top)).div_(step).add_(1 / 1024).floor_().mul_(step).mul_(top / 255)
     return torch.where(step > 1, fewer, images)
 
@@ -249,10 +249,10 @@ def _equalized(images: Tensor, top: float, weight: Tensor) -> Tensor:
     counts.scatter_add_(2, codes, torch.ones_like(codes))
     step = (codes.shape[2] - counts.gather(2, codes.amax(2, keepdim=True))) // 255
     below = counts.cumsum(2).sub_(counts).add_(step // 2)
-    # Floating point divides whole numbers several times faster, and below 2^53 as exactly
+    # Floating-point division is several times faster, and exact for whole numbers below 2^53
     even = below.double().div_(step.clamp(min=1)).floor_().clamp_(max=255)
     made = (even.to(images.dtype) * (top / 255)).gather(2, codes).view(images.shape)
-    return _toward(images, made, weight * (step > 0)[..., None])  # too few values to be made even: as it is
+    return _toward(images, made, weight * (step > 0)[..., None])  # too few pixels for a step of 1: unchanged
 
 
 def _squares(settings: Settings) -> tuple[Tensor, ...]:

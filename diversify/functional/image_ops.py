@@ -74,10 +74,10 @@ PHOTOMETRIC = (
 )
 OPERATIONS = (*GEOMETRIC, *PHOTOMETRIC, "erase", "crop", "flip")
 
-_CHUNK = 256  # images sorted together: enough for each operation to have some
-_NUMBERS = 1 << 20  # in all of them, so that they stay in the cache
-_FEWEST = 16  # however large they are
-_WAITS_FROM = 1024  # images on an accelerator from which on they are sorted, all together
+_CHUNK = 256  # images sorted together, enough for every operation to have some
+_NUMBERS = 1 << 20  # numbers in all of them, so that they stay in the cache
+_FEWEST = 16  # images sorted together even where they are large
+_SORTED_FROM = 1024  # on an accelerator, larger batches are sorted, all images together
 
 
 def amount(name: str, strength: Tensor, draw: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def apply_policy(
         return images.clone()
     on_cpu = images.device.type == "cpu"
     if by_rows is None:
-        by_rows = on_cpu or len(images) > _WAITS_FROM
+        by_rows = on_cpu or len(images) > _SORTED_FROM
     top = 255.0 if images.dtype == torch.uint8 else 1.0
     values = images.contiguous().to(torch.float64 if images.dtype == torch.float64 else torch.float32)
     table = _table(tuple(names), images.device)
@@ -182,7 +182,7 @@ def apply_policy(
     if images.device.type == "cpu":
         count = min(_CHUNK, max(_FEWEST, _NUMBERS // values[0].numel()))
     differentiated = torch.is_grad_enabled() and images.requires_grad
-    with torch.inference_mode(not differentiated):  # what autograd notes down is a fourth of all time
+    with torch.inference_mode(not differentiated):  # recording for autograd takes a fourth of the time
         chunks = zip(*(one.split(count) for one in (values, kind, size, draw)), strict=True)
         parts = [_by_rows(chunk, columns, top, images.dtype) for chunk, *columns in chunks]
     return torch.cat(parts)
@@ -197,14 +197,14 @@ def _by_rows(values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch
     known = _prepared(columns, block, sizes, values)
     order = family.argsort(dim=1, stable=True)
     lies = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
-    source = torch.cat([order[:1], lies[:-1].gather(1, order[1:])])  # where it lay in the layer before
+    source = torch.cat([order[:1], lies[:-1].gather(1, order[1:])])  # its position in the layer before
     for layer in range(layers):
         parts = list(values.index_select(0, source[layer]).split([row[layer] for row in sizes]))
         for number, (one, its) in enumerate(zip(FAMILIES, known, strict=True)):
             if sizes[number][layer]:
                 parts[number] = one.change(parts[number], top, *(part[layer] for part in its))
         values = torch.cat(parts)
-        _hold(values[sizes[0][layer] : count - sizes[-1][layer]], top, dtype)  # what was only moved holds as it is
+        _hold(values[sizes[0][layer] : count - sizes[-1][layer]], top, dtype)  # moved pixels need no clipping
     return _stored(values, dtype).index_select(0, lies[-1])
 
 
@@ -212,7 +212,7 @@ def _prepared(
     columns: Sequence[Tensor], block: Tensor, sizes: list[list[int]], values: Tensor
 ) -> list[list[tuple[Tensor, ...]]]:
     """The prepared tensors of every family, each split into layers."""
-    pairs = block.argsort(stable=True)  # of image and layer: family after family, layer after layer
+    pairs = block.argsort(stable=True)  # of image and layer, family after family and layer after layer
     sides = [sum(row) for row in sizes]
     settings = _settings([one.T.reshape(-1).index_select(0, pairs) for one in columns], values)
     parts = zip(*(one.split(sides) for one in (settings.own, settings.amounts, settings.draw)), strict=True)
@@ -246,11 +246,11 @@ def _by_masks(
 
 
 class _Table(NamedTuple):
-    places: Tensor  # in `ORDER`, of every name
-    family: Tensor  # of every place there, and of none, as are
-    full: Tensor  # the full range
-    signed: Tensor  # whether the draw gives it a sign
-    own: Tensor  # and 1 in the column of that place, 0 in the others
+    places: Tensor  # position in `ORDER` of every name
+    family: Tensor  # number of the family of every position; the last entry, here and below, stands for no operation
+    full: Tensor  # amount at strength 1 of every position
+    signed: Tensor  # True where the draw gives the amount its sign
+    own: Tensor  # one-hot rows: 1 in the column of the position
 
 
 @functools.cache
@@ -276,5 +276,5 @@ def _hold(values: Tensor, top: float, dtype: torch.dtype) -> Tensor:
 
 
 def _stored(values: Tensor, dtype: torch.dtype) -> Tensor:
-    # int16 on the way: torch takes float32 to uint8 several times slower than by way of it
+    # by way of int16: torch converts float32 to uint8 directly several times more slowly
     return values.to(torch.int16).to(dtype) if dtype == torch.uint8 else values.to(dtype)

@@ -151,7 +151,7 @@ def ldam_loss(
         raise must("scale", "be positive and finite", scale)
     logits, targets = _checked(logits, targets, margins=margins, weight=weight)
     log_p = (scale * logits).log_softmax(1)
-    # the odds of each class against the others: a margin scales them, whatever the number of classes
+    # a margin divides the odds of a class against all others by a constant, whatever the number of classes
     log_odds = log_p - _log_complement(log_p)
     losses = -functional.logsigmoid(log_odds - scale * margins.to(logits))
     return _mean(losses, targets, weight)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-KAPPA = 3.0  # Remix: from which ratio of their counts on a class is the rarer of two
-TAU = 0.5  # Remix: below which share of the commoner image the label is the rarer one's alone
+KAPPA = 3.0  # Remix: smallest ratio of counts at which one of two classes counts as rarer
+TAU = 0.5  # Remix: share of the commoner image below which the label is that of the rarer class alone
 
 
 def cutmix_boxes(share: Tensor, vertical: Tensor, horizontal: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

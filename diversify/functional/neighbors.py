@@ -11,13 +11,13 @@ from ..errors import must
 from .counts import class_mean
 
 _TILE = 16384  # reference rows compared at a time
-_PANEL = 1024  # of which so many enter one matrix product: more fall out of the cache
-_GROUP = 32  # rows whose smallest bound is looked at first
-_GROUPS = 16  # per neighbour, at least: fewer, and their smallest bounds say little about the k nearest
+_PANEL = 1024  # of these in one matrix product: more would not fit into the cache
+_GROUP = 32  # rows in a group, whose smallest bound is looked at first
+_GROUPS = 16  # fewest groups per neighbour: with fewer, the smallest bounds say little about the k nearest
 _GATHERED = 1 << 17  # numbers of gathered pairs at a time on the CPU: 1 MB, which stays in the cache
 _GATHERED_ELSEWHERE = 1 << 22
-_RAGGED = 8  # how many times larger than what it holds a table of candidates may be
-_MANY = 4  # candidates per query and neighbour above which equal rows are looked for
+_RAGGED = 8  # a table of candidates may be this many times larger than its content
+_MANY = 4  # with more candidates per query and neighbour, equal rows are looked for
 
 
 def _pair_distances(queries: Tensor, reference: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def _float32_is_whole(device: torch.device) -> bool:
     """True if float32 products keep all their bits; off the CPU they may not, because TF32 may be in use."""
     try:
         return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:  # torch's two ways of saying so were mixed, and it refuses to tell
+    except RuntimeError:  # torch refuses to answer after its two ways to set the precision were mixed
         return False
 
 
@@ -66,7 +66,7 @@ class _Tile:
         square = rows.square().sum(1, keepdim=True)
         self.count = len(rows)
         self.group = max(1, min(_GROUP, self.count // (_GROUPS * k)))
-        width = -(-self.count // -(-self.count // _PANEL))  # panels of one size, as nearly as can be
+        width = -(-self.count // -(-self.count // _PANEL))  # panels of nearly equal size
         self.width = -(-width // self.group) * self.group
         self.panels = torch.cat([-2 * rows, square], 1).to(dtype).split(self.width)
         self.reach = square.max().sqrt()
@@ -161,9 +161,9 @@ def nearest_neighbors(
                 row, column = tiles[dtype].candidates(query, limit, own, k)
                 if len(row) <= few:
                     break
-                narrow = False  # what ties in float32 here is likely to tie in the other blocks too
+                narrow = False  # rows that tie in float32 here are likely to tie in the other blocks too
             if len(row) > few:
-                if first_equals is None:  # k + 1 of them: a query's own row may be one
+                if first_equals is None:  # k + 1, because one of them may be the query itself
                     first_equals = _among_first_equals(rows, k + 1)
                 kept = first_equals[column]
                 row, column = row[kept], column[kept]
@@ -185,7 +185,7 @@ def _merge(distances: Tensor, indices: Tensor, row: Tensor, column: Tensor, foun
     rows, k = distances.shape
     sizes = torch.bincount(row, minlength=rows)
     widest = int(sizes.max())
-    if rows > 1 and rows * widest > _RAGGED * (len(row) + rows * k):  # a few rows found far more than the others
+    if rows > 1 and rows * widest > _RAGGED * (len(row) + rows * k):  # a few rows have far more candidates
         half, cut = rows // 2, int(sizes[: rows // 2].sum())
         parts = (
             _merge(distances[:half], indices[:half], row[:cut], column[:cut], found[:cut]),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 METHOD = "t-SNE"
 _LEAST_ROWS = 10
-_DIMENSIONS = 50  # the principal ones, before the map is made
+_DIMENSIONS = 50  # principal components given to t-SNE
 
 
 def two_dimensions(features: Tensor, *, seed: int) -> Tensor | None:
@@ -45,7 +45,8 @@ def two_dimensions(features: Tensor, *, seed: int) -> Tensor | None:
     rows = PCA(_DIMENSIONS, svd_solver="full").fit_transform(rows) if wide else rows - rows.mean(0)
     rows = rows / rows.std(0).max()
     start = PCA(min(2, rows.shape[1]), svd_solver="full").fit_transform(rows)
-    if rows.shape[1] == 1 or start[:, -1].std() < 1e-6 * start[:, 0].std():  # on a line: a map would be an invention
+    # on a line, a map in two dimensions would show structure that is not there
+    if rows.shape[1] == 1 or start[:, -1].std() < 1e-6 * start[:, 0].std():
         places = torch.zeros(len(rows), 2, dtype=torch.float64)
         places[:, 0] = torch.from_numpy(start[:, 0].copy())
         return places

@@ -137,8 +137,8 @@ def difference_interval(
 def mean_share_interval(share: Tensor, low: Tensor, high: Tensor, least: float = 0.0) -> tuple[float, float]:
     """Return an interval for the mean of independent proportions from the interval of each.
 
-    NaN proportions are left out.     The distances to the ends are added in squares. So the interval keeps its width where classes have a single image,
-    where a bootstrap interval would have width 0.
+    NaN proportions are left out. The distances to the ends are added in squares. So the interval keeps its width where
+    classes have a single image, where a bootstrap interval would have width 0.
 
     Args:
         share: `(C,)` proportions.
@@ -288,7 +288,7 @@ def partial_spearman(first: Tensor, second: Tensor, given: Tensor) -> float:
         return math.nan
     one, two, known = (_ranks(values[every]) for values in (first, second, given))
     between, with_one, with_two = _correlation(one, two), _correlation(one, known), _correlation(two, known)
-    if math.isnan(with_one) or math.isnan(with_two):  # `given` is constant, or one side is and so is `between`
+    if math.isnan(with_one) or math.isnan(with_two):  # `given` is constant, or another one is: then `between` is NaN
         return between
     left = (1 - with_one**2) * (1 - with_two**2)
     if left < _UNCORRELATED:

@@ -1,7 +1,7 @@
-"""A trained model to embeddings.
+"""Turn a trained model into embeddings.
 
-In: any classifier with a linear or cosine head, and a loader. Out: `SplitModel` (backbone and head) and `Embeddings`
-(features, labels, logits, indices). Nothing about the model changes. Open `split.py` first.
+Input: any classifier with a linear or cosine head, and a loader. Output: `SplitModel` (backbone and head) and
+`Embeddings` (features, labels, logits, indices). The model itself is not changed. Open `split.py` first.
 """
 
 import lazy_loader as _lazy

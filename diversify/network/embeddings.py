@@ -1,4 +1,4 @@
-"""What a model makes of images, as a value: features, labels, logits, indices; in memory or mapped from a folder."""
+"""Features, labels, logits and indices of images as one value, in memory or mapped from a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .linear_head import LinearHead
 SCHEMA_VERSION = 1
 COLUMNS = ("features", "logits", "labels", "indices")
 INDEX = "index.json"
-BLOCK_ROWS = 4096  # rows checked at a time, and rows held on a device before they come to the CPU
+BLOCK_ROWS = 4096  # rows checked at a time, and rows gathered on a device before they are copied to the CPU
 
 _COMPARED = 256  # rows whose logits are compared with a head's
 _ROUNDING = 0.02  # largest difference relative to the size of the logits: bfloat16 needs this much
@@ -26,13 +26,26 @@ _ROUNDING = 0.02  # largest difference relative to the size of the logits: bfloa
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
-    """What a model makes of N images: one row per image, in the order of the loader.
+    """What a model computes for N images: one row per image, in the order of the loader.
 
     Attributes:
-        features: `(N, D)` float32, what enters the head.
+        features: `(N, D)` float32, the input of the head.
         labels: `(N,)` int64 in [0, C - 1].
-        logits: `(N, C)` float32, what leaves the head.
-        indices: `(N,)` int64, each image's index in its data set; its position in the loader where that is unknown.
+        logits: `(N, C)` float32, the output of the head.
+        indices: `(N,)` int64, each image's index in its data set, or its position in the loader where the index is
+            unknown.
+
+    Raises:
+        InputError: A tensor has another shape or dtype, a label is out of range, or a value is not finite.
+
+    See Also:
+        extract: Makes embeddings from a model and a loader.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> len(train), train.num_classes, train.num_features, train.select(train.labels == 3).features.shape
+        (320, 4, 16, torch.Size([10, 16]))
     """
 
     features: Tensor
@@ -65,16 +78,20 @@ class Embeddings:
 
     @property
     def num_classes(self) -> int:
-        """C: the outputs of the head, whether or not every class has images here."""
+        """C: the number of outputs of the head, whether or not every class has images here."""
         return self.logits.shape[1]
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """D: the number of inputs of the head."""
         return self.features.shape[1]
 
     def select(self, rows: Tensor) -> Self:
-        """The rows of an int64 index or a boolean mask, as a copy."""
+        """Return a copy of some rows.
+
+        Args:
+            rows: An int64 index, or a boolean mask `(N,)`.
+        """
         return replace(
             self,
             features=self.features[rows],
@@ -84,9 +101,13 @@ class Embeddings:
         )
 
     def seen_by(self, head: LinearHead) -> Self:
-        """With the logits of this head, on the features' device: as they are where theirs are of it, which some rows show.
+        """Return these embeddings with the logits of `head`, on the features' device.
 
-        Logits of lower precision are not recomputed: with many classes they are most of what embeddings hold.
+        The logits are recomputed only if a sample of rows disagrees with `head`. Logits of lower precision agree, and
+        so are kept: with many classes, logits are most of the memory of embeddings.
+
+        Args:
+            head: The head whose logits are wanted.
         """
         device = self.features.device
         on = replace(head, weight=head.weight.to(device), bias=head.bias.to(device))
@@ -99,10 +120,13 @@ class Embeddings:
         return replace(self, logits=on.logits(self.features))
 
     def save(self, folder: Path) -> None:
-        """Write `features.npy`, `logits.npy`, `labels.npy`, `indices.npy`, and last the `index.json` that counts.
+        """Write the embeddings into a folder: one `.npy` file per column and, last, `index.json`.
+
+        Args:
+            folder: A new or empty folder.
 
         Raises:
-            InputError: The folder holds something already.
+            InputError: The folder is not empty.
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -114,7 +138,10 @@ class Embeddings:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The embeddings in a folder, mapped into memory: nothing is copied, and changes never reach the files.
+        """Return the embeddings in a folder, mapped into memory: nothing is copied, and changes never reach the files.
+
+        Args:
+            folder: A folder that `save` or `extract(out=...)` wrote.
 
         Raises:
             InputError: The folder is missing, unfinished, truncated or inconsistent.
@@ -128,7 +155,7 @@ class Embeddings:
 
 
 def require_labels(labels: Tensor, num_classes: int, first_row: int = 0) -> None:
-    """Raise unless all labels lie in [0, C)."""
+    """Raise an InputError unless all labels lie in [0, C)."""
     wrong = (labels < 0) | (labels >= num_classes)
     if bool(wrong.any()):
         row = int(wrong.int().argmax())
@@ -137,7 +164,7 @@ def require_labels(labels: Tensor, num_classes: int, first_row: int = 0) -> None
 
 
 def require_finite(name: str, values: Tensor, first_row: int = 0) -> None:
-    """Raise unless all values are finite; the error names the row."""
+    """Raise an InputError that names the row unless all values are finite."""
     for start in range(0, len(values), BLOCK_ROWS):
         block = values[start : start + BLOCK_ROWS]
         if block.numel() and not torch.stack(torch.aminmax(block)).isfinite().all():
@@ -150,7 +177,7 @@ def require_finite(name: str, values: Tensor, first_row: int = 0) -> None:
 def index_record(
     rows: int, rows_done: int, num_features: int, num_classes: int, origin: Mapping[str, str]
 ) -> dict[str, object]:
-    """The index file of a folder of embeddings, as a JSON object."""
+    """Return the content of the index file of a folder of embeddings, as a JSON object."""
     return {
         "schema_version": SCHEMA_VERSION,
         "rows": rows,
@@ -162,7 +189,7 @@ def index_record(
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder of embeddings, checked."""
+    """Return the checked index of a folder of embeddings."""
     if not folder.is_dir():
         raise must("embeddings", "be an existing folder", folder)
     index = atomic.read_json(folder / INDEX, "embeddings index")
@@ -175,13 +202,13 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def column_form(name: str, index: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
-    """The shape and dtype that a column has on disk."""
+    """Return the shape and dtype that a column has on disk."""
     shapes = {"features": (index["rows"], index["num_features"]), "logits": (index["rows"], index["num_classes"])}
     return (shapes[name], "<f4") if name in shapes else ((index["rows"],), "<i8")
 
 
 def open_columns(folder: Path, index: Mapping[str, Any], *, writable: bool = False) -> dict[str, atomic.Array]:
-    """The columns of a folder of embeddings, memory-mapped."""
+    """Return the columns of a folder of embeddings, memory-mapped."""
     columns = {}
     for name in COLUMNS:
         shape, dtype = column_form(name, index)

@@ -1,8 +1,6 @@
-"""From a split model and a loader to `Embeddings`, leaving no trace on model, loader or chance.
+"""Run a split model over a loader and return `Embeddings`, without changing the model, the loader or any random state.
 
-split = split_head(model)
-train = extract(split, train_loader)
-heldout = extract(split, heldout_loader)
+split = split_head(model) train = extract(split, train_loader) heldout = extract(split, heldout_loader)
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ PRECISIONS = ("fp32", "bf16", "auto")
 
 @contextlib.contextmanager
 def unchanged_randomness(device: torch.device, loader: object) -> Iterator[None]:
-    """Every random state that reading a loader and running a model may advance is put back afterwards."""
+    """Restore, at the end of the block, every random state that reading a loader and running a model may advance."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
     values = (value for owner in owners for value in getattr(owner, "__dict__", {}).values())
@@ -54,7 +52,7 @@ def unchanged_randomness(device: torch.device, loader: object) -> Iterator[None]
 
 
 def bf16_pays(device: torch.device) -> bool:
-    """Whether this device multiplies bf16 in hardware."""
+    """Return True if this device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
@@ -62,20 +60,20 @@ def bf16_pays(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The autocast context of a precision: "bf16", "fp32" (none), or "auto" (bf16 where the hardware has it)."""
+    """Return the autocast context of a precision: "bf16", "fp32" (none), or "auto" (bf16 if the hardware has it)."""
     enabled = compute_dtype(device, precision) == torch.bfloat16
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """In which a network multiplies at this precision: bfloat16 or float32."""
+    """Return the dtype in which a network multiplies at this precision: bfloat16 or float32."""
     use = precision == "bf16" or (precision == "auto" and bf16_pays(device))
     return torch.bfloat16 if use else torch.float32
 
 
 @contextlib.contextmanager
 def taking(images: Tensor) -> Iterator[None]:
-    """What a model's first forward raises becomes an InputError: it does not take such images."""
+    """Turn an error of a model's first forward into an InputError: the model does not accept the images."""
     try:
         yield
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
@@ -98,26 +96,41 @@ def extract(
     progress: Progress | None = None,
     fingerprint: str = "",
 ) -> Embeddings:
-    """Features, logits, labels and indices of every image in the loader; no state of model, loader or chance changes.
+    """Return features, logits, labels and indices of every image in a loader.
+
+    No state of the model, the loader or a random generator changes.
 
     Args:
         split: From `split_head`.
         loader: A `DataLoader`, or any iterable of `(images, labels)` or `(images, labels, indices)`. A `DataLoader`
-            over a map-style data set is read in its own order by a private twin, which records every image's index.
-        device: Where to run; by default where the model is. Elsewhere, a copy of the model runs. Images are moved there
-            and cast to the type of the model's weights.
-        precision: `bf16` runs under autocast; `auto` does so where the hardware has it. Weights in float16 or bfloat16
-            run as they are. The result is float32.
-        out: A folder for the arrays, which are then mapped into memory. An extraction that was interrupted goes on
-            from there without reading finished images again, when model, precision, `fingerprint` and number of
-            rows are the same. Needs a `DataLoader` over a map-style data set.
-        progress: Called as `progress(rows_done, rows)` after each batch; rows is None where it is unknown.
+            over a map-style data set is read in its own order by a private copy, which records every image's index.
+        device: Where to run; None means where the model is. On another device, a copy of the model runs. Images are
+            moved to the device and cast to the dtype of the model's weights.
+        precision: "bf16" runs under autocast; "auto" does so where the hardware supports it. Weights in float16 or
+            bfloat16 run as they are. The result is float32.
+        out: A folder for the arrays, which are then mapped into memory. An interrupted extraction resumes from there
+            without reading finished images again, if model, precision, `fingerprint` and number of rows are the same.
+            Needs a `DataLoader` over a map-style data set.
+        progress: Called as `progress(rows_done, rows)` after each batch; `rows` is None where it is unknown.
         fingerprint: Identifies the data and its transform; kept in `out`.
 
+    Returns:
+        The embeddings, in the order of the loader.
+
     Raises:
-        InputError: Labels that are not integers or out of range, features that are not finite, an image visited
-            twice, a model that does not take the images, a head that does not run once or whose logits do not decide
-            the model's output, or an `out` that holds something else.
+        InputError: Labels are not integers or out of range, features are not finite, an image is visited twice, the
+            model does not accept the images, the head is not called exactly once or its logits do not determine the
+            model's output, or `out` holds something else.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> import diversify as dv
+        >>> images, labels = torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+        >>> model = dv.build_model("small_cnn", num_classes=3, channels=3)
+        >>> embeddings = dv.extract(dv.split_head(model), DataLoader(TensorDataset(images, labels), batch_size=4))
+        >>> embeddings.features.shape, embeddings.logits.shape, embeddings.indices.tolist()
+        (torch.Size([6, 64]), torch.Size([6, 3]), [0, 1, 2, 3, 4, 5])
     """
     if precision not in PRECISIONS:
         raise unknown("precision", str(precision), PRECISIONS)
@@ -157,10 +170,11 @@ def _fill(
     precision: Precision,
     progress: Progress | None,
 ) -> None:
-    """Run the batches through the net and hand their rows to the table.
+    """Run the batches through the network and add their rows to the table.
 
-    On an accelerator rows gather there first: a copy to the CPU for every batch would make it wait each time. Only the
-    model runs in inference mode: what a data set makes and keeps must stay usable for training.
+    On an accelerator, rows are gathered first, because a copy to the CPU after every batch would make it wait each
+    time. Only the model runs in inference mode: tensors that a data set creates and keeps must stay usable for
+    training.
     """
     pending: list[dict[str, Tensor]] = []
     waiting = 0
@@ -195,7 +209,7 @@ def _fill(
         raise
     except BaseException:
         if table.folder is not None:
-            with contextlib.suppress(RuntimeError):  # a device that failed keeps its rows
+            with contextlib.suppress(RuntimeError):  # the rows of a failed device are lost
                 hand_over()
         raise
     hand_over()
@@ -204,7 +218,10 @@ def _fill(
 def _embed(
     net: SplitModel, images: Tensor, device: torch.device, precision: Precision, *, is_first: bool
 ) -> tuple[Tensor, Tensor]:
-    """Features and logits of one batch in float32; an error in the first batch says that the model rejects the images."""
+    """Features and logits of one batch in float32.
+
+    An error in the first batch becomes an InputError: the model does not accept the images.
+    """
     half = net.dtype in (torch.float16, torch.bfloat16)
     with torch.inference_mode(), autocast(device, "fp32" if half else precision):
         images = images.to(device, net.dtype if images.is_floating_point() else None, non_blocking=True)
@@ -216,10 +233,10 @@ def _embed(
 
 
 def _index_batches(loader: object) -> list[list[int]] | None:
-    """The data-set indices of every batch, in the loader's own order; None where a loader does not work by index.
+    """The data-set indices of every batch, in the loader's own order; None for a loader that does not work by index.
 
-    Drawing them all first costs an integer per image and gives the number of rows, a check before any image is read,
-    and what is left to do on resuming.
+    Drawing all of them first costs an integer per image. It gives the number of rows, allows a check before any image
+    is read, and tells what is left to read on resuming.
     """
     if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
         return None
@@ -242,6 +259,7 @@ def _index_batches(loader: object) -> list[list[int]] | None:
 def _read_batches(
     loader: Iterable[Sequence[Any]], batches: list[list[int]] | None, table: Table
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Images, labels and indices of every batch that is not finished yet; None for indices that are not known."""
     if batches is None or not isinstance(loader, DataLoader):
         for batch in loader:
             yield _read_batch(batch, own_indices=True)
@@ -256,7 +274,7 @@ def _read_batches(
 
 
 def _twin_loader(loader: DataLoader[Any], batches: list[list[int]]) -> DataLoader[Any]:
-    """A private loader over the same data set: no iterator, worker or sampler of the user's is touched."""
+    """A private loader over the same data set, so that no iterator, worker or sampler of the user's is touched."""
     return DataLoader(
         loader.dataset,
         batch_sampler=batches,

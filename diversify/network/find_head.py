@@ -1,4 +1,4 @@
-"""Find the last linear layer of a model."""
+"""Find the head of a model: its last linear layer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .wrappers import WRAPPERS
 
 
 def require_several(num_outputs: int) -> None:
-    """Raise unless the head has two outputs or more."""
+    """Raise an InputError unless the head has at least two outputs."""
     if num_outputs < 2:
         raise must("head", "have at least 2 outputs", num_outputs)
 
 
 def named_head(model: nn.Module, name: str) -> str:
-    """The layer of this name, wherever wrappers add to it."""
+    """Return the full name of a layer, which may be given with or without the names that wrappers add."""
     modules = dict(model.named_modules())
     if name not in modules:
         plain = {each: [part for part in each.split(".") if part not in WRAPPERS] for each in modules}
@@ -33,7 +33,7 @@ def named_head(model: nn.Module, name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """A module with a weight of two or more dimensions; `outputs` is empty for one that cannot be a head."""
+    """A module with a weight of two or more dimensions; `outputs` is empty for a module that cannot be a head."""
 
     name: str
     kind: str
@@ -41,11 +41,15 @@ class _Layer:
     outputs: frozenset[int]
 
     def is_within(self, branch: str) -> bool:
+        """True if the layer lies in this branch of the module tree."""
         return self.name == branch or self.name.startswith(f"{branch}.")
 
 
 def layers_of(model: nn.Module, name: str = "") -> list[_Layer]:
-    """In the order of registration, auxiliary branches left out, attention and linear layers taken whole."""
+    """The layers in the order of registration, without auxiliary branches.
+
+    Attention, recurrent, embedding and linear layers are taken whole.
+    """
     weights = [tuple(tensor.shape) for tensor in model.parameters(recurse=False) if tensor.ndim >= 2]
     kind = type(model).__name__
     if isinstance(model, nn.Linear):
@@ -77,10 +81,10 @@ def layers_of(model: nn.Module, name: str = "") -> list[_Layer]:
 
 
 def find_head(model: nn.Module) -> str:
-    """The name of the one linear layer that gives the logits.
+    """Return the name of the one linear layer that gives the logits.
 
     Raises:
-        InputError: no layer fits, or several do.
+        InputError: No layer fits, or several do.
     """
     layers = layers_of(model)
     taken: set[int] = set()
@@ -109,10 +113,10 @@ def find_head(model: nn.Module) -> str:
 
 
 def _is_last_in_branch(layer: _Layer, other: _Layer, layers: Sequence[_Layer]) -> bool:
-    """Whether `layer` ends its own side of the fork at which it and `other` part.
+    """True if `layer` is the last layer on its side of the point where the names of it and of `other` branch.
 
-    A true parallel head does. A layer inside the backbone whose outputs happen to match no later input (the position
-    bias of Swin v2) is followed, on its side of the fork, by the rest of the backbone.
+    A true parallel head is. A layer inside the backbone whose outputs happen to match no later input (the position bias
+    of Swin v2) is followed, on its side, by the rest of the backbone.
     """
     if layer is other:
         return True
@@ -123,9 +127,10 @@ def _is_last_in_branch(layer: _Layer, other: _Layer, layers: Sequence[_Layer]) -
 
 
 def _ends_a_stack(layer: _Layer, ends: Sequence[_Layer], layers: Sequence[_Layer]) -> bool:
-    """Whether `layer` belongs to the last of several like blocks, whose twins in the others feed later layers.
+    """True if `layer` is in the last of several similar blocks, and its counterparts in the others feed later layers.
 
-    In CoaT such blocks stand side by side with the head. The blocks of several heads are all ends.
+    In CoaT such blocks stand beside the head. If a model has several heads, the counterparts are heads too and feed no
+    layer.
     """
     parts = layer.name.split(".")
     numbers = [place for place, part in enumerate(parts) if part.isdigit()]

@@ -19,17 +19,27 @@ _SETTABLE = "hold its weights as they are used, with a bias or without, as nn.Li
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearHead:
-    """A classifier's last layer as numbers: `logits = scale * (features' @ weight'.T + bias')`.
+    """The numbers of a classifier's last layer: `logits = scale * (features' @ weight'.T + bias')`.
 
-    For a plain head `features'`, `weight'` and `bias'` are the values themselves and `scale` is 1. For a cosine head
-    features and weight rows are normalised and the bias is 0; after that, everything that holds for a linear head
-    holds for it too.
+    For a plain head, `features'`, `weight'` and `bias'` are the values themselves and `scale` is 1. For a cosine head,
+    features and weight rows are normalised and the bias is 0. After the normalisation, everything that holds for a
+    linear head holds for a cosine head.
 
     Attributes:
         weight: `(C, D)` float32.
         bias: `(C,)` float32; zeros where the module has none.
-        cosine: Whether features and weight rows are normalised.
-        scale: What multiplies the cosines; 1 for a plain head.
+        cosine: True if features and weight rows are normalised.
+        scale: Factor on the cosines; 1 for a plain head.
+
+    Raises:
+        InputError: A tensor has another shape or dtype, or is not finite.
+
+    Example:
+        >>> import torch
+        >>> import diversify as dv
+        >>> head = dv.LinearHead(weight=torch.tensor([[1.0, 0.0], [0.0, 2.0]]), bias=torch.tensor([0.5, 0.0]))
+        >>> head.logits(torch.tensor([[3.0, 1.0]])).tolist()
+        [[3.5, 2.0]]
     """
 
     weight: Tensor
@@ -50,40 +60,59 @@ class LinearHead:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C: the number of outputs."""
         return self.weight.shape[0]
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """D: the number of inputs."""
         return self.weight.shape[1]
 
     def effective(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(features', weight', bias')` with `features' @ weight'.T + bias' = logits / scale`."""
+        """Return `(features', weight', bias')` with `features' @ weight'.T + bias' = logits / scale`.
+
+        Args:
+            features: `(N, D)`.
+        """
         if not self.cosine:
             return features, self.weight, self.bias
         return F.normalize(features, dim=1), F.normalize(self.weight, dim=1), self.bias
 
     def logits(self, features: Tensor) -> Tensor:
-        """`(N, C)`: what the module that this was read from gives for features `(N, D)`."""
+        """Return the logits `(N, C)` that the module gives for features.
+
+        Args:
+            features: `(N, D)`.
+        """
         rows, weight, bias = self.effective(features)
         return self.scale * F.linear(rows, weight, bias)
 
 
 def read_head(module: nn.Module | LinearHead, probe_features: Tensor | None = None) -> LinearHead:
-    """The numbers of a linear or cosine head, found by what the module does, not by its name.
+    """Return the numbers of a linear or cosine head.
 
-    A few fixed feature vectors are sent through the module (in eval mode, its own mode restored). The head is the one
-    of these forms that gives the module's outputs: `W f + b` with the module's own weight; `s cos(W, f)` with the
-    weight stored as (C, D) or (D, C) and any scale s; or any other affine map (weight normalisation, learned scales
-    per class), whose W and b are then read off the unit vectors.
+    The form is found from what the module computes, not from its name. A few fixed feature vectors are sent through the
+    module in eval mode, and its own mode is restored. The head is the one of these forms that reproduces the module's
+    outputs: `W f + b` with the module's own weight; `s cos(W, f)` with the weight stored as (C, D) or (D, C) and any
+    scale s; or another affine map (weight normalisation, learned scales per class), whose W and b are then read from
+    the unit vectors.
 
     Args:
         module: The head. A `LinearHead` is returned as it is.
-        probe_features: `(M, D)` features to use as probes, where made-up ones would not do.
+        probe_features: `(M, D)` features to use as probes where synthetic ones would not work.
+
+    Returns:
+        The numbers of the head.
 
     Raises:
-        InputError: The module is none of these.
+        InputError: The module has none of these forms.
+
+    Example:
+        >>> from torch import nn
+        >>> import diversify as dv
+        >>> head = dv.read_head(nn.Linear(16, 4))
+        >>> head.num_features, head.num_classes, head.cosine
+        (16, 4, False)
     """
     if isinstance(module, LinearHead):
         return module
@@ -111,7 +140,7 @@ _Call = Callable[[Tensor], Tensor | None]
 def _head_of_weight(
     call: _Call, probes: Tensor, weight: Tensor, biases: Sequence[Tensor], tolerance: float
 ) -> LinearHead | None:
-    """The linear, cosine or other affine head with D inputs that gives the module's outputs on `probes`, or None."""
+    """The linear, cosine or other affine head that gives the module's outputs on `probes`; None if there is none."""
     outputs = call(probes)
     if outputs is None or outputs.shape != (len(probes), len(weight)):
         return None
@@ -131,14 +160,14 @@ def _head_of_weight(
 
 
 def _parameters_of_head(module: nn.Module) -> list[Tensor]:
-    """Its tensors, `weight` and `bias` first as the module shows them: they may be computed (weight normalisation)."""
+    """The module's tensors, with `weight` and `bias` first as the module computes them (weight normalisation)."""
     shown = [getattr(module, name, None) for name in ("weight", "bias")]
     tensors = [tensor for tensor in shown if isinstance(tensor, Tensor)]
     return tensors + [tensor for tensor in module.parameters() if not any(tensor is other for other in tensors)]
 
 
 def _probe_features(num_features: int) -> Tensor:
-    """`(8, D)`: fixed, of both signs and of lengths that differ, so that only the right form fits."""
+    """Fixed features of both signs and of different lengths, `(8, D)`, so that only the right form fits."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(8, num_features, generator=generator)
     rows[4:] = rows[4:].abs()
@@ -146,7 +175,7 @@ def _probe_features(num_features: int) -> Tensor:
 
 
 def _call_head(module: nn.Module, weight: Tensor, features: Tensor) -> Tensor | None:
-    """The module's outputs as float32 on the CPU, or None where it does not take such features."""
+    """The module's outputs as float32 on the CPU; None if the module does not accept such features."""
     device = weight.device.type
     try:
         with evaluating(module), torch.no_grad(), torch.autocast(device, enabled=False):
@@ -157,6 +186,7 @@ def _call_head(module: nn.Module, weight: Tensor, features: Tensor) -> Tensor | 
 
 
 def _read_affine(call: _Call, num_features: int) -> LinearHead:
+    """The head whose outputs on 0 and on the unit vectors are those of the module; zeros if they are not finite."""
     outputs = call(torch.cat([torch.zeros(1, num_features), torch.eye(num_features)]))
     if outputs is None or not outputs.isfinite().all():
         return LinearHead(weight=torch.zeros(1, num_features), bias=torch.zeros(1))
@@ -164,12 +194,26 @@ def _read_affine(call: _Call, num_features: int) -> LinearHead:
 
 
 def write_head(module: nn.Module, head: LinearHead) -> None:
-    """Give a head module other numbers, in place and in its own dtype, so that `read_head` reads `head` from it.
+    """Write other numbers into a head module, in place and in its own dtype, so that `read_head` returns `head` for it.
 
-    `split_head(model).head` is the user's own module. Afterwards nothing else about it has changed; on an error, nothing.
+    `split_head(model).head` is the user's own module. Nothing else about the module changes; on an error, nothing
+    changes at all.
+
+    Args:
+        module: The head module.
+        head: The new numbers.
 
     Raises:
-        InputError: the module cannot hold them; see `replace_head`.
+        InputError: The module cannot hold them; see `replace_head`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> import diversify as dv
+        >>> layer = nn.Linear(2, 3)
+        >>> dv.write_head(layer, dv.LinearHead(weight=torch.ones(3, 2), bias=torch.zeros(3)))
+        >>> layer.weight.tolist()
+        [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
     module = unwrap(module)
     kept = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
@@ -188,18 +232,37 @@ def write_head(module: nn.Module, head: LinearHead) -> None:
 
 
 def replace_head(tensors: Mapping[str, Tensor], name: str, old: LinearHead, new: LinearHead) -> dict[str, Tensor]:
-    """A state dict with another head in it: the same names in their order, shapes and dtypes; the rest is not copied.
+    """Return a state dict with another head in it.
 
-    The tensors that hold the head are those under its `name`, more or less of its path, that equal the old numbers: a
-    weight as (C, D) or (D, C), or the length and direction of weight normalisation; and a bias.
+    Names, order, shapes and dtypes stay the same; other tensors are not copied. The tensors that hold the head are
+    those under `name` (more or less of its path) that equal the old numbers: a weight as (C, D) or (D, C), or the
+    length and direction of weight normalisation; and a bias.
+
+    Args:
+        tensors: The state dict of the model.
+        name: The name of the head in the model; empty for the head's own state dict.
+        old: The head that is in the state dict.
+        new: The head to put there.
+
+    Returns:
+        The new state dict.
 
     Raises:
-        InputError: no tensors or several fit; the shapes differ; one is a cosine head, or of another scale, and the other is
-            not; or there is no bias to hold the new one. Where the new bias is one number for all classes none is needed.
+        InputError: No tensors fit or several do; the shapes differ; one head is a cosine head, or of another scale, and
+            the other is not; or there is no bias to hold the new one. A new bias that is the same number for all
+            classes needs none.
+
+    Example:
+        >>> from torch import nn
+        >>> layer = nn.Linear(2, 3)
+        >>> new = LinearHead(weight=torch.ones(3, 2), bias=torch.zeros(3))
+        >>> replace_head(layer.state_dict(), "", read_head(layer), new)["bias"].tolist()
+        [0.0, 0.0, 0.0]
     """
     if new.weight.shape != old.weight.shape:
         raise must("head weight", f"have shape {tuple(old.weight.shape)}", tuple(new.weight.shape))
-    if new.cosine != old.cosine or abs(new.scale - old.scale) > 1e-3 * old.scale:  # a scale is read by least squares
+    # a scale is read by least squares, so it is not exact
+    if new.cosine != old.cosine or abs(new.scale - old.scale) > 1e-3 * old.scale:
         kinds = [f"a cosine head of scale {one.scale:g}" if one.cosine else "a plain head" for one in (old, new)]
         raise must("head", f"be {kinds[0]}, as the module is", kinds[1])
     under = [key for key in tensors if _is_under(key, name)]
@@ -219,7 +282,7 @@ def replace_head(tensors: Mapping[str, Tensor], name: str, old: LinearHead, new:
 
 
 def _is_under(key: str, name: str) -> bool:
-    """Whether a tensor belongs to the module of this name, whatever wrappers and adapters add to either."""
+    """True if a tensor belongs to the module of this name, whatever wrappers and adapters add to either."""
     stem = [part for part in key.split(".")[:-1] if part not in WRAPPERS]
     if "parametrizations" in stem:
         stem = stem[: stem.index("parametrizations")]
@@ -229,13 +292,14 @@ def _is_under(key: str, name: str) -> bool:
 
 
 def _same(stored: Tensor, values: Tensor) -> bool:
+    """True if a stored tensor equals `values` up to rounding."""
     values = values.detach().cpu()
     stored = stored.detach().cpu().float()
     return torch.allclose(stored, values, rtol=1e-5, atol=1e-6 * float(values.abs().max()))
 
 
 def _as_stored(values: Tensor, stored: Tensor) -> Tensor:
-    """In the dtype of the tensor whose place it takes, within its range, and where that was."""
+    """`values` in the dtype, range and device of the tensor whose place they take."""
     if torch.finfo(stored.dtype).max < torch.finfo(values.dtype).max:
         most = torch.finfo(stored.dtype).max
         values = values.clamp(-most, most)
@@ -245,7 +309,7 @@ def _as_stored(values: Tensor, stored: Tensor) -> Tensor:
 def _weights_replaced(
     tensors: Mapping[str, Tensor], under: Sequence[str], old: Tensor, new: Tensor
 ) -> dict[str, Tensor] | None:
-    """The new values of the tensors that make up the weight; None unless it is plain which these are."""
+    """The new values of the tensors that make up the weight; None if it is unclear which tensors these are."""
     floats = [key for key in under if tensors[key].is_floating_point()]
     for ends in (("weight_g", "weight_v"), ("weight.original0", "weight.original1")):
         pair = [[key for key in floats if key.endswith(end)] for end in ends]

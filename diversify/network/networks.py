@@ -1,7 +1,7 @@
-"""Networks by name, and weights from a file.
+"""Build networks by name, and read their weights from a file.
 
 The CIFAR ResNets are those of He et al. 2016, section 4.2 (widths 16, 32, 64, option-A shortcuts without parameters),
-with the parameter names that the field's public checkpoints use.
+with the parameter names of the field's public checkpoints.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .split import require_usable
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut: every other pixel, new channels zero (option A)."""
+    """Two 3 x 3 convolutions and a shortcut that takes every other pixel and fills new channels with 0 (option A)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
         self.stride, self.padding = stride, (outputs - inputs) // 2
 
     def forward(self, images: Tensor) -> Tensor:
-        """`(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`."""
+        """Return `(N, outputs, H / stride, W / stride)` for `(N, inputs, H, W)`."""
         hidden = functional.relu(self.bn1(self.conv1(images)))
         hidden = self.bn2(self.conv2(hidden))
         if self.stride != 1 or self.padding:
@@ -46,7 +46,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet-(6n + 2) for 32 x 32 images; 64 features, non-negative, enter the linear head `linear`."""
+    """ResNet-(6n + 2) for 32 x 32 images; its linear head `linear` gets 64 non-negative features."""
 
     def __init__(self, blocks: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """`(N, channels, H, W)` to logits `(N, C)`."""
+        """Return logits `(N, C)` for images `(N, channels, H, W)`."""
         hidden = functional.relu(self.bn1(self.conv1(images)))
         hidden = self.layer3(self.layer2(self.layer1(hidden)))
         return cast(Tensor, self.linear(hidden.mean((2, 3))))
 
 
 class SmallCNN(nn.Module):
-    """Four convolutions for small images (8 x 8 and up); 64 features, non-negative, enter the linear head `linear`."""
+    """Four convolutions for small images (8 x 8 and larger); the linear head `linear` gets 64 non-negative features."""
 
     def __init__(self, num_classes: int, channels: int = 1) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class SmallCNN(nn.Module):
         self.linear = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """`(N, channels, H, W)` to logits `(N, C)`."""
+        """Return logits `(N, C)` for images `(N, channels, H, W)`."""
         return cast(Tensor, self.linear(self.features(images)))
 
 
@@ -108,15 +108,28 @@ MODEL_CHOICES = (*MODELS, "torchvision:NAME", "timm:NAME", "package.module:funct
 
 
 def build_model(spec: str, num_classes: int, *, channels: int = 3, seed: int = 0) -> nn.Module:
-    """A network with fresh weights, the same for the same seed; global random state is left as it was.
+    """Return a network with new random weights.
 
-    `spec` is one of `MODEL_CHOICES`. A function of your own is called with `num_classes=` when it takes it.
+    The weights are the same for the same seed, and the global random state stays as it was.
+
+    Args:
+        spec: One of `MODEL_CHOICES`: a network of this library, `torchvision:NAME`, `timm:NAME`, or
+            `package.module:function`. A function of your own is called with `num_classes=` if it accepts that.
+        num_classes: C.
+        channels: Channels of the images, for networks of this library.
+        seed: Seed of the weights.
 
     Raises:
-        InputError: the name is unknown, or what it names cannot be imported, fails, or is not a network.
+        InputError: The name is unknown, or what it names cannot be imported, fails, or is not a network.
+
+    Example:
+        >>> import diversify as dv
+        >>> model = dv.build_model("resnet20", num_classes=10)
+        >>> sum(parameter.numel() for parameter in model.parameters())
+        269722
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators as well
         return _build(spec, num_classes, channels)
 
 
@@ -174,13 +187,29 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Read a checkpoint into `model`, in place; every name and shape has to match.
+    """Read a checkpoint into a model, in place; every name and shape has to match.
 
-    Where `model` is an adapter around a network, the checkpoint may be of the network alone.
+    If the model is an adapter around a network, the checkpoint may be that of the network alone.
+
+    Args:
+        model: The network.
+        path: A checkpoint: safetensors, or a file of `torch.save` that holds tensors only.
 
     Raises:
-        InputError: the file is not a checkpoint, or does not fit; the first keys that differ are named, and what would
-            fit, if it can be told: another number of classes, or another network of ours.
+        InputError: The file is not a checkpoint, or does not fit. The error names the first keys that differ and, if
+            that can be found out, what the checkpoint fits: another number of classes, or another network of this
+            library.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> import diversify as dv
+        >>> model, other = (dv.build_model("small_cnn", num_classes=3, seed=seed) for seed in (0, 1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(model.state_dict(), f"{folder}/weights.pt")
+        ...     dv.load_weights(other, f"{folder}/weights.pt")
+        >>> torch.equal(other.linear.weight, model.linear.weight)
+        True
     """
     tensors = checkpoints.load_checkpoint(Path(path))
     want = model.state_dict()
@@ -198,18 +227,18 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     model.load_state_dict(state, strict=not ignorable)
 
 
-# torchvision published its DenseNets with the first form of these names
+# torchvision published the weights of its DenseNets under names with this extra dot
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def _renamed(tensors: dict[str, Tensor], want: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With the names that the model has where a published file has older ones."""
+    """The tensors under the names that the model has, where a published file has older names."""
     newer = {key: _DENSENET.sub(r"\1\2", key) for key in tensors}
     return {key if key in want or newer[key] not in want else newer[key]: value for key, value in tensors.items()}
 
 
 def _within_adapter(tensors: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, Tensor]:
-    """By the names of an adapter, when they are the checkpoint's own behind one prefix; else as they are."""
+    """The tensors under an adapter's names, if these are the checkpoint's own behind one prefix; else unchanged."""
     first, dot, _ = next(iter(want), "").partition(".")
     named = {f"{first}{dot}{key}": value for key, value in tensors.items()}
     inside = bool(dot) and all(key.startswith(f"{first}.") for key in want) and not want.keys() & tensors.keys()
@@ -225,7 +254,7 @@ def _difference(key: str, want: dict[str, Tensor], got: dict[str, Tensor]) -> st
 
 
 def _advice(differ: list[str], want: dict[str, Tensor], got: dict[str, Tensor]) -> str:
-    """What the checkpoint would fit, as far as it can be told."""
+    """What the checkpoint would fit, if that can be found out."""
     first = {(len(got[key]), len(want[key])) for key in differ if key in got and key in want and got[key].ndim}
     heads = all(key in got and key in want and got[key].shape[1:] == want[key].shape[1:] for key in differ)
     if heads and len(first) == 1:
@@ -236,7 +265,7 @@ def _advice(differ: list[str], want: dict[str, Tensor], got: dict[str, Tensor]) 
 
 
 def _fitting(tensors: dict[str, Tensor]) -> str | None:
-    """The network of ours whose names and shapes are those of `tensors`, whatever its number of classes."""
+    """The network of this library that has these names and shapes, for any number of classes; None if there is none."""
     shapes = {key: tuple(value.shape) for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
     first = next((value for value in tensors.values() if value.ndim == 4), None)
     head = shapes.get("linear.weight")
@@ -251,5 +280,5 @@ def _fitting(tensors: dict[str, Tensor]) -> str | None:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Trainable and frozen parameters, buffers not counted."""
+    """Return the number of trainable and frozen parameters, without buffers."""
     return sum(parameter.numel() for parameter in model.parameters())

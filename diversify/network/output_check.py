@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def describe_output(output: object) -> str:
-    """What a model returned, in a few words."""
+    """Return a short description of what a model returned."""
     shapes = [str(tuple(part.shape)) for part in tensors_in(output)]
     if isinstance(output, Tensor):
         return f"a tensor of {str(output.dtype).removeprefix('torch.')} of shape {shapes[0]}"
@@ -20,7 +20,7 @@ def describe_output(output: object) -> str:
 
 
 def tensors_in(output: object, depth: int = 3) -> list[Tensor]:
-    """The tensors of a tensor, dict, tuple, list or other object, in their order, `depth` containers deep."""
+    """Return the tensors of a tensor, dict, tuple, list or other object, in order, up to `depth` containers deep."""
     if isinstance(output, Tensor):
         return [output]
     if depth == 0 or isinstance(output, nn.Module):
@@ -37,7 +37,7 @@ def tensors_in(output: object, depth: int = 3) -> list[Tensor]:
 
 
 def is_among(logits: Tensor, output: object) -> Tensor | None:
-    """Whether the logits decide one of the tensors of their shape in a model's output; None where there is none."""
+    """Return True if the logits determine a tensor of their shape in a model's output; None if there is no such tensor."""
     parts = [part for part in tensors_in(output) if part.is_floating_point() and part.shape == logits.shape]
     if not parts:
         return None
@@ -46,10 +46,10 @@ def is_among(logits: Tensor, output: object) -> Tensor | None:
 
 
 def _is_decided_by(logits: Tensor, output: Tensor) -> Tensor:
-    """Whether the output is one of the forms that `SplitModel` names, as a scalar on its device.
+    """True if the output is one of the forms that `SplitModel` names, as a scalar on its device.
 
-    Where either is not finite nothing is compared. The largest logit has to be the largest output in every row: what
-    has saturated says no more than that.
+    Values that are not finite are not compared. The largest logit has to be the largest output in every row; outputs
+    that have saturated say no more than that.
     """
     unit = max(torch.finfo(dtype).eps for dtype in (logits.dtype, output.dtype, torch.float32))
     tiny = torch.finfo(output.dtype).tiny
@@ -61,13 +61,13 @@ def _is_decided_by(logits: Tensor, output: Tensor) -> Tensor:
     shown = finite & (output > tiny) & (output > 1e-4 * largest)
     as_powers = _is_scaled(logits, output.where(shown, 1).log(), shown, unit) & ~(output < 0).any()
     as_sigmoid = _is_sigmoid(logits.where(finite, 0), output.where(finite, 0.5), finite, unit)
-    underflown = (output < -87) & (output <= 0).all()  # a logarithm of probabilities too small to be exact
+    underflown = (output < -87) & (output <= 0).all()  # logarithms of probabilities that are too small to be exact
     as_values = _is_scaled(logits, output, finite & ~underflown, unit)
     return same_choice.all() & (as_values | as_powers | as_sigmoid)
 
 
 def _is_scaled(logits: Tensor, values: Tensor, mask: Tensor, unit: float) -> Tensor:
-    """Whether `values = s * logits + b` with one s > 0 and a b per row, within the mask."""
+    """True if `values = s * logits + b` with one s > 0 and a b per row, within the mask."""
     logits, values = logits.where(mask, 0), values.where(mask, 0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     steps, found = ((each - each.sum(1, keepdim=True) / count) * mask for each in (logits, values))
@@ -79,7 +79,10 @@ def _is_scaled(logits: Tensor, values: Tensor, mask: Tensor, unit: float) -> Ten
 
 
 def _is_sigmoid(logits: Tensor, output: Tensor, mask: Tensor, unit: float) -> Tensor:
-    """Whether `output = sigmoid(s * logits)` with one s > 0, within the mask; where all have saturated, s is large."""
+    """True if `output = sigmoid(s * logits)` with one s > 0, within the mask.
+
+    If all outputs have saturated, a large s is used.
+    """
     clear = mask & (output > 1e-3) & (output < 1 - 1e-3)
     inverse, size = output.where(clear, 0.5).logit(), (logits.square() * clear).sum()
     scale = ((inverse * logits).sum() / size.clamp_min(1e-30)).where(size > 0, 1e4)

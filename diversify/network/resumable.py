@@ -1,4 +1,4 @@
-"""Embeddings written to disk batch by batch, so that an interrupted extraction resumes."""
+"""Write embeddings to disk batch by batch, so that an interrupted extraction resumes."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ RECORD_SECONDS = 5.0  # a killed run loses at most this much work
 
 
 class Table:
-    """The four columns as they fill up.
+    """The four columns of embeddings while they fill up.
 
-    Preallocated when the number of rows is known, and then on disk when there is a folder: every few seconds the
-    arrays are handed to the disk and after them the count of finished rows, so that a kill at any moment leaves a
-    beginning that can be gone on from.
+    They are preallocated if the number of rows is known, and on disk if there is a folder. Then, every few seconds, the
+    arrays are flushed to disk and after them the number of finished rows, so that a run that is killed at any moment
+    can resume.
     """
 
     def __init__(self, rows: int | None, folder: Path | None, origin: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ class Table:
         if folder.exists() and not folder.is_dir():
             raise must("out", "be a folder", f"the file {folder}")
         present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if INDEX not in present:  # new, or killed before the first record
+        if INDEX not in present:  # new, or killed before the first write of the index
             ours = {f"{name}.npy" for name in COLUMNS}
             if foreign := sorted(name for name in present - ours if not staging.is_temporary(name)):
                 raise must("out", "be new, empty or an unfinished extraction", f"{folder} with {foreign[0]}")
@@ -87,12 +87,12 @@ class Table:
             try:
                 self._open({name: atomic.create_array(folder / f"{name}.npy", *form) for name, form in forms.items()})
                 atomic.write_json(folder / INDEX, index)
-            except OSError:  # no room for all of them: leave none
+            except OSError:  # no room for all columns: leave none behind
                 self.discard()
                 raise
 
     def add(self, block: dict[str, Tensor]) -> None:
-        """Take in the next rows, on any device, once they are seen to be sound."""
+        """Check and store the next rows, on any device."""
         count, num_classes = block["logits"].shape
         labels = block["labels"]
         if count and int(labels.max()) >= num_classes:
@@ -115,10 +115,10 @@ class Table:
             self.record()
 
     def record(self) -> None:
-        """Hand what is finished to the disk."""
+        """Flush the finished rows to disk, then record their number."""
         if self.folder is None or not self.columns or self.done == self._recorded:
             return
-        if not self.folder.is_dir():  # the maps of removed files can still be written, and lead nowhere
+        if not self.folder.is_dir():  # writing to a map of a removed file raises no error and loses the data
             raise FileNotFoundError(errno.ENOENT, "removed while the extraction was writing to it", str(self.folder))
         for array in self._arrays.values():
             atomic.flush_array(array)
@@ -128,7 +128,7 @@ class Table:
         self._recorded, self._recorded_at = self.done, time.monotonic()
 
     def discard(self) -> None:
-        """Remove what this call wrote, for an input that would fail again."""
+        """Remove the files that this call wrote, because the same input would fail again."""
         if self.folder is not None and self._ours:
             self.columns, self._arrays = {}, {}
             for name in (INDEX, *(f"{name}.npy" for name in COLUMNS)):
@@ -137,7 +137,7 @@ class Table:
                 self.folder.rmdir()
 
     def finish(self) -> Embeddings:
-        """The embeddings, complete: from memory, or mapped from the folder."""
+        """Return the complete embeddings, from memory or mapped from the folder."""
         if self.rows is None:
             self.columns = {name: torch.cat([block[name] for block in self.blocks]) for name in COLUMNS}
             self.blocks = []
@@ -148,6 +148,6 @@ class Table:
 
 
 def other_run(folder: Path, what: str) -> InputError:
-    """The error for a folder that holds another extraction than the one that is asked for."""
+    """Return the error for a folder that holds another extraction than the requested one."""
     law = "be new or hold the same extraction, unfinished"
     return must("out", law, f"{folder} with {what}", "use another folder or delete it")

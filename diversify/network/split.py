@@ -1,4 +1,4 @@
-"""A trained model split at its linear head: backbone and head, parameters shared, nothing about the model changed."""
+"""Split a trained model at its linear head; backbone and head share the model's parameters, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _NOT_ONE_LAYER = (
 
 
 class _Recorder(nn.Module):
-    """Stands in the head's place: calls the head, and keeps what went in and came out until it is taken.
+    """Stands in for the head: calls it and keeps its input and output until they are read.
 
-    With `copies`, also what came out as it was then: the model may go on to change it in place.
+    With `copies`, it also keeps a copy of the output, because the model may change the output in place afterwards.
     """
 
     def __init__(self, head: nn.Module) -> None:
@@ -45,7 +45,7 @@ class _Recorder(nn.Module):
         return output
 
     def __getattr__(self, name: str) -> Any:
-        """The head's attributes too: a model may ask its head for `in_features`."""
+        """Give the head's attributes too: a model may ask its head for `in_features`."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -55,17 +55,25 @@ class _Recorder(nn.Module):
 
 
 class SplitModel(WithCopies):
-    """A model that returns `(features, logits)`: what enters its head `(N, D)`, and what leaves it `(N, C)`.
+    """A model that returns `(features, logits)`: the input of its head `(N, D)` and the output of its head `(N, C)`.
 
-    Parameters and buffers are the user's own. The modules from the root to the head are shallow copies, so that the
-    user's module tree keeps its head and its hooks; they follow the modes of the modules that they stand for. Made by
-    `split_head`.
+    Made by `split_head`. Parameters and buffers are the user's own. The modules from the root to the head are shallow
+    copies, so that the user's module tree keeps its head and its hooks; the copies follow the modes of the modules that
+    they stand for.
 
-    What the model returns has to be what its head gives, or decide the same by it: the logits times one positive
-    number plus a number per row (temperature, log-softmax), their exponentials up to a factor per row (softmax), or
-    their sigmoid. What is added per class after the head (logit adjustment), or joined with another head, is none of
-    these: a diagnosis would be one of another classifier. The first forward refuses it; later ones only note it,
-    because to look would make an accelerator wait, and `finish_check` refuses it then.
+    The model's output has to be the head's output or be determined by it: the logits times one positive number plus a
+    number per row (temperature, log-softmax), their exponentials up to a factor per row (softmax), or their sigmoid.
+    Anything that is added per class after the head (logit adjustment) or joined with another head is refused, because a
+    diagnosis would describe another classifier. The first forward raises the error. Later forwards only record a
+    disagreement, because reading it would make an accelerator wait; `finish_check` raises the error then.
+
+    Example:
+        >>> import torch
+        >>> import diversify as dv
+        >>> split = dv.split_head(dv.build_model("small_cnn", num_classes=4))
+        >>> features, logits = split(torch.rand(2, 3, 8, 8))
+        >>> split.head_name, features.shape, logits.shape
+        ('linear', torch.Size([2, 64]), torch.Size([2, 4]))
     """
 
     def __init__(self, model: nn.Module, head_name: str, *, is_named: bool) -> None:
@@ -86,28 +94,35 @@ class SplitModel(WithCopies):
 
     @property
     def device(self) -> torch.device:
-        """Where the model's first parameter is."""
+        """The device of the model's first parameter."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that images have to have: that of the first weight."""
+        """The dtype that images must have: that of the first weight."""
         weights = (tensor.dtype for tensor in self.parameters() if tensor.is_floating_point() and tensor.ndim > 1)
         return next(weights, torch.float32)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The user's model's state dict, by the model's own names."""
+        """Return the state dict of the user's model, with the model's own names."""
         state = self._unregistered[0].state_dict()
         return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
     def train(self, mode: bool = True) -> Self:
-        """The user's model in training mode, or in eval mode."""
+        """Set the user's model to training mode, or to eval mode."""
         self._unregistered[0].train(mode)
         self.training = mode
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`(N, D)` features and `(N, C)` logits, in the precision that the head saw and gave."""
+        """Return features `(N, D)` and logits `(N, C)`, in the precision of the head's input and output.
+
+        Args:
+            images: `(N, ...)`, as the model takes them.
+
+        Raises:
+            InputError: The head is not called exactly once, or its logits do not determine the model's output.
+        """
         features, logits, kept, output = self._run(images)
         if not self._is_checked:
             self._check_first(images, kept, output)
@@ -118,13 +133,13 @@ class SplitModel(WithCopies):
         return features, logits
 
     def finish_check(self) -> None:
-        """An InputError if a forward since the last call returned something that its head's logits do not decide."""
+        """Raise an InputError if the head's logits did not determine the output of a forward since the last call."""
         agrees, self._agrees = self._agrees, None
         if agrees is not None and not bool(agrees):
             raise self._refusal([])
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, object]:
-        """Features, logits, the logits before anything could change them, and what the model returns."""
+        """Features, logits, the logits before anything could change them, and the model's output."""
         recorder = self._unregistered[1]
         recorder.calls = []
         recorder.copies = not self._is_checked
@@ -146,7 +161,7 @@ class SplitModel(WithCopies):
         return features, logits, kept, output
 
     def _check_first(self, images: Tensor, logits: Tensor, output: object) -> None:
-        """An InputError unless the logits decide the model's output; a named head may be part of something larger."""
+        """Raise an InputError unless the logits determine the output; a named head may be part of a larger output."""
         agrees = is_among(logits, output)
         if agrees is None and not self._is_named and not (isinstance(output, Tensor) and output.is_floating_point()):
             advice = f"name its head with head=NAME, or {ADAPTER}"
@@ -175,13 +190,20 @@ class SplitModel(WithCopies):
         return must("head", "give the model's output", f"{self.head_name!r}, which does not", advice)
 
     def features(self, images: Tensor) -> Tensor:
-        """`(N, D)`: what enters the head."""
+        """Return the features `(N, D)` alone.
+
+        Args:
+            images: `(N, ...)`, as the model takes them.
+        """
         features, _ = self(images)
         return features  # type: ignore[no-any-return]
 
 
 def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Module]) -> nn.Module:
-    """`module` copied shallowly with the recorder in the head's place, wrappers left out; itself where neither is in it."""
+    """A shallow copy of `module` with the recorder in place of the head and without wrappers.
+
+    It is `module` itself if that contains neither the head nor a wrapper.
+    """
     module = unwrap(module)
     if module is recorder.head:
         return recorder
@@ -190,7 +212,7 @@ def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Mo
     children = {
         name: None if child is None else _graft(child, recorder, copies) for name, child in module._modules.items()
     }
-    compiled = getattr(module, "_compiled_call_impl", None) is not None  # by model.compile()
+    compiled = getattr(module, "_compiled_call_impl", None) is not None  # set by model.compile()
     if not compiled and all(child is module._modules[name] for name, child in children.items()):
         return module
     if isinstance(module, torch.jit.ScriptModule):
@@ -207,35 +229,45 @@ def _graft(module: nn.Module, recorder: _Recorder, copies: dict[nn.Module, nn.Mo
 
 
 def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
-    """A `SplitModel` over the user's own parameters; nothing about `model` changes.
+    """Split a model into backbone and head, over the user's own parameters; nothing about `model` changes.
 
-    The head is found by structure: a linear layer whose outputs no later layer takes in, last in its own branch.
-    Branches named `aux...` (GoogLeNet, Inception) are auxiliary by convention and left aside, and so are layers with
-    one output. The first forward then checks that the head runs once and decides the model's output, named or not.
+    The head is found from the structure: a linear layer whose outputs no later layer takes as inputs, last in its own
+    branch. Branches named `aux...` (GoogLeNet, Inception) are auxiliary by convention and left out, and so are layers
+    with one output. The first forward then checks that the head is called once and determines the model's output,
+    whether it was named or not.
 
     Args:
         model: Any classifier that takes images and returns logits, alone or in a tuple, dict or other object.
-            `DataParallel`, `DistributedDataParallel` and `torch.compile` are unwrapped, around parts of it too.
-        head: The name of the head in `model.named_modules()`, where the structure leaves a choice. Where the model
-            returns nothing of the shape of its logits, the name is taken on trust.
+            `DataParallel`, `DistributedDataParallel` and `torch.compile` are unwrapped, also around parts of the model.
+        head: The name of the head in `model.named_modules()`, if the structure leaves a choice. If the model returns
+            nothing of the shape of its logits, the name is trusted.
+
+    Returns:
+        The split model.
 
     Raises:
-        InputError: No linear head, several, one with a single output, or no layer of that name; a model that is
-            TorchScript, exported, quantized, not made yet (lazy), or takes more than images.
+        InputError: There is no linear head, there are several, the head has a single output, or no layer has that name;
+            or the model is TorchScript, exported, quantized, not initialised yet (lazy), or takes more than images.
+
+    Example:
+        >>> import diversify as dv
+        >>> split = dv.split_head(dv.build_model("resnet20", num_classes=10))
+        >>> split.head_name, split.head
+        ('linear', Linear(in_features=64, out_features=10, bias=True))
     """
     require_usable(model)
     model = unwrap(model)
     name = find_head(model) if head is None else named_head(model, head)
     while (inner := wrapped(model.get_submodule(name))) is not None:
         name = f"{name}.{inner}"
-    if type(model.get_submodule(name)) is nn.Module:  # keeps weights for others: as a graph of torch.export has them
+    if type(model.get_submodule(name)) is nn.Module:  # a bare container of weights, as in graphs of torch.export
         raise not_python("an exported graph")
     require_several(read_head(model.get_submodule(name)).num_classes)
     return SplitModel(model, name, is_named=head is not None)
 
 
 def require_usable(model: object) -> None:
-    """An InputError for what is no network in Python that has weights in floating point and takes images alone."""
+    """Raise an InputError unless the model is a Python network with floating-point weights that takes images alone."""
     if not isinstance(model, nn.Module):
         advice = "load it into a network first" if isinstance(model, Mapping) else ""
         raise must("model", "be a torch.nn.Module", f"a {type(model).__name__}", advice)
@@ -256,7 +288,7 @@ def require_usable(model: object) -> None:
 
 
 def _require_images_alone(model: nn.Module) -> None:
-    """An InputError when images alone, by position, are not what the model's forward takes."""
+    """Raise an InputError unless the model's forward can be called with images as its one positional argument."""
     try:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Synthetic embeddings to try the library on."""
+"""Make synthetic embeddings to try the library on."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def make_embeddings(
     shrink: float = 0.8,
     seed: int = 0,
 ) -> tuple[Embeddings, Embeddings, LinearHead]:
-    """Synthetic training and held-out embeddings of imbalanced classes, and a head that was fitted on the training side.
+    """Return synthetic training and held-out embeddings of imbalanced classes, and a head that fits the training side.
 
-    Features are non-negative, as after a ReLU, and lie around one centre per class. On the held-out side they are
-    multiplied by `shrink`, so that the diagnosis finds a magnitude gap.
+    Features are non-negative, as after a ReLU, and lie around one centre per class. Held-out features are multiplied by
+    `shrink`, so that the diagnosis finds a magnitude gap.
 
     Args:
         counts: Training images per class.
         heldout: Held-out images of every class.
         num_features: Features per image, D.
-        spread: How far images lie from the centre of their class.
+        spread: How far images lie from the centre of their class, at least 0.
         shrink: Factor on the held-out features, `0 < shrink <= 1`; 1 means no magnitude gap.
         seed: Seed of all draws.
 
@@ -40,7 +40,7 @@ def make_embeddings(
         Training embeddings, held-out embeddings, and the head.
 
     Raises:
-        InputError: fewer than 2 classes, a class without images, or a number out of its range.
+        InputError: There are fewer than 2 classes, a class has no images, or a number is out of its range.
 
     Example:
         >>> import diversify as dv

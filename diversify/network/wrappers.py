@@ -14,20 +14,20 @@ WRAPPERS = ("module", "_orig_mod")
 
 
 def wrapped(module: nn.Module) -> str | None:
-    """The attribute in which a wrapper for several devices or of `torch.compile` keeps a module; None for no wrapper."""
+    """Return the attribute in which a wrapper keeps the module inside it; None if `module` is not a wrapper."""
     name = "module" if isinstance(module, DataParallel | DistributedDataParallel) else "_orig_mod"
     return name if isinstance(getattr(module, name, None), nn.Module) else None
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside all its wrappers."""
+    """Return the model inside all its wrappers."""
     while (name := wrapped(model)) is not None:
         model = getattr(model, name)
     return model
 
 
 def not_python(kind: str) -> InputError:
-    """The error for a model that TorchScript or `torch.export` made."""
+    """Return the error for a model that TorchScript or `torch.export` made."""
     return must("model", "be a Python module", kind, "pass the model that it was made from")
 
 
@@ -43,9 +43,20 @@ class WithCopies(nn.Module):
 
 @contextlib.contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode within the block; afterwards each submodule has its own mode back, on an error too.
+    """Set models to eval mode within the block; afterwards, also after an error, each submodule has its own mode back.
 
-    The flags are set directly: a `train()` or `eval()` that a model overrides may do more than set them.
+    The flags are set directly, because a model may override `train()` or `eval()` to do more than set them.
+
+    Args:
+        models: Modules; their copies in a `SplitModel` are included.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+        >>> with evaluating(model):
+        ...     model[1].training
+        False
+        >>> model[1].training
+        True
     """
     modules = [module for model in models for module in model.modules()]
     modules += [module for model in models if isinstance(model, WithCopies) for module in model.copies]
