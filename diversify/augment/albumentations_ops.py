@@ -1,8 +1,8 @@
-"""The operations of `functional.image_ops` on single images in loader workers, by albumentations and OpenCV.
+"""The operations of `functional.image_ops` on single images in loader workers, with albumentations and OpenCV.
 
-Ranges and draws are those of `image_ops.RANGES`, so that an image varied here and in a batch on the device differs by
-rounding alone. Of albumentations only what draws nothing is called: its own draws repeat in every worker and epoch. Where
-its functions cut off instead of rounding (brightness, contrast), take floats through 8 bits (autocontrast, posterize) or are slow
+Ranges and draws are those of `image_ops.RANGES`, so the result differs from that of a batch on the device by rounding only.
+Of albumentations only functions without randomness are used, since its own draws repeat in every worker and epoch. Where its
+functions truncate instead of rounding (brightness, contrast), reduce floats to 8 bits (autocontrast, posterize) or are slow
 (solarize), OpenCV and NumPy do the same arithmetic.
 """
 
@@ -24,20 +24,22 @@ from ..data.decode import is_pil
 from ..errors import must
 from ..functional import image_ops
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for updates when it is imported
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for updates
 
 Array = np.ndarray[Any, Any]
 Step = tuple[str, float, float]  # operation, strength, draw
 
 
 def vary(image: Any, steps: Sequence[Step]) -> Any:
-    """The image after these operations, one after the other: of the same kind, type and size.
+    """Return the image after these operations, one after the other, as the same kind, type and size of image.
 
-    Takes PIL images of mode L and RGB, tensors `(C, H, W)` or `(H, W)` and arrays `(H, W, C)` or `(H, W)`; uint8 or
-    float in [0, 1].
+    Args:
+        image: A PIL image of mode L or RGB, a tensor `(C, H, W)` or `(H, W)`, or an array `(H, W, C)` or `(H, W)`; uint8 or
+            float in [0, 1].
+        steps: (operation, strength in [0, 1], draw in [0, 1)) of each step.
 
     Raises:
-        InputError: an image of another kind, or with values outside [0, 1].
+        InputError: the image is of another kind, or has values outside [0, 1].
     """
     pixels = _pixels(image)
     for name, strength, draw in steps:
@@ -46,21 +48,18 @@ def vary(image: Any, steps: Sequence[Step]) -> Any:
     return _like(pixels, image)
 
 
-# Kinds of images
-
-
 def _pixels(image: Any) -> Array:
-    """`(H, W, C)` uint8 or float32, not to be written to."""
+    """The pixels as a read-only array, `(H, W, C)` uint8 or float32."""
     if is_pil(image):
         if image.mode not in ("L", "RGB"):
             advice = "convert it in the data set's transform, image.convert('RGB')"
-            raise must("an image of the data set", "be of PIL mode L or RGB to be varied", image.mode, advice)
+            raise must("an image of the data set", "be of PIL mode L or RGB to be augmented", image.mode, advice)
         pixels = np.asarray(image)
     elif isinstance(image, Tensor):
         if image.ndim not in (2, 3):
             raise must("an image of the data set", "have shape (C, H, W) or (H, W)", tuple(image.shape))
         if image.device.type != "cpu":
-            advice = "vary it there with a BatchAugmenter"
+            advice = "augment it there with a BatchAugmenter"
             raise must("an image of the data set", "be in the memory of the CPU", image.device, advice)
         channels_last = image.detach() if image.ndim == 2 else image.detach().permute(1, 2, 0)
         if channels_last.dtype not in (torch.uint8, torch.float32):
@@ -76,16 +75,18 @@ def _pixels(image: Any) -> Array:
             pixels = pixels.astype(np.float32)
     else:
         got = type(image).__name__
-        raise must("an image of the data set", "be a tensor, a numpy array or a PIL image to be varied", got)
+        raise must("an image of the data set", "be a tensor, a numpy array or a PIL image to be augmented", got)
     if pixels.dtype == np.float32 and pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):
         got = f"float from {pixels.min():.3g} to {pixels.max():.3g}"
-        raise must("an image of the data set", "be uint8, or float in [0, 1], to be varied", got, "normalise it after")
+        raise must(
+            "an image of the data set", "be uint8, or float in [0, 1], to be augmented", got, "normalise it afterwards"
+        )
     return np.ascontiguousarray(pixels[..., None] if pixels.ndim == 2 else pixels)
 
 
 def _check_type(image: Tensor | Array) -> None:
     if not str(image.dtype).removeprefix("torch.").startswith(("float", "bfloat")):
-        raise must("an image of the data set", "be uint8, or float in [0, 1], to be varied", image.dtype)
+        raise must("an image of the data set", "be uint8, or float in [0, 1], to be augmented", image.dtype)
 
 
 def _like(pixels: Array, image: Any) -> Any:
@@ -102,24 +103,24 @@ def _like(pixels: Array, image: Any) -> Any:
     return own_pixels
 
 
-# Operations: pixels `(H, W, C)`, how far in the unit of the operation's range, draw
+# Each operation takes pixels `(H, W, C)`, the amount in the unit of the operation's range, and a draw in [0, 1).
 
 
 def _amount(name: str, strength: float, draw: float) -> float:
-    """As `image_ops.amount`, for one image."""
+    """The amount of an operation for one image, as `image_ops.amount` for a batch."""
     scale = image_ops.RANGES[name]
     full = strength * scale.full
     return -full if scale.draw == "sign" and draw < 0.5 else full
 
 
 def _place(draw: float) -> tuple[float, float]:
-    """As `image_changes.place`: the vertical and the horizontal place, each in [0, 1)."""
+    """The vertical and the horizontal place that a draw means, each in [0, 1), as `image_changes.place`."""
     first = math.floor(draw * _PLACES)
     return first / _PLACES, draw * _PLACES - first
 
 
 def _shifted(pixels: Array, down: int, right: int) -> Array:
-    """Moved by whole pixels; black comes in."""
+    """The image moved by whole pixels, filled with black."""
     height, width = pixels.shape[:2]
     moved = np.zeros_like(pixels)
     if abs(down) < height and abs(right) < width:
@@ -146,13 +147,13 @@ def _flip(pixels: Array, amount: float, draw: float) -> Array:
 
 
 def _warped(pixels: Array, from_x: tuple[float, float], from_y: tuple[float, float]) -> Array:
-    """Each pixel from where `from_x . (x, y)` and `from_y . (x, y)` say, about the middle, bilinearly; black comes in."""
+    """The image warped about its middle, filled with black; the pixel at (x, y) comes from (from_x . (x, y), from_y . (x, y))."""
     height, width = pixels.shape[:2]
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     linear = np.array([from_x, from_y])
     matrix = np.column_stack([linear, middle - linear @ middle])
     flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (width, height)
-    parts = [pixels[..., first : first + 4] for first in range(0, pixels.shape[2], 4)]  # OpenCV's most
+    parts = [pixels[..., first : first + 4] for first in range(0, pixels.shape[2], 4)]  # OpenCV takes up to 4 channels
     warped = [
         geometric.warp_affine_with_value_extension(
             np.ascontiguousarray(part), matrix, size, flags, cv2.BORDER_CONSTANT, 0
@@ -180,13 +181,13 @@ def _zoom(pixels: Array, amount: float, draw: float) -> Array:
 
 
 def _blend(pixels: Array, target: Array, share: float) -> Array:
-    """`share` of the way to the target, or away from it; rounded, and kept in range."""
+    """The pixels moved by `share` of the way to the target (away from it if negative), rounded and clipped."""
     blended: Array = cv2.addWeighted(target, share, pixels, 1 - share, 0)
     return blended if pixels.dtype == np.uint8 else blended.clip(0, 1)
 
 
 def _grey(pixels: Array) -> Array:
-    """`(H, W)` lightness: Rec. 601 luma of three channels, else their mean."""
+    """Lightness `(H, W)`: Rec. 601 luma of three channels, else the mean of the channels."""
     if pixels.shape[2] == 3:
         grey: Array = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         return grey
@@ -221,7 +222,8 @@ def _posterize(pixels: Array, amount: float, draw: float) -> Array:
         posterized: Array = pixel.posterize(pixels, 8 - bits)
         return posterized
     step = 2**bits / 255
-    fewer: Array = np.floor(pixels / step + 1 / 1024) * np.float32(step)  # 7 / 255 may lie just below itself
+    # 1 / 1024, because floats such as 7 / 255 may be slightly too small
+    fewer: Array = np.floor(pixels / step + 1 / 1024) * np.float32(step)
     return fewer
 
 
@@ -230,7 +232,7 @@ def _solarize(pixels: Array, amount: float, draw: float) -> Array:
 
 
 def _autocontrast(pixels: Array, amount: float, draw: float) -> Array:
-    """Each channel from black to white; one of a single value stays."""
+    """Each channel stretched from black to white; a channel with a single value is unchanged."""
     low, high = pixels.min((0, 1)).astype(np.float32), pixels.max((0, 1)).astype(np.float32)
     scale = np.where(high > low, _top(pixels) / np.where(high > low, high - low, 1), 1)
     stretched = (pixels - np.where(high > low, low, 0)) * scale
@@ -238,7 +240,7 @@ def _autocontrast(pixels: Array, amount: float, draw: float) -> Array:
 
 
 def _equalize(pixels: Array, amount: float, draw: float) -> Array:
-    """As in PIL; albumentations' own counts a value's pixels among those below it, and writes into its input."""
+    """Equalised histograms as in PIL; the function of albumentations differs from it and writes into its input."""
     codes = pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8)
     made = np.stack([_evened(codes[..., channel]) for channel in range(codes.shape[2])], axis=2)
     even = made if pixels.dtype == np.uint8 else made.astype(np.float32) / 255
@@ -260,7 +262,7 @@ def _invert(pixels: Array, amount: float, draw: float) -> Array:
 
 
 def _erase(pixels: Array, amount: float, draw: float) -> Array:
-    """A square for the mean of each channel."""
+    """The image with one square replaced by the mean of each channel."""
     hole = []
     for where, side in zip(_place(draw), pixels.shape[:2], strict=True):
         long = round(amount * side)
@@ -273,11 +275,12 @@ def _erase(pixels: Array, amount: float, draw: float) -> Array:
 
 
 def _top(pixels: Array) -> float:
+    """The value of white."""
     return 255.0 if pixels.dtype == np.uint8 else 1.0
 
 
 def _rounded(values: Array, pixels: Array) -> Array:
-    """In the type of the pixels."""
+    """The values in the type of the pixels."""
     return (np.rint(values) if pixels.dtype == np.uint8 else values).astype(pixels.dtype)
 
 

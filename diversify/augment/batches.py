@@ -1,8 +1,4 @@
-"""A plan's image policies and mixing on whole batches, on their device: every image varied as its class's plan says.
-
-augment = BatchAugmenter(plan, seed=0, base=CropFlip(padding=4, mirror=True))
-images, targets = augment(images, targets)
-"""
+"""Image augmentation and mixing of whole batches on their device, as a plan says for each class."""
 
 from __future__ import annotations
 
@@ -21,27 +17,35 @@ from .draw_key import DrawKey
 Augmentation = Callable[[Tensor, Tensor, DrawKey], tuple[Tensor, Tensor]]
 
 _METHODS = ("none", "cutmix", "mixup", "remix")
-_WHOLE = 1 << 30  # partner weights are whole numbers out of this: no order of adding changes their sums
+_WHOLE = 1 << 30  # partner weights are integers that sum to about this: their sums do not depend on the order of adding
 
 
 class BatchAugmenter(nn.Module):
-    """Batches with `base` applied to every image, then its class's policy, then its class's mixing.
+    """Augments batches: `base` for every image, then its class's image policy, then its class's mixing.
 
-    In `eval()`, and where a plan asks for nothing, what comes in goes out. With a key (`fit` hands one in), crop, policy and
-    everything else that varies one image is a function of (seed, epoch, index, occurrence), whatever batch it is in, and
-    mixing is one of (seed, epoch, step, row). Without, the augmenter counts its own steps, which stand for the indices:
-    processes that train together then each need a seed of their own.
+    With a `DrawKey`, as `fit` passes one, the augmentation of an image depends on (seed, epoch, index, occurrence) and not
+    on the batch that it is in, and mixing depends on (seed, epoch, step, row). Without a key the augmenter counts its own
+    steps in place of indices; processes that train together then need different seeds. In `eval()` nothing is changed.
 
     Args:
-        plan: What is done for every class.
-        seed: Of the draws without a key.
-        pool: `(M, C, H, W)` images, uint8 or as the batches, and `(M,)` labels, from which partners are drawn: the class by
-            the plan's `partner` weights, then one of its images, evenly; they go through `base`. It moves with `.to(device)`.
-            Without a pool partners come from the batch, as augmented, by the same weights over the classes in it.
-        base: Applied first, for example `CropFlip`.
+        plan: The image policies and the mixing of every class.
+        seed: Seed of the draws without a key.
+        pool: Training images `(M, C, H, W)`, uint8 or of the type of the batches, and their labels `(M,)`. Partners for
+            mixing are drawn from it: first the class, by the plan's `partner` weights, then one of its images; they go
+            through `base`. The pool moves with `.to(device)`. Without a pool partners come from the augmented batch, with
+            the same weights for the classes in it.
+        base: Augmentation that is applied first, for example `CropFlip`.
 
     Raises:
-        InputError: the pool is not of that form, or its labels are not the plan's.
+        InputError: the pool has another form, or labels that are not classes of the plan.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> plan = dv.Plan.from_counts(["cat", "newt"], [100, 10])
+        >>> augment = dv.BatchAugmenter(plan, seed=0, base=dv.CropFlip(padding=1, mirror=True))
+        >>> images, targets = augment(torch.rand(6, 3, 8, 8), torch.tensor([0, 0, 0, 0, 1, 1]))
+        >>> images.shape, targets.shape  # class probabilities, since the plan mixes images
+        (torch.Size([6, 3, 8, 8]), torch.Size([6, 2]))
     """
 
     _operations: Tensor
@@ -68,7 +72,7 @@ class BatchAugmenter(nn.Module):
         super().__init__()
         self.seed, self.base = seed, base
         self.epoch, self.step, self._epochs = 0, 0, cast(int | None, None)
-        self._looked = False  # at the range of some batch's values
+        self._checked = False  # True once the values of a batch were checked
         images, labels = pool if pool is not None else (None, torch.empty(0, dtype=torch.int64))
         if images is not None:
             _check_pool(images, labels, plan.num_classes)
@@ -79,10 +83,10 @@ class BatchAugmenter(nn.Module):
         self._take(plan, labels.device)
 
     def use(self, plan: Plan) -> None:
-        """Go on by another plan of the same classes.
+        """Follow another plan of the same classes.
 
         Raises:
-            InputError: the classes are others.
+            InputError: the plan has other classes.
         """
         before, after = ([one.name for one in each.classes] for each in (self.plan, plan))
         if len(before) != len(after):
@@ -93,9 +97,14 @@ class BatchAugmenter(nn.Module):
         self._take(plan, self._strength.device)
 
     def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
-        """Say which epoch it is, counted from 0; with `epochs`, how many there will be, the plan's schedule acts too.
+        """Set the epoch, and start counting steps from 0.
 
-        Own steps are counted from 0 again.
+        Args:
+            epoch: The epoch, counted from 0.
+            epochs: Epochs in all; if given, the plan's schedule acts.
+
+        Raises:
+            InputError: a number is out of its range.
         """
         if epoch < 0:
             raise must("epoch", "not be negative", epoch)
@@ -105,24 +114,24 @@ class BatchAugmenter(nn.Module):
 
     @property
     def factor(self) -> float:
-        """By what the plan's strengths and probabilities are multiplied in this epoch."""
+        """The schedule's factor on strengths and probabilities in this epoch."""
         return 1.0 if self._epochs is None else self.plan.schedule.at(self.epoch, self._epochs)
 
     def forward(self, images: Tensor, targets: Tensor, key: DrawKey | None = None) -> tuple[Tensor, Tensor]:
-        """The batch varied: `(N, C, H, W)` images of the same type, and their targets.
+        """Return the augmented batch.
 
         Args:
-            images: `(N, C, H, W)` uint8, or floating point in [0, 1]: before any normalisation.
-            targets: `(N,)` class indices.
+            images: `(N, C, H, W)` uint8, or floating point in [0, 1], not normalised yet.
+            targets: Class indices `(N,)`.
             key: What the draws depend on; None for the augmenter's own seed, epoch and steps.
 
         Returns:
-            Images and targets. Targets are `(N, C)` float32 probabilities where the plan mixes images of any class, in every
-            epoch alike, and otherwise what came in.
+            Images of the same shape and type, and targets: class probabilities `(N, C)` float32 if the plan mixes images of
+            any class (in all epochs alike), else the class indices unchanged.
 
         Raises:
-            InputError: targets are no class indices, images are of another form, or floats that are to be varied lie outside
-                [0, 1] (on an accelerator only the first batch is looked at), or the pool's images have another shape.
+            InputError: targets are not class indices, images have another form or values outside [0, 1] (on an accelerator
+                only the first batch is checked), or the pool's images have another shape.
         """
         if not self.training:
             return images, targets
@@ -134,7 +143,7 @@ class BatchAugmenter(nn.Module):
             self.step += 1
         if self.base is not None:
             images, targets = self.base(images, targets, key)
-        classes = targets.long()  # uint8 indices would be read as a mask
+        classes = targets.long()  # torch would read uint8 indices as a mask
         images = self._vary(images, classes, key)
         return self._mix(images, classes, key) if self._mixes else (images, targets)
 
@@ -143,13 +152,13 @@ class BatchAugmenter(nn.Module):
             raise must("images", "be (N, C, H, W), uint8 or floating point", f"{images.dtype} {tuple(images.shape)}")
         if not self._names or images.dtype == torch.uint8 or not images.numel():
             return
-        if images.device.type != "cpu" and self._looked:  # looking waits for the device
+        if images.device.type != "cpu" and self._checked:  # every check waits for the device
             return
-        self._looked = True
+        self._checked = True
         low, high = (float(end) for end in images.aminmax())
         if not (low >= 0 and high <= 1):
             got = f"{images.dtype} from {low:.3g} to {high:.3g}"
-            raise must("images", "be uint8, or float in [0, 1], to be varied", got, "normalise them after")
+            raise must("images", "be uint8, or float in [0, 1], to be augmented", got, "normalise them afterwards")
 
     def _vary(self, images: Tensor, targets: Tensor, key: DrawKey) -> Tensor:
         factor = self.factor
@@ -188,7 +197,7 @@ class BatchAugmenter(nn.Module):
         return images, mixing.mix_targets(targets, partner_targets, kept, self._classes)
 
     def _partners(self, images: Tensor, targets: Tensor, key: DrawKey, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """An image and a label for every row, and whether there was any to be drawn, `()`."""
+        """A partner image and its label for every row, and if there is any partner at all, `()` bool."""
         pool = self._pool_images
         if pool is None:
             order, counts = _by_class(targets, self._classes)
@@ -216,7 +225,7 @@ class BatchAugmenter(nn.Module):
         return partners, classes, ends[-1] > 0
 
     def _take(self, plan: Plan, device: torch.device) -> None:
-        """Keep a plan's columns as buffers: they move with the module, and stay out of its state."""
+        """Keep a plan's columns as buffers, which move with the module and are not part of its state."""
         self.plan, self._classes = plan, plan.num_classes
         acting = [one.image if one.image.amount > 0 else ImagePolicy() for one in plan.classes]
         self._names = tuple(dict.fromkeys(name for policy in acting for name in policy.operations))
@@ -240,15 +249,28 @@ class BatchAugmenter(nn.Module):
 
 
 def show_policy(images: Tensor, policy: ImagePolicy, strengths: Sequence[float], seed: int = 0) -> Tensor:
-    """`(S, N, C, H, W)` what a policy does to images at S strengths, whatever its own strength and probability.
+    """Return images as a policy augments them at several strengths, to look at.
 
-    An image keeps its operations and draws through all strengths, so that what grows can be seen.
+    Each image gets the same operations and draws at all strengths, so that only the effect of the strength shows.
 
     Args:
         images: `(N, C, H, W)` uint8, or floating point in [0, 1].
-        policy: Whose operations and layers.
-        strengths: Each in [0, 1]; 0 shows the images themselves.
-        seed: Of the draws.
+        policy: Its operations and layers are used; its own strength and probability are not.
+        strengths: S strengths in [0, 1]; 0 shows the images themselves.
+        seed: Seed of the draws.
+
+    Returns:
+        `(S, N, C, H, W)` images.
+
+    Raises:
+        InputError: a strength is outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from diversify.augment.batches import show_policy
+        >>> from diversify.plan import ImagePolicy
+        >>> show_policy(torch.rand(4, 3, 8, 8), ImagePolicy(operations=("rotate",)), [0.0, 0.5, 1.0]).shape
+        torch.Size([3, 4, 3, 8, 8])
     """
     for strength in strengths:
         if not 0 <= strength <= 1:
@@ -270,28 +292,28 @@ def show_policy(images: Tensor, policy: ImagePolicy, strengths: Sequence[float],
 def _draw(
     operations: Tensor, choices: Tensor, targets: Tensor, layers: int, key: DrawKey, views: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`(N, L)` which operation, and its draw, in every layer."""
+    """The operation of every layer and its draw, both `(N, L)`."""
     places = (key.seed, key.epoch, views[:, None], torch.arange(layers, device=views.device))
     choice = draws.integers(choices[targets][:, None], "image operation", *places)
     return operations[targets].gather(1, choice), draws.uniform("image draw", *places)
 
 
 def _operation_table(policies: Sequence[tuple[str, ...]], names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """`(C, most)` the operations of every class as places in `names`, filled up with 0, and `(C,)` how many it has."""
+    """The operations of every class as places in `names`, `(C, most)`, padded with 0, and their numbers `(C,)`."""
     most = max(1, *(len(policy) for policy in policies))
     rows = [[names.index(name) for name in policy] + [0] * (most - len(policy)) for policy in policies]
     return torch.tensor(rows), torch.tensor([max(1, len(policy)) for policy in policies])
 
 
 def _by_class(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """`(M,)` places sorted by class, and `(C,)` how many each class has."""
+    """Places sorted by class, `(M,)`, and the number of each class, `(C,)`."""
     counts = torch.zeros(num_classes, dtype=torch.int64, device=labels.device)
     labels = labels.to(torch.int64)
     return labels.argsort(stable=True), counts.scatter_add_(0, labels, torch.ones_like(labels))
 
 
 def _whole(weights: Tensor) -> Tensor:
-    """int64 in proportion to the weights; at least 1 where one is above 0."""
+    """Integers in proportion to the weights, at least 1 for every positive weight."""
     shares = weights.double() / weights.double().sum().clamp(min=torch.finfo(torch.float64).tiny)
     return torch.where(weights > 0, (shares * _WHOLE).round().clamp(min=1), 0).to(torch.int64)
 

@@ -1,4 +1,4 @@
-"""Image policies in the workers of a loader: a data set whose images are varied as their class's policy says.
+"""Image augmentation in loader workers: a data set whose images are augmented by their class's policy.
 
     dataset = DiversifiedDataset(dataset, plan, seed=0)
     loader = DataLoader(dataset, batch_size=128, num_workers=4, sampler=...)
@@ -6,8 +6,8 @@
         dataset.set_epoch(epoch, epochs)
         for images, labels in loader: ...
 
-Every draw is a function of (seed, epoch, index, occurrence), so that it is the same for any number of workers and another
-one in every epoch, for every image, and each time that `DiversifySampler` draws an image again.
+Image augmentation depends on (seed, epoch, index, occurrence), not on the number of workers. It differs between epochs,
+between images, and each time that `DiversifySampler` draws an image again.
 """
 
 from __future__ import annotations
@@ -30,59 +30,69 @@ from ..functional import draws, image_ops
 from ..plan.plan import Plan
 from ..plan.policies import ImagePolicy
 from ..runtime.user_code import describe, is_passed_on
-from .draw_key import view_of
+from .draw_key import occurrence_of, view_of
 
 Backend = Callable[[Any, str, float, float], Any]
-"""(image, operation, strength in (0, 1], draw in [0, 1)) to an image of the same kind, type and size."""
+"""Takes (image, operation, strength in (0, 1], draw in [0, 1)), returns an image of the same kind, type and size."""
 Named = Literal["albumentations", "torch"]
 
 _Step = tuple[str, float, float]  # operation, strength, draw
 
 _PLACES = {name: place for place, name in enumerate(image_ops.OPERATIONS)}
-_VERSION, _EPOCH, _FACTOR = range(3)  # columns of the last shared row
-_LAYERS, _STRENGTH, _PROBABILITY, _OPERATIONS = range(
-    4
-)  # columns of a class's row; from the last on, one per operation
+# Columns of the shared numbers: those of the last row, and those of a class's row, which ends with one per operation.
+_VERSION, _EPOCH, _FACTOR = range(3)
+_LAYERS, _STRENGTH, _PROBABILITY, _OPERATIONS = range(4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Epoch:
-    """What the shared numbers say, read once per epoch and process; None for a class whose images stay as they are."""
+    """The shared numbers, read once per epoch and process; None for a class whose images are not augmented."""
 
     version: float
     key: int
     policies: tuple[ImagePolicy | None, ...]
-    varies: bool
+    varies: bool  # True if any class's images are augmented
 
 
 class DiversifiedDataset(Dataset[Any]):
-    """A map-style data set of `(image, label)`, its images varied by the plan's policy of their class.
+    """A map-style data set of `(image, label)` whose images are augmented by their class's policy in a plan.
 
-    Length, indices, labels and whatever else an example holds stay, and so do kind, type and size of an image. On a share
-    `probability` of a class's draws its `layers` operations are drawn, each one evenly from the policy's, and applied at
-    the policy's strength. Before `set_epoch` it is epoch 0.
+    Only the image of an example changes, and its kind, type and size stay the same. On a share `probability` of a class's
+    draws, `layers` operations are drawn from the policy's and applied at the policy's strength. The epoch is 0 until
+    `set_epoch` is called.
 
-    An image that is drawn several times in an epoch is varied each time anew where the index says how often it came before,
-    as those of `DiversifySampler` do (`sampler.Drawn`); plain ints give the first view. What is between sampler and data
-    set, for example a `Subset` of it, must hand the index on as it is: wrap the subset, do not take a subset of this.
+    An image that is drawn several times in an epoch is augmented differently each time if the index says how often it came
+    before, as the indices of `DiversifySampler` do (`draw_key.Drawn`). A data set between sampler and this one, such as a
+    `Subset`, would lose that: wrap the subset instead of taking a subset of this data set.
 
-    `set_epoch` and `use` also reach workers that are kept alive, which see them at their next image: call them between
-    epochs. `targets` are the labels `(N,)` by which policies are chosen, or None where each example's own label is used.
+    `set_epoch` and `use` also reach persistent workers, at their next image; call them between epochs.
 
     Args:
-        dataset: Images as PIL images (L or RGB), tensors `(C, H, W)` or `(H, W)`, or arrays `(H, W, C)` or `(H, W)`;
-            uint8 or float in [0, 1], so before any normalisation. Batches are fetched by its `__getitems__` where it
-            has one.
-        labels: `(N,)` classes. By default those that the data set shows without loading an image, as `labels_of` finds
-            them; where there are none, or a `target_transform` changes them, each example's own label, one integer.
-        backend: "albumentations" (imported when a plan first varies an image); "torch", which takes tensors alone, and all
-            of a batch that have one size together, as `BatchAugmenter` does: up to twice as fast at 32 x 32 pixels, and
-            slower at 224 x 224; or `backend(image, operation, strength, draw)`, which gets each image as the data set gives
-            it and must draw nothing itself: `draw` in [0, 1) is its chance.
+        dataset: Its images are PIL images (L or RGB), tensors `(C, H, W)` or `(H, W)`, or arrays `(H, W, C)` or `(H, W)`;
+            uint8 or float in [0, 1], so not normalised yet. If it has `__getitems__`, batches are fetched with it.
+        plan: The image policies.
+        seed: Seed of the draws.
+        labels: Classes by which policies are chosen, `(N,)`. By default those that `labels_of` finds without loading an
+            image; if there are none, or a `target_transform` changes them, each example's own label, one integer.
+        backend: "albumentations"; "torch", for tensors only, which augments images of the same size together and is up to
+            twice as fast at 32 x 32 pixels but slower at 224 x 224; or a function
+            `backend(image, operation, strength, draw)`, which must get its randomness from `draw` in [0, 1) alone.
+
+    Attributes:
+        targets: The labels by which policies are chosen, or None if each example's own label is used.
 
     Raises:
-        InputError: the data set has no length and index, or labels that are none of the plan's classes; and while images
-            are read, an image that cannot be varied, or a backend that fails or gives another kind, type or size.
+        InputError: the data set has no length and index, or labels that are not classes of the plan; later, an image cannot
+            be augmented, or the backend fails or returns another kind, type or size.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> data = torch.utils.data.TensorDataset(torch.rand(10, 3, 8, 8), torch.tensor([0] * 8 + [1] * 2))
+        >>> plan = dv.Plan.from_counts(["cat", "newt"], [8, 2])
+        >>> augmented = dv.DiversifiedDataset(data, plan, labels=data.tensors[1], backend="torch")
+        >>> image, label = augmented[9]
+        >>> image.shape, int(label), torch.equal(image, data[9][0])
+        (torch.Size([3, 8, 8]), 1, False)
     """
 
     def __init__(
@@ -114,7 +124,15 @@ class DiversifiedDataset(Dataset[Any]):
         self._write()
 
     def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
-        """Choose the draws of this epoch; with `epochs`, how many there will be, the plan's schedule acts too."""
+        """Choose the draws of an epoch.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            epochs: Epochs in all; if given, the plan's schedule acts.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
         if epoch < 0:
             raise must("epoch", "not be negative", epoch)
         if epochs is not None and epochs < 1:
@@ -123,7 +141,11 @@ class DiversifiedDataset(Dataset[Any]):
         self._write()
 
     def use(self, plan: Plan) -> None:
-        """Go on with another plan of the same classes."""
+        """Follow another plan of the same classes.
+
+        Raises:
+            InputError: the plan has other classes.
+        """
         before, after = ([one.name for one in each.classes] for each in (self.plan, plan))
         if len(before) != len(after):
             raise must("plan", f"have the {len(before)} classes of the plan before it", len(after))
@@ -153,15 +175,13 @@ class DiversifiedDataset(Dataset[Any]):
             return self._varied_together(now, indices, list(examples))
         return [self._varied(now, index, example) for index, example in zip(indices, examples, strict=True)]
 
-    # One image
-
     def _varied(self, now: _Epoch, index: int, example: Any) -> Any:
-        """The example with its image varied, or the example itself."""
+        """The example with its image augmented, or the example itself."""
         steps = self._steps_of(now, index, example)
         return _with_image(example, self._vary(example[0], steps, index)) if steps else example
 
     def _varied_together(self, now: _Epoch, indices: Sequence[int], examples: list[Any]) -> list[Any]:
-        """The examples, and of those whose images are varied all images of one form together."""
+        """The examples with their images augmented, all images of one shape and type together."""
         steps = [self._steps_of(now, index, example) for index, example in zip(indices, examples, strict=True)]
         images = {row: _checked(examples[row][0], (2, 3)) for row, its in enumerate(steps) if its}
         forms: dict[Any, list[int]] = {}
@@ -174,7 +194,7 @@ class DiversifiedDataset(Dataset[Any]):
         return examples
 
     def _varied_batch(self, now: _Epoch, indices: Sequence[int], batch: Batch) -> Batch:
-        """A batch that was fetched whole, and with it its memory: the images that are varied are written into it."""
+        """A batch that was fetched as a whole, with the augmented images written into its memory."""
         steps = [self._steps(now, index, label) for index, label in zip(indices, batch.labels, strict=True)]
         rows = [row for row, its in enumerate(steps) if its]
         if self.backend == "torch" and rows:
@@ -191,16 +211,16 @@ class DiversifiedDataset(Dataset[Any]):
         return self._steps(now, index, example[1])
 
     def _steps(self, now: _Epoch, index: int, label: Any) -> list[_Step]:
-        """(operation, strength, draw) of each layer; empty where the image stays as it is in this epoch."""
+        """(operation, strength, draw) of each layer; empty if the image is not augmented."""
         row = int(index)
         row = row + len(self) if row < 0 else row
         policy = now.policies[self._class_of(row, label)]
-        view = view_of(row, getattr(index, "occurrence", 0))
+        view = view_of(row, occurrence_of(index))
         if policy is None or draws.number(now.key, view) >= policy.probability:
             return []
         names, steps = policy.operations, []
         for layer in range(1, policy.layers + 1):
-            place = draws.number(now.key, view, layer) * len(names)  # one number says which, and with which draw
+            place = draws.number(now.key, view, layer) * len(names)  # its integer part chooses, the rest is the draw
             steps.append((names[int(place)], policy.strength, place % 1))
         return steps
 
@@ -211,7 +231,7 @@ class DiversifiedDataset(Dataset[Any]):
             number = label.__index__()
         except (AttributeError, TypeError):
             got = f"{type(label).__name__} at row {row}"
-            raise must("label of an example", "be one integer", got, "pass labels=") from None
+            raise must("label of an example", "be one integer", got, "pass labels=LABELS") from None
         if not 0 <= number < self.plan.num_classes:
             law = f"be a class of the plan, in [0, {self.plan.num_classes - 1}]"
             raise must("label of an example", law, f"{number} at row {row}")
@@ -228,16 +248,15 @@ class DiversifiedDataset(Dataset[Any]):
             except Exception as error:  # whatever a function of the user's raises
                 if is_passed_on(error):
                     raise
-                raise must("backend", "vary every image", f"{describe(error)} ({name} at row {int(index)})") from error
+                got = f"{describe(error)} ({name} at row {int(index)})"
+                raise must("backend", "augment every image", got) from error
             if (got := _form(result)) != (form := _form(image)):
-                raise must("backend", f"give back {form}", f"{got} ({name} at row {int(index)})")
+                raise must("backend", f"return {form}", f"{got} ({name} at row {int(index)})")
             image = result
         return image
 
-    # What processes share
-
     def _write(self) -> None:
-        """The plan and the epoch into shared memory, the version last: it tells readers that the rest has changed."""
+        """Write plan and epoch into shared memory, and the version last: it tells readers that the rest has changed."""
         epoch, epochs = self._epochs
         factor = 1.0 if epochs is None else self.plan.schedule.at(epoch, epochs)
         version = self._numbers[-1, _VERSION]
@@ -250,9 +269,10 @@ class DiversifiedDataset(Dataset[Any]):
         self._numbers[:] = rows
         self._numbers[-1, _VERSION] = version + 1
         if self._now().varies and self.backend == "albumentations":
-            _albumentations()  # here, so that workers that are forked have it already
+            _albumentations()  # imported here, so that forked workers already have it
 
     def _now(self) -> _Epoch:
+        """The shared numbers as they stand."""
         version = self._numbers[-1, _VERSION]
         if self._read is None or self._read.version != version:
             epoch, factor = int(self._numbers[-1, _EPOCH]), float(self._numbers[-1, _FACTOR])
@@ -262,7 +282,7 @@ class DiversifiedDataset(Dataset[Any]):
         return self._read
 
     def _view(self) -> None:
-        """Arrays over the tensors' memory: reading one of their numbers costs a tenth."""
+        """Make arrays over the tensors' memory: reading a number from an array takes a tenth of the time."""
         self._numbers = self._shared.numpy()
         self._classes = np.empty(0, np.int64) if self.targets is None else self.targets.numpy()
 
@@ -277,7 +297,7 @@ class DiversifiedDataset(Dataset[Any]):
 
 
 def _policy(row: list[float], factor: float) -> ImagePolicy | None:
-    """A class's policy from its shared numbers, at this factor of the schedule; None where it does nothing."""
+    """A class's policy from its shared numbers, at this factor of the schedule; None if it has no effect."""
     strength, probability = factor * row[_STRENGTH], factor * row[_PROBABILITY]
     names = zip(image_ops.OPERATIONS, row[_OPERATIONS:], strict=True)
     operations = tuple(name for name, times in names for _ in range(int(times)))
@@ -288,7 +308,7 @@ def _policy(row: list[float], factor: float) -> ImagePolicy | None:
 
 
 def _shown_labels(dataset: Dataset[Any]) -> Tensor | None:
-    """The labels that a data set shows; None where it shows none, or shows those before its `target_transform`."""
+    """The labels of a data set; None if they cannot be read without loading, or a `target_transform` changes them."""
     if _changes_labels(dataset):
         return None
     try:
@@ -304,7 +324,7 @@ def _changes_labels(dataset: Any) -> bool:
 
 
 def _form(image: Any) -> str:
-    """Kind, type and size of an image, in words: what a backend has to keep."""
+    """Kind, type and size of an image in words; a backend must keep them."""
     if is_pil(image):
         return f"a PIL image of mode {image.mode} and {image.width} x {image.height} pixels"
     kind = {Tensor: "tensor", np.ndarray: "array"}.get(type(image), type(image).__name__)
@@ -314,23 +334,24 @@ def _form(image: Any) -> str:
 
 
 def _with_image(example: Any, image: Any) -> Any:
-    """The tuple or the list with another image."""
+    """The example, a tuple or a list, with another image."""
     others = [image, *example[1:]]
     return others if isinstance(example, list) else tuple(others)
 
 
 def _checked(images: Any, dimensions: Sequence[int]) -> Tensor:
-    """One image or more as a plain tensor, where torch can vary them."""
+    """One or more images as a plain tensor; an InputError if torch cannot augment them."""
     if not isinstance(images, Tensor):
         got = type(images).__name__
-        raise must("an image of the data set", 'be a tensor for the backend "torch"', got, 'or take "albumentations"')
+        advice = 'pass backend="albumentations"'
+        raise must("an image of the data set", 'be a tensor for the backend "torch"', got, advice)
     if images.ndim not in dimensions:
         raise must("an image of the data set", "have shape (C, H, W) or (H, W)", tuple(images.shape))
     if images.device.type != "cpu":
-        advice = "vary it there with a BatchAugmenter"
+        advice = "augment it there with a BatchAugmenter"
         raise must("an image of the data set", "be in the memory of the CPU", images.device, advice)
     plain = images.detach().as_subclass(Tensor)
-    law, advice = "be uint8, or float in [0, 1], to be varied", "normalise it after"
+    law, advice = "be uint8, or float in [0, 1], to be augmented", "normalise it afterwards"
     if plain.dtype == torch.uint8 or not plain.numel():
         return plain
     if not plain.is_floating_point():
@@ -342,7 +363,7 @@ def _checked(images: Any, dimensions: Sequence[int]) -> Tensor:
 
 
 def _in_torch(images: Tensor, steps: Sequence[Sequence[_Step]]) -> Tensor:
-    """`(N, C, H, W)` or `(N, H, W)` images after the steps of each, all at once."""
+    """Images `(N, C, H, W)` or `(N, H, W)` after the steps of each, all at once."""
     layers = max(map(len, steps))
     rest = [(0.0, 0.0, 0.0)]
     filled = [
@@ -360,7 +381,7 @@ def _like(varied: Tensor, image: Tensor) -> Tensor:
 
 @functools.cache
 def _albumentations() -> Callable[[Any, list[_Step]], Any]:
-    """The backend of that name, imported when it is first asked for: it takes seconds."""
+    """The backend "albumentations", imported when it is first needed because that takes seconds."""
     from . import albumentations_ops
 
     return albumentations_ops.vary

@@ -82,19 +82,9 @@ class FeatureAugmenter(nn.Module):
 
     def __init__(self, plan: Plan, embeddings: Embeddings, *, seed: int = 0, head: LinearHead | None = None) -> None:
         super().__init__()
-        if not isinstance(plan, Plan):
-            raise must("plan", "be a Plan", type(plan).__name__, "Plan.from_dict makes one of JSON values")
-        if not isinstance(embeddings, Embeddings):
-            raise must("embeddings", "be Embeddings", type(embeddings).__name__, "extract makes them")
-        self.seed, self.epoch, self.step = seed, 0, 0
-        self.head = head
-        self.factor = 1.0
+        _require_fitting(plan, embeddings, head)
+        self.seed, self.epoch, self.step, self.head = seed, 0, 0, head
         self._epochs: int | None = None
-        _require_classes(plan, embeddings.num_classes)
-        if head is not None and head.weight.shape != (embeddings.num_classes, embeddings.num_features):
-            law = f"have weights of shape {(embeddings.num_classes, embeddings.num_features)}, as the embeddings"
-            raise must("head", law, tuple(head.weight.shape))
-        _require_rows(embeddings)
         self._bank = FeatureBank(embeddings)
         self._neighbors = NeighborPartners(self._bank)
         self.use(plan)
@@ -149,7 +139,6 @@ class FeatureAugmenter(nn.Module):
             BorrowedCovariance(self._bank, plan, method, self.seed) if method in self.methods else None
             for method in ("covariance", "isda")
         )
-        self._schedule()
         return self
 
     def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
@@ -160,10 +149,11 @@ class FeatureAugmenter(nn.Module):
             epochs: Epochs in all; if given, the plan's schedule acts.
         """
         self.epoch, self.step, self._epochs = epoch, 0, epochs
-        self._schedule()
 
-    def _schedule(self) -> None:
-        self.factor = 1.0 if self._epochs is None else self.plan.schedule.features_at(self.epoch, self._epochs)
+    @property
+    def factor(self) -> float:
+        """The schedule's factor on shares and strengths in this epoch."""
+        return 1.0 if self._epochs is None else self.plan.schedule.features_at(self.epoch, self._epochs)
 
     def forward(self, features: Tensor, targets: Tensor, key: DrawKey | None = None) -> tuple[Tensor, Tensor]:
         """Return the augmented features `(N, D)` and their targets.
@@ -298,6 +288,18 @@ class FeatureAugmenter(nn.Module):
         if not self.whole or not any(method in BETWEEN_NEIGHBORS for method in self.methods):
             return None
         return self._bank.rows_of(images, targets)
+
+
+def _require_fitting(plan: Plan, embeddings: Embeddings, head: LinearHead | None) -> None:
+    if not isinstance(plan, Plan):
+        raise must("plan", "be a Plan", type(plan).__name__, "Plan.from_dict makes one of JSON values")
+    if not isinstance(embeddings, Embeddings):
+        raise must("embeddings", "be Embeddings", type(embeddings).__name__, "extract makes them")
+    _require_classes(plan, embeddings.num_classes)
+    if head is not None and head.weight.shape != (embeddings.num_classes, embeddings.num_features):
+        law = f"have weights of shape {(embeddings.num_classes, embeddings.num_features)}, as the embeddings"
+        raise must("head", law, tuple(head.weight.shape))
+    _require_rows(embeddings)
 
 
 def _require_classes(plan: Plan, num_classes: int) -> None:

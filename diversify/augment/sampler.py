@@ -1,4 +1,4 @@
-"""Which image, how often: samplers whose order is a function of seed, epoch and plan, whatever was iterated before."""
+"""Samplers whose order is a function of seed, epoch and plan, and does not depend on what was iterated before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import operator
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
@@ -16,28 +16,11 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from ..errors import must
+from ..files.schema import broken, refusal
 from ..functional import allocate, draws
 from ..functional.counts import class_counts
 from ..plan.plan import Plan
-
-
-class Drawn(int):
-    """An index that a sampler hands out, which also says how often it came before in the epoch.
-
-    An int like any other, equal to the plain one; what is computed from it is a plain int. `DiversifiedDataset` and `fit`
-    read `occurrence` from it, so that an image that is drawn again is varied anew.
-    """
-
-    occurrence: int
-
-    def __new__(cls, index: int, occurrence: int) -> Self:
-        """The index at its `occurrence`, counted from 0."""
-        self = super().__new__(cls, index)
-        self.occurrence = occurrence
-        return self
-
-    def __reduce__(self) -> tuple[type[Drawn], tuple[int, int]]:
-        return type(self), (int(self), self.occurrence)
+from .draw_key import Drawn
 
 
 def _drawn(index: int, occurrence: int) -> int:
@@ -45,7 +28,19 @@ def _drawn(index: int, occurrence: int) -> int:
 
 
 class EpochSampler(Sampler[int]):
-    """Every index once an epoch, shuffled; global, so that a launcher can shard it."""
+    """Draws every index once per epoch in random order, the same in all processes, so that a launcher can shard it.
+
+    Args:
+        length: Number of indices.
+        seed: Seed of the order.
+
+    Example:
+        >>> from diversify.augment import EpochSampler
+        >>> sampler = EpochSampler(5, seed=0)
+        >>> sampler.set_epoch(1)
+        >>> sorted(sampler)
+        [0, 1, 2, 3, 4]
+    """
 
     def __init__(self, length: int, *, seed: int) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
@@ -61,44 +56,52 @@ class EpochSampler(Sampler[int]):
         return iter(self.order().tolist())
 
     def order(self) -> Tensor:
-        """`(length,)` int64: every position of this epoch."""
+        """Return the indices of this epoch in their order, `(length,)` int64."""
         return draws.permutation(self.length, "order", self.seed, self.epoch)
 
 
 class DiversifySampler(Sampler[int]):
-    """Draws every class as often as the plan says, and its images without replacement until all of them have come.
+    """Draws each class as often as a plan says, and the images of a class without replacement.
 
-    An epoch has `plan.images_per_epoch` positions, or as many as there are labels. A class gets its share of them to
-    within one image; which classes are rounded up is drawn anew in every epoch.
+    An epoch has `plan.images_per_epoch` positions, or as many as there are labels. Each class gets its share of them, to
+    within one image; which classes are rounded up changes from epoch to epoch. Each epoch continues with the images of a
+    class where the previous one stopped. So after any number of epochs they have been drawn equally often, to within one,
+    but an image may come twice in an epoch while another does not come at all.
 
-    An epoch goes on with the images of a class where the one before it left off, so that after any number of epochs they
-    have been drawn equally often, to within one. An image may then come twice in an epoch in which another does not come.
+    The order depends on (seed, epoch) and on the plan's draws and budget, not on what was iterated before: every epoch
+    assumes that all earlier epochs had the same draws and budget. After `use` has changed them, some images of a class may
+    come again before others have come.
 
-    The order is a function of (seed, epoch) and of the plan's draws and budget, whatever was iterated before: every epoch
-    takes all earlier ones to have had its own draws and budget. Where `use` changes those, a class goes on wherever it
-    would then have been, and some of its images may come again before the others have.
+    By default the order is the same in every process, and a launcher (accelerate, Lightning) shards it as it does with any
+    sampler. In your own loop with `DistributedDataParallel`, pass `rank` and `world_size`: rank r gets the positions r,
+    r + W, r + 2W, ..., and the order is filled up to a multiple of W with its own beginning. Do not do both, or the epoch
+    is sharded twice.
 
-    Global by default: the same order in every process, for a launcher to shard, as accelerate and Lightning do with any
-    sampler. In a loop of your own with `DistributedDataParallel` give `rank` and `world_size`: rank r then has positions
-    r, r + W, r + 2W, ... and the order is filled up to a multiple of W with its own beginning. Never both: a rank-aware
-    sampler that a launcher shards is cut twice.
+    An image that comes again in an epoch comes as a `Drawn`, an integer with an `occurrence`, so that it can be augmented
+    differently each time. The occurrence belongs to the position: it is the same for any number of workers and processes,
+    and after a resume.
 
-    An image that comes again in an epoch comes as `Drawn`, an int with an `occurrence` that says how often it came before,
-    so that it can be varied anew each time; it belongs to the position, so that it is the same for any number of workers
-    and processes and after a resume. The positions with which ranks or launchers fill an epoch up are those of its
-    beginning once more, with their occurrences.
-
-    A position counts as handed out when the loader has taken it, which workers do ahead of training. Where that matters
-    say in `state_dict(consumed=...)` how many images training has really seen.
+    Loader workers take positions ahead of training. If an exact resume within an epoch matters, pass the number of images
+    that training has seen to `state_dict(consumed=...)`.
 
     Args:
-        labels: `(N,)` class of every training image, for example of `labels_of(dataset)`.
-        plan: Of the same classes; only its draws and its budget are read.
-        rank: This process, in [0, world_size).
-        world_size: How many processes share an epoch.
+        labels: Class of every training image, `(N,)`, for example from `labels_of(dataset)`.
+        plan: Of the same classes; only its draws and its budget are used.
+        seed: Seed of the order, in [0, 2^63 - 1].
+        rank: This process, in [0, world_size - 1].
+        world_size: Number of processes that share an epoch.
 
     Raises:
-        InputError: a label is no class of the plan, or the plan draws a class without a label.
+        InputError: a label is not a class of the plan, or the plan draws a class that has no label.
+
+    Example:
+        >>> import diversify as dv
+        >>> from diversify.plan import Strengths
+        >>> labels = [0] * 90 + [1] * 10
+        >>> plan = dv.Plan.from_counts(["cat", "newt"], [90, 10], strengths=Strengths(draws_exponent=0.0))
+        >>> sampler = dv.DiversifySampler(labels, plan, seed=0)
+        >>> sum(labels[index] for index in sampler)  # newts in an epoch of 100 draws
+        50
     """
 
     def __init__(
@@ -131,7 +134,11 @@ class DiversifySampler(Sampler[int]):
         self._past: _Past | None = None
 
     def use(self, plan: Plan) -> None:
-        """Draw by another plan of the same classes, from the next pass on; one under way goes on as it began."""
+        """Follow another plan of the same classes from the next pass on; a pass that has begun is not changed.
+
+        Raises:
+            InputError: the plan has other classes, or draws a class that has no label.
+        """
         names = tuple(one.name for one in plan.classes)
         if len(names) != len(self._classes):
             raise must("plan", f"have {len(self._classes)} classes, as the one before", len(names))
@@ -141,12 +148,17 @@ class DiversifySampler(Sampler[int]):
         self._planned = self._shares_of(plan)
 
     def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
-        """Choose the order of this epoch, from its first position on; the epoch that is already set goes on unchanged.
+        """Choose the epoch; its first position comes next. Setting the current epoch again changes nothing.
 
-        An epoch that does not follow the one before, as after a resume, first counts the draws of all earlier ones: time
-        that grows with epochs times classes.
+        If the epoch does not follow the previous one, as after a resume, the draws of all earlier epochs are counted first,
+        which takes time proportional to epochs times classes.
 
-        `epochs` changes nothing here: the other parts of a plan take it, for its schedule.
+        Args:
+            epoch: The epoch, counted from 0.
+            epochs: Not used here; other parts of a plan need it for the schedule.
+
+        Raises:
+            InputError: the epoch is negative.
         """
         if epoch < 0:
             raise must("epoch", "not be negative", epoch)
@@ -154,7 +166,7 @@ class DiversifySampler(Sampler[int]):
             self.epoch, self._start, self._handed = epoch, 0, None
 
     def __len__(self) -> int:
-        """Positions of a whole epoch: of all processes together, or of this rank with the fill where there is one."""
+        """Return the positions of a whole epoch: of all processes together, or of this rank, including its filling."""
         return -(-self._next().images // self.world_size)
 
     def __iter__(self) -> Iterator[int]:
@@ -166,24 +178,27 @@ class DiversifySampler(Sampler[int]):
         return map(_drawn, self._handed, allocate.occurrences(order)[positions].tolist())
 
     def order(self) -> Tensor:
-        """`(images_per_epoch,)` int64: every position of this epoch, for all processes together."""
+        """Return the indices of this epoch in their order, for all processes together, `(images_per_epoch,)` int64."""
         return self._order_of(self._next())
 
     @property
     def position(self) -> int:
-        """Positions of this epoch that have been handed out, in all processes together if they keep step."""
+        """Positions of this epoch that have been handed out, over all processes, which are assumed to keep step."""
         if self._handed is None:
             return self._start
         handed = (self._taken_up - operator.length_hint(self._handed)) * self.world_size
         return min(self._began + handed, self._under_way.images)
 
     def state_dict(self, *, consumed: int | None = None) -> dict[str, Any]:
-        """JSON values with which `load_state_dict` goes on at the first position that has not been handed out.
+        """Return JSON values with which `load_state_dict` resumes at the first position that was not handed out.
 
         Args:
-            consumed: Images of this epoch that training has seen, in all processes together, those before an earlier
-                resume included: batches x batch size x processes. The state then goes on behind these; anything beyond
-                the last position is the end of the epoch.
+            consumed: Images of this epoch that training has seen, over all processes and including those before an
+                earlier resume: batches x batch size x processes. The resumed sampler then continues after these.
+                A number beyond the last position means the end of the epoch.
+
+        Raises:
+            InputError: `consumed` is negative.
         """
         if consumed is not None and consumed < 0:
             raise must("consumed", "not be negative", consumed)
@@ -200,24 +215,21 @@ class DiversifySampler(Sampler[int]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken: the next pass gives exactly the rest of its epoch, with any world size.
+        """Resume where the state was taken: the next pass is exactly the rest of its epoch, for any world size.
 
-        Seed and draws are those of the state. `set_epoch` with another epoch than that of the state begins that epoch:
-        launchers count from 0 in a new process, so tell them, with `loader.set_epoch(sampler.epoch)` for accelerate. Several
-        processes of Lightning resume whole epochs only, for Lightning lists an epoch before it shards it.
+        Seed and draws are those of the state. Calling `set_epoch` with another epoch starts that epoch instead. Launchers
+        count epochs from 0 in a new process, so tell them the epoch, with `loader.set_epoch(sampler.epoch)` for accelerate.
+        Several processes of Lightning can only resume whole epochs, because Lightning lists an epoch before it shards it.
 
         Raises:
-            InputError: a field is missing or wrong, or the state is that of other labels.
+            InputError: a field is missing or wrong, or the state belongs to other labels.
         """
         try:
             file = _State.model_validate(state)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            name = f"{place} of the sampler's state" if place else "the sampler's state"
-            raise must(name, "be valid", first["msg"]) from None
+            raise refusal("sampler's state", error, _State.model_fields) from None
         if file.labels != zlib.crc32(self.labels.numpy().tobytes()):
-            raise must("the sampler's state", "be of the same labels", "one of others", "it belongs to other data")
+            raise must("sampler's state", "be of the same labels", "other labels", "it belongs to other data")
         under_way = self._checked_shares(_Shares(draws=file.draws, images=file.images_per_epoch))
         planned = self._checked_shares(_Shares(draws=file.next_draws, images=file.next_images_per_epoch))
         if file.position > under_way.images:
@@ -226,7 +238,7 @@ class DiversifySampler(Sampler[int]):
         self.seed, self.epoch, self._start, self._handed = file.seed, file.epoch, file.position, None
 
     def _next(self) -> _Shares:
-        """By which shares the next pass draws: a pass that is taken up again goes on as it began."""
+        """The shares of the next pass; a resumed pass keeps those that it began with."""
         return self._under_way if self._start else self._planned
 
     def _order_of(self, shares: _Shares) -> Tensor:
@@ -235,7 +247,7 @@ class DiversifySampler(Sampler[int]):
         return allocate.epoch_order(self.labels, planned, shares.images, self.seed, self.epoch, before)
 
     def _drawn_before(self, shares: _Shares, planned: Tensor) -> Tensor:
-        """`(C,)` int64: draws of each class in all earlier epochs, had they had these shares."""
+        """Draws of each class in all earlier epochs if they had these shares, `(C,)` int64."""
         past = self._past
         if past is None or (past.seed, past.shares) != (self.seed, shares) or past.epochs > self.epoch:
             past = _Past(seed=self.seed, shares=shares, epochs=0, drawn=torch.zeros(len(planned), dtype=torch.int64))
@@ -255,7 +267,9 @@ class DiversifySampler(Sampler[int]):
         total = math.fsum(shares.draws)
         if min(shares.draws) < 0 or abs(total - 1) > 0.01:
             raise must(
-                "draws of the classes", "be shares that sum to 1", f"{min(shares.draws):g} at least, {total:g} in all"
+                "draws of the classes",
+                "be shares that sum to 1",
+                f"a smallest of {min(shares.draws):g} and a sum of {total:g}",
             )
         for name, share, count in zip(names, shares.draws, class_counts(self.labels, len(names)).tolist(), strict=True):
             if share > 0 and count == 0:
@@ -265,7 +279,7 @@ class DiversifySampler(Sampler[int]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Shares:
-    """How often each class is drawn in an epoch of so many images."""
+    """The share of the draws of each class, and the draws of an epoch."""
 
     draws: tuple[float, ...]
     images: int
@@ -273,7 +287,7 @@ class _Shares:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Past:
-    """How often each class was drawn in the first so many epochs, `(C,)`: kept, so that the next has one to add."""
+    """How often each class was drawn in the first epochs, `(C,)`; kept so that the next epoch only has to add one."""
 
     seed: int
     shares: _Shares
@@ -299,12 +313,12 @@ class _State(pydantic.BaseModel):
     @classmethod
     def _some(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
         if not sum(shares) > 0:
-            raise ValueError("some class must be drawn")
+            raise broken("draw at least one class", "zeros only")
         return shares
 
 
 def _checked(labels: Tensor | np.ndarray[Any, Any] | Sequence[int], num_classes: int) -> Tensor:
-    """`(N,)` int64 on the CPU, a copy; raises where they are not one class of the plan per image."""
+    """A copy of the labels as `(N,)` int64 on the CPU; an InputError if they are not one class of the plan per image."""
     if not isinstance(labels, Tensor | np.ndarray | Sequence) or isinstance(labels, str):
         got = type(labels).__name__
         raise must("labels", "be one integer per image", got, "dv.labels_of(dataset) reads them from a data set")

@@ -67,7 +67,7 @@ class Ingredients:
         criterion: Gives the loss of an epoch: `criterion(epoch)(logits (N, C), targets)` is a scalar.
         sampler: Draws the training images. It is global; the launcher shards it.
         wrap_dataset: Image augmentation in loader workers: takes the training set, returns a map-style data set of the
-            same length. Its indices are those of the sampler, `sampler.Drawn` for an image drawn more than once.
+            same length. Its indices are those of the sampler, `draw_key.Drawn` for an image drawn more than once.
         augment: Image augmentation on the device: `(images, targets, DrawKey)` to `(images, targets)`. Targets may
             become class probabilities `(N, C)`. Images come as the data set gives them, before normalisation.
         augment_features: Feature augmentation between backbone and head: `(features, targets, DrawKey)` to the same;

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..augment.draw_key import DrawKey, is_whole
+from ..augment.draw_key import DrawKey, is_whole, occurrence_of
+from ..augment.protocols import AdjustsLogits, RemembersFeatures
 from ..augment.sampler import EpochSampler
 from ..errors import must
 from ..functional import draws, metrics
@@ -59,7 +60,7 @@ class _Indexed(Dataset[Any]):
             if is_passed_on(error):
                 raise
             raise must("training set", "give its images", describe(error)) from error
-        occurrences = torch.tensor([getattr(index, "occurrence", 0) for index in indices])
+        occurrences = torch.tensor([occurrence_of(index) for index in indices])
         return images, _checked(labels, self.num_classes), torch.tensor(indices), occurrences
 
 
@@ -193,17 +194,17 @@ class _Loop:
             if part is None or self.head is None:
                 return _Rows(logits=outputs, targets=targets, own_logits=outputs, whole=whole)
             features, own_logits = outputs
-            if hasattr(part, "remember"):
+            if isinstance(part, RemembersFeatures):
                 part.remember(*self.accelerator.gather((features.detach().float(), targets, key.indices)))
             features, targets = part(features, targets, key)
             return _Rows(logits=self.head(features), targets=targets, own_logits=own_logits, whole=whole)
 
     def adjusted(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the logits that the loss sees: changed by the feature augmentation if it adjusts logits."""
-        adjust = getattr(self.ingredients.augment_features, "adjust_logits", None)
-        if adjust is None or not isinstance(self.head, nn.Linear):
+        part = self.ingredients.augment_features
+        if not isinstance(part, AdjustsLogits) or not isinstance(self.head, nn.Linear):
             return logits
-        return adjust(logits, targets, self.head.weight)  # type: ignore[no-any-return]
+        return part.adjust_logits(logits, targets, self.head.weight)
 
     def try_network(self, images: Tensor) -> Any:
         """Return the network's output.

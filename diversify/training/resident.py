@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..augment.draw_key import DrawKey, is_whole
+from ..augment.draw_key import DrawKey, is_whole, occurrence_of
 from ..augment.sampler import EpochSampler
 from ..errors import must
 from ..functional import allocate
@@ -285,7 +285,7 @@ def _order_of(sampler: Any) -> tuple[Tensor, Tensor]:
         order = sampler.order()
         return order, allocate.occurrences(order)
     drawn = list(sampler)
-    return torch.tensor([int(row) for row in drawn]), torch.tensor([getattr(row, "occurrence", 0) for row in drawn])
+    return torch.tensor([int(row) for row in drawn]), torch.tensor([occurrence_of(row) for row in drawn])
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, *, captured: bool) -> torch.optim.Optimizer:
