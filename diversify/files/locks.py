@@ -23,7 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 KNOWS_LOCKS = fcntl is not None
-"""Whether this system has the named locks of `Locks`; Windows has not."""
+"""True if this system has the named locks of `Locks`; Windows has not."""
 
 LOCK = ".lock"
 """The lock file in a folder that a process writes to; removed when the process is done."""

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and every unreadable one ends in one line."""
+"""Files are written completely or not at all, and an unreadable file gives an error of one line."""
 
 import argparse
 import json
@@ -364,7 +364,7 @@ def test_directory_errors(tmp_path):
 
 @pytest.mark.parametrize("closed", ["run", ""])
 def test_directory_not_writable(tmp_path, monkeypatch, closed):
-    """Patched: root may write anywhere."""
+    """`os.access` is patched, since root may write anywhere."""
     (tmp_path / "run").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / closed)
     target = tmp_path / "run" if closed else tmp_path / "other"

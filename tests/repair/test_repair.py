@@ -1,4 +1,4 @@
-"""The repair of a head: what each fix is at its limits, and that the choice between them is honest."""
+"""Repairs of a head: the limits of each repair, and an unbiased choice between them."""
 
 import dataclasses
 import math
@@ -179,7 +179,7 @@ def test_the_learning_rate_follows_the_length_of_the_features(sides: Sides) -> N
 
 
 def test_short_features_with_a_long_head_are_trained_as_well_as_any(sides: Sides) -> None:
-    """Below length 1 neither the bias nor the decay is given a step that is too large for it."""
+    """Features shorter than 1 do not make the steps too large for the bias or the decay."""
     train, heldout, head = sides
     policies = (FeaturePolicy(method="isda", strength=1.0, share=0.5),)
     even = plan_with(train)
@@ -217,7 +217,7 @@ def test_every_feature_method_trains_to_finite_numbers(sides: Sides) -> None:
 
 
 class Scaled(nn.Module):
-    """A head that changes its weights before it uses them, in a way of its own."""
+    """A head that changes its weights before it uses them, by a formula of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -343,7 +343,7 @@ def test_candidates_are_judged_by_options_chosen_elsewhere(sides: Sides) -> None
 
 
 def test_what_is_made_from_held_out_rows_is_judged_on_others(sides: Sides) -> None:
-    """Least squares knows forty rows of noise by heart, and nothing of others."""
+    """Least squares fits forty rows of noise exactly, and predicts other rows by chance."""
     noise = draws.normal("noise", torch.arange(40 * 64)).view(40, 64).float()
     labels = torch.arange(40) % 10
     head = LinearHead(weight=torch.eye(10, 64), bias=torch.zeros(10))

@@ -1,4 +1,4 @@
-"""The slots of the loop that a plan fills: each is called as it says, saved, and resumed.
+"""The parts of the loop that a plan fills: each is called as documented, saved, and resumed.
 
 Run under torchrun as a script, `DIR`, it is one of two processes that train by a plan.
 """
@@ -50,7 +50,7 @@ from diversify.training.loop import evaluate, fit
 
 @pytest.fixture(scope="module", autouse=True)
 def two_processes(tmp_path_factory):
-    """Started before the first test, for most of their time is the import of torch."""
+    """Start the processes before the first test, since most of their time goes into importing torch."""
     folder = tmp_path_factory.mktemp("processes")
     launched = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, folder)
     yield folder, launched
@@ -62,7 +62,7 @@ CORRECTION = torch.tensor([0.25, -1.0, 3.0])
 
 
 class Told:
-    """Notes what it is told about epochs."""
+    """Keeps the arguments of `set_epoch`."""
 
     def __init__(self):
         self.epochs = []
@@ -90,7 +90,7 @@ def test_a_part_is_told_the_epoch_and_how_many_there_are_if_it_asks():
 
 
 class Counting:
-    """An adaptation that counts what it sees, and raises the brightness of another part by it."""
+    """An adaptation that counts the images it sees, and raises the brightness of another part by the count."""
 
     def __init__(self, part):
         self.part, self.seen, self.updates = part, torch.zeros(CLASSES, dtype=torch.int64), []
@@ -197,7 +197,7 @@ def test_a_correction_that_no_bias_can_take_is_refused_before_training(head, got
 
 
 class Remembering:
-    """Keeps the features it is shown, and moves the logits of the true class."""
+    """Keeps the features that it receives, and moves the logits of the true class."""
 
     def __init__(self):
         self.shown, self.weights = [], []
@@ -274,7 +274,7 @@ NATURAL = [count / COUNT for count in COUNTS]
 def plan_of(
     *, draws=(0.2, 0.3, 0.5), image=(0.3, 0.4, 0.5), mixing="cutmix", methods=("covariance", "eos"), correct=(1, 0.5)
 ):
-    """Every slot in use, or as many as are asked for."""
+    """All parts, or as many as are asked for."""
     classes = tuple(
         ClassPlan(
             name=f"class {c}",
@@ -365,7 +365,7 @@ def test_the_criterion_takes_out_the_drawn_prior_and_the_rest_is_taken_out_after
 
 
 def test_the_criterion_is_one_object_until_the_prior_changes():
-    """A step that was captured for it can be replayed in every epoch."""
+    """A captured step can then be replayed in every epoch."""
     plan = plan_of()
     loss = planned(plan).criterion
     first = loss(0)

@@ -1,4 +1,4 @@
-"""The loop: what it computes, what each ingredient sees, and that a killed run ends as one never interrupted.
+"""The loop: its results, the inputs of each ingredient, and that a killed run ends as one never interrupted.
 
 Run as a script it is the other process: `fresh`, `killed DIR` or `sharded DIR` (under torchrun).
 """
@@ -63,7 +63,7 @@ class Noisy(Pictures):
 
 
 def make_net(outputs=CLASSES):
-    """Dropout too: chance on the device."""
+    """A network with dropout, which draws on the device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return nn.Sequential(
@@ -99,7 +99,7 @@ RUNS = {
 
 
 def train_named(name, *, net=None, until=None, kill_at=None, **options):
-    """One of `RUNS`; stopped after `until` epochs, or killed within an epoch, when `kill_at` batches are done."""
+    """Train one of `RUNS`; stopped after `until` epochs, or killed within an epoch, when `kill_at` batches are done."""
     run = dict(RUNS[name])
     dataset = Noisy if run.pop("noisy", False) else Pictures
     run["val"] = val_loader(dataset(20)) if run.pop("val", False) else None
@@ -300,7 +300,7 @@ def test_rates_are_those_of_cao_et_al_and_of_the_cosine():
 
 
 class Watched(nn.Module):
-    """Keeps what the network was given and how it was run."""
+    """Keeps the inputs of the network and its modes."""
 
     def __init__(self):
         super().__init__()
@@ -373,7 +373,7 @@ class Dated(Dataset):
 
 
 class Recorder:
-    """Keeps what an augmentation is given."""
+    """Keeps the inputs of an augmentation."""
 
     def __init__(self):
         self.batches = []
@@ -458,7 +458,7 @@ def test_augmented_features_train_backbone_and_head_and_their_number_may_change(
 
 
 class Fading:
-    """An augmentation with a state: it brightens by how often it was called."""
+    """An augmentation with a state: it brightens by the number of its calls."""
 
     def __init__(self):
         self.calls = 0
@@ -764,7 +764,7 @@ class Failing(Pictures):
 
 
 class Refusing(nn.Module):
-    """Raises the error at the call of that number, counted from 0."""
+    """Raises the error at one call, counted from 0."""
 
     def __init__(self, error, at=0):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Cost-sensitive losses: their limits, oracles and gradients, the types they are given, and their slot of the loop."""
+"""Cost-sensitive losses: limits, reference values, gradients, input types, and their use in the loop."""
 
 import math
 
@@ -61,7 +61,7 @@ def test_it_is_what_plain_python_computes(targets, strength):
 
 
 def test_a_network_that_knows_the_balanced_classes_is_at_its_best_with_strength_1():
-    """The loss of the Bayes logits of balanced classes is smallest where the prior that is drawn is put in once."""
+    """The loss of the Bayes logits of balanced classes is smallest when the drawn prior is added exactly once."""
     balanced = SOFT.log()
     drawn = torch.softmax(balanced + LOG_PRIOR, 1)
     losses = [float(prior_corrected_cross_entropy(balanced, drawn, LOG_PRIOR, s)) for s in (0.0, 0.5, 1.0, 1.5)]
@@ -397,7 +397,7 @@ def test_what_a_module_keeps_is_its_own():
 @each_target
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_no_value_is_looked_at_and_the_type_is_kept(name, targets, dtype):
-    """Tensors of the meta device have no values: whatever would wait for one raises."""
+    """Tensors of the meta device have no values: code that would read one raises."""
     module = MODULES[name][0]().to("meta")
     logits = LOGITS.to("meta", dtype).requires_grad_()
     loss = module(logits, targets.to("meta"))
@@ -409,7 +409,7 @@ def test_no_value_is_looked_at_and_the_type_is_kept(name, targets, dtype):
 
 
 def one_sided(scale):
-    """Every image sure of a class: of its own, of another one, and of two at once."""
+    """Logits that are certain of a class: the right one, a wrong one, and two at once."""
     logits = torch.zeros(4, C)
     logits[0, 0] = logits[1, 1] = logits[2, 0] = logits[2, 1] = scale
     logits[3, 0] = -scale
@@ -473,7 +473,7 @@ def test_slots_move_with_the_ingredients_and_nothing_of_them_is_saved():
 
 
 class Rows(Dataset):
-    """Two features, of which the labels are to be read."""
+    """Two features that determine the labels."""
 
     def __init__(self):
         self.labels = torch.arange(20) % 3

@@ -103,7 +103,7 @@ def test_mixing_from_a_pool_is_that_of_fit() -> None:
 
 
 class Rotated(Sampler[int]):
-    """A sampler of one's own, which is told the epoch alone."""
+    """A user's sampler whose `set_epoch` takes the epoch alone."""
 
     def __init__(self, length: int) -> None:
         self.length, self.epoch = length, 0
