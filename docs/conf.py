@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -18,6 +19,7 @@ import torch  # noqa: E402
 import diversify  # noqa: E402
 
 torch.set_num_threads(1)  # the examples are small: more threads only wait for each other
+logging.getLogger("matplotlib").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 warnings.filterwarnings("ignore", message=".*pin_memory.*")
 warnings.filterwarnings("ignore", message=".*non-interactive.*")
@@ -41,7 +43,7 @@ extensions = [
 exclude_patterns = ["_build", "generated/**/*.zip", "generated/gallery/*.ipynb"]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 default_role = "code"
-nitpicky = False
+smartquotes = False  # "--root" is an option
 suppress_warnings = ["config.cache"]
 
 # Markdown

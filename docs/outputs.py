@@ -20,7 +20,7 @@ DOCUMENTS = (
     "docs/pitfalls.md",
     *sorted(f"docs/guide/{path.name}" for path in (ROOT / "docs" / "guide").glob("*.md")),
 )
-WIDTH = 110  # of the lines that are shown
+WIDTH = 100  # of the lines that are shown
 _BLOCK = re.compile(
     r"^(?P<code>```python\n(?P<body>.*?)^```\n)(?P<shown>\n```text\n.*?^```\n)?", re.DOTALL | re.MULTILINE
 )

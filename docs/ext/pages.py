@@ -180,7 +180,7 @@ def _public(module: ModuleType) -> list[str]:
 
 def _entry(path: str, value: Any) -> str:
     if inspect.isclass(value):
-        options = ["   :members:", "   :show-inheritance:"] if not issubclass(value, Exception) else []
+        options = ["   :members:"] if not issubclass(value, Exception) else []
         return "\n".join((f".. autoclass:: {path}", *options, ""))
     if callable(value):
         return f".. autofunction:: {path}\n"
@@ -281,6 +281,31 @@ def sample_report() -> None:
     write(path, dv.render_html(diagnosis, {}, exhibits))
 
 
+class _Shortened:
+    """A default value that is too long for a signature."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+def shorten_signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str, str | None] | None:
+    """Write `...` for default values that would fill lines, such as a whole table of rules."""
+    if not signature or len(signature) < 200:
+        return None
+    found = inspect.signature(obj)
+    parameters = [
+        one.replace(
+            annotation=one.empty,
+            default=_Shortened() if one.default is not one.empty and len(repr(one.default)) > 60 else one.default,
+        )
+        for one in found.parameters.values()
+        if one.name not in ("self", "cls")
+    ]
+    return str(found.replace(parameters=parameters, return_annotation=found.empty)), returned
+
+
 def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Write the bars of |x| in a docstring as bars: in reStructuredText they would begin a substitution."""
     for place, line in enumerate(lines):
@@ -299,4 +324,5 @@ def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("builder-inited", generate)
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-signature", shorten_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

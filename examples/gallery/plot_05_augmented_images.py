@@ -32,11 +32,11 @@ dataset = dv.DiversifiedDataset(data.train.dataset, plan, seed=0)
 shown = [int((data.train.labels == digit).nonzero()[0]) for digit in (0, 3, 6, 9)]
 figure, axes = plt.subplots(4, 7, figsize=(7.2, 4.6))
 for row, index in zip(axes, shown, strict=True):
-    row[0].imshow(data.train.dataset[index][0][0], cmap="gray", vmin=0, vmax=1)
+    row[0].imshow(data.train.dataset[index][0][0], cmap="gray", vmin=0, vmax=255)
     row[0].set_title("original", fontsize=8)
     for epoch, cell in enumerate(row[1:]):
         dataset.set_epoch(epoch, 6)
-        cell.imshow(dataset[index][0][0], cmap="gray", vmin=0, vmax=1)
+        cell.imshow(dataset[index][0][0], cmap="gray", vmin=0, vmax=255)
         cell.set_title(f"epoch {epoch}", fontsize=8)
 for cell in axes.flat:
     cell.axis("off")

@@ -8,18 +8,31 @@ backbone stays as it is.
 
 import matplotlib.pyplot as plt
 import torch
+from torch.utils.data import DataLoader, Subset
 
 import diversify as dv
 
-data = dv.load_data("digits", imbalance="exp:20", holdout=0.3)
+# %%
+# The held-out images are digits that the long tail left out, so that even the rarest class has many of them. Any images that the
+# model did not learn from will do, if they are not the test set: `holdout=0.2` would keep a part of the training images aside.
+
+data = dv.load_data("digits", imbalance="exp:20", holdout=0)
+everything = dv.load_data("digits", holdout=0)
+unused = torch.isin(everything.train.indices, data.train.indices, invert=True)
+unseen = Subset(everything.train.dataset, unused.nonzero()[:, 0].tolist())
+
+# %%
+# A small network, trained in the reference loop.
+
 model = dv.build_model("small_cnn", num_classes=10, channels=1, seed=0)
 recipe = dv.Recipe(epochs=6, batch_size=32, learning_rate=0.1, warmup_epochs=1, precision="fp32")
 for _ in dv.fit(model, data.train.dataset, recipe=recipe, num_classes=10, prepare=data.view.normalize):
     pass
 
 split = dv.split_head(model)
-train = dv.extract(split, dv.make_loader(data.train, data.view))  # the backbone's own training images
-heldout = dv.extract(split, dv.make_loader(data.val, data.view))
+train_loader = dv.make_loader(data.train, data.view)
+train = dv.extract(split, train_loader)  # the backbone's own training images
+heldout = dv.extract(split, DataLoader(unseen, batch_size=256, collate_fn=train_loader.collate_fn))
 
 # %%
 # `choose_head` compares the candidates on held-out folds: an image is never judged by an option that was chosen with its
