@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
 
 # Small fits are slower on several threads, which wait for each other. NumPy reads this when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
+from quick import draw_nothing
 
 from diversify.diagnosis.findings import find
 from diversify.diagnosis.measure import diagnose
@@ -87,3 +89,11 @@ def repeated(diagnosis: Diagnosis, classes: list[int], names: tuple[str, ...] | 
 def many(diagnosis: Diagnosis) -> Diagnosis:
     """A diagnosis of a thousand classes."""
     return repeated(diagnosis, [place % 10 for place in range(1000)])
+
+
+@pytest.fixture(scope="module")
+def reports_without_figures() -> Iterator[None]:
+    """Reports have no figures in a test file that uses this: drawing is most of the time that a small run takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        yield

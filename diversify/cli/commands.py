@@ -28,7 +28,7 @@ from .options import (
     data_options,
     recipe_from,
 )
-from .screen import counted, progress_bar, study_progress, tell
+from .screen import counted, print_line, progress_bar, study_progress
 from .tables import show_choice, show_comparison, show_diagnosis, show_outcome, show_plan
 
 app = typer.Typer(
@@ -117,14 +117,14 @@ def train(
             workers=workers,
             resume=resume,
             overwrite=overwrite,
-            say=tell,
+            say=print_line,
             progress=progress,
         )
     accuracy = record["balanced_accuracy_val"]
-    tell(
+    print_line(
         f"balanced accuracy on val: {'no val split' if accuracy is None else f'{accuracy:.1%}'}; {record['seconds']:.0f} s"
     )
-    tell(f"wrote {directory / 'model.safetensors'}")
+    print_line(f"wrote {directory / 'model.safetensors'}")
 
 
 @app.command()
@@ -182,11 +182,11 @@ def diagnose(
             workers=workers,
             seed=seed,
             overwrite=overwrite,
-            say=tell,
+            say=print_line,
             progress=progress,
         )
     show_diagnosis(diagnosis)
-    tell(f"report: {directory / 'report.html'}")
+    print_line(f"report: {directory / 'report.html'}")
 
 
 @app.command()
@@ -204,7 +204,7 @@ def plan(
 
     signals.begin_work()
     show_plan(plan_run(folder, out=file, overwrite=overwrite))
-    tell(
+    print_line(
         f"plan: {file}"
         if file is not None
         else "to save this plan, so that you can edit it or train with it: --out plan.json"
@@ -230,11 +230,11 @@ def remedy(
 
     with progress_bar() as progress:
         choice, record = remedy_run(
-            folder, plan=plan, out=directory, seed=seed, overwrite=overwrite, say=tell, progress=progress
+            folder, plan=plan, out=directory, seed=seed, overwrite=overwrite, say=print_line, progress=progress
         )
     show_choice(choice, record["of"]["data"]["class_names"])
-    tell(f"model: {directory / 'model.safetensors'}")
-    tell(f"report: {directory / 'report.html'}")
+    print_line(f"model: {directory / 'model.safetensors'}")
+    print_line(f"report: {directory / 'report.html'}")
 
 
 @app.command()
@@ -249,9 +249,9 @@ def compare(
     from ..commands.compare import compare_run
 
     signals.begin_work()
-    comparison, _ = compare_run(first, second, out=directory, overwrite=overwrite, say=tell)
+    comparison, _ = compare_run(first, second, out=directory, overwrite=overwrite, say=print_line)
     show_comparison(comparison)
-    tell(f"report: {directory / 'report.html'}")
+    print_line(f"report: {directory / 'report.html'}")
 
 
 @app.command()
@@ -311,7 +311,7 @@ def benchmark(
             progress=progress,
         )
     done = f"{counted(found.trials, 'trial')} and {counted(found.finals, 'final run')}"
-    tell(f"{results}: {done}" if found.new else f"nothing to do: {results} holds all {done}")
+    print_line(f"{results}: {done}" if found.new else f"nothing to do: {results} holds all {done}")
 
 
 @app.command()
@@ -333,7 +333,7 @@ def report(
 
     signals.begin_work()
     report_run(source, out=directory, overwrite=overwrite)
-    tell(f"report: {directory / 'report.html'}")
+    print_line(f"report: {directory / 'report.html'}")
 
 
 @app.command()
@@ -349,6 +349,6 @@ def demo(
     from ..commands.demo import demo_run
 
     with progress_bar() as progress:
-        shown, _ = demo_run(directory, seed=seed, overwrite=overwrite, say=tell, progress=progress)
+        shown, _ = demo_run(directory, seed=seed, overwrite=overwrite, say=print_line, progress=progress)
     show_outcome(shown.outcome, shown.control)
-    tell(f"{sum(shown.seconds.values()):.0f} s; report: {directory / 'report.html'}")
+    print_line(f"{sum(shown.seconds.values()):.0f} s; report: {directory / 'report.html'}")

@@ -48,7 +48,7 @@ out = _Screen(
 err = _Screen(stderr=True, highlight=False, emoji=False)
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     """Print one line without markup, never wrapped."""
     out.print(line, markup=False, soft_wrap=True)
 
@@ -111,7 +111,7 @@ def study_progress() -> Iterator[tuple[Say, Callable[[Step], None]]]:
 
         def say(line: str) -> None:
             if still or not out.is_terminal:
-                tell(line)
+                print_line(line)
             else:  # by the bars' own console: a second one on the terminal would write into the bars
                 bar.console.print(line, markup=False, soft_wrap=True)
 

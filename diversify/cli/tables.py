@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .screen import out, tell
+from .screen import out, print_line
 
 if TYPE_CHECKING:
     from ..diagnosis.model_comparison import ModelComparison
@@ -51,7 +51,10 @@ def show_outcome(outcome: Outcome, control: int) -> None:
         rows.append({title: cell for title, cell in row.items() if title not in left_out})
     out.print()
     out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
-    out.print("[dim]balanced accuracy on test, evaluated once, at the end; 95% intervals: of accuracies over images, of gains over images and seeds[/]")
+    out.print(
+        "[dim]balanced accuracy on test, evaluated once, at the end; 95% intervals: of accuracies over images, of gains"
+        " over images and seeds[/]"
+    )
     out.print()
 
 
@@ -85,20 +88,20 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
     hidden = len(diagnosis.class_names) - len(order)
     if hidden:
-        tell(f"({hidden:,} classes of higher recall are in the report)")
+        print_line(f"({hidden:,} classes of higher recall are in the report)")
     summary = diagnosis.summary
-    tell(
+    print_line(
         f"balanced accuracy, held out: {_plain(summary, 'balanced_accuracy_heldout', '{:.1%}')};"
         f" a refitted head would add {_plain(summary, 'head_ceiling', '{:+.1%}')}"
     )
     if not diagnosis.findings:
-        tell(none_fragile(diagnosis, diagnosis.class_names))
+        print_line(none_fragile(diagnosis, diagnosis.class_names))
     for finding in diagnosis.findings:
         out.print()
         out.print(escape(finding.text))
     if not diagnosis.plan_ready:
         out.print()
-        tell("This diagnosis was made on the test split: read it, but do not choose a remedy by it.")
+        print_line("This diagnosis was made on the test split: read it, but do not choose a remedy by it.")
 
 
 def show_plan(plan: Plan) -> None:
@@ -132,7 +135,7 @@ def show_plan(plan: Plan) -> None:
         rows.append(row)
     out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
     if len(plan.classes) > len(shown):
-        tell(f"({len(plan.classes) - len(shown):,} classes with more images are in the plan)")
+        print_line(f"({len(plan.classes) - len(shown):,} classes with more images are in the plan)")
     if out.width >= NARROW:
         out.print(
             "[dim]×: relative to the class's share of the images; then strength, and the share of draws that it acts on[/]"
@@ -141,11 +144,11 @@ def show_plan(plan: Plan) -> None:
         out.print("[dim]strength, and the share of the class's draws that it acts on[/]")
     out.print()
     for line in _run_settings(plan):
-        tell(line)
+        print_line(line)
     evidence = [(one, [reason for reason in one.reasons if reason.measure != "count"]) for one in shown]
     if not any(reasons for _, reasons in evidence):
         out.print()
-        tell("No measure shows that a class needs more or less than its size suggests.")
+        print_line("No measure shows that a class needs more or less than its size suggests.")
     for one, reasons in evidence:
         if reasons:
             out.print()
@@ -184,7 +187,7 @@ def show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
     if choice.recommended:
         _show_change(choice, class_names)
         out.print()
-    tell(choice.in_words())
+    print_line(choice.in_words())
 
 
 def show_comparison(comparison: ModelComparison) -> None:
@@ -228,7 +231,7 @@ def _show_change(choice: HeadChoice, class_names: Sequence[str]) -> None:
         lines.append([escape(class_names[c]), *counted, percent(before), percent(after), points])
     out.print(table_of(("class", "train images", "held out", "recall before", "after", "points"), lines))
     if len(class_names) > len(order):
-        tell(f"({len(class_names) - len(order):,} classes that change less are in the report)")
+        print_line(f"({len(class_names) - len(order):,} classes that change less are in the report)")
 
 
 def _hang(markup: str) -> None:

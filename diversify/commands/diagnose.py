@@ -351,7 +351,7 @@ class _Subject:
             Subset(self.heldout.dataset, rows.tolist()),
             prepare=view.normalize,
             precision=precision,
-            progress=None if progress is None else lambda done: progress("augmenting heldout", done, len(rows)),
+            progress=stage(progress, "augmenting heldout"),
         )
         return found.to_dict()
 

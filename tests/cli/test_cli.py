@@ -18,6 +18,8 @@ from diversify.diagnosis.result import Diagnosis
 from diversify.files import atomic, digests
 from diversify.runtime.user_code import import_object
 
+pytestmark = pytest.mark.usefixtures("reports_without_figures")
+
 ROOT = Path(__file__).parents[2]
 SHORT = ["--model", "small_cnn", "--epochs", "2", "--batch-size", "64", "--precision", "fp32"]
 SHORT += ["--learning-rate", "0.05", "--schedule", "cosine", "--warmup-epochs", "0"]
@@ -337,7 +339,7 @@ def test_text_is_printed_as_it_is(
     names = (":dog:", "[red]fox[/]", *diagnosis.class_names[2:])
     finding = dataclasses.replace(diagnosis.findings[0], text="of :dog: and exp:100:100")
     monkeypatch.setattr(screen.out, "width", 200)
-    screen.tell("imbalance exp:100:100")
+    screen.print_line("imbalance exp:100:100")
     tables.show_diagnosis(dataclasses.replace(diagnosis, class_names=names, findings=(finding,)))
     screen.out.print(tables.table_of(["class", "recall :cat:"], [[":dog:", "1"]]))
     shown = capsys.readouterr().out

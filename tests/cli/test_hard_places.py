@@ -37,7 +37,10 @@ from diversify.network.extraction import extract
 from diversify.network.networks import build_model
 from diversify.network.split import split_head
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.usefixtures("reports_without_figures"),
+]
 
 ROOT = Path(__file__).parents[2]
 FULL = "No space left on device; make room and run the command again"

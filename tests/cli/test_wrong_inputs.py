@@ -23,6 +23,8 @@ from diversify.errors import InputError
 from diversify.files import atomic
 from diversify.network.networks import build_model
 
+pytestmark = pytest.mark.usefixtures("reports_without_figures")
+
 RECIPE = ["--epochs", "1", "--batch-size", "64", "--precision", "fp32", "--warmup-epochs", "0"]
 
 
@@ -806,7 +808,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.build_model('resnet200', 10)": (
         lambda m: dv.build_model("resnet200", 10),
-        "--model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function, got 'resnet200'; did you mean 'resnet20'?",
+        "model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function, got 'resnet200'; did you mean 'resnet20'?",
     ),
     "dv.build_model('torchvision:resnet', 10)": (
         lambda m: dv.build_model("torchvision:resnet", 10),

@@ -20,6 +20,8 @@ from diversify.files import atomic
 from diversify.functional import draws
 from diversify.network.networks import build_model
 
+pytestmark = pytest.mark.usefixtures("reports_without_figures")
+
 VIEW = {"mean": (0.5,), "std": (0.5,)}
 RECIPE = ["--batch-size", "16", "--precision", "fp32", "--warmup-epochs", "0", "--mean", ".5", "--std", ".5"]
 

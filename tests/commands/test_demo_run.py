@@ -21,6 +21,8 @@ from diversify.repair.choose import balanced_difference
 from diversify.repair.retrain import HeadRecipe, retrain_head
 from diversify.study.outcome import Trained, outcome_of
 
+pytestmark = pytest.mark.usefixtures("reports_without_figures")
+
 
 @pytest.fixture(scope="module")
 def quick() -> pytest.MonkeyPatch:

@@ -16,6 +16,8 @@ from diversify.files import atomic
 from diversify.functional import draws
 from diversify.network.networks import build_model
 
+pytestmark = pytest.mark.usefixtures("reports_without_figures")
+
 VIEW = "--mean .5 --std .5"
 FEW = "--imbalance exp:5:20"  # of the digits
 
@@ -70,7 +72,9 @@ def test_copies_between_the_splits_are_said_recorded_and_shown(
         "there is no training record beside the weights: it is assumed that train holds the images that the network was trained on"
     ]
     for name in ("report.html", "report.md"):
-        assert "3 held-out images are also in training." in (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "3 held-out images are also in the training set." in (tmp_path / "out" / name).read_text(
+            encoding="utf-8"
+        )
 
 
 @pytest.mark.parametrize(("outputs", "names", "absent"), [(2, ["class 1", "class 3"], []), (4, None, [0, 2])])

@@ -20,6 +20,8 @@ from diversify.plan.plan import Plan
 from diversify.plan.policies import ClassPlan, FeaturePolicy, ImagePolicy, Mixing, PriorCorrection, Schedule
 from diversify.training.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("reports_without_figures")
+
 DATA = ("--imbalance", "exp:5:50")
 SHORT = (
     "--epochs",
