@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
 import diversify.data
 from diversify.data.images import ImageArray
@@ -19,20 +19,6 @@ from diversify.data.loader import Split, collate, make_loader
 from diversify.data.view import View
 from diversify.errors import InputError
 from diversify.functional import draws
-
-
-class Unreadable(Dataset):
-    """Labels under one attribute; an image that is loaded is an error."""
-
-    def __init__(self, count=0, **attributes):
-        self.count = count
-        vars(self).update(attributes)
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        raise AssertionError("an image was loaded")
 
 
 def images_of(split):

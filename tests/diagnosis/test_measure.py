@@ -65,6 +65,15 @@ def test_every_measure_has_a_column_and_an_interval_where_it_says_so(diagnosis: 
     assert set(EXPLANATIONS) <= set(MEASURES)
 
 
+def test_every_measure_is_described_and_cited() -> None:
+    for name, measure in MEASURES.items():
+        for text in (measure.meaning, measure.high, measure.low, measure.pitfalls):
+            assert text.endswith("."), name
+        assert measure.formula, name
+        assert measure.reference, name
+        assert measure.source.split(" ")[0] in measure.reference, name
+
+
 def test_small_classes_are_nan_at_matched_n_and_only_there(diagnosis: Diagnosis) -> None:
     for name in MATCHED:
         small = [9] if name.endswith("train") else []
