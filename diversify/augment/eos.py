@@ -1,4 +1,4 @@
-"""Training features filled up until all classes have as many rows: expansive over-sampling (EOS)."""
+"""Expansive over-sampling (EOS) of training features, until all classes have equally many rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ from ..network.linear_head import LinearHead
 def eos_parents(
     features: Tensor, labels: Tensor, wanted: Sequence[tuple[int, int]], k: int, seed: int
 ) -> tuple[Tensor, dict[int, int]]:
-    """Base and partner of new rows, `(M, 2)`, class after class, and per class how many neighbours its table has.
+    """Return the base and the partner of each new row.
 
-    Bases are the rows that have an enemy among their k nearest neighbours (Dablain et al. 2022); a class none of whose rows
-    has one goes toward its own, as SMOTE does.
+    Bases are drawn from the rows that have an enemy, that is a row of another class, among their k nearest neighbours. If
+    no row of a class has one, its partners are neighbours of the same class, as in SMOTE.
 
     Args:
-        wanted: Classes, and how many new rows each is to have.
+        features: `(N, D)`.
+        labels: `(N,)`.
+        wanted: Pairs of a class and the number of its new rows.
+        k: Number of nearest neighbours.
+        seed: Seed of the draws.
+
+    Returns:
+        Rows of base and partner, `(M, 2)`, class after class; and for each class the number of neighbours that were used.
+
+    References:
+        Dablain et al. (2022), Efficient augmentation for imbalanced deep learning (EOS).
     """
     queried = torch.cat([torch.empty(0, dtype=torch.int64), *((labels == one).nonzero()[:, 0] for one, _ in wanted)])
     enemies, found = oversample.eos_partners(features, labels, queried, k)
@@ -42,7 +52,14 @@ def eos_parents(
 
 
 def balanced_by_eos(embeddings: Embeddings, head: LinearHead, *, k: int, seed: int) -> Embeddings:
-    """The rows, and behind them those by which EOS brings every class that has any to the size of the largest."""
+    """Return the rows followed by those that EOS adds until every class that has rows is as large as the largest.
+
+    Args:
+        embeddings: Training embeddings.
+        head: Gives the logits of all rows.
+        k: Number of nearest neighbours.
+        seed: Seed of the draws.
+    """
     features, labels = embeddings.features, embeddings.labels
     rows = counts.class_counts(labels, embeddings.num_classes).tolist()
     wanted = [(c, max(rows) - count) for c, count in enumerate(rows) if 0 < count < max(rows)]

@@ -1,11 +1,10 @@
-"""Whether a model takes a class's augmentation for the class itself, and a plan that takes it back.
+"""Leak: if a model predicts a class because of the class's augmentation; and a plan that reduces it.
 
     leak = measure_leak(model, plan, heldout_loader, prepare=view.normalize)
     plan = bounded(plan, leak, limit=0.02)
 
-A network that has seen one class distorted more than the others may learn "distorted means this class". The leak of a
-class says how much more often held-out images of the other classes are called by its name once its image policy is
-applied to them.
+A network whose rare classes are augmented more than others may learn that augmented means rare. The leak of a class is how
+much more often held-out images of other classes are predicted as this class when its image policy is applied to them.
 """
 
 from __future__ import annotations
@@ -28,31 +27,54 @@ from ..network.split import ADAPTER, require_usable
 from ..network.wrappers import evaluating
 from ..plan.plan import Plan
 from ..plan.policies import ClassPlan, ImagePolicy, Reason, exposures
+from ..runtime.progress import Progress
 
-Progress = Callable[[int], None]  # images done
 Policies = dict[tuple[tuple[str, ...], int, float], list[int]]
 
-LIMIT = 0.02  # of the share of other classes' images, from which on a leak matters
-MOST_IMAGES = 2000  # held-out images that are enough to see one
+LIMIT = 0.02  # leak above which it matters, as a share of the other classes' images
+MOST_IMAGES = 2000  # held-out images that suffice to detect a leak
 
 _COUNTS = ("count", "count_others")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Leak:
-    """What a class's image policy does to a model's answers on held-out images; columns `(C,)`, float64, NaN where undefined.
+    """How each class's image policy changes a model's predictions on held-out images.
+
+    All columns are `(C,)` float64, NaN where undefined. Intervals are 95% intervals of a paired difference of shares.
 
     Attributes:
-        class_names: The C names.
+        class_names: Names of the C classes.
         count: Held-out images of the class, int64.
         count_others: Held-out images of all other classes, int64.
-        called_clean: The share of the other classes' images that the model calls this class, as they are.
-        called_varied: The same once this class's policy is applied to each of them.
-        leak: `called_varied - called_clean`; exactly 0 for a class without a policy. Its 95% interval is `leak_low` to
-            `leak_high`, that of a paired difference of shares over the images.
-        recall_clean: The share of the class's own images that are called by its name, as they are.
-        recall_varied: The same under its policy.
-        recall_change: The second less the first, with its interval `recall_change_low` to `recall_change_high`.
+        called_clean: Share of the other classes' images that are predicted as this class, without augmentation.
+        called_varied: The same with this class's policy applied to each of them.
+        leak: `called_varied - called_clean`; exactly 0 for a class without a policy.
+        leak_low: Lower end of its interval.
+        leak_high: Upper end of its interval.
+        recall_clean: Recall of the class without augmentation.
+        recall_varied: Recall of the class with its policy applied to its own images.
+        recall_change: `recall_varied - recall_clean`.
+        recall_change_low: Lower end of its interval.
+        recall_change_high: Upper end of its interval.
+
+    Raises:
+        InputError: a column does not have one number per class.
+
+    See Also:
+        `measure_leak` makes it; `bounded` lowers the strengths of a plan by it.
+
+    Example:
+        >>> import torch
+        >>> from diversify.augment import Leak
+        >>> zero = [0.0, 0.0]
+        >>> names = ("called_clean", "called_varied", "leak", "leak_low", "leak_high", "recall_clean", "recall_varied",
+        ...          "recall_change", "recall_change_low", "recall_change_high")
+        >>> columns = {**dict.fromkeys(names, zero), "leak": [0.05, 0.0], "leak_low": [0.03, 0.0]}
+        >>> leak = Leak(class_names=("cat", "newt"), count=torch.tensor([50, 50]), count_others=torch.tensor([50, 50]),
+        ...             **{name: torch.tensor(column) for name, column in columns.items()})
+        >>> leak.beyond_doubt
+        [0]
     """
 
     class_names: tuple[str, ...]
@@ -80,24 +102,24 @@ class Leak:
 
     @property
     def largest(self) -> float:
-        """The leak of the class that leaks most; NaN where no class has one."""
+        """The largest leak of any class; NaN if no class has one."""
         known = self.leak[~self.leak.isnan()]
         return float(known.max()) if len(known) else math.nan
 
     @property
     def largest_difference(self) -> float:
-        """The leak of the class that leaks most less that of the one that leaks least; NaN where no class has one."""
+        """The largest leak minus the smallest; NaN if no class has one."""
         known = self.leak[~self.leak.isnan()]
         return float(known.max() - known.min()) if len(known) else math.nan
 
     @property
     def beyond_doubt(self) -> list[int]:
-        """The classes whose leak is above `LIMIT` by more than its interval, the largest first."""
+        """The classes whose whole leak interval lies above `LIMIT`, largest leak first."""
         found = (self.leak_low > LIMIT).nonzero().flatten().tolist()
         return sorted(found, key=lambda c: -float(self.leak[c]))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, NaN as None; `from_dict` gives back the same numbers."""
+        """Return JSON values, NaN as None; `from_dict` gives back the same numbers."""
         columns = {
             name: [None if isinstance(value, float) and math.isnan(value) else value for value in column]
             for name in self._columns()
@@ -107,10 +129,10 @@ class Leak:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Leak:
-        """The leak that `to_dict` came from.
+        """Return the leak that values from `to_dict` hold.
 
         Raises:
-            InputError: a column is missing or has another form, or the values are of another version.
+            InputError: a column is missing or has another form, or the values have another version.
         """
         version = values.get("schema_version") if isinstance(values, Mapping) else None
         if version != 1:
@@ -131,9 +153,6 @@ def _column(name: str, values: object) -> Tensor:
     return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
 
 
-# The measure
-
-
 def measure_leak(
     model: nn.Module,
     plan: Plan,
@@ -145,25 +164,39 @@ def measure_leak(
     repeats: int = 1,
     progress: Progress | None = None,
 ) -> Leak:
-    """How much more often images of other classes are called c once c's image policy is applied to them, for every c.
+    """Test if applying a class's augmentation to other classes' images makes the model predict that class.
 
-    The policy is applied to every image, at its full strength: `probability` and the schedule are about how many of the
-    training images it meets. What is drawn for an image depends on (seed, its place in the held-out images, repeat) and
-    not on the class, so that classes are compared on the same draws; classes with the same policy share their forward
-    passes. Takes 1 + (different policies) x `repeats` passes over the images. No mode, gradient or random state of the
-    model changes.
+    Every policy is applied to every image at its full strength; `probability` and the schedule only decide how many training
+    images it is applied to. The draws for an image depend on (seed, place of the image, repeat) and not on the class, so
+    classes are compared on the same draws, and classes with the same policy share forward passes. This takes
+    1 + (number of different policies) x `repeats` passes over the images. Mode, gradients and random state of the model do
+    not change.
 
     Args:
-        heldout: Batches of `(images, labels)`, or a data set of `(image, label)`, of images that the model was not trained
-            on: uint8 or float in [0, 1], before any normalisation.
-        prepare: Images as `heldout` gives them to images as the model sees them, as in `fit`.
-        precision: `bf16` runs under autocast; `auto` does so where the hardware has it.
-        repeats: How many draws each image is looked at under; shares are over all of them, intervals count images.
-        progress: Called after each batch, with the number of images done.
+        model: Takes prepared images, returns logits `(N, C)`.
+        plan: The image policies.
+        heldout: A loader of `(images, labels)` or a data set of `(image, label)`, of images that the model was not trained
+            on: uint8 or float in [0, 1], not normalised yet.
+        seed: Seed of the draws.
+        prepare: Turns images from `heldout` into the model's input, for example `view.normalize`.
+        precision: "fp32", "bf16" for autocast, or "auto" for "bf16" where the hardware supports it.
+        repeats: Draws per image. Shares are over all draws; intervals count images.
+        progress: Called after each batch with (images done, images in total).
+
+    Returns:
+        The leak of every class, with intervals.
 
     Raises:
-        InputError: images that are no longer in [0, 1], labels that are no class of the plan, a model that does not take
-            the images or gives other logits than `(N, C)`, or no image at all.
+        InputError: images outside [0, 1], labels that are not classes of the plan, a model that does not take the images
+            or returns something else than logits `(N, C)`, or no image at all.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> images, labels = torch.rand(40, 3, 8, 8), torch.tensor([0, 1] * 20)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+        >>> plan = dv.Plan.from_counts(["cat", "newt"], [100, 10])
+        >>> dv.measure_leak(model, plan, torch.utils.data.TensorDataset(images, labels)).count.tolist()
+        [20, 20]
     """
     require_usable(model)
     if precision not in PRECISIONS:
@@ -174,8 +207,8 @@ def measure_leak(
     device = torch.device("cpu") if parameter is None else parameter.device
     policies = _policies(plan)
     labels: list[Tensor] = []
-    called: list[Tensor] = []  # (1 + P x R, N): what each image is called, clean and then under each policy
-    done = 0
+    called: list[Tensor] = []  # (1 + P x R, N) predictions of each batch, clean and then under each policy
+    done, total = 0, _number_of_images(heldout)
     with unchanged_randomness(device, heldout), evaluating(model):
         for images, found in _batches(heldout):
             _check(images, found, plan.num_classes)
@@ -183,18 +216,18 @@ def measure_leak(
             rows = torch.arange(done, done + len(images), device=device)
             with torch.inference_mode(), autocast(device, precision):
                 views = _views(images, rows, policies, seed, repeats)
-                called.append(torch.stack([_called(model, view, prepare, plan.num_classes) for view in views]).cpu())
+                called.append(torch.stack([_predicted(model, view, prepare, plan.num_classes) for view in views]).cpu())
             labels.append(found.long().cpu())
             done += len(images)
             if progress is not None:
-                progress(done)
+                progress(done, total)
     if not done:
         raise must("heldout", "have at least one image", 0)
     return _measured(plan, policies, torch.cat(labels), torch.cat(called, dim=1), repeats)
 
 
 def _policies(plan: Plan) -> Policies:
-    """The different policies that vary an image, (operations, layers, strength), each with its classes."""
+    """The different policies that augment images, (operations, layers, strength), each with its classes."""
     found: Policies = {}
     for number, one in enumerate(plan.classes):
         if one.image.amount > 0:
@@ -203,16 +236,39 @@ def _policies(plan: Plan) -> Policies:
 
 
 def different_policies(plan: Plan) -> int:
-    """How many passes over the images `measure_leak` takes beside the first, for each repeat."""
+    """Return the number of different image policies: the passes over the images that `measure_leak` adds per repeat.
+
+    Example:
+        >>> from diversify.augment.leak import different_policies
+        >>> from diversify.plan import Plan
+        >>> different_policies(Plan.from_counts(["cat", "newt", "toad"], [100, 10, 10]))
+        2
+    """
     return len(_policies(plan))
 
 
 def evenly_spread(labels: Tensor, most: int) -> Tensor:
-    """At most so many rows, spread evenly over every class's own: images that a leak can be measured on in bounded time."""
+    """Return at most `most` rows, spread evenly within every class, to measure a leak on in bounded time.
+
+    Example:
+        >>> import torch
+        >>> from diversify.augment.leak import evenly_spread
+        >>> evenly_spread(torch.tensor([0, 0, 0, 0, 1, 1]), 3).tolist()
+        [0, 2, 5]
+    """
     if len(labels) <= most:
         return torch.arange(len(labels))
     order = labels.argsort(stable=True)
     return order[torch.linspace(0, len(order) - 1, most).long()]
+
+
+def _number_of_images(heldout: Any) -> int | None:
+    """The number of images, None if it is unknown."""
+    images: Any = heldout.sampler if isinstance(heldout, DataLoader) else heldout
+    try:
+        return len(images)
+    except TypeError:  # of a stream, or of an iterable of batches
+        return None
 
 
 def _batches(heldout: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -221,7 +277,7 @@ def _batches(heldout: Any) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(heldout, batch_size=256, collate_fn=collate)
     for batch in loader:
         if not isinstance(batch, list | tuple) or len(batch) < 2 or not all(map(torch.is_tensor, batch[:2])):
-            raise must("heldout", "give (images, labels), both tensors", f"a {type(batch).__name__}")
+            raise must("heldout", "yield (images, labels), both tensors", f"a {type(batch).__name__}")
         images, labels = batch[:2]
         yield images, labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
@@ -242,12 +298,12 @@ def _check(images: Tensor, labels: Tensor, num_classes: int) -> None:
         if low >= 0 and high <= 1:
             return
         got = f"{got} from {low:.3g} to {high:.3g}"
-    advice = "bring them as they are before normalisation, and that as prepare"
+    advice = "pass images before normalisation, and prepare=NORMALIZE"
     raise must("heldout images", "be uint8, or float in [0, 1]", got, advice)
 
 
 def _views(images: Tensor, rows: Tensor, policies: Policies, seed: int, repeats: int) -> Iterator[Tensor]:
-    """The images as they are, then under each policy, `repeats` times."""
+    """The images without augmentation, then under each policy, `repeats` times."""
     yield images
     for operations, layers, strength in policies:
         layer = torch.arange(layers, device=images.device)
@@ -259,7 +315,10 @@ def _views(images: Tensor, rows: Tensor, policies: Policies, seed: int, repeats:
             yield image_ops.apply_policy(images, chosen, strengths, draw, operations)
 
 
-def _called(model: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor] | None, num_classes: int) -> Tensor:
+def _predicted(
+    model: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor] | None, num_classes: int
+) -> Tensor:
+    """The predicted classes `(N,)`."""
     images = images if prepare is None else prepare(images)
     with taking(images):
         logits = model(images)
@@ -273,6 +332,7 @@ def _called(model: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor
 
 
 def _measured(plan: Plan, policies: Policies, labels: Tensor, called: Tensor, repeats: int) -> Leak:
+    """The leak, from the predictions `(1 + P x R, N)` for all images."""
     num_classes = plan.num_classes
     columns = {
         name: torch.full((num_classes,), math.nan, dtype=torch.float64)
@@ -304,24 +364,26 @@ def _measured(plan: Plan, policies: Policies, labels: Tensor, called: Tensor, re
     return Leak(class_names=names, count=count, count_others=len(labels) - count, **columns)
 
 
-# What to do about it
-
-
 def bounded(plan: Plan, leak: Leak, limit: float = LIMIT) -> Plan:
-    """The plan with the strength lowered of each class that leaks more than `limit`, by more than its interval.
+    """Return the plan with lower image strengths for classes that leak.
 
-    A class whose interval begins above the limit gets its strength times `limit / leak`, and a reason beside it. The
-    plan's bound on the difference between classes still holds: no class is lowered further than that below the class
-    with the largest policy. Measure again on a model that was trained with the result.
+    A class whose whole leak interval lies above the limit gets its strength multiplied by `limit / leak`, and a reason. The
+    plan's bound on the difference between classes still holds: no class gets further below the class with the largest
+    policy than the bound allows. Measure the leak again on a model that was trained with the new plan.
+
+    Args:
+        plan: The plan that the model was trained with.
+        leak: Measured on that model.
+        limit: Largest acceptable leak, in (0, 1].
 
     Raises:
-        InputError: the leak is of other classes, or `limit` is not in (0, 1].
+        InputError: the leak has other classes, or `limit` is not in (0, 1].
     """
     if not 0 < limit <= 1:
         raise must("limit", "lie in (0, 1]", limit)
     names = tuple(one.name for one in plan.classes)
     if names != leak.class_names:
-        raise must("leak", "be of the plan's classes", ", ".join(leak.class_names[:5]) or "none")
+        raise must("leak", "have the plan's classes", ", ".join(leak.class_names[:5]) or "none")
     beyond = (leak.leak_low > limit).tolist()  # False where it is NaN
     lowered = [
         _weakened(one.image, limit / float(leak.leak[number])) if beyond[number] else one.image
@@ -356,6 +418,7 @@ def _reason(one: ClassPlan, policy: ImagePolicy, leak: Leak, number: int, limit:
         low=low,
         high=high,
         compared_with=limit,
-        text=f"images of other classes under this policy are called {one.name} {100 * value:.1f} points more often than clean ones",
+        text=f"Applying this class's image augmentation to held-out images of other classes makes the network predict {one.name}"
+        f" {100 * value:.1f} percentage points more often, above the limit of {100 * limit:.1f}.",
         source="measured on held-out images",
     )

@@ -1,4 +1,4 @@
-"""New rows for the rare classes of a table of features, with imbalanced-learn's estimator conventions."""
+"""Over-sampling of feature tables, with imbalanced-learn's estimator conventions."""
 
 from __future__ import annotations
 
@@ -28,23 +28,32 @@ Array = NDArray[Any]
 METHODS = ("eos", "smote", "borderline_smote", "covariance", "random")
 NEIGHBORS = {"eos": 10, "smote": 5, "borderline_smote": 5}
 DANGER_NEIGHBORS = 10  # among which BorderlineSMOTE looks for enemies
-_BOUNDS = 1 << 21  # distances at a time: few turns for small classes
-_BLOCK = 512  # rows whose donors are looked up at a time
+_BOUNDS = 1 << 21  # distances that are computed at once; small classes need few turns
+_BLOCK = 512  # rows whose donors are looked up at once
 
 
 class ExactNeighbors(BaseEstimator):  # type: ignore[misc]
-    """The exact nearest neighbours, in the form that imbalanced-learn takes as `k_neighbors`.
+    """Exact nearest neighbours, in the form that imbalanced-learn takes as `k_neighbors`.
 
-    Where fewer rows than `n_neighbors` were given to `fit`, `kneighbors` returns as many as there are, and the only row of
-    a class twice: imbalanced-learn, which would refuse such a class, then repeats it. A row asked for its neighbours
-    among the rows it was fitted on comes first itself, before its equals.
+    If there are fewer rows than `n_neighbors`, `kneighbors` returns as many as there are, and the only row of a class twice:
+    imbalanced-learn then repeats such a row instead of refusing the class. Among the fitted rows, each row's first neighbour
+    is the row itself, before equal rows.
+
+    Args:
+        n_neighbors: Number of neighbours.
+
+    Example:
+        >>> import numpy as np
+        >>> from diversify.augment.oversampler import ExactNeighbors
+        >>> ExactNeighbors(2).fit(np.array([[0.0], [1.0], [3.0]])).kneighbors([[2.8]], return_distance=False).tolist()
+        [[2, 1]]
     """
 
     def __init__(self, n_neighbors: int = 5) -> None:
         self.n_neighbors = n_neighbors
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
-        """Keep the rows, `(R, D)`."""
+        """Keep the rows `(R, D)` to find neighbours among."""
         self._rows = X
         self._fit_X = torch.as_tensor(_dense(X))
         self.n_features_in_ = self._fit_X.shape[1]
@@ -52,7 +61,13 @@ class ExactNeighbors(BaseEstimator):  # type: ignore[misc]
         return self
 
     def kneighbors(self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True) -> Any:  # noqa: N803
-        """Distances (unless told otherwise) and indices, `(Q, k)`, nearest first; without X, of each row but itself."""
+        """Return distances and indices of the nearest rows, each `(Q, k)`, nearest first.
+
+        Args:
+            X: Queries `(Q, D)`; None for the fitted rows, which then do not count as their own neighbours.
+            n_neighbors: Number of neighbours; None for that of the constructor.
+            return_distance: Return distances and indices, not indices alone.
+        """
         wanted = self.n_neighbors if n_neighbors is None else n_neighbors
         itself = X is not None and X is self._rows
         queries = self._fit_X if X is None or itself else torch.as_tensor(_dense(X))
@@ -73,7 +88,7 @@ class ExactNeighbors(BaseEstimator):  # type: ignore[misc]
         return (distances.numpy(), indices.numpy()) if return_distance else indices.numpy()
 
     def kneighbors_graph(self, X: Any = None, n_neighbors: int | None = None, mode: str = "connectivity") -> Any:  # noqa: N803
-        """The same as a sparse matrix, `(Q, R)`: ones, or distances with `mode="distance"`."""
+        """Return the neighbours as a sparse matrix `(Q, R)` of ones, or of distances with `mode="distance"`."""
         distances, indices = self.kneighbors(X, n_neighbors)
         values = np.ones_like(distances) if mode == "connectivity" else distances
         rows = np.arange(len(indices) + 1) * indices.shape[1]
@@ -83,11 +98,11 @@ class ExactNeighbors(BaseEstimator):  # type: ignore[misc]
 def _dense(rows: Any) -> Array:
     rows = rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
     rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)
-    return np.require(rows, requirements="W")  # torch warns of arrays that it may not write to
+    return np.require(rows, requirements="W")  # torch warns about read-only arrays
 
 
 class _Sought:
-    """The k nearest of each row among the others, `(R, k)`, looked up only for the rows that are asked for."""
+    """The k nearest other rows of each row, `(R, k)`, found only for the rows that are asked for."""
 
     def __init__(self, rows: Tensor, k: int) -> None:
         self.rows = rows
@@ -95,7 +110,7 @@ class _Sought:
         self.size = len(rows) * k
 
     def __getitem__(self, place: tuple[Any, Any]) -> Any:
-        """Neighbours at pairs of row and column; with slices, by which imbalanced-learn cuts the rows off, the table itself."""
+        """Return neighbours at pairs of row and column; with slices, as imbalanced-learn drops the first column, the table."""
         rows, columns = place
         if isinstance(rows, slice):
             return self
@@ -109,10 +124,10 @@ class _Sought:
 
 
 class _SoughtNeighbors(ExactNeighbors):
-    """For imbalanced-learn's SMOTE, which draws few of the neighbours that it asks for where few rows are wanted."""
+    """Neighbours for imbalanced-learn's SMOTE, which asks for the neighbours of all rows but may draw few of them."""
 
     def kneighbors(self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True) -> Any:  # noqa: N803
-        """As its parent's; but of the fitted rows, without distances, a table that is looked up later."""
+        """Return what the parent class returns, but for the fitted rows without distances a table that is filled later."""
         wanted = min(self.n_neighbors, len(self._fit_X)) - 1
         if return_distance or n_neighbors is not None or X is not self._rows or wanted < 1:
             return super().kneighbors(X, n_neighbors, return_distance)
@@ -120,7 +135,7 @@ class _SoughtNeighbors(ExactNeighbors):
 
 
 class _Drawn:
-    """The neighbours that were drawn, in the place of the table that they are from."""
+    """The neighbours that were drawn, in place of the table that they come from."""
 
     def __init__(self, found: Array) -> None:
         self.found = found
@@ -130,7 +145,7 @@ class _Drawn:
 
 
 class _Parents:
-    """What our subclasses of imbalanced-learn's add: where along the line a row lies at most, and between which two."""
+    """Adds to imbalanced-learn's classes a strength, and a record of the two parents of each new row."""
 
     strength: float
     found: list[tuple[Array, Array]]
@@ -160,26 +175,36 @@ class _BorderlineSMOTE(_Parents, BorderlineSMOTE):  # type: ignore[misc]
 
 
 class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
-    """Rows of the input first, then new ones for the classes that have too few. A drop-in for `imblearn`'s `SMOTE`.
+    """Adds rows to the classes that have too few; a drop-in replacement for imbalanced-learn's `SMOTE`.
 
     Takes and returns NumPy arrays, data frames, sparse matrices and lists as imbalanced-learn does, and torch tensors of
-    any floating type and device.
+    any floating type and device. The rows of the input come first, then the new ones.
+
+    Args:
+        method: "eos" moves a row toward a row of another class among its k nearest neighbours (Dablain et al. 2022);
+            "smote" toward a neighbour in its own class (Chawla et al. 2002); "borderline_smote" does so only for rows that
+            are mostly surrounded by other classes (Han et al. 2005), and, like imbalanced-learn, leaves classes without
+            such rows unchanged; "covariance" adds Gaussian noise with a covariance borrowed from frequent classes;
+            "random" repeats rows.
+        sampling_strategy: As in imbalanced-learn; "auto" makes all classes as large as the largest.
+        k_neighbors: Number of neighbours; None for 10 with "eos" and 5 with the others. A class with too few rows uses as
+            many as it has, and its only row is repeated.
+        strength: In [0, 1]. 0 repeats rows; 1 allows the whole way to the partner, or adds noise of 3 standard deviations.
+        donors: For "covariance". "similar" is the class's own covariance, shrunk toward those of the most similar frequent
+            classes (more strongly the fewer rows it has); "pooled" the covariance within all frequent classes.
+        random_state: As in scikit-learn. With "smote" and "borderline_smote" the draws are those of imbalanced-learn.
 
     Attributes:
-        method: "eos" goes from a row toward another class, where one of its k nearest neighbours is of another class;
-            "smote" toward a neighbour of the same class; "borderline_smote" so from rows that have mostly enemies around
-            them, and, as imbalanced-learn does, leaves a class without such rows as it is; "covariance" adds Gaussian
-            noise with a covariance borrowed from the large classes; "random" repeats rows.
-        donors: Of "covariance": "similar" is the class's own, shrunk toward those of the large classes most like it, the
-            fewer rows the more; "pooled" the covariance within all large classes.
-        sampling_strategy: As in imbalanced-learn; "auto" makes all classes as large as the largest.
-        k_neighbors: None for 10 with "eos" and 5 with the others. A class with too few rows uses what it has, and its
-            only row is repeated; `k_used_` says so.
-        strength: In [0, 1]; 0 repeats rows, 1 goes up to the whole way, or adds noise of 3 standard deviations.
-        random_state: As in scikit-learn. With "smote" and "borderline_smote" the draws are imbalanced-learn's.
-        k_used_: After `fit_resample`, k for each class that got rows from neighbours.
-        parents_: `(M, 2)` which two rows of the input each new row is from; twice the same without a partner.
-        sampling_strategy_: How many rows were asked for, per class.
+        k_used_: After `fit_resample`, the number of neighbours used for each class that got rows from neighbours.
+        parents_: The two input rows that each new row comes from, `(M, 2)`; twice the same row if there is no partner.
+        sampling_strategy_: Number of rows asked for, per class.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
+        >>> features, labels = dv.DiversifyOverSampler("eos", random_state=0).fit_resample(train.features, train.labels)
+        >>> labels.bincount().tolist()
+        [200, 200, 200, 200]
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -208,7 +233,13 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit_resample(self, X: Any, y: Any, **params: Any) -> Any:  # noqa: N803
-        """All rows and labels, in the form of the input: those of the input in their order, then the new ones."""
+        """Return all rows and labels in the form of the input: first those of the input in order, then the new ones.
+
+        Args:
+            X: Rows `(N, D)`.
+            y: Labels `(N,)`.
+            **params: As for imbalanced-learn's `fit_resample`.
+        """
         rows, labels = super().fit_resample(_to_numpy(X), _to_numpy(y), **params)
         if isinstance(X, Tensor):
             rows = torch.as_tensor(rows).to(X)
@@ -256,7 +287,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         return base, parents
 
     def _through_imblearn(self, X: Any, y: Array, wanted: Mapping[Any, int]) -> tuple[Any, Array]:  # noqa: N803
-        """By imbalanced-learn's own class, which knows neither parents nor strength: ours only watches it."""
+        """The result of imbalanced-learn's own class; `_Parents` adds the strength and records the parents."""
         k = self.k_neighbors or NEIGHBORS[self.method]
         options = {"random_state": self.random_state, "k_neighbors": _SoughtNeighbors(k + 1)}
         if self.method == "borderline_smote":
@@ -278,7 +309,15 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
 def balanced(
     embeddings: Embeddings, head: LinearHead, method: str, *, k_neighbors: int | None = None, seed: int = 0
 ) -> Embeddings:
-    """The rows with those that `DiversifyOverSampler` makes until all classes have as many; logits are those of the head."""
+    """Return the rows followed by those that `DiversifyOverSampler` adds until all classes have equally many.
+
+    Args:
+        embeddings: Training embeddings.
+        head: Gives the logits of all rows.
+        method: As for `DiversifyOverSampler`.
+        k_neighbors: As for `DiversifyOverSampler`.
+        seed: Seed of the draws.
+    """
     sampler = DiversifyOverSampler(method=method, k_neighbors=k_neighbors, random_state=seed)
     features, labels = sampler.fit_resample(embeddings.features, embeddings.labels)
     rows = torch.arange(len(labels), device=labels.device)
@@ -293,7 +332,7 @@ def _bases(rows: tuple[Tensor, Tensor, Tensor], index: int, number: int, seed: i
 def _borrowed_noise(
     features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], kind: str, seed: int
 ) -> list[Tensor]:
-    """For each class that is to grow, its number of rows of noise with the covariance that it borrows."""
+    """Noise with the borrowed covariance, for each class as many rows as it is to get."""
     num_classes, num_features = int(labels.max()) + 1, features.shape[1]
     means = counts.class_mean(features, labels, num_classes)
     sizes = torch.bincount(labels)

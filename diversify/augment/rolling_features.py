@@ -1,4 +1,4 @@
-"""Features augmented in the loop from a bank of those that the loop itself has seen: no pass over the images is added."""
+"""Feature augmentation whose bank is built from the features that training itself computes, without extra forward passes."""
 
 from __future__ import annotations
 
@@ -17,28 +17,43 @@ from ..plan.plan import Plan
 from .draw_key import DrawKey, is_whole
 from .features import FeatureAugmenter
 
-MOST_ROWS = 10_000  # examples whose features are kept; neighbours are sought among them in every epoch
+MOST_ROWS = 10_000  # images whose features are kept; nearest neighbours are searched among them in every epoch
 
 
 class RollingFeatureAugmenter:
-    """A `FeatureAugmenter` whose bank keeps up with the backbone: the last features seen of every training image.
+    """A `FeatureAugmenter` whose bank follows the backbone: it holds the most recent features of every training image.
 
-    They are those of the images as training sees them, augmented and in training mode; those of images whose label was
-    mixed with another are left out (by the target: Remix keeps some labels whole). The bank is read anew at the beginning
-    of every epoch in which the plan's schedule lets features be augmented; without `embeddings` it is empty in the first
-    one, whose features stay as they are. Of more than `most_rows`
-    images those of the small classes are kept first, and an even draw of the large ones.
+    These are the features of augmented images in training mode. Images whose target was mixed with another class are left
+    out (Remix keeps the target of some mixed images, which are then used). A new bank is taken at the start of every epoch
+    in which the plan's schedule lets features be augmented. Without `embeddings` there is none in the first epoch, so its
+    features are not augmented. If there are more than `most_rows` images, all images of small classes and an equal number
+    from each large class are kept.
 
-    In `fit` it is the slot `augment_features`. In a loop of your own call, in this order, `set_epoch(epoch, epochs)`,
-    and in every step `remember(features.detach(), targets, indices)` and then the augmentation itself.
+    In `fit` it is `Ingredients.augment_features`. In your own loop call `set_epoch(epoch, epochs)` before each epoch, and
+    in every step `remember(features.detach(), targets, indices)` and then the augmenter itself.
 
     Args:
-        labels: `(N,)` of the training images, in the order of the data set.
-        embeddings: What to begin with; `indices` are places in the data set.
-        head: For what needs one; see `FeatureAugmenter`.
+        plan: Which feature methods each class uses.
+        labels: Classes of the training images, `(N,)`, in the order of the data set.
+        seed: Seed of the choice of images, and of draws without a key.
+        embeddings: Features to begin with; their `indices` are places in the data set.
+        head: See `FeatureAugmenter`.
+        most_rows: Largest number of images whose features are kept.
 
     Raises:
-        InputError: a label is of no class of the plan, or the embeddings are not of these training images.
+        InputError: a label is not a class of the plan, or the embeddings do not belong to these training images.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> from diversify.augment import RollingFeatureAugmenter
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
+        >>> plan = dv.Plan.from_counts(list("abcd"), [200, 80, 30, 10])
+        >>> augment = RollingFeatureAugmenter(plan, train.labels)
+        >>> augment.remember(train.features, train.labels, train.indices)
+        >>> augment.set_epoch(1)
+        >>> features, targets = augment(train.features, train.labels)
+        >>> bool((features != train.features).any())
+        True
     """
 
     def __init__(
@@ -57,7 +72,7 @@ class RollingFeatureAugmenter:
             raise must("labels", law, f"{int(labels.min())} to {int(labels.max())}")
         rows = _kept_rows(labels, plan.num_classes, most_rows, seed)
         self._labels, self._rows = labels, rows
-        self._place = torch.full((len(labels),), len(rows))  # the last row is for what is not kept
+        self._place = torch.full((len(labels),), len(rows))  # the last row takes what is not kept
         self._place[rows] = torch.arange(len(rows))
         self._bank: Tensor | None = None
         self._seen = torch.zeros(len(rows) + 1, dtype=torch.bool)
@@ -71,7 +86,13 @@ class RollingFeatureAugmenter:
             self.remember(embeddings.features, embeddings.labels, known)
 
     def remember(self, features: Tensor, targets: Tensor, indices: Tensor) -> None:
-        """Keep the features `(N, D)` of these training images; targets `(N,)` or `(N, C)` say which were mixed."""
+        """Keep the features of these training images.
+
+        Args:
+            features: `(N, D)`, without gradient.
+            targets: `(N,)` or `(N, C)`; images whose target was mixed are left out.
+            indices: Places of the images in the training set, `(N,)`.
+        """
         device = features.device
         if self._bank is None:
             self._bank = features.new_zeros(len(self._seen), features.shape[1], dtype=torch.float32)
@@ -79,14 +100,19 @@ class RollingFeatureAugmenter:
         self._place, self._labels = self._place.to(device), self._labels.to(device)
         indices = indices.to(device)
         places = torch.where(is_whole(targets, self._labels[indices]), self._place[indices], len(self._rows))
-        # of an image that came several times the last one, whatever the order in which a device writes
+        # If an image comes several times, its last features are kept, regardless of the order in which the device writes.
         last = torch.zeros_like(self._seen, dtype=torch.int64)
         last = last.scatter_reduce(0, places, torch.arange(len(places), device=device), "amax")
         self._bank[places] = features[last[places]].float()
         self._seen[places] = True
 
     def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
-        """Read the bank, where the plan augments features in this epoch and some have been seen."""
+        """Take a new bank, if the plan augments features in this epoch and some features were seen.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            epochs: Epochs in all; if given, the plan's schedule acts.
+        """
         self._augmenter = None
         acts = epochs is None or self.plan.schedule.features_at(epoch, epochs) > 0
         if self._bank is None or not acts or not self.plan.feature_methods:
@@ -102,15 +128,15 @@ class RollingFeatureAugmenter:
         self._augmenter.set_epoch(epoch, epochs)
 
     def __call__(self, features: Tensor, targets: Tensor, key: DrawKey | None = None) -> tuple[Tensor, Tensor]:
-        """The batch as `FeatureAugmenter` gives it, once there is one."""
+        """Return the augmented batch as `FeatureAugmenter` does; without a bank the batch itself."""
         return (features, targets) if self._augmenter is None else self._augmenter(features, targets, key)
 
     def adjust_logits(self, logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        """The logits that the loss is to see, for isda."""
+        """Return the logits for the loss, changed by "isda" as in `FeatureAugmenter.adjust_logits`."""
         return logits if self._augmenter is None else self._augmenter.adjust_logits(logits, targets, weight)
 
     def use(self, plan: Plan) -> None:
-        """Go on with another plan of the same classes.
+        """Follow another plan of the same classes.
 
         Raises:
             InputError: it has another number of classes.
@@ -122,16 +148,16 @@ class RollingFeatureAugmenter:
         self.plan = plan
 
     def state_dict(self) -> dict[str, Any]:
-        """The bank, as tensors; empty where nothing was seen."""
+        """Return the kept features as tensors; empty if none were seen."""
         return {} if self._bank is None else {"features": self._bank.clone(), "seen": self._seen.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put the bank back; it is read at the next `set_epoch`."""
+        """Restore the kept features; they are used from the next `set_epoch` on."""
         self._bank = state["features"].clone() if "features" in state else None
         self._seen = state["seen"].clone() if "seen" in state else torch.zeros(len(self._rows) + 1, dtype=torch.bool)
 
     def _logits(self, features: Tensor) -> Tensor:
-        """Of the head that was given; zeros where there is none."""
+        """Logits of the head; zeros without a head."""
         return (
             features.new_zeros(len(features), self.plan.num_classes)
             if self.head is None
@@ -140,10 +166,10 @@ class RollingFeatureAugmenter:
 
 
 def _kept_rows(labels: Tensor, num_classes: int, most: int, seed: int) -> Tensor:
-    """Which examples' features are kept: all, or the same number of every class that has more, at least 1."""
+    """The images whose features are kept: all, or of every large class the same number, at least 1."""
     sizes = class_counts(labels, num_classes)
     low, high = 1, max(int(sizes.max()), 1)
-    while low < high:  # the largest number per class with which no more than `most` rows are kept
+    while low < high:  # search the largest number per class that keeps at most `most` rows
         middle = (low + high + 1) // 2
         low, high = (middle, high) if int(sizes.clamp(max=middle).sum()) <= most else (low, middle - 1)
     shuffled = draws.permutation(len(labels), "feature bank", seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import pydantic
 import torch
@@ -18,166 +18,12 @@ from torch import Tensor
 from ..diagnosis.result import Diagnosis
 from ..errors import must
 from ..files.schema import refusal
-from ..functional.stats import wilson_interval
+from .adaptive_rules import RULES, AdaptiveRule
+from .evidence import Evidence, LeakLike, evidence_of_diagnosis, evidence_of_hits, evidence_of_leak, require_classes
 from .plan import Plan
 from .policies import ClassPlan, Reason, exposures
 
 _ADAPTIVE = "adaptive: "  # prefix of the rule names in this file's reasons
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptiveRule:
-    """A rule that moves a class's strengths by one step if a measure is clearly low or high.
-
-    Attributes:
-        name: Name of the rule; reasons write "adaptive: " before it.
-        evidence: Where the measure comes from.
-        measure: "hits" (share of observed training views that are classified correctly), "hits_change" (its change since
-            the previous decision), "leak", or a column of the diagnosis.
-        side: "low" fires if the 95% interval lies below the mark, "high" if it lies above.
-        mark: A fixed number to compare with.
-        beside_mean: Compare with the mean over the classes too; the stricter of both counts.
-        by_value: Compare the value itself instead of its interval.
-        space: Which strengths move: those of the image policy or of the feature policies.
-        direction: 1 is a step up, -1 a step down.
-        text: The reason; may use {name}, {value}, {low}, {high} and {mark}.
-        source: Paper.
-    """
-
-    name: str
-    evidence: Literal["hits", "diagnosis", "leak"]
-    measure: str
-    side: Literal["low", "high"]
-    mark: float | None = None
-    beside_mean: bool = False
-    by_value: bool = False
-    space: Literal["image", "features"]
-    direction: Literal[-1, 1]
-    text: str
-    source: str
-
-    def mark_of(self, values: Tensor) -> float:
-        """Return what each class is compared with; NaN if there is nothing to compare with.
-
-        Args:
-            values: The measure for every class, `(C,)`.
-        """
-        marks = [self.mark] if self.mark is not None else []
-        if self.beside_mean:
-            marks.append(float(values.nanmean()))
-        if not marks:
-            return math.nan
-        return min(marks) if self.side == "low" else max(marks)
-
-    def fires(self, value: float, low: float, high: float, mark: float) -> bool:
-        """Return True if the class moves; unknown numbers (NaN) never move a class."""
-        if self.by_value:
-            return value > mark if self.side == "high" else value <= mark
-        return low > mark if self.side == "high" else high < mark
-
-
-# For each class and space the first rule that fires decides, so evidence against an augmentation comes before evidence for it.
-RULES: tuple[AdaptiveRule, ...] = (
-    AdaptiveRule(
-        name="its policy leaks",
-        evidence="leak",
-        measure="leak",
-        side="high",
-        mark=0.0,
-        space="image",
-        direction=-1,
-        text="{value:.1%} more held-out images of other classes are predicted as {name} when they are augmented as {name} is"
-        " (95% interval from {low:.1%}).",
-        source="leak guard: a class that is augmented more than others can be recognised by the artefacts of augmentation",
-    ),
-    AdaptiveRule(
-        name="hits fell",
-        evidence="hits",
-        measure="hits_change",
-        side="low",
-        mark=0.0,
-        space="image",
-        direction=-1,
-        text="the share of its training views that are classified correctly changed by {value:+.1%} [{low:+.1%}, {high:+.1%}]"
-        " since the previous decision.",
-        source="DODA (ICLR 2024): a step down where a class's training accuracy falls",
-    ),
-    AdaptiveRule(
-        name="too few hits",
-        evidence="hits",
-        measure="hits",
-        side="low",
-        mark=0.6,
-        by_value=True,
-        space="image",
-        direction=-1,
-        text="{value:.0%} [{low:.0%}, {high:.0%}] of its training views are classified correctly, not more than {mark:.0%}.",
-        source="CUDA (ICLR 2023): a level down unless more than 0.6 are correct",
-    ),
-    AdaptiveRule(
-        name="little held-out diversity",
-        evidence="diagnosis",
-        measure="diversity_vendi_heldout",
-        side="low",
-        beside_mean=True,
-        space="image",
-        direction=1,
-        text="the features of its held-out images are less diverse than those of other classes: Vendi score {value:.2f}"
-        " [{low:.2f}, {high:.2f}], class mean {mark:.2f}.",
-        source="Dablain et al. 2023: latent diversity matters as much as the number of examples",
-    ),
-    AdaptiveRule(
-        name="enough hits",
-        evidence="hits",
-        measure="hits",
-        side="high",
-        mark=0.6,
-        by_value=True,
-        space="image",
-        direction=1,
-        text="{value:.0%} [{low:.0%}, {high:.0%}] of its training views are classified correctly, more than {mark:.0%}.",
-        source="CUDA (ICLR 2023): a level up when more than 0.6 are correct",
-    ),
-    AdaptiveRule(
-        name="top-K shrink on held-out images",
-        evidence="diagnosis",
-        measure="ce_magnitude_ratio",
-        side="low",
-        mark=1.0,
-        beside_mean=True,
-        space="features",
-        direction=1,
-        text="on held-out images its top-K features have {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude"
-        " (reference {mark:.0%}).",
-        source="Dablain et al. 2023: a class fails where its top-K magnitudes do not match training",
-    ),
-    AdaptiveRule(
-        name="top-K hold on held-out images",
-        evidence="diagnosis",
-        measure="ce_magnitude_ratio",
-        side="high",
-        beside_mean=True,
-        space="features",
-        direction=-1,
-        text="on held-out images its top-K features have {value:.0%} [{low:.0%}, {high:.0%}] of their training magnitude,"
-        " more than the class mean of {mark:.0%}.",
-        source="the previous rule in the opposite direction",
-    ),
-)
-
-
-class LeakLike(Protocol):
-    """A measured leak, such as `Leak`: the leak of each class's image policy and the lower end of its 95% interval."""
-
-    @property
-    def leak(self) -> Tensor:
-        """How much more often images of other classes are predicted as c, `(C,)`."""
-        ...
-
-    @property
-    def leak_low(self) -> Tensor:
-        """Lower end of its 95% interval, `(C,)`."""
-        ...
 
 
 @runtime_checkable
@@ -326,8 +172,8 @@ class AdaptivePlan:
         """
         if epoch < 0:
             raise must("epoch", "not be negative", epoch)
-        columns = self._checked_diagnosis(diagnosis) if diagnosis is not None else {}
-        columns |= self._checked_leak(leak) if leak is not None else {}
+        columns = evidence_of_diagnosis(diagnosis, self.plan, self.rules) if diagnosis is not None else {}
+        columns |= evidence_of_leak(leak, self.plan) if leak is not None else {}
         self._gather()
         if not self._counts(epoch):
             self._gathered.zero_()
@@ -363,7 +209,7 @@ class AdaptivePlan:
             file = _State.model_validate(state)
         except pydantic.ValidationError as error:
             raise refusal("adaptive plan's state", error, _State.model_fields) from None
-        _check_classes("adaptive plan's state", [one.name for one in file.plan.classes], self.plan)
+        require_classes("adaptive plan's state", [one.name for one in file.plan.classes], self.plan)
         counts = []
         for name in ("observed", "gathered", "decided_on"):
             rows, width = getattr(file, name), self.plan.num_classes + 1
@@ -397,56 +243,15 @@ class AdaptivePlan:
             raise must("observed labels", law, f"{int(observed[0, -1])} others")
         self._gathered += observed
 
-    def _hits(self) -> dict[str, _Column]:
-        """The shares of hits and their change since the previous decision; the counts of decided classes start again.
-
-        References:
-            Newcombe (1998), Interval estimation for the difference between independent proportions (MOVER).
-        """
+    def _hits(self) -> dict[str, Evidence]:
+        """The hits and their change since the previous decision; the counts of decided classes start again."""
         ready = self._gathered[0] >= self.least_seen
-        seen, right = torch.where(ready, self._gathered, 0)
-        seen_before, right_before = self._decided_on
-        share, before = right / seen.double(), right_before / seen_before.double()
-        low, high = wilson_interval(right, seen)
-        low_before, high_before = wilson_interval(right_before, seen_before)
-        change = share - before
-        down = ((share - low).square() + (high_before - before).square()).sqrt()
-        up = ((high - share).square() + (before - low_before).square()).sqrt()
+        evidence = evidence_of_hits(torch.where(ready, self._gathered, 0)[:, :-1], self._decided_on[:, :-1])
         self._decided_on = torch.where(ready, self._gathered, self._decided_on)
         self._gathered = torch.where(ready, 0, self._gathered)
-        return {
-            "hits": _Column(value=share[:-1], low=low[:-1], high=high[:-1]),
-            "hits_change": _Column(value=change[:-1], low=(change - down)[:-1], high=(change + up)[:-1]),
-        }
+        return evidence
 
-    def _checked_diagnosis(self, diagnosis: Diagnosis) -> dict[str, _Column]:
-        if not diagnosis.plan_ready:
-            law, advice = "be made on a validation split", "test is evaluated once, after choosing"
-            raise must("diagnosis", law, diagnosis.heldout_split, advice)
-        _check_classes("diagnosis", diagnosis.class_names, self.plan)
-        columns, unknown = {}, torch.full((self.plan.num_classes,), math.nan, dtype=torch.float64)
-        for rule in self.rules:
-            if rule.evidence != "diagnosis":
-                continue
-            if rule.measure not in diagnosis.columns:
-                raise must(f"measure of the rule {rule.name!r}", "be a column of the diagnosis", repr(rule.measure))
-            low, high = (diagnosis.columns.get(f"{rule.measure}_{end}", unknown) for end in ("low", "high"))
-            columns[rule.measure] = _Column(value=diagnosis.columns[rule.measure], low=low, high=high)
-        return columns
-
-    def _checked_leak(self, leak: LeakLike) -> dict[str, _Column]:
-        found = []
-        for name in ("leak", "leak_low"):
-            column = getattr(leak, name, None)
-            if not isinstance(column, Tensor):
-                raise must("leak", f"have {name}, one number per class", type(leak).__name__, "see measure_leak")
-            if column.shape != (self.plan.num_classes,):
-                raise must(f"{name} of the leak", f"have shape ({self.plan.num_classes},)", tuple(column.shape))
-            found.append(column.detach().cpu().double())
-        value, low = found
-        return {"leak": _Column(value=value, low=low, high=torch.full_like(value, math.nan))}
-
-    def _changes(self, epoch: int, columns: Mapping[str, _Column]) -> tuple[Change, ...]:
+    def _changes(self, epoch: int, columns: Mapping[str, Evidence]) -> tuple[Change, ...]:
         """The strengths that change: for each class and space by the first rule that fires, within the bounds."""
         image = {c: firing for c in range(self.plan.num_classes) if (firing := self._firing("image", c, columns))}
         moved = _bounded_moves(self.plan, {c: firing.rule.direction for c, firing in image.items()}, self.step)
@@ -463,7 +268,7 @@ class AdaptivePlan:
                     changes.append(self._change(epoch, c, policy.method, policy.strength, after, firing))
         return tuple(changes)
 
-    def _firing(self, space: str, c: int, columns: Mapping[str, _Column]) -> _Firing | None:
+    def _firing(self, space: str, c: int, columns: Mapping[str, Evidence]) -> _Firing | None:
         for rule in self.rules:
             if rule.space != space or rule.measure not in columns:
                 continue
@@ -494,15 +299,6 @@ class AdaptivePlan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Column:
-    """A measure for every class with its 95% interval, each `(C,)`, NaN where unknown."""
-
-    value: Tensor
-    low: Tensor
-    high: Tensor
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Firing:
     """A rule that fires for a class, and the numbers that make it fire."""
 
@@ -527,14 +323,6 @@ class _State(pydantic.BaseModel):
 
 def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _check_classes(what: str, names: Sequence[str], plan: Plan) -> None:
-    if len(names) != plan.num_classes:
-        raise must(what, f"have the plan's {plan.num_classes} classes", len(names))
-    for name, one in zip(names, plan.classes, strict=True):
-        if name != one.name:
-            raise must(what, "have the plan's classes, in their order", f"{name!r} for {one.name!r}")
 
 
 def _moved(strength: float, direction: int, step: float) -> float:

@@ -78,6 +78,15 @@ def test_a_model_that_takes_turned_images_for_a_class_leaks() -> None:
     assert leak.recall_clean.tolist() == leak.recall_varied.tolist() == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("total", [len(LABELS), None])
+def test_progress_counts_images_of_all_where_their_number_is_known(total: int | None) -> None:
+    seen: list[tuple[int, int | None]] = []
+    heldout = HELDOUT if total else (batch for batch in HELDOUT)
+    measure_leak(ByCentre(), plan_of(NONE, NONE, NONE, TURNED), heldout, progress=lambda *of: seen.append(of))
+    assert seen[0] == (64, total)
+    assert seen[-1] == (len(LABELS), total)
+
+
 def test_a_model_that_ignores_turns_does_not_leak() -> None:
     leak = measure_leak(ByCentre(), plan_of(NONE, TURNED, NONE, TURNED), HELDOUT)
     assert leak.leak.tolist() == [0, 0, 0, 0]
@@ -87,7 +96,7 @@ def test_a_model_that_ignores_turns_does_not_leak() -> None:
 
 
 def test_the_class_whose_policy_it_is_leaks_and_no_other() -> None:
-    """Class b turns images too, and turned images are called d: b's others are lost to d, which is no leak into b."""
+    """Class b turns images too, and turned images are predicted as d: b's images are lost to d, which is no leak into b."""
     leak = measure_leak(ByCentre(fooled=3), plan_of(NONE, TURNED, NONE, TURNED), HELDOUT)
     assert leak.leak.tolist() == [0, 0, 0, 1]
     assert leak.recall_change.tolist() == [0, -1, 0, 0]
@@ -102,7 +111,7 @@ def test_a_class_without_a_policy_has_leak_0() -> None:
 
 
 class Half(ByCentre):
-    """Calls an image class 3 where its first pixel, random in this test, lies in a range: shares between 0 and 1."""
+    """Predicts the class from one pixel, which is random in this test, so that shares lie between 0 and 1."""
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         found = (batch[:, 0, 2, 2].float() // 64).long().clamp(0, 3)
@@ -261,7 +270,7 @@ class Twice(ByCentre):
 WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"heldout": TensorDataset(images().float() - 1, LABELS)},
-        "heldout images must be uint8, or float in [0, 1], got torch.float32 from 9 to 254; bring them as they are before normalisation, and that as prepare",
+        "heldout images must be uint8, or float in [0, 1], got torch.float32 from 9 to 254; pass images before normalisation, and prepare=NORMALIZE",
     ),
     (
         {"heldout": TensorDataset(images(), LABELS + 1)},
@@ -297,7 +306,7 @@ def test_what_is_no_leak_is_refused() -> None:
     with pytest.raises(InputError, match=r"^limit must lie in \(0, 1\], got 0$"):
         bounded(plan, whole, limit=0)
     other = plan.model_copy(update={"classes": plan.classes[::-1]})
-    with pytest.raises(InputError, match=r"^leak must be of the plan's classes, got a, b, c, d$"):
+    with pytest.raises(InputError, match=r"^leak must have the plan's classes, got a, b, c, d$"):
         bounded(other, whole)
 
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from diversify.augment.draw_key import DrawKey
 from diversify.errors import InputError
 from diversify.functional import draws
-from diversify.plan.adaptive import RULES, AdaptivePlan, AdaptiveRule
+from diversify.plan.adaptive import AdaptivePlan
+from diversify.plan.adaptive_rules import RULES, AdaptiveRule
 from diversify.plan.plan import Plan
 from diversify.plan.policies import ClassPlan, FeaturePolicy, ImagePolicy, Reason, Schedule
 from diversify.runtime.signals import leave

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-from ...plan.adaptive import RULES, AdaptivePlan, AdaptiveRule
+from ...plan.adaptive import AdaptivePlan
+from ...plan.adaptive_rules import RULES, AdaptiveRule
 from ...plan.policies import ImagePolicy, Schedule
 from ...training.ingredients import Ingredients
 from ...training.losses import Always, BalancedSoftmax
