@@ -40,10 +40,10 @@ def take_pictures(exhibits: Exhibits, train: Images, heldout: Images) -> Exhibit
 
     Example:
         >>> import diversify as dv
-        >>> train, heldout, head = dv.make_embeddings((60, 30, 10))
+        >>> train, heldout, head = dv.make_embeddings((80, 30, 5))
         >>> diagnosis = dv.diagnose(train, heldout, head=head, class_names=("cat", "dog", "owl"), top_k=5)
         >>> exhibits = dv.choose_exhibits(train, heldout, head=head, diagnosis=diagnosis)
-        >>> images = [[row.view(1, 4, 4)] for row in torch.arange(len(train) * 16).view(-1, 16) % 256]
+        >>> images = [[row.view(1, 4, 4)] for row in torch.arange(150 * 16).view(-1, 16) % 256]
         >>> [one.typical[0].picture[:15] for one in dv.take_pictures(exhibits, images, images).examples]
         ['data:image/png;']
     """

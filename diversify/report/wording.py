@@ -49,7 +49,11 @@ def with_source(measure: Measure) -> str:
 
 def with_evidence(measure: Measure) -> str:
     """Return what a measure is, and whether it was found to add to class size if that was tested."""
-    return f"{measure.meaning} Adds to class size: {measure.evidence}." if measure.evidence else measure.meaning
+    return (
+        f"{measure.meaning} Informative beyond class size in validation runs: {measure.evidence}."
+        if measure.evidence
+        else measure.meaning
+    )
 
 
 def order_of(values: Tensor) -> list[int]:

@@ -185,7 +185,9 @@ def test_measures_say_what_the_records_say() -> None:
     assert validity.evidence() == catalogue.EVIDENCE
     for name, words in catalogue.EVIDENCE.items():
         assert catalogue.MEASURES[name].evidence == words
-        assert wording.with_evidence(catalogue.MEASURES[name]).endswith(f"Adds to class size: {words}.")
+        assert wording.with_evidence(catalogue.MEASURES[name]).endswith(
+            f"Informative beyond class size in validation runs: {words}."
+        )
     assert set(catalogue.EXPLANATIONS) <= set(catalogue.EVIDENCE)
 
 

@@ -200,14 +200,14 @@ def test_wins_and_losses_are_reported_alike() -> None:
         suite, made = told(records)
         assert [row.mark for row in made.table.rows if row.name == OURS] == ["● ours"]
         assert (made.table.rows[0].name == OURS) is good
-        found = statement_of(made, "who wins")
+        found = statement_of(made, "ranking")
         assert found.title == f"diversify is {place} of 6"
         assert f"Compared with 5 other methods, it is worse than {behind}" in found.text
         assert found.good is good
         gain = suite.references["baseline"].differences[OURS].paired
         ends = wording.between(gain.low, gain.high, "tenths")
         assert f"Gain over ce: {wording.points(gain.mean)} points {ends}." in found.text
-    assert "(significant: 5, 5 after Holm's correction)" in statement_of(told(losing(study()))[1], "who wins").text
+    assert "(significant: 5, 5 after Holm's correction)" in statement_of(told(losing(study()))[1], "ranking").text
     assert "| **`diversify`** | 30.1" in headline_table(losing(study())).splitlines()[-1]
     assert "worse than 5 (significant: 5" in text(losing(study()))
 
@@ -223,7 +223,7 @@ def test_hindsight_is_labelled_as_such() -> None:
 
 def test_without_diversify_the_first_is_compared_and_nothing_is_asked_of_diversify() -> None:
     suite, made = told(study(("ce", "vs")))
-    found = statement_of(made, "who wins")
+    found = statement_of(made, "ranking")
     gained = suite.references["baseline"].differences["vs"].paired
     assert found.title == "vs is first of 2"
     assert f"Gain over ce: {wording.points(gained.mean)} points" in found.text

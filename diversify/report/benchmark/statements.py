@@ -100,7 +100,7 @@ def _standing(suite: SuiteComparison) -> Statement:
         return Statement(
             title=f"{best.name} is the only method with a final run",
             text="There is no other method to compare it with.",
-            label="who wins",
+            label="ranking",
         )
     if ours is None or not ours.seeds:
         gains = [
@@ -114,7 +114,7 @@ def _standing(suite: SuiteComparison) -> Statement:
         return Statement(
             title=f"{best.name} is first of {len(suite.finished)}",
             text=" ".join(gains) or wording.sentence(suite.references["ours"].why),
-            label="who wins",
+            label="ranking",
         )
     rivals = suite.references["ours"].differences
     sentences = [_tally(rivals.values(), wording.number_of(len(rivals), "other method", "other methods"))]
@@ -132,7 +132,7 @@ def _standing(suite: SuiteComparison) -> Statement:
     return Statement(
         title=f"{OURS} is {ordinal(place)} of {len(suite.finished)}",
         text=" ".join(sentences),
-        label="who wins",
+        label="ranking",
         good=place == 1,
     )
 

@@ -20,9 +20,9 @@ def images_section(subject: Subject, exhibits: Exhibits) -> Section:
     else:
         note = (
             "For each fragile class, this section shows typical, border and outlier training images, and held-out images that were"
-            " predicted as another class. Each error lists the predicted class and the features that caused it, with how many logits"
-            " more a feature gave to the predicted class than to the true class. Fixed rules choose the images; in a small class, an"
-            " image may appear twice."
+            " predicted as another class. Each error lists the predicted class and the features that contributed most to it, with"
+            " how many logits more a feature gave to the predicted class than to the true class. Fixed rules choose the images; in"
+            " a small class, an image may appear twice."
         )
         if exhibits.fragile > len(exhibits.examples):
             note += f" Shown are the {len(exhibits.examples)} weakest of {exhibits.fragile} fragile classes."

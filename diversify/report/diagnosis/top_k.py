@@ -133,7 +133,7 @@ def _feature_grid(subject: Subject) -> Grid:
         title="Which classes use which features?",
         caption="A coloured cell is a feature among the class's top-K; the darker, the larger its mean contribution to the logit in"
         f" training (darkest: {wording.formatted(top, 'logits')} logits). Features shared by several classes come first. A class"
-        f" whose features are all shared has none of its own. Of {diagnosis.num_features:,} features, {unused:,} are in no shown"
+        f" whose features are all shared has none of its own. {unused:,} of {diagnosis.num_features:,} features are in no shown"
         f" class's top-K.{cut}{subject.left_out}",
         corner="class",
         columns=tuple(map(str, features)),
