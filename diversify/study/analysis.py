@@ -114,13 +114,13 @@ def _require_unique(records: Sequence[Record]) -> None:
     """Raise an InputError if a final run or a complete trial is recorded twice, since either could be the valid one."""
     finals = Counter((one["method"], one["seed"]) for one in records if one["kind"] == "final")
     trials = Counter((one["method"], one["number"]) for one in _complete(records) if isinstance(one.get("number"), int))
-    for found, what in (
+    for found, unit in (
         (finals, "final of each method and seed"),
         (trials, "complete trial of each method and number"),
     ):
         for (method, number), often in found.items():
             if often > 1:
-                raise must("results", f"hold one {what}", f"{often} of {method}, {number} in {records[0]['suite']}")
+                raise must("results", f"hold one {unit}", f"{often} of {method}, {number} in {records[0]['suite']}")
 
 
 def _complete(records: Iterable[Record]) -> list[Record]:
@@ -274,9 +274,9 @@ def _references(
     methods: Sequence[MethodResult], reweighting: Sequence[str], finals: Sequence[Record]
 ) -> dict[Role, Reference]:
     known = {one.name: one for one in methods}
-    judged = [known[name] for name in reweighting if known[name].budget.val is not None]
-    top = max((one.budget.val or 0.0 for one in judged), default=0.0)
-    tied = [one for one in judged if one.budget.val == top]
+    candidates = [known[name] for name in reweighting if known[name].budget.val is not None]
+    top = max((one.budget.val or 0.0 for one in candidates), default=0.0)
+    tied = [one for one in candidates if one.budget.val == top]
     # a tie on the validation set goes to the method that is hardest to beat, so that it favours no rival
     best = max(tied, key=lambda one: (_or_low(one.scores["balanced_accuracy"].mean), one.name), default=None)
     if best:

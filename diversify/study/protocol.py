@@ -241,7 +241,7 @@ class Protocol(Value):
         imbalance: How the training set is thinned out, as `load_data` takes it.
         tail_orders: Which classes become rare, as `load_data` takes it. Final runs use the entries in turn, trials the
             first.
-        holdout: Share of the training set that trials are judged on, in (0, 1).
+        holdout: Share of the training set that becomes the validation set of trials, in (0, 1).
         model: Network, as `build_model` takes it.
         epochs: Epochs of a final run.
         trial_epochs: Epochs of a trial; None for as many as a final run has.

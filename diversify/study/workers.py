@@ -21,7 +21,7 @@ from ..files import digests, staging
 from ..files.locks import Locks
 from ..runtime import provenance, signals, user_code
 from .ledger import Ledger
-from .protocol import Stopped
+from .protocol import Outcome, Stopped
 from .queue import Desk, Job
 from .records import Record
 from .study import Study
@@ -95,7 +95,7 @@ def _run(
         if trial.stops(*curve[-1]):
             raise Stopped
 
-    started, begun = provenance.now(), time.perf_counter()
+    started, clock = provenance.now(), time.perf_counter()
     state: Literal["complete", "pruned", "failed"] = "complete"
     outcome, reason = None, ""
     try:
@@ -115,16 +115,7 @@ def _run(
         state, outcome, reason = "failed", None, _one_line(error)
     if trial is None and outcome is None:
         return None, reason or "a stop before its last epoch"
-    seconds = time.perf_counter() - begun if outcome is None else outcome.seconds
-    result: dict[str, Any] = {
-        "balanced_accuracy": curve[-1][1] if state == "pruned" else None,
-        "recall": (),
-        "epochs": curve[-1][0] if curve else 0,
-    }
-    if outcome is not None:
-        measured = ("balanced_accuracy", "macro_f1", "g_mean", "ece", "recall", "images_per_second", "inside")
-        result = {name: _plain(getattr(outcome, name)) for name in measured}
-        result |= {name: getattr(outcome, name) for name in ("class_counts", "epochs", "peak_memory", "carried")}
+    seconds = time.perf_counter() - clock if outcome is None else outcome.seconds
     record = Record(
         kind=job.kind,
         suite=protocol.suite,
@@ -142,10 +133,20 @@ def _run(
         workers=study.workers,
         started=started,
         protocol=study.digest,
-        **result,
+        **_scores(outcome, curve, state),
         **made_by,
     )
     return record, ""
+
+
+def _scores(outcome: Outcome | None, curve: list[tuple[int, float]], state: str) -> dict[str, Any]:
+    """Return the fields of a record that hold the result; a pruned trial has the accuracy of its last rung."""
+    if outcome is None:
+        accuracy = curve[-1][1] if state == "pruned" else None
+        return {"balanced_accuracy": accuracy, "recall": (), "epochs": curve[-1][0] if curve else 0}
+    measured = ("balanced_accuracy", "macro_f1", "g_mean", "ece", "recall", "images_per_second", "inside")
+    kept = ("class_counts", "epochs", "peak_memory", "carried")
+    return {name: _plain(getattr(outcome, name)) for name in measured} | {name: getattr(outcome, name) for name in kept}
 
 
 def _plain(value: Any) -> Any:
