@@ -12,9 +12,12 @@ from .data.imbalance import imbalance_indices as imbalance_indices
 from .data.labels import labels_of as labels_of
 from .data.load import Data as Data
 from .data.load import load_data as load_data
+from .data.loader import clean_loader as clean_loader
 from .data.loader import make_loader as make_loader
 from .data.view import View as View
 from .diagnosis.catalogue import MEASURES as MEASURES
+from .diagnosis.check import Check as Check
+from .diagnosis.check import check as check
 from .diagnosis.exhibits import Exhibits as Exhibits
 from .diagnosis.exhibits import choose_exhibits as choose_exhibits
 from .diagnosis.findings import Finding as Finding

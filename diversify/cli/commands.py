@@ -212,6 +212,37 @@ def plan(
 
 
 @app.command()
+def check(
+    diagnosis: Annotated[
+        Path,
+        typer.Argument(metavar="DIAGNOSIS", readable=False, help="A folder that diagnose wrote, or its diagnosis.json."),
+    ],
+    *,
+    worst_recall: Annotated[float | None, typer.Option(help="Smallest held-out recall of a class.", metavar="R")] = None,
+    gap_ratio: Annotated[
+        float | None, typer.Option(help="Smallest held-out / training top-K magnitude of a class.", metavar="R")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="An older diagnosis; a class must not be worse.", metavar="DIAGNOSIS", readable=False),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.", metavar="FILE", readable=False)] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a Markdown table.", metavar="FILE", readable=False)] = None,
+) -> None:
+    """Exit with 1 if a class is below a bar, or worse than in an older diagnosis, beyond its 95% interval."""
+    from ..commands.check import check_run
+
+    signals.begin_work()
+    outcome = check_run(
+        diagnosis, worst_recall=worst_recall, gap_ratio=gap_ratio, against=against, junit=junit, markdown=markdown
+    )
+    for line in outcome.in_words().splitlines():
+        print_line(line)
+    if not outcome.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def remedy(
     folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose wrote.")],
     *,

@@ -1,6 +1,9 @@
 from .catalogue import EXPLANATIONS as EXPLANATIONS
 from .catalogue import MEASURES as MEASURES
 from .catalogue import Measure as Measure
+from .check import Check as Check
+from .check import ClassCheck as ClassCheck
+from .check import check as check
 from .exhibits import Exhibits as Exhibits
 from .exhibits import choose_exhibits as choose_exhibits
 from .findings import Evidence as Evidence

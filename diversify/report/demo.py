@@ -155,7 +155,7 @@ def _statements(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
         Statement(
             title="A plan, made from the diagnosis, set what each class gets",
             text="First only the last layer was retrained by the plan; the backbone stayed as it was. Then the network was retrained"
-            f" from scratch by the plan, with {demo.policy}. For the first network, `diversify remedy` also compared other repairs of"
+            f" from scratch by the plan, with {demo.policy}. For the first network, the command remedy also compared other repairs of"
             f" the last layer: {demo.choice}",
             label="what was done",
             good=True,
@@ -215,7 +215,7 @@ def _what_it_cannot_tell(demo: Demo) -> Statement:
         title=title,
         text=f"Retrained from scratch, the plan gains {_gain_text(outcome, planned, control)} over {outcome.names[control]}; by seed"
         f" {_seeds(outcome.seed_gain(planned, control))}. {verdict} With {seeds} only a difference of more than {detectable} points"
-        " would show. `diversify benchmark` compares methods at equal budgets on larger data.",
+        " would show. The command benchmark compares methods at equal budgets on larger data.",
         label="what this demo cannot tell",
     )
 
