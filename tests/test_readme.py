@@ -22,8 +22,10 @@ def test_the_code_of_the_readme_runs_in_order_and_prints_what_it_shows() -> None
     found, names = outputs.filled(text, "README.md")
     assert found == text, "run `python docs/outputs.py`"
     assert len(blocks("README.md", "python")) == len(outputs._BLOCK.findall(text)) >= 4
-    # the head that was recommended is the one in the model
-    assert torch.equal(names["split"].head.weight, names["choice"].head.weight)
+    # the head that was recommended went into the model; what is trained afterwards moves it a little
+    assert torch.allclose(names["split"].head.weight, names["choice"].head.weight, atol=0.01)
+    untouched = names["choice"].heads[0].weight
+    assert names["choice"].recommended == 0 or not torch.allclose(untouched, names["choice"].head.weight, atol=0.01)
     assert {"ce", "balanced_softmax"} == {
         one.name for one in names["compare"](names["load"](names["results"])).suites[0].finished
     }
@@ -68,6 +70,7 @@ def documents_with_tables() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in tables.DOCUMENTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", documents_with_tables())
 def test_tables_are_what_the_records_give(document: str) -> None:
     from benchmarks import tables

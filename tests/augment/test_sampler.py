@@ -8,15 +8,20 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torchvision.datasets import ImageFolder
 
 from diversify.augment.draw_key import Drawn
 from diversify.augment.sampler import DiversifySampler
@@ -190,6 +195,7 @@ def dealt(first, second):
     return [index for pair in zip(first, second, strict=True) for batch in pair for index in batch]
 
 
+@pytest.mark.slow
 def test_plain_processes_that_know_their_rank_share_an_epoch(processes):
     first, second = (one["plain"] for one in results_of(processes, "loops"))
     assert first["length"] == second["length"] == 34
@@ -625,6 +631,61 @@ def sampler_of(labels=LABELS, plan=None, **arguments):
     return DiversifySampler(labels, plan or plan_of(), **arguments)
 
 
+class Silent(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return torch.zeros(1), index
+
+
+def test_every_form_of_labels_and_the_data_set_give_the_same_order():
+    order = sampler_of().order()
+    names = [f"class {c}" for c in LABELS.tolist()]
+    forms = [examples(), Subset(examples(), range(67)), names, pd.Series(LABELS.numpy(), index=range(100, 167))]
+    forms += [pd.Categorical(names), LABELS[:, None], LABELS.float(), nn.functional.one_hot(LABELS), list(LABELS)]
+    for labels in forms:
+        assert torch.equal(sampler_of(labels).order(), order)
+
+
+def notes_of(labels, plan):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        DiversifySampler(labels, plan)
+    return [str(each.message) for each in caught]
+
+
+def test_class_counts_that_are_not_the_plans_are_named():
+    plan = plan_of((0.5, 0.3, 0.2), (60, 20, 4))
+    labels = torch.repeat_interleave(torch.tensor([60, 20, 4]))
+    assert notes_of(labels, plan) == []
+    assert notes_of(2 - labels, plan) == [
+        "labels: class 0 has 4 of 84 images, and in the plan 60 of 84; make sure that these are the labels of the images that "
+        "are drawn, in the plan's order of classes"
+    ]
+    near = plan_of((0.5, 0.3, 0.2), (30, 29, 25))
+    swapped = torch.repeat_interleave(torch.tensor([29, 30, 25]))
+    assert "class 0 has 29 of 84 images, and in the plan 30 of 84" in notes_of(swapped, near)[0]
+    larger, half = (torch.repeat_interleave(torch.tensor(counts)) for counts in ((75, 25, 5), (31, 10, 1)))
+    assert notes_of(larger, plan) == notes_of(half, plan) == []
+    balanced = torch.repeat_interleave(torch.tensor([100, 60, 44]))
+    assert "class 0 has 100 of 204 images" in notes_of(balanced, plan)[0]
+
+
+def test_an_image_folder_must_number_the_classes_as_the_plan_does(tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        Image.new("L", (2, 2)).save(tmp_path / name / "0.png")
+    forth, back = (Plan.untouched(list(names), [1, 1, 1]) for names in ("abc", "cba"))
+    folder = ImageFolder(str(tmp_path))
+    assert len(DiversifySampler(folder, forth)) == 3
+    message = "classes of ImageFolder must be numbered as in the plan, got c as 2 where the plan has it as 0; "
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        DiversifySampler(Subset(folder, [0, 1, 2]), back)
+    folder = ImageFolder(str(tmp_path), target_transform=lambda label: 2 - label)
+    assert DiversifySampler(folder, back).labels.tolist() == [2, 1, 0]
+
+
 def loaded(**changes):
     sampler = sampler_of()
     sampler.load_state_dict({**sampler.state_dict(), **changes})
@@ -632,14 +693,21 @@ def loaded(**changes):
 
 MESSAGES = {
     "labels must be classes of the plan, in [0, 4], got 5 at row 2": lambda: sampler_of([0, 1, 5, 5]),
-    "labels must be classes of the plan, in [0, 4], got -1 at row 0": lambda: sampler_of([-1, 1]),
+    "labels must not be negative, got -1 at row 0; leave out the images without a label, 1 of 2": lambda: sampler_of(
+        [-1, 1]
+    ),
     "labels must hold class 1, which the plan draws, got none of it; set its draws to 0": lambda: sampler_of([0, 2, 3]),
     "labels must hold at least one image, got 0": lambda: sampler_of([]),
-    "labels must be one integer per image, got shape (2, 1)": lambda: sampler_of(torch.zeros(2, 1, dtype=torch.int64)),
-    "labels must be one integer per image, got values of float32": lambda: sampler_of([0.0, 1.0]),
-    "labels must be one integer per image, got a list of something else": lambda: sampler_of(["a", "b"]),
-    "labels must be one integer per image, got TensorDataset; dv.labels_of(dataset) reads them from a data set": lambda: (
-        sampler_of(examples())
+    "labels must be classes of the plan, in [0, 4], got 5 at row 1; they seem to count from 1: subtract 1 from all": (
+        lambda: sampler_of([1, 5])
+    ),
+    "labels must be whole numbers, got 0.5 at row 0": lambda: sampler_of([0.5, 1.0]),
+    "labels must be one of class 0, class 1, class 2, class 3, class 4, got 'a' at row 0": lambda: sampler_of(
+        ["a", "b"]
+    ),
+    "labels must have 5 columns, one per class, where they are one-hot, got 2": lambda: sampler_of([[0, 1], [1, 0]]),
+    "data set must show its labels, as an attribute `targets` or `labels`, got Silent; pass labels=, one class per image": (
+        lambda: sampler_of(Silent())
     ),
     "seed must be an integer in [0, 2^63 - 1], got -1": lambda: sampler_of(seed=-1),
     "rank and world_size must be given together, got rank=0, world_size=None": lambda: sampler_of(rank=0),

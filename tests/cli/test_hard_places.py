@@ -304,6 +304,7 @@ def test_space_is_taken_by_zeros_where_the_system_cannot(
     assert (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes
 
 
+@pytest.mark.slow
 def test_files_beyond_the_limit_of_the_process(tmp_path: Path, data: Path, trained: Path, commands: Commands) -> None:
     code, _, errors, _ = commands(*training(data, tmp_path / "t"), limit=100_000)
     assert (code, errors) == (2, f"error: {tmp_path}/t/state/state.safetensors: File too large\n")
@@ -551,6 +552,7 @@ def test_signals_at_any_moment_lose_nothing(
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, data: Path, commands: Commands) -> None:
     whole, out, epochs = tmp_path / "whole", tmp_path / "killed", 60
     assert run(training(data, whole, epochs=epochs)) == 0
@@ -764,6 +766,7 @@ def test_only_the_first_process_of_a_launcher_holds_the_folder(tmp_path: Path, m
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouped", [True, False])
 def test_one_of_a_process_group_ends_before_python_is_taken_down(grouped: bool, tmp_path: Path) -> None:
     lines = [

@@ -14,6 +14,7 @@ import outputs  # noqa: E402
 import pages  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [one for one in outputs.DOCUMENTS if one != "README.md"])
 def test_code_prints_what_the_document_shows(document: str) -> None:
     text = (ROOT / document).read_text()

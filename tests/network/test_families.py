@@ -151,6 +151,7 @@ def test_every_family_of_torchvision_is_here():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name, monkeypatch):
     size, head = TORCHVISION[name]

@@ -78,6 +78,7 @@ signals.leave(0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 def test_an_interruption_in_a_destructor_stops_the_loop_at_its_next_batch(name: str) -> None:
     program = [sys.executable, "-c", START + LOOPS[name] + END]

@@ -458,6 +458,7 @@ def test_a_run_that_somebody_else_recorded_is_not_recorded_again(
     assert_same(records_of(study), whole)
 
 
+@pytest.mark.slow
 def test_errors_of_worker_processes_are_told(tmp_path: Path) -> None:
     study = study_of(tmp_path / "r.jsonl", workers=2, root="missing")
     with pytest.raises(InputError, match=r"^data under --root must be there, got missing$"):

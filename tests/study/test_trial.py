@@ -358,6 +358,7 @@ print([name for name in ("imblearn", "albumentations", "cv2") if name in sys.mod
 """
 
 
+@pytest.mark.slow
 def test_a_run_imports_neither_imbalanced_learn_nor_albumentations(file: Path) -> None:
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root), str(root / "tests")])

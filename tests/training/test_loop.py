@@ -190,6 +190,7 @@ def test_a_fresh_process_ends_with_the_same_weights_to_the_bit(processes, uninte
     assert len(set(fresh["weights"].values())) == len(RUNS)
 
 
+@pytest.mark.slow
 def test_a_process_killed_within_an_epoch_is_taken_up_by_another(processes, uninterrupted):
     folder, started = processes
     _, errors = started["killed"].communicate(timeout=240)
@@ -199,6 +200,7 @@ def test_a_process_killed_within_an_epoch_is_taken_up_by_another(processes, unin
     assert timeless(history) == timeless(uninterrupted["workers"][1])
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_resumed_to_the_same_files(processes, tmp_path):
     folder, started = processes
     started["command line"].communicate(timeout=240)
@@ -219,6 +221,7 @@ def test_a_killed_command_is_resumed_to_the_same_files(processes, tmp_path):
     ] * 2
 
 
+@pytest.mark.slow
 def test_two_processes_share_every_epoch_and_keep_the_same_weights(processes):
     folder, started = processes
     output, errors = started["sharded"].communicate(timeout=240)
