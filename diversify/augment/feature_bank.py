@@ -49,7 +49,7 @@ class FeatureBank(nn.Module):
         keep(self, "features", features)
         keep(self, "labels", labels)
         everything = torch.arange(len(indices), device=device)
-        self.whole = bool(torch.equal(indices.sort().values, everything))
+        self.whole = embeddings.reading.indices_known and bool(torch.equal(indices.sort().values, everything))
         keep(self, "row_of_image", indices.argsort() if self.whole else everything[:0])
         for name, values in zip(
             ("order", "start", "count"), oversample.by_class(labels, embeddings.num_classes), strict=True

@@ -79,7 +79,7 @@ class RollingFeatureAugmenter:
         self._augmenter: FeatureAugmenter | None = None
         if embeddings is not None:
             known = embeddings.indices
-            inside = bool(((known >= 0) & (known < len(labels))).all())
+            inside = embeddings.reading.indices_known and bool(((known >= 0) & (known < len(labels))).all())
             if not inside or not torch.equal(labels[known], embeddings.labels):
                 law = "be of the training images, with their places in the data set as indices"
                 raise must("embeddings", law, f"{len(embeddings)} rows of others")

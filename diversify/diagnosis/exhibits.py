@@ -47,7 +47,7 @@ class Example(Value):
 
     Attributes:
         row: Its row in the embeddings.
-        index: Its index in the data set.
+        index: Its index in the data set; its row where the index is not known.
         predicted: The predicted class.
         margin: The logit of the true class minus the largest other logit.
         pulls: The features that caused a held-out error; empty for other images.
@@ -124,6 +124,8 @@ class Exhibits(Value):
         fragile: Number of fragile classes.
         examples: Examples of the fragile classes with the lowest recall.
         feature_map: The held-out features in two dimensions; None if they cannot be laid out.
+        train_indices_known: False if it is not known which images of the data set the training examples are.
+        heldout_indices_known: The same for held-out examples.
 
     Example:
         >>> import diversify as dv
@@ -138,6 +140,8 @@ class Exhibits(Value):
     fragile: int
     examples: tuple[ClassExamples, ...]
     feature_map: FeatureMap | None
+    train_indices_known: bool = True
+    heldout_indices_known: bool = True
 
     def require_of(self, diagnosis: Diagnosis) -> None:
         """Check that the exhibits belong to the diagnosis.
@@ -224,6 +228,8 @@ def choose_exhibits(
         fragile=len(fragile),
         examples=tuple(_examples(train, heldout, numbers, diagnosis, c) for c in fragile[:CLASSES]),
         feature_map=_feature_map(heldout, diagnosis.seed),
+        train_indices_known=train.reading.indices_known,
+        heldout_indices_known=heldout.reading.indices_known,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,65 @@ _COMPARED = 256  # rows whose logits are compared with a head's
 _ROUNDING = 0.02  # largest difference relative to the size of the logits: bfloat16 needs this much
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a loader gave the rows of embeddings.
+
+    Attributes:
+        indices_known: True if `Embeddings.indices` are the images' places in the loader's data set; False if they only
+            number the rows.
+        left_out: How many images of the data set the loader did not give.
+        left_out_by_class: The same for each class; None where the classes are not known.
+        repeated: How many rows show an image that another row shows already.
+        last_batch: How many images of an incomplete last batch were read although the loader has `drop_last=True`.
+
+    Example:
+        >>> Reading(left_out=3, left_out_by_class=(0, 3)).lost(1)
+        3
+    """
+
+    indices_known: bool = True
+    left_out: int = 0
+    left_out_by_class: tuple[int, ...] | None = None
+    repeated: int = 0
+    last_batch: int = 0
+
+    def lost(self, label: int) -> int | None:
+        """Return how many images of a class the loader left out; None where that is not known.
+
+        Args:
+            label: The class.
+        """
+        if not self.left_out:
+            return 0
+        return None if self.left_out_by_class is None else self.left_out_by_class[label]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        classes = self.left_out_by_class
+        return {**asdict(self), "left_out_by_class": None if classes is None else list(classes)}
+
+    @classmethod
+    def from_dict(cls, record: object) -> Reading:
+        """Return the reading that `to_dict` was called on; None, as in older files, gives the default.
+
+        Raises:
+            InputError: A field is missing or damaged.
+        """
+        if record is None:
+            return cls()
+        law, fields = "be one that this library wrote", ("left_out", "repeated", "last_batch")
+        if not isinstance(record, Mapping):
+            raise must("reading of embeddings", law, type(record).__name__)
+        numbers = [record.get(name, 0) for name in fields]
+        classes, known = record.get("left_out_by_class"), record.get("indices_known", True)
+        listed = classes if isinstance(classes, list) else []
+        if not all(type(each) is int and each >= 0 for each in [*numbers, *listed]) or type(known) is not bool:
+            raise must("reading of embeddings", law, dict(record))
+        by_class = None if classes is None else tuple(listed)
+        return cls(indices_known=known, left_out_by_class=by_class, **dict(zip(fields, numbers, strict=True)))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
     """What a model computes for N images: one row per image, in the order of the loader.
@@ -33,7 +92,8 @@ class Embeddings:
         labels: `(N,)` int64 in [0, C - 1].
         logits: `(N, C)` float32, the output of the head.
         indices: `(N,)` int64, each image's index in its data set, or its position in the loader where the index is
-            unknown.
+            unknown; `reading.indices_known` tells which.
+        reading: How the loader gave the rows: what it left out or gave twice, and whether indices are known.
 
     Raises:
         InputError: A tensor has another shape or dtype, a label is out of range, or a value is not finite.
@@ -52,6 +112,7 @@ class Embeddings:
     labels: Tensor
     logits: Tensor
     indices: Tensor
+    reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         rows = len(self.features) if isinstance(self.features, Tensor) and self.features.ndim else 0
@@ -134,7 +195,7 @@ class Embeddings:
         for name in COLUMNS:
             atomic.write_array(folder / f"{name}.npy", getattr(self, name).detach().cpu().numpy())
         sizes = self.num_features, self.num_classes
-        atomic.write_json(folder / INDEX, index_record(len(self), len(self), *sizes, {}))
+        atomic.write_json(folder / INDEX, index_record(len(self), len(self), *sizes, {}, self.reading))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -148,10 +209,15 @@ class Embeddings:
         """
         folder = Path(folder)
         index = read_index(folder)
-        if index["rows_done"] < index["rows"]:
+        if not is_complete(index):
             got = f"{index['rows_done']} of {index['rows']} rows in {folder}"
             raise must("embeddings", "be complete", got, "run the extraction again to finish it")
-        return cls(**{name: torch.from_numpy(array) for name, array in open_columns(folder, index).items()})
+        columns = {name: torch.from_numpy(array) for name, array in open_columns(folder, index).items()}
+        rows = index["rows_done"]
+        return cls(
+            **{name: column[:rows] for name, column in columns.items()},
+            reading=Reading.from_dict(index.get("reading")),
+        )
 
 
 def require_labels(labels: Tensor, num_classes: int, first_row: int = 0) -> None:
@@ -174,10 +240,32 @@ def require_finite(name: str, values: Tensor, first_row: int = 0) -> None:
             raise must(name, "be finite", got)
 
 
+def is_complete(index: Mapping[str, Any]) -> bool:
+    """Return True if an extraction has ended: all rows are there, or the loader gave fewer than it announced."""
+    return bool(index["rows_done"] == index["rows"] or index.get("ended") is True)
+
+
 def index_record(
-    rows: int, rows_done: int, num_features: int, num_classes: int, origin: Mapping[str, str]
+    rows: int,
+    rows_done: int,
+    num_features: int,
+    num_classes: int,
+    origin: Mapping[str, str],
+    reading: Reading | None = None,
 ) -> dict[str, object]:
-    """Return the content of the index file of a folder of embeddings, as a JSON object."""
+    """Return the content of the index file of a folder of embeddings, as a JSON object.
+
+    Args:
+        rows: Number of rows that the files have room for.
+        rows_done: Number of rows that are filled.
+        num_features: D.
+        num_classes: C.
+        origin: What the embeddings were made from.
+        reading: How the loader gave the rows, once all are read; None before that.
+    """
+    ended: dict[str, object] = {} if reading is None or reading == Reading() else {"reading": reading.to_dict()}
+    if reading is not None and rows_done < rows:
+        ended["ended"] = True
     return {
         "schema_version": SCHEMA_VERSION,
         "rows": rows,
@@ -185,6 +273,7 @@ def index_record(
         "num_features": num_features,
         "num_classes": num_classes,
         **{key: origin.get(key, "") for key in ("model", "head", "precision", "fingerprint")},
+        **ended,
     }
 
 

@@ -8,21 +8,26 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from ..data.labels import labels_of
 from ..errors import InputError, must, unknown
 from ..files import digests
+from ..functional import counts
 from ..runtime.progress import Progress
 from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
-from .embeddings import BLOCK_ROWS, COLUMNS, Embeddings
+from .batches import Batch, BatchForm, Collate, Key
+from .embeddings import BLOCK_ROWS, COLUMNS, Embeddings, Reading
 from .resumable import Table, other_run
 from .split import SplitModel
 from .wrappers import evaluating
@@ -88,13 +93,16 @@ def taking(images: Tensor) -> Iterator[None]:
 
 def extract(
     split: SplitModel,
-    loader: Iterable[Sequence[Any]],
+    loader: Iterable[Any],
     *,
     device: torch.device | str | None = None,
     precision: Precision = "fp32",
     out: Path | None = None,
     progress: Progress | None = None,
     fingerprint: str = "",
+    image_key: Key | None = None,
+    label_key: Key | None = None,
+    index: Key | None = None,
 ) -> Embeddings:
     """Return features, logits, labels and indices of every image in a loader.
 
@@ -102,8 +110,11 @@ def extract(
 
     Args:
         split: From `split_head`.
-        loader: A `DataLoader`, or any iterable of `(images, labels)` or `(images, labels, indices)`. A `DataLoader`
-            over a map-style data set is read in its own order by a private copy, which records every image's index.
+        loader: A `DataLoader`, or any iterable of batches. A batch is a tuple `(images, labels, ...)`, or a mapping with
+            `pixel_values`, `image`, `images` or `img`, and `labels`, `label`, `target` or `targets`. Labels are one class
+            per image: integers, whole floats, booleans or one-hot rows. A batch that is None is left out. A `DataLoader`
+            over a map-style data set is read in its own order by a private copy, which records every image's index and
+            also reads the last batch that `drop_last=True` leaves out.
         device: Where to run; None means where the model is. On another device, a copy of the model runs. Images are
             moved to the device and cast to the dtype of the model's weights.
         precision: "bf16" runs under autocast; "auto" does so where the hardware supports it. Weights in float16 or
@@ -113,14 +124,18 @@ def extract(
             Needs a `DataLoader` over a map-style data set.
         progress: Called as `progress(rows_done, rows)` after each batch; `rows` is None where it is unknown.
         fingerprint: Identifies the data and its transform; kept in `out`.
+        image_key: Key or position of the images in a batch, if it is not a usual one.
+        label_key: Key or position of the labels.
+        index: Key or position of the images' places in their data set. Only needed where the loader is no `DataLoader`
+            over a map-style data set: without it, rows are numbered in order, and reports show no pictures.
 
     Returns:
-        The embeddings, in the order of the loader.
+        The embeddings, in the order of the loader. `Embeddings.reading` says what the loader left out or gave twice.
 
     Raises:
-        InputError: Labels are not integers or out of range, features are not finite, an image is visited twice, the
-            model does not accept the images, the head is not called exactly once or its logits do not determine the
-            model's output, or `out` holds something else.
+        InputError: Labels are not one class per image or out of range, features are not finite, an image is visited
+            twice, every worker gives the whole stream, the model does not accept the images, the head is not called
+            exactly once or its logits do not determine the model's output, or `out` holds something else.
 
     Example:
         >>> import torch
@@ -142,15 +157,16 @@ def extract(
         origin["model"] = digests.digest_tensors(split.tensors())
     net = split if target == split.device else copy.deepcopy(split).to(target)
     with unchanged_randomness(target, loader), evaluating(net):
-        batches = _index_batches(loader)
+        form = BatchForm(image_key=image_key, label_key=label_key, index=index)
+        batches, last_batch = _index_batches(loader) or (None, 0)
         rows = None if batches is None else sum(map(len, batches))
         if rows is None and out is not None:
             law = "be a DataLoader over a map-style data set where out is given"
             raise must("loader", law, type(loader).__name__, "extract without out, then save the embeddings")
         table = Table(rows, None if out is None else Path(out), origin)
         try:
-            if rows is None or table.done < rows:
-                _fill(table, net, _read_batches(loader, batches, table), target, precision, progress)
+            if not table.is_complete:
+                _fill(table, net, _read_batches(loader, batches, table, form), target, precision, progress)
         except InputError:
             table.discard()
             raise
@@ -159,13 +175,14 @@ def extract(
             raise
         if table.done == 0:
             raise must("loader", "yield at least one image", 0)
-        return table.finish()
+        known = batches is not None or index is not None
+        return table.finish(_reading_of(loader, table, indices_known=known, last_batch=last_batch))
 
 
 def _fill(
     table: Table,
     net: SplitModel,
-    batches: Iterator[tuple[Tensor, Tensor, Tensor | None]],
+    batches: Iterator[Batch],
     device: torch.device,
     precision: Precision,
     progress: Progress | None,
@@ -232,54 +249,160 @@ def _embed(
         return features.float(), logits.float()
 
 
-def _index_batches(loader: object) -> list[list[int]] | None:
-    """The data-set indices of every batch, in the loader's own order; None for a loader that does not work by index.
+def _index_batches(loader: object) -> tuple[list[list[int]], int] | None:
+    """The data-set indices of every batch, in the loader's own order, and how many of them `drop_last` would leave out.
 
-    Drawing all of them first costs an integer per image. It gives the number of rows, allows a check before any image
-    is read, and tells what is left to read on resuming.
+    None for a loader that does not work by index. Drawing all of them first costs an integer per image. It gives the
+    number of rows, allows a check before any image is read, and tells what is left to read on resuming.
     """
     if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
         return None
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return None
+    sampler, dropped = loader.batch_sampler, 0
+    if type(sampler) is BatchSampler and sampler.drop_last:
+        sampler = BatchSampler(sampler.sampler, sampler.batch_size, drop_last=False)
     seen: set[int] = set()
     batches = []
-    for batch in loader.batch_sampler:
+    for batch in sampler:
         if not all(isinstance(index, int | np.integer) or torch.is_tensor(index) for index in batch):
             return None
         indices = [int(index) for index in batch]
         for index in indices:
             if index in seen:
-                raise must("loader", "visit each image at most once", f"index {index} twice")
+                advice = "pass dv.clean_loader(loader), which reads each image of the data set once"
+                raise must("loader", "visit each image at most once", f"index {index} twice", advice)
             seen.add(index)
         batches.append(indices)
-    return batches
+    if sampler is not loader.batch_sampler and batches and len(batches[-1]) < int(loader.batch_sampler.batch_size):  # type: ignore[attr-defined]
+        dropped = len(batches[-1])
+    return batches, dropped
 
 
 def _read_batches(
-    loader: Iterable[Sequence[Any]], batches: list[list[int]] | None, table: Table
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    loader: Iterable[Any], batches: list[list[int]] | None, table: Table, form: BatchForm
+) -> Iterator[Batch]:
     """Images, labels and indices of every batch that is not finished yet; None for indices that are not known."""
     if batches is None or not isinstance(loader, DataLoader):
-        for batch in loader:
-            yield _read_batch(batch, own_indices=True)
+        yield from _read_others(loader, form)
         return
     finished = set(table.columns["indices"][: table.done].tolist()) if table.done else set()
     left = [kept for batch in batches if (kept := [index for index in batch if index not in finished])]
     if table.done + sum(map(len, left)) != table.rows and table.folder is not None:
         raise other_run(table.folder, "other images")
-    for indices, batch in zip(left, _twin_loader(loader, left), strict=True):
-        images, labels, _ = _read_batch(batch, own_indices=False)
-        yield images, labels, torch.tensor(indices)
+    read = zip(left, _twin_loader(loader, left, form), strict=True)
+    for number, (indices, (batch, kept)) in enumerate(read):
+        if form.rows(batch) == 0:
+            continue
+        images, labels, named = form.read(batch, number)
+        places = torch.tensor(indices if kept is None else [indices[place] for place in kept])
+        if named is not None and not torch.equal(named, places):
+            law = "name the images' places in the loader's own data set"
+            raise must("index", law, f"{named.tolist()[:3]} for {places.tolist()[:3]}")
+        yield Batch(images, labels, places)
 
 
-def _twin_loader(loader: DataLoader[Any], batches: list[list[int]]) -> DataLoader[Any]:
+def _read_others(loader: Iterable[Any], form: BatchForm) -> Iterator[Batch]:
+    """The batches of a loader that does not work by index; a stream that every worker repeats is refused."""
+    workers = loader.num_workers if isinstance(loader, DataLoader) else 0
+    is_stream = workers > 1 and isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset)
+    size = _length_of(loader)
+    seen: set[int] = set()
+    first: list[list[int]] = []
+    rows = 0
+    for number, batch in enumerate(loader):
+        if form.rows(batch) == 0:
+            continue
+        found = form.read(batch, number)
+        rows += len(found.labels)
+        if is_stream and len(first) < workers:
+            first.append(_digests(found.images))
+            if len(first) == workers and len(set(first[0])) > 1 and all(each == first[0] for each in first):
+                raise _repeating(f"the same batch from each of {workers} workers")
+        if found.indices is not None:
+            _check_indices(found.indices, seen, size)
+        yield found
+    if is_stream and size is not None and rows == workers * size:
+        raise _repeating(f"{rows:,} rows of {size:,} images by {workers} workers")
+
+
+def _repeating(got: str) -> InputError:
+    law = "give each image once"
+    return must("loader", law, got, "shard the stream by torch.utils.data.get_worker_info(), or use one worker")
+
+
+def _digests(images: Tensor) -> list[int]:
+    """A number for each image, by which to tell that two are the same: the hash of at most 4096 of its values."""
+    rows = images.detach().cpu().flatten(1) if images.ndim > 1 else images.detach().cpu()[:, None]
+    rows = rows[:, :: max(1, rows.shape[1] // 4096)].float()
+    return [hash(row.numpy().tobytes()) for row in rows.contiguous()]
+
+
+def _check_indices(indices: Tensor, seen: set[int], size: int | None) -> None:
+    """Raise an InputError if an index came before, or cannot be a place in the data set."""
+    for index in indices.tolist():
+        if index < 0 or (size is not None and index >= size):
+            law = "name the images' places in the data set" + (f", in [0, {size - 1}]" if size else "")
+            raise must("index", law, index)
+        if index in seen:
+            raise must("index", "name each image once", f"{index} twice", "read each image once")
+        seen.add(index)
+
+
+def _length_of(loader: object) -> int | None:
+    """The number of images in a loader's data set; None where it is not known."""
+    if isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None:
+        return None  # the data set gives whole batches
+    dataset = getattr(loader, "dataset", None)
+    try:
+        return None if dataset is None or not hasattr(dataset, "__len__") else len(dataset)
+    except (TypeError, NotImplementedError):  # a wrapper around a data set without a length
+        return None
+
+
+def _reading_of(loader: object, table: Table, *, indices_known: bool, last_batch: int) -> Reading:
+    """What the loader left out and gave twice, by its data set's length and labels."""
+    size, labels = _length_of(loader), table.filled("labels")
+    if size is None:
+        return Reading(indices_known=indices_known, last_batch=last_batch)
+    reading = Reading(
+        indices_known=indices_known,
+        left_out=max(0, size - len(labels)),
+        repeated=max(0, len(labels) - size),
+        last_batch=last_batch,
+    )
+    if size == len(labels):
+        return reading
+    num_classes = table.filled("logits").shape[1]
+    known = _labels_of(loader, size, num_classes)
+    if known is None or (indices_known and not torch.equal(known[table.filled("indices")], labels)):
+        return reading
+    difference = counts.class_counts(known, num_classes) - counts.class_counts(labels, num_classes)
+    if bool((difference < 0).any()):
+        return reading
+    return replace(reading, left_out_by_class=tuple(difference.tolist()))
+
+
+def _labels_of(loader: object, size: int, num_classes: int) -> Tensor | None:
+    """The labels of a loader's data set, read without its images; None where that cannot be done."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # examples that cannot be compared: `_reading_of` compares the rows
+            labels = labels_of(loader.dataset)  # type: ignore[attr-defined]
+    except Exception as error:  # the user's data set may raise anything where it is asked for its labels
+        if is_passed_on(error):
+            raise
+        return None
+    return labels if len(labels) == size and int(labels.max()) < num_classes else None
+
+
+def _twin_loader(loader: DataLoader[Any], batches: list[list[int]], form: BatchForm) -> DataLoader[Any]:
     """A private loader over the same data set, so that no iterator, worker or sampler of the user's is touched."""
     return DataLoader(
         loader.dataset,
         batch_sampler=batches,
         num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
+        collate_fn=Collate(loader.collate_fn, form),
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
@@ -287,21 +410,3 @@ def _twin_loader(loader: DataLoader[Any], batches: list[list[int]]) -> DataLoade
         generator=loader.generator,
         prefetch_factor=loader.prefetch_factor,
     )
-
-
-def _read_batch(batch: object, *, own_indices: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    if not isinstance(batch, list | tuple) or len(batch) < 2 or not all(map(torch.is_tensor, batch[:2])):
-        kinds = ", ".join(type(part).__name__ for part in batch) if isinstance(batch, list | tuple) else ""
-        got = f"a {type(batch).__name__}" + (f" of {kinds}" if kinds else "")
-        raise must("loader", "yield (images, labels), both tensors", got)
-    images, labels = batch[:2]
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels.squeeze(1)
-    if labels.ndim != 1:
-        raise must("labels", "have shape (N,) or (N, 1)", tuple(labels.shape))
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise must("labels", "be integers", str(labels.dtype).removeprefix("torch."))
-    if len(labels) != len(images):
-        raise must("labels", f"have one row per image, {len(images)}", len(labels))
-    indices = batch[2].long() if own_indices and len(batch) > 2 and torch.is_tensor(batch[2]) else None
-    return images, labels.long(), indices

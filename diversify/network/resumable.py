@@ -19,8 +19,10 @@ from .embeddings import (
     COLUMNS,
     INDEX,
     Embeddings,
+    Reading,
     column_form,
     index_record,
+    is_complete,
     open_columns,
     read_index,
     require_finite,
@@ -41,6 +43,7 @@ class Table:
     def __init__(self, rows: int | None, folder: Path | None, origin: Mapping[str, str]) -> None:
         self.rows = rows
         self.done = 0
+        self.is_complete = False
         self.folder = folder
         self.origin = origin
         self.columns: dict[str, Tensor] = {}
@@ -72,6 +75,7 @@ class Table:
             raise must("embeddings index", "have rows_done in [0, rows]", index["rows_done"])
         self._open(open_columns(folder, index, writable=True))
         self.done = self._recorded = index["rows_done"]
+        self.is_complete = is_complete(index)
 
     def _open(self, arrays: dict[str, atomic.Array]) -> None:
         self._arrays = arrays
@@ -127,6 +131,12 @@ class Table:
         atomic.write_json(self.folder / INDEX, index)
         self._recorded, self._recorded_at = self.done, time.monotonic()
 
+    def filled(self, name: str) -> Tensor:
+        """Return the finished rows of a column."""
+        if self.rows is None:
+            return torch.cat([block[name] for block in self.blocks])
+        return self.columns[name][: self.done]
+
     def discard(self) -> None:
         """Remove the files that this call wrote, because the same input would fail again."""
         if self.folder is not None and self._ours:
@@ -136,14 +146,21 @@ class Table:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 
-    def finish(self) -> Embeddings:
-        """Return the complete embeddings, from memory or mapped from the folder."""
-        if self.rows is None:
-            self.columns = {name: torch.cat([block[name] for block in self.blocks]) for name in COLUMNS}
-            self.blocks = []
-        self.record()
+    def finish(self, reading: Reading) -> Embeddings:
+        """Return the complete embeddings, from memory or mapped from the folder.
+
+        Args:
+            reading: How the loader gave the rows.
+        """
         if self.folder is None:
-            return Embeddings(**self.columns)
+            columns = {name: self.filled(name) for name in COLUMNS}
+            self.columns, self.blocks = {}, []
+            return Embeddings(**columns, reading=reading)
+        if not self.is_complete:
+            self.record()
+            features, logits = self.columns["features"], self.columns["logits"]
+            sizes = len(features), self.done, features.shape[1], logits.shape[1]
+            atomic.write_json(self.folder / INDEX, index_record(*sizes, self.origin, reading))
         return Embeddings.load(self.folder)
 
 

@@ -16,7 +16,7 @@ from ..augment.features import FeatureAugmenter
 from ..errors import must
 from ..functional import counts, draws, oversample
 from ..functional.losses import prior_corrected_cross_entropy
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, Reading
 from ..network.linear_head import LinearHead, read_head
 from ..plan.plan import Plan
 from ..runtime.progress import Progress
@@ -229,7 +229,7 @@ def _trained(
     augment = None
     if plan.feature_methods:
         places = torch.arange(len(embeddings), device=device)
-        bank = replace(embeddings, indices=places)  # rows are identified by their place
+        bank = replace(embeddings, indices=places, reading=Reading())  # rows are identified by their place
         augment = FeatureAugmenter(plan, bank, seed=seed, head=head)
     begin = functional.normalize(head.weight, dim=1) if head.cosine else head.weight / stretch
     weight, bias = (value.detach().clone().requires_grad_() for value in (begin, head.bias))

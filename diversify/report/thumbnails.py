@@ -24,6 +24,7 @@ _LOSSLESS = 48  # images of up to this many pixels a side are kept unchanged
 def take_pictures(exhibits: Exhibits, train: Images, heldout: Images) -> Exhibits:
     """Return the exhibits with a small picture of every example, and its file name if it has one.
 
+    Where it is not known which images of the data set the examples are, they stay without a picture; the report says so.
     Pixels in [0, 255] or [0, 1] are shown as they are. Normalised images are stretched to their own range. Random states
     are left unchanged.
 
@@ -53,7 +54,8 @@ def take_pictures(exhibits: Exhibits, train: Images, heldout: Images) -> Exhibit
         return example.model_copy(update={"picture": picture, "name": file_name(dataset, example.index)})
 
     def with_pictures(one: ClassExamples) -> ClassExamples:
-        kinds = {"typical": train, "border": train, "outlier": train, "errors": heldout}
+        kinds = dict.fromkeys(("typical", "border", "outlier"), train) if exhibits.train_indices_known else {}
+        kinds |= {"errors": heldout} if exhibits.heldout_indices_known else {}
         update = {
             kind: tuple(with_picture(each, dataset) for each in getattr(one, kind)) for kind, dataset in kinds.items()
         }

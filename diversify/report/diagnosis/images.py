@@ -26,6 +26,16 @@ def images_section(subject: Subject, exhibits: Exhibits) -> Section:
         )
         if exhibits.fragile > len(exhibits.examples):
             note += f" Shown are the {len(exhibits.examples)} weakest of {exhibits.fragile} fragile classes."
+    unknown = [
+        side
+        for side, known in (("training", exhibits.train_indices_known), ("held-out", exhibits.heldout_indices_known))
+        if not known
+    ]
+    if exhibits.examples and unknown:
+        note += (
+            f" The {' and '.join(unknown)} images are named by their row and shown without pictures, because their loader does"
+            " not say which image of the data set a row is."
+        )
     galleries = tuple(_gallery(subject, one) for one in exhibits.examples)
     return Section(title="Example images", anchor="images", note=note, galleries=galleries)
 
