@@ -95,7 +95,6 @@ def make_files(folder: Path) -> None:
         },
         "thin": {"train_images": images[:, :0], "train_labels": labels},
         "beyond": {"train_images": images, "train_labels": np.array([0, 1, 1, 2**63 + 5], dtype=np.uint64)},
-        "floats": {"train_images": images, "train_labels": labels.astype(float)},
         "halves": {"train_images": images, "train_labels": labels / 2},
         "square": {"train_images": images, "train_labels": np.zeros((4, 4), int)},
         "flat": {"train_images": images.reshape(4, 64), "train_labels": labels},
@@ -198,7 +197,7 @@ def made(place: dict[str, str], sides: Any, diagnosis: dv.Diagnosis) -> SimpleNa
 
 LINES = {
     # Usage
-    "tran": "command must be one of train, diagnose, plan, remedy, compare, benchmark, report, demo, got 'tran'; did you mean 'train'?",
+    "tran": "command must be one of train, diagnose, plan, check, remedy, compare, benchmark, report, demo, got 'tran'; did you mean 'train'?",
     "train": "--out must be given, got none; see `diversify train --help`",
     "diagnose --out {dir}/out": "--weights must be given, got none; see `diversify diagnose --help`",
     "compare --out {dir}/out": "DIR_A must be given, got none; see `diversify compare --help`",
@@ -290,15 +289,14 @@ LINES = {
     "train --out {dir}/out --data npz:{dir}/empty.pt": "npz file must be a whole NumPy .npz without Python objects, got {dir}/empty.pt",
     "train --out {dir}/out --data npz:{dir}/keys.npz": "npz file must have train_images and train_labels, got images",
     "train --out {dir}/out --data npz:{dir}/unlabelled.npz": "npz file must have train_labels beside train_images, got train_images",
-    "train --out {dir}/out --data npz:{dir}/negative.npz": "labels of train_images must not be negative, got -1 at row 2",
+    "train --out {dir}/out --data npz:{dir}/negative.npz": "labels of train_images must not be negative, got -1 at row 2; leave out the images without a label, 1 of 4",
     "train --out {dir}/out --data npz:{dir}/beyond.npz": "labels of train_images must be less than 2^63, got 9223372036854775813 at row 3",
     "train --out {dir}/out --data npz:{dir}/thin.npz": "train_images must have images of at least 1 x 1 pixels, got 8 x 0",
     "train --out {dir}/out --data npz:{dir}/sizes.npz": "images must have one size, got 8 x 8 in train and 8 x 9 in val; pass --resize N and --crop N",
     "train --out {dir}/out --data test_wrong_inputs:bare": "test_wrong_inputs:bare() must return a mapping with a data set under 'train', got TensorDataset; wrap it as {'train': data_set}",
-    "train --out {dir}/out --data npz:{dir}/short.npz": "labels of train_images must be as many as its images, 4, got 2",
-    "train --out {dir}/out --data npz:{dir}/floats.npz": "labels of train_images must be integers, got float64; convert them with .astype(int)",
-    "train --out {dir}/out --data npz:{dir}/halves.npz": "labels of train_images must be integers, got float64",
-    "train --out {dir}/out --data npz:{dir}/square.npz": "labels of train_images must have shape (N,) or (N, 1), got (4, 4); several labels per image (multi-label data) cannot be diagnosed: each image needs one class",
+    "train --out {dir}/out --data npz:{dir}/short.npz": "labels of train_images must be as many as the images, 4, got 2",
+    "train --out {dir}/out --data npz:{dir}/halves.npz": "labels of train_images must be whole numbers, got 0.5 at row 1",
+    "train --out {dir}/out --data npz:{dir}/square.npz": "labels of train_images must have shape (N,) or (N, 1), or be one-hot (N, C), got (0, 0, 0, 0) at row 0; leave out the images without a label",
     "train --out {dir}/out --data npz:{dir}/flat.npz": "train_images must have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got (4, 64)",
     "train --out {dir}/out --data npz:{dir}/wide.npz": "train_images must be uint8, or float in [0, 1], got int16",
     "train --out {dir}/out --data npz:{dir}/bright.npz": "train_images must be uint8, or float in [0, 1], got float64 from 255 to 255",
@@ -732,7 +730,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.labels_of(Silent())": (
         lambda m: dv.labels_of(Silent()),
-        "data set must show its labels without loading images, as an attribute `targets` or `labels`, got Silent",
+        "data set must show its labels, as an attribute `targets` or `labels`, got Silent; pass labels=, one class per image",
     ),
     "dv.labels_of(Stream())": (
         lambda m: dv.labels_of(Stream()),
@@ -740,7 +738,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.labels_of(set_of([0.5, 1.5]))": (
         lambda m: dv.labels_of(set_of([0.5, 1.5])),
-        "labels of TensorDataset must be integers, got torch.float32",
+        "labels of TensorDataset must be whole numbers, got 0.5 at row 0",
     ),
     "dv.imbalance_indices(torch.arange(3), dv.Imbalance.parse('exp:2:5'))": (
         lambda m: dv.imbalance_indices(torch.arange(3), dv.Imbalance.parse("exp:2:5")),
