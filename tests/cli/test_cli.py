@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 
 from diversify.cli import screen, tables
-from diversify.cli.entry import run
+from diversify.cli.entry import _with_flags, run
 from diversify.diagnosis.result import Diagnosis
+from diversify.errors import InputError, must
 from diversify.files import atomic, digests
 from diversify.runtime.user_code import import_object
 
@@ -382,3 +383,39 @@ def test_commands_bring_neither_albumentations_nor_imbalanced_learn_before_they_
     code = "import sys, diversify.cli.entry, diversify.commands.options; print({'albumentations', 'imblearn', 'optuna'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "shown"),
+    [
+        ("train", must("tail_order", "be 1", 2), "--tail-order must be 1, got 2"),
+        ("train", must("mean and std", "be 1", 2), "--mean and --std must be 1, got 2"),
+        ("train", must("ratio of imbalance", "be 1", 2), "ratio of --imbalance must be 1, got 2"),
+        ("train", must("epochs of a resumed run", "stay 1", 2), "--epochs of a resumed run must stay 1, got 2"),
+        ("train", must("resume=True", "find a state", "none"), "--resume must find a state, got none"),
+        (
+            "train",
+            must("images", "fit", 2, "pass resize=N, crop=N"),
+            "images must fit, got 2; pass --resize N, --crop N",
+        ),
+        ("train", must("images", "fit", "a/seed=3/crop=4"), "images must fit, got a/seed=3/crop=4"),
+        ("train", must("data set", "be 1", "seed=3"), "data set must be 1, got seed=3"),
+        (
+            "train",
+            must("head", "be 1", 2, "pass head=NAME"),
+            "head must be 1, got 2; pass head=NAME",
+        ),  # it has no --head
+        ("diagnose", must("head", "be 1", 2, "pass head=NAME"), "--head must be 1, got 2; pass --head NAME"),
+        (
+            "diagnose",
+            must("weights a/w.pt", "fit", 2, 'heldout="test"'),
+            "--weights a/w.pt must fit, got 2; --heldout test",
+        ),
+        ("plan", must("folder", "be 1", 2), "DIR must be 1, got 2"),
+        ("benchmark", must("results", "be 1", 2), "--out must be 1, got 2"),
+        ("train", InputError("images must fit, got 2; pass crop=N"), "images must fit, got 2; pass --crop N"),
+        ("train", InputError("crop is wrong"), "crop is wrong"),
+    ],
+)
+def test_parameters_that_the_command_has_are_shown_as_flags(command: str, error: InputError, shown: str) -> None:
+    assert _with_flags(error, [command, "--out", "x"]) == shown
