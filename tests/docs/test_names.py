@@ -66,7 +66,5 @@ def test_a_name_that_is_not_there_is_noticed() -> None:
     assert used("`dv.diagnoze(...)`, see docs/diversify.css") == {"diversify.diagnoze"}
     with pytest.raises(ImportError):
         resolve("diversify.diagnoze")
-    assert used("from diversify.plan import RULES, Nothing  # why\n") == {
-        "diversify.plan.RULES",
-        "diversify.plan.Nothing",
-    }
+    missing = "from diversify.plan import RULES, Nothing  # why\n"
+    assert used(missing) >= {"diversify.plan.RULES", "diversify.plan.Nothing"}
