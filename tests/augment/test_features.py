@@ -1,4 +1,4 @@
-"""Features varied in the loop: per row one method of its class, gradients kept, and the same draws anywhere."""
+"""Feature augmentation: one method per row, gradients are kept, and draws are the same everywhere."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The leak guard: a model that takes a class's augmentation for the class is found, one that does not is left in peace."""
+"""The leak: detected for a model that predicts a class because of its augmentation, and not for one that does not."""
 
 import json
 import math

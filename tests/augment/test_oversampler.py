@@ -1,4 +1,4 @@
-"""The over-sampler: imbalanced-learn's conventions, whose parents a row has, and what every method promises."""
+"""The over-sampler: imbalanced-learn's conventions, the parents of new rows, and the properties of every method."""
 
 import subprocess
 import sys

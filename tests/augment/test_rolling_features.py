@@ -1,4 +1,4 @@
-"""The bank of features that the loop itself has seen: what is kept, when it is read, and what it refuses."""
+"""The bank of features from the training loop: which features are kept, when they are used, and wrong inputs."""
 
 import pytest
 import torch

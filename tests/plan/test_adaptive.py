@@ -1,4 +1,4 @@
-"""What an adaptive plan owes: a step at a time, within bounds, a reason for each, the same in every process and after a resume.
+"""Adaptive plans: one step at a time, within bounds, with reasons, the same in every process and after a resume.
 
 Run as a script it is one of two processes that train together: `RANK FILE`.
 """
@@ -49,7 +49,7 @@ def plan_of(strengths=(0.4, 0.2, 0.3), probability=0.5, names="abc", **fields):
 
 
 class Follower:
-    """A part that remembers what it was told."""
+    """A part that records the plans it gets."""
 
     def __init__(self):
         self.told = []
@@ -74,7 +74,7 @@ def feature_strengths(plan):
 
 
 def without_strengths(plan):
-    """Everything of a plan that must not move."""
+    """Everything in a plan that must not change."""
     values = plan.model_dump()
     for one in values["classes"]:
         del one["reasons"], one["image"]["strength"]
@@ -258,7 +258,7 @@ def test_observing_counts_on_any_integers_and_any_batches():
 
 
 def test_observing_never_waits_for_the_device():
-    """On tensors without values, any look at one would be an error."""
+    """On tensors without values, where reading one would be an error."""
     adaptive = AdaptivePlan(plan_of())
     adaptive.observe(*torch.zeros(2, 5, dtype=torch.int64, device="meta"))
     assert adaptive._observed.device.type == "meta"
@@ -382,7 +382,7 @@ def test_a_plan_keeps_its_reasons_and_the_latest_of_each_strength():
 
 
 def run(adaptive, epochs, stop=None):
-    """Some epochs of evidence; `stop` saves within that epoch and goes on with another object."""
+    """Some epochs of evidence; `stop` saves within that epoch and resumes with another object."""
     for epoch in epochs:
         hits = [draws.integers(21, "hits", epoch, torch.arange(3)).tolist() for _ in range(2)]
         observe(adaptive, hits[0])

@@ -1,4 +1,4 @@
-"""The strategy layer: its laws, its file, and its controls."""
+"""Plans: their rules, their file, and their controls."""
 
 import copy
 import dataclasses
@@ -40,7 +40,7 @@ def as_untouched(one: ClassPlan) -> ClassPlan:
 
 
 def nothing(plan: Plan, c: int) -> bool:
-    """Whether a class gets nothing."""
+    """True if a class gets nothing."""
     bare = Plan.untouched([one.name for one in plan.classes], plan.class_counts)
     return as_untouched(plan.classes[c]) == as_untouched(bare.classes[c])
 
@@ -55,7 +55,7 @@ def with_columns(diagnosis: Diagnosis, changed: dict[str, dict[int, float]]) -> 
 
 @pytest.fixture(scope="module")
 def quiet(diagnosis: Diagnosis) -> Diagnosis:
-    """A diagnosis that is sure of nothing: every interval holds every mark, and no class's magnitudes are measured.
+    """A diagnosis without clear findings: every interval contains every mark, and no class's magnitudes are measured.
 
     The network knows its training images by heart.
     """
@@ -71,7 +71,7 @@ def quiet(diagnosis: Diagnosis) -> Diagnosis:
 
 @pytest.fixture(scope="module")
 def equal(quiet: Diagnosis) -> Diagnosis:
-    """The same with as many images of every class."""
+    """The same with equal class sizes."""
     columns = {**quiet.columns, "count": torch.full_like(quiet["count"], 50.0)}
     return dataclasses.replace(quiet, columns=columns)
 
@@ -190,7 +190,7 @@ def test_where_nothing_is_sure_the_counts_decide_alone(quiet: Diagnosis) -> None
 
 
 def with_gap(diagnosis: Diagnosis, gap: float) -> Diagnosis:
-    """Half of the unseen images are found, and so much more of the training images."""
+    """Held-out recall is one half, and training recall is higher by this."""
     return with_columns(diagnosis, {"recall_train": dict.fromkeys(range(len(diagnosis.class_names)), 0.5 + gap)})
 
 
@@ -401,7 +401,7 @@ def test_a_class_is_never_moved_further_for_being_less_certain(
 
 
 def test_a_class_that_needs_nothing_gets_nothing(equal: Diagnosis) -> None:
-    """Of equal classes one is in trouble; the others stay as they are, whatever else is said of those that are found."""
+    """One of several equal classes has a problem; the others stay as they are, except for rules about recognised classes."""
     hurt, found = 4, 2
     changed = {
         "safe_high": {hurt: 0.3, found: 0.3},
@@ -429,7 +429,7 @@ def test_a_class_found_well_gives_up_what_its_size_suggested(quiet: Diagnosis) -
 
 
 def test_the_size_of_a_class_is_what_the_line_on_its_count_predicts(quiet: Diagnosis) -> None:
-    """A low measure that goes with few images is no evidence beyond the count; the mean would say otherwise."""
+    """A measure that is low because the class is small is no evidence beyond its size, although it lies below the mean."""
     low = {name: {9: value} for name, value in zip(("safe", "safe_low", "safe_high"), (0.3, 0.2, 0.4), strict=True)}
     told = with_columns(quiet, low)
     line = {"slope": 0.0, "intercept": 0.35, "r_squared": 1.0, "scatter": 0.0}
@@ -860,7 +860,7 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 def plan_or_line(call: Callable[[], Plan]) -> Plan | str:
-    """What reading a plan gives: a plan, or the line that says why not. Any other exception passes."""
+    """The plan that was read, or the error message if it was refused; any other exception is raised."""
     try:
         return call()
     except InputError as error:
@@ -940,7 +940,7 @@ def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 
 def edited(path: str, value: Any) -> dict[str, Any]:
-    """A plan's values with one of them another; `...` takes it out."""
+    """A plan's values with one replaced, or removed if it is `...`."""
     values: Any = Plan.from_counts(NAMES, COUNTS).to_dict()
     *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
     holder = values
