@@ -122,20 +122,23 @@ class BatchAugmenter(nn.Module):
 
         Args:
             images: `(N, C, H, W)` uint8, or floating point in [0, 1], not normalised yet.
-            targets: Class indices `(N,)`.
+            targets: Class indices `(N,)` or `(N, 1)`, or class probabilities `(N, C)`, one-hot or already mixed; the largest
+                one counts as the class.
             key: What the draws depend on; None for the augmenter's own seed, epoch and steps.
 
         Returns:
             Images of the same shape and type, and targets: class probabilities `(N, C)` float32 if the plan mixes images of
-            any class (in all epochs alike), else the class indices unchanged.
+            any class (in all epochs alike), else the targets unchanged. Targets that are mixed already are mixed further.
 
         Raises:
-            InputError: targets are not class indices, images have another form or values outside [0, 1] (on an accelerator
+            InputError: targets are not classes or class probabilities, images have another form or values outside [0, 1] (on an accelerator
                 only the first batch is checked), or the pool's images have another shape.
         """
         if not self.training:
             return images, targets
         self._check_images(images)
+        if isinstance(targets, Tensor) and targets.ndim == 2 and targets.shape[1] == 1 != self._classes:
+            targets = targets[:, 0]
         _check_targets(targets, len(images), self._classes)
         if key is None:
             rows = torch.arange(len(images), device=images.device)
@@ -143,9 +146,10 @@ class BatchAugmenter(nn.Module):
             self.step += 1
         if self.base is not None:
             images, targets = self.base(images, targets, key)
-        classes = targets.long()  # torch would read uint8 indices as a mask
+        soft = targets.float() if targets.ndim == 2 else None
+        classes = targets.long() if soft is None else soft.argmax(1)  # torch would read uint8 indices as a mask
         images = self._vary(images, classes, key)
-        return self._mix(images, classes, key) if self._mixes else (images, targets)
+        return self._mix(images, classes, key, soft) if self._mixes else (images, targets)
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
@@ -172,13 +176,14 @@ class BatchAugmenter(nn.Module):
         strength = torch.where(acts, self._strength[targets][:, None] * factor, 0)
         return image_ops.apply_policy(images, operation, strength, draw, self._names)
 
-    def _mix(self, images: Tensor, targets: Tensor, key: DrawKey) -> tuple[Tensor, Tensor]:
+    def _mix(self, images: Tensor, targets: Tensor, key: DrawKey, soft: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The images mixed with partners, and class probabilities; those that the targets already have are mixed too."""
         rows = torch.arange(len(images), device=images.device) if key.rows is None else key.rows
 
         def drawn(name: str) -> Tensor:
             return draws.uniform(name, key.seed, key.epoch, key.step, rows)
 
-        partners, partner_targets, found = self._partners(images, targets, key, rows)
+        partners, partner_targets, place, found = self._partners(images, targets, key, rows)
         method = self._method[targets]
         acts = found & (drawn("mix") < self._mixed[targets] * self.factor)
         share = drawn("mix share")  # Beta(1, 1)
@@ -194,10 +199,16 @@ class BatchAugmenter(nn.Module):
             counts = self._class_counts[targets], self._class_counts[partner_targets]
             labels = torch.where(method == _METHODS.index("remix"), mixing.remix_shares(share, *counts), share)
             kept = torch.where(blends, labels, kept)
-        return images, mixing.mix_targets(targets, partner_targets, kept, self._classes)
+        if soft is None:
+            return images, mixing.mix_targets(targets, partner_targets, kept, self._classes)
+        hard = torch.nn.functional.one_hot(partner_targets, self._classes).float()
+        share, others = kept.to(soft.dtype)[:, None], soft[place] if self._pool_images is None else hard
+        return images, share * soft + (1 - share) * others
 
-    def _partners(self, images: Tensor, targets: Tensor, key: DrawKey, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A partner image and its label for every row, and if there is any partner at all, `()` bool."""
+    def _partners(
+        self, images: Tensor, targets: Tensor, key: DrawKey, rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A partner image, its label and its place for every row, and if there is any partner at all, `()` bool."""
         pool = self._pool_images
         if pool is None:
             order, counts = _by_class(targets, self._classes)
@@ -209,7 +220,7 @@ class BatchAugmenter(nn.Module):
         place = draws.integers(counts[classes], "mix partner", key.seed, key.epoch, key.step, rows)
         found = order[((counts.cumsum(0) - counts)[classes] + place).clamp(max=len(order) - 1)]
         if pool is None:
-            return images[found], targets[found], ends[-1] > 0
+            return images[found], targets[found], found, ends[-1] > 0
         if pool.shape[1:] != images.shape[1:]:
             law = f"have the images' shape {tuple(images.shape[1:])}"
             raise must("images of the pool", law, tuple(pool.shape[1:]))
@@ -222,7 +233,7 @@ class BatchAugmenter(nn.Module):
             seed, places = draws.seed_for("mix base", key.seed), rows + (key.step << 32)
             base_key = DrawKey(seed=seed, epoch=key.epoch, step=key.step, indices=places, rows=rows)
             partners, _ = self.base(partners, classes, base_key)
-        return partners, classes, ends[-1] > 0
+        return partners, classes, found, ends[-1] > 0
 
     def _take(self, plan: Plan, device: torch.device) -> None:
         """Keep a plan's columns as buffers, which move with the module and are not part of its state."""
@@ -321,12 +332,26 @@ def _whole(weights: Tensor) -> Tensor:
 def _check_targets(targets: Tensor, rows: int, num_classes: int) -> None:
     if not isinstance(targets, Tensor):
         raise must("targets", f"be a tensor of {rows} class indices", type(targets).__name__)
+    if targets.shape == (rows, num_classes) and targets.dtype != torch.bool and not targets.is_complex():
+        _check_probabilities(targets)
+        return
     if targets.shape != (rows,) or targets.is_floating_point() or targets.dtype == torch.bool:
-        law = f"be ({rows},) class indices, one for each image"
+        law = f"be ({rows},) class indices, one for each image, or ({rows}, {num_classes}) class probabilities"
         raise must("targets", law, f"{targets.dtype} {tuple(targets.shape)}")
     if targets.device.type == "cpu" and rows and not 0 <= targets.min() <= targets.max() < num_classes:
         law = f"be classes of the plan, in [0, {num_classes - 1}]"
         raise must("targets", law, f"{int(targets.min())} to {int(targets.max())}")
+
+
+def _check_probabilities(targets: Tensor) -> None:
+    """An InputError if rows `(N, C)` are no class probabilities; not checked on other devices, which would have to wait."""
+    if targets.device.type != "cpu" or not len(targets):
+        return
+    bad = (targets < 0).any(1) | ~((targets.double().sum(1) - 1).abs() < 0.01)
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        got = f"a smallest of {float(targets[row].min()):g} and a sum of {float(targets[row].sum()):g} at row {row}"
+        raise must("targets of shape (N, C)", "be class probabilities, 0 or more, which sum to 1", got)
 
 
 def _check_pool(images: Tensor, labels: Tensor, num_classes: int) -> None:

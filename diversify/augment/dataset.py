@@ -24,13 +24,15 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from ..data.decode import is_pil
 from ..data.images import Batch
-from ..data.labels import check_labels, labels_of
+from ..data.labels import shown_labels
 from ..errors import InputError, must, unknown
 from ..functional import draws, image_ops
+from ..functional.labels import read_labels
 from ..plan.plan import Plan
 from ..plan.policies import ImagePolicy
 from ..runtime.user_code import describe, is_passed_on
 from .draw_key import occurrence_of, view_of
+from .plan_labels import plan_labels
 
 Backend = Callable[[Any, str, float, float], Any]
 """Takes (image, operation, strength in (0, 1], draw in [0, 1)), returns an image of the same kind, type and size."""
@@ -72,8 +74,8 @@ class DiversifiedDataset(Dataset[Any]):
             uint8 or float in [0, 1], so not normalised yet. If it has `__getitems__`, batches are fetched with it.
         plan: The image policies.
         seed: Seed of the draws.
-        labels: Classes by which policies are chosen, `(N,)`. By default those that `labels_of` finds without loading an
-            image; if there are none, or a `target_transform` changes them, each example's own label, one integer.
+        labels: Classes by which policies are chosen, `(N,)`, in any form that `DiversifySampler` takes. By default those that
+            `labels_of` finds; if there are none, or a `target_transform` changes them, each example's own label.
         backend: "albumentations"; "torch", for tensors only, which augments images of the same size together and is up to
             twice as fast at 32 x 32 pixels but slower at 224 x 224; or a function
             `backend(image, operation, strength, draw)`, which must get its randomness from `draw` in [0, 1) alone.
@@ -84,6 +86,9 @@ class DiversifiedDataset(Dataset[Any]):
     Raises:
         InputError: the data set has no length and index, or labels that are not classes of the plan; later, an image cannot
             be augmented, or the backend fails or returns another kind, type or size.
+
+    Warns:
+        UserWarning: a class has another count than in the plan, beyond what another split of the same data explains.
 
     Example:
         >>> import torch, diversify as dv
@@ -101,7 +106,7 @@ class DiversifiedDataset(Dataset[Any]):
         plan: Plan,
         *,
         seed: int = 0,
-        labels: Sequence[int] | Tensor | None = None,
+        labels: Any = None,
         backend: Named | Backend = "albumentations",
     ) -> None:
         name = type(dataset).__name__
@@ -111,11 +116,8 @@ class DiversifiedDataset(Dataset[Any]):
             raise unknown("backend", str(backend), [*get_args(Named), "a function"])
         self.dataset, self.plan, self.seed, self.backend = dataset, plan, seed, backend
         rows = len(cast(Sized, dataset))
-        self.targets = _shown_labels(dataset) if labels is None else check_labels(name, labels, rows=rows)
-        if self.targets is not None and (high := int(self.targets.max())) >= plan.num_classes:
-            law = f"be classes of the plan, in [0, {plan.num_classes - 1}]"
-            got = f"{high} at row {int((self.targets == high).nonzero()[0, 0])}"
-            raise must(f"labels of {name}", law, got, "make the plan from a diagnosis of this data set's classes")
+        given = _shown_labels(dataset, plan) if labels is None else labels
+        self.targets = None if given is None else plan_labels(given, plan, name=f"labels of {name}", rows=rows)
         self._epochs: tuple[int, int | None] = (0, None)
         shape = (plan.num_classes + 1, _OPERATIONS + len(image_ops.OPERATIONS))
         self._shared = torch.zeros(shape, dtype=torch.float64).share_memory_()
@@ -154,6 +156,28 @@ class DiversifiedDataset(Dataset[Any]):
                 raise must("plan", "have the classes of the plan before it", f"{name!r} for {old!r}")
         self.plan = plan
         self._write()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that was set; loader workers see it too."""
+        return int(self._numbers[-1, _EPOCH])
+
+    def augmented(self, index: int, example: Any) -> Any:
+        """Return an example `(image, label)` from elsewhere, augmented as the image of this index would be."""
+        now = self._now()
+        return self._varied(now, index, example) if now.varies else example
+
+    def class_of(self, index: int, example: Any) -> int:
+        """Return the class by which an example `(image, label)` of this index is augmented.
+
+        Raises:
+            InputError: it is no pair, or its label is not a class of the plan.
+        """
+        return self._class_of(int(index), _label_of(index, example))
+
+    def without_augmentation(self) -> Dataset[Any]:
+        """Return the data set below, as `clean_loader` asks for it."""
+        return self.dataset
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
@@ -205,10 +229,7 @@ class DiversifiedDataset(Dataset[Any]):
         return batch
 
     def _steps_of(self, now: _Epoch, index: int, example: Any) -> list[_Step]:
-        if not isinstance(example, tuple | list) or len(example) < 2:
-            got = f"{type(example).__name__} at row {int(index)}"
-            raise must("an example of the data set", "be a pair (image, label)", got)
-        return self._steps(now, index, example[1])
+        return self._steps(now, index, _label_of(index, example))
 
     def _steps(self, now: _Epoch, index: int, label: Any) -> list[_Step]:
         """(operation, strength, draw) of each layer; empty if the image is not augmented."""
@@ -228,14 +249,21 @@ class DiversifiedDataset(Dataset[Any]):
         if self.targets is not None:
             return int(self._classes[row])
         try:
-            number = label.__index__()
+            number = int(label.__index__())
         except (AttributeError, TypeError):
-            got = f"{type(label).__name__} at row {row}"
-            raise must("label of an example", "be one integer", got, "pass labels=LABELS") from None
+            number = self._number_of(row, label)
         if not 0 <= number < self.plan.num_classes:
             law = f"be a class of the plan, in [0, {self.plan.num_classes - 1}]"
             raise must("label of an example", law, f"{number} at row {row}")
-        return int(number)
+        return number
+
+    def _number_of(self, row: int, label: Any) -> int:
+        """The class of a label that is no integer: a whole float, a one-hot row, or the name of a class."""
+        try:
+            return int(read_labels("label", [label], class_names=[one.name for one in self.plan.classes])[0])
+        except InputError as error:
+            got = f"{repr(label) if isinstance(label, str) else type(label).__name__} at row {row}"
+            raise must("label of an example", "be one class of the plan", got, "pass labels=LABELS") from error
 
     def _vary(self, image: Any, steps: list[_Step], index: int) -> Any:
         if self.backend == "torch":
@@ -296,6 +324,13 @@ class DiversifiedDataset(Dataset[Any]):
         self._view()
 
 
+def _label_of(index: int, example: Any) -> Any:
+    if not isinstance(example, tuple | list) or len(example) < 2:
+        got = f"{type(example).__name__} at row {int(index)}"
+        raise must("an example of the data set", "be a pair (image, label)", got)
+    return example[1]
+
+
 def _policy(row: list[float], factor: float) -> ImagePolicy | None:
     """A class's policy from its shared numbers, at this factor of the schedule; None if it has no effect."""
     strength, probability = factor * row[_STRENGTH], factor * row[_PROBABILITY]
@@ -307,12 +342,12 @@ def _policy(row: list[float], factor: float) -> ImagePolicy | None:
     return ImagePolicy(operations=operations, layers=layers, strength=strength, probability=probability)
 
 
-def _shown_labels(dataset: Dataset[Any]) -> Tensor | None:
-    """The labels of a data set; None if they cannot be read without loading, or a `target_transform` changes them."""
+def _shown_labels(dataset: Dataset[Any], plan: Plan) -> Tensor | None:
+    """The labels of a data set; None if it shows none, shows others than its examples have, or has a `target_transform`."""
     if _changes_labels(dataset):
         return None
     try:
-        return labels_of(dataset)
+        return shown_labels(dataset, [one.name for one in plan.classes])[0]
     except InputError:
         return None
 

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-import numpy as np
 import pydantic
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from ..functional import allocate, draws
 from ..functional.counts import class_counts
 from ..plan.plan import Plan
 from .draw_key import Drawn
+from .plan_labels import plan_labels
 
 
 def _drawn(index: int, occurrence: int) -> int:
@@ -85,14 +85,20 @@ class DiversifySampler(Sampler[int]):
     that training has seen to `state_dict(consumed=...)`.
 
     Args:
-        labels: Class of every training image, `(N,)`, for example from `labels_of(dataset)`.
+        labels: The data set that the loader draws from, or the class of each of its images, `(N,)`: integers, one-hot rows,
+            or names of the plan's classes, in a tensor, an array, a list or a pandas Series. The sampler cannot see the
+            loader: where that draws from a subset, pass the subset.
         plan: Of the same classes; only its draws and its budget are used.
         seed: Seed of the order, in [0, 2^63 - 1].
         rank: This process, in [0, world_size - 1].
         world_size: Number of processes that share an epoch.
 
     Raises:
-        InputError: a label is not a class of the plan, or the plan draws a class that has no label.
+        InputError: a label is not a class of the plan, the plan draws a class that has no label, or a data set shows no
+            labels.
+
+    Warns:
+        UserWarning: a class has another count than in the plan, beyond what another split of the same data explains.
 
     Example:
         >>> import diversify as dv
@@ -106,7 +112,7 @@ class DiversifySampler(Sampler[int]):
 
     def __init__(
         self,
-        labels: Tensor | np.ndarray[Any, Any] | Sequence[int],
+        labels: Any,
         plan: Plan,
         *,
         seed: int = 0,
@@ -125,7 +131,7 @@ class DiversifySampler(Sampler[int]):
             raise must("rank", f"lie in [0, {world_size - 1}]", rank)
         self.seed, self.epoch = seed, 0
         self.rank, self.world_size = rank or 0, world_size or 1
-        self.labels = _checked(labels, plan.num_classes)
+        self.labels = plan_labels(labels, plan)
         self._classes = tuple(one.name for one in plan.classes)
         self._planned = self._under_way = self._shares_of(plan)
         self._start = self._began = 0  # where the next pass begins, and where the newest one began
@@ -315,27 +321,3 @@ class _State(pydantic.BaseModel):
         if not sum(shares) > 0:
             raise broken("draw at least one class", "zeros only")
         return shares
-
-
-def _checked(labels: Tensor | np.ndarray[Any, Any] | Sequence[int], num_classes: int) -> Tensor:
-    """A copy of the labels as `(N,)` int64 on the CPU; an InputError if they are not one class of the plan per image."""
-    if not isinstance(labels, Tensor | np.ndarray | Sequence) or isinstance(labels, str):
-        got = type(labels).__name__
-        raise must("labels", "be one integer per image", got, "dv.labels_of(dataset) reads them from a data set")
-    try:
-        found = torch.as_tensor(labels).detach().cpu()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise must("labels", "be one integer per image", f"a {type(labels).__name__} of something else") from None
-    if found.ndim != 1:
-        raise must("labels", "be one integer per image", f"shape {tuple(found.shape)}")
-    if len(found) == 0:
-        raise must("labels", "hold at least one image", 0)
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise must("labels", "be one integer per image", f"values of {str(found.dtype).removeprefix('torch.')}")
-    found = found.to(torch.int64, copy=True)
-    outside = (found < 0) | (found >= num_classes)
-    if outside.any():
-        row = int(outside.nonzero()[0])
-        law = f"be classes of the plan, in [0, {num_classes - 1}]"
-        raise must("labels", law, f"{int(found[row])} at row {row}")
-    return found

@@ -20,7 +20,7 @@ from ..errors import must
 from ..files import atomic
 from ..runtime.user_code import call_object, import_object
 from .images import Array, ImageArray, Images, Own
-from .labels import check_labels, labels_of
+from .labels import check_labels, shown_labels
 from .tables import Table, image_column, is_table, table_class_names
 
 SPLITS = ("train", "val", "test")
@@ -191,7 +191,7 @@ def read_python(spec: str) -> Source:
     splits: dict[str, tuple[Images, Tensor]] = {}
     names: list[Sequence[str]] = []
     for split, name in spelled.items():
-        dataset, labels = made[name], labels_of(made[name])
+        dataset, (labels, _) = made[name], shown_labels(made[name])
         if is_table(dataset):
             if (of_classes := table_class_names(dataset)) is not None:
                 names.append(of_classes)

@@ -143,9 +143,12 @@ def _from_one_hot(name: str, values: Tensor, limit: int | None) -> Tensor:
     """The class of each one-hot row `(N, C)`."""
     one_hot = ((values == 0) | (values == 1)).all(1) & (values.sum(1) == 1)
     if not one_hot.all():
-        row = int((~one_hot).nonzero()[0, 0])
-        shares = bool(((values[row] >= 0) & (values[row] <= 1)).all()) and abs(float(values[row].sum()) - 1) < 1e-3
-        advice = "take the labels from before the images were mixed" if shares else _SEVERAL
+        several = (values.sum(1) > 1.001) & ~one_hot
+        row = int((several if several.any() else ~one_hot).nonzero()[0, 0])
+        total, shares = float(values[row].sum()), bool(((values[row] >= 0) & (values[row] <= 1)).all())
+        advice = "take the labels from before the images were mixed" if shares and abs(total - 1) < 1e-3 else _SEVERAL
+        if shares and total == 0:
+            advice = "leave out the images without a label"
         shown = ", ".join(f"{value:.3g}" for value in values[row, :6].tolist()) + ", ..." * (values.shape[1] > 6)
         raise must(name, "have shape (N,) or (N, 1), or be one-hot (N, C)", f"({shown}) at row {row}", advice)
     if limit is not None and values.shape[1] != limit:

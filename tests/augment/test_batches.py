@@ -330,9 +330,37 @@ def test_it_keeps_no_state_that_a_checkpoint_would_carry():
     assert not list(augment.parameters())
 
 
+@pytest.mark.parametrize("method", ["cutmix", "mixup", "remix"])
+@pytest.mark.parametrize("pool", [None, batch(30, name="pool")], ids=["batch", "pool"])
+def test_one_hot_targets_and_columns_are_mixed_as_class_indices_are(method, pool):
+    augment = BatchAugmenter(mixing_plan(method, policies=GRADED), pool=pool)
+    images, targets = batch()
+    wanted = augment(images, targets, key_of())
+    one_hot = torch.nn.functional.one_hot(targets, 3)
+    for form in (one_hot, one_hot.float(), targets[:, None]):
+        got = augment(images, form, key_of())
+        assert torch.equal(got[0], wanted[0])
+        assert torch.allclose(got[1], wanted[1])
+
+
+def test_targets_that_are_mixed_already_stay_soft():
+    images, targets = batch()
+    soft = 0.75 * torch.nn.functional.one_hot(targets, 3) + 0.25 / 3
+    assert BatchAugmenter(plan_of())(images, soft, key_of())[1] is soft
+    mixed = BatchAugmenter(mixing_plan("mixup"))(images, soft, key_of())[1]
+    hard = BatchAugmenter(mixing_plan("mixup"))(images, targets, key_of())[1]
+    assert torch.allclose(
+        mixed, 0.75 * hard + 0.25 / 3, atol=1e-6
+    )  # mixing is linear, so partners' targets stay soft too
+    assert torch.allclose(mixed.sum(1), torch.ones(60))
+
+
 WRONG = {
-    "targets must be \\(60,\\) class indices": lambda: BatchAugmenter(plan_of())(
-        batch()[0], torch.ones(60, 3), key_of()
+    "targets must be \\(60,\\) class indices, one for each image, or \\(60, 3\\) class probabilities": lambda: (
+        BatchAugmenter(plan_of())(batch()[0], torch.ones(60, 4), key_of())
+    ),
+    "targets of shape \\(N, C\\) must be class probabilities, 0 or more, which sum to 1, got a smallest of 1 and a sum of 3": (
+        lambda: BatchAugmenter(plan_of())(batch()[0], torch.ones(60, 3), key_of())
     ),
     "targets must be classes of the plan, in \\[0, 2\\], got 3 to 3": lambda: BatchAugmenter(plan_of())(
         batch()[0], torch.full((60,), 3), key_of()
@@ -357,8 +385,8 @@ WRONG = {
     "targets must be a tensor of 60 class indices, got list": lambda: BatchAugmenter(plan_of())(
         batch()[0], batch()[1].tolist(), key_of()
     ),
-    "targets must be \\(60,\\) class indices, one for each image, got torch.bool": lambda: BatchAugmenter(plan_of())(
-        batch()[0], batch()[1] > 0, key_of()
+    "targets must be \\(60,\\) class indices, one for each image, or .* probabilities, got torch.bool": lambda: (
+        BatchAugmenter(plan_of())(batch()[0], batch()[1] > 0, key_of())
     ),
     "images must be \\(N, C, H, W\\), uint8 or floating point, got torch.uint8 \\(60, 8, 10\\)": lambda: BatchAugmenter(
         mixing_plan()

@@ -438,6 +438,7 @@ def test_labels_are_given_shown_or_each_examples_own() -> None:
     shown = TensorDataset(pixels, LABELS)
     silent = Pairs([(image, torch.tensor(label)) for image, label in zip(pixels, LABELS.tolist(), strict=True)])
     relabelled = Pairs(silent.examples)
+    one_hot = Pairs([(image, torch.eye(3)[label]) for image, label in silent.examples])
     relabelled.targets, relabelled.target_transform = (LABELS + 1) % 3, int  # type: ignore[attr-defined]
     want = DiversifiedDataset(shown, plan_of(), backend=note).__getitems__(list(range(COUNT)))
     for dataset in (
@@ -445,6 +446,7 @@ def test_labels_are_given_shown_or_each_examples_own() -> None:
         DiversifiedDataset(relabelled, plan_of(), backend=note),
         DiversifiedDataset(Subset(relabelled, range(COUNT)), plan_of(), backend=note),
         DiversifiedDataset(ConcatDataset([silent]), plan_of(), backend=note),
+        DiversifiedDataset(one_hot, plan_of(), backend=note),
         DiversifiedDataset(Pairs([(image, "?") for image in pixels]), plan_of(), labels=LABELS, backend=note),
     ):
         got = dataset.__getitems__(list(range(COUNT)))
@@ -490,15 +492,14 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "labels",
         torch.tensor([0, 1, 3]),
-        "labels of Pairs must be classes of the plan, in [0, 2], got 3 at row 2; make the plan from a diagnosis of this"
-        " data set's classes",
+        "labels of Pairs must be classes of the plan, in [0, 2], got 3 at row 2",
     ),
-    ("labels", [0, 1], "labels of Pairs must be as many as its images, 3, got 2"),
+    ("labels", [0, 1], "labels of Pairs must be as many as the images, 3, got 2"),
     ("example", "text", "an example of the data set must be a pair (image, label), got str at row 0"),
     (
         "example",
-        (torch.zeros(1, 4, 4), "b"),
-        "label of an example must be one integer, got str at row 0; pass labels=LABELS",
+        (torch.zeros(1, 4, 4), "x"),
+        "label of an example must be one class of the plan, got 'x' at row 0; pass labels=LABELS",
     ),
     (
         "example",

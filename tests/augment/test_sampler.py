@@ -669,7 +669,7 @@ def test_class_counts_that_are_not_the_plans_are_named():
     larger, half = (torch.repeat_interleave(torch.tensor(counts)) for counts in ((75, 25, 5), (31, 10, 1)))
     assert notes_of(larger, plan) == notes_of(half, plan) == []
     balanced = torch.repeat_interleave(torch.tensor([100, 60, 44]))
-    assert "class 0 has 100 of 204 images" in notes_of(balanced, plan)[0]
+    assert "class 2 has 44 of 204 images" in notes_of(balanced, plan)[0]
 
 
 def test_an_image_folder_must_number_the_classes_as_the_plan_does(tmp_path):

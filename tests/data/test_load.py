@@ -128,20 +128,20 @@ NPZ_ERRORS = [
     ({"train_images": IMAGES}, "npz file must have train_labels beside train_images, got train_images"),
     (
         {"train_images": IMAGES, "train_labels": FOUR[:3]},
-        "labels of train_images must be as many as its images, 4, got 3",
+        "labels of train_images must be as many as the images, 4, got 3",
     ),
     (
         {"train_images": IMAGES, "train_labels": FOUR - 1},
-        "labels of train_images must not be negative, got -1 at row 0",
+        "labels of train_images must not be negative, got -1 at row 0; leave out the images without a label, 2 of 4",
     ),
     (
-        {"train_images": IMAGES, "train_labels": FOUR + 0.0},
-        "labels of train_images must be integers, got float64; convert them with .astype(int)",
+        {"train_images": IMAGES, "train_labels": FOUR + 0.5},
+        f"labels of train_images must be whole numbers, got {FOUR[0] + 0.5} at row 0",
     ),
     (
         {"train_images": IMAGES, "train_labels": np.eye(4, 2, dtype=int)},
-        "labels of train_images must have shape (N,) or (N, 1), got (4, 2); "
-        "several labels per image (multi-label data) cannot be diagnosed: each image needs one class",
+        "labels of train_images must have shape (N,) or (N, 1), or be one-hot (N, C), got (0, 0) at row 2; "
+        "leave out the images without a label",
     ),
     ({"train_images": IMAGES[0], "train_labels": FOUR}, f"train_images {FORM} (3, 3)"),
     ({"train_images": random_images(4, 3, 3, 4), "train_labels": FOUR}, f"train_images {FORM} (4, 3, 3, 4)"),

@@ -299,17 +299,17 @@ def test_medmnist_in_grey_and_colour_and_every_size(tmp_path, side, colour):
 
 MANY = "cannot be diagnosed: each image needs one class"
 FORM = "train_images must have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got"
+LABELS_FORM = "labels of train_images must have shape (N,) or (N, 1), or be one-hot (N, C), got"
 MEDMNIST_ERRORS = [
     (
         (6, 28, 28),
         noise(6, 14) % 2,
-        "labels of train_images must have shape (N,) or (N, 1), got (6, 14); several labels per image (multi-label data) "
-        + MANY,
+        f"{LABELS_FORM} (0, 0, 0, 0, 0, 1, ...) at row 0; several labels per image (multi-label data) {MANY}",
     ),
     (
         (6, 28, 28),
-        np.eye(6, dtype=int),
-        "labels of train_images must have shape (N,) or (N, 1), got (6, 6); convert one-hot labels with .argmax(1)",
+        np.eye(6, 4, dtype=int),
+        f"{LABELS_FORM} (0, 0, 0, 0) at row 4; leave out the images without a label",
     ),
     (
         (6, 28, 28, 28),
@@ -760,7 +760,7 @@ TABLE_ERRORS = [
     ),
     (
         lambda: {"train": Rows(image=pictures(2), label=[[0, 1], [1]])},
-        "labels of Rows must be one integer per image, got lists of several lengths",
+        f"labels of Rows must be one class per image, got lists of several lengths; several labels per image (multi-label data) {MANY}",
     ),
     (
         lambda: {"train": Rows(["a"], image=pictures(1), label=[0]), "test": Rows(["b"], image=pictures(1), label=[0])},
