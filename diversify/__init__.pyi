@@ -7,6 +7,7 @@ from .augment.leak import Leak as Leak
 from .augment.leak import measure_leak as measure_leak
 from .augment.oversampler import DiversifyOverSampler as DiversifyOverSampler
 from .augment.sampler import DiversifySampler as DiversifySampler
+from .augment.stream import DiversifyStream as DiversifyStream
 from .data.imbalance import Imbalance as Imbalance
 from .data.imbalance import imbalance_indices as imbalance_indices
 from .data.labels import labels_of as labels_of

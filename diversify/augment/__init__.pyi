@@ -9,3 +9,4 @@ from .oversampler import DiversifyOverSampler as DiversifyOverSampler
 from .rolling_features import RollingFeatureAugmenter as RollingFeatureAugmenter
 from .sampler import DiversifySampler as DiversifySampler
 from .sampler import EpochSampler as EpochSampler
+from .stream import DiversifyStream as DiversifyStream

@@ -9,6 +9,7 @@ from .labels import labels_of as labels_of
 from .load import Data as Data
 from .load import load_data as load_data
 from .loader import Split as Split
+from .loader import clean_loader as clean_loader
 from .loader import collate as collate
 from .loader import make_loader as make_loader
 from .view import View as View

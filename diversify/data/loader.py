@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import must
+from .clean import READ_TWICE, differs_when_read_again, without_augmentation
 from .decode import as_image
 from .images import Batch, Images
 from .view import View
+
+BATCH_SIZE = 64  # of a clean loader, where the batch sampler names none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,3 +126,81 @@ def make_loader(split: Split, view: View | None, *, batch_size: int = 256, worke
         (torch.Size([32, 1, 8, 8]), torch.float32, torch.Size([32]))
     """
     return DataLoader(split.dataset, batch_size=batch_size, num_workers=workers, collate_fn=Loaded(view))
+
+
+def clean_loader(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a loader of the same images for a diagnosis: each once, in order, without augmentation where that is known.
+
+    There is no shuffling, weighted drawing or dropped last batch. Images that the sampler never draws stay out: those that
+    a `SubsetRandomSampler` leaves out or a `WeightedRandomSampler` gives no weight. Batch size, collate function and
+    workers are those of the loader. Neither the loader nor its data set is changed.
+
+    Random transforms of torchvision and albumentations that keep the size of an image are removed from a copy of the data
+    set, and a `RandomCrop` does nothing where images already have its size. Transforms that do the same each time stay. A
+    data set of your own may have a method `without_augmentation()` that returns it without.
+
+    Args:
+        loader: Of a map-style data set.
+
+    Raises:
+        InputError: It is no `DataLoader`, or its data set is a stream.
+
+    Warns:
+        UserWarning: Something random is left, or it is not known which images the sampler draws.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> data = TensorDataset(torch.rand(5, 3, 8, 8), torch.arange(5))
+        >>> loader = DataLoader(data, batch_size=2, shuffle=True, drop_last=True)
+        >>> [labels.tolist() for _, labels in dv.clean_loader(loader)]
+        [[0, 1], [2, 3], [4]]
+    """
+    if not isinstance(loader, DataLoader):
+        raise must("loader", "be a DataLoader", type(loader).__name__)
+    if isinstance(loader.dataset, IterableDataset):
+        advice = "make a loader that reads every training image once, in order, without augmentation"
+        raise must("loader", "be of a map-style data set", type(loader.dataset).__name__, advice)
+    dataset, kept = without_augmentation(loader.dataset)
+    rows, unknown = _drawn_rows(loader)
+    if rows is not None:
+        dataset = Subset(dataset, rows)
+    if unknown:
+        warnings.warn(f"clean_loader reads the whole data set: which images {unknown} draws is not known", stacklevel=2)
+    if kept or differs_when_read_again(dataset, range(min(READ_TWICE, len(dataset)))):
+        what = (
+            f"the data set keeps {', '.join(kept)}" if kept else "the data set gives other images when it is read again"
+        )
+        warnings.warn(
+            f"clean_loader leaves something random: {what}; give it the transform of evaluation", stacklevel=2
+        )
+    inner = getattr(loader.batch_sampler, "batch_size", None)
+    automatic = loader.batch_size is not None or loader.batch_sampler is not None
+    return DataLoader(
+        dataset,
+        batch_size=(loader.batch_size or inner or BATCH_SIZE) if automatic else None,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
+    )
+
+
+def _drawn_rows(loader: DataLoader[Any]) -> tuple[list[int] | None, str]:
+    """The rows that the sampler may draw, None for all, and the name of a sampler whose rows are not known, or ""."""
+    sampler: Any = loader.sampler
+    if loader.batch_size is None and loader.batch_sampler is not None:  # a batch sampler of the user's own
+        batches: Any = loader.batch_sampler
+        if type(batches) is not BatchSampler and not hasattr(batches, "sampler"):
+            return None, type(batches).__name__
+        sampler = batches.sampler
+    if isinstance(sampler, SubsetRandomSampler) or isinstance(getattr(sampler, "indices", None), list | Tensor):
+        return sorted({int(row) for row in sampler.indices}), ""
+    if isinstance(sampler, WeightedRandomSampler):
+        weights = torch.as_tensor(sampler.weights)
+        return (None, "") if bool((weights > 0).all()) else (weights.nonzero().flatten().tolist(), "")
+    known = isinstance(sampler, SequentialSampler | RandomSampler | DistributedSampler | range)
+    return None, "" if known or type(sampler).__module__.startswith("diversify.") else type(sampler).__name__

@@ -1,0 +1,163 @@
+"""A plan's draws and augmentation for a stream of examples, which has no index and no length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args
+
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from ..errors import must, unknown
+from ..functional import draws
+from ..plan.plan import Plan
+from .dataset import Backend, DiversifiedDataset, Named
+from .draw_key import Drawn
+
+Frequencies = Literal["plan", "observed"]
+
+
+class DiversifyStream(IterableDataset[Any]):
+    """A stream of `(image, label)` whose classes come as often as a plan says, with their images augmented.
+
+    Each example of the source is passed on w times on average, where w is the plan's share of draws of its class divided by
+    the class's frequency in the source: a rare class comes several times, each time augmented differently, and part of a
+    frequent one is left out. Then a buffer mixes the order. One pass has about as many examples as the source.
+
+    What a stream cannot hold: the number of examples per class in an epoch is right on average, not exactly, and an image of
+    a rare class may come twice before another has come once, which `DiversifySampler` excludes. Examples are mixed only
+    within the buffer: a source in the order of its classes needs shuffled shards, and a class whose w is near the size of the
+    buffer comes in runs.
+
+    A pass is a function of the source, (seed, epoch), the number of workers and the plan. Each loader worker reads a source
+    of its own: one that gives each worker its own part, by `torch.utils.data.get_worker_info`, as WebDataset does, is used as
+    it is. For any other, set `split_workers`, or every worker gives every example. Processes of a distributed training need
+    parts of their own from the source.
+
+    Args:
+        stream: An iterable of pairs `(image, label)` that can be iterated again for each epoch; images and labels as for
+            `DiversifiedDataset`. From WebDataset, `.decode("pil").to_tuple("jpg", "cls")` makes such pairs.
+        plan: Its draws and its image policies are used.
+        seed: Seed of the draws.
+        buffer: Examples that are kept to mix their order; the memory that the stream takes.
+        frequencies: "plan" takes each class's frequency from the plan's counts; "observed" estimates it from the labels that
+            the pass, in this worker, has seen so far, for a source of other or unknown counts.
+        split_workers: In worker i of W, use only the examples i, i + W, i + 2W, ... of the source.
+        backend: As for `DiversifiedDataset`.
+
+    Raises:
+        InputError: the stream cannot be iterated again, or an option is out of its range; later, a label is not a class of
+            the plan.
+
+    See Also:
+        `DiversifySampler` and `DiversifiedDataset`, for data sets with an index.
+
+    Example:
+        >>> import torch, diversify as dv
+        >>> from diversify.plan import Strengths
+        >>> source = [(torch.rand(3, 8, 8), int(row % 10 == 0)) for row in range(500)]
+        >>> plan = dv.Plan.from_counts(["cat", "newt"], [450, 50], strengths=Strengths(draws_exponent=0.0))
+        >>> stream = dv.DiversifyStream(source, plan, buffer=100, backend="torch")
+        >>> stream.set_epoch(1)
+        >>> newts = sum(label for image, label in stream)
+        >>> 200 < newts < 300  # half of about 500
+        True
+    """
+
+    def __init__(
+        self,
+        stream: Iterable[Any],
+        plan: Plan,
+        *,
+        seed: int = 0,
+        buffer: int = 1000,
+        frequencies: Frequencies = "plan",
+        split_workers: bool = False,
+        backend: Named | Backend = "albumentations",
+    ) -> None:
+        super().__init__()
+        if not isinstance(stream, Iterable) and not hasattr(stream, "__getitem__"):
+            raise must("stream", "be an iterable of (image, label)", type(stream).__name__)
+        if isinstance(stream, Iterator):
+            advice = "pass an object whose __iter__ starts it anew"
+            raise must("stream", "be iterable again for each epoch", f"a {type(stream).__name__}", advice)
+        if not isinstance(buffer, int) or buffer < 1:
+            raise must("buffer", "be at least 1 example", buffer)
+        if frequencies not in get_args(Frequencies):
+            raise unknown("frequencies", str(frequencies), get_args(Frequencies))
+        self.stream, self.seed, self.buffer = stream, seed, buffer
+        self.frequencies, self.split_workers = frequencies, split_workers
+        self._augment = DiversifiedDataset(_Nothing(), plan, seed=seed, backend=backend)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that is followed."""
+        return self._augment.plan
+
+    def use(self, plan: Plan) -> None:
+        """Follow another plan of the same classes from the next pass on; persistent workers keep the draws of the one before.
+
+        Raises:
+            InputError: the plan has other classes.
+        """
+        self._augment.use(plan)
+
+    def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
+        """Choose the draws of an epoch; persistent workers take it over when the next pass begins.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            epochs: Epochs in all; if given, the plan's schedule acts on the augmentation.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
+        self._augment.set_epoch(epoch, epochs)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        place, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        key = draws.seed_for("stream order", self.seed, self._augment.epoch, place)
+        kept: list[tuple[int, Any]] = []
+        for number, drawn in enumerate(self._drawn(place, workers)):
+            if len(kept) < self.buffer:
+                kept.append(drawn)
+                continue
+            chosen = int(draws.number(key, number) * self.buffer)
+            index, example = kept[chosen]
+            kept[chosen] = drawn
+            yield self._augment.augmented(index, example)
+        while kept:
+            chosen = int(draws.number(key, len(kept), 1) * len(kept))
+            kept[chosen], kept[-1] = kept[-1], kept[chosen]
+            yield self._augment.augmented(*kept.pop())
+
+    def _drawn(self, place: int, workers: int) -> Iterator[tuple[int, Any]]:
+        """Each example of the source as often as it is drawn, with an index of its own and how often it came before."""
+        key = draws.seed_for("stream draws", self.seed, self._augment.epoch)
+        shares, counts = self.plan.draws.tolist(), self.plan.class_counts.tolist()
+        seen, total = [1] * len(shares), len(shares)
+        planned = sum(counts)
+        for position, example in enumerate(self.stream):
+            if self.split_workers and position % workers != place:
+                continue
+            index = position if self.split_workers else position * workers + place
+            number = self._augment.class_of(index, example)
+            seen[number] += 1
+            total += 1
+            if self.frequencies == "observed":
+                times = shares[number] * total / seen[number]
+            else:
+                times = shares[number] * planned / counts[number] if shares[number] else 0.0
+            whole = int(times)
+            for occurrence in range(whole + (draws.number(key, index) < times - whole)):
+                yield (Drawn(index, occurrence) if occurrence else index), example
+
+
+class _Nothing(Dataset[Any]):
+    """The data set below an augmenter of examples that come from elsewhere."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Any:
+        raise IndexError(index)
