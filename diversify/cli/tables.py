@@ -63,7 +63,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
 
     Of more than `MOST_ROWS` classes, only those of lowest recall are shown.
     """
-    from ..report.wording import none_fragile
+    from ..report.wording import means_leave_out, none_fragile
 
     recall = diagnosis["recall_heldout"]
     order = list(range(len(diagnosis.class_names)))
@@ -94,6 +94,10 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
         f"balanced accuracy, held out: {_plain(summary, 'balanced_accuracy_heldout', '{:.1%}')};"
         f" a refitted head would add {_plain(summary, 'head_ceiling', '{:+.1%}')}"
     )
+    if absent := means_leave_out(diagnosis, diagnosis.class_names):
+        print_line(absent)
+    for note in diagnosis.notes:
+        print_line(f"note: {note}")
     if not diagnosis.findings:
         print_line(none_fragile(diagnosis, diagnosis.class_names))
     for finding in diagnosis.findings:
@@ -164,15 +168,16 @@ def show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
     if "few" not in groups:
         groups |= {name: values for name, values in choice.groups().items() if name == "smallest third"}
     rows = []
+    factor, form, unit, gain_unit = (100, "z.1f", ", %", ", points") if choice.in_shares else (1, "z.3g", "", "")
     for place, name in enumerate(choice.names):
-        column = {key: 100 * float(values[place]) for key, values in choice.columns.items()}
+        column = {key: factor * float(values[place]) for key, values in choice.columns.items()}
         row = {
             "candidate": f"[bold]{escape(name)}[/]" if place == choice.recommended else escape(name),
-            "balanced accuracy, %": f"{column['balanced_accuracy']:.1f}",
-            "gain, points": interval_text(column, "gain", "{:+z.1f}", bare=out.width < NARROWEST),
+            f"{choice.metric_title}{unit}": f"{factor * float(choice.score[place]):{form}}",
+            f"gain{gain_unit}": interval_text(column, "gain", f"{{:+{form}}}", bare=out.width < NARROWEST),
         }
         if out.width >= NARROW:
-            row["spread"] = "–" if math.isnan(column["spread"]) else f"{column['spread']:.1f}"
+            row["spread"] = "–" if math.isnan(column["spread"]) else f"{column['spread']:{form}}"
             row |= {group: percent(float(values[place])) for group, values in groups.items()}
         if out.width >= NARROWEST:
             row["option"] = escape(choice.option(place)) or "–"

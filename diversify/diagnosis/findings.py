@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from ..network.embeddings import Reading
+
 Columns = Mapping[str, Tensor]
 Lines = Mapping[str, Mapping[str, float]]
 
@@ -24,6 +26,7 @@ REMEDIES = {
     "toward the enemies": "oversample it toward the nearest other classes (EOS), because its training images lie among theirs",
     "more images": "collect or hold out more images, because no measure here explains the low recall",
     "collect images": "collect images of the class, because the model has never seen one",
+    "read all images": "make the training loader give every image of the class, and diagnose again",
 }
 """What each kind of remedy means, as the end of a finding's text."""
 
@@ -166,7 +169,13 @@ RULES: tuple[Rule, ...] = (
 
 
 def find(
-    columns: Columns, class_names: Sequence[str], enemies: Tensor, log_count: Lines, *, top_k: int
+    columns: Columns,
+    class_names: Sequence[str],
+    enemies: Tensor,
+    log_count: Lines,
+    *,
+    top_k: int,
+    reading: Reading = Reading(),  # noqa: B008 - a frozen value
 ) -> tuple[Finding, ...]:
     """Return a finding for each class without training images, then for each fragile class, lowest recall first.
 
@@ -176,22 +185,30 @@ def find(
         enemies: `(C, C)`, the share of each other class among the training neighbours of a class's held-out errors.
         log_count: For each measure that has one, its line on log n: `slope`, `intercept`, `r_squared`, and `scatter`.
         top_k: K, the number of features in a class's top-K.
+        reading: How the training loader gave its rows.
     """
     absent = [c for c in range(len(class_names)) if float(columns["count"][c]) == 0]
-    findings = [
-        Finding(
-            class_index=c,
-            class_name=class_names[c],
-            text=f"{class_names[c]} has no training images, so the model cannot have learned it.",
-            evidence=(),
-            causes=("collect images",),
-            remedy="collect images",
-        )
-        for c in absent
-    ]
+    findings = [_absent(class_names[c], c, reading) for c in absent]
     fragile = [c for c in range(len(class_names)) if bool(columns["fragile"][c]) and c not in absent]
     fragile.sort(key=lambda c: float(columns["recall_heldout"][c]))
     return (*findings, *(_finding(columns, class_names, enemies, log_count, top_k, c) for c in fragile))
+
+
+def _absent(name: str, c: int, reading: Reading) -> Finding:
+    """The finding on a class without training rows: either it has no images, or the loader left them out."""
+    lost, remedy = reading.lost(c), "read all images"
+    if lost == 0:
+        text, remedy = f"{name} has no training images, so the model cannot have learned it.", "collect images"
+    elif lost is None:
+        text = (
+            f"{name} has no training images among those that the loader gave; it left out {reading.left_out:,} images, whose"
+            " classes are not known."
+        )
+    else:
+        images = "its only training image" if lost == 1 else f"all {lost:,} training images of {name}"
+        text = f"The loader left out {images}, so {name} could not be measured."
+        text = text if lost > 1 else f"{name}: {text[0].lower()}{text[1:]}"
+    return Finding(class_index=c, class_name=name, text=text, evidence=(), causes=(remedy,), remedy=remedy)
 
 
 def _value(columns: Columns, name: str, c: int) -> float:
@@ -224,9 +241,11 @@ def _fires(rule: Rule, evidence: Evidence, *, count: int, top_k: int) -> bool:
 
 def _opening(columns: Columns, class_names: Sequence[str], recall: Evidence, log_count: Lines, c: int) -> list[str]:
     """The first sentences of a finding: the recall of the class, and the recall expected from class size alone."""
+    measured = int((columns["count_heldout"] > 0).sum())
+    classes = "classes" if measured == len(class_names) else f"the {measured:,} classes with held-out images"
     first = (
         f"Recall of {class_names[c]} on held-out images is {recall.value:.0%} (95% interval {recall.low:.0%} to"
-        f" {recall.high:.0%}; mean over classes {recall.compared_with:.0%})."
+        f" {recall.high:.0%}; mean over {classes} {recall.compared_with:.0%})."
         f" It has {_value(columns, 'count', c):,.0f} training and {_value(columns, 'count_heldout', c):,.0f} held-out images."
     )
     if "recall_heldout" not in log_count:

@@ -126,7 +126,7 @@ def diagnose(
         "identity_chance": k / head.num_features,
         "fragile_classes": float(columns["fragile"].sum()),
     }
-    findings = find(columns, names, enemies, lines, top_k=k)
+    findings = find(columns, names, enemies, lines, top_k=k, reading=train.reading)
     tick()
     return Diagnosis(
         heldout_split=heldout_split,
@@ -143,6 +143,7 @@ def diagnose(
         findings=findings,
         queries={"train": _queries(seen), "heldout": _queries(unseen)},
         seed=seed,
+        readings={"train": train.reading, "heldout": heldout.reading},
     )
 
 

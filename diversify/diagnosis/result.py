@@ -15,8 +15,10 @@ from torch import Tensor
 from ..errors import must
 from ..files.schema import broken, refusal
 from ..functional import draws, magnitude
+from ..network.embeddings import Reading
 from .beyond_size import lines_on_log_count, recall_of_groups
 from .findings import Evidence, Finding, find
+from .notes import notes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +57,7 @@ class Diagnosis:
         queries: For each side, a record of the rows that the costly measures used.
         seed: The seed that the diagnosis was made with.
         permuted_by: The seed of `permuted`; None for a diagnosis that is not permuted.
+        readings: How the loaders of "train" and "heldout" gave their rows; empty if read from an old file.
 
     Example:
         >>> import diversify as dv
@@ -86,6 +89,7 @@ class Diagnosis:
     queries: Mapping[str, Any]
     seed: int = 0
     permuted_by: int | None = None
+    readings: Mapping[str, Reading] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, column: str) -> Tensor:
         return self.columns[column]
@@ -94,6 +98,16 @@ class Diagnosis:
     def plan_ready(self) -> bool:
         """True if a plan may be made from it, that is, unless the held-out images are the test set."""
         return self.heldout_split != "test"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence on each thing that a loader left out or gave twice; empty if each image came once."""
+        return notes_of(self.readings, self.class_names)
+
+    @property
+    def without_heldout(self) -> tuple[int, ...]:
+        """The classes without held-out images; means over classes leave them out."""
+        return tuple((self.columns["count_heldout"] == 0).nonzero()[:, 0].tolist())
 
     @property
     def head_ceiling(self) -> float:
@@ -141,7 +155,14 @@ class Diagnosis:
             summary={**self.summary, **recall_of_groups(columns)},
             log_count=lines,
             beyond_log_count=beyond,
-            findings=find(columns, self.class_names, enemies, lines, top_k=self.top_k),
+            findings=find(
+                columns,
+                self.class_names,
+                enemies,
+                lines,
+                top_k=self.top_k,
+                reading=self.readings.get("train", Reading()),
+            ),
             permuted_by=seed,
         )
 
@@ -177,6 +198,16 @@ class Diagnosis:
             "queries": dict(self.queries),
             "seed": self.seed,
             **({} if self.permuted_by is None else {"permuted_by": self.permuted_by}),
+            **self._readings_dict(),
+        }
+
+    def _readings_dict(self) -> dict[str, Any]:
+        """The readings and the notes on them; nothing if every image came once and is known."""
+        if all(reading == Reading() for reading in self.readings.values()):
+            return {}
+        return {
+            "notes": list(self.notes),
+            "readings": {side: reading.to_dict() for side, reading in self.readings.items()},
         }
 
     def to_json(self) -> str:
@@ -220,6 +251,7 @@ class Diagnosis:
             queries=file.queries,
             seed=file.seed,
             permuted_by=file.permuted_by,
+            readings={side: Reading.from_dict(reading) for side, reading in file.readings.items()},
         )
 
     @classmethod
@@ -353,6 +385,7 @@ class _File(pydantic.BaseModel):
     queries: dict[str, Any]
     seed: int
     permuted_by: int | None = None
+    readings: dict[Literal["train", "heldout"], dict[str, Any]] = {}
 
     @pydantic.model_validator(mode="after")
     def _same_classes(self) -> Self:
@@ -368,6 +401,10 @@ class _File(pydantic.BaseModel):
         ):
             if rows is not None and (len(rows) != count or any(len(row) != width for row in rows)):
                 raise broken(f"be {count} rows of {width}", f"{len(rows)} rows", at=name)
+        for side, reading in self.readings.items():
+            by_class = reading.get("left_out_by_class")
+            if by_class is not None and (not isinstance(by_class, list) or len(by_class) != count):
+                raise broken(f"be {count} numbers, one per class", by_class, at=f"readings.{side}.left_out_by_class")
         return self
 
 

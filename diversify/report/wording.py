@@ -170,13 +170,26 @@ def at(columns: Mapping[str, Tensor], name: str, c: int) -> float:
     return float(columns[name][c]) if name in columns else math.nan
 
 
+def means_leave_out(diagnosis: Diagnosis, names: Sequence[str]) -> str:
+    """Return how many classes a mean over the classes is over, and the names of the others; "" if it is over all."""
+    absent = diagnosis.without_heldout
+    if not absent:
+        return ""
+    shown = ", ".join(names[c] for c in absent[:6]) + (" …" if len(absent) > 6 else "")
+    return f"mean of {len(names) - len(absent):,} of {len(names):,} classes; no held-out images of {shown}"
+
+
 def none_fragile(diagnosis: Diagnosis, names: Sequence[str]) -> str:
     """Return a statement that no class is fragile, with the classes whose recall is low but uncertain."""
     recall, held = diagnosis["recall_heldout"], diagnosis["count_heldout"]
     mean = float(recall.nanmean())
+    measured = len(names) - len(diagnosis.without_heldout)
+    absent = ", ".join(names[c] for c in diagnosis.without_heldout[:6])
+    more = " …" if len(diagnosis.without_heldout) > 6 else ""
+    with_images = f" with held-out images (none: {absent}{more})" if absent else ""
     text = (
-        f"No class is fragile: no 95% interval of held-out recall lies entirely below the mean of the {len(names)} classes,"
-        f" {percent(mean)}."
+        f"No class is fragile: no 95% interval of held-out recall lies entirely below the mean of the {measured} classes"
+        f"{with_images}, {percent(mean)}."
     )
     if mean == 0:
         return f"{text} No held-out image is predicted correctly."

@@ -104,7 +104,7 @@ def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits |
         f" ({split} split). Each class's top-K are its {diagnosis.top_k} strongest of {diagnosis.num_features} features."
         " Brackets show 95% intervals.",
         warnings=_warnings(diagnosis, run),
-        headlines=_headlines(diagnosis.summary, len(names)),
+        headlines=_headlines(diagnosis.summary, len(names), wording.means_leave_out(diagnosis, names)),
         findings_note=_findings_note(diagnosis, names),
         findings=tuple(_statement(finding) for finding in diagnosis.findings),
         table=class_table(diagnosis, names, order, gap),
@@ -155,6 +155,7 @@ def _warnings(diagnosis: Diagnosis, run: Mapping[str, Any]) -> tuple[tuple[str, 
                 " unseen images.",
             )
         )
+    warnings += [("Note:", wording.plain(text)) for text in diagnosis.notes]
     copies = wording.look(run, "duplicates", "count")
     if isinstance(copies, int) and copies > 0:
         other = copies - (wording.look(run, "duplicates", "same_label") or 0)
@@ -199,7 +200,7 @@ def _largest_leak(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return (("largest leak of an image policy, points", text),)
 
 
-def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline, ...]:
+def _headlines(summary: Mapping[str, float], num_classes: int, left_out: str = "") -> tuple[Headline, ...]:
     def value(name: str) -> float:
         return float(summary.get(name, math.nan))
 
@@ -220,6 +221,7 @@ def _headlines(summary: Mapping[str, float], num_classes: int) -> tuple[Headline
             label="Balanced accuracy",
             value=wording.percent(value("balanced_accuracy_heldout")),
             detail=f"held-out {interval('balanced_accuracy_heldout', 'percent')}".strip()
+            + (f" ({left_out})" if left_out else "")
             + f"; training {wording.percent(value('balanced_accuracy_train'))}",
         ),
         Headline(
@@ -245,6 +247,8 @@ def _findings_note(diagnosis: Diagnosis, names: Sequence[str]) -> str:
     if not diagnosis.findings:
         return wording.none_fragile(diagnosis, names)
     mean = wording.percent(float(diagnosis["recall_heldout"].nanmean()))
+    left_out = wording.means_leave_out(diagnosis, names)
+    mean += f" ({left_out})" if left_out else ""
     return (
         f"A class is fragile if the whole interval of its held-out recall lies below the class mean of {mean}. Weakest class first."
         " The first label names the recommended kind of remedy." + _by_chance(len(names))
