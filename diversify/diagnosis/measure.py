@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from ..errors import must
 from ..files import digests
 from ..functional import counts, diversity, stats
+from ..network.batches import Key
 from ..network.embeddings import Embeddings
 from ..network.extraction import extract
 from ..network.linear_head import LinearHead, read_head
@@ -36,6 +38,9 @@ from .result import Diagnosis
 from .sides import QUERY_ROWS, Side, make_side
 
 TOP_K = 10
+
+ClassNames = Sequence[str] | Mapping[int, str] | Mapping[str, int]
+"""Names in the order of the classes, or a mapping between classes and names."""
 
 
 def usual_top_k(num_features: int) -> int:
@@ -68,7 +73,7 @@ def diagnose(
     heldout: Embeddings,
     *,
     head: nn.Module | LinearHead,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     heldout_split: str = "val",
     top_k: int | str = TOP_K,
     seed: int = 0,
@@ -81,7 +86,8 @@ def diagnose(
         heldout: Embeddings of images that it was not trained on.
         head: The head of the network, or another head for the same features, such as a repaired one. Predictions are
             those of this head, even if the embeddings hold the logits of another.
-        class_names: One name per class; "class 0", "class 1", ... by default.
+        class_names: One name per class, in order, or a mapping between classes and names (`id2label`, `class_to_idx`);
+            "class 0", "class 1", ... by default.
         heldout_split: "val", or "test" for a diagnosis that is only to be read: no plan can be made from it.
         top_k: Number of features that count as the strongest of a class: an integer, or a share of D such as "10%".
         seed: Seed of the draws at matched n, of the bootstraps and of the folds.
@@ -147,16 +153,55 @@ def diagnose(
     )
 
 
-def class_names_of(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
-    """Return the names as given, or "class 0", "class 1", ...
+def class_names_of(class_names: ClassNames | None, num_classes: int) -> tuple[str, ...]:
+    """Return one name per class, in the order of the classes; "class 0", "class 1", ... for None.
+
+    Args:
+        class_names: The names in order; or a mapping of every class to its name (`id2label`), or of every name to its
+            class (`label2id`, `class_to_idx`), in any order.
+        num_classes: C.
 
     Raises:
         InputError: There is not one name per class.
+
+    Example:
+        >>> class_names_of({"owl": 1, "cat": 0}, 2), class_names_of({1: "owl", 0: "cat"}, 2)
+        (('cat', 'owl'), ('cat', 'owl'))
     """
+    if isinstance(class_names, Mapping):
+        return _names_in_mapping(class_names, num_classes)
+    if isinstance(class_names, str | bytes | Set):
+        raise must("class_names", "be a list of names in the order of the classes", f"a {type(class_names).__name__}")
     names = tuple(map(str, class_names if class_names is not None else (f"class {c}" for c in range(num_classes))))
     if len(names) != num_classes:
         raise must("class_names", f"be one per class of the head, {num_classes}", len(names))
     return names
+
+
+def _names_in_mapping(class_names: Mapping[Any, Any], num_classes: int) -> tuple[str, ...]:
+    """The names of a mapping from classes to names or from names to classes."""
+    keys, values = list(class_names), list(class_names.values())
+    wanted = list(range(num_classes))
+    for classes, names in ((keys, values), (values, keys)):
+        numbers = [_class_number(each, from_text=classes is keys) for each in classes]
+        if sorted(-1 if each is None else each for each in numbers) == wanted:
+            if any(_class_number(name, from_text=False) is not None for name in names):
+                law = "map classes to names that are text"
+                raise must("class_names", law, repr(dict(class_names))[:80], "pass a list of names in order")
+            return tuple(
+                str(name) for _, name in sorted(zip(numbers, names, strict=True), key=lambda pair: pair[0] or 0)
+            )
+    law = f"map each class in [0, {num_classes - 1}] to its name, or each name to its class"
+    raise must("class_names", law, f"{len(keys)} entries, {repr(dict(class_names))[:80]}")
+
+
+def _class_number(value: Any, *, from_text: bool) -> int | None:
+    """A class as an integer; None if it is none. Keys of a JSON object are text: "0" is class 0."""
+    if from_text and isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return None
+    return int(value)
 
 
 def _checked_head(head: nn.Module | LinearHead, train: Embeddings, heldout: Embeddings) -> LinearHead:
@@ -220,11 +265,13 @@ def diagnose_model(
     train_loader: DataLoader[Any],
     heldout_loader: DataLoader[Any],
     *,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     head: str | None = None,
     heldout_split: str = "val",
     top_k: int | str = TOP_K,
     seed: int = 0,
+    image_key: Key | None = None,
+    label_key: Key | None = None,
 ) -> Diagnosis:
     """Diagnose a model from two loaders: `split_head`, `extract` on each loader, and `diagnose`.
 
@@ -234,11 +281,14 @@ def diagnose_model(
         model: A trained image classifier that ends in a linear head.
         train_loader: Batches `(images, labels)` of the images that the model was trained on, without augmentation.
         heldout_loader: Batches of images that it was not trained on. Both give images as the model takes them.
-        class_names: One name per class; "class 0", "class 1", ... by default.
+        class_names: One name per class, in order, or a mapping between classes and names (`id2label`, `class_to_idx`);
+            "class 0", "class 1", ... by default.
         head: Name of the head's module, where it cannot be found automatically.
         heldout_split: "val", or "test" for a diagnosis that is only to be read.
         top_k: Number of features that count as the strongest of a class: an integer, or a share of D such as "10%".
         seed: Seed of the draws at matched n, of the bootstraps and of the folds.
+        image_key: Key or position of the images in a batch, if it is not a usual one; see `extract`.
+        label_key: Key or position of the labels.
 
     Returns:
         The diagnosis, on the CPU.
@@ -260,7 +310,9 @@ def diagnose_model(
         [20.0, 20.0, 20.0]
     """
     split = split_head(model, head)
-    train, heldout = extract(split, train_loader), extract(split, heldout_loader)
+    train, heldout = (
+        extract(split, loader, image_key=image_key, label_key=label_key) for loader in (train_loader, heldout_loader)
+    )
     return diagnose(
         train, heldout, head=split.head, class_names=class_names, heldout_split=heldout_split, top_k=top_k, seed=seed
     )

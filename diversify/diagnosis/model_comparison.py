@@ -20,7 +20,7 @@ from ..network.linear_head import LinearHead, read_head
 from .beyond_size import MATCHED_N
 from .class_table import BOOTSTRAPS, ClassTable
 from .columns import DRAWS, global_centre
-from .measure import class_names_of, parse_top_k
+from .measure import ClassNames, class_names_of, parse_top_k
 from .sides import QUERY_ROWS, query_rows
 
 
@@ -151,7 +151,7 @@ def compare_models(
     first: Model,
     second: Model,
     *,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     shared_start: bool = False,
     top_k: int | str = 10,
     seed: int = 0,

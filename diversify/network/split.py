@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import InputError, must
+from .batches import IMAGE_KEYS
 from .find_head import find_head, layers_of, named_head, require_several
 from .linear_head import read_head
 from .output_check import describe_output, is_among, tensors_in
@@ -84,6 +85,7 @@ class SplitModel(WithCopies):
         self.body = _graft(model, recorder, self.copies)
         self._unregistered = (model, recorder)
         self._is_named = is_named
+        self._image_key = image_parameter(model)
         self._is_checked = False
         self._agrees: Tensor | None = None
 
@@ -146,7 +148,7 @@ class SplitModel(WithCopies):
         for module, twin in self.copies.items():
             twin.training = module.training
         try:
-            output = self.body(images)
+            output = self.body(images) if self._image_key is None else self.body(**{self._image_key: images})
             calls = recorder.calls
         finally:
             recorder.calls = []
@@ -284,18 +286,32 @@ def require_usable(model: object) -> None:
         integers = any(not tensor.is_floating_point() and not tensor.is_complex() for tensor in own)
         if integers or (home[0] == "torch" and "quantized" in home):
             raise must("model", "have weights in floating point", f"the quantized {layer}", "pass it unquantized")
-    _require_images_alone(unwrap(model))
+    image_parameter(unwrap(model))
 
 
-def _require_images_alone(model: nn.Module) -> None:
-    """Raise an InputError unless the model's forward can be called with images as its one positional argument."""
+def image_parameter(model: nn.Module) -> str | None:
+    """Return the keyword by which a model takes its images; None if they are its first positional argument.
+
+    A keyword is used if `pixel_values` is not the first parameter of the forward, or if the forward takes no positional
+    argument and a parameter has a usual name.
+
+    Raises:
+        InputError: The forward cannot be called with images alone.
+    """
     try:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(None)
-    except TypeError:
-        shown = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
-        forward = signature.replace(parameters=shown, return_annotation=signature.empty)
-        raise must("model", "take images as its one argument", f"forward{forward}", ADAPTER) from None
+        return None
+    names = list(signature.parameters)
+    first = IMAGE_KEYS[:1] if IMAGE_KEYS[0] in names[1:] else ()
+    keys: list[str | None] = [*first, None, *(name for name in IMAGE_KEYS if name in names)]
+    for key in keys:
+        with contextlib.suppress(TypeError):
+            if key is None:
+                signature.bind(None)
+            else:
+                signature.bind(**{key: None})
+            return key
+    shown = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+    forward = signature.replace(parameters=shown, return_annotation=signature.empty)
+    raise must("model", "take images as its one argument", f"forward{forward}", ADAPTER)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from ..diagnosis.measure import ClassNames, class_names_of
 from ..errors import must
 from .policies import LEAST_SHARE, FeatureMethod, FeaturePolicy, ImagePolicy, Reason
 from .strengths import Strengths
@@ -38,14 +39,16 @@ def rarity(class_counts: Sequence[int] | Tensor) -> list[float]:
     return [(largest - math.log(count)) / whole if count else 0.0 for count in counts]
 
 
-def counted(class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -> tuple[list[str], list[int]]:
+def counted(class_names: ClassNames, class_counts: Sequence[int] | Tensor) -> tuple[list[str], list[int]]:
     """Return names and counts as a plan holds them.
 
     Raises:
         InputError: not one count per name, a count is not a whole number from 0 on, or there is no image at all.
     """
-    names = [str(name) for name in class_names]
     given = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
+    names = (
+        [*class_names_of(class_names, len(given))] if isinstance(class_names, Mapping) else list(map(str, class_names))
+    )
     if len(names) != len(given):
         raise must("class_counts", f"be one per class name, {len(names)}", len(given))
     for count in given:

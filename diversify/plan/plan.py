@@ -17,6 +17,7 @@ import pydantic
 import torch
 from torch import Tensor
 
+from ..diagnosis.measure import ClassNames
 from ..errors import must
 from ..files.schema import Value, broken, distinct, refusal
 from ..functional.counts import shares_for_counts
@@ -263,7 +264,7 @@ class Plan(Value):
         return tuple(lines)
 
     @classmethod
-    def untouched(cls, class_names: Sequence[str], class_counts: Sequence[int] | Tensor) -> Plan:
+    def untouched(cls, class_names: ClassNames, class_counts: Sequence[int] | Tensor) -> Plan:
         """Return the plan that changes nothing: every image once an epoch, no augmentation, no prior correction.
 
         Args:
@@ -282,7 +283,7 @@ class Plan(Value):
 
     @classmethod
     def from_counts(
-        cls, class_names: Sequence[str], class_counts: Sequence[int] | Tensor, *, strengths: Strengths = STRENGTHS
+        cls, class_names: ClassNames, class_counts: Sequence[int] | Tensor, *, strengths: Strengths = STRENGTHS
     ) -> Plan:
         """Return the plan that follows from class sizes alone: the control that a plan from a diagnosis has to beat.
 

@@ -26,8 +26,8 @@ class Lazy(nn.Module):
 
 
 class ByKeyword(Net):
-    def forward(self, *, pixel_values: Tensor, labels: Tensor | None = None) -> Tensor:
-        return super().forward(pixel_values)
+    def forward(self, *, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        return super().forward(inputs)
 
 
 class OfTwo(Net):
@@ -93,7 +93,7 @@ UNUSABLE = [
     ),
     (
         ByKeyword,
-        f"model must take images as its one argument, got forward(*, pixel_values, labels=None); {WRAP}",
+        f"model must take images as its one argument, got forward(*, inputs, labels=None); {WRAP}",
     ),
     (OfTwo, f"model must take images as its one argument, got forward(images, lengths); {WRAP}"),
 ]
