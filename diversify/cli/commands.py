@@ -145,6 +145,12 @@ def diagnose(
     weights: Annotated[
         Path, typer.Option(help="The checkpoint: a .pt, .pth or .safetensors file.", metavar="FILE", readable=False)
     ],
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which weights of FILE, if it holds several: their key.", metavar="KEY", show_default="the raw"
+        ),
+    ] = None,
     head: Annotated[
         str | None, typer.Option(help="Name of the head, if the network has several.", metavar="NAME")
     ] = None,
@@ -173,6 +179,7 @@ def diagnose(
             options,
             model=model,
             weights=weights,
+            weights_key=weights_key,
             out=directory,
             head=head,
             heldout=heldout,
@@ -215,10 +222,14 @@ def plan(
 def check(
     diagnosis: Annotated[
         Path,
-        typer.Argument(metavar="DIAGNOSIS", readable=False, help="A folder that diagnose wrote, or its diagnosis.json."),
+        typer.Argument(
+            metavar="DIAGNOSIS", readable=False, help="A folder that diagnose wrote, or its diagnosis.json."
+        ),
     ],
     *,
-    worst_recall: Annotated[float | None, typer.Option(help="Smallest held-out recall of a class.", metavar="R")] = None,
+    worst_recall: Annotated[
+        float | None, typer.Option(help="Smallest held-out recall of a class.", metavar="R")
+    ] = None,
     gap_ratio: Annotated[
         float | None, typer.Option(help="Smallest held-out / training top-K magnitude of a class.", metavar="R")
     ] = None,
@@ -227,7 +238,9 @@ def check(
         typer.Option(help="An older diagnosis; a class must not be worse.", metavar="DIAGNOSIS", readable=False),
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.", metavar="FILE", readable=False)] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write a Markdown table.", metavar="FILE", readable=False)] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write a Markdown table.", metavar="FILE", readable=False)
+    ] = None,
 ) -> None:
     """Exit with 1 if a class is below a bar, or worse than in an older diagnosis, beyond its 95% interval."""
     from ..commands.check import check_run
@@ -252,6 +265,30 @@ def remedy(
             help="The plan to compare.", metavar="FILE", readable=False, show_default="made from the diagnosis"
         ),
     ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="What the head is chosen by: the mean recall, the accuracy under --target-prior, the mean F1 score, the"
+            " lowest recall of a class, or the expected --cost.",
+            metavar="balanced|prior|macro-f1|worst|cost",
+        ),
+    ] = "balanced",
+    target_prior: Annotated[
+        Path | None,
+        typer.Option(
+            help="Share of each class where the model will be used: CSV with class,share, or JSON.",
+            metavar="FILE",
+            readable=False,
+        ),
+    ] = None,
+    cost: Annotated[
+        Path | None,
+        typer.Option(
+            help="Cost of predicting a class (column) for an image of another (row): CSV with class names, or JSON.",
+            metavar="FILE",
+            readable=False,
+        ),
+    ] = None,
     directory: Out,
     seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")] = 0,
     overwrite: Overwrite = False,
@@ -261,7 +298,16 @@ def remedy(
 
     with progress_bar() as progress:
         choice, record = remedy_run(
-            folder, plan=plan, out=directory, seed=seed, overwrite=overwrite, say=print_line, progress=progress
+            folder,
+            plan=plan,
+            metric=metric,
+            target_prior=target_prior,
+            cost=cost,
+            out=directory,
+            seed=seed,
+            overwrite=overwrite,
+            say=print_line,
+            progress=progress,
         )
     show_choice(choice, record["of"]["data"]["class_names"])
     print_line(f"model: {directory / 'model.safetensors'}")

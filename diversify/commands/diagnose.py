@@ -24,7 +24,8 @@ from ..files import atomic, checkpoints, digests, staging
 from ..network.embeddings import Embeddings
 from ..network.extraction import extract
 from ..network.linear_head import LinearHead, read_head
-from ..network.networks import build_model, load_weights, parameter_count
+from ..network.matching import Match, fits
+from ..network.networks import build_model, parameter_count, read_weights
 from ..network.split import SplitModel, split_head
 from ..plan.plan import Plan
 from ..report.diagnosis import render_html, render_markdown
@@ -48,7 +49,12 @@ CHOSE_HEAD = (
 def load_trained(model: str, weights: Path, num_classes: int, channels: int) -> nn.Module:
     """The network `model` with the weights of a checkpoint, in eval mode, on the accelerator if there is one."""
     network = build_model(model, num_classes, channels=channels)
-    load_weights(network, weights)
+    read_weights(network, weights)
+    return ready(network)
+
+
+def ready(network: nn.Module) -> nn.Module:
+    """The network in eval mode, on the accelerator if there is one."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return network.to(device).eval()
 
@@ -91,23 +97,32 @@ def _heldout(
 
 
 def _data_for(
-    weights: Path, model: str, options: DataOptions, training: dict[str, Any] | None, progress: StageProgress | None
+    weights: Path,
+    weights_key: str | None,
+    model: str,
+    options: DataOptions,
+    training: dict[str, Any] | None,
+    progress: StageProgress | None,
 ) -> Data:
     """The data; where its labels skip numbers, they are numbered to match the outputs of the checkpoint's head."""
     data = options.load(measure_view=False, progress=progress)
     if data.label_numbers is None or training is not None:
         return data
     every = 1 + max(data.label_numbers)
-    tensors = checkpoints.load_checkpoint(weights)
-    if not any(every in tensor.shape for tensor in tensors.values()):  # a label may be larger than any network
+    found = checkpoints.read_state_dicts(weights)
+    if weights_key is not None:
+        found = checkpoints.chosen(found, weights_key, weights)
+    if not any(
+        every in tensor.shape for tensors in found.values() for tensor in tensors.values()
+    ):  # a label may be larger than any network
         return data
     channels = channels_of(data, fit_channels(data.view, model))
     for outputs in (data.num_classes, every):
         shapes = build_model(model, outputs, channels=channels).state_dict()
-        if all(name in tensors and tensors[name].shape == value.shape for name, value in shapes.items() if value.ndim):
+        if fits(found, shapes):
             break
     else:
-        return data  # it fits neither: `load_weights` says why
+        return data  # it fits neither: `read_weights` says why
     if outputs == data.num_classes:
         return data
     return dataclasses.replace(options, relabel=False).load(measure_view=False)
@@ -215,6 +230,7 @@ class _Subject:
     """The network to be diagnosed, the images that it is measured on, and what is known of both."""
 
     weights: Path
+    match: Match  # how the names in the checkpoint are those of the network
     model: str
     network: nn.Module
     split: SplitModel
@@ -236,6 +252,7 @@ class _Subject:
         *,
         model: str | None,
         weights: Path,
+        weights_key: str | None,
         head: str | None,
         heldout: str | None,
         progress: StageProgress | None,
@@ -248,14 +265,17 @@ class _Subject:
         head = head or (known.head if known and model is None else None)
         published = None
         if known is None:
-            options, published = options.with_published(name, weights)
+            options, published = options.with_published(name, weights, weights_key)
         files = options.digests()
-        data = _data_for(weights, name, options, training, progress)
+        data = _data_for(weights, weights_key, name, options, training, progress)
         view = fit_channels(data.view, name)
         heldout_split, unseen = _heldout(data, heldout, training, files)
-        network = load_trained(name, weights, data.num_classes, channels_of(data, view))
+        network = build_model(name, data.num_classes, channels=channels_of(data, view))
+        match, read = read_weights(network, weights, weights_key=weights_key)
+        network = ready(network)
         return cls(
             weights=weights,
+            match=match,
             model=name,
             network=network,
             split=split_head(network, head),
@@ -267,7 +287,7 @@ class _Subject:
             heldout=unseen,
             view=view,
             view_origin=published or _view_origin(data_options, options, data),
-            notes=[*data.notes, *_against_record(data_options, view, known)],
+            notes=[*data.notes, *read, *_against_record(data_options, view, known)],
             doubts=[*_doubts(training, data, files), *_chosen(known, unseen)],
         )
 
@@ -289,7 +309,12 @@ class _Subject:
                 "head": self.split.head_name,
             },
             "head_given": self.head_given,
-            "weights": {"path": str(self.weights), "sha256": digests.sha256(self.weights)},
+            "weights": {
+                "path": str(self.weights),
+                "sha256": digests.sha256(self.weights),
+                "key": self.match.key,
+                "prefix": self.match.prefix,
+            },
             "training": carried(training, self.weights) if training else None,
             "heldout_split": self.heldout_split,
             "top_k": top_k,
@@ -377,6 +402,7 @@ def diagnose_run(
     *,
     model: str | None,
     weights: Path,
+    weights_key: str | None = None,
     out: Path,
     head: str | None = None,
     heldout: str | None = None,
@@ -398,6 +424,7 @@ def diagnose_run(
             remedy left one.
         model: The network; None takes it from that record.
         weights: The checkpoint.
+        weights_key: Which weights of the checkpoint, if it holds several; see `load_weights`.
         out: Receives `diagnosis.json`, `exhibits.json`, `embeddings/`, `report.html`, `report.md` and `run.json`.
         head: Name of the head, if the network has several.
         heldout: `val` (the default) or `test`.
@@ -413,7 +440,15 @@ def diagnose_run(
     staging.ensure_available(  # an unfinished run may be resumed: `run_folder` looks closer
         out, overwrite or unfinished(out, "diagnose"), owned=OWNED, inputs=[weights, *data_options.inputs()]
     )
-    subject = _Subject.load(data_options, model=model, weights=weights, head=head, heldout=heldout, progress=progress)
+    subject = _Subject.load(
+        data_options,
+        model=model,
+        weights=weights,
+        weights_key=weights_key,
+        head=head,
+        heldout=heldout,
+        progress=progress,
+    )
     k = parse_top_k(top_k, read_head(subject.split.head).num_features)
     record = subject.record(top_k=k, precision=precision, seed=seed)
     subject.describe(say)

@@ -104,7 +104,9 @@ class DataOptions:
         given = {name: value for name, value in recorded.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **given, skip_bad=self.skip_bad or bool(data.get("skipped")))
 
-    def with_published(self, model: str, weights: Path) -> tuple[DataOptions, str | None]:
+    def with_published(
+        self, model: str, weights: Path, weights_key: str | None = None
+    ) -> tuple[DataOptions, str | None]:
         """These options, completed with the preprocessing that published weights were evaluated with.
 
         Each part of the preprocessing comes from the first of these that gives it: the user's options; the training
@@ -119,7 +121,9 @@ class DataOptions:
         if (self.spec or "digits").partition(":")[0] not in known:
             return self, None
         tagged = not model.startswith("timm:") or "." in model
-        outputs = None if tagged else count_outputs(model, checkpoints.load_checkpoint(weights))
+        outputs = (
+            None if tagged else count_outputs(model, checkpoints.load_checkpoint(weights, weights_key=weights_key))
+        )
         found = published_view(model, sha256(weights), outputs)
         if found is None:
             return self, None

@@ -13,6 +13,7 @@ from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
 from ..errors import must
 from ..files import atomic, checkpoints, digests, staging
+from ..functional import counts
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head, replace_head
 from ..plan.make import make_plan
@@ -20,10 +21,12 @@ from ..plan.plan import Plan
 from ..repair.candidates import Candidate, default_candidates
 from ..repair.choice import HeadChoice
 from ..repair.choose import choose_head
+from ..repair.metric import metric_of
 from ..repair.retrain import HeadRecipe
 from ..report.remedy import render_remedy_html, render_remedy_markdown
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress, stage
+from .deployment import cost_from, target_prior_from
 from .diagnose import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, load_diagnosed, require_recorded
 from .folders import OWNED, SCHEMA_VERSION, alone
 
@@ -39,6 +42,9 @@ def remedy_run(
     folder: Path,
     *,
     plan: Path | None = None,
+    metric: str = "balanced",
+    target_prior: Path | None = None,
+    cost: Path | None = None,
     out: Path,
     seed: int = 0,
     overwrite: bool = False,
@@ -52,6 +58,9 @@ def remedy_run(
     Args:
         folder: A folder that `diagnose_run` wrote, with a diagnosis on val.
         plan: File of the plan to compare; None makes one from the diagnosis.
+        metric: What is chosen by; see `choose_head`.
+        target_prior: File of the share of each class where the model will be used; see `target_prior_from`.
+        cost: File of the cost of each mistake; see `cost_from`.
         out: Receives `model.safetensors` (the user's checkpoint under its own tensor names, with the recommended head),
             `plan.json`, `remedy.json`, the report and `run.json`, all or none.
         seed: Random seed of the heads and of the folds.
@@ -63,15 +72,20 @@ def remedy_run(
         The comparison of candidates, and the record that `run.json` holds.
 
     Raises:
-        InputError: The diagnosis cannot serve to choose a head, the plan does not fit it, or `out` cannot be written.
+        InputError: The diagnosis cannot serve to choose a head, the plan, the target prior or the cost does not fit it,
+            or `out` cannot be written.
     """
-    staging.ensure_available(out, overwrite, owned=OWNED, inputs=[folder, *([plan] if plan else [])])
+    inputs = [folder, *(one for one in (plan, target_prior, cost) if one)]
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
     diagnosis, model, diagnosed = load_diagnosed(folder)
     warnings = _require_trusted(folder, diagnosis, diagnosed)
+    shares = target_prior_from(target_prior, diagnosis.class_names) if target_prior else None
+    costs = cost_from(cost, diagnosis.class_names) if cost else None
+    held = counts.class_counts(model.heldout.labels, model.heldout.num_classes)
+    metric_of(metric, target_prior=shares, cost=costs, heldout_counts=held)
     old = read_head(model.head)
     tensors = _checkpoint(diagnosed)
-    name = diagnosed["model"]["head"]
-    has_bias = _takes_bias(tensors, name, old)
+    has_bias = _takes_bias(tensors, diagnosed, old)
     wanted = _planned(plan, diagnosis)
     if plan is not None and wanted.made_from == "diagnosis":
         warnings.append(PERHAPS_SEEN)
@@ -90,6 +104,9 @@ def remedy_run(
         model.heldout,
         old,
         candidates,
+        metric=metric,
+        target_prior=shares,
+        cost=costs,
         folds=min(5, len(model.heldout)),
         repeats=REPEATS,
         seed=seed,
@@ -102,6 +119,11 @@ def remedy_run(
         "started": provenance.now(),
         "of": {"path": str(folder), **diagnosed},
         "plan": {"path": str(plan) if plan else None, "made_from": wanted.made_from},
+        "metric": {
+            "name": metric,
+            "target_prior": str(target_prior) if target_prior else None,
+            "cost": str(cost) if cost else None,
+        },
         "recommended": {
             "candidate": choice.names[choice.recommended],
             "option": choice.option(choice.recommended),
@@ -112,7 +134,7 @@ def remedy_run(
         "caveats": warnings,
         **provenance.origin(torch.device("cpu")),
     }
-    repaired = replace_head(tensors, name, old, choice.head)
+    repaired = _with_head(tensors, diagnosed, old, choice.head)
     kept = HeadChoice.from_dict(choice.to_dict())  # rounded as in the file, so that `report` gives the same page
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
         weights = staged / "model.safetensors"
@@ -182,23 +204,31 @@ def _checkpoint(record: dict[str, Any]) -> dict[str, torch.Tensor]:
         raise must("weights", "be where they were diagnosed", f"no file {path}", advice)
     if digests.sha256(path) != digest:
         raise must("weights", "be those that were diagnosed", f"another content of {path}", advice)
-    return checkpoints.load_checkpoint(path, as_named=True)
+    return checkpoints.load_checkpoint(path, as_named=True, weights_key=record["weights"].get("key"))
 
 
-def _takes_bias(tensors: dict[str, torch.Tensor], name: str, head: LinearHead) -> bool:
+def _with_head(
+    tensors: dict[str, torch.Tensor], record: dict[str, Any], old: LinearHead, new: LinearHead
+) -> dict[str, torch.Tensor]:
+    """The checkpoint with another head in the network that was diagnosed; what the file has beside it stays."""
+    prefix = record["weights"].get("prefix", "")
+    inside = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)} or tensors
+    return tensors | replace_head(inside, record["model"]["head"], old, new)
+
+
+def _takes_bias(tensors: dict[str, torch.Tensor], record: dict[str, Any], head: LinearHead) -> bool:
     """Return whether the checkpoint's head can hold a bias.
 
     Raises:
         InputError: The checkpoint's head cannot be replaced at all.
     """
-    replace_head(
-        tensors, name, head, head if head.cosine else dataclasses.replace(head, bias=torch.zeros_like(head.bias))
-    )
+    without = head if head.cosine else dataclasses.replace(head, bias=torch.zeros_like(head.bias))
+    _with_head(tensors, record, head, without)
     if head.cosine:
         return False
     probe = dataclasses.replace(head, bias=torch.arange(head.num_classes, dtype=torch.float32))
     try:
-        replace_head(tensors, name, head, probe)
+        _with_head(tensors, record, head, probe)
     except ValueError:
         return False
     return True

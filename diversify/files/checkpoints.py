@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import pathlib
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,23 +21,38 @@ from .atomic import read_tensors, require_file
 _NESTS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
+_DEEPEST = 4  # levels of dictionaries that are searched for tensors
+_PATHS = ((pathlib.PurePosixPath, "PosixPath"), (pathlib.PureWindowsPath, "WindowsPath"))
+# What training scripts keep beside the weights; paths become plain values that no file is opened by.
+_SETTINGS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    argparse.Namespace,
+    *((kind, f"{module}.{name}") for kind, name in _PATHS for module in ("pathlib", "pathlib._local")),
+    *((kind, f"{module}.Pure{name}") for kind, name in _PATHS for module in ("pathlib", "pathlib._local")),
+]
+_AVERAGED = re.compile(r"(?:^|[._])(?:ema|averaged?|swa|shadow|polyak)(?:[._]|$)")
+
+StateDicts = dict[str, dict[str, Tensor]]
 
 
-def load_checkpoint(path: Path, name: str = "weights", *, as_named: bool = False) -> dict[str, Tensor]:
+def load_checkpoint(
+    path: Path, name: str = "weights", *, as_named: bool = False, weights_key: str | None = None
+) -> dict[str, Tensor]:
     """Return the state dict in a `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` file, on the CPU.
 
     The format is recognised by the file's content, not by its suffix. A state dict under `state_dict`,
-    `model_state_dict` or `model` is unwrapped, and entries that are not tensors are left out. If every key begins with
-    `module.` or `_orig_mod.`, the prefix is removed.
+    `model_state_dict` or `model` is unwrapped, and entries that are not tensors are left out; under other keys, the one
+    with most tensors is taken, and weights averaged over training (EMA) only where there are no others. If every key
+    begins with `module.` or `_orig_mod.`, the prefix is removed.
 
     Args:
         path: The checkpoint.
         name: The file as errors name it.
         as_named: Keep the prefixes.
+        weights_key: Which state dict of the file; see `chosen`.
 
     Raises:
         InputError: The file is missing, a folder, empty, truncated or not a checkpoint; it holds objects that only
-            unpickling could restore; or it holds no tensors.
+            unpickling could restore; it holds no tensors, or none under the key.
 
     Example:
         >>> import tempfile
@@ -43,21 +62,141 @@ def load_checkpoint(path: Path, name: str = "weights", *, as_named: bool = False
         >>> {name: tuple(tensor.shape) for name, tensor in weights.items()}
         {'weight': (3, 2)}
     """
+    found = read_state_dicts(path, name)
+    if weights_key is not None:
+        found = chosen(found, weights_key, path)
+    tensors = found[usual_key(found)]
+    return tensors if as_named else without_wrappers(tensors)
+
+
+def read_state_dicts(path: Path, name: str = "weights") -> StateDicts:
+    """Return every dictionary of named tensors in a checkpoint, by the dotted path of its keys in the file.
+
+    The path of a file that is itself a state dict is empty. The states of optimizers are left out: their keys are
+    numbers.
+
+    Args:
+        path: The checkpoint.
+        name: The file as errors name it.
+
+    Returns:
+        The tensors of each state dict, on the CPU, in the order of the file.
+
+    Raises:
+        InputError: As for `load_checkpoint`.
+
+    Example:
+        >>> import tempfile
+        >>> weights = {"weight": torch.zeros(3, 2)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"model": weights, "ema": {"state_dict": weights}, "epoch": 3}, Path(folder) / "m.pt")
+        ...     list(read_state_dicts(Path(folder) / "m.pt"))
+        ['model', 'ema.state_dict']
+    """
     path = Path(path)
     require_file(path, name)
     kind = _checkpoint_kind(path, name)
     content: object = read_tensors(path, name)[0] if kind == "safetensors" else _torch_load(path, name)
-    while isinstance(content, Mapping):
-        nested = [content[key] for key in _NESTS if isinstance(content.get(key), Mapping)]
-        if not nested:
-            break
-        content = nested[0]
     if not isinstance(content, Mapping):
         raise must(name, "hold a state dict of named tensors", f"a {type(content).__name__} in {path}", _RESAVE)
-    tensors = {key: value.detach() for key, value in content.items() if isinstance(key, str) and torch.is_tensor(value)}
-    if not tensors:
+    found: StateDicts = {}
+    _collect(content, (), found)
+    if not found:
         raise must(name, "hold named tensors", f"none in {path}", _RESAVE)
-    return tensors if as_named else _without_prefixes(tensors)
+    return found
+
+
+def _collect(content: Mapping[object, object], keys: tuple[str, ...], found: StateDicts) -> None:
+    tensors = {key: value.detach() for key, value in content.items() if isinstance(key, str) and torch.is_tensor(value)}
+    if tensors:
+        found[".".join(keys)] = tensors
+    for key, value in content.items():
+        if isinstance(value, Mapping) and isinstance(key, str) and len(keys) < _DEEPEST:
+            _collect(value, (*keys, key), found)
+
+
+def chosen(found: StateDicts, weights_key: str, path: Path) -> StateDicts:
+    """Return the state dicts that a key chooses.
+
+    Args:
+        found: As `read_state_dicts` returns them.
+        weights_key: The dotted path of a state dict in the file, such as `state_dict_ema`; or the beginning of the names
+            of its tensors, such as `ema_model`, alone or after such a path.
+        path: The checkpoint, for the error.
+
+    Returns:
+        The state dicts at or under the path; or else those tensors whose names begin so, by the key itself.
+
+    Raises:
+        InputError: The file has no such key.
+
+    Example:
+        >>> found = {"state_dict": {"net.bias": torch.zeros(1), "ema.bias": torch.ones(1)}}
+        >>> chosen(found, "ema", Path("a.ckpt"))
+        {'ema': {'ema.bias': tensor([1.])}}
+    """
+    if weights_key in found:
+        return {weights_key: found[weights_key]}
+    under = {key: tensors for key, tensors in found.items() if key.startswith(f"{weights_key}.")}
+    if under:
+        return under
+    for key, tensors in found.items():
+        for start in (f"{weights_key}.", f"{weights_key}.".removeprefix(f"{key}.")):
+            named = {name: tensor for name, tensor in tensors.items() if name.startswith(start)}
+            if named:
+                return {weights_key: named}
+    keys = [key for key in found if key] or sorted({name.partition(".")[0] for name in found[""]})
+    shown = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "")
+    raise must("weights_key", f"name a state dict of {path}", repr(weights_key), f"the file has {shown}")
+
+
+def usual_key(found: StateDicts) -> str:
+    """Return which of several state dicts is taken by its key alone.
+
+    Args:
+        found: As `read_state_dicts` returns them.
+
+    Example:
+        >>> usual_key({"state_dict_ema": {"bias": torch.ones(1)}, "state_dict": {"bias": torch.zeros(1)}})
+        'state_dict'
+    """
+    key = ""
+    while nested := [each for nest in _NESTS if _holds(found, each := f"{key}.{nest}" if key else nest)]:
+        key = nested[0]
+    if key in found and key:
+        return key
+    within = {each: tensors for each, tensors in found.items() if not key or each.startswith(f"{key}.")}
+    return max(within, key=lambda each: (not is_averaged(each), len(within[each])))
+
+
+def is_usual(key: str) -> bool:
+    """Return whether weights are usually kept under this key: `state_dict`, `model_state_dict`, `model`, or none.
+
+    Args:
+        key: The dotted path of a state dict in a file.
+
+    Example:
+        >>> is_usual(""), is_usual("model.state_dict"), is_usual("epoch_3")
+        (True, True, False)
+    """
+    return not key or set(key.split(".")) <= set(_NESTS)
+
+
+def _holds(found: StateDicts, key: str) -> bool:
+    return any(each == key or each.startswith(f"{key}.") for each in found)
+
+
+def is_averaged(name: str) -> bool:
+    """Return whether a key or a prefix speaks of weights that are averaged over training (EMA, SWA).
+
+    Args:
+        name: The key, such as `model_ema`.
+
+    Example:
+        >>> is_averaged("model_ema"), is_averaged("ema_model.module."), is_averaged("schema")
+        (True, True, False)
+    """
+    return _AVERAGED.search(name.lower()) is not None
 
 
 def _checkpoint_kind(path: Path, name: str) -> str:
@@ -94,8 +233,8 @@ def _damaged(name: str, path: Path) -> InputError:
 
 def _torch_load(path: Path, name: str) -> object:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about pickle protocols, which the error below reports
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_SETTINGS):
+            return torch.load(path, map_location="cpu", weights_only=True)  # warns of pickle protocols: reported below
     except pickle.UnpicklingError as error:
         if "nsupported" in str(error) or "GLOBAL" in str(error):  # a class or an opcode that weights_only refuses
             raise must(name, "hold tensors only", f"pickled objects in {path}", _RESAVE) from None
@@ -104,7 +243,16 @@ def _torch_load(path: Path, name: str) -> object:
         raise _damaged(name, path) from None
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without `module.` and `_orig_mod.`, where every name begins so.
+
+    Args:
+        tensors: A state dict.
+
+    Example:
+        >>> list(without_wrappers({"module._orig_mod.bias": torch.zeros(1)}))
+        ['bias']
+    """
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), ""):
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors

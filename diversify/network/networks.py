@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import re
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +21,7 @@ from torch.nn import functional
 from ..errors import must, unknown
 from ..files import checkpoints
 from ..runtime.user_code import accepts, call_object, import_object
+from .matching import Match, match_weights
 from .split import require_usable
 
 
@@ -186,19 +187,25 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Read a checkpoint into a model, in place; every name and shape has to match.
+def load_weights(model: nn.Module, path: Path | str, *, weights_key: str | None = None) -> None:
+    """Read a checkpoint into a model, in place; every name and shape of the model has to match.
 
-    If the model is an adapter around a network, the checkpoint may be that of the network alone.
+    The file may be a state dict or hold one: checkpoints of PyTorch Lightning, of `AveragedModel`, and of the training
+    scripts of timm and torchvision are read as they are. Names match once a prefix is left out of those in the file
+    (`model.`, `module.`, any other that all share), or of those of the model, if it is an adapter around a network. What
+    is left out or not used, such as the weights of a loss, is said in a warning.
 
     Args:
         model: The network.
         path: A checkpoint: safetensors, or a file of `torch.save` that holds tensors only.
+        weights_key: Which weights to take if the file holds several: their key in the file, such as `state_dict_ema`, or
+            what their names begin with, such as `ema_model`. None takes the raw weights rather than those that are
+            averaged over training (EMA).
 
     Raises:
         InputError: The file is not a checkpoint, or does not fit. The error names the first keys that differ and, if
             that can be found out, what the checkpoint fits: another number of classes, or another network of this
-            library.
+            library. Or it holds several networks that fit.
 
     Example:
         >>> import tempfile
@@ -211,56 +218,46 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
         >>> torch.equal(other.linear.weight, model.linear.weight)
         True
     """
-    tensors = checkpoints.load_checkpoint(Path(path))
+    for note in read_weights(model, path, weights_key=weights_key)[1]:
+        warnings.warn(f"weights {path}: {note}", stacklevel=2)
+
+
+def read_weights(model: nn.Module, path: Path | str, *, weights_key: str | None = None) -> tuple[Match, list[str]]:
+    """Read a checkpoint into a model as `load_weights` does, and return what was read.
+
+    Args:
+        model: The network.
+        path: The checkpoint.
+        weights_key: Which weights to take if the file holds several.
+
+    Returns:
+        How the file matched, and notes on what was chosen, left out or not used.
+
+    Raises:
+        InputError: As for `load_weights`.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> layer = nn.Linear(2, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": {"net.weight": torch.ones(2, 2), "net.bias": torch.zeros(2)}}, f"{folder}/a.ckpt")
+        ...     read_weights(layer, f"{folder}/a.ckpt")[1]
+        ["the names in the checkpoint begin with 'net.', which is left out"]
+    """
+    found = checkpoints.read_state_dicts(Path(path))
+    if weights_key is not None:
+        found = checkpoints.chosen(found, weights_key, Path(path))
     want = model.state_dict()
-    tensors = _within_adapter(_renamed(tensors, want), want)
-    differ = [key for key in want if key not in tensors] + [key for key in tensors if key not in want]
-    differ += [key for key in want if key in tensors and want[key].shape != tensors[key].shape]
-    ignorable = {key for key in differ if key.endswith("num_batches_tracked")}
-    differ = [key for key in differ if key not in ignorable]
-    if differ:
-        shown = ", ".join(_difference(key, want, tensors) for key in differ[:3])
-        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise must(f"weights {path}", "fit the model", f"{shown}{more}", _advice(differ, want, tensors))
-    state = OrderedDict(tensors)
+    match, notes = match_weights(found, want, Path(path), suggest=_other_network)
+    state = OrderedDict(match.tensors)
     state._metadata = getattr(want, "_metadata", {})  # type: ignore[attr-defined] # MNASNet reads its version there
-    model.load_state_dict(state, strict=not ignorable)
+    model.load_state_dict(state, strict=state.keys() == want.keys())
+    return match, notes
 
 
-# torchvision published the weights of its DenseNets under names with this extra dot
-_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-
-
-def _renamed(tensors: dict[str, Tensor], want: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that the model has, where a published file has older names."""
-    newer = {key: _DENSENET.sub(r"\1\2", key) for key in tensors}
-    return {key if key in want or newer[key] not in want else newer[key]: value for key, value in tensors.items()}
-
-
-def _within_adapter(tensors: dict[str, Tensor], want: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under an adapter's names, if these are the checkpoint's own behind one prefix; else unchanged."""
-    first, dot, _ = next(iter(want), "").partition(".")
-    named = {f"{first}{dot}{key}": value for key, value in tensors.items()}
-    inside = bool(dot) and all(key.startswith(f"{first}.") for key in want) and not want.keys() & tensors.keys()
-    return named if inside and want.keys() & named.keys() else tensors
-
-
-def _difference(key: str, want: dict[str, Tensor], got: dict[str, Tensor]) -> str:
-    if key not in got:
-        return f"no {key}"
-    if key not in want:
-        return f"an extra {key}"
-    return f"{key} of shape {tuple(got[key].shape)} instead of {tuple(want[key].shape)}"
-
-
-def _advice(differ: list[str], want: dict[str, Tensor], got: dict[str, Tensor]) -> str:
-    """What the checkpoint would fit, if that can be found out."""
-    first = {(len(got[key]), len(want[key])) for key in differ if key in got and key in want and got[key].ndim}
-    heads = all(key in got and key in want and got[key].shape[1:] == want[key].shape[1:] for key in differ)
-    if heads and len(first) == 1:
-        (have, need) = first.pop()
-        return f"they are for {have} classes and the model has {need}"
-    fits = _fitting(got)
+def _other_network(tensors: dict[str, Tensor]) -> str:
+    fits = _fitting(tensors)
     return f"they fit model={fits}" if fits else ""
 
 

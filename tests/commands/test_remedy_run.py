@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,6 +147,32 @@ def test_names_of_the_users_own_are_kept(place: Path, tmp_path: Path, quick: Non
     assert run(["remedy", str(folder), "--out", str(tmp_path / "out")]) == 0
     found = atomic.read_tensors(tmp_path / "out" / "model.safetensors")[0]
     assert {n: (t.shape, t.dtype) for n, t in found.items()} == {n: (t.shape, t.dtype) for n, t in wrapped.items()}
+
+
+def test_a_lightning_checkpoint_keeps_what_is_beside_the_network(place: Path, tmp_path: Path, quick: None) -> None:
+    """Its averaged weights come last by default, and are what `--weights-key` repairs."""
+    tensors = checkpoints.load_checkpoint(place / "trained" / "model.safetensors")
+    wrapped = {f"model.{name}": value for name, value in tensors.items()}
+    averaged = {f"ema.{name}": value for name, value in tensors.items()}
+    averaged["ema.linear.bias"] = tensors["linear.bias"] + 1
+    weights = tmp_path / "mine.ckpt"
+    torch.save({"state_dict": {**wrapped, **averaged, "criterion.weight": torch.ones(10)}}, weights)
+    pixels = np.arange(40 * 64).reshape(40, 8, 8).astype(np.uint8)
+    labels = np.tile(np.arange(10), 4)
+    arrays = {"train_images": pixels, "train_labels": labels, "val_images": pixels[::-1], "val_labels": labels}
+    np.savez(tmp_path / "d.npz", **arrays)
+    data = ["--data", f"npz:{tmp_path / 'd.npz'}", "--mean", ".5", "--std", ".5", "--weights", str(weights)]
+    for key, kept in (([], {*wrapped, *averaged, "criterion.weight"}), (["--weights-key", "ema"], {*averaged})):
+        folders = [str(tmp_path / f"{name}{len(key)}") for name in ("diagnosed", "remedy")]
+        assert run(["diagnose", *data, *key, "--out", folders[0]]) == 0
+        assert run(["remedy", folders[0], "--out", folders[1]]) == 0
+        record = atomic.read_json(Path(folders[0]) / "run.json", "run.json")
+        assert any("averaged over training" in note for note in record["notes"])
+        found = atomic.read_tensors(Path(folders[1]) / "model.safetensors")[0]
+        assert set(found) == kept
+        there = wrapped | averaged
+        changed_in = {name for name in kept & there.keys() if not torch.equal(found[name], there[name])}
+        assert changed_in <= {f"{'ema' if key else 'model'}.linear.{part}" for part in ("weight", "bias")}
 
 
 def test_what_is_not_known_is_said(

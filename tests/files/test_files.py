@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import pathlib
 import pickle
 from pathlib import Path
 
@@ -255,8 +256,10 @@ CHECKPOINTS = {
     "text": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), NEITHER),
     "npz": (lambda path: np.savez(path.open("wb"), images=np.zeros(3)), NEITHER),
     "whole model": (lambda path: torch.save(nn.Linear(2, 2), path), OBJECTS),
-    "arguments inside": (
-        lambda path: torch.save({"model": {"a": torch.zeros(1)}, "args": argparse.Namespace(lr=1)}, path),
+    "an object in the arguments": (
+        lambda path: torch.save(
+            {"model": {"a": torch.zeros(1)}, "args": argparse.Namespace(net=nn.Linear(2, 2))}, path
+        ),
         OBJECTS,
     ),
     "plain pickle": (lambda path: path.write_bytes(pickle.dumps({"a": np.zeros(3)})), OBJECTS),
@@ -286,6 +289,36 @@ def test_checkpoint_errors(tmp_path, case):
     expected = message.format(path=path)
     assert str(error.value) == expected or (expected.endswith("(") and str(error.value).startswith(expected))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath])
+def test_arguments_and_paths_beside_the_weights_are_read(tmp_path, kind):
+    options = argparse.Namespace(lr=0.1, data=kind("a/b"), nested=argparse.Namespace(out=None))
+    torch.save({"args": options, "model": {"a": torch.ones(1)}, "resume": kind("c")}, tmp_path / "m.pt")
+    assert checkpoints.load_checkpoint(tmp_path / "m.pt") == {"a": torch.ones(1)}
+
+
+def test_a_state_dict_is_chosen_by_its_key(tmp_path):
+    path = tmp_path / "m.pt"
+    one, two, three = ({"net.a": torch.full((1,), value)} for value in (1.0, 2.0, 3.0))
+    torch.save({"state_dict": {**one, "ema.a": torch.zeros(1)}, "model_ema": two, "best": {"model": three}}, path)
+
+    def value(key):
+        return float(next(iter(checkpoints.load_checkpoint(path, weights_key=key).values())))
+
+    assert [value(key) for key in (None, "state_dict", "model_ema", "best", "best.model")] == [1, 1, 2, 3, 3]
+    assert [value(key) for key in ("ema", "state_dict.ema", "state_dict.net")] == [0, 0, 1]
+    with pytest.raises(InputError) as error:
+        value("swa")
+    assert str(error.value) == (
+        f"weights_key must name a state dict of {path}, got 'swa'; the file has state_dict, model_ema, best.model"
+    )
+
+
+def test_without_a_usual_key_averages_come_last_and_the_largest_first(tmp_path):
+    rows = {"a": torch.zeros(1), "b": torch.zeros(1)}
+    torch.save({"ema": {**rows, "c": torch.ones(1)}, "scaler": {"s": torch.ones(1)}, "net": rows}, tmp_path / "m.pt")
+    assert list(checkpoints.load_checkpoint(tmp_path / "m.pt")) == ["a", "b"]
 
 
 def test_a_hostile_pickle_is_not_run(tmp_path):

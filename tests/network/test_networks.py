@@ -1,16 +1,20 @@
 """Networks by name are the published ones; a checkpoint loads from any usual form, or says in one line why not."""
 
+import argparse
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from diversify.errors import InputError
 from diversify.files import atomic
 from diversify.network.networks import MODELS, build_model, load_weights, parameter_count
+from diversify.network.split import split_head
 
 CHOICES = "small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function"
 
@@ -197,6 +201,7 @@ FORMS = {
 FLAT = ("bare", "compiled", "without counters")  # what a safetensors file can hold
 
 
+@pytest.mark.filterwarnings("ignore:.* averaged over training")
 @pytest.mark.parametrize(
     ("form", "ending"),
     [(form, "pt") for form in FORMS] + [("model", "pth")] + [(form, "safetensors") for form in FLAT],
@@ -240,6 +245,159 @@ def test_an_adapter_takes_the_checkpoint_of_the_network_that_it_wraps(tmp_path):
         f"weights {path} must fit the model, got network.3.weight of shape (5, 4) instead of (3, 4), "
         "network.3.bias of shape (5,) instead of (3,); they are for 5 classes and the model has 3"
     )
+
+
+# Checkpoints of other training code
+
+
+def loaded(tmp_path, content, model=None, **options):
+    """The model after reading `content`, and what was warned of."""
+    path = tmp_path / "foreign.ckpt"
+    torch.save(content, path)
+    model = model or network(3)
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 7.0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        load_weights(model, path, **options)
+    return model, [str(each.message).removeprefix(f"weights {path}: ") for each in said]
+
+
+def left_out(prefix):
+    return f"the names in the checkpoint begin with {prefix!r}, which is left out"
+
+
+LIGHTNING = {"pytorch-lightning_version": "2.4", "hyper_parameters": {"lr": 0.1}, "callbacks": {}, "epoch": 1}
+FOREIGN = {
+    "Lightning": (lambda state: {"state_dict": under("model.", state), **LIGHTNING}, [left_out("model.")]),
+    "Lightning, with a loss": (
+        lambda state: {"state_dict": {**under("model.", state), "criterion.weight": torch.ones(3)}, **LIGHTNING},
+        [left_out("model."), "1 tensor of the checkpoint not used: criterion.weight"],
+    ),
+    "Lightning, compiled": (
+        lambda state: {"state_dict": under("model._orig_mod.", state), **LIGHTNING},
+        [left_out("model._orig_mod.")],
+    ),
+    "Lightning, with metrics": (
+        lambda state: {
+            "state_dict": {"train_acc.tp": torch.ones(3), **under("net.", state), "val_acc.tp": torch.ones(3)}
+        },
+        [left_out("net."), "2 tensors of the checkpoint not used: train_acc.tp, val_acc.tp"],
+    ),
+    "a loss beside bare names": (
+        lambda state: {**state, "criterion.weight": torch.ones(3)},
+        ["1 tensor of the checkpoint not used: criterion.weight"],
+    ),
+    "AveragedModel": (
+        lambda state: {**under("module.", state), "n_averaged": torch.tensor(5)},
+        ["1 tensor of the checkpoint not used: n_averaged"],
+    ),
+    "arguments": (
+        lambda state: {"args": argparse.Namespace(lr=0.1, data=Path("/x").absolute()), "model": state},
+        [],
+    ),
+    "two deep": (lambda state: {"checkpoint": {"net": under("module.", state)}, "epoch": 3}, []),
+    "average beside raw": (
+        lambda state: {"model_ema": other(state), "model": state},
+        [
+            "the checkpoint also holds weights averaged over training (model_ema); the raw ones (model) are taken:"
+            " weights_key=model_ema takes the others"
+        ],
+    ),
+    "average alone": (lambda state: {"ema": state}, ["these weights are averaged over training (ema)"]),
+}
+
+
+@pytest.mark.parametrize("form", FOREIGN)
+def test_a_checkpoint_of_other_training_code(tmp_path, form):
+    trained = network()
+    content, notes = FOREIGN[form]
+    model, said = loaded(tmp_path, content(trained.state_dict()))
+    assert same(model, trained)
+    assert said == notes
+
+
+def test_averaged_weights_are_taken_by_their_key(tmp_path):
+    raw, averaged = network(), nn.Sequential(*network())
+    averaged.load_state_dict(other(averaged.state_dict()))
+    files = [
+        ({"state_dict": under("module.", raw.state_dict()), "state_dict_ema": averaged.state_dict()}, "state_dict_ema"),
+        ({"state_dict": under("net.", raw.state_dict()) | under("net_ema.", averaged.state_dict())}, "net_ema"),
+        (under("module.", raw.state_dict()) | under("ema.module.", averaged.state_dict()), "ema"),
+    ]
+    for content, key in files:
+        model, said = loaded(tmp_path, content)
+        assert same(model, raw)
+        assert "weights averaged over training" in said[-1]
+        model, said = loaded(tmp_path, content, weights_key=key)
+        assert same(model, averaged)
+
+
+def test_several_networks_that_fit_are_not_guessed_between(tmp_path):
+    one, two = network().state_dict(), other(network().state_dict())
+    path = tmp_path / "a.pt"
+    for content, first, second in (
+        ({"epoch_1": one, "epoch_2": two}, "epoch_1", "epoch_2"),
+        ({"state_dict": under("student.", one) | under("teacher.", two)}, "state_dict.student", "state_dict.teacher"),
+    ):
+        save(path, content)
+        assert message_of(lambda: load_weights(network(), path)) == (
+            f"weights {path} must hold one network that fits, got 2: {first}, {second}; pass weights_key={first}"
+        )
+        assert same_tensors(loaded(tmp_path, content, weights_key=second)[0].state_dict(), two)
+    model, _ = loaded(tmp_path, {"state_dict": under("model.", one) | under("copy.", one)})  # one network, twice
+    assert same_tensors(model.state_dict(), one)
+    save(path, {**one, **under("teacher.", two)})
+    assert "an extra teacher.0.weight" in message_of(lambda: load_weights(network(), path))
+
+
+def same_tensors(left, right):
+    return all(torch.equal(left[key], right[key]) for key in right)
+
+
+def test_layers_that_the_network_lacks_are_not_left_out(tmp_path):
+    for prefix in ("", "model."):
+        path = save(tmp_path / "a.pt", under(prefix, {**network().state_dict(), "4.weight": torch.zeros(2, 3)}))
+        text = message_of(lambda path=path: load_weights(network(), path))
+        assert text == f"weights {path} must fit the model, got an extra 4.weight"
+
+
+def test_the_nearest_tensor_is_named_where_one_is_missing(tmp_path):
+    state = network().state_dict()
+    backbone = under("module.", {key: value for key, value in state.items() if not key.startswith("3.")})
+    head = {"module.fc.weight": state["3.weight"], "module.fc.bias": state["3.bias"]}
+    path = save(tmp_path / "a.pt", {"state_dict_best": {"feat_model": backbone, "classifier": head}})
+    assert message_of(lambda: load_weights(network(), path)) == (
+        f"weights {path} must fit the model, got no 3.weight, no 3.bias; the nearest in the file to 3.weight is"
+        " state_dict_best.classifier.module.fc.weight"
+    )
+
+
+def test_an_averaged_model_takes_its_own_and_the_plain_weights(tmp_path):
+    trained = network()
+    for content in (AveragedModel(trained).state_dict(), trained.state_dict()):
+        model, said = loaded(tmp_path, content, AveragedModel(network(3)))
+        assert same(model.module, trained)
+        assert said == []
+    assert split_head(AveragedModel(trained)).head_name == "module.3"
+
+
+class Lit(nn.Module):
+    """As a LightningModule keeps a network, with or without its loss."""
+
+    def __init__(self, *, loss):
+        super().__init__()
+        self.model = network()
+        if loss:
+            self.criterion = nn.CrossEntropyLoss(weight=torch.ones(3))
+
+
+@pytest.mark.parametrize("loss", [False, True])
+def test_a_lightning_module_takes_its_own_checkpoint(tmp_path, loss):
+    trained = Lit(loss=True)
+    model, said = loaded(tmp_path, {"state_dict": trained.state_dict(), **LIGHTNING}, Lit(loss=loss))
+    assert same(model.model, trained.model)
+    assert said == ([] if loss else ["1 tensor of the checkpoint not used: criterion.weight"])
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mnasnet0_5", "googlenet"])
