@@ -33,6 +33,12 @@ class ClassCheck:
         bar: The value that must be reached; 0 for a change.
         status: "failed" if `high` is below the bar, "skipped" if the value is NaN or has no interval, else "passed".
         message: The outcome in a sentence.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
+        >>> dv.check(dv.diagnose(train, heldout, head=head), worst_recall=0.6).failed[0].status
+        'failed'
     """
 
     class_name: str
