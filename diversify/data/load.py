@@ -140,7 +140,9 @@ def load_data(
         download: Download a public data set that is missing.
         measure_view: Measure mean and standard deviation on training images if neither the caller nor the source gives
             them. For training a new model; a trained model needs those that it was trained with.
-        skip_bad: Leave out images that cannot be read, instead of raising an error.
+        skip_bad: Leave out images that cannot be read, instead of raising an error; `skipped` names them. So
+            `load_data("folder:DIR", skip_bad=True, holdout=0, mean=M, std=S).train.dataset` is a data set for a loader of
+            one's own, `(image, label)` with uint8 images `(3, H, W)` of all files that can be read.
         relabel: Number the classes without gaps if labels skip numbers and the source names no classes. If False, the
             numbers between are classes without images. The same images are taken either way.
         check_progress: Called with ("checking images", images done, images in total).

@@ -84,7 +84,7 @@ def test_repeats_are_augmented_differently_and_classes_by_their_policy():
         ClassPlan(name="b", count=10, draws=0.5, image=policy),
     )
     source = [(torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(n)), int(n % 10 == 0)) for n in range(100)]
-    stream = DiversifyStream(source, Plan(classes=classes), backend="torch", buffer=30)
+    stream = DiversifyStream(source, Plan(classes=classes, largest_difference=1.0), backend="torch", buffer=30)
     originals = {image.numpy().tobytes() for image, _ in source}
     seen = list(stream)
     assert all(image.numpy().tobytes() in originals for image, label in seen if label == 0)

@@ -647,3 +647,16 @@ def test_examples_that_are_no_images(examples, message):
 def test_everything_public_is_importable_from_data():
     assert all(hasattr(diversify.data, name) for name in diversify.data.__all__)
     assert dataclasses.is_dataclass(Split)
+
+
+def test_a_loader_of_ones_own_reads_a_folder_without_the_files_that_are_damaged(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            Image.new("RGB", (8, 8)).save(tmp_path / label / f"{number}.png")
+    (tmp_path / "a" / "damaged.png").write_bytes(b"no image")
+    data = load_data(f"folder:{tmp_path}", skip_bad=True, holdout=0, mean=[0.5], std=[0.5])
+    images, labels = next(iter(DataLoader(data.train.dataset, batch_size=9)))
+    assert (images.shape, images.dtype) == ((6, 3, 8, 8), torch.uint8)
+    assert labels.tolist() == labels_of(data.train.dataset).tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.skipped == ("a/damaged.png",)
