@@ -90,7 +90,7 @@ def test_repeats_are_augmented_differently_and_classes_by_their_policy():
     assert all(image.numpy().tobytes() in originals for image, label in seen if label == 0)
     rare = [image.numpy().tobytes() for image, label in seen if label == 1]
     assert len(rare) > 30
-    assert len(set(rare)) > 0.8 * len(rare)
+    assert len(set(rare)) > 15  # of 10 images, each darker, lighter or as it was
     assert all(torch.equal(one[0], other[0]) for one, other in zip(seen, stream, strict=True))
 
 
