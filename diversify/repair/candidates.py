@@ -39,6 +39,9 @@ class Candidate:
         taus: Strengths of the logit adjustment with which each option is tried; the head is made once for all of them.
         source: The paper that it comes from.
         needs_bias: Whether the head that it makes has a bias of its own.
+        balances: Whether the head that it makes is trained so that its logits treat classes alike, whatever their shares
+            in training. Where `choose_head` is given a target prior, its logarithm is then added to the logits with every
+            tau. The head needs a bias for that.
         remade: Makes the same options from other held-out rows. For a candidate whose options depend on held-out rows,
             so that no row judges an option that was made from it.
 
@@ -60,6 +63,7 @@ class Candidate:
     taus: tuple[float, ...] = (0.0,)
     source: str = ""
     needs_bias: bool = False
+    balances: bool = False
     remade: Callable[[Embeddings], Mapping[str, Make]] | None = None
 
     @property
@@ -149,6 +153,7 @@ def _resampling_candidates(train: Embeddings, recipe: HeadRecipe, taus: tuple[fl
             meaning="The head trained further, every class drawn equally often (random oversampling).",
             options={f"{steps:,} steps": _evenly(replace(recipe, steps=steps)) for steps in _lengths(recipe)},
             taus=taus,
+            balances=recipe.bias,
             source="Kang et al. 2020 (classifier retraining)",
         )
     ]
@@ -159,6 +164,7 @@ def _resampling_candidates(train: Embeddings, recipe: HeadRecipe, taus: tuple[fl
                 meaning="Even draws from classes filled up with rows between two neighbours of the class.",
                 options={f"{k} neighbors": _oversampled("smote", k, recipe) for k in (5, 10)},
                 taus=taus,
+                balances=recipe.bias,
                 source="Chawla et al. 2002",
             ),
             Candidate(
@@ -166,6 +172,7 @@ def _resampling_candidates(train: Embeddings, recipe: HeadRecipe, taus: tuple[fl
                 meaning="Even draws from classes filled up with rows between a row and its nearest enemies.",
                 options={f"{k} neighbors": _oversampled("eos", k, recipe) for k in (10, 100)},
                 taus=taus,
+                balances=recipe.bias,
                 source="Dablain et al. 2022 (expansive over-sampling)",
             ),
         ]
@@ -191,6 +198,7 @@ def _plan_candidates(
                     meaning=f"{meaning} The option multiplies the strengths of its feature policies.",
                     options=_planned_options(one, scales, recipe),
                     taus=taus,
+                    balances=recipe.bias,
                     needs_bias=one.prior_correction.after > 0,
                     remade=partial(_replanned, replan, scales, recipe) if name == "plan" and replan else None,
                 )

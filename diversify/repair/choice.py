@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -16,6 +16,7 @@ from ..errors import must
 from ..files.schema import refusal
 from ..functional import counts
 from ..network.linear_head import LinearHead
+from .metric import TITLES
 
 SCHEMA_VERSION = 1
 
@@ -36,7 +37,8 @@ class HeadChoice:
         final_option: Index of the option that is best on all held-out rows, per candidate.
         columns: Measurements by name, each `(F,)` float64: `balanced_accuracy` with `_low` and `_high`; `spread`, its
             standard deviation over repeats; `gain` over the untouched head with `_low` and `_high`; `behind`, the distance
-            to the best candidate; and `behind_error`, the standard error of that distance.
+            to the best candidate; and `behind_error`, the standard error of that distance. Spread, gain and distance
+            are of the metric. A metric other than `balanced` adds `score` with `_low` and `_high`.
         recall: Mean recall over repeats, `(F, C)`; NaN for a class without held-out rows.
         recall_low: Lower end of the recall's interval, `(F, C)`.
         recall_high: Upper end of the recall's interval, `(F, C)`.
@@ -44,13 +46,16 @@ class HeadChoice:
         change_high: Upper end of that gain, `(F, C)`.
         class_counts: Training rows per class, `(C,)`.
         heldout_counts: Held-out rows per class, `(C,)`.
-        best: Index of the candidate with the highest balanced accuracy.
+        best: Index of the candidate with the highest metric.
         recommended: Index of the best candidate, or 0 (the untouched head) if that is behind by at most one standard
             error.
         overall: `gain`, `gain_low` and `gain_high` of always taking the best candidate and option of the other folds.
         folds: Number of folds.
         repeats: How many times the rows were cut into folds.
         seed: Seed of the folds and the heads.
+        metric: What was chosen by; see `choose_head`. For `cost` the values are minus the expected cost.
+        target_prior: Share of each class where the model will be used; empty for equal shares.
+        cost: Cost of predicting a row of class i as class j; empty for other metrics.
         heads: The head of each candidate's final option; empty in a choice read from a file.
 
     Example:
@@ -82,12 +87,40 @@ class HeadChoice:
     folds: int
     repeats: int
     seed: int
+    metric: str = "balanced"
+    target_prior: tuple[float, ...] = ()
+    cost: tuple[tuple[float, ...], ...] = ()
     heads: tuple[LinearHead, ...] = ()
 
     @property
     def head(self) -> LinearHead:
         """The recommended head."""
         return self.heads[self.recommended]
+
+    @property
+    def metric_title(self) -> str:
+        """The metric in words, for example "balanced accuracy"."""
+        return TITLES[self.metric]
+
+    @property
+    def score(self) -> Tensor:
+        """The metric of each candidate, `(F,)`; larger is better."""
+        return self.columns["balanced_accuracy" if self.metric == "balanced" else "score"]
+
+    @property
+    def score_low(self) -> Tensor:
+        """The low ends of the 95% intervals of `score`, `(F,)`."""
+        return self.columns["balanced_accuracy_low" if self.metric == "balanced" else "score_low"]
+
+    @property
+    def score_high(self) -> Tensor:
+        """The high ends of the 95% intervals of `score`, `(F,)`."""
+        return self.columns["balanced_accuracy_high" if self.metric == "balanced" else "score_high"]
+
+    @property
+    def in_shares(self) -> bool:
+        """Whether the metric is a share of 1, so that differences are written in points; a cost is not."""
+        return self.metric != "cost"
 
     def option(self, place: int) -> str:
         """Return the name of a candidate's final option; empty if it has only one.
@@ -124,32 +157,41 @@ class HeadChoice:
 
     def in_words(self) -> str:
         """Return the recommendation as text: its gain with an interval, and a simpler candidate that is as good."""
+        unit = " points" if self.in_shares else " of expected cost"
         if self.recommended == 0:
             if self.best == 0:
                 return "Recommended: leave the head as it is; no candidate does better on held-out images."
             behind, error = self._behind(0)
             return (
-                f"Recommended: leave the head as it is; {self.names[self.best]} is only {behind} points ahead on held-out"
+                f"Recommended: leave the head as it is; {self.names[self.best]} is only {behind}{unit} ahead on held-out"
                 f" images, within one standard error ({error})."
             )
-        gain, low, high = (100 * float(self.columns[f"gain{end}"][self.recommended]) for end in ("", "_low", "_high"))
+        gain, low, high = (
+            self._amount(float(self.columns[f"gain{end}"][self.recommended]), "+" if self.in_shares else "")
+            for end in ("", "_low", "_high")
+        )
         option = self.option(self.recommended)
+        gains = f"gains {gain} points of {self.metric_title}" if self.in_shares else f"saves {gain} of expected cost"
         text = (
-            f"Recommended: {self.names[self.recommended]}{f' ({option})' if option else ''}, which gains {gain:+.1f} points of"
-            f" balanced accuracy on held-out images (95% interval {low:+.1f} to {high:+.1f})."
+            f"Recommended: {self.names[self.recommended]}{f' ({option})' if option else ''}, which {gains}"
+            f" on held-out images (95% interval {low} to {high})."
         )
         if self.simpler is not None:
             behind, error = self._behind(self.simpler)
             text += (
-                f" Simpler, and {behind} points behind it, within one standard error ({error}):"
+                f" Simpler, and {behind}{unit} behind it, within one standard error ({error}):"
                 f" {self.names[self.simpler]}."
             )
         return text
 
     def _behind(self, place: int) -> tuple[str, str]:
-        """Return how many points a candidate is behind the best, and the standard error of that."""
-        behind, error = (f"{100 * float(self.columns[key][place]):.1f}" for key in ("behind", "behind_error"))
+        """Return how far a candidate is behind the best, and the standard error of that."""
+        behind, error = (self._amount(float(self.columns[key][place])) for key in ("behind", "behind_error"))
         return behind, error
+
+    def _amount(self, value: float, sign: str = "") -> str:
+        """Return a difference in points, or a cost with three digits."""
+        return f"{100 * value:{sign}.1f}" if self.in_shares else f"{value:{sign}.3g}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choice as JSON values, with NaN as None and without the heads."""
@@ -232,3 +274,6 @@ class _File(pydantic.BaseModel):
     folds: int
     repeats: int
     seed: int
+    metric: Literal["balanced", "prior", "macro-f1", "worst", "cost"] = "balanced"
+    target_prior: tuple[float, ...] = ()
+    cost: tuple[tuple[float, ...], ...] = ()

@@ -17,6 +17,7 @@ from ..network.linear_head import LinearHead, read_head
 from ..runtime.progress import Progress, Ticker
 from .candidates import UNTOUCHED, Candidate, Make, default_candidates
 from .choice import HeadChoice
+from .metric import Metric, class_sums, metric_of
 from .post_hoc import adjust_logits, log_prior_of
 
 PLAN_FOLDS = 3  # folds of the held-out rows for a plan that is made from them
@@ -34,6 +35,9 @@ def choose_head(
     head: nn.Module | LinearHead,
     candidates: Sequence[Candidate] | None = None,
     *,
+    metric: str = "balanced",
+    target_prior: Sequence[float] | Tensor | None = None,
+    cost: Sequence[Sequence[float]] | Tensor | None = None,
     folds: int = 5,
     repeats: int = 2,
     seed: int = 0,
@@ -42,11 +46,11 @@ def choose_head(
     """Compare candidates on held-out rows and recommend one.
 
     The head of every option is made once, from training rows alone. The held-out rows only choose and judge: they are
-    cut into stratified folds, `repeats` times, and each fold judges the option with the highest balanced accuracy on the
-    other folds. A candidate with `remade` makes its options from held-out rows; it makes them anew for each third of
+    cut into stratified folds, `repeats` times, and each fold judges the option that is best by `metric` on the other
+    folds. A candidate with `remade` makes its options from held-out rows; it makes them anew for each third of
     the rows from the other two.
 
-    The candidate with the highest balanced accuracy is recommended, the simpler one of equals. If the untouched head is
+    The best candidate by `metric` is recommended, the simpler one of equals. If the untouched head is
     behind it by at most one standard error of their difference on the same rows, the untouched head is recommended. The
     untouched head is always compared, and comes first.
 
@@ -55,6 +59,15 @@ def choose_head(
         heldout: Embeddings of images that the backbone was not trained on; not those of the test set.
         head: The present head: a module, which is only read, or its numbers.
         candidates: The candidates, the simplest first; None takes `default_candidates` without a plan.
+        metric: What is chosen by: `balanced`, the mean recall; `prior`, the accuracy where classes have the shares of
+            `target_prior`; `macro-f1`, the mean F1 score; `worst`, the lowest recall of a class; or `cost`, minus the
+            expected `cost`. Classes without held-out rows do not count.
+        target_prior: Share of each class where the model will be used, `(C,)`. `prior` needs it, `macro-f1` and `cost` can
+            use it. Every logit adjustment then aims at it: `tau * (log train prior - log target prior)` is subtracted,
+            and a candidate that `balances` gets the whole log target prior with every tau. A class with share 0 is never
+            predicted by these heads. Without it, adjustments aim at equal shares.
+        cost: Cost of predicting a row of class i as class j, `(C, C)`, not negative; classes weigh equally unless
+            `target_prior` is given. For `cost` alone.
         folds: Number of folds.
         repeats: How many times the rows are cut into folds.
         seed: Seed of the folds and of the training of heads.
@@ -62,7 +75,8 @@ def choose_head(
 
     Raises:
         InputError: Sizes differ, a held-out class is not in the head, there are too few rows for the folds, `repeats` is
-            below 1, or two candidates have the same name.
+            below 1, two candidates have the same name, or the metric is unknown or does not fit `target_prior` and
+            `cost`; see `metric_of`.
 
     Example:
         >>> import diversify as dv
@@ -70,6 +84,13 @@ def choose_head(
         >>> choice = choose_head(train, heldout, head, dv.default_candidates(train, head)[:3])
         >>> [round(value, 3) for value in choice.columns["balanced_accuracy"].tolist()]
         [0.785, 0.938, 0.792]
+
+        Where the model meets nine images of the first class in ten, a repair hardly helps:
+
+        >>> prior = [0.9, 0.05, 0.03, 0.02]
+        >>> found = choose_head(train, heldout, head, dv.default_candidates(train, head)[:2], metric="prior", target_prior=prior)
+        >>> [round(value, 3) for value in found.score.tolist()], found.names[found.recommended]
+        ([0.943, 0.949], 'untouched')
     """
     head = read_head(head)
     _require_sides(train, heldout, head)
@@ -77,16 +98,18 @@ def choose_head(
         raise must("folds", f"lie in [2, {len(heldout)}], the number of held-out rows", folds)
     if repeats < 1:
         raise must("repeats", "be at least 1", repeats)
+    held = counts.class_counts(heldout.labels, heldout.num_classes)
+    judge = metric_of(metric, target_prior=target_prior, cost=cost, heldout_counts=held)
     listed = _listed(default_candidates(train, head) if candidates is None else candidates, train, head)
     tick = Ticker(progress, sum(len(one.options) * (1 + PLAN_FOLDS * (one.remade is not None)) for one in listed))
     tick(0)
-    heads = [made for one in listed for made in _made(one.options, one.taus, train, head, seed, tick)]
-    right = torch.stack([_correct(one, heldout) for one in heads])
+    heads = [made for one in listed for made in _made(one, one.options, train, head, judge, seed, tick)]
+    predicted = torch.stack([_predicted(one, heldout) for one in heads])
     family = torch.tensor([place for place, one in enumerate(listed) for _ in one.labels])
     for place, one in enumerate(listed):
         if one.remade is not None:
-            right[family == place] = _cross_fitted(one, one.remade, train, heldout, head, seed, tick)
-    return _compared(listed, heads, right, family, train, heldout, folds=folds, repeats=repeats, seed=seed)
+            predicted[family == place] = _cross_fitted(one, one.remade, train, heldout, head, judge, seed, tick)
+    return _compared(listed, heads, predicted, family, train, heldout, judge, folds=folds, repeats=repeats, seed=seed)
 
 
 def _require_sides(train: Embeddings, heldout: Embeddings, head: LinearHead) -> None:
@@ -118,21 +141,30 @@ def _listed(candidates: Sequence[Candidate], train: Embeddings, head: LinearHead
 
 
 def _made(
+    one: Candidate,
     options: Mapping[str, Make],
-    taus: Sequence[float],
     train: Embeddings,
     head: LinearHead,
+    judge: Metric,
     seed: int,
     tick: Ticker,
 ) -> list[LinearHead]:
-    """Make a head for every option and tau."""
+    """Make a head for every option and tau, adjusted for the target prior."""
     prior = log_prior_of(counts.class_counts(train.labels, train.num_classes))
+    target = judge.log_target
+    if target is not None:
+        target = target.to(prior.device)
     heads: list[LinearHead] = []
     for make in options.values():
         made = make(train, head, seed)
         if not isinstance(made, LinearHead):
             raise must("result of a candidate", "be a LinearHead", type(made).__name__)
-        heads += [adjust_logits(made, prior, tau) for tau in taus]
+        if target is None:
+            heads += [adjust_logits(made, prior, tau) for tau in one.taus]
+        elif one.balances:
+            heads += [adjust_logits(made, tau * prior - target, 1.0) for tau in one.taus]
+        else:
+            heads += [adjust_logits(made, prior - target, tau) for tau in one.taus]
         tick(1)
     return heads
 
@@ -143,64 +175,71 @@ def _cross_fitted(
     train: Embeddings,
     heldout: Embeddings,
     head: LinearHead,
+    judge: Metric,
     seed: int,
     tick: Ticker,
 ) -> Tensor:
-    """Return which rows each option predicts correctly, `(O, N)` bool on the CPU.
+    """Return the class that each option predicts for each row, `(O, N)` int32 on the CPU.
 
     The options that predict a fold of the rows are made from the other folds.
     """
     folds = min(PLAN_FOLDS, len(heldout))
     fold_of = stratified_folds(heldout.labels, folds, seed=draws.seed_for("plan folds", seed), name="plan folds")
-    right = torch.zeros(len(one.labels), len(heldout), dtype=torch.bool)
+    predicted = torch.zeros(len(one.labels), len(heldout), dtype=torch.int32)
     for fold in range(folds):
         judged = fold_of == fold
         options = remade(heldout.select(~judged))
         if list(options) != list(one.options):
             raise must(f"remade options of {one.name!r}", f"be {list(one.options)}", list(options))
         side = heldout.select(judged)
-        heads = _made(options, one.taus, train, head, seed, tick)
-        right[:, judged.cpu()] = torch.stack([_correct(each, side) for each in heads])
-    return right
+        heads = _made(one, options, train, head, judge, seed, tick)
+        predicted[:, judged.cpu()] = torch.stack([_predicted(each, side) for each in heads])
+    return predicted
 
 
-def _correct(head: LinearHead, heldout: Embeddings) -> Tensor:
-    """Return which rows the head predicts correctly, `(N,)` bool on the CPU."""
+def _predicted(head: LinearHead, heldout: Embeddings) -> Tensor:
+    """Return the class that the head predicts for each row, `(N,)` int32 on the CPU."""
     blocks = heldout.features.split(max(1, _BLOCK // head.num_classes))
     on = replace(head, weight=head.weight.to(blocks[0].device), bias=head.bias.to(blocks[0].device))
-    return (torch.cat([on.logits(block).argmax(1) for block in blocks]) == heldout.labels).cpu()
+    return torch.cat([on.logits(block).argmax(1) for block in blocks]).int().cpu()
 
 
 def _compared(
     listed: Sequence[Candidate],
     heads: Sequence[LinearHead],
-    right: Tensor,
+    predicted: Tensor,
     family: Tensor,
     train: Embeddings,
     heldout: Embeddings,
+    judge: Metric,
     *,
     folds: int,
     repeats: int,
     seed: int,
 ) -> HeadChoice:
-    """Return the choice, from the rows that each option predicts correctly, `(O, N)`, and its candidate, `(O,)`."""
+    """Return the choice, from the class that each option predicts for each row, `(O, N)`, and its candidate, `(O,)`."""
     labels, classes = heldout.labels.cpu(), heldout.num_classes
     places = [(family == place).nonzero().flatten().tolist() for place in range(len(listed))]
-    chosen, scores, overall = _cross_validated(right, places, labels, classes, folds, repeats, seed)
-    whole = _balanced(right, labels, classes).tolist()
+    chosen, taken, overall = _cross_validated(predicted, places, labels, classes, judge, folds, repeats, seed)
+    whole = judge.ranked(predicted[:, None], labels, classes)
     final = [_highest(options, whole) for options in places]
-    mean = scores.mean(1)
-    accuracy = _balanced(mean, labels, classes)
-    best = _highest(list(range(len(listed))), accuracy.tolist())
+    score = judge.value(taken, labels, classes)
+    best = _highest(list(range(len(listed))), judge.ranked(taken, labels, classes))
+    mean = (taken == labels).double().mean(1)
     recall = torch.stack([counts.class_mean(one, labels, classes) for one in mean])
     held = counts.class_counts(labels, classes)
     low, high = stats.wilson_interval(recall.nan_to_num(0.0) * held, held.expand_as(recall))
-    hits, both = (_sums(values, labels, classes) for values in (mean, mean * mean[0]))
+    hits, both = (class_sums(values, labels, classes) for values in (mean, mean * mean[0]))
     change = stats.paired_difference_interval(hits[:1].expand_as(hits), hits, both, held.expand_as(hits))
-    columns = _intervals_of(accuracy, recall, low, high) | _differences(mean, best, labels, classes)
-    spread = torch.stack([_balanced(one, labels, classes) for one in scores])
-    columns["spread"] = spread.std(1, correction=1) if repeats > 1 else torch.full_like(accuracy, torch.nan)
-    total, total_error = balanced_difference(overall.mean(0), mean[0], labels, classes)
+    columns = _accuracies(taken, recall, low, high, labels, classes)
+    columns |= _differences(taken, best, labels, classes, judge)
+    spread = judge.value(taken[:, :, None], labels, classes)
+    columns["spread"] = spread.std(1, correction=1) if repeats > 1 else torch.full_like(score, torch.nan)
+    columns = {name: columns[name] for name in _COLUMNS}
+    if judge.name != "balanced":
+        columns |= _scores(score, taken, labels, classes, judge)
+    total, total_error = judge.difference(overall, taken[0], labels, classes)
+    most = judge.largest_difference
     return HeadChoice(
         names=tuple(one.name for one in listed),
         meanings=tuple(one.meaning for one in listed),
@@ -208,7 +247,7 @@ def _compared(
         options=tuple(one.labels for one in listed),
         times_chosen=tuple(tuple(chosen[options].tolist()) for options in places),
         final_option=tuple(options.index(one) for options, one in zip(places, final, strict=True)),
-        columns={name: columns[name] for name in _COLUMNS},
+        columns=columns,
         recall=recall,
         recall_low=low,
         recall_high=high,
@@ -220,73 +259,92 @@ def _compared(
         recommended=0 if float(columns["behind"][0]) <= float(columns["behind_error"][0]) else best,
         overall={
             "gain": total,
-            "gain_low": max(total - _Z * total_error, -1.0),
-            "gain_high": min(total + _Z * total_error, 1.0),
+            "gain_low": max(total - _Z * total_error, -most),
+            "gain_high": min(total + _Z * total_error, most),
         },
         folds=folds,
         repeats=repeats,
         seed=seed,
+        metric=judge.name,
+        target_prior=() if judge.target_prior is None else tuple(judge.target_prior.tolist()),
+        cost=() if judge.cost is None else tuple(map(tuple, judge.cost.tolist())),
         heads=tuple(heads[one] for one in final),
     )
 
 
 def _cross_validated(
-    right: Tensor, places: Sequence[Sequence[int]], labels: Tensor, classes: int, folds: int, repeats: int, seed: int
+    predicted: Tensor,
+    places: Sequence[Sequence[int]],
+    labels: Tensor,
+    classes: int,
+    judge: Metric,
+    folds: int,
+    repeats: int,
+    seed: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Judge each fold by the options that are best on the other folds.
 
     Args:
-        right: Which rows each option predicts correctly, `(O, N)`.
+        predicted: The class that each option predicts for each row, `(O, N)`.
         places: The options of each of the F candidates.
         labels: Classes of the rows, `(N,)`.
         classes: Number of classes.
+        judge: What is best.
         folds: Number of folds.
         repeats: How many times the rows are cut into folds.
         seed: Seed of the folds.
 
     Returns:
-        How often each option was chosen, `(O,)`; which rows each candidate predicts correctly, `(F, repeats, N)`; and
-        which rows the best option of all candidates predicts correctly, `(repeats, N)`.
+        How often each option was chosen, `(O,)`; the classes that each candidate predicts, `(F, repeats, N)`; and those
+        that the best option of all candidates predicts, `(repeats, N)`.
     """
-    everything = list(range(len(right)))
-    chosen = torch.zeros(len(right), dtype=torch.int64)
-    scores = torch.zeros(len(places), repeats, len(labels), dtype=torch.float64)
-    overall = torch.zeros(repeats, len(labels), dtype=torch.float64)
+    everything = list(range(len(predicted)))
+    chosen = torch.zeros(len(predicted), dtype=torch.int64)
+    taken = torch.zeros(len(places), repeats, len(labels), dtype=predicted.dtype)
+    overall = torch.zeros(repeats, len(labels), dtype=predicted.dtype)
     for turn in range(repeats):
         fold = stratified_folds(labels, folds, seed=draws.seed_for("head choice", seed, turn), name="head choice")
         for index in range(folds):
             judged = fold == index
-            elsewhere = _balanced(right[:, ~judged], labels[~judged], classes).tolist()
+            elsewhere = judge.ranked(predicted[:, None, ~judged], labels[~judged], classes)
             for place, options in enumerate(places):
                 option = _highest(options, elsewhere)
                 chosen[option] += 1
-                scores[place, turn, judged] = right[option, judged].double()
-            overall[turn, judged] = right[_highest(everything, elsewhere), judged].double()
-    return chosen, scores, overall
+                taken[place, turn, judged] = predicted[option, judged]
+            overall[turn, judged] = predicted[_highest(everything, elsewhere), judged]
+    return chosen, taken, overall
 
 
-def _intervals_of(accuracy: Tensor, recall: Tensor, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+def _accuracies(
+    taken: Tensor, recall: Tensor, low: Tensor, high: Tensor, labels: Tensor, classes: int
+) -> dict[str, Tensor]:
     """Return the balanced accuracy of each candidate with its interval, from the intervals of the recalls."""
     ends = [stats.mean_share_interval(*one) for one in zip(recall, low, high, strict=True)]
-    return {
-        "balanced_accuracy": accuracy,
-        "balanced_accuracy_low": torch.tensor([one[0] for one in ends], dtype=torch.float64),
-        "balanced_accuracy_high": torch.tensor([one[1] for one in ends], dtype=torch.float64),
-    }
+    return {"balanced_accuracy": Metric().value(taken, labels, classes)} | _ends_of("balanced_accuracy", ends)
 
 
-def _differences(mean: Tensor, best: int, labels: Tensor, classes: int) -> dict[str, Tensor]:
+def _scores(score: Tensor, taken: Tensor, labels: Tensor, classes: int, judge: Metric) -> dict[str, Tensor]:
+    """Return the metric of each candidate with its interval."""
+    return {"score": score} | _ends_of("score", [judge.interval(one, labels, classes) for one in taken])
+
+
+def _ends_of(name: str, ends: Sequence[tuple[float, float]]) -> dict[str, Tensor]:
+    low, high = (torch.tensor([one[key] for one in ends], dtype=torch.float64) for key in (0, 1))
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _differences(taken: Tensor, best: int, labels: Tensor, classes: int, judge: Metric) -> dict[str, Tensor]:
     """Return each candidate's gain over the untouched head, and its distance to the best one."""
-    gains = [balanced_difference(one, mean[0], labels, classes) for one in mean]
-    behinds = [balanced_difference(mean[best], one, labels, classes) for one in mean]
+    gains = [judge.difference(one, taken[0], labels, classes) for one in taken]
+    behinds = [judge.difference(taken[best], one, labels, classes) for one in taken]
     behind, error = (torch.tensor([one[key] for one in behinds], dtype=torch.float64) for key in (0, 1))
     error[best] = 0.0
     gain, gain_error = (torch.tensor([one[key] for one in gains], dtype=torch.float64) for key in (0, 1))
     gain_error[0] = 0.0
     return {
         "gain": gain,
-        "gain_low": (gain - _Z * gain_error).clamp(min=-1),
-        "gain_high": (gain + _Z * gain_error).clamp(max=1),
+        "gain_low": (gain - _Z * gain_error).clamp(min=-judge.largest_difference),
+        "gain_high": (gain + _Z * gain_error).clamp(max=judge.largest_difference),
         "behind": behind,
         "behind_error": error,
     }
@@ -295,51 +353,3 @@ def _differences(mean: Tensor, best: int, labels: Tensor, classes: int) -> dict[
 def _highest(options: Sequence[int], values: Sequence[float]) -> int:
     """Return the first of the options with the highest value."""
     return max(options, key=lambda one: values[one])
-
-
-def _balanced(right: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Return the mean recall over classes that have rows, `(...)` float64, of rows `(..., N)` that are right or not."""
-    return (_sums(right, labels, num_classes) / counts.class_counts(labels, num_classes)).nanmean(-1)
-
-
-def _sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Sum values `(..., N)` over the rows of each class; `(..., C)` float64."""
-    sums = torch.zeros(*values.shape[:-1], num_classes, dtype=torch.float64)
-    return sums.index_add_(-1, labels, values.double())
-
-
-def balanced_difference(one: Tensor, other: Tensor, labels: Tensor, num_classes: int) -> tuple[float, float]:
-    """Return the difference of two balanced accuracies on the same rows, and its standard error.
-
-    The error within a class is that of a paired difference of proportions with one row added on each side, so that it
-    does not vanish for a class of few rows that both predict alike.
-
-    Args:
-        one: Share of repeats in which each row is predicted correctly, `(N,)`.
-        other: The same for the other classifier, `(N,)`.
-        labels: Classes of the rows, `(N,)`.
-        num_classes: Number of classes.
-
-    Returns:
-        `one` minus `other`, and the standard error.
-
-    References:
-        Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions".
-
-    Example:
-        >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
-        >>> one, other = torch.ones(6), torch.tensor([1.0, 1, 1, 0, 1, 0])
-        >>> [round(value, 3) for value in balanced_difference(one.double(), other.double(), labels, 2)]
-        [0.375, 0.2]
-    """
-    difference = one - other
-    rows = counts.class_counts(labels, num_classes).double()
-    held = rows > 0
-    total, squares = (
-        torch.zeros(num_classes, dtype=torch.float64).index_add_(0, labels, values)
-        for values in (difference, difference.square())
-    )
-    more = rows + 2
-    variance = ((squares + 1) / more - (total / more).square()) / more
-    number = int(held.sum())
-    return float((total / rows)[held].mean()), float(variance[held].sum().sqrt()) / number

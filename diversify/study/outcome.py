@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..functional import stats
 from ..functional.metrics import confusion_matrix, recall
-from ..repair.choose import balanced_difference
+from ..repair.metric import balanced_difference
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

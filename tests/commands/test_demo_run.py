@@ -17,7 +17,7 @@ from diversify.commands import demo
 from diversify.data.load import load_data
 from diversify.files import atomic, digests
 from diversify.functional.counts import exponential_profile
-from diversify.repair.choose import balanced_difference
+from diversify.repair.metric import balanced_difference
 from diversify.repair.retrain import HeadRecipe, retrain_head
 from diversify.study.outcome import Trained, outcome_of
 
