@@ -11,6 +11,10 @@ from .losses import Deferred as Deferred
 from .losses import Focal as Focal
 from .losses import VectorScaling as VectorScaling
 from .losses import Weighted as Weighted
+from .multilabel_losses import DistributionBalanced as DistributionBalanced
+from .multilabel_losses import MultilabelAsymmetric as MultilabelAsymmetric
+from .multilabel_losses import MultilabelCrossEntropy as MultilabelCrossEntropy
+from .multilabel_losses import MultilabelFocal as MultilabelFocal
 from .recipe import Recipe as Recipe
 from .resident import ResidentImages as ResidentImages
 from .resident import fit_resident as fit_resident
