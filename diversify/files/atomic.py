@@ -6,7 +6,9 @@ The data goes to a temporary file beside the target, which is then renamed onto 
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import math
 import os
@@ -231,6 +233,30 @@ def read_json(path: Path, name: str) -> Any:
         return json.loads(data, object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
         raise must(name, "be whole, valid JSON", f"{path} ({error})") from None
+
+
+def read_csv(path: Path, name: str) -> list[list[str]]:
+    """Return the cells of a CSV file without spaces around them; empty rows are left out.
+
+    Raises:
+        InputError: The file is missing, a folder, empty, or not valid CSV in UTF-8.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_bytes(Path(folder) / "a.csv", b'class,share\n"a, b", 0.5\n')
+        ...     read_csv(Path(folder) / "a.csv", "shares")
+        [['class', 'share'], ['a, b', '0.5']]
+    """
+    try:
+        text = _read(path, name).decode("utf-8-sig")
+        lines = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise must(name, "be valid CSV in UTF-8", f"{path} ({error})") from None
+    rows = [[cell.strip() for cell in line] for line in lines if any(cell.strip() for cell in line)]
+    if not rows:
+        raise must(name, "not be empty", path)
+    return rows
 
 
 def read_jsonl(path: Path, name: str = "records") -> list[dict[str, Any]]:

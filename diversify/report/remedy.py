@@ -52,7 +52,7 @@ def remedy_report_of(choice: HeadChoice, class_names: Sequence[str], plan: Plan,
                 Definition(title=name, text=text, source=source, anchor=wording.anchor(f"candidate {place}"))
                 for place, (name, text, source) in enumerate(methods)
             ),
-            *_DEFINITIONS,
+            *_definitions(choice),
         ),
         origin=(
             *((label, text) for label, text in wording.origin_of(of) if label not in ("note", "seed", "started")),
@@ -60,6 +60,7 @@ def remedy_report_of(choice: HeadChoice, class_names: Sequence[str], plan: Plan,
                 "cross-validation",
                 f"{choice.folds} folds of the held-out images, repeated {choice.repeats} times; seed {choice.seed}",
             ),
+            *_chosen_by(choice, names),
             ("plan made from", wording.plain(plan.made_from)),
             *(
                 (f"repaired: {label}", text)
@@ -70,33 +71,94 @@ def remedy_report_of(choice: HeadChoice, class_names: Sequence[str], plan: Plan,
     )
 
 
-_DEFINITIONS = (
-    Definition(
-        title="balanced accuracy",
-        text="Mean recall of the classes. For each candidate, the other folds choose the option, so its score does not profit from that"
-        ' choice. The best of several candidates is still slightly lucky; "Choosing among all" has no such bias, because folds'
-        " that took no part in the choice measure it.",
-        anchor="measure-balanced-accuracy",
-    ),
-    Definition(
-        title="spread",
-        text="Standard deviation of the balanced accuracy over the repetitions: how much the score depends on the split into folds.",
-        anchor="measure-spread",
-    ),
-    Definition(
-        title="gain",
-        text="Balanced accuracy minus that of the untouched head on the same images, with a 95% interval over images.",
-        source="Agresti and Min 2005",
-        anchor="measure-gain",
-    ),
-    Definition(
-        title="within one standard error",
-        text="A candidate whose difference to the best, on the same images, is less than its standard error may be as good as the"
-        " best. The best candidate is recommended, unless the untouched head is within one standard error: then the head stays as"
-        " it is.",
-        anchor="measure-behind",
-    ),
-)
+_MEANINGS = {
+    "balanced": "Mean recall of the classes.",
+    "prior": "Mean recall of the classes, weighted by their shares where the model will be used: the accuracy there.",
+    "macro-f1": "Mean F1 score of the classes that have held-out images.",
+    "worst": "Lowest recall of a class.",
+    "cost": "Mean cost of a prediction, with a minus so that more is better.",
+}
+
+
+def _definitions(choice: HeadChoice) -> tuple[Definition, ...]:
+    title, name = choice.metric_title, choice.metric_title[0].upper() + choice.metric_title[1:]
+    aim = (
+        " Logit adjustments aim at the target prior: they subtract tau times the logarithm of each class's share of the"
+        " training images over its target share. Heads that are trained to treat classes alike get the logarithm of the target"
+        " share with every tau."
+        if choice.target_prior
+        else ""
+    )
+    return (
+        Definition(
+            title=title,
+            text=f"{_MEANINGS[choice.metric]} For each candidate, the other folds choose the option, so its score does not profit"
+            ' from that choice. The best of several candidates is still slightly lucky; "Choosing among all" has no such bias,'
+            f" because folds that took no part in the choice measure it.{aim}",
+            anchor="measure-balanced-accuracy" if choice.metric == "balanced" else "measure-score",
+        ),
+        Definition(
+            title="spread",
+            text=f"Standard deviation of the {title} over the repetitions: how much the score depends on the split into folds.",
+            anchor="measure-spread",
+        ),
+        Definition(
+            title="gain",
+            text=f"{name} minus that of the untouched head on the same images, with a 95% interval over images.",
+            source="Agresti and Min 2005",
+            anchor="measure-gain",
+        ),
+        Definition(
+            title="within one standard error",
+            text="A candidate whose difference to the best, on the same images, is less than its standard error may be as good as the"
+            " best. The best candidate is recommended, unless the untouched head is within one standard error: then the head stays as"
+            " it is.",
+            anchor="measure-behind",
+        ),
+    )
+
+
+def _chosen_by(choice: HeadChoice, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return what the head was chosen by, as lines of the origin; none for the balanced accuracy."""
+    if choice.metric == "balanced":
+        return ()
+    lines = [("chosen by", choice.metric_title)]
+    if choice.target_prior:
+        order = sorted(range(len(names)), key=lambda c: -choice.target_prior[c])
+        listed = ", ".join(f"{names[c]} {choice.target_prior[c]:.3g}" for c in order[: wording.STRONGEST])
+        lines.append(("target prior", listed + (" …" if len(names) > wording.STRONGEST else "")))
+    if choice.cost:
+        lines.append(("largest cost", f"{max(map(max, choice.cost)):g}"))
+    return tuple(lines)
+
+
+def _value(choice: HeadChoice, value: float) -> str:
+    """Return a value of the metric: a share as a percentage, a cost with three digits."""
+    return wording.percent(value) if choice.in_shares else _digits(value)
+
+
+def _value_ends(choice: HeadChoice, low: float, high: float) -> str:
+    if choice.in_shares:
+        return wording.between(low, high, "percent")
+    return f"[{_digits(low)}, {_digits(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def _gained(choice: HeadChoice, value: float) -> str:
+    """Return a difference of two values of the metric: in points, or as a cost with three digits."""
+    if choice.in_shares:
+        return wording.points(value)
+    return ("+" if value > 0 else "") + _digits(value)
+
+
+def _gained_ends(choice: HeadChoice, low: float, high: float) -> str:
+    if choice.in_shares:
+        return _ends(low, high)
+    finite = math.isfinite(low) and math.isfinite(high)
+    return f"[{_gained(choice, low)}, {_gained(choice, high)}]" if finite else ""
+
+
+def _digits(value: float) -> str:
+    return f"{value or 0.0:.3g}".replace("-", "−") if math.isfinite(value) else DASH
 
 
 def _shown(choice: HeadChoice) -> int:
@@ -106,32 +168,35 @@ def _shown(choice: HeadChoice) -> int:
 
 def _headlines(choice: HeadChoice) -> tuple[Headline, ...]:
     columns, place = choice.columns, choice.recommended
-    accuracy, low, high = (
-        [float(value) for value in columns[f"balanced_accuracy{end}"]] for end in ("", "_low", "_high")
-    )
-    overall = choice.overall
+    score, low, high = (each.tolist() for each in (choice.score, choice.score_low, choice.score_high))
+    overall, unit = choice.overall, " points" if choice.in_shares else ""
     return (
         Headline(
-            label="Balanced accuracy before",
-            value=wording.percent(accuracy[0]),
-            detail=f"{wording.between(low[0], high[0], 'percent')} held-out, untouched head",
+            label=f"{choice.metric_title[0].upper()}{choice.metric_title[1:]} before",
+            value=_value(choice, score[0]),
+            detail=f"{_value_ends(choice, low[0], high[0])} held-out, untouched head",
         ),
         Headline(
             label="Recommended",
-            value=wording.percent(accuracy[place]),
-            detail=f"{wording.between(low[place], high[place], 'percent')} {choice.names[place]}",
+            value=_value(choice, score[place]),
+            detail=f"{_value_ends(choice, low[place], high[place])} {choice.names[place]}",
         ),
         Headline(
-            label="Gain, points",
-            value=wording.points(float(columns["gain"][place])),
-            detail=_ends(*(float(columns[f"gain{end}"][place]) for end in ("_low", "_high"))),
+            label=_gain_title(choice).capitalize(),
+            value=_gained(choice, float(columns["gain"][place])),
+            detail=_gained_ends(choice, *(float(columns[f"gain{end}"][place]) for end in ("_low", "_high"))),
         ),
         Headline(
             label="Choosing among all",
-            value=wording.points(overall["gain"]),
-            detail=f"{_ends(overall['gain_low'], overall['gain_high'])} points, measured on folds that took no part in the choice",
+            value=_gained(choice, overall["gain"]),
+            detail=f"{_gained_ends(choice, overall['gain_low'], overall['gain_high'])}{unit}, measured on folds that took no part in"
+            " the choice",
         ),
     )
+
+
+def _gain_title(choice: HeadChoice) -> str:
+    return "gain, points" if choice.in_shares else "gain"
 
 
 def _ends(low: float, high: float) -> str:
@@ -145,8 +210,9 @@ def _recommendation(choice: HeadChoice) -> Statement:
     others = [one for one in ranked if one not in (place, 0)][:3]
     text = wording.sentence(choice.meanings[place])
     if others:
-        gains = (f"{choice.names[one]} {wording.points(float(choice.columns['gain'][one]))}" for one in others)
-        text += f" Gains of the next best candidates, in points: {', '.join(gains)}."
+        gains = (f"{choice.names[one]} {_gained(choice, float(choice.columns['gain'][one]))}" for one in others)
+        points = ", in points" if choice.in_shares else ""
+        text += f" Gains of the next best candidates{points}: {', '.join(gains)}."
     return Statement(title=title, text=text, label=choice.option(place), good=True)
 
 
@@ -240,19 +306,23 @@ def _class_table(choice: HeadChoice, names: Sequence[str], order: Sequence[int],
 def _candidates(choice: HeadChoice) -> Section:
     groups = list(choice.groups())
     short = {"many", "medium", "few"} & set(groups)
+    balanced, points = choice.metric == "balanced", ", in points" if choice.in_shares else ""
     headings = (
         Heading(title="candidate", short="candidate"),
         Heading(
-            title="balanced accuracy",
-            short="balanced",
-            anchor="measure-balanced-accuracy",
-            meaning="Mean recall of the classes.",
+            title=choice.metric_title,
+            short="balanced" if balanced else "",
+            anchor="measure-balanced-accuracy" if balanced else "measure-score",
+            meaning=_MEANINGS[choice.metric],
         ),
-        Heading(title="spread", anchor="measure-spread", meaning="Over the repetitions, in points."),
-        Heading(title="gain, points", short="gain", anchor="measure-gain", meaning="Compared with the untouched head."),
+        Heading(title="spread", anchor="measure-spread", meaning=f"Over the repetitions{points}."),
         Heading(
-            title="behind the best", anchor="measure-behind", meaning="Difference to the best candidate, in points."
+            title=_gain_title(choice),
+            short="gain",
+            anchor="measure-gain",
+            meaning="Compared with the untouched head.",
         ),
+        Heading(title="behind the best", anchor="measure-behind", meaning=f"Difference to the best candidate{points}."),
         *(Heading(title=name, short=name if name in short else "") for name in groups),
         Heading(title="option", meaning="The option chosen, and the share of folds that chose it."),
     )
@@ -285,20 +355,26 @@ def _candidate_row(choice: HeadChoice, place: int) -> Row:
         anchor=wording.anchor(f"candidate {place}"),
         cells=(
             Cell(
-                value=wording.percent(column["balanced_accuracy"]),
-                interval=wording.between(column["balanced_accuracy_low"], column["balanced_accuracy_high"], "percent"),
+                value=_value(choice, float(choice.score[place])),
+                interval=_value_ends(choice, float(choice.score_low[place]), float(choice.score_high[place])),
                 strong=place == choice.recommended,
             ),
-            Cell(value=wording.unsigned(100 * column["spread"], 1) if math.isfinite(column["spread"]) else DASH),
+            Cell(value=_spread(choice, column["spread"])),
             Cell(
-                value=wording.points(column["gain"]),
-                interval=_ends(column["gain_low"], column["gain_high"]) if place else "",
+                value=_gained(choice, column["gain"]),
+                interval=_gained_ends(choice, column["gain_low"], column["gain_high"]) if place else "",
             ),
-            Cell(value=wording.points(-column["behind"])),
+            Cell(value=_gained(choice, -column["behind"])),
             *(Cell(value=wording.percent(float(values[place]))) for values in choice.groups().values()),
             Cell(value=option or DASH, interval=f"chosen by {chosen:.0%} of folds" if option else ""),
         ),
     )
+
+
+def _spread(choice: HeadChoice, value: float) -> str:
+    if not math.isfinite(value):
+        return DASH
+    return wording.unsigned(100 * value, 1) if choice.in_shares else _digits(value)
 
 
 def _gain_chart(choice: HeadChoice) -> Chart:
@@ -306,17 +382,20 @@ def _gain_chart(choice: HeadChoice) -> Chart:
     gain, low, high = (
         tuple(float(choice.columns[name][one]) for one in order) for name in ("gain", "gain_low", "gain_high")
     )
-    listed = "; ".join(f"{choice.names[one]} {wording.points(value)}" for one, value in zip(order, gain, strict=True))
+    listed = "; ".join(f"{choice.names[one]} {_gained(choice, value)}" for one, value in zip(order, gain, strict=True))
+    points = " in points" if choice.in_shares else ""
+    name = choice.metric_title[0].upper() + choice.metric_title[1:]
     return Chart(
         title="How much does each candidate gain?",
-        caption="Balanced accuracy minus that of the untouched head, in points, with its 95% interval; ● marks the recommended candidate.",
-        alt=f"Gain in points, best first: {listed}.",
+        caption=f"{name} minus that of the untouched head,{points}{',' if points else ''}"
+        " with its 95% interval; ● marks the recommended candidate.",
+        alt=f"Gain{points}, best first: {listed}.",
         data=Rows(
             names=tuple(choice.names[one] for one in order),
             signs=tuple("●" if one == choice.recommended else "" for one in order),
             series=(Series(name="gain", values=gain, low=low, high=high),),
             reference=0.0,
-            points=True,
+            points=choice.in_shares,
         ),
     )
 

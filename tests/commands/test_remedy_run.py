@@ -433,3 +433,67 @@ def test_only_the_val_that_chose_the_head_is_said_to_have(place: Path, told: dic
     assert val is not None
     assert dataclasses.replace(known, chosen_on=known.chosen_on | told).chose_head_by(val) is chose
     assert not dataclasses.replace(known, chosen_on=None).chose_head_by(val)
+
+
+def test_the_head_is_chosen_by_the_metric_that_is_asked_for(
+    place: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = atomic.read_json(place / "remedy" / "remedy.json", "remedy.json")["class_names"]
+    prior, cost = tmp_path / "prior.csv", tmp_path / "cost.json"
+    shares = [0.55, *[0.05] * 9]
+    prior.write_text("class,share\n" + "".join(f"{n},{s}\n" for n, s in zip(names, shares, strict=True)))
+    atomic.write_json(cost, [[0 if i == j else 10 for j in range(10)] for i in range(10)])
+    asked = {
+        "prior": ["--target-prior", str(prior)],
+        "cost": ["--cost", str(cost)],
+        "worst": [],
+    }
+    titles = {
+        "prior": "accuracy under the target prior",
+        "cost": "negative expected cost",
+        "worst": "recall of the worst class",
+    }
+    for name, options in asked.items():
+        out = tmp_path / name
+        assert run(["remedy", str(place / "diagnosed"), "--metric", name, *options, "--out", str(out)]) == 0
+        choice = atomic.read_json(out / "remedy.json", "remedy.json")["choice"]
+        assert (choice["metric"], len(choice["target_prior"]), len(choice["cost"])) == (
+            name,
+            10 * (name == "prior"),
+            10 * (name == "cost"),
+        )
+        assert atomic.read_json(out / "run.json", "run.json")["metric"]["name"] == name
+        for page in ("report.html", "report.md"):
+            assert titles[name] in (out / page).read_text(encoding="utf-8")
+        assert " ".join(titles[name].split()[:1]) in capsys.readouterr().out
+        assert run(["report", str(out), "--out", str(tmp_path / f"{name} again")]) == 0
+        assert (tmp_path / f"{name} again" / "report.md").read_bytes() == (out / "report.md").read_bytes()
+    assert "points of" not in (tmp_path / "cost" / "report.md").read_text(encoding="utf-8")
+
+
+WRONG_METRICS = {
+    "--metric must be one of balanced, prior, macro-f1, worst, cost, got 'luck'": ["--metric", "luck"],
+    "--target-prior must be given for --metric prior, got none": ["--metric", "prior"],
+    "--target-prior must be an existing file": ["--metric", "prior", "--target-prior", "{dir}/none.csv"],
+    "class of --target-prior must be one of the diagnosed classes, got 'unicorn'": [
+        *("--metric", "prior", "--target-prior", "{dir}/prior.csv")
+    ],
+    "--cost must have 10 rows of 10 numbers, one for each class, got 1 x 1": [
+        *("--metric", "cost", "--cost", "{dir}/cost.json")
+    ],
+}
+
+
+@pytest.mark.parametrize("message", WRONG_METRICS)
+def test_a_metric_that_cannot_be_ends_in_one_line_before_any_work(
+    message: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prior.csv").write_text("class,share\nunicorn,1\n")
+    (tmp_path / "cost.json").write_text("[[1]]")
+    options = [one.format(dir=tmp_path) for one in WRONG_METRICS[message]]
+    capsys.readouterr()
+    assert run(["remedy", str(place / "diagnosed"), *options, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
