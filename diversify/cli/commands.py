@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import must
 from ..runtime import signals
 from .options import (
     Crop,
@@ -143,8 +144,17 @@ def diagnose(
     skip_bad: SkipBad = False,
     model: Model = None,
     weights: Annotated[
-        Path, typer.Option(help="The checkpoint: a .pt, .pth or .safetensors file.", metavar="FILE", readable=False)
-    ],
+        Path | None,
+        typer.Option(help="The checkpoint: a .pt, .pth or .safetensors file.", metavar="FILE", readable=False),
+    ] = None,
+    features: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Features instead of a model and data: .npz files or folders with features and labels.",
+            metavar="TRAIN HELDOUT",
+            readable=False,
+        ),
+    ] = None,
     weights_key: Annotated[
         str | None,
         typer.Option(
@@ -152,7 +162,10 @@ def diagnose(
         ),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="Name of the head, if the network has several.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="Name of the head, if the network has several; with --features, its FILE.", metavar="NAME|FILE"
+        ),
     ] = None,
     heldout: Annotated[
         str | None, typer.Option(help="val | test; a diagnosis on test is for reading only.", show_default="val")
@@ -173,6 +186,28 @@ def diagnose(
     """
     from ..commands.diagnose import diagnose_run
 
+    if features is not None:
+        from ..commands.from_features import diagnose_features
+
+        if any(each is not None for each in (data, model, weights, weights_key)):
+            raise must("features", "stand in place of data, model and weights", "both")
+        with progress_bar() as progress:
+            diagnosis, _ = diagnose_features(
+                features,
+                head=None if head is None else Path(head),
+                out=directory,
+                heldout=heldout,
+                top_k=top_k,
+                seed=seed,
+                overwrite=overwrite,
+                say=print_line,
+                progress=progress,
+            )
+        show_diagnosis(diagnosis)
+        print_line(f"report: {directory / 'report.html'}")
+        return
+    if weights is None:
+        raise must("weights", "be given", "none", "see `diversify diagnose --help`")
     options = data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download, skip_bad)
     with progress_bar() as progress:
         diagnosis, _ = diagnose_run(

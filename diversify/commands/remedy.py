@@ -84,7 +84,7 @@ def remedy_run(
     held = counts.class_counts(model.heldout.labels, model.heldout.num_classes)
     metric_of(metric, target_prior=shares, cost=costs, heldout_counts=held)
     old = read_head(model.head)
-    tensors = _checkpoint(diagnosed)
+    tensors = _checkpoint(diagnosed, folder)
     has_bias = _takes_bias(tensors, diagnosed, old)
     wanted = _planned(plan, diagnosis)
     if plan is not None and wanted.made_from == "diagnosis":
@@ -196,9 +196,11 @@ def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any])
     return [*([UNRECORDED] if unrecorded else []), *([CHOSE_HEAD] if CHOSE_HEAD in caveats else [])]
 
 
-def _checkpoint(record: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _checkpoint(record: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of the weights file that was diagnosed, under their names in the file."""
     path, digest = Path(record["weights"]["path"]), record["weights"]["sha256"]
+    if record.get("from_features"):  # the folder has a copy of the head, and there is nothing else
+        path = folder / path
     advice = "put the file back, or run `diversify diagnose` on the present weights"
     if not path.is_file():
         raise must("weights", "be where they were diagnosed", f"no file {path}", advice)

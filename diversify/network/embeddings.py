@@ -180,11 +180,63 @@ class Embeddings:
                 return self
         return replace(self, logits=on.logits(self.features))
 
-    def save(self, folder: Path) -> None:
+    @classmethod
+    def from_arrays(
+        cls,
+        features: Any,
+        labels: Any,
+        *,
+        head: LinearHead | None = None,
+        logits: Any = None,
+        num_classes: int | None = None,
+    ) -> Self:
+        """Return embeddings of features that were computed elsewhere.
+
+        Args:
+            features: `(N, D)` real numbers, the input of the head: an array or a tensor. Other floating-point types
+                become float32.
+            labels: `(N,)` integers in [0, C - 1].
+            head: The head, which gives the logits where there are none; `fit_head` fits one.
+            logits: `(N, C)` real numbers; given with a head, they must be those of the head.
+            num_classes: C, to check the head or the logits against.
+
+        Raises:
+            InputError: A shape, type or number of rows is wrong, a label is out of range, a value is not finite, there are
+                neither logits nor a head, or they disagree.
+
+        Example:
+            >>> import numpy as np
+            >>> import diversify as dv
+            >>> features, labels = np.eye(3), np.array([0, 1, 1])
+            >>> head = dv.LinearHead(weight=torch.ones(2, 3), bias=torch.zeros(2))
+            >>> dv.Embeddings.from_arrays(features, labels, head=head).logits.shape
+            torch.Size([3, 2])
+        """
+        rows = real_tensor("features", features, 2)
+        numbers = integer_tensor("labels", labels)
+        if len(numbers) != len(rows):
+            raise must("labels", f"have one row per row of features, {len(rows)}", len(numbers))
+        given = None if logits is None else real_tensor("logits", logits, 2)
+        if given is None and head is None:
+            raise must("head", "be given where there are no logits", None, "dv.fit_head fits one")
+        if head is not None and head.num_features != rows.shape[1]:
+            raise must("head", f"have the {rows.shape[1]} features of the rows", head.num_features)
+        outputs = head.num_classes if head is not None else given.shape[1] if given is not None else 0
+        if num_classes is not None and outputs != num_classes:
+            raise must("head" if head is not None else "logits", f"have {num_classes} classes", outputs)
+        require_finite("features", rows)
+        made = given if given is not None else head.logits(rows) if head is not None else rows
+        found = cls(features=rows, labels=numbers, logits=made, indices=torch.arange(len(rows)))
+        if head is not None and given is not None and found.seen_by(head) is not found:
+            raise must("logits", "be those of the head", "others", "leave out one of the two")
+        return found
+
+    def save(self, folder: Path, origin: Mapping[str, str] | None = None) -> None:
         """Write the embeddings into a folder: one `.npy` file per column and, last, `index.json`.
 
         Args:
             folder: A new or empty folder.
+            origin: What the embeddings were made from, kept in the index.
 
         Raises:
             InputError: The folder is not empty.
@@ -195,7 +247,7 @@ class Embeddings:
         for name in COLUMNS:
             atomic.write_array(folder / f"{name}.npy", getattr(self, name).detach().cpu().numpy())
         sizes = self.num_features, self.num_classes
-        atomic.write_json(folder / INDEX, index_record(len(self), len(self), *sizes, {}, self.reading))
+        atomic.write_json(folder / INDEX, index_record(len(self), len(self), *sizes, origin or {}, self.reading))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -218,6 +270,35 @@ class Embeddings:
             **{name: column[:rows] for name, column in columns.items()},
             reading=Reading.from_dict(index.get("reading")),
         )
+
+
+def real_tensor(name: str, values: Any, ndim: int) -> Tensor:
+    """Return an array or tensor of real numbers as float32, or raise an InputError."""
+    array = values if isinstance(values, Tensor) else np.asarray(values)
+    law = f"be real numbers in {ndim} dimensions"
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind not in "fiu":
+            raise must(name, law, f"{array.dtype} of shape {array.shape}")
+        array = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+    if array.ndim != ndim or array.is_complex() or array.dtype == torch.bool:
+        raise must(name, law, f"{str(array.dtype).removeprefix('torch.')} of shape {tuple(array.shape)}")
+    return array.detach().cpu().float()
+
+
+def integer_tensor(name: str, values: Any) -> Tensor:
+    """Return an array or tensor of integers `(N,)` as int64, or raise an InputError."""
+    array = values if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind not in "iu":
+            raise must(name, "be integers in 1 dimension", f"{array.dtype} of shape {array.shape}")
+        array = torch.from_numpy(np.require(array, np.int64, ["C", "W"]))
+    if array.ndim != 1 or array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
+        raise must(
+            name,
+            "be integers in 1 dimension",
+            f"{str(array.dtype).removeprefix('torch.')} of shape {tuple(array.shape)}",
+        )
+    return array.detach().cpu().long()
 
 
 def require_labels(labels: Tensor, num_classes: int, first_row: int = 0) -> None:

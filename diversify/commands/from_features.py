@@ -1,0 +1,219 @@
+"""Diagnose features that were computed elsewhere: no images, no network."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..diagnosis.exhibits import choose_exhibits
+from ..diagnosis.measure import diagnose, parse_top_k
+from ..diagnosis.result import Diagnosis
+from ..errors import must, unknown
+from ..files import arrays, atomic, digests, staging
+from ..functional import counts
+from ..network.embeddings import Embeddings, integer_tensor, real_tensor, require_finite
+from ..network.linear_head import LinearHead
+from ..repair.fit_head import STEPS, WEIGHT_DECAY, fit_head
+from ..report.diagnosis import render_html, render_markdown
+from ..runtime import provenance
+from ..runtime.progress import Say, StageProgress, stage
+from .diagnose import HEAD, UNRECORDED, _fingerprint
+from .folders import OWNED, SCHEMA_VERSION, alone
+
+COLUMNS = ("features", "labels", "logits", "groups", "class_names")
+FITTED = (
+    "the head was fitted here, on the training features by plain cross entropy: the diagnosis describes this head, and not"
+    " one that came with the network"
+)
+
+_MOST_GAPS = 10  # classes per training row, beyond which labels are no numbers of classes
+
+
+@alone
+def diagnose_features(
+    features: tuple[Path, Path],
+    *,
+    head: Path | None = None,
+    out: Path,
+    heldout: str | None = None,
+    top_k: int | str = 10,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say,
+    progress: StageProgress | None = None,
+) -> tuple[Diagnosis, dict[str, Any]]:
+    """Diagnose features of training and of held-out images, and leave the folder that `diagnose_run` leaves.
+
+    Args:
+        features: The training and the held-out side: each a `.npz` file, a folder of `.npy` files or a `.parquet` file
+            with `features` and `labels`, and if wanted `logits` and `class_names`.
+        head: A safetensors or `.npz` file with `weight` (C, D) and, if it has one, `bias`; None fits a head.
+        out: The folder to write, all or nothing.
+        heldout: `val` (the default), or `test` for a diagnosis that is for reading only.
+        top_k: Number of strongest features per class, or a percentage of all.
+        seed: Random seed of the resampling.
+        overwrite: Replace an earlier run in `out`.
+        say: Called with each note.
+        progress: Called as work is done.
+
+    Returns:
+        The diagnosis, and the record that `run.json` holds.
+
+    Raises:
+        InputError: A file is wrong, or the two sides and the head do not fit; `out` is then as it was before.
+    """
+    inputs = [*features, *([head] if head else [])]
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
+    if heldout not in (None, "val", "test"):
+        raise unknown("heldout", str(heldout), ("val", "test"))
+    columns = [arrays.read_columns(path, COLUMNS, "features") for path in features]
+    for path, found in zip(features, columns, strict=True):
+        for column in ("features", "labels"):
+            if column not in found:
+                raise must(f"features {path}", "hold features and labels", f"no {column}")
+    names = _class_names(columns, features)
+    notes: list[str] = []
+    used = _read_head(head) if head is not None else None
+    width, other = (real_tensor("features", found["features"], 2).shape[1] for found in columns)
+    if other != width:
+        raise must("heldout features", f"have the {width} columns of the training features", other)
+    if used is None:
+        used = _fitted(columns, names)
+        notes.append(FITTED)
+        if any("logits" in found for found in columns):
+            raise must("head", "be given where the files hold logits", None, "pass head=FILE, or leave out the logits")
+    if any("groups" in found for found in columns):
+        notes.append("the files hold groups, which no measure of this diagnosis uses")
+    sides = [
+        Embeddings.from_arrays(
+            found["features"],
+            found["labels"],
+            head=used,
+            logits=found.get("logits"),
+            num_classes=len(names) if names else None,
+        )
+        for found in columns
+    ]
+    for note in notes:
+        say(f"note: {note}")
+    split = heldout or "val"
+    diagnosis = diagnose(
+        sides[0],
+        sides[1],
+        head=used,
+        class_names=names,
+        heldout_split=split,
+        top_k=parse_top_k(top_k, width),
+        seed=seed,
+        progress=stage(progress, "measuring"),
+    )
+    record = _record(features, head, sides, diagnosis, split=split, notes=notes, seed=seed)
+    say(f"note: {UNRECORDED}")
+    with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
+        write_folder(staged, diagnosis, sides, used, record)
+    return diagnosis, record
+
+
+def write_folder(
+    folder: Path, diagnosis: Diagnosis, sides: list[Embeddings], head: LinearHead, record: dict[str, Any]
+) -> None:
+    """Write what `plan`, `remedy` and `report` read."""
+    metadata = {"cosine": str(int(head.cosine)), "scale": repr(head.scale)}
+    atomic.write_tensors(folder / HEAD, {"weight": head.weight, "bias": head.bias}, metadata)
+    record["weights"] = {"path": str(HEAD), "sha256": digests.sha256(folder / HEAD), "key": "", "prefix": ""}
+    splits = record["data"]["splits"]
+    for name, split, side in (("train", "train", sides[0]), ("heldout", record["heldout_split"], sides[1])):
+        mark = _fingerprint(splits[split]["digest"], splits[split]["content"], record)
+        side.save(folder / "embeddings" / name, {"fingerprint": mark})
+    atomic.write_json(folder / "diagnosis.json", diagnosis.to_dict())
+    exhibits = choose_exhibits(sides[0], sides[1], head=head, diagnosis=diagnosis)
+    atomic.write_json(folder / "exhibits.json", exhibits.to_dict())
+    kept = Diagnosis.from_dict(diagnosis.to_dict())  # rounded as in the file, so that `report` gives the same page
+    atomic.write_text(folder / "report.html", render_html(kept, record, exhibits))
+    atomic.write_text(folder / "report.md", render_markdown(kept, record, exhibits))
+    atomic.write_json(folder / "run.json", record)
+
+
+def _class_names(columns: list[dict[str, atomic.Array]], paths: tuple[Path, Path]) -> list[str] | None:
+    """The names of the classes, which both files must give alike where both give them."""
+    found = [list(map(str, each["class_names"].tolist())) for each in columns if "class_names" in each]
+    if len(found) == 2 and found[0] != found[1]:
+        raise must("class_names", f"be the same in {paths[0]} and {paths[1]}", "two lists that differ")
+    return found[0] if found else None
+
+
+def _read_head(path: Path) -> LinearHead:
+    """The head in a file."""
+    atomic.require_file(path, "head")
+    if path.suffix == ".npz":
+        found = {name: real_tensor(f"head {name}", value, value.ndim) for name, value in _head_arrays(path).items()}
+    else:
+        found = {name: value.float() for name, value in atomic.read_tensors(path, "head")[0].items()}
+    if "weight" not in found:
+        raise must(f"head {path}", "hold weight (C, D) and, if it has one, bias (C,)", ", ".join(found) or "nothing")
+    weight = found["weight"]
+    return LinearHead(weight=weight, bias=found.get("bias", torch.zeros(weight.shape[:1])))
+
+
+def _head_arrays(path: Path) -> dict[str, atomic.Array]:
+    return arrays.read_columns(path, ("weight", "bias"), "head")
+
+
+def _fitted(columns: list[dict[str, atomic.Array]], names: list[str] | None) -> LinearHead:
+    """A head fitted on the training side; it has an output for every class of either side."""
+    labels = [integer_tensor("labels", found["labels"]) for found in columns]
+    rows = real_tensor("features", columns[0]["features"], 2)
+    require_finite("features", rows)
+    largest = max((int(side.max()) for side in labels if len(side)), default=0)
+    if names is None and largest >= _MOST_GAPS * max(1, len(rows)):
+        raise must("labels", "number the classes from 0 without gaps", largest, "add class_names, or number them anew")
+    return fit_head(rows, labels[0], len(names) if names else 1 + largest)
+
+
+def _record(
+    features: tuple[Path, Path],
+    head: Path | None,
+    sides: list[Embeddings],
+    diagnosis: Diagnosis,
+    *,
+    split: str,
+    notes: list[str],
+    seed: int,
+) -> dict[str, Any]:
+    splits = {}
+    for name, path, side in (("train", features[0], sides[0]), (split, features[1], sides[1])):
+        digest = hashlib.sha256(side.features.numpy().tobytes() + side.labels.numpy().tobytes()).hexdigest()
+        splits[name] = {"images": len(side), "origin": str(path), "digest": digest, "content": None}
+    fitted = {"loss": "cross entropy", "weight_decay": WEIGHT_DECAY, "most_steps": STEPS} if head is None else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": "diagnose",
+        "from_features": True,
+        "finished": True,
+        "started": provenance.now(),
+        "data": {
+            "spec": f"features {features[0]}",
+            "imbalance": "none",
+            "tail_order": "canonical",
+            "holdout": 0.0,
+            "class_names": list(diagnosis.class_names),
+            "class_counts": counts.class_counts(sides[0].labels, sides[0].num_classes).tolist(),
+            "splits": splits,
+        },
+        "files": {f"head {head.name}": digests.sha256(head)} if head is not None else {},
+        "view": None,
+        "view_origin": "features, without images",
+        "model": {"name": "a head fitted here" if head is None else f"the head {head.name}", "head": ""},
+        "head_given": None,
+        "head_fitted": fitted,
+        "training": None,
+        "heldout_split": split,
+        "top_k": diagnosis.top_k,
+        "seed": seed,
+        "notes": notes,
+        "caveats": [UNRECORDED],
+        **provenance.origin(torch.device("cpu")),
+    }
