@@ -25,7 +25,7 @@ def target_prior_from(path: Path, class_names: Sequence[str]) -> list[float]:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     atomic.write_text(Path(folder) / "prior.csv", "class,share\ndog,0.25\ncat,0.75\n")
+        ...     atomic.write_text(Path(folder) / "prior.csv", "class,share\\ndog,0.25\\ncat,0.75\\n")
         ...     target_prior_from(Path(folder) / "prior.csv", ["cat", "dog"])
         [0.75, 0.25]
     """
@@ -60,7 +60,7 @@ def cost_from(path: Path, class_names: Sequence[str]) -> list[list[float]]:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     atomic.write_text(Path(folder) / "cost.csv", "true,dog,cat\ndog,0,1\ncat,5,0\n")
+        ...     atomic.write_text(Path(folder) / "cost.csv", "true,dog,cat\\ndog,0,1\\ncat,5,0\\n")
         ...     cost_from(Path(folder) / "cost.csv", ["cat", "dog"])
         [[0.0, 5.0], [1.0, 0.0]]
     """

@@ -244,7 +244,7 @@ def read_csv(path: Path, name: str) -> list[list[str]]:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_bytes(Path(folder) / "a.csv", b'class,share\n"a, b", 0.5\n')
+        ...     write_bytes(Path(folder) / "a.csv", b'class,share\\n"a, b", 0.5\\n')
         ...     read_csv(Path(folder) / "a.csv", "shares")
         [['class', 'share'], ['a, b', '0.5']]
     """
