@@ -13,4 +13,9 @@ from .measure import diagnose_model as diagnose_model
 from .model_comparison import Model as Model
 from .model_comparison import ModelComparison as ModelComparison
 from .model_comparison import compare_models as compare_models
+from .multilabel import MULTILABEL_MEASURES as MULTILABEL_MEASURES
+from .multilabel import Companion as Companion
+from .multilabel import MultilabelDiagnosis as MultilabelDiagnosis
+from .multilabel import diagnose_multilabel as diagnose_multilabel
+from .multilabel import diagnose_multilabel_model as diagnose_multilabel_model
 from .result import Diagnosis as Diagnosis

@@ -4,6 +4,9 @@ from .linear_head import LinearHead as LinearHead
 from .linear_head import read_head as read_head
 from .linear_head import replace_head as replace_head
 from .linear_head import write_head as write_head
+from .multilabel import MultilabelEmbeddings as MultilabelEmbeddings
+from .multilabel import extract_multilabel as extract_multilabel
+from .multilabel_synthetic import make_multilabel_embeddings as make_multilabel_embeddings
 from .networks import build_model as build_model
 from .networks import load_weights as load_weights
 from .split import SplitModel as SplitModel

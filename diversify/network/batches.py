@@ -64,6 +64,14 @@ class BatchForm:
             raise must("loader", "yield batches of images as a tensor (N, ...) with labels", _describe(batch))
         return images
 
+    def labels(self, batch: object) -> object:
+        """Return the labels of a batch as it holds them, in whatever form.
+
+        Raises:
+            InputError: It holds none.
+        """
+        return _part(batch, self.label_key, "label_key", 1, LABEL_KEYS)
+
     def rows(self, batch: object) -> int | None:
         """Return the number of images in a batch, 0 for None; None if the batch cannot be read."""
         try:
@@ -82,8 +90,7 @@ class BatchForm:
             InputError: The batch has another form, or its labels are not one class per image.
         """
         images = self.images(batch)
-        given = _part(batch, self.label_key, "label_key", 1, LABEL_KEYS)
-        labels = _labels("labels" if number == 0 else f"labels of batch {number}", given, len(images))
+        labels = _labels("labels" if number == 0 else f"labels of batch {number}", self.labels(batch), len(images))
         indices = None
         if self.index is not None:
             found = _part(batch, self.index, "index", None, ())
