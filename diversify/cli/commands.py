@@ -232,6 +232,70 @@ def diagnose(
 
 
 @app.command()
+def probe(
+    *,
+    data: Data = None,
+    root: Root = Path("data"),
+    imbalance: ImbalanceOption = None,
+    tail_order: TailOrder = None,
+    holdout: Holdout = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    download: Download = False,
+    skip_bad: SkipBad = False,
+    backbone: Annotated[
+        str, typer.Option(help="torchvision:NAME | timm:NAME | package.module:function", metavar="MODEL")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="The checkpoint of the backbone.", metavar="FILE", readable=False)
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which weights of FILE, if it holds several: their key.", metavar="KEY", show_default="the raw"
+        ),
+    ] = None,
+    heldout: Annotated[
+        str | None, typer.Option(help="val | test; a diagnosis on test is for reading only.", show_default="val")
+    ] = None,
+    top_k: Annotated[
+        str, typer.Option(help="Number of strongest features per class: an integer, or a percentage of all features.")
+    ] = "10",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
+    precision: Precision = "fp32",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the resampling.")] = 0,
+    workers: Workers = 0,
+    directory: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit a head on the features of a frozen backbone, and diagnose it; plan and remedy go on from there."""
+    from ..commands.probe import probe_run
+
+    options = data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download, skip_bad)
+    with progress_bar() as progress:
+        diagnosis, _ = probe_run(
+            options,
+            backbone=backbone,
+            weights=weights,
+            weights_key=weights_key,
+            out=directory,
+            heldout=heldout,
+            top_k=top_k,
+            batch_size=batch_size,
+            precision=precision,
+            workers=workers,
+            seed=seed,
+            overwrite=overwrite,
+            say=print_line,
+            progress=progress,
+        )
+    show_diagnosis(diagnosis)
+    print_line(f"report: {directory / 'report.html'}")
+
+
+@app.command()
 def plan(
     folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose wrote.")],
     *,

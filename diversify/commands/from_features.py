@@ -18,6 +18,7 @@ from ..network.embeddings import Embeddings, integer_tensor, real_tensor, requir
 from ..network.linear_head import LinearHead
 from ..repair.fit_head import STEPS, WEIGHT_DECAY, fit_head
 from ..report.diagnosis import render_html, render_markdown
+from ..report.thumbnails import take_pictures
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress, stage
 from .diagnose import HEAD, UNRECORDED, _fingerprint
@@ -118,7 +119,13 @@ def diagnose_features(
 
 
 def write_folder(
-    folder: Path, diagnosis: Diagnosis, sides: list[Embeddings], head: LinearHead, record: dict[str, Any]
+    folder: Path,
+    diagnosis: Diagnosis,
+    sides: list[Embeddings],
+    head: LinearHead,
+    record: dict[str, Any],
+    *,
+    images: tuple[Any, Any] | None = None,
 ) -> None:
     """Write what `plan`, `remedy` and `report` read."""
     metadata = {"cosine": str(int(head.cosine)), "scale": repr(head.scale)}
@@ -130,11 +137,18 @@ def write_folder(
         side.save(folder / "embeddings" / name, {"fingerprint": mark})
     atomic.write_json(folder / "diagnosis.json", diagnosis.to_dict())
     exhibits = choose_exhibits(sides[0], sides[1], head=head, diagnosis=diagnosis)
+    if images is not None:
+        exhibits = take_pictures(exhibits, *images)
     atomic.write_json(folder / "exhibits.json", exhibits.to_dict())
     kept = Diagnosis.from_dict(diagnosis.to_dict())  # rounded as in the file, so that `report` gives the same page
     atomic.write_text(folder / "report.html", render_html(kept, record, exhibits))
     atomic.write_text(folder / "report.md", render_markdown(kept, record, exhibits))
     atomic.write_json(folder / "run.json", record)
+
+
+def fitted_record() -> dict[str, Any]:
+    """How `fit_head` fits a head, for the record."""
+    return {"loss": "cross entropy", "weight_decay": WEIGHT_DECAY, "most_steps": STEPS}
 
 
 def _class_names(columns: list[dict[str, atomic.Array]], paths: tuple[Path, Path]) -> list[str] | None:
@@ -187,7 +201,6 @@ def _record(
     for name, path, side in (("train", features[0], sides[0]), (split, features[1], sides[1])):
         digest = hashlib.sha256(side.features.numpy().tobytes() + side.labels.numpy().tobytes()).hexdigest()
         splits[name] = {"images": len(side), "origin": str(path), "digest": digest, "content": None}
-    fitted = {"loss": "cross entropy", "weight_decay": WEIGHT_DECAY, "most_steps": STEPS} if head is None else None
     return {
         "schema_version": SCHEMA_VERSION,
         "command": "diagnose",
@@ -208,7 +221,7 @@ def _record(
         "view_origin": "features, without images",
         "model": {"name": "a head fitted here" if head is None else f"the head {head.name}", "head": ""},
         "head_given": None,
-        "head_fitted": fitted,
+        "head_fitted": fitted_record() if head is None else None,
         "training": None,
         "heldout_split": split,
         "top_k": diagnosis.top_k,

@@ -192,7 +192,7 @@ def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any])
         advice = "diagnose with the data that it was trained on: a head made from other images does worse in use than measured here"
         raise must("train embeddings", "be of the backbone's own training images", "others, by its record", advice)
     require_recorded(folder, record)
-    unrecorded = UNRECORDED in caveats or not record.get("training")
+    unrecorded = UNRECORDED in caveats or not (record.get("training") or record.get("probe"))
     return [*([UNRECORDED] if unrecorded else []), *([CHOSE_HEAD] if CHOSE_HEAD in caveats else [])]
 
 

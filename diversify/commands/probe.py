@@ -1,0 +1,192 @@
+"""The `probe` command: a frozen backbone, and a head fitted on its features."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.load import Data
+from ..data.loader import Split, make_loader
+from ..data.view import View
+from ..diagnosis.measure import diagnose, parse_top_k
+from ..diagnosis.result import Diagnosis
+from ..errors import must, unknown
+from ..files import atomic, checkpoints, digests, staging
+from ..network.extraction import extract
+from ..network.linear_head import read_head
+from ..network.matching import fits
+from ..network.networks import MODELS, build_model, parameter_count, read_weights
+from ..network.split import SplitModel, split_head
+from ..repair.fit_head import fit_head
+from ..runtime import provenance
+from ..runtime.progress import Say, StageProgress, stage
+from .diagnose import ready
+from .folders import OWNED, SCHEMA_VERSION, alone
+from .from_features import FITTED, fitted_record, write_folder
+from .options import DataOptions, channels_of, fit_channels
+
+_TRIED = 12  # numbers of outputs that the tensors of a checkpoint suggest
+
+
+@alone
+def probe_run(
+    data_options: DataOptions,
+    *,
+    backbone: str,
+    weights: Path | None = None,
+    weights_key: str | None = None,
+    out: Path,
+    heldout: str | None = None,
+    top_k: int | str = 10,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    workers: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say,
+    progress: StageProgress | None = None,
+) -> tuple[Diagnosis, dict[str, Any]]:
+    """Fit a head on the features of a frozen backbone, and leave the folder that `diagnose_run` leaves.
+
+    Args:
+        data_options: The data; the head is fitted on train.
+        backbone: A network as for `build_model`; the layer before its own head gives the features.
+        weights: Its checkpoint, with any number of outputs; None only for a function of the user's own.
+        weights_key: Which weights of the checkpoint, if it holds several; see `load_weights`.
+        out: The folder to write, all or nothing.
+        heldout: `val` (the default), or `test` for a diagnosis that is for reading only.
+        top_k: Number of strongest features per class, or a percentage of all.
+        batch_size: Images per step.
+        precision: Of the network's forward passes.
+        workers: Processes that load images.
+        seed: Random seed of the resampling.
+        overwrite: Replace an earlier run in `out`.
+        say: Called with each note.
+        progress: Called as work is done.
+
+    Returns:
+        The diagnosis, and the record that `run.json` holds.
+
+    Raises:
+        InputError: An argument is wrong, there are no weights, or no held-out images; `out` is then as it was before.
+    """
+    if weights is not None:
+        atomic.require_file(weights, "weights")
+    elif backbone in MODELS or backbone.startswith(("torchvision:", "timm:")):
+        raise must("weights", f"be given for backbone={backbone}", "none", "pass weights=FILE")
+    inputs = [*([weights] if weights else []), *data_options.inputs()]
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
+    published = None
+    if weights is not None:
+        data_options, published = data_options.with_published(backbone, weights, weights_key)
+    data = data_options.load(measure_view=False, progress=progress)
+    view = fit_channels(data.view, backbone)
+    name, unseen = _heldout(data, heldout)
+    split, place, notes = _backbone(backbone, weights, weights_key, data, view)
+    notes = [FITTED, *data.notes, *notes]
+    for note in notes:
+        say(f"note: {note}")
+    k = parse_top_k(top_k, read_head(split.head).num_features)
+    read = [
+        extract(
+            split,
+            make_loader(part, view, batch_size=batch_size, workers=workers),
+            precision=precision,  # type: ignore[arg-type]
+            progress=stage(progress, f"reading {side}"),
+        )
+        for side, part in (("train", data.train), ("heldout", unseen))
+    ]
+    head = fit_head(read[0].features, read[0].labels, data.num_classes)
+    sides = [dataclasses.replace(side, logits=head.logits(side.features.cpu())) for side in read]
+    diagnosis = diagnose(
+        sides[0],
+        sides[1],
+        head=head,
+        class_names=data.class_names,
+        heldout_split=name,
+        top_k=k,
+        seed=seed,
+        progress=stage(progress, "measuring"),
+    )
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "diagnose",
+        "from_features": True,
+        "probe": True,
+        "finished": True,
+        "started": provenance.now(),
+        "data": data.record(),
+        "files": data_options.digests(),
+        "view": dataclasses.asdict(view) if view else None,
+        "view_origin": published or data.view_origin,
+        "model": {
+            "name": f"a head on {backbone}",
+            "parameters": parameter_count(split),
+            "head": "",
+        },
+        "backbone": {"name": backbone, **place},
+        "head_given": None,
+        "head_fitted": fitted_record(),
+        "training": None,
+        "heldout_split": name,
+        "top_k": k,
+        "precision": precision,
+        "seed": seed,
+        "notes": notes,
+        "caveats": [],
+        **provenance.origin(split.device),
+    }
+    with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
+        write_folder(staged, diagnosis, sides, head, record, images=(data.train.dataset, unseen.dataset))
+    return diagnosis, record
+
+
+def _heldout(data: Data, wanted: str | None) -> tuple[str, Split]:
+    """The name and images of the held-out split, on which the head is not fitted."""
+    if wanted not in (None, "val", "test"):
+        raise unknown("heldout", str(wanted), ("val", "test"))
+    name = wanted or "val"
+    split = data.test if name == "test" else data.val
+    if split is None:
+        raise must(
+            "heldout", f"find a {name} split", f"none in {data.spec}", "pass holdout=0.2" if name == "val" else ""
+        )
+    return name, split
+
+
+def _backbone(
+    backbone: str, weights: Path | None, weights_key: str | None, data: Data, view: View | None
+) -> tuple[SplitModel, dict[str, str], list[str]]:
+    """The network, split at a new head of the data's classes; where its weights are; and notes on reading them."""
+    channels = channels_of(data, view)
+    place: dict[str, str] = {}
+    notes: list[str] = []
+    outputs = data.num_classes
+    if weights is not None:
+        found = checkpoints.read_state_dicts(weights)
+        if weights_key is not None:
+            found = checkpoints.chosen(found, weights_key, weights)
+        sizes = [len(value) for tensors in found.values() for value in tensors.values() if value.ndim in (1, 2)]
+        for tried in [outputs, *dict.fromkeys(reversed(sizes))][:_TRIED]:
+            if tried and fits(found, build_model(backbone, tried, channels=channels).state_dict()):
+                outputs = tried
+                break
+    network = build_model(backbone, outputs, channels=channels)
+    if weights is not None:
+        match, notes = read_weights(network, weights, weights_key=weights_key)
+        place = {"path": str(weights), "sha256": digests.sha256(weights), "key": match.key, "prefix": match.prefix}
+    split = split_head(ready(network))
+    old = split.head
+    if isinstance(old, nn.Linear) and old.out_features != data.num_classes and type(network) is not nn.Linear:
+        new = nn.utils.skip_init(nn.Linear, old.in_features, data.num_classes, device=old.weight.device)
+        with torch.no_grad():
+            new.weight.zero_()
+            new.bias.zero_()
+        above, _, last = split.head_name.rpartition(".")
+        setattr(network.get_submodule(above), last, new)
+        split = split_head(network.eval(), split.head_name)
+    return split, place, notes
