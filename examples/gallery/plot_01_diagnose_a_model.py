@@ -77,4 +77,4 @@ axes.set(
 plt.show()
 
 # %%
-# With pandas, `diagnosis.to_dataframe()` gives all columns as a table. `dv.render_html(diagnosis, {})` makes the report.
+# With pandas, `diagnosis.to_dataframe()` gives all columns as a table. `dv.render_html(diagnosis)` makes the report.

@@ -13,7 +13,7 @@ import diversify as dv
 train, heldout, head = dv.make_embeddings((600, 300, 150, 80, 40, 20, 12), num_features=32, spread=0.8)
 names = ["ant", "bee", "cat", "dog", "emu", "fox", "gnu"]
 diagnosis = dv.diagnose(train, heldout, head=head, class_names=names)
-page = dv.render_html(diagnosis, {})
+page = dv.render_html(diagnosis)
 drawings = re.findall(r"<svg viewBox.*?</svg>", page, flags=re.DOTALL)
 print(f"{len(drawings)} drawings")
 

@@ -9,9 +9,10 @@ from typing import Any
 from ...augment.leak import Leak
 from ...diagnosis.catalogue import MEASURES
 from ...diagnosis.exhibits import Exhibits
-from ...diagnosis.findings import REMEDIES, Finding
+from ...diagnosis.findings import REMEDIES, Finding, remedy_title
 from ...diagnosis.result import Diagnosis
 from ...errors import InputError
+from ...functional.multilabel import require_one_label
 from .. import page, wording
 from ..record import Definition, Headline, Report, Section, Statement
 from ..wording import DASH
@@ -34,14 +35,14 @@ SECTION_COLUMNS = (  # measures that the sections show; the page defines them
 _SPLITS = {"val": "validation", "test": "test"}
 
 
-def render_html(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> str:
+def render_html(diagnosis: Diagnosis, run: Mapping[str, Any] | None = None, exhibits: Exhibits | None = None) -> str:
     """Return the report of a diagnosis as one HTML page that loads nothing from outside.
 
     The page adapts to light and dark, narrow and wide screens, and to paper.
 
     Args:
         diagnosis: The diagnosis, from `diagnose`.
-        run: What is known about the run, as in `run.json`: the model, the data, versions. `{}` if nothing is.
+        run: What is known about the run, as in `run.json`: the model, the data, versions. Not needed.
         exhibits: Example images and the feature map, from `choose_exhibits`; with pictures after `take_pictures`.
 
     Returns:
@@ -61,15 +62,15 @@ def render_html(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits
         >>> "<h1>Diagnosis of resnet32</h1>" in page
         True
     """
-    return page.html(report_of(diagnosis, run, exhibits))
+    return page.html(report_of(diagnosis, run or {}, exhibits))
 
 
-def render_markdown(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> str:
+def render_markdown(diagnosis: Diagnosis, run: Mapping[str, Any] | None = None, exhibits: Exhibits | None = None) -> str:
     """Return the report of a diagnosis as Markdown, without figures and pictures.
 
     Args:
         diagnosis: The diagnosis, from `diagnose`.
-        run: What is known about the run, as in `run.json`; `{}` if nothing is.
+        run: What is known about the run, as in `run.json`. Not needed.
         exhibits: Example images, from `choose_exhibits`; they are listed by name.
 
     Returns:
@@ -85,14 +86,15 @@ def render_markdown(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhi
         >>> import diversify as dv
         >>> train, heldout, head = dv.make_embeddings((60, 30, 10))
         >>> diagnosis = dv.diagnose(train, heldout, head=head, class_names=("cat", "dog", "owl"), top_k=5)
-        >>> dv.render_markdown(diagnosis, {}).splitlines()[0]
+        >>> dv.render_markdown(diagnosis).splitlines()[0]
         '# Diagnosis of a network'
     """
-    return page.markdown(report_of(diagnosis, run, exhibits))
+    return page.markdown(report_of(diagnosis, run or {}, exhibits))
 
 
 def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> Report:
     """Return the record of a diagnosis's report; the arguments are those of `render_html`."""
+    require_one_label("diagnosis", diagnosis, "print its findings, or use its to_dataframe")
     names = tuple(wording.named(name) for name in diagnosis.class_names)
     split = _SPLITS.get(diagnosis.heldout_split, diagnosis.heldout_split)
     model, data = wording.look(run, "model", "name"), wording.look(run, "data", "spec")
@@ -267,8 +269,8 @@ def _statement(finding: Finding) -> Statement:
     return Statement(
         title=wording.named(finding.class_name),
         text=text or advice,
-        label=finding.remedy,
-        others=tuple(cause for cause in finding.causes if cause != finding.remedy),
+        label=remedy_title(finding.remedy),
+        others=tuple(remedy_title(cause) for cause in finding.causes if cause != finding.remedy),
         advice=wording.sentence(REMEDIES.get(finding.remedy, "")),
     )
 
