@@ -5,6 +5,7 @@ from .augment.draw_key import DrawKey as DrawKey
 from .augment.features import FeatureAugmenter as FeatureAugmenter
 from .augment.leak import Leak as Leak
 from .augment.leak import measure_leak as measure_leak
+from .augment.multilabel_sampler import MultilabelSampler as MultilabelSampler
 from .augment.oversampler import DiversifyOverSampler as DiversifyOverSampler
 from .augment.sampler import DiversifySampler as DiversifySampler
 from .augment.stream import DiversifyStream as DiversifyStream
@@ -27,6 +28,9 @@ from .diagnosis.measure import diagnose_model as diagnose_model
 from .diagnosis.model_comparison import Model as Model
 from .diagnosis.model_comparison import ModelComparison as ModelComparison
 from .diagnosis.model_comparison import compare_models as compare_models
+from .diagnosis.multilabel import MultilabelDiagnosis as MultilabelDiagnosis
+from .diagnosis.multilabel import diagnose_multilabel as diagnose_multilabel
+from .diagnosis.multilabel import diagnose_multilabel_model as diagnose_multilabel_model
 from .diagnosis.result import Diagnosis as Diagnosis
 from .errors import InputError as InputError
 from .network.embeddings import Embeddings as Embeddings
@@ -34,6 +38,9 @@ from .network.extraction import extract as extract
 from .network.linear_head import LinearHead as LinearHead
 from .network.linear_head import read_head as read_head
 from .network.linear_head import write_head as write_head
+from .network.multilabel import MultilabelEmbeddings as MultilabelEmbeddings
+from .network.multilabel import extract_multilabel as extract_multilabel
+from .network.multilabel_synthetic import make_multilabel_embeddings as make_multilabel_embeddings
 from .network.networks import build_model as build_model
 from .network.networks import load_weights as load_weights
 from .network.split import SplitModel as SplitModel
@@ -46,6 +53,9 @@ from .repair.candidates import Candidate as Candidate
 from .repair.candidates import default_candidates as default_candidates
 from .repair.choice import HeadChoice as HeadChoice
 from .repair.choose import choose_head as choose_head
+from .repair.fit_head import fit_head as fit_head
+from .repair.multilabel import MultilabelRepair as MultilabelRepair
+from .repair.multilabel import repair_multilabel as repair_multilabel
 from .repair.post_hoc import adjust_logits as adjust_logits
 from .repair.post_hoc import nearest_mean as nearest_mean
 from .repair.post_hoc import normalize_tau as normalize_tau
@@ -65,6 +75,10 @@ from .training.losses import Deferred as Deferred
 from .training.losses import Focal as Focal
 from .training.losses import VectorScaling as VectorScaling
 from .training.losses import Weighted as Weighted
+from .training.multilabel_losses import DistributionBalanced as DistributionBalanced
+from .training.multilabel_losses import MultilabelAsymmetric as MultilabelAsymmetric
+from .training.multilabel_losses import MultilabelCrossEntropy as MultilabelCrossEntropy
+from .training.multilabel_losses import MultilabelFocal as MultilabelFocal
 from .training.recipe import Recipe as Recipe
 from .training.resident import ResidentImages as ResidentImages
 from .training.resident import fit_resident as fit_resident
