@@ -219,7 +219,7 @@ class _Steps:
         counts = " ".join(map(str, torch.bincount(data.train.labels).tolist()))
         self.say(f"data: digits.npz, {len(data.train)} training images of the long tail ({IMBALANCE}): {counts}")
         self.say(
-            f"      {len(val)} val images for choices, {len(test)} test images for one evaluation at the end; both balanced"
+            f"      {len(val)} validation images, {len(test)} test images for one evaluation at the end; both balanced"
         )
         return data
 
@@ -288,7 +288,6 @@ class _Steps:
         folder = self.folder(seed)
         choice, _ = remedy_run(
             folder / "diagnosis",
-            plan=folder / "plan.json",
             out=folder / "remedy",
             seed=seed,
             say=_quiet,

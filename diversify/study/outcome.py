@@ -105,7 +105,9 @@ def outcome_of(ways: Sequence[Trained], labels: Tensor, num_classes: int) -> Out
     pairs = [[balanced_difference(one, other, labels, num_classes) for other in shares] for one in shares]
     gain, image_error = torch.tensor(pairs, dtype=torch.float64).unbind(-1)
     accuracy = torch.tensor(seeds, dtype=torch.float64)
-    width = _half_width(accuracy, image_error)
+    rows = [[way.right[seed].double() for way in ways] for seed in range(accuracy.shape[1])]
+    seed_errors = torch.stack([_errors(one, labels, num_classes) for one in rows])
+    width = _half_width(accuracy, image_error, seed_errors, len(labels))
     return Outcome(
         names=tuple(way.name for way in ways),
         meanings=tuple(way.meaning for way in ways),
@@ -123,23 +125,38 @@ def outcome_of(ways: Sequence[Trained], labels: Tensor, num_classes: int) -> Out
     )
 
 
-def _half_width(accuracy: Tensor, image_error: Tensor) -> Tensor:
+def _errors(right: Sequence[Tensor], labels: Tensor, num_classes: int) -> Tensor:
+    """Return the standard errors over test images of all gains of one seed, `(M, M)`."""
+    pairs = [[balanced_difference(one, other, labels, num_classes)[1] for other in right] for one in right]
+    return torch.tensor(pairs, dtype=torch.float64)
+
+
+def _half_width(accuracy: Tensor, mean_error: Tensor, seed_errors: Tensor, num_images: int) -> Tensor:
     """Return half the width of the 95% intervals of all gains, `(M, M)`.
 
-    The variance of a mean over seeds is added to that over test images. The variance between seeds is estimated from a few
-    seeds, so the quantile is that of the t distribution. A single seed says nothing about other seeds: its interval is over
-    test images alone.
+    A gain varies with the test images and with the training seeds. The error of the mean over seeds covers the images and
+    the interaction of seeds and images; the variance between seeds covers the seeds and the same interaction, which is
+    taken out once. Degrees of freedom are Welch's and Satterthwaite's. A single seed says nothing about other seeds: its
+    interval is over test images alone.
 
     Args:
         accuracy: `(M, S)` of M ways and S seeds.
-        image_error: `(M, M)` standard errors of the gains over test images.
+        mean_error: `(M, M)` standard errors over test images of the gains averaged over seeds.
+        seed_errors: `(S, M, M)` the same of the gains of each seed.
+        num_images: Number of test images.
     """
     num_seeds = accuracy.shape[1]
+    images = mean_error.square()
     if num_seeds < 2:
-        return float(norm.ppf(0.975)) * image_error
+        return float(norm.ppf(0.975)) * mean_error
     by_seed = accuracy.unsqueeze(1) - accuracy.unsqueeze(0)  # (M, M, S)
-    seed_variance = by_seed.var(-1) / num_seeds
-    return float(t.ppf(0.975, num_seeds - 1)) * (seed_variance + image_error.square()).sqrt()
+    between = by_seed.var(-1) / num_seeds
+    interaction = (seed_errors.square().mean(0) - images).clamp(min=0) / (num_seeds - 1)
+    seeds = (between - interaction).clamp(min=0)
+    total = images + seeds
+    freedom = total.square() / (seeds.square() / (num_seeds - 1) + images.square() / (num_images - 1)).clamp(min=1e-30)
+    quantiles = torch.from_numpy(t.ppf(0.975, freedom.clamp(min=1).numpy()))
+    return quantiles * total.sqrt()
 
 
 def _balanced(right: Tensor, labels: Tensor, num_classes: int) -> float:

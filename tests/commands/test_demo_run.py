@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import re
 import shlex
 import shutil
@@ -10,16 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy.stats import t
 
 from diversify.cli.entry import run
 from diversify.commands import demo
 from diversify.data.load import load_data
 from diversify.files import atomic, digests
 from diversify.functional.counts import exponential_profile
-from diversify.repair.metric import balanced_difference
 from diversify.repair.retrain import HeadRecipe, retrain_head
-from diversify.study.outcome import Trained, outcome_of
 
 pytestmark = pytest.mark.usefixtures("reports_without_figures")
 
@@ -105,36 +101,3 @@ def test_the_same_seed_gives_the_same_numbers(quick: pytest.MonkeyPatch, shown: 
     (copy / "test.json").unlink()
     assert run(["demo", "--out", str(copy), "--seed", "3", "--overwrite"]) == 0
     assert (copy / "test.json").read_bytes() == first
-
-
-def way(name: str, right: list[list[int]]) -> Trained:
-    rows = torch.tensor(right, dtype=torch.float64)
-    return Trained(name=name, meaning="", source="", balanced_accuracy_val=(0.5,) * len(rows), right=rows)
-
-
-def test_a_gain_is_the_mean_over_classes_and_seeds() -> None:
-    labels = torch.tensor([0, 0, 0, 0, 1])
-    first = way("first", [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
-    second = way("second", [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
-    found = outcome_of([first, second], labels, 2)
-    assert found.accuracy.tolist() == [[0.5, 0.25], [1.0, 0.5]]
-    assert found.recall.tolist() == [[0.75, 0.0], [1.0, 0.5]]
-    assert float(found.gain[1, 0]) == pytest.approx(0.375)
-    assert found.seed_gain(1, 0) == [0.5, 0.25]
-    assert float(found.gain_low[1, 0]) < 0.375 < float(found.gain_high[1, 0])
-    assert float(found.gain_low[0, 0]) < 0 < float(found.gain_high[0, 0])
-
-
-def test_an_interval_of_a_gain_grows_with_the_differences_between_seeds() -> None:
-    labels = torch.arange(40) % 2
-    none, all_right = [[0] * 40] * 2, [[1] * 40] * 2
-    half = [int(place % 4 < 2) for place in range(40)]
-    steady = outcome_of([way("none", none), way("half", [half, half])], labels, 2)
-    uneven = outcome_of([way("none", none), way("half", [[0] * 40, [1] * 40])], labels, 2)
-    assert float(steady.gain[1, 0]) == float(uneven.gain[1, 0]) == 0.5
-    widths = [float(one.gain_high[1, 0] - one.gain_low[1, 0]) for one in (steady, uneven)]
-    assert widths[1] > 2 * widths[0]
-    image_error = balanced_difference(torch.tensor(half).double(), torch.zeros(40).double(), labels, 2)[1]
-    assert widths[0] == pytest.approx(2 * t.ppf(0.975, 1) * image_error)
-    alone = outcome_of([way("none", none[:1]), way("all", all_right[:1])], labels, 2)
-    assert math.isfinite(float(alone.gain_high[1, 0])), "one seed: over images alone"
