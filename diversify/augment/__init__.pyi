@@ -5,6 +5,7 @@ from .draw_key import DrawKey as DrawKey
 from .features import FeatureAugmenter as FeatureAugmenter
 from .leak import Leak as Leak
 from .leak import measure_leak as measure_leak
+from .multilabel_sampler import MultilabelSampler as MultilabelSampler
 from .oversampler import DiversifyOverSampler as DiversifyOverSampler
 from .rolling_features import RollingFeatureAugmenter as RollingFeatureAugmenter
 from .sampler import DiversifySampler as DiversifySampler

@@ -12,6 +12,7 @@ import torch
 
 from ..errors import must
 from ..functional import stats
+from ..functional.multilabel import require_one_label
 from .result import Diagnosis
 
 Status = Literal["passed", "failed", "skipped"]
@@ -156,6 +157,8 @@ def check(
         1 of 4 checks failed
         recall of class 3 is 0.40 (95% interval 0.28 to 0.54), below 0.60
     """
+    require_one_label("diagnosis", diagnosis)
+    require_one_label("against", against)
     bars = {"worst_recall": worst_recall, "gap_ratio": gap_ratio}
     if against is None and all(bar is None for bar in bars.values()):
         raise must("check", "have a bar", "none", "pass worst_recall=R, gap_ratio=R or against=DIAGNOSIS")

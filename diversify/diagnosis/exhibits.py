@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import must
 from ..files.schema import Value, broken, refusal
 from ..functional import draws, metrics, neighbors, projection
+from ..functional.multilabel import require_one_label
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
 from .result import Diagnosis
@@ -213,6 +214,8 @@ def choose_exhibits(
         >>> [(one.class_index, one.misses) for one in exhibits.examples]
         [(3, 48)]
     """
+    for name, value in (("train", train), ("heldout", heldout), ("diagnosis", diagnosis)):
+        require_one_label(name, value, "archetypes and wrong classes are not defined for several labels")
     numbers, device = read_head(head), heldout.features.device
     numbers = dataclasses.replace(numbers, weight=numbers.weight.to(device), bias=numbers.bias.to(device))
     for name, side in (("train", train), ("heldout", heldout)):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from ..errors import must
 from ..files import digests
 from ..functional import counts, diversity, stats
+from ..functional.multilabel import require_one_label
 from ..network.batches import Key
 from ..network.embeddings import Embeddings
 from ..network.extraction import extract
@@ -208,6 +209,7 @@ def _checked_head(head: nn.Module | LinearHead, train: Embeddings, heldout: Embe
     """Return the head as numbers on the device of the features; an InputError unless both embeddings fit it."""
     head = read_head(head)
     for name, side in (("train", train), ("heldout", heldout)):
+        require_one_label(name, side, "use dv.diagnose_multilabel")
         if (side.num_features, side.num_classes) != (head.num_features, head.num_classes):
             law = f"have the head's {head.num_features} features and {head.num_classes} classes"
             raise must(f"{name} embeddings", law, f"{side.num_features} features and {side.num_classes} classes")

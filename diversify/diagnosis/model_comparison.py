@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import must
 from ..files.schema import broken, refusal
 from ..functional import counts, diversity, magnitude, metrics, stats
+from ..functional.multilabel import require_one_label
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
 from .beyond_size import MATCHED_N
@@ -156,10 +157,11 @@ def compare_models(
     top_k: int | str = 10,
     seed: int = 0,
 ) -> ModelComparison:
-    """Compare recall, and number, magnitude and identity of the top-K of each class in two networks.
+    """Compare two networks class by class.
 
-    The top-K of a network are ranked on its own training images. The recall difference is paired by image if both networks
-    have the same held-out images.
+    It compares recall, how many features a class needs, how strong they are, and whether they are the same. The top-K, the
+    strongest features of a class, are ranked on the network's own training images. The recall difference is paired by
+    image if both networks have the same held-out images.
 
     Args:
         first: The first network.
@@ -189,6 +191,9 @@ def compare_models(
         >>> dv.compare_models(first, second, shared_start=True).columns["magnitude_ratio"].tolist()
         [2.0, 2.0, 2.0, 2.0]
     """
+    for model in (first, second):
+        for name, side in (("train", model.train), ("heldout", model.heldout)):
+            require_one_label(name, side, "compare two results of dv.diagnose_multilabel")
     heads = [read_head(model.head) for model in (first, second)]
     for what, one, two in (
         ("classes", heads[0].num_classes, heads[1].num_classes),

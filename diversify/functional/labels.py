@@ -13,7 +13,7 @@ from ..errors import must, unknown
 
 _LAW = "be one class per image"
 _TEXT = "number them by class, as [class_names.index(label) for label in labels] does"
-_SEVERAL = "several labels per image (multi-label data) cannot be diagnosed: each image needs one class"
+_SEVERAL = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel"
 
 
 def read_labels(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..diagnosis.result import Diagnosis
 from ..errors import must
+from ..functional.multilabel import require_one_label
 from .draft import Draft, strengths_for_all
 from .from_counts import counted, normalised
 from .plan import Plan
@@ -18,9 +19,9 @@ from .strengths import STRENGTHS, Strengths
 def make_plan(
     diagnosis: Diagnosis,
     *,
-    rules: Sequence[Rule | RunRule] = RULES,
+    rules: Sequence[Rule | RunRule] | None = None,
     base: Plan | None = None,
-    strengths: Strengths = STRENGTHS,
+    strengths: Strengths | None = None,
 ) -> Plan:
     """Return the plan that a diagnosis supports, with the reason for every choice.
 
@@ -32,9 +33,9 @@ def make_plan(
 
     Args:
         diagnosis: Made on a validation split, never on test.
-        rules: The rules to apply, in this order.
+        rules: The rules to apply, in this order; `RULES` by default.
         base: The plan to start from; by default that of `Plan.from_counts`. A `RunRule` does not change a plan given here.
-        strengths: The numbers behind the rules.
+        strengths: The numbers behind the rules; `STRENGTHS` by default.
 
     Returns:
         The plan. Where neither class sizes nor the diagnosis ask for anything, it is that of `Plan.untouched`.
@@ -53,6 +54,9 @@ def make_plan(
         >>> [[policy.method for policy in one.features] for one in plan.classes]
         [['toward_enemies'], ['toward_enemies'], ['toward_enemies'], ['eos', 'toward_enemies']]
     """
+    require_one_label(
+        "diagnosis", diagnosis, "use dv.repair_multilabel, dv.MultilabelSampler and the losses for several labels"
+    )
     if not diagnosis.plan_ready:
         raise must(
             "diagnosis",
@@ -60,6 +64,8 @@ def make_plan(
             f"one made on {diagnosis.heldout_split}",
             "bring a val split, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
         )
+    rules = RULES if rules is None else rules
+    strengths = STRENGTHS if strengths is None else strengths
     if not isinstance(rules, Sequence):
         raise must("rules", "be a sequence of diversify.plan.Rule or RunRule", type(rules).__name__)
     for rule in rules:

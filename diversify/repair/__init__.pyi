@@ -3,6 +3,8 @@ from .candidates import default_candidates as default_candidates
 from .choice import HeadChoice as HeadChoice
 from .choose import choose_head as choose_head
 from .fit_head import fit_head as fit_head
+from .multilabel import MultilabelRepair as MultilabelRepair
+from .multilabel import repair_multilabel as repair_multilabel
 from .post_hoc import adjust_logits as adjust_logits
 from .post_hoc import log_prior_of as log_prior_of
 from .post_hoc import nearest_mean as nearest_mean

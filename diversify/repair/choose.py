@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import must
 from ..functional import counts, draws, stats
 from ..functional.ceiling import stratified_folds
+from ..functional.multilabel import require_one_label
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..runtime.progress import Progress, Ticker
@@ -43,7 +44,9 @@ def choose_head(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> HeadChoice:
-    """Compare candidates on held-out rows and recommend one.
+    """Compare repairs of a head on held-out rows and recommend one.
+
+    A *candidate* is a method, such as logit adjustment. Its *options* are the settings that it is tried with, such as tau 1.
 
     The head of every option is made once, from training rows alone. The held-out rows only choose and judge: they are
     cut into stratified folds, `repeats` times, and each fold judges the option that is best by `metric` on the other
@@ -73,6 +76,9 @@ def choose_head(
         seed: Seed of the folds and of the training of heads.
         progress: Called with (heads made, heads in total).
 
+    Returns:
+        The comparison of the candidates; its `head` is the recommended head, and `in_words()` says why.
+
     Raises:
         InputError: Sizes differ, a held-out class is not in the head, there are too few rows for the folds, `repeats` is
             below 1, two candidates have the same name, or the metric is unknown or does not fit `target_prior` and
@@ -92,6 +98,8 @@ def choose_head(
         >>> [round(value, 3) for value in found.score.tolist()], found.names[found.recommended]
         ([0.943, 0.949], 'untouched')
     """
+    for name, side in (("train", train), ("heldout", heldout)):
+        require_one_label(name, side, "use dv.repair_multilabel")
     head = read_head(head)
     _require_sides(train, heldout, head)
     if not 2 <= folds <= len(heldout):

@@ -297,14 +297,14 @@ def test_medmnist_in_grey_and_colour_and_every_size(tmp_path, side, colour):
     assert [split.origin for split in (loaded.train, loaded.val, loaded.test)] == ["source"] * 3
 
 
-MANY = "cannot be diagnosed: each image needs one class"
+MANY = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel"
 FORM = "train_images must have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got"
 LABELS_FORM = "labels of train_images must have shape (N,) or (N, 1), or be one-hot (N, C), got"
 MEDMNIST_ERRORS = [
     (
         (6, 28, 28),
         noise(6, 14) % 2,
-        f"{LABELS_FORM} (0, 0, 0, 0, 0, 1, ...) at row 0; several labels per image (multi-label data) {MANY}",
+        f"{LABELS_FORM} (0, 0, 0, 0, 0, 1, ...) at row 0; {MANY}",
     ),
     (
         (6, 28, 28),
@@ -760,7 +760,7 @@ TABLE_ERRORS = [
     ),
     (
         lambda: {"train": Rows(image=pictures(2), label=[[0, 1], [1]])},
-        f"labels of Rows must be one class per image, got lists of several lengths; several labels per image (multi-label data) {MANY}",
+        f"labels of Rows must be one class per image, got lists of several lengths; {MANY}",
     ),
     (
         lambda: {"train": Rows(["a"], image=pictures(1), label=[0]), "test": Rows(["b"], image=pictures(1), label=[0])},
