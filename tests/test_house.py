@@ -8,6 +8,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,9 +75,35 @@ def test_the_readers_of_code_find_what_they_look_for(tmp_path: Path) -> None:
 def test_every_folder_says_what_it_is_for_and_has_the_names_that_it_lists(face: str) -> None:
     folder = importlib.import_module(face)
     assert folder.__doc__
+    if face != "diversify":
+        first = re.search(r"Open `(\w+\.py)` first", folder.__doc__)
+        assert first, f"{face} does not say which file to open first"
+        assert (Path(folder.__path__[0]) / first[1]).is_file()
     names = getattr(folder, "__all__", [])
     assert len(names) == len(set(names))
     assert all(getattr(folder, name) is not None for name in names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "diversify.policies.Strengths",
+        "diversify.policies.Schedule",
+        "diversify.plan.RULES",
+        "diversify.plan.Schedule",
+        "diversify.functional.counts.class_mean",
+        "diversify.functional.magnitude.top_k",
+        "diversify.functional.diversity.vendi_score",
+        "diversify.data.load_data",
+        "diversify.training.fit",
+        "diversify.study.protocol.Protocol",
+        "diversify.study.run.run_study",
+        "diversify.study.suites.DIGITS",
+    ],
+)
+def test_a_name_that_was_documented_before_the_folders_is_still_there(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    assert getattr(importlib.import_module(module), attribute) is not None
 
 
 def test_an_import_loads_neither_torch_nor_the_network() -> None:

@@ -1,1 +1,5 @@
-"""The command line: flags, printing and exit codes. Open `commands.py` first; `entry.py` turns every error into one line."""
+"""The command line: the only folder that prints.
+
+In: what a user types. Out: lines, tables, progress bars and an exit code. Open `commands.py` first; `entry.py` turns
+errors into one line, and parameters into flags.
+"""

@@ -1,5 +1,5 @@
 """Safe input and output of files.
 
-Files and folders are written completely or not at all, read without unpickling, and locked against a second writer.
-Nothing here depends on the rest of the library but its errors. Open `atomic.py` first.
+In: values and paths. Out: files and folders that are written whole or not at all, read without unpickling, and locked
+against a second writer. Nothing here knows a type of this library. Open `atomic.py` first.
 """

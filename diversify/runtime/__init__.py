@@ -1,4 +1,5 @@
-"""The process: signals and streams, progress, versions and commits, and imports of the user's code.
+"""The process and its surroundings.
 
-Open `signals.py` first.
+In: signals, the installed packages, the checkout, and names of the user's own functions. Out: one KeyboardInterrupt that
+loses nothing, the origin of a result, progress, and imported objects. Open `signals.py` first.
 """

@@ -2,7 +2,7 @@
 
 A `Protocol` says what is the same for every method, and a `Method` fills the slots of the shared training loop.
 `run_study` writes one record per run, and `compare` turns the records into scores and paired differences with intervals.
-Start reading at `study.py`.
+Open `study.py` first.
 """
 
 import lazy_loader as _lazy
