@@ -40,9 +40,9 @@ class FeatureAugmenter(nn.Module):
       too (Verma et al. 2019, Chou et al. 2020). If any class uses them, targets become `(N, C)` float32.
     - "isda" changes no features, only logits, in `adjust_logits` (Wang et al. 2019).
 
-    Neighbours are those of the image's own row in the bank and are found once, provided that the bank holds the whole
-    training set (its `indices` are 0 to M - 1) and the key says which images are in the batch. Otherwise they are looked
-    up for every batch, which costs about one product of batch and bank, and a row may find itself in the bank.
+    If you pass a `DrawKey` with the images of the batch and the bank covers the whole training set (its `indices` are 0 to
+    M - 1), neighbours are computed once. Otherwise they are computed for every batch, which is slower (about one product
+    of batch and bank), and a row may be its own neighbour.
 
     Every draw is a function of (seed, epoch, step, row), so an image that is drawn several times in an epoch is augmented
     differently each time. Without a key the augmenter uses its own seed, the epoch of `set_epoch`, and counts the steps.

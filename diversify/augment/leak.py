@@ -191,12 +191,18 @@ def measure_leak(
             or returns something else than logits `(N, C)`, or no image at all.
 
     Example:
+        A model that takes dark images for newts, and a plan that augments newts, which darkens some images:
+
         >>> import torch, diversify as dv
-        >>> images, labels = torch.rand(40, 3, 8, 8), torch.tensor([0, 1] * 20)
+        >>> images, labels = torch.full((40, 3, 8, 8), 0.9), torch.tensor([0, 1] * 20)
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+        >>> model[1].load_state_dict({"weight": torch.ones(2, 192) * torch.tensor([[1.0], [0.0]]),
+        ...                           "bias": torch.tensor([0.0, 150.0])})
+        <All keys matched successfully>
         >>> plan = dv.Plan.from_counts(["cat", "newt"], [100, 10])
-        >>> dv.measure_leak(model, plan, torch.utils.data.TensorDataset(images, labels)).count.tolist()
-        [20, 20]
+        >>> leak = dv.measure_leak(model, plan, torch.utils.data.TensorDataset(images, labels))
+        >>> [round(value, 2) for value in leak.leak.tolist()]
+        [0.0, 0.15]
     """
     require_usable(model)
     if precision not in PRECISIONS:

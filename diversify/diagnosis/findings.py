@@ -30,6 +30,26 @@ REMEDIES = {
 }
 """What each kind of remedy means, as the end of a finding's text."""
 
+_TITLES = {
+    "feature space": "feature augmentation",
+    "image space": "stronger image augmentation",
+    "toward the enemies": "oversample toward neighbouring classes (EOS)",
+}
+
+
+def remedy_title(remedy: str) -> str:
+    """Return the name of a kind of remedy as texts and reports show it.
+
+    Args:
+        remedy: A key of `REMEDIES`.
+
+    Example:
+        >>> from diversify.diagnosis.findings import remedy_title
+        >>> remedy_title("image space"), remedy_title("head repair")
+        ('stronger image augmentation', 'head repair')
+    """
+    return _TITLES.get(remedy, remedy)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -305,7 +325,7 @@ def _finding(
     causes = list(dict.fromkeys(causes)) or ["more images"]
     sentences.append(
         f"Points to: {REMEDIES[causes[0]]}"
-        + (f"; other possible remedies: {', '.join(causes[1:])}." if causes[1:] else ".")
+        + (f"; other possible remedies: {', '.join(map(remedy_title, causes[1:]))}." if causes[1:] else ".")
     )
     return Finding(
         class_index=c,

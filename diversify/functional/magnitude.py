@@ -1,8 +1,8 @@
 """Measure which features carry a class, how strongly, how many are needed, and whether unseen images match.
 
-The classification embedding (CE) of an example is its features times one row of the head, elementwise; its sum plus the
-bias is that class's logit. Source: Dablain et al., "Understanding CNN fragility when learning with imbalanced data",
-2023.
+The classification embedding (CE; `ce` in names of measures) of an example is its features times one row of the head,
+elementwise; its sum plus the bias is that class's logit. Source: Dablain et al., "Understanding CNN fragility when learning
+with imbalanced data", 2023.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def top_k_share(means: Tensor, indices: Tensor) -> Tensor:
 
 
 def top_k_magnitude(features: Tensor, weight: Tensor | None, labels: Tensor, indices: Tensor) -> Tensor:
-    """Average each example's CE over the top K of its TRUE class.
+    """Return, for each image, the mean contribution (feature x head weight) of its true class's K strongest features.
 
     The mean of a class over all rows, true positives or errors is `class_mean` of this.
 

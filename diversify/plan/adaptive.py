@@ -62,14 +62,15 @@ class AdaptivePlan:
     In a training loop, call `observe(labels, predicted)` after each forward pass and `update(epoch)` after each epoch. A
     *hit* is an observed training view that is classified correctly.
 
-    Strengths stay in [0, 1] and probabilities do not change, so clean views remain. Two classes' image policies never
+    Strengths stay in [0, 1] and probabilities do not change, so some images stay unaugmented. Two classes' image policies never
     differ by more than `plan.largest_difference`: a step that would exceed it is shortened or not made.
 
     Args:
         plan: Where the strengths start.
         parts: Objects with `use(plan)`, which get every changed plan.
         every: Decide on hits after this many epochs, with the hits since the previous decision.
-        step: Largest change of a strength in one update; 0.1 is one of CUDA's ten levels.
+        step: Largest change of a strength in one update; 0.1 is one of the ten levels of the
+            augmentation method CUDA (Ahn et al. 2023; not NVIDIA's CUDA).
         first: First epoch whose hits count.
         epochs: Epochs in all. If given, hits count only in epochs in which the plan's schedule lets augmentation act, since
             hits on clean images say nothing about a strength.

@@ -87,10 +87,19 @@ def strengths_for_all(
     return strengths, tuple(reasons)
 
 
+class _Number(float):
+    """A number that a rule's text may also write in points, as {value:points}, or with its sign, as {value:+points}."""
+
+    def __format__(self, spec: str) -> str:
+        if spec in ("points", "+points"):
+            return f"{100 * float(self):{spec.removesuffix('points')}.0f}"
+        return super().__format__(spec)
+
+
 def _worded(rule: Rule | RunRule, **numbers: float) -> str:
     """The text of the rule with these numbers in it."""
     try:
-        return rule.text.format(**numbers)
+        return rule.text.format(**{name: _Number(value) for name, value in numbers.items()})
     except (LookupError, ValueError, TypeError) as error:
         *some, last = (f"{{{name}}}" for name in numbers)
         law = f"use only {', '.join(some)} and {last}, as numbers"

@@ -14,7 +14,7 @@ import pydantic
 from ..files.schema import Value, broken
 from ..functional import image_ops
 
-MOST_AUGMENTED = 0.9  # at most this share of a class's draws is augmented, so that every class keeps clean views
+MOST_AUGMENTED = 0.9  # at most this share of a class's draws is augmented, so some images stay unaugmented
 LARGEST_DIFFERENCE = 0.35  # in strength x exposure between two classes' image policies
 VARIED = tuple(  # the operations that plans use by default
     name for name in image_ops.OPERATIONS if name not in ("crop", "flip", "invert", "posterize", "solarize")
@@ -40,7 +40,7 @@ class ImagePolicy(Value):
         operations: Names from `functional.image_ops.OPERATIONS`; each layer draws one of them with equal probability.
         layers: How many operations an augmented image goes through, in [1, 8].
         strength: In [0, 1], as in `functional.image_ops`: 0 is the identity, 1 the full range of each operation.
-        probability: Share of the class's draws that are augmented, in [0, 0.9], so that clean views remain.
+        probability: Share of the class's draws that are augmented, in [0, 0.9], so some images stay unaugmented.
 
     Example:
         >>> from diversify.plan import ImagePolicy

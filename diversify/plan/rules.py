@@ -43,7 +43,8 @@ class Rule:
         amount: `amount(distance, strengths)` returns the change: it is added to the setting, or to 1 if the setting is
             multiplied. The distance is that from the mark to the nearer end of the interval, so that a class with few
             held-out images, whose interval is wide, is changed little.
-        text: The reason as a sentence; may use {value}, {low}, {high} and {mark}.
+        text: The reason as a sentence; may use {value}, {low}, {high} and {mark}. The format "points" writes a share in
+            percentage points, "+points" with its sign.
         source: Paper and equation.
         relative: Divide the distance by the mark.
         least_count: The rule ignores classes with fewer training images.
@@ -133,8 +134,9 @@ RULES: tuple[Rule | RunRule, ...] = (
         marks=(0.0, "mean"),
         changes="draws",
         amount=lambda beyond, strengths: strengths.draws_gain * beyond,
-        text="A head refitted on class-balanced held-out features would recognise {value:.0%} [{low:.0%}, {high:.0%}] more of the"
-        " class's images than the current head (reference {mark:.0%}), so the head loses images that the features separate.",
+        text="A head refitted on class-balanced held-out features would raise recall by {value:points} points [{low:points},"
+        " {high:points}] (reference: {mark:+points}, the higher of 0 and the class mean), so the head loses images that the"
+        " features separate.",
         source="Kang et al. 2020, Section 4.2 (cRT)",
     ),
     Rule(

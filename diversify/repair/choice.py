@@ -178,10 +178,9 @@ class HeadChoice:
         )
         if self.simpler is not None:
             behind, error = self._behind(self.simpler)
-            text += (
-                f" Simpler, and {behind}{unit} behind it, within one standard error ({error}):"
-                f" {self.names[self.simpler]}."
-            )
+            name = self.names[self.simpler]
+            title = f"{name[:1].upper()}{name[1:]}"
+            text += f" {title} is simpler and only {behind}{unit} behind, at most one standard error ({error})."
         return text
 
     def _behind(self, place: int) -> tuple[str, str]:

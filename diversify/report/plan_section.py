@@ -53,7 +53,9 @@ def _rows(plan: Plan, names: Sequence[str], shown: Sequence[int], training: bool
         )
         cells = (
             Cell(value=f"{one.count:,}"),
-            Cell(value=wording.formatted(one.draws, "share"), interval=f"×{times:.3g}" if math.isfinite(times) else ""),
+            Cell(
+                value=wording.formatted(one.draws, "share"), interval=f"×{times:,.2f}" if math.isfinite(times) else ""
+            ),
             *((Cell(value=_image_policy(one.image)),) if training else ()),
             Cell(value=policies or DASH),
         )

@@ -451,13 +451,16 @@ def test_of_equals_the_simpler_one_is_recommended_and_what_comes_near_is_named(s
     found = choose_head(train, heldout, forgetful, same)
     assert found.names[found.recommended] == "first"
     assert found.simpler is None
-    assert "Simpler" not in found.in_words()
+    assert "simpler" not in found.in_words()
     near = behind_by(1, heldout, head)
     close = Candidate(name="close", meaning="", options={"": lambda *_: near})
     found = choose_head(train, heldout, forgetful, [close, same[0]])
     assert found.names[found.best] == found.names[found.recommended] == "first"
     assert found.simpler == found.names.index("close")
-    assert found.in_words().endswith(": close.")
+    behind, error = (f"{100 * float(found.columns[key][found.simpler]):.1f}" for key in ("behind", "behind_error"))
+    assert found.in_words().endswith(
+        f" Close is simpler and only {behind} points behind, at most one standard error ({error})."
+    )
     assert "which gains +" in found.in_words()
     far = behind_by(12, heldout, head)
     found = choose_head(
