@@ -22,7 +22,7 @@ def train(data: dv.Data, plan: dv.Plan, parts: tuple[str, ...]) -> nn.Module:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=2e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
 
-    # Which image, how often; the loss takes out the class prior that is drawn, the sampler's or that of the images
+    # Which image, how often; the loss corrects for the frequencies that are drawn, the sampler's or those of the images
     drawn = dv.Plan.untouched(data.class_names, torch.bincount(data.train.labels).tolist())
     sampler = None
     if "sampler" in parts:

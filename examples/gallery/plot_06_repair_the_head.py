@@ -38,8 +38,7 @@ heldout = dv.extract(split, DataLoader(unseen, batch_size=256, collate_fn=train_
 # `choose_head` compares the candidates on held-out folds: an image is never judged by an option that was chosen with its
 # help. If no candidate is better than the untouched head by more than one standard error, it recommends to leave it.
 
-head = dv.read_head(split.head)
-diagnosis = dv.diagnose(train, heldout, head=head, class_names=data.class_names)
+diagnosis = dv.diagnose(train, heldout, head=split.head, class_names=data.class_names)
 plan = dv.make_plan(diagnosis)
 
 
@@ -48,7 +47,7 @@ def from_plan(train, head, seed):
 
 
 ours = dv.Candidate(name="plan", meaning="head retrained by the plan", source="this library", options={"": from_plan})
-choice = dv.choose_head(train, heldout, head, candidates=[*dv.default_candidates(train, head)[:5], ours])
+choice = dv.choose_head(train, heldout, split.head, candidates=[*dv.default_candidates(train, split.head)[:5], ours])
 print(choice.in_words())
 
 # %%

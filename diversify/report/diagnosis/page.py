@@ -65,7 +65,9 @@ def render_html(diagnosis: Diagnosis, run: Mapping[str, Any] | None = None, exhi
     return page.html(report_of(diagnosis, run or {}, exhibits))
 
 
-def render_markdown(diagnosis: Diagnosis, run: Mapping[str, Any] | None = None, exhibits: Exhibits | None = None) -> str:
+def render_markdown(
+    diagnosis: Diagnosis, run: Mapping[str, Any] | None = None, exhibits: Exhibits | None = None
+) -> str:
     """Return the report of a diagnosis as Markdown, without figures and pictures.
 
     Args:
@@ -101,7 +103,8 @@ def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits |
     images = [f"{int(diagnosis[side].nansum()):,}" for side in ("count", "count_heldout")]
     order, gap = wording.selection(diagnosis["recall_heldout"])
     return Report(
-        title=f"Diagnosis of {wording.plain(model or 'a network')}" + (f" on {wording.plain(data)}" if data else ""),
+        title=f"Diagnosis of {wording.plain(model or 'a network')}"
+        + (f" on {wording.data_name(data)}" if data else ""),
         subtitle=f"{wording.number_of(len(names), 'class', 'classes')}, {images[0]} training images, {images[1]} held-out images"
         f" ({split} split). Each class's top-K are its {diagnosis.top_k} strongest of {diagnosis.num_features} features."
         " Brackets show 95% intervals.",
@@ -210,11 +213,12 @@ def _headlines(summary: Mapping[str, float], num_classes: int, left_out: str = "
         return wording.between(value(f"{name}_low"), value(f"{name}_high"), unit)
 
     def group(names: Sequence[str]) -> str:
-        shares = [wording.formatted(value(f"recall_{name}"), "share") for name in names]
-        return " / ".join(share.removesuffix("%") for share in shares)
+        recalls = {name.removesuffix("_third"): value(f"recall_{name}") for name in names}
+        shares = [f"{name} {wording.formatted(one, 'share')}" for name, one in recalls.items() if math.isfinite(one)]
+        return ", ".join(shares) or DASH
 
     ratio = value("imbalance_ratio")
-    by_size = "many (over 100 images) / medium / few (under 20)"
+    by_size = "many: over 100 training images; few: under 20"
     thirds = ("largest_third", "middle_third", "smallest_third")
     if any(math.isfinite(value(f"recall_{third}")) for third in thirds):
         by_size += "; by thirds of the classes: " + group(thirds)
@@ -241,7 +245,9 @@ def _headlines(summary: Mapping[str, float], num_classes: int, left_out: str = "
             value=f"{ratio:,.4g}" if math.isfinite(ratio) else DASH,
             detail="largest class over smallest",
         ),
-        Headline(label="Recall by class size, %", value=group(("many", "medium", "few")), detail=by_size),
+        Headline(
+            label="Recall by class size", value=group(("many", "medium", "few")).replace(", ", "\n"), detail=by_size
+        ),
     )
 
 
