@@ -197,7 +197,7 @@ def made(place: dict[str, str], sides: Any, diagnosis: dv.Diagnosis) -> SimpleNa
 
 LINES = {
     # Usage
-    "tran": "command must be one of train, diagnose, plan, check, remedy, compare, benchmark, report, demo, got 'tran'; did you mean 'train'?",
+    "tran": "command must be one of train, diagnose, probe, plan, check, remedy, compare, benchmark, report, demo, got 'tran'; did you mean 'train'?",
     "train": "--out must be given, got none; see `diversify train --help`",
     "diagnose --out {dir}/out": "--weights must be given, got none; see `diversify diagnose --help`",
     "compare --out {dir}/out": "DIR_A must be given, got none; see `diversify compare --help`",
@@ -515,15 +515,15 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     "dv.extract(m.split, [])": (lambda m: dv.extract(m.split, []), "loader must yield at least one image, got 0"),
     "dv.extract(m.split, [torch.zeros(2, 1, 8, 8)])": (
         lambda m: dv.extract(m.split, [torch.zeros(2, 1, 8, 8)]),
-        "loader must yield (images, labels), both tensors, got a Tensor",
+        "loader must yield (images, labels), or a mapping that holds both, got a Tensor",
     ),
-    "dv.extract(m.split, [(torch.zeros(2, 1, 8, 8), torch.zeros(2))])": (
-        lambda m: dv.extract(m.split, [(torch.zeros(2, 1, 8, 8), torch.zeros(2))]),
-        "labels must be integers, got float32",
+    "dv.extract(m.split, [(torch.zeros(2, 1, 8, 8), torch.full((2,), 0.5))])": (
+        lambda m: dv.extract(m.split, [(torch.zeros(2, 1, 8, 8), torch.full((2,), 0.5))]),
+        "labels must be whole numbers, got 0.5 at row 0",
     ),
     "dv.extract(m.split, [(torch.zeros(2, 1, 8, 8), torch.zeros(2, 3).long())])": (
         lambda m: dv.extract(m.split, [(torch.zeros(2, 1, 8, 8), torch.zeros(2, 3).long())]),
-        "labels must have shape (N,) or (N, 1), got (2, 3)",
+        "labels must have shape (N,) or (N, 1), or be one-hot (N, C), got (0, 0, 0) at row 0; leave out the images without a label",
     ),
     "dv.extract(m.split, [(torch.zeros(2, 1, 8, 8), torch.zeros(3).long())])": (
         lambda m: dv.extract(m.split, [(torch.zeros(2, 1, 8, 8), torch.zeros(3).long())]),
@@ -531,7 +531,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.extract(m.split, DataLoader(set_of([0, 1]), sampler=[0, 0]))": (
         lambda m: dv.extract(m.split, DataLoader(set_of([0, 1]), sampler=[0, 0])),
-        "loader must visit each image at most once, got index 0 twice",
+        "loader must visit each image at most once, got index 0 twice; pass dv.clean_loader(loader), which reads each image of the data set once",
     ),
     "dv.extract(m.split, DataLoader(set_of([0, 7])))": (
         lambda m: dv.extract(m.split, DataLoader(set_of([0, 7]))),
@@ -566,9 +566,9 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
         lambda m: dv.make_plan(replace(m.diagnosis, heldout_split="test")),
         "diagnosis must be made on val to make a plan from, got one made on test; bring a val split, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
     ),
-    "dv.make_plan(m.diagnosis, rules=None)": (
-        lambda m: dv.make_plan(m.diagnosis, rules=None),
-        "rules must be a sequence of diversify.plan.Rule or RunRule, got NoneType",
+    "dv.make_plan(m.diagnosis, rules=3)": (
+        lambda m: dv.make_plan(m.diagnosis, rules=3),
+        "rules must be a sequence of diversify.plan.Rule or RunRule, got int",
     ),
     "dv.make_plan(m.diagnosis, base=dv.Plan.untouched(['a', 'b'], [3, 1]))": (
         lambda m: dv.make_plan(m.diagnosis, base=dv.Plan.untouched(["a", "b"], [3, 1])),
