@@ -14,7 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
+from torch import nn
+
 import diversify as dv
+from diversify import training
 from diversify.diagnosis.catalogue import MEASURES, Measure
 from diversify.plan import policies
 from diversify.study.methods import METHODS
@@ -34,7 +37,7 @@ GROUPS: Mapping[str, Callable[[str], bool]] = {
         ("top_k", "needed", "ce_magnitude", "fe_magnitude", "identity", "feature_deviation", "range_gap")
     ),
     "Neighbours": lambda name: name in ("safe", "border", "rare", "outlier"),
-    "Diversity at matched n, and collapse": lambda name: True,
+    "Diversity at matched n, and collapse": lambda name: name.startswith(("diversity_", "nc1")),
 }
 
 
@@ -139,12 +142,16 @@ def _searched(method: Method) -> str:
     return ", ".join(f"`{name}`" for name in method.space) or "–"
 
 
+SCHEDULED = ("Always", "Deferred")  # which loss is used when, not losses themselves
+
+
 def methods() -> None:
     """The contents page of methods: name, what it does, paper."""
     rows = [f"| `{one.name}` | {one.meaning} | {one.source or '–'} | {_searched(one)} |" for one in METHODS.values()]
     losses = [
         (name, inspect.getdoc(getattr(dv, name)) or "")
-        for name in ("Weighted", "Focal", "LDAM", "BalancedSoftmax", "VectorScaling", "Asymmetric")
+        for name in training.__all__
+        if inspect.isclass(one := getattr(training, name)) and issubclass(one, nn.Module) and name not in SCHEDULED
     ]
     features = ", ".join(f"`{name}`" for name in get_args(policies.FeatureMethod))
     text = [
@@ -266,7 +273,8 @@ def commands() -> None:
 def sample_report() -> None:
     """`sample-report.html`: the whole report of a small network on long-tailed digits."""
     path = OUT / "extra" / "sample-report.html"
-    if path.exists():
+    sources = (Path(dv.__file__).parent).rglob("*.*")
+    if path.exists() and path.stat().st_mtime > max(one.stat().st_mtime for one in sources if one.suffix != ".pyc"):
         return
     data = dv.load_data("digits", imbalance="exp:20", holdout=0.3)
     model = dv.build_model("small_cnn", num_classes=10, channels=1, seed=0)
