@@ -375,8 +375,8 @@ _DEFINED: dict[str, Measure] = {
         formula="mean over training images of mean CE over the top-K - the same over held-out images",
         high="The features that the class relies on are weaker on new images: the class is overfitted.",
         low="Near 0: training and new images excite the features alike.",
-        pitfalls="In logits, so it grows with the scale of the logits: compare classes of one network, and use the ratio"
-        " between networks. Noisy for classes with few images.",
+        pitfalls="In logits, so it grows with the scale of the logits: weak classes have small logits and so small gaps. Use"
+        " the ratio to compare classes or networks. Noisy for classes with few images.",
         bad="high",
         interval=True,
         source=_DABLAIN,
@@ -454,7 +454,7 @@ _DEFINED: dict[str, Measure] = {
         high="The training images of the class lie among themselves.",
         low="The training images of the class lie among those of other classes.",
         pitfalls="A small class has few possible neighbours of its own: compare it with classes of the same size. Below 6"
-        " images an image cannot have 5 neighbours of its class.",
+        " images an image cannot have 5 neighbours of its class, and below 5 images the share is always 0.",
         bad="low",
         interval=True,
         source=_NAPIERALA,

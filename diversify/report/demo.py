@@ -261,13 +261,17 @@ def _what_it_leaks(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
     return (Statement(title="Augmentation makes the model predict the wrong class", text=text, label="what it cost"),)
 
 
+_GAP = (
+    "Top-K magnitude, training minus held-out. In logits; weak classes have small logits and so small gaps. The ratio compares"
+    " classes."
+)
 _CLASS_HEADINGS = (  # title, short form, measure, meaning
     ("images, train", "images", "", ""),
     ("recall before", "recall", "", ""),
     ("recall with the plan", "with the plan", "", ""),
     ("change, points", "change", "", ""),
-    ("magnitude gap before", "gap", "ce_magnitude_gap", "Top-K magnitude, training minus held-out, in logits."),
-    ("after", "gap after", "ce_magnitude_gap", "Top-K magnitude, training minus held-out, in logits."),
+    ("magnitude gap before", "gap", "ce_magnitude_gap", _GAP),
+    ("after", "gap after", "ce_magnitude_gap", _GAP),
     ("diversity before", "diversity", "diversity_vendi_heldout", "Vendi score of 20 held-out images."),
     ("after", "diversity after", "diversity_vendi_heldout", "Vendi score of 20 held-out images."),
     ("leak before, points", "leak", "leak", "How often its augmentation turns other classes' images into this class."),

@@ -66,7 +66,9 @@ def markdown(report: Report) -> str:
     parts.append(
         "\n".join(
             _wrapped(
-                f"{_md(one.label)}: **{_md(one.value)}**" + (f" ({_md(one.detail)})" if one.detail else ""), item="- "
+                f"{_md(one.label)}: **{_md(one.value.replace(chr(10), ', '))}**"
+                + (f" ({_md(one.detail)})" if one.detail else ""),
+                item="- ",
             )
             for one in report.headlines
         )

@@ -36,7 +36,7 @@ def remedy_report_of(choice: HeadChoice, class_names: Sequence[str], plan: Plan,
     methods = zip(choice.names, choice.meanings, choice.sources, strict=True)
     return Report(
         title=f"Head of {wording.plain(model or 'a network')}"
-        + (f" on {wording.plain(data)}" if data else "")
+        + (f" on {wording.data_name(data)}" if data else "")
         + ", repaired",
         subtitle=choice.in_words(),
         warnings=tuple(("Note:", wording.sentence(wording.plain(text))) for text in run.get("caveats") or ()),

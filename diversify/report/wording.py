@@ -155,6 +155,15 @@ def plain(text: object) -> str:
     return "".join(mark if mark.isprintable() or mark in "\u200c\u200d" else "�" for mark in line) or "(no name)"
 
 
+def data_name(spec: object) -> str:
+    """Return what names the data in a title: of a path only the last part, since the folders are those of one machine."""
+    text = plain(spec)
+    kind, colon, path = text.rpartition(":")
+    if not path.startswith(("/", "~", ".")):
+        return text
+    return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2]}"
+
+
 def named(text: object) -> str:
     """Return a name as `plain` writes it, cut to `LONGEST` characters."""
     return cut(plain(text), LONGEST)

@@ -38,8 +38,8 @@ def _kinds_chart(subject: Subject) -> Chart:
     return Chart(
         title="Do training images lie among their own class?",
         caption="Share of training images by how many of their 5 nearest neighbours belong to their class: safe 4 or 5, border 2 or"
-        " 3, rare 1, outlier 0. Small classes have fewer safe images, because they have fewer possible neighbours."
-        + subject.largest_first,
+        " 3, rare 1, outlier 0. Small classes have fewer safe images, because they have fewer possible neighbours;"
+        " with fewer than 5 training images, a class has none." + subject.largest_first,
         alt="Stacked bars: the share of each class's training images that is safe, border, rare, outlier. "
         + subject.lowest_and_highest("safe", "share"),
         data=Stacked(

@@ -23,7 +23,7 @@ _CHARTS = (  # measure, title, label of the axis, caption
         "Does class size explain the magnitude gap?",
         "top-K magnitude, training minus held-out, in logits",
         "The magnitude gap is how much weaker a class's top-K features are on held-out images than on training images; 0 means"
-        " equally strong.",
+        " equally strong. In logits; weak classes have small logits and so small gaps. The magnitude ratio compares classes.",
     ),
 )
 
