@@ -207,11 +207,7 @@ def _what_it_gained(demo: Demo) -> Statement:
 def _what_got_weaker(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
     """Return a statement on the fragile classes whose top-K ratio fell after training by the plan, if there are any."""
     before, after = (side["ce_magnitude_ratio"].tolist() for side in (demo.before, demo.after))
-    fallen = [
-        c
-        for c in range(len(names))
-        if float(demo.before["fragile"][c]) > 0 and round(100 * _finite(after[c])) < round(100 * _finite(before[c]))
-    ]
+    fallen = [c for c in range(len(names)) if float(demo.before["fragile"][c]) > 0 and before[c] - after[c] >= 0.01]
     if not fallen:
         return ()
     listed = ", ".join(f"{names[c]} from {wording.share(before[c])} to {wording.share(after[c])}" for c in fallen)
@@ -221,11 +217,6 @@ def _what_got_weaker(demo: Demo, names: Sequence[str]) -> tuple[Statement, ...]:
         " images; whether recall rose all the same is in the table of classes."
     )
     return (Statement(title="The magnitude gap of a fragile class grew", text=text, label="what the plan did not do"),)
-
-
-def _finite(value: float) -> float:
-    """Return the value, or 0 if it is undefined, so that an undefined value never counts as a fall."""
-    return value if math.isfinite(value) else 0.0
 
 
 def _what_it_cannot_tell(demo: Demo) -> Statement:
