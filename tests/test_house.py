@@ -49,7 +49,9 @@ def draws_globally(path: Path, allowed: set[str] = SEEDED) -> list[str]:
     return [call for call in calls if call.startswith(prefixes) and call not in allowed]
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if module_of(path).split(".")[0] not in OPENERS], ids=module_of)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if module_of(path).split(".")[0] not in OPENERS], ids=module_of
+)
 def test_only_files_and_data_open_files(path: Path) -> None:
     if module_of(path) != STARTS_STREAMS:
         assert not opens_files(path)
@@ -63,7 +65,9 @@ def test_randomness_is_never_global(path: Path) -> None:
 
 def test_the_readers_of_code_find_what_they_look_for(tmp_path: Path) -> None:
     file = tmp_path / "code.py"
-    file.write_text("path.read_text()\nnp.random.seed(0)\ntorch.rand(3)\ntorch.rand(3, generator=g)\natomic.write_text()\n")
+    file.write_text(
+        "path.read_text()\nnp.random.seed(0)\ntorch.rand(3)\ntorch.rand(3, generator=g)\natomic.write_text()\n"
+    )
     assert opens_files(file) == ["path.read_text"]
     assert draws_globally(file) == ["np.random.seed", "torch.rand"]
 
@@ -107,7 +111,9 @@ def test_a_name_that_was_documented_before_the_folders_is_still_there(name: str)
 
 
 def test_an_import_loads_neither_torch_nor_the_network() -> None:
-    program = "import sys, diversify, diversify.cli.entry; print({'torch', 'numpy', 'optuna', 'socket'} & set(sys.modules))"
+    program = (
+        "import sys, diversify, diversify.cli.entry; print({'torch', 'numpy', 'optuna', 'socket'} & set(sys.modules))"
+    )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() in ("set()", "{'socket'}")
 

@@ -818,8 +818,8 @@ LOOP_ERRORS = [
     ),
     (
         lambda: train(net=ByKeyword(36, CLASSES)),
-        "model must take images as its one argument, got forward(*, pixel_values); wrap it in a module that does, "
-        "for example one that model=package.module:function builds",
+        "model must take these images, got TypeError: ByKeyword.forward() takes 1 positional argument but 2 were given; "
+        "they have shape (N, 1, 6, 6)",
     ),
     (lambda: train(net=make_net(7)), "model must return logits of shape (N, 3), got (8, 7)"),
     (lambda: train(net=nn.Conv2d(1, 3, 3)), "model must return logits of shape (N, 3), got (8, 3, 4, 4)"),
