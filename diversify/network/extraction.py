@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import random
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -24,6 +23,7 @@ from ..errors import InputError, must, unknown
 from ..files import digests
 from ..functional import counts
 from ..runtime.progress import Progress
+from ..runtime.randomness import random_state_kept
 from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
 from .batches import Batch, BatchForm, Collate, Key
@@ -44,16 +44,12 @@ def unchanged_randomness(device: torch.device, loader: object) -> Iterator[None]
     owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
     values = (value for owner in owners for value in getattr(owner, "__dict__", {}).values())
     generators = {value: value.get_state() for value in values if isinstance(value, torch.Generator)}
-    python_state = random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002 - a user's transform may draw from it
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with random_state_kept(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:
             for generator, state in generators.items():
                 generator.set_state(state)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def bf16_pays(device: torch.device) -> bool:
