@@ -17,6 +17,8 @@ from ..network.embeddings import Reading
 Columns = Mapping[str, Tensor]
 Lines = Mapping[str, Mapping[str, float]]
 
+LOW_RECALL = "low recall"  # the kind of the findings that `find` makes
+
 REMEDIES = {
     "draw more often": "draw the class more often, or give it more weight in the loss, because the model underfits it",
     "head repair": "repair the head (retrain it on balanced features, or adjust its logits), because the features separate the"
@@ -88,6 +90,7 @@ class Finding:
         evidence: The held-out recall, then one value for each rule that fired.
         causes: The kinds of remedy of all rules that fired, without repetition.
         remedy: The first of `causes`, a key of `REMEDIES`.
+        kind: What the finding is about: "low recall", or a trouble that a class can have whether it is fragile or not.
 
     Example:
         >>> import diversify as dv
@@ -103,6 +106,7 @@ class Finding:
     evidence: tuple[Evidence, ...]
     causes: tuple[str, ...]
     remedy: str
+    kind: str = LOW_RECALL
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
