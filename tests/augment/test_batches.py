@@ -428,6 +428,7 @@ print(int(tests.draws.bits(images.long().flatten()).sum()), targets.double().sum
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_draws_the_same():
     command = [sys.executable, "-c", SCRIPT]
     there = subprocess.run(command, capture_output=True, text=True, check=True).stdout

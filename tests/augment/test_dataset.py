@@ -290,6 +290,7 @@ def digest_of(dataset: DiversifiedDataset) -> str:
     return hashlib.sha256(dataset.__getitems__(list(range(60))).images.numpy().tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_draws_the_same_and_imports_albumentations_only_when_asked() -> None:
     root = Path(__file__).parents[2]
     fresh = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, cwd=root)

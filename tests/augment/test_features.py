@@ -283,6 +283,7 @@ def everything():
     return FeatureAugmenter(plan, BANK, seed=5, head=HEAD)(features, targets, KEY)
 
 
+@pytest.mark.slow
 def test_the_same_rows_in_a_fresh_process():
     code = (
         "import sys; sys.path[:0] = ['tests', 'tests/augment']; import test_features as here;"

@@ -235,6 +235,7 @@ def test_random_states_are_scikit_learn_s(state):
     assert not torch.equal(DiversifyOverSampler(random_state=6).fit_resample(features, labels)[0], first)
 
 
+@pytest.mark.slow
 def test_the_same_rows_in_a_fresh_process():
     code = (
         "import sys, torch; sys.path[:0] = ['tests', 'tests/augment']; from test_oversampler import resampled;"

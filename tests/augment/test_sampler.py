@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from processes import end
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
@@ -150,20 +151,19 @@ def be_one_of_two(mode, folder):
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launchers")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     lines = {"loops": (*torchrun, __file__)}
     if importlib.util.find_spec("lightning"):
         lines["lightning"] = (__file__,)
     started = {
-        mode: subprocess.Popen([sys.executable, *line, mode, str(folder)], env=environment, **pipes)
+        mode: subprocess.Popen([sys.executable, *line, mode, str(folder)], env=environment, start_new_session=True, **pipes)
         for mode, line in lines.items()
     }
     yield folder, started
     for process in started.values():
-        process.kill()
-        process.communicate()
+        end(process)
 
 
 def results_of(processes, mode):
@@ -207,6 +207,7 @@ def test_plain_processes_that_know_their_rank_share_an_epoch(processes):
     assert first["seen"][0] != first["seen"][1]
 
 
+@pytest.mark.slow
 def test_accelerate_shards_the_global_order(processes):
     first, second = (one["whole"] for one in results_of(processes, "loops"))
     for epoch in range(2):
@@ -215,6 +216,7 @@ def test_accelerate_shards_the_global_order(processes):
         assert_whole(together, epoch, fill=2 * 8 - 1)
 
 
+@pytest.mark.slow
 def test_two_processes_of_accelerate_stop_in_mid_epoch_and_go_on_with_the_rest(processes):
     first, second = results_of(processes, "loops")
     assert first["stopped"]["state"] == second["stopped"]["state"]
@@ -226,6 +228,7 @@ def test_two_processes_of_accelerate_stop_in_mid_epoch_and_go_on_with_the_rest(p
     assert len(after) - 35 <= 15
 
 
+@pytest.mark.slow
 def test_lightning_shards_the_global_order(processes):
     pytest.importorskip("lightning")
     first, second = results_of(processes, "lightning")
@@ -370,6 +373,7 @@ def test_an_epoch_is_the_same_whichever_came_before_it():
     assert orders_of(DiversifySampler(LABELS, plan_of(images_per_epoch=132)), epochs) == fresh
 
 
+@pytest.mark.slow
 def test_an_epoch_is_the_same_in_a_fresh_process():
     program = (
         "import test_sampler as here\n"

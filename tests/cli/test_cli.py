@@ -379,6 +379,7 @@ def test_differences_of_recall_are_in_points(
     assert " +10 " in rows["fox"]
 
 
+@pytest.mark.slow
 def test_commands_bring_neither_albumentations_nor_imbalanced_learn_before_they_need_them() -> None:
     code = "import sys, diversify.cli.entry, diversify.commands.options; print({'albumentations', 'imblearn', 'optuna'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -314,6 +314,7 @@ def test_it_is_written_and_read_back(diagnosis: Diagnosis) -> None:
     assert diagnosis.to_dataframe().loc["cat", "count"] == 40
 
 
+@pytest.mark.slow
 def test_the_same_in_a_fresh_process(diagnosis: Diagnosis) -> None:
     program = (
         "import conftest as c\n"

@@ -426,6 +426,7 @@ def rows_of(epoch):
     return labels, torch.where(wrong, (labels + 1) % 3, labels)
 
 
+@pytest.mark.slow
 def test_two_processes_come_to_the_plan_of_one(tmp_path):
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}

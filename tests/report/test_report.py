@@ -688,6 +688,7 @@ def test_long_names_are_whole_where_they_are_searched(diagnosis: Diagnosis):
     assert all(f'title="{name}"' in html for name in names)
 
 
+@pytest.mark.slow
 def test_ten_thousand_classes_stay_below_five_megabytes(diagnosis: Diagnosis):
     names = tuple(f"{c:05} Animalia Arthropoda Insecta Lepidoptera Nymphalidae Species" for c in range(10_000))
     made = repeated(diagnosis, [place % 10 for place in range(10_000)], names)

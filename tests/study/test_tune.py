@@ -180,6 +180,7 @@ def test_optuna_is_quiet_and_left_as_it_was(search: tune.Search, capfd: pytest.C
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_optuna_is_imported_when_a_study_is_run_and_not_before() -> None:
     program = (
         "import sys; import diversify, diversify.study.run, diversify.commands.options; from diversify.cli.entry import run;"

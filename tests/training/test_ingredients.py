@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import end
 from test_loop import (
     CLASSES,
     COUNT,
@@ -48,14 +49,12 @@ from diversify.training.ingredients import Ingredients
 from diversify.training.loop import evaluate, fit
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture
 def two_processes(tmp_path_factory):
-    """Start the processes before the first test, since most of their time goes into importing torch."""
     folder = tmp_path_factory.mktemp("processes")
     launched = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, folder)
     yield folder, launched
-    launched.kill()
-    launched.communicate()
+    end(launched)
 
 
 CORRECTION = torch.tensor([0.25, -1.0, 3.0])
@@ -452,6 +451,7 @@ def test_what_is_refused():
     )
 
 
+@pytest.mark.slow
 def test_two_processes_that_train_by_a_plan_keep_the_same_weights_and_plan(two_processes):
     folder, launched = two_processes
     _, errors = launched.communicate(timeout=240)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from processes import end
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
@@ -143,7 +144,7 @@ def start(*arguments):
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, **pipes)
+    return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, start_new_session=True, **pipes)
 
 
 def cli_train(out, *more):
@@ -170,8 +171,7 @@ def processes(tmp_path_factory):
         time.sleep(0.002)
     yield folder, started
     for process in started.values():
-        process.kill()
-        process.communicate()
+        end(process)
 
 
 def result_of(process):
