@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pydantic
@@ -17,7 +16,20 @@ from ..files.schema import broken, refusal
 from ..functional import draws, magnitude
 from ..network.embeddings import Reading
 from .beyond_size import lines_on_log_count, recall_of_groups
-from .findings import Evidence, Finding, find
+from .findings import Finding, find
+from .json_form import (
+    FindingFile,
+    Number,
+    Rows,
+    finding_dict,
+    finding_from,
+    json_number,
+    json_numbers,
+    json_rows,
+    numbers,
+    tensor,
+    tensor_rows,
+)
 from .notes import notes_of
 
 if TYPE_CHECKING:
@@ -174,27 +186,27 @@ class Diagnosis:
             if name == "fragile":
                 classes[name] = [bool(value) for value in column.tolist()]
             else:
-                classes[name] = [int(v) if name in whole else _json_number(v) for v in column.tolist()]
+                classes[name] = [int(v) if name in whole else json_number(v) for v in column.tolist()]
         return {
             "schema_version": SCHEMA_VERSION,
             "heldout_split": self.heldout_split,
             "plan_ready": self.plan_ready,
             "top_k": self.top_k,
             "num_features": self.num_features,
-            "head_ceiling": _json_number(self.head_ceiling),
-            "summary": _json_numbers(self.summary),
-            "findings": [_finding_dict(finding) for finding in self.findings],
+            "head_ceiling": json_number(self.head_ceiling),
+            "summary": json_numbers(self.summary),
+            "findings": [finding_dict(finding) for finding in self.findings],
             "classes": classes,
-            "log_count": {name: _json_numbers(line) for name, line in self.log_count.items()},
-            "beyond_log_count": {name: _json_numbers(line) for name, line in self.beyond_log_count.items()},
-            "diversity_agreement": {name: _json_numbers(line) for name, line in self.diversity_agreement.items()},
-            "enemies": _json_rows(self.enemies),
+            "log_count": {name: json_numbers(line) for name, line in self.log_count.items()},
+            "beyond_log_count": {name: json_numbers(line) for name, line in self.beyond_log_count.items()},
+            "diversity_agreement": {name: json_numbers(line) for name, line in self.diversity_agreement.items()},
+            "enemies": json_rows(self.enemies),
             "top_k_features": self.top_k_features.tolist(),
-            "top_k_train": _json_rows(self.top_k_train),
-            "top_k_heldout": _json_rows(self.top_k_heldout),
-            "top_k_heldout_tp": _json_rows(self.top_k_heldout_tp),
-            "top_k_heldout_fn": _json_rows(self.top_k_heldout_fn),
-            "top_k_frequency": _json_rows(self.top_k_frequency),
+            "top_k_train": json_rows(self.top_k_train),
+            "top_k_heldout": json_rows(self.top_k_heldout),
+            "top_k_heldout_tp": json_rows(self.top_k_heldout_tp),
+            "top_k_heldout_fn": json_rows(self.top_k_heldout_fn),
+            "top_k_frequency": json_rows(self.top_k_frequency),
             "queries": dict(self.queries),
             "seed": self.seed,
             **({} if self.permuted_by is None else {"permuted_by": self.permuted_by}),
@@ -222,6 +234,9 @@ class Diagnosis:
             InputError: A field is missing or damaged, or the file has another version.
         """
         version = record.get("schema_version") if isinstance(record, Mapping) else None
+        if version is not None and record.get("kind") == "multilabel":
+            advice = "read it with dv.MultilabelDiagnosis.from_dict"
+            raise must("diagnosis", "be of images with one label each", "one of several labels per image", advice)
         if version != SCHEMA_VERSION:
             raise must("diagnosis", f"have schema_version {SCHEMA_VERSION}", version)
         try:
@@ -229,25 +244,25 @@ class Diagnosis:
         except pydantic.ValidationError as error:
             raise refusal("diagnosis", error) from None
         names = file.classes.pop("name")
-        unknown: _Rows = [[None] * file.top_k for _ in names]
+        unknown: Rows = [[None] * file.top_k for _ in names]
         return cls(
             heldout_split=file.heldout_split,
             top_k=file.top_k,
             num_features=file.num_features,
             class_names=tuple(map(str, names)),
-            columns={name: _tensor(column) for name, column in file.classes.items()},
+            columns={name: tensor(column) for name, column in file.classes.items()},
             top_k_features=torch.tensor(file.top_k_features, dtype=torch.int64).view(-1, file.top_k),
-            top_k_train=_tensor_rows(file.top_k_train, file.top_k),
-            top_k_heldout=_tensor_rows(file.top_k_heldout, file.top_k),
-            top_k_heldout_tp=_tensor_rows(file.top_k_heldout_tp or unknown, file.top_k),
-            top_k_heldout_fn=_tensor_rows(file.top_k_heldout_fn or unknown, file.top_k),
-            top_k_frequency=_tensor_rows(file.top_k_frequency, file.top_k),
-            enemies=_tensor_rows(file.enemies, len(names)),
-            summary=_numbers(file.summary),
-            log_count={name: _numbers(line) for name, line in file.log_count.items()},
-            beyond_log_count={name: _numbers(line) for name, line in file.beyond_log_count.items()},
-            diversity_agreement={name: _numbers(line) for name, line in file.diversity_agreement.items()},
-            findings=tuple(_finding_from(finding) for finding in file.findings),
+            top_k_train=tensor_rows(file.top_k_train, file.top_k),
+            top_k_heldout=tensor_rows(file.top_k_heldout, file.top_k),
+            top_k_heldout_tp=tensor_rows(file.top_k_heldout_tp or unknown, file.top_k),
+            top_k_heldout_fn=tensor_rows(file.top_k_heldout_fn or unknown, file.top_k),
+            top_k_frequency=tensor_rows(file.top_k_frequency, file.top_k),
+            enemies=tensor_rows(file.enemies, len(names)),
+            summary=numbers(file.summary),
+            log_count={name: numbers(line) for name, line in file.log_count.items()},
+            beyond_log_count={name: numbers(line) for name, line in file.beyond_log_count.items()},
+            diversity_agreement={name: numbers(line) for name, line in file.diversity_agreement.items()},
+            findings=tuple(finding_from(finding) for finding in file.findings),
             queries=file.queries,
             seed=file.seed,
             permuted_by=file.permuted_by,
@@ -282,59 +297,6 @@ class Diagnosis:
         return frame
 
 
-def _json_number(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def _json_numbers(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: _json_number(value) for name, value in values.items()}
-
-
-def _json_rows(values: Tensor) -> list[list[float | None]]:
-    return [[_json_number(value) for value in row] for row in values.tolist()]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}
-
-
-def _finding_dict(finding: Finding) -> dict[str, Any]:
-    evidence = [
-        {name: _json_number(v) if isinstance(v, float) else v for name, v in dataclasses.asdict(one).items()}
-        for one in finding.evidence
-    ]
-    return {**dataclasses.asdict(finding), "evidence": evidence, "causes": list(finding.causes)}
-
-
-def _finding_from(record: _FindingFile) -> Finding:
-    evidence = tuple(
-        Evidence(
-            measure=one.measure,
-            value=_number(one.value),
-            low=_number(one.low),
-            high=_number(one.high),
-            compared_with=_number(one.compared_with),
-        )
-        for one in record.evidence
-    )
-    return Finding(
-        class_index=record.class_index,
-        class_name=record.class_name,
-        text=record.text,
-        evidence=evidence,
-        causes=tuple(record.causes),
-        remedy=record.remedy,
-    )
-
-
-_Number = float | None
-_Rows = list[list[_Number]]
-
-
 _TOP_K_ROWS = (
     "top_k_features",
     "top_k_train",
@@ -345,23 +307,6 @@ _TOP_K_ROWS = (
 )
 
 
-class _EvidenceFile(pydantic.BaseModel):
-    measure: str
-    value: _Number
-    low: _Number
-    high: _Number
-    compared_with: _Number
-
-
-class _FindingFile(pydantic.BaseModel):
-    class_index: int
-    class_name: str
-    text: str
-    evidence: list[_EvidenceFile]
-    causes: list[str]
-    remedy: str
-
-
 class _File(pydantic.BaseModel):
     """The form of `diagnosis.json`; unknown fields are ignored."""
 
@@ -369,19 +314,19 @@ class _File(pydantic.BaseModel):
     heldout_split: Literal["val", "test"]
     top_k: pydantic.PositiveInt
     num_features: pydantic.PositiveInt
-    summary: dict[str, _Number]
-    findings: list[_FindingFile]
-    classes: dict[str, list[str] | list[_Number]]
-    log_count: dict[str, dict[str, _Number]]
-    beyond_log_count: dict[str, dict[str, _Number]]
-    diversity_agreement: dict[str, dict[str, _Number]]
-    enemies: _Rows
+    summary: dict[str, Number]
+    findings: list[FindingFile]
+    classes: dict[str, list[str] | list[Number]]
+    log_count: dict[str, dict[str, Number]]
+    beyond_log_count: dict[str, dict[str, Number]]
+    diversity_agreement: dict[str, dict[str, Number]]
+    enemies: Rows
     top_k_features: list[list[int]]
-    top_k_train: _Rows
-    top_k_heldout: _Rows
-    top_k_heldout_tp: _Rows | None = None
-    top_k_heldout_fn: _Rows | None = None
-    top_k_frequency: _Rows
+    top_k_train: Rows
+    top_k_heldout: Rows
+    top_k_heldout_tp: Rows | None = None
+    top_k_heldout_fn: Rows | None = None
+    top_k_frequency: Rows
     queries: dict[str, Any]
     seed: int
     permuted_by: int | None = None
@@ -406,11 +351,3 @@ class _File(pydantic.BaseModel):
             if by_class is not None and (not isinstance(by_class, list) or len(by_class) != count):
                 raise broken(f"be {count} numbers, one per class", by_class, at=f"readings.{side}.left_out_by_class")
         return self
-
-
-def _tensor(column: Sequence[Any]) -> Tensor:
-    return torch.tensor([_number(value) for value in column], dtype=torch.float64)
-
-
-def _tensor_rows(rows: _Rows, width: int) -> Tensor:
-    return torch.tensor([[_number(value) for value in row] for row in rows], dtype=torch.float64).view(-1, width)

@@ -1,0 +1,111 @@
+"""Numbers, rows and findings of a diagnosis as JSON values, and back; NaN is None in JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pydantic
+import torch
+from torch import Tensor
+
+from .findings import LOW_RECALL, Evidence, Finding
+
+DIGITS = 6  # of a number in a file
+
+Number = float | None
+Rows = list[list[Number]]
+
+
+def json_number(value: float) -> float | None:
+    """Return a number with the digits that files keep; None for NaN and infinity."""
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def json_numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return named numbers as `json_number` writes them."""
+    return {name: json_number(value) for name, value in values.items()}
+
+
+def json_rows(values: Tensor) -> Rows:
+    """Return a matrix as rows of numbers."""
+    return [[json_number(value) for value in row] for row in values.tolist()]
+
+
+def json_fields(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass; its floats as `json_number` writes them."""
+    fields = dataclasses.asdict(record)
+    return {name: json_number(value) if isinstance(value, float) else value for name, value in fields.items()}
+
+
+def number(value: float | None) -> float:
+    """Return a number of a file; NaN for None."""
+    return math.nan if value is None else float(value)
+
+
+def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Return named numbers of a file."""
+    return {name: number(value) for name, value in values.items()}
+
+
+def tensor(column: Sequence[Any]) -> Tensor:
+    """Return a column of a file as float64."""
+    return torch.tensor([number(value) for value in column], dtype=torch.float64)
+
+
+def tensor_rows(rows: Rows, width: int) -> Tensor:
+    """Return rows of a file as a float64 matrix of `width` columns."""
+    return torch.tensor([[number(value) for value in row] for row in rows], dtype=torch.float64).view(-1, width)
+
+
+class EvidenceFile(pydantic.BaseModel):
+    """The JSON form of `Evidence`."""
+
+    measure: str
+    value: Number
+    low: Number
+    high: Number
+    compared_with: Number
+
+
+class FindingFile(pydantic.BaseModel):
+    """The JSON form of `Finding`."""
+
+    class_index: int
+    class_name: str
+    text: str
+    evidence: list[EvidenceFile]
+    causes: list[str]
+    remedy: str
+    kind: str = LOW_RECALL
+
+
+def finding_dict(finding: Finding) -> dict[str, Any]:
+    """Return a finding as JSON values."""
+    evidence = [json_fields(one) for one in finding.evidence]
+    return {**dataclasses.asdict(finding), "evidence": evidence, "causes": list(finding.causes)}
+
+
+def finding_from(record: FindingFile) -> Finding:
+    """Return the finding of a file."""
+    evidence = tuple(
+        Evidence(
+            measure=one.measure,
+            value=number(one.value),
+            low=number(one.low),
+            high=number(one.high),
+            compared_with=number(one.compared_with),
+        )
+        for one in record.evidence
+    )
+    return Finding(
+        class_index=record.class_index,
+        class_name=record.class_name,
+        text=record.text,
+        evidence=evidence,
+        causes=tuple(record.causes),
+        remedy=record.remedy,
+        kind=record.kind,
+    )
