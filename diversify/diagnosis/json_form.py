@@ -11,6 +11,7 @@ import pydantic
 import torch
 from torch import Tensor
 
+from ..network.embeddings import Reading
 from .findings import LOW_RECALL, Evidence, Finding
 
 DIGITS = 6  # of a number in a file
@@ -38,6 +39,13 @@ def json_fields(record: Any) -> dict[str, Any]:
     """Return the fields of a dataclass; its floats as `json_number` writes them."""
     fields = dataclasses.asdict(record)
     return {name: json_number(value) if isinstance(value, float) else value for name, value in fields.items()}
+
+
+def json_readings(readings: Mapping[str, Reading], notes: Sequence[str]) -> dict[str, Any]:
+    """Return the fields on how loaders gave their rows; nothing if every image came once and is known."""
+    if all(reading == Reading() for reading in readings.values()):
+        return {}
+    return {"notes": list(notes), "readings": {side: reading.to_dict() for side, reading in readings.items()}}
 
 
 def number(value: float | None) -> float:

@@ -25,6 +25,7 @@ from .json_form import (
     finding_from,
     json_number,
     json_numbers,
+    json_readings,
     json_rows,
     numbers,
     tensor,
@@ -210,16 +211,7 @@ class Diagnosis:
             "queries": dict(self.queries),
             "seed": self.seed,
             **({} if self.permuted_by is None else {"permuted_by": self.permuted_by}),
-            **self._readings_dict(),
-        }
-
-    def _readings_dict(self) -> dict[str, Any]:
-        """The readings and the notes on them; nothing if every image came once and is known."""
-        if all(reading == Reading() for reading in self.readings.values()):
-            return {}
-        return {
-            "notes": list(self.notes),
-            "readings": {side: reading.to_dict() for side, reading in self.readings.items()},
+            **json_readings(self.readings, self.notes),
         }
 
     def to_json(self) -> str:

@@ -1,0 +1,145 @@
+"""The findings on labels: fragile ones, thresholds that are off, and labels that depend on another one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ..findings import Evidence, Finding
+from .companions import Companion
+
+REMEDIES = {
+    "collect images": "collect images with the label, because the model has never seen one",
+    "draw more often": "draw images with the label more often, or weigh its positives more, because the model underfits them",
+    "threshold": "choose the label's threshold on held-out images (dv.repair_multilabel), because the ranking is better than the"
+    " decisions",
+    "head repair": "retrain the head (dv.repair_multilabel), because the features separate the label better than the head does",
+    "feature space": "augment images with the label, because its strongest features are weaker on new images",
+    "image space": "collect or augment more varied images with the label",
+    "break co-occurrence": "collect images that show the label without the other one, or draw these more often",
+    "more images": "collect or hold out more images with the label, because no measure here explains the low recall",
+}
+
+
+def find_in_labels(
+    columns: Mapping[str, Tensor], names: Sequence[str], companions: Sequence[Companion]
+) -> tuple[Finding, ...]:
+    """Return the findings: labels without training positives first, then by held-out recall, lowest first."""
+    by_label = {one.label: one for one in companions}
+    recall = columns["recall_heldout"]
+    order = sorted(range(len(names)), key=lambda c: (math.isnan(float(recall[c])), float(recall[c].nan_to_num(2)), c))
+    found = [
+        Finding(
+            class_index=c,
+            class_name=names[c],
+            text=f"No training image has the label {names[c]}, so the model cannot have learned it.",
+            evidence=(),
+            causes=("collect images",),
+            remedy="collect images",
+        )
+        for c in range(len(names))
+        if not columns["count"][c]
+    ]
+    listed = [_finding(columns, names, by_label.get(c), c) for c in order if columns["count"][c]]
+    return (*found, *(one for one in listed if one is not None))
+
+
+def _finding(
+    columns: Mapping[str, Tensor], names: Sequence[str], companion: Companion | None, c: int
+) -> Finding | None:
+    """The finding on one label; None if there is nothing to say."""
+    recall = _evidence(columns, "recall_heldout", c)
+    if math.isnan(recall.value):
+        return None
+    fragile = bool(columns["fragile"][c])
+    evidence, causes = [recall], []
+    sentences = [
+        f"Recall of {names[c]} on held-out images is {_interval(recall)}; mean over labels {recall.compared_with:.0%}. It has"
+        f" {float(columns['count'][c]):,.0f} training and {float(columns['count_heldout'][c]):,.0f} held-out images, and its"
+        f" precision is {_share(float(columns['precision_heldout'][c]))}."
+    ]
+
+    def add(measure: str, remedy: str, text: str) -> None:
+        one = _evidence(columns, measure, c)
+        evidence.append(one)
+        causes.append(remedy)
+        sentences.append(text.format(one=one, interval=_interval(one), points=_points(one)))
+
+    gain = _evidence(columns, "f1_gain", c, 0.0)
+    if gain.low > 0:
+        best, used = float(columns["threshold_best"][c]), float(columns["threshold"][c])
+        add(
+            "f1_gain",
+            "threshold",
+            f"Its threshold is off: the best one is near {best:.2g} and not {used:.2g}, and with thresholds fitted on other"
+            " held-out images F1 rises by {points}.",
+        )
+    if companion is not None:
+        evidence.append(
+            Evidence(
+                measure="recall_without",
+                value=companion.recall_without - companion.recall_with,
+                low=companion.low,
+                high=companion.high,
+                compared_with=0.0,
+            )
+        )
+        causes.append("break co-occurrence")
+        other = names[companion.other]
+        sentences.append(
+            f"It depends on {other}: recall is {companion.recall_with:.0%} with {other} and {companion.recall_without:.0%}"
+            f" without it (interval of the difference, corrected for all pairs, {100 * companion.low:+.0f} to"
+            f" {100 * companion.high:+.0f} points); {companion.share_train:.0%} of its training images show {other}."
+        )
+    if fragile:
+        trained = _evidence(columns, "recall_train", c)
+        if trained.high < min(0.9, trained.compared_with):
+            add("recall_train", "draw more often", "Already on its training images, recall is only {interval}.")
+        if _evidence(columns, "ap_gain", c).low > 0:
+            text = "A head refitted on held-out features would raise its average precision by {points}."
+            add("ap_gain", "head repair", text)
+        ratio = _evidence(columns, "ce_magnitude_ratio", c)
+        if ratio.high < min(1.0, ratio.compared_with):
+            text = "On held-out images its top-K features reach {interval} of their magnitude on training images."
+            add("ce_magnitude_ratio", "feature space", text)
+        varied = _evidence(columns, "diversity_vendi_heldout", c)
+        if varied.high < varied.compared_with:
+            text = (
+                "Its held-out positives have little diversity: 20 have {one.value:.2f} effective directions (95% interval"
+                " {one.low:.2f} to {one.high:.2f}; mean over labels {one.compared_with:.2f})."
+            )
+            add("diversity_vendi_heldout", "image space", text)
+    if not (fragile or causes):
+        return None
+    causes = list(dict.fromkeys(causes)) or ["more images"]
+    also = f"; other possible remedies: {', '.join(causes[1:])}" if causes[1:] else ""
+    sentences.append(f"Points to: {REMEDIES[causes[0]]}{also}.")
+    return Finding(
+        class_index=c,
+        class_name=names[c],
+        text=" ".join(sentences),
+        evidence=tuple(evidence),
+        causes=tuple(causes),
+        remedy=causes[0],
+    )
+
+
+def _evidence(columns: Mapping[str, Tensor], measure: str, c: int, mark: float | None = None) -> Evidence:
+    value, low, high = (float(columns[f"{measure}{end}"][c]) for end in ("", "_low", "_high"))
+    mean = float(columns[measure].nanmean()) if mark is None else mark
+    return Evidence(measure=measure, value=value, low=low, high=high, compared_with=mean)
+
+
+def _interval(one: Evidence) -> str:
+    return f"{one.value:.0%} (95% interval {one.low:.0%} to {one.high:.0%})"
+
+
+def _points(one: Evidence) -> str:
+    value, low, high = (100 * number for number in (one.value, one.low, one.high))
+    return f"{value:.0f} points (95% interval {low:.0f} to {high:.0f})"
+
+
+def _share(value: float) -> str:
+    return "undefined (it is never predicted)" if math.isnan(value) else f"{value:.0%}"
