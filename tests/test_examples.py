@@ -29,7 +29,7 @@ def test_every_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {"diagnose", "own_loop", "own_method", "benchmark"}
 
 
-@pytest.mark.parametrize("name", ["diagnose", "own_loop"])
+@pytest.mark.parametrize("name", ["diagnose", pytest.param("own_loop", marks=pytest.mark.slow)])
 def test_an_example_that_ends_with_a_diagnosis(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     result = load(name).main()
     assert isinstance(result, Diagnosis)

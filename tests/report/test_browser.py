@@ -26,7 +26,7 @@ from diversify.report import comparison
 from diversify.report import diagnosis as report_diagnosis
 from diversify.report.thumbnails import take_pictures
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
 HOSTILE = ("<script>document.title = 'taken'</script>", '" onmouseover="document.title = 1', "猫 &lt;", "{{ 7 * 7 }}")
 WIDTHS = (360, 768, 1280)
