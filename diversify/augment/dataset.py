@@ -23,8 +23,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from ..data.decode import is_pil
+from ..data.examples import ExampleForm, Key
 from ..data.images import Batch
 from ..data.labels import shown_labels
+from ..data.tables import is_table, is_transformed
 from ..errors import InputError, must, unknown
 from ..functional import draws, image_ops
 from ..functional.labels import read_labels
@@ -57,9 +59,10 @@ class _Epoch:
 
 
 class DiversifiedDataset(Dataset[Any]):
-    """A map-style data set of `(image, label)` whose images are augmented by their class's policy in a plan.
+    """A map-style data set of `(image, label)`, or of mappings, whose images are augmented by their class's policy in a plan.
 
-    Only the image of an example changes, and its kind, type and size stay the same. On a share `probability` of a class's
+    Only the image of an example changes, and its kind, type and size stay the same. A mapping, as the examples of Hugging
+    Face data sets are, comes back with all its other entries. On a share `probability` of a class's
     draws, `layers` operations are drawn from the policy's and applied at the policy's strength. The epoch is 0 until
     `set_epoch` is called.
 
@@ -79,13 +82,18 @@ class DiversifiedDataset(Dataset[Any]):
         backend: "albumentations"; "torch", for tensors only, which augments images of the same size together and is up to
             twice as fast at 32 x 32 pixels but slower at 224 x 224; or a function
             `backend(image, operation, strength, draw)`, which must get its randomness from `draw` in [0, 1) alone.
+        image_key: Key of the image where examples are mappings; by default the one among `pixel_values`, `image`, `images`
+            and `img` that an example has.
+        label_key: Key of the label there; by default the one among `labels`, `label`, `target`, `targets` and `fine_label`.
+            If it is given, each example's own label is used.
 
     Attributes:
         targets: The labels by which policies are chosen, or None if each example's own label is used.
 
     Raises:
-        InputError: the data set has no length and index, or labels that are not classes of the plan; later, an image cannot
-            be augmented, or the backend fails or returns another kind, type or size.
+        InputError: the data set has no length and index, or labels that are not classes of the plan; later, an example has
+            not exactly one usual key for its image or label, an image cannot be augmented, or the backend fails or returns
+            another kind, type or size.
 
     Warns:
         UserWarning: a class has another count than in the plan, beyond what another split of the same data explains.
@@ -108,6 +116,8 @@ class DiversifiedDataset(Dataset[Any]):
         seed: int = 0,
         labels: Any = None,
         backend: Named | Backend = "albumentations",
+        image_key: Key | None = None,
+        label_key: Key | None = None,
     ) -> None:
         name = type(dataset).__name__
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
@@ -115,8 +125,9 @@ class DiversifiedDataset(Dataset[Any]):
         if not callable(backend) and backend not in get_args(Named):
             raise unknown("backend", str(backend), [*get_args(Named), "a function"])
         self.dataset, self.plan, self.seed, self.backend = dataset, plan, seed, backend
+        self._form = ExampleForm(image_key=image_key, label_key=label_key)
         rows = len(cast(Sized, dataset))
-        given = _shown_labels(dataset, plan) if labels is None else labels
+        given = _shown_labels(dataset, plan) if labels is None and label_key is None else labels
         self.targets = None if given is None else plan_labels(given, plan, name=f"labels of {name}", rows=rows)
         self._epochs: tuple[int, int | None] = (0, None)
         shape = (plan.num_classes + 1, _OPERATIONS + len(image_ops.OPERATIONS))
@@ -171,9 +182,9 @@ class DiversifiedDataset(Dataset[Any]):
         """Return the class by which an example `(image, label)` of this index is augmented.
 
         Raises:
-            InputError: it is no pair, or its label is not a class of the plan.
+            InputError: it has no label, or one that is not a class of the plan.
         """
-        return self._class_of(int(index), _label_of(index, example))
+        return self._class_of(int(index), self._form.label(example, index))
 
     def without_augmentation(self) -> Dataset[Any]:
         """Return the data set below, as `clean_loader` asks for it."""
@@ -202,19 +213,24 @@ class DiversifiedDataset(Dataset[Any]):
     def _varied(self, now: _Epoch, index: int, example: Any) -> Any:
         """The example with its image augmented, or the example itself."""
         steps = self._steps_of(now, index, example)
-        return _with_image(example, self._vary(example[0], steps, index)) if steps else example
+        if not steps:
+            return example
+        image = self._vary(self._form.image(example, index), steps, index)
+        return self._form.with_image(example, image, index)
 
     def _varied_together(self, now: _Epoch, indices: Sequence[int], examples: list[Any]) -> list[Any]:
         """The examples with their images augmented, all images of one shape and type together."""
         steps = [self._steps_of(now, index, example) for index, example in zip(indices, examples, strict=True)]
-        images = {row: _checked(examples[row][0], (2, 3)) for row, its in enumerate(steps) if its}
+        found = {row: self._form.image(examples[row], indices[row]) for row, its in enumerate(steps) if its}
+        images = {row: _checked(image, (2, 3)) for row, image in found.items()}
         forms: dict[Any, list[int]] = {}
         for row, image in images.items():
             forms.setdefault((image.shape, image.dtype), []).append(row)
         for rows in forms.values():
             varied = _in_torch(torch.stack([images[row] for row in rows]), [steps[row] for row in rows])
             for row, result in zip(rows, varied, strict=True):
-                examples[row] = _with_image(examples[row], _like(result.clone(), examples[row][0]))
+                varied_one = _like(result.clone(), found[row])
+                examples[row] = self._form.with_image(examples[row], varied_one, indices[row])
         return examples
 
     def _varied_batch(self, now: _Epoch, indices: Sequence[int], batch: Batch) -> Batch:
@@ -229,7 +245,7 @@ class DiversifiedDataset(Dataset[Any]):
         return batch
 
     def _steps_of(self, now: _Epoch, index: int, example: Any) -> list[_Step]:
-        return self._steps(now, index, _label_of(index, example))
+        return self._steps(now, index, None if self.targets is not None else self._form.label(example, index))
 
     def _steps(self, now: _Epoch, index: int, label: Any) -> list[_Step]:
         """(operation, strength, draw) of each layer; empty if the image is not augmented."""
@@ -324,13 +340,6 @@ class DiversifiedDataset(Dataset[Any]):
         self._view()
 
 
-def _label_of(index: int, example: Any) -> Any:
-    if not isinstance(example, tuple | list) or len(example) < 2:
-        got = f"{type(example).__name__} at row {int(index)}"
-        raise must("an example of the data set", "be a pair (image, label)", got)
-    return example[1]
-
-
 def _policy(row: list[float], factor: float) -> ImagePolicy | None:
     """A class's policy from its shared numbers, at this factor of the schedule; None if it has no effect."""
     strength, probability = factor * row[_STRENGTH], factor * row[_PROBABILITY]
@@ -343,7 +352,7 @@ def _policy(row: list[float], factor: float) -> ImagePolicy | None:
 
 
 def _shown_labels(dataset: Dataset[Any], plan: Plan) -> Tensor | None:
-    """The labels of a data set; None if it shows none, shows others than its examples have, or has a `target_transform`."""
+    """The labels of a data set; None if it shows none, shows others than its examples have, or changes them as it is read."""
     if _changes_labels(dataset):
         return None
     try:
@@ -354,7 +363,7 @@ def _shown_labels(dataset: Dataset[Any], plan: Plan) -> Tensor | None:
 
 def _changes_labels(dataset: Any) -> bool:
     parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [getattr(dataset, "dataset", None)]
-    own = getattr(dataset, "target_transform", None) is not None
+    own = getattr(dataset, "target_transform", None) is not None or (is_table(dataset) and is_transformed(dataset))
     return own or any(_changes_labels(part) for part in parts if part is not None)
 
 
@@ -366,12 +375,6 @@ def _form(image: Any) -> str:
     if isinstance(image, Tensor | np.ndarray):
         return f"{kind} of {str(image.dtype).removeprefix('torch.')} and shape {tuple(image.shape)}"
     return kind
-
-
-def _with_image(example: Any, image: Any) -> Any:
-    """The example, a tuple or a list, with another image."""
-    others = [image, *example[1:]]
-    return others if isinstance(example, list) else tuple(others)
 
 
 def _checked(images: Any, dimensions: Sequence[int]) -> Tensor:

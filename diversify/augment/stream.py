@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from ..data.examples import Key
 from ..errors import must, unknown
 from ..functional import draws
 from ..plan.plan import Plan
@@ -34,8 +35,8 @@ class DiversifyStream(IterableDataset[Any]):
     parts of their own from the source.
 
     Args:
-        stream: An iterable of pairs `(image, label)` that can be iterated again for each epoch; images and labels as for
-            `DiversifiedDataset`. From WebDataset, `.decode("pil").to_tuple("jpg", "cls")` makes such pairs.
+        stream: An iterable of pairs `(image, label)` or of mappings that can be iterated again for each epoch; images and
+            labels as for `DiversifiedDataset`. From WebDataset, `.decode("pil").to_tuple("jpg", "cls")` makes such pairs.
         plan: Its draws and its image policies are used.
         seed: Seed of the draws.
         buffer: Examples that are kept to mix their order; the memory that the stream takes.
@@ -43,6 +44,8 @@ class DiversifyStream(IterableDataset[Any]):
             the pass, in this worker, has seen so far, for a source of other or unknown counts.
         split_workers: In worker i of W, use only the examples i, i + W, i + 2W, ... of the source.
         backend: As for `DiversifiedDataset`.
+        image_key: Key of the image where examples are mappings, as for `DiversifiedDataset`.
+        label_key: Key of the label there.
 
     Raises:
         InputError: the stream cannot be iterated again, or an option is out of its range; later, a label is not a class of
@@ -73,6 +76,8 @@ class DiversifyStream(IterableDataset[Any]):
         frequencies: Frequencies = "plan",
         split_workers: bool = False,
         backend: Named | Backend = "albumentations",
+        image_key: Key | None = None,
+        label_key: Key | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(stream, Iterable) and not hasattr(stream, "__getitem__"):
@@ -86,7 +91,9 @@ class DiversifyStream(IterableDataset[Any]):
             raise unknown("frequencies", str(frequencies), get_args(Frequencies))
         self.stream, self.seed, self.buffer = stream, seed, buffer
         self.frequencies, self.split_workers = frequencies, split_workers
-        self._augment = DiversifiedDataset(_Nothing(), plan, seed=seed, backend=backend)
+        self._augment = DiversifiedDataset(
+            _Nothing(), plan, seed=seed, backend=backend, image_key=image_key, label_key=label_key
+        )
 
     @property
     def plan(self) -> Plan:

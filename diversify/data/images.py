@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from ..errors import InputError, must
 from ..runtime.progress import StageProgress, Ticker, stage
 from ..runtime.user_code import describe, is_passed_on
 from .decode import Size, checked, opened, read_image, what_is_wrong
+from .examples import ExampleForm
 
 Images = Dataset[Any]
 Array = np.ndarray[Any, Any]
@@ -99,7 +100,7 @@ class Relabelled(Images):
 
 
 class Own(Images):
-    """A data set of the user's own, whose errors name the data set and the row that was read."""
+    """A data set of the user's own, as `(image, label)`, whose errors name the data set and the row that was read."""
 
     def __init__(self, dataset: Images, name: str) -> None:
         self.dataset, self.name = dataset, name
@@ -109,7 +110,7 @@ class Own(Images):
 
     def __getitem__(self, index: int) -> Any:
         try:
-            return self.dataset[index]
+            return self._pair(self.dataset[index], index)
         except Exception as error:  # the user's code may raise anything
             if is_passed_on(error) or (isinstance(error, IndexError) and index >= len(self)):
                 raise
@@ -120,12 +121,21 @@ class Own(Images):
         if fetch is None:
             return [self[index] for index in indices]
         try:
-            return fetch(indices)
+            fetched = fetch(indices)
         except Exception as error:  # the user's code may raise anything
             if is_passed_on(error):
                 raise
             listed = ", ".join(map(str, indices[:3])) + ", ..." * (len(indices) > 3)
             raise self._failed(error, f"one of the rows {listed}") from error
+        if not isinstance(fetched, list):
+            return fetched
+        return [self._pair(example, index) for index, example in zip(indices, fetched, strict=True)]
+
+    def _pair(self, example: Any, index: int) -> Any:
+        if not isinstance(example, Mapping):
+            return example
+        form = ExampleForm()
+        return form.image(example, index), form.label(example, index)
 
     def _failed(self, error: Exception, place: str) -> InputError:
         return must(self.name, "give every example", f"{describe(error)} (at {place})")

@@ -16,7 +16,7 @@ from ..functional.labels import read_labels
 from ..runtime.randomness import random_state_kept
 from ..runtime.user_code import describe, is_passed_on
 from .images import Images
-from .tables import LABEL_COLUMNS, is_table, table_class_names, table_labels
+from .tables import LABEL_COLUMNS, is_table, is_transformed, table_class_names, table_labels
 
 COMPARED = 32  # examples whose label is compared with the one that the data set shows
 _SECONDS = 2.0  # after which no further example is read
@@ -188,7 +188,7 @@ def _is_plain(dataset: Any) -> bool:
     if module == "torchvision":
         joint = type(getattr(dataset, "transforms", None)).__name__ in ("NoneType", "StandardTransform")
         return joint and not any(hasattr(dataset, each) for each in ("target_type", "_target_types"))
-    return _is_ours(dataset) or is_table(dataset)
+    return _is_ours(dataset) or (is_table(dataset) and not is_transformed(dataset))
 
 
 def _is_ours(dataset: Any) -> bool:

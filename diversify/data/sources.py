@@ -21,7 +21,7 @@ from ..files import atomic
 from ..runtime.user_code import call_object, import_object
 from .images import Array, ImageArray, Images, Own
 from .labels import check_labels, shown_labels
-from .tables import Table, image_column, is_table, table_class_names
+from .tables import Table, image_column, is_table, is_transformed, table_class_names
 
 SPLITS = ("train", "val", "test")
 SPELLINGS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test", "testing")}
@@ -175,7 +175,7 @@ def read_python(spec: str) -> Source:
     Args:
         spec: `package.module:function`. It returns a mapping with a data set under `train`, and optionally under `val` and
             `test`, and `class_names`. Hugging Face data sets are read by their columns, and their PIL images as image files
-            are.
+            are; one with a transform gives images as the transform makes them.
 
     Raises:
         InputError: The function cannot be called, or it returns something else.
@@ -192,9 +192,9 @@ def read_python(spec: str) -> Source:
     names: list[Sequence[str]] = []
     for split, name in spelled.items():
         dataset, (labels, _) = made[name], shown_labels(made[name])
-        if is_table(dataset):
-            if (of_classes := table_class_names(dataset)) is not None:
-                names.append(of_classes)
+        if is_table(dataset) and (of_classes := table_class_names(dataset)) is not None:
+            names.append(of_classes)
+        if is_table(dataset) and not is_transformed(dataset):
             dataset = Table(dataset, image_column(dataset), labels)
         else:
             dataset = Own(dataset, f"{name} of {spec}()")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -159,6 +159,17 @@ def is_table(dataset: object) -> bool:
     return all(hasattr(dataset, name) for name in ("column_names", "features", "__getitem__", "__len__"))
 
 
+def is_transformed(rows: Any) -> bool:
+    """True if a function of the user's own changes the examples when they are read, as `set_transform` of Hugging Face does."""
+    form = getattr(rows, "format", None)
+    return isinstance(form, Mapping) and form.get("type") == "custom"
+
+
+def stored(rows: Any) -> Any:
+    """Return the data set without such a function, and without another format of its examples."""
+    return rows.with_format(None) if callable(getattr(rows, "with_format", None)) else rows
+
+
 def image_column(rows: Any) -> str:
     """Return the column of images: `image`, `img`, or the only column with PIL images."""
     names = list(rows.column_names)
@@ -187,9 +198,9 @@ def label_column(rows: Any) -> str:
 
 
 def table_labels(rows: Any) -> Any:
-    """Return the labels as the column stores them; no image is decoded."""
+    """Return the labels as the column stores them; no image is decoded, and no transform of the user's is called."""
     name = label_column(rows)
-    column = rows[name]
+    column = stored(rows)[name]
     labels = column[:] if hasattr(column, "__getitem__") else list(column)
     text = next((label for label in labels if isinstance(label, str)), None) if isinstance(labels, list) else None
     if text is not None:

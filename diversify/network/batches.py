@@ -9,14 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.examples import IMAGE_KEYS as IMAGE_KEYS
+from ..data.examples import LABEL_KEYS
+from ..data.examples import Key as Key
 from ..errors import InputError, must, unknown
 from ..functional.labels import read_labels
-
-IMAGE_KEYS = ("pixel_values", "image", "images", "img")
-LABEL_KEYS = ("labels", "label", "target", "targets")
-
-Key = int | str
-"""A place in a batch: a position, or a key of a mapping."""
+from ..functional.multilabel import read_multilabels
 
 
 class Batch(NamedTuple):
@@ -24,7 +22,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: `(N, ...)`.
-        labels: `(N,)` int64.
+        labels: `(N,)` int64; `(N, C)` bool where images have several labels.
         indices: `(N,)` int64, the places of the images in their data set; None where they are not known.
     """
 
@@ -41,6 +39,7 @@ class BatchForm:
         image_key: Position or key of the images; None for the first entry, or for one of the usual names.
         label_key: Position or key of the labels; None for the second entry, or for one of the usual names.
         index: Position or key of the images' places in the data set; None if the batch has none.
+        several: Whether images have several labels each: 0 or 1 for every label.
 
     Example:
         >>> form = BatchForm(image_key="x")
@@ -52,6 +51,7 @@ class BatchForm:
     image_key: Key | None = None
     label_key: Key | None = None
     index: Key | None = None
+    several: bool = False
 
     def images(self, batch: object) -> Tensor:
         """Return the images of a batch.
@@ -87,10 +87,11 @@ class BatchForm:
             number: Number of the batch, for errors.
 
         Raises:
-            InputError: The batch has another form, or its labels are not one class per image.
+            InputError: The batch has another form, or its labels are not one class per image, or not 0 or 1 for each label.
         """
         images = self.images(batch)
-        labels = _labels("labels" if number == 0 else f"labels of batch {number}", self.labels(batch), len(images))
+        name, given = "labels" if number == 0 else f"labels of batch {number}", self.labels(batch)
+        labels = read_multilabels(name, given, rows=len(images)) if self.several else _labels(name, given, len(images))
         indices = None
         if self.index is not None:
             found = _part(batch, self.index, "index", None, ())

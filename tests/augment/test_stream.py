@@ -118,9 +118,8 @@ WRONG = {
     "label of an example must be a class of the plan, in [0, 2], got 3 at row 0": lambda: list(
         DiversifyStream([(0, 3)], plan_of())
     ),
-    "an example of the data set must be a pair (image, label), got dict at row 0": lambda: list(
-        DiversifyStream([{}], plan_of())
-    ),
+    "an example of the data set must hold its label under one of labels, label, target, targets, fine_label, got nothing at"
+    " row 0; name the entry with label_key=KEY": lambda: list(DiversifyStream([{}], plan_of())),
     "epoch must not be negative, got -1": lambda: DiversifyStream([], plan_of()).set_epoch(-1),
 }
 
