@@ -27,7 +27,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 300) -> None:
     """Wait for what another process does; fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -11,6 +11,8 @@ from diversify.study.protocol import Choice, Method, Outcome, Parameters, Protoc
 from diversify.study.study import Runner
 
 PAUSE = 0.0  # shortest duration of a run in seconds
+MOST: int | None = None  # runs after which a process makes no more, and waits to be ended
+MADE: list[str] = []  # the methods of the runs that this process has begun
 
 METHODS = {
     "plain": Method(name="plain", meaning="m", source="s"),
@@ -59,6 +61,9 @@ def run(
     report: Callable[[int, float], None],
 ) -> Outcome:
     """Return an outcome that is best near the middle of every parameter, with noise per seed."""
+    if MOST is not None and len(MADE) >= MOST:
+        time.sleep(120)
+    MADE.append(method.name)
     if method.name == "hopeless" or (method.name == "fragile" and parameters["gamma"] < 0.5):
         raise InputError("training loss must stay finite, got nan in epoch 3; lower the learning rate")
     quality = 0.8 - 0.1 * abs(math.log10(float(parameters["learning_rate"])) + 1)
@@ -99,4 +104,11 @@ def fake() -> Runner:
 def slow() -> Runner:
     global PAUSE
     PAUSE = 0.05
+    return fake()
+
+
+def held() -> Runner:
+    """Each process makes three runs, and waits in its fourth until it is ended."""
+    global MOST
+    MOST = 3
     return fake()

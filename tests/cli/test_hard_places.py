@@ -6,6 +6,7 @@ Most runs here happen in processes of their own, forked from one that has import
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from processes import default_signals
+from processes import default_signals, wait_until
 from torch.utils.data import DataLoader, TensorDataset
 
 from diversify.cli.entry import run
@@ -52,11 +53,13 @@ import sklearn.datasets, sklearn.linear_model, torchvision, diversify.__main__, 
 from diversify.runtime import signals as process
 import pytest, quick
 quick.draw_nothing(pytest.MonkeyPatch())
-signals = {signal.SIGINT, signal.SIGTERM}
+signals, library = {signal.SIGINT, signal.SIGTERM}, os.path.dirname(diversify.__file__)
 signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 for line in sys.stdin:
     task = json.loads(line)
     child = os.fork()
+    if child and task["group"]:
+        os.setpgid(child, child)
     if child == 0:
         if task["group"]:
             os.setpgid(0, 0)
@@ -91,9 +94,21 @@ for line in sys.stdin:
         sys.argv = ["diversify", *task["arguments"]]
         process.open_streams()
         importlib.reload(diversify.cli.screen); importlib.reload(diversify.cli.tables); importlib.reload(diversify.cli.commands); importlib.reload(diversify.cli.entry)
+        begun, to_send = 0, list(task["at_calls"])
+        def count(frame, event, _):
+            global begun
+            if event == "call" and library in frame.f_code.co_filename:
+                begun += 1
+                while to_send and begun >= to_send[0][1]:
+                    os.kill(os.getpid(), getattr(signal, to_send.pop(0)[0]))
+        if task["at_calls"] or task["count"]:
+            sys.setprofile(count)
         try:
             diversify.__main__.main()
         except SystemExit as ended:  # taking down all that was imported takes seconds
+            sys.setprofile(None)
+            if task["count"]:
+                open(task["count"], "w").write(str(begun))
             multiprocessing.util._exit_function()
             os._exit(ended.code)
     deadline = time.monotonic() + 60
@@ -114,7 +129,8 @@ class Commands:
     """Run commands in processes of their own; a call returns exit code, stdout, stderr and process number.
 
     Signals are sent as listed, each so many seconds after the one before, the first so long after the start or after
-    the file `after` has appeared.
+    the file `after` has appeared. Those of `at_calls` come when the command calls a function of the library for the
+    n-th time, however fast the machine is; `count` is the file for the number of all its calls.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -138,6 +154,8 @@ class Commands:
         *arguments: object,
         signals: list[tuple[str, float]] | None = None,
         after: Path | None = None,
+        at_calls: list[tuple[str, int]] | None = None,
+        count: Path | None = None,
         limit: int = 0,
         group: bool = False,
         env: dict[str, str] | None = None,
@@ -156,6 +174,8 @@ class Commands:
             "env": env or {"COLUMNS": "120"},
             "signals": signals or [],
             "after": after and str(after),
+            "at_calls": at_calls or [],
+            "count": count and str(count),
             "limit": limit,
             "group": group,
         }
@@ -365,7 +385,6 @@ def test_every_file_of_a_training_run_may_find_the_disk_full(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_every_file_of_a_diagnosis_may_find_the_disk_full(
     tmp_path: Path, trained: Path, diagnosed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -513,14 +532,12 @@ def resumed(command: list[str], out: Path, commands: Commands) -> None:
     assert code == 0, errors
 
 
-def undisturbed(command: list[str], out: Path, commands: Commands) -> tuple[float, dict[str, bytes]]:
-    """How long the command takes, and what it leaves."""
-    started = time.perf_counter()
-    assert commands(*command)[0] == 0
-    seconds = time.perf_counter() - started
+def undisturbed(command: list[str], out: Path, commands: Commands) -> tuple[int, dict[str, bytes]]:
+    """How many functions of the library the command calls, and what it leaves."""
+    assert commands(*command, count=commands.folder / "calls")[0] == 0
     left = content(out)
     shutil.rmtree(out)
-    return seconds, left
+    return int((commands.folder / "calls").read_text()), left
 
 
 @pytest.mark.slow
@@ -531,14 +548,13 @@ def test_signals_at_any_moment_lose_nothing(
     out = tmp_path / "run"
     command = training(data, out, epochs=12) if name == "train" else diagnosing(trained, out)
     result = "model.safetensors" if name == "train" else "diagnosis.json"
-    undisturbed(command, out, commands)
-    seconds, whole = undisturbed(command, out, commands)
-    moments = (seconds * draws.uniform("moments", name, torch.arange(5))).tolist()
+    calls, whole = undisturbed(command, out, commands)
+    moments = (calls * draws.uniform("moments", name, torch.arange(5))).long().tolist()
     codes = []
     for number, moment in enumerate(moments):
         kind = ("SIGINT", "SIGTERM")[number % 2]
-        signals = [(kind, moment)] + ([("SIGINT", 0.002)] if number % 3 == 0 else [])
-        code, _, errors, _ = commands(*command, signals=signals)
+        twice = [(kind, moment), ("SIGINT", moment + number)] if number % 3 == 0 else [(kind, moment)]
+        code, _, errors, _ = commands(*command, at_calls=twice)
         codes.append(code)
         assert code in (0, 130), (moment, errors)
         lines = [line for line in errors.splitlines() if line]
@@ -554,10 +570,10 @@ def test_signals_at_any_moment_lose_nothing(
 
 @pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, data: Path, commands: Commands) -> None:
-    whole, out, epochs = tmp_path / "whole", tmp_path / "killed", 60
-    assert run(training(data, whole, epochs=epochs)) == 0
-    command = training(data, out, epochs=epochs)
-    assert commands(*command, signals=[("SIGKILL", 0.05)], after=out / "metrics.jsonl")[0] == -signal.SIGKILL
+    whole, out, epochs = tmp_path / "whole", tmp_path / "killed", 20
+    assert commands(*training(data, whole, epochs=epochs), count=tmp_path / "calls")[0] == 0
+    command, half = training(data, out, epochs=epochs), int((tmp_path / "calls").read_text()) // 2
+    assert commands(*command, at_calls=[("SIGKILL", half)])[0] == -signal.SIGKILL
     assert 1 <= len(atomic.read_jsonl(out / "metrics.jsonl")) < epochs, "the kill was meant to fall in mid-run"
     assert not (out / "model.safetensors").exists()
     assert commands(*command, "--resume")[0] == 0
@@ -579,7 +595,7 @@ def test_a_third_signal_ends_the_process_at_once(tmp_path: Path, data: Path, com
     out = tmp_path / "t"
     command = training(data, out, epochs=2000)
     code, _, errors, _ = commands(
-        *command, signals=[("SIGINT", 0.05), ("SIGINT", 0.0005), ("SIGTERM", 0.0005)], after=out / "metrics.jsonl"
+        *command, signals=[("SIGINT", 0.0), ("SIGINT", 0.0005), ("SIGTERM", 0.0005)], after=out / "metrics.jsonl"
     )
     assert code == 130
     assert "Traceback" not in errors
@@ -604,9 +620,9 @@ def ends_within(seconds: float, group: int) -> bool:
 def test_ctrl_c_reaches_the_loader_workers_too_and_leaves_none(tmp_path: Path, data: Path, commands: Commands) -> None:
     """A terminal sends the signal to the whole group of processes."""
     out = tmp_path / "t"
-    for moment in (0.15, 0.4):
+    for file in ("run.json", "metrics.jsonl"):
         command = [*training(data, out, epochs=2000), "--workers", "2"]
-        code, _, errors, group = commands(*command, signals=[("SIGINT", moment)], group=True)
+        code, _, errors, group = commands(*command, signals=[("SIGINT", 0.0)], after=out / file, group=True)
         assert code == 130, errors
         assert errors.split("\n") in (
             ["", "interrupted; what was finished is kept", ""],
@@ -621,7 +637,17 @@ def test_a_signal_while_the_program_is_starting(kind: signal.Signals, tmp_path: 
     """Torch takes seconds to import; an interruption there is as quiet as any other."""
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc to see when the handlers are set")
-    for wait in (0.0, 0.3, 0.9):
+
+    def handles_signals(number: int) -> bool:
+        caught = Path(f"/proc/{number}/status").read_text().split("SigCgt:")[1].split()[0]
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+    moments: list[Callable[[int], bool]] = [
+        handles_signals,
+        lambda number: "libtorch_cpu" in Path(f"/proc/{number}/maps").read_text(),
+        lambda number: (tmp_path / "t" / "run.json").exists(),
+    ]
+    for moment in moments:
         with subprocess.Popen(
             [sys.executable, "-m", "diversify", "train", "--epochs", "5000", "--out", str(tmp_path / "t")],
             cwd=ROOT,
@@ -631,10 +657,7 @@ def test_a_signal_while_the_program_is_starting(kind: signal.Signals, tmp_path: 
             text=True,
             preexec_fn=default_signals,
         ) as process:
-            status = Path(f"/proc/{process.pid}/status")
-            while not int(status.read_text().split("SigCgt:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1:
-                time.sleep(0.002)
-            time.sleep(wait)
+            wait_until(functools.partial(moment, process.pid))
             process.send_signal(kind)
             _, errors = process.communicate(timeout=60)
         assert process.returncode == 130

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import study_runner
 import torch
+from processes import wait_until
 from studies import same_but_for_time
 from tiny_study import protocol_of, write_data
 
@@ -300,9 +301,10 @@ def test_a_trial_that_was_cut_off_is_run_again_with_its_parameters(
     assert len(states) == 2
 
 
-def killed_study(study: Study, begun: Any) -> None:
-    """The work of a process that is killed at some moment."""
+def killed_study(study: Study, begun: Any, most: int | None = None) -> None:
+    """The work of a process that is killed at some moment; it makes so many runs and then waits for its end."""
     study_runner.PAUSE = max(study_runner.PAUSE, 0.004)
+    study_runner.MOST, study_runner.MADE = most, []
     provenance.commit = lambda: None
     begun.set()
     records_of(study)
@@ -314,12 +316,15 @@ def lines_in(path: Path) -> int:
 
 
 def test_records_after_twenty_kills_are_those_of_a_study_without_one(tmp_path: Path, undisturbed: list[Record]) -> None:
-    """SIGKILL at seeded moments. Processes are forked, so everything is imported already."""
+    """SIGKILL at seeded moments. Processes are forked, so everything is imported already.
+
+    Each makes five runs at most: however late it is killed, the study of 102 runs is not done after twenty.
+    """
     context = multiprocessing.get_context("fork")
     study = study_of(tmp_path / "r.jsonl", ALL)
     for turn in range(20):
         begun = context.Event()
-        member = context.Process(target=killed_study, args=(study, begun))
+        member = context.Process(target=killed_study, args=(study, begun, 5))
         member.start()
         assert begun.wait(30)
         awaited = lines_in(study.results) + int(4 * draws.number("records", turn))
@@ -384,11 +389,15 @@ def test_the_others_finish_what_a_killed_process_had(tmp_path: Path) -> None:
     """One of three processes that share a file is killed in the middle of a trial."""
     context = multiprocessing.get_context("fork")
     protocol = study_runner.protocol(trials=10)
-    study = study_of(tmp_path / "r.jsonl", protocol, runner="study_runner:slow")
-    members = [context.Process(target=killed_study, args=(study, context.Event())) for _ in range(3)]
-    for member in members:
+    study = study_of(tmp_path / "r.jsonl", protocol)
+    members = [context.Process(target=killed_study, args=(study, context.Event(), most)) for most in (2, None, None)]
+    members[0].start()
+    wait_until(lambda: lines_in(study.results) == 2)
+    with files_locks.Locks(study.lock) as locks:
+        wait_until(lambda: locks.is_taken("trial 2 of plain"))
+    for member in members[1:]:
         member.start()
-    time.sleep(0.3)
+    wait_until(lambda: lines_in(study.results) == 21)  # all but its trial and the final runs of that method
     assert members[0].is_alive()
     members[0].kill()
     for member in members:
@@ -412,11 +421,12 @@ def test_a_process_without_work_waits_for_that_of_others(tmp_path: Path) -> None
     first = context.Process(target=waiting_study, args=(study,))
     first.start()
     with files_locks.Locks(study.lock) as locks:
-        while not locks.is_taken("trial 0 of plain"):
-            time.sleep(0.01)
-    second = context.Process(target=killed_study, args=(study, context.Event()))
+        wait_until(lambda: locks.is_taken("trial 0 of plain"))
+    begun = context.Event()
+    second = context.Process(target=killed_study, args=(study, begun))
     second.start()
-    second.join(0.5)
+    assert begun.wait(60)
+    second.join(0.3)
     assert second.is_alive()
     first.kill()
     second.join(30)
