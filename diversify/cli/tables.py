@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from ..plan.plan import Plan
     from ..plan.policies import ClassPlan
     from ..repair.choice import HeadChoice
-    from ..study.outcome import Outcome
+    from ..study.outcome import WaysOutcome
 
 MOST_ROWS = 40
 NARROW, NARROWEST = 100, 60  # terminal widths below which columns are left out
 
 
-def show_outcome(outcome: Outcome, control: int) -> None:
+def show_outcome(outcome: WaysOutcome, control: int) -> None:
     """Print the demo's accuracies on test, and each gain over the first way and over the control."""
     rows = []
     for place, name in enumerate(outcome.names):

@@ -35,7 +35,7 @@ from ..repair.retrain import retrain_head
 from ..report.demo import SHOWN_STRENGTHS, Demo, render_demo_html, render_demo_markdown
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress
-from ..study.outcome import Trained, outcome_of
+from ..study.outcome import TrainingWay, outcome_of
 from ..training.loop import evaluate
 from ..training.recipe import Recipe
 from .diagnose import diagnose_run, load_trained
@@ -307,13 +307,13 @@ class _Steps:
         """The trained network in a folder."""
         return load_trained(MODEL, folder / "model.safetensors", data.num_classes, 1)
 
-    def way(self, data: Data, name: str, folder: str, seeds: range) -> Trained:
+    def way(self, data: Data, name: str, folder: str, seeds: range) -> TrainingWay:
         """The test predictions of the networks of one way, one network per seed."""
         networks = [self.network(data, self.folder(seed) / folder) for seed in seeds]
         right = torch.stack([_right(network, data) for network in networks])
         meaning, source = WAYS[name]
         accuracies = tuple(self.accuracies[folder])
-        return Trained(name=name, meaning=meaning, source=source, balanced_accuracy_val=accuracies, right=right)
+        return TrainingWay(name=name, meaning=meaning, source=source, balanced_accuracy_val=accuracies, right=right)
 
 
 def _in_words(plan: Plan) -> str:

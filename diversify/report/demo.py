@@ -13,7 +13,7 @@ from ..augment.leak import Leak
 from ..diagnosis.catalogue import MEASURES
 from ..diagnosis.result import Diagnosis
 from ..plan.plan import Plan
-from ..study.outcome import Outcome
+from ..study.outcome import WaysOutcome
 from . import page, wording
 from .plan_section import plan_section
 from .plots import FRAGILE, Rows, Series
@@ -58,7 +58,7 @@ class Demo:
         seconds: Duration of each step.
     """
 
-    outcome: Outcome
+    outcome: WaysOutcome
     control: int
     planned: int
     repaired: int
@@ -118,12 +118,12 @@ def demo_report_of(demo: Demo, run: Mapping[str, Any]) -> Report:
     )
 
 
-def _gain_text(outcome: Outcome, one: int, other: int) -> str:
+def _gain_text(outcome: WaysOutcome, one: int, other: int) -> str:
     low, high = float(outcome.gain_low[one, other]), float(outcome.gain_high[one, other])
     return f"{wording.points(float(outcome.gain[one, other]))} points {wording.between(low, high, 'tenths')}"
 
 
-def _accuracy(outcome: Outcome, place: int) -> tuple[str, str]:
+def _accuracy(outcome: WaysOutcome, place: int) -> tuple[str, str]:
     value = wording.percent(float(outcome.balanced_accuracy[place]))
     return value, wording.between(float(outcome.low[place]), float(outcome.high[place]), "percent")
 

@@ -16,8 +16,8 @@ from ..repair.metric import balanced_difference
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Trained:
-    """The networks of one way of training, one for each seed.
+class TrainingWay:
+    """One way of training: its networks, one for each seed.
 
     Attributes:
         name: The name of the way.
@@ -35,8 +35,8 @@ class Trained:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
-    """Ways of training, compared on the same test images; M ways, S seeds, C classes.
+class WaysOutcome:
+    """The comparison of ways of training on the same test images; M ways, S seeds, C classes.
 
     Intervals are 95% intervals. Those of recall and accuracy are over test images, where an image counts by the share of
     networks that predict it correctly. Those of gains are over test images and training seeds.
@@ -86,7 +86,7 @@ class Outcome:
         return {name: value.tolist() if isinstance(value, Tensor) else list(value) for name, value in values.items()}
 
 
-def outcome_of(ways: Sequence[Trained], labels: Tensor, num_classes: int) -> Outcome:
+def outcome_of(ways: Sequence[TrainingWay], labels: Tensor, num_classes: int) -> WaysOutcome:
     """Return the comparison of ways of training.
 
     Args:
@@ -108,7 +108,7 @@ def outcome_of(ways: Sequence[Trained], labels: Tensor, num_classes: int) -> Out
     rows = [[way.right[seed].double() for way in ways] for seed in range(accuracy.shape[1])]
     seed_errors = torch.stack([_errors(one, labels, num_classes) for one in rows])
     width = _half_width(accuracy, image_error, seed_errors, len(labels))
-    return Outcome(
+    return WaysOutcome(
         names=tuple(way.name for way in ways),
         meanings=tuple(way.meaning for way in ways),
         sources=tuple(way.source for way in ways),

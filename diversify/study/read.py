@@ -15,7 +15,7 @@ BACKBONE = "backbone"
 """Key in a record's `inside`: the name of the frozen network that the run used."""
 
 
-def load(path: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
+def load(path: Path | str, name: str = "results.jsonl") -> list[dict[str, Any]]:
     """Return the records of a study as dictionaries, as `compare` takes them.
 
     Args:
@@ -33,7 +33,7 @@ def load(path: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
         >>> [record["balanced_accuracy"] for record in load(path)]
         [0.5]
     """
-    records = atomic.read_jsonl(path, name)
+    records = atomic.read_jsonl(Path(path), name)
     for number, record in enumerate(records, start=1):
         wrong = _wrong(record)
         if wrong:
@@ -41,7 +41,7 @@ def load(path: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
     return records
 
 
-def load_protocol(path: Path) -> dict[str, Any]:
+def load_protocol(path: Path | str) -> dict[str, Any]:
     """Return what a study held fixed, from the file `NAME.protocol.json` beside its records.
 
     Args:
@@ -55,7 +55,7 @@ def load_protocol(path: Path) -> dict[str, Any]:
         InputError: the file does not hold a protocol.
 
     Example:
-        >>> load_protocol(Path("missing.jsonl"))
+        >>> load_protocol("missing.jsonl")
         {}
     """
     protocol = _beside(path, "protocol")
@@ -64,13 +64,13 @@ def load_protocol(path: Path) -> dict[str, Any]:
     return protocol
 
 
-def load_spaces(path: Path) -> dict[str, Any]:
+def load_spaces(path: Path | str) -> dict[str, Any]:
     """Return the search space of each method, as `study.tune.describe_space` wrote it; empty if none is recorded."""
     return _beside(path, "spaces")
 
 
-def _beside(path: Path, part: str) -> dict[str, Any]:
-    beside = path.with_suffix(".protocol.json")
+def _beside(path: Path | str, part: str) -> dict[str, Any]:
+    beside = Path(path).with_suffix(".protocol.json")
     if not beside.is_file():
         return {}
     found = atomic.read_json(beside, beside.name)

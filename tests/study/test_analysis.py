@@ -362,6 +362,8 @@ def test_records_come_back_from_the_disk(tmp_path: Path) -> None:
     assert load_protocol(path) == {}
     atomic.write_json(tmp_path / "results.protocol.json", {"protocol": {"suite": "short"}})
     assert load_protocol(path) == {"suite": "short"}
+    assert load_protocol(str(path)) == {"suite": "short"}
+    assert load(str(path)) == load(path)
 
 
 @pytest.mark.parametrize(

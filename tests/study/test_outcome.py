@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from diversify.functional import draws
-from diversify.study.outcome import Trained, outcome_of
+from diversify.study.outcome import TrainingWay, outcome_of
 
 
-def way(name: str, right: list[list[int]]) -> Trained:
+def way(name: str, right: list[list[int]]) -> TrainingWay:
     rows = torch.tensor(right, dtype=torch.float64)
-    return Trained(name=name, meaning="", source="", balanced_accuracy_val=(0.5,) * len(rows), right=rows)
+    return TrainingWay(name=name, meaning="", source="", balanced_accuracy_val=(0.5,) * len(rows), right=rows)
 
 
 def test_a_gain_is_the_mean_over_classes_and_seeds() -> None:
