@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -69,17 +70,70 @@ def cross_fitted_predictions(
         >>> cross_fitted_predictions(features, torch.tensor([0, 0, 0, 1, 1, 1]), 2, folds=3, seed=0).tolist()
         [0, 0, 0, 1, 1, 1]
     """
+    return cross_fit(features, labels, num_classes, folds=folds, seed=seed, balance=balance).predictions
+
+
+class CrossFit(NamedTuple):
+    """What heads say of rows that they were not fitted on.
+
+    Attributes:
+        predictions: `(N,)` int64, the predicted classes.
+        probabilities: `(N, C)` float32; 0 for a class without rows in the other folds.
+    """
+
+    predictions: Tensor
+    probabilities: Tensor
+
+
+def cross_fit(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    folds: int = 5,
+    seed: int,
+    balance: bool = True,
+    work: float = _WORK,
+) -> CrossFit:
+    """Predict each row, with probabilities, by a logistic regression that was fitted on the other folds.
+
+    `cross_fitted_predictions` describes the regression.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        num_classes: C.
+        folds: Number of folds.
+        seed: Seed of the folds.
+        balance: Weight rows by the inverse frequency of their class; the probabilities are then those of equally large
+            classes.
+        work: Multiply-adds per fold above which the number of iterations is reduced.
+
+    Returns:
+        Predictions and probabilities.
+
+    Raises:
+        InputError: `folds` is below 2 or above the number of rows.
+
+    Example:
+        >>> features = torch.tensor([[0.0], [0.1], [0.2], [1.0], [1.1], [1.2]])
+        >>> found = cross_fit(features, torch.tensor([0, 0, 0, 1, 1, 1]), 2, folds=3, seed=0)
+        >>> found.predictions.tolist(), found.probabilities.shape
+        ([0, 0, 0, 1, 1, 1], torch.Size([6, 2]))
+    """
     if not 2 <= folds <= len(labels):
         raise must("folds", f"lie in [2, {len(labels)}], the number of rows", folds)
     fold = stratified_folds(labels, folds, seed=seed, name="head_ceiling").cpu()
     rows, target = features.detach().cpu().float(), labels.cpu()
     predictions = torch.empty(len(target), dtype=torch.int64)
-    iterations = int(min(_MOST, max(_FEWEST, _WORK / (2 * max(rows.numel() * num_classes, 1)))))
+    probabilities = torch.zeros(len(target), num_classes)
+    iterations = int(min(_MOST, max(_FEWEST, work / (2 * max(rows.numel() * num_classes, 1)))))
     for index in range(folds):
         held = fold == index
         seen = rows[~held]
         if len(target[~held].unique()) == 1:
-            predictions[held] = target[~held][0]
+            predictions[held] = only = target[~held][0]
+            probabilities[held, only] = 1
             continue
         scale, centre = torch.std_mean(seen, dim=0, correction=0)
         scale = scale.masked_fill(scale == 0, 1)
@@ -87,5 +141,9 @@ def cross_fitted_predictions(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is intended
             head.fit(((seen - centre) / scale).numpy(), target[~held].numpy())
-        predictions[held] = torch.as_tensor(head.predict(((rows[held] - centre) / scale).numpy()), dtype=torch.int64)
-    return predictions.to(labels.device)
+        new = ((rows[held] - centre) / scale).numpy()
+        predictions[held] = torch.as_tensor(head.predict(new), dtype=torch.int64)
+        chances = torch.zeros(len(new), num_classes)
+        chances[:, torch.as_tensor(head.classes_)] = torch.as_tensor(head.predict_proba(new), dtype=torch.float32)
+        probabilities[held] = chances
+    return CrossFit(predictions.to(labels.device), probabilities.to(labels.device))

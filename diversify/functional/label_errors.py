@@ -1,0 +1,249 @@
+"""Suspected label errors by confident learning, and how many of them a model's own errors explain."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.stats import binom
+from torch import Tensor
+
+from .counts import class_counts
+from .stats import holm
+
+_LEAST = 1e-12  # smallest probability that is told from 0
+_WORK = 2e8  # rows x classes x iterations of a calibration, at most
+_MOST, _FEWEST = 40, 5  # iterations
+_MARGIN, _FLOOR = 1.1, 0.01  # suspects are too many beyond 1.1 times the expected share plus 1%
+FEWEST_ROWS = 20  # of a class that is judged: with fewer, the classifier hardly knows the class
+
+
+class Suspects(NamedTuple):
+    """Rows whose label is suspect, the most suspect first.
+
+    Attributes:
+        rows: `(S,)` int64, places among the rows.
+        suggested: `(S,)` int64, the class that each row rather belongs to.
+        score: `(S,)` in (0, 1], how much more probable the most probable other class is than the given one.
+    """
+
+    rows: Tensor
+    suggested: Tensor
+    score: Tensor
+
+
+class Calibrated(NamedTuple):
+    """Probabilities that match the labels, and the share of labels that they do not explain.
+
+    Attributes:
+        probabilities: `(N, C)` float64, of classes as large as in the labels.
+        noise: Share of the labels that are independent of the features; of these, 1 in C is right by chance.
+    """
+
+    probabilities: Tensor
+    noise: float
+
+
+class Expectation(NamedTuple):
+    """How many labels would be suspect if all were right.
+
+    Attributes:
+        share: `(C,)` float64, the expected share of each class's rows; NaN for a class without rows.
+        noise: Share of all labels that are independent of the features.
+    """
+
+    share: Tensor
+    noise: float
+
+
+def class_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return for each class the mean probability of the class over the rows that are labelled so.
+
+    Args:
+        probabilities: `(N, C)`, of rows that the classifier was not fitted on.
+        labels: `(N,)` int64.
+
+    Returns:
+        `(C,)` float64; NaN for a class without rows.
+
+    References:
+        Northcutt, Jiang and Chuang (2021), Confident learning: estimating uncertainty in dataset labels, equation 2.
+
+    Example:
+        >>> class_thresholds(torch.tensor([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]), torch.tensor([0, 0, 1])).tolist()
+        [0.625, 0.75]
+    """
+    num_classes = probabilities.shape[1]
+    own = probabilities.gather(1, labels[:, None])[:, 0].double()
+    total = torch.zeros(num_classes, dtype=torch.float64, device=own.device).index_add_(0, labels, own)
+    return total / class_counts(labels, num_classes)
+
+
+def likely_classes(probabilities: Tensor, thresholds: Tensor) -> Tensor:
+    """Return the class that each row is confidently in: the most probable one among those at or above their threshold.
+
+    Args:
+        probabilities: `(N, C)`.
+        thresholds: `(C,)`, of `class_thresholds`; no row is in a class whose threshold is NaN.
+
+    Returns:
+        `(N,)` int64; -1 for a row below every threshold.
+
+    Example:
+        >>> likely_classes(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0.8, 0.5])).tolist()
+        [0, -1]
+    """
+    reached = probabilities.double() >= thresholds
+    values, classes = torch.where(reached, probabilities.double(), -1.0).max(1)
+    return torch.where(values >= 0, classes, -1)
+
+
+def suspect_labels(probabilities: Tensor, labels: Tensor) -> Suspects:
+    """Return the rows whose label is suspect, by the rule of confident learning.
+
+    A row is suspect if the probability of another class is at least the threshold of that class, is the largest that
+    reaches its threshold, and is above the probability of the row's own label. The rows are ranked by the normalised
+    margin.
+
+    Args:
+        probabilities: `(N, C)`, of rows that the classifier was not fitted on, as from cross-fitting.
+        labels: `(N,)` int64, the given labels.
+
+    Returns:
+        The suspect rows, the largest score first.
+
+    References:
+        Northcutt, Jiang and Chuang (2021), Confident learning: estimating uncertainty in dataset labels, Journal of
+        Artificial Intelligence Research 70, arXiv:1911.00068: equations 1 and 2, ranked by the normalised margin.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.95, 0.05]])
+        >>> found = suspect_labels(probabilities, torch.tensor([0, 0, 1, 1, 1]))
+        >>> found.rows.tolist(), found.suggested.tolist(), [round(score, 2) for score in found.score.tolist()]
+        ([4], [0], [0.9])
+    """
+    likely = likely_classes(probabilities, class_thresholds(probabilities, labels))
+    own = probabilities.gather(1, labels[:, None])[:, 0].double()
+    there = probabilities.gather(1, likely.clamp(min=0)[:, None])[:, 0].double()
+    rows = ((likely >= 0) & (likely != labels) & (there > own)).nonzero()[:, 0]
+    others = probabilities[rows].double().scatter(1, labels[rows][:, None], -1.0)
+    score = others.amax(1) - own[rows] if len(rows) else own[rows]
+    order = score.argsort(descending=True, stable=True)
+    return Suspects(rows[order], likely[rows][order], score[order])
+
+
+def calibrate(probabilities: Tensor, labels: Tensor) -> Calibrated:
+    """Return the probabilities under which the labels are most likely if a share of them is random.
+
+    The log probability of each class is scaled and shifted (vector scaling). With probability 1 - noise, a label is a draw
+    from the result, else from all classes alike. Without this second part, wrong labels would make the classifier look
+    unsure of right ones. Deviations from one common scale have a normal prior with standard deviation 1, and so have
+    shifts.
+
+    Args:
+        probabilities: `(N, C)` of equally large classes, as from `ceiling.cross_fit` with balanced weights.
+        labels: `(N,)` int64.
+
+    Returns:
+        Calibrated probabilities and the noise.
+
+    References:
+        Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, for vector scaling.
+
+    Example:
+        >>> sure = torch.tensor([[0.99, 0.01], [0.01, 0.99]]).repeat(50, 1)
+        >>> labels = torch.tensor([0, 1] * 35 + [1, 0] * 15)  # 30 of 100 in the class that was given 1%
+        >>> found = calibrate(sure, labels)
+        >>> bool(found.probabilities.amax() < 0.8) or found.noise > 0.4
+        True
+    """
+    rows, num_classes = probabilities.shape
+    logits = probabilities.detach().cpu().double().clamp(min=_LEAST).log().numpy()
+    own = labels.cpu().numpy()
+    share = class_counts(labels, num_classes).cpu().double().clamp(min=_LEAST).numpy() / rows
+    prior, row = np.log(share), np.arange(rows)
+
+    def chances(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scale = np.exp(parameters[0] + parameters[2 : 2 + num_classes])
+        score = logits * scale + parameters[2 + num_classes :] + prior
+        odds = np.exp(score - score.max(1, keepdims=True))
+        return odds / odds.sum(1, keepdims=True), scale
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        chance, scale = chances(parameters)
+        noise = 1 / (1 + math.exp(-parameters[1]))
+        right = chance[row, own]
+        mixed = np.maximum((1 - noise) * right + noise / num_classes, _LEAST)
+        weight = (1 - noise) * right / mixed  # how sure it is that the label is no random one
+        slope = weight[:, None] * chance
+        slope[row, own] -= weight
+        by_scale = (slope * logits).sum(0) * scale
+        by_noise = -((1 / num_classes - right) / mixed).sum() * noise * (1 - noise)
+        penalty = parameters[2:]
+        gradient = np.concatenate([[by_scale.sum(), by_noise], by_scale, slope.sum(0)])
+        gradient[2:] += penalty
+        return float(-np.log(mixed).sum() + (penalty**2).sum() / 2), gradient
+
+    starts = [np.concatenate([[scale, -3.0], np.zeros(2 * num_classes)]) for scale in (-1.0, 0.0)]
+    start = min(starts, key=lambda one: loss(one)[0])
+    iterations = int(min(_MOST, max(_FEWEST, _WORK / max(logits.size, 1))))
+    limits = [(-4.0, 4.0), (-12.0, 2.0), *[(-6.0, 6.0)] * (2 * num_classes)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": iterations}).x
+    return Calibrated(torch.from_numpy(chances(found)[0]).to(labels.device), 1 / (1 + math.exp(-float(found[1]))))
+
+
+def expected_suspects(probabilities: Tensor, labels: Tensor) -> Expectation:
+    """Return the share of each class's rows that would be suspect if every label were right.
+
+    The labels are then draws from the calibrated probabilities (`calibrate`), so that an image which the classifier is
+    unsure of is suspect now and then. The thresholds are those of the given labels.
+
+    Args:
+        probabilities: `(N, C)` of equally large classes, as from `ceiling.cross_fit` with balanced weights.
+        labels: `(N,)` int64.
+
+    Returns:
+        The expected shares, and the share of random labels.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).repeat(20, 1)
+        >>> labels = torch.arange(40) % 2
+        >>> expected = expected_suspects(probabilities, labels)
+        >>> bool((expected.share < 0.1).all()), expected.noise < 0.1
+        (True, True)
+    """
+    likely = likely_classes(probabilities, class_thresholds(probabilities, labels))
+    chance, noise = calibrate(probabilities, labels)
+    there = probabilities.gather(1, likely.clamp(min=0)[:, None])
+    suspect = (likely >= 0)[:, None] & (probabilities < there)  # had the row the label of the column
+    share = (chance * suspect).sum(0) / chance.sum(0)
+    return Expectation(share.where(class_counts(labels, probabilities.shape[1]) > 0, torch.nan), noise)
+
+
+def too_many_suspects(suspects: Tensor, totals: Tensor, expected: Tensor) -> Tensor:
+    """Return the p value, adjusted by Holm's method, that a class has no more suspects than right labels explain.
+
+    The test is the exact binomial one, against 1.1 times the expected share plus 1%, because the expected share is an
+    estimate. Classes with fewer than 20 rows are not judged.
+
+    Args:
+        suspects: `(C,)`, suspect rows of each class.
+        totals: `(C,)`, rows of each class.
+        expected: `(C,)`, the share expected if all labels were right, of `expected_suspects`.
+
+    Returns:
+        `(C,)` float64; NaN for a class that is not judged.
+
+    Example:
+        >>> p_values = too_many_suspects(torch.tensor([12, 2]), torch.tensor([60, 60]), torch.tensor([0.03, 0.03]))
+        >>> [p < 0.05 for p in p_values.tolist()]
+        [True, False]
+    """
+    raw: dict[str, float] = {}
+    for c, (found, total, share) in enumerate(zip(suspects.tolist(), totals.tolist(), expected.tolist(), strict=True)):
+        known = total >= FEWEST_ROWS and math.isfinite(share)
+        raw[str(c)] = float(binom.sf(found - 1, total, min(1.0, _MARGIN * share + _FLOOR))) if known else math.nan
+    return torch.tensor(list(holm(raw).values()), dtype=torch.float64)
