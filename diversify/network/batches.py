@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchForm:
-    """Where a batch holds its images, labels and indices.
+    """The places of images, labels and indices in a batch.
 
     Attributes:
         image_key: Position or key of the images; None for the first entry, or for one of the usual names.

@@ -18,6 +18,7 @@ from .linear_head import LinearHead
 SCHEMA_VERSION = 1
 COLUMNS = ("features", "logits", "labels", "indices")
 INDEX = "index.json"
+SEVERAL = "several"  # entry `labels` of an index whose images have several labels each
 BLOCK_ROWS = 4096  # rows checked at a time, and rows gathered on a device before they are copied to the CPU
 
 _COMPARED = 256  # rows whose logits are compared with a head's
@@ -26,7 +27,7 @@ _ROUNDING = 0.02  # largest difference relative to the size of the logits: bfloa
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a loader gave the rows of embeddings.
+    """The way in which a loader gave the rows of embeddings.
 
     Attributes:
         indices_known: True if `Embeddings.indices` are the images' places in the loader's data set; False if they only
@@ -85,7 +86,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
-    """What a model computes for N images: one row per image, in the order of the loader.
+    """Features, labels and logits of N images: one row per image, in the order of the loader.
 
     Attributes:
         features: `(N, D)` float32, the input of the head.
@@ -115,21 +116,7 @@ class Embeddings:
     reading: Reading = Reading()
 
     def __post_init__(self) -> None:
-        rows = len(self.features) if isinstance(self.features, Tensor) and self.features.ndim else 0
-        for name, values, ndim, dtype in (
-            ("features", self.features, 2, torch.float32),
-            ("logits", self.logits, 2, torch.float32),
-            ("labels", self.labels, 1, torch.int64),
-            ("indices", self.indices, 1, torch.int64),
-        ):
-            if not isinstance(values, Tensor):
-                raise must(name, "be a tensor", type(values).__name__)
-            if values.ndim != ndim:
-                raise must(name, f"have {ndim} dimension{'s' * (ndim > 1)}", f"shape {tuple(values.shape)}")
-            if values.dtype != dtype:
-                raise must(name, f"be {str(dtype).removeprefix('torch.')}", str(values.dtype).removeprefix("torch."))
-            if len(values) != rows:
-                raise must(name, f"have one row per image, {rows}", len(values))
+        require_forms(self, {"features": _REAL, "logits": _REAL, "labels": _WHOLE, "indices": _WHOLE})
         require_labels(self.labels, self.num_classes)
         require_finite("features", self.features)
         require_finite("logits", self.logits)
@@ -241,13 +228,9 @@ class Embeddings:
         Raises:
             InputError: The folder is not empty.
         """
-        folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise must("embeddings folder", "be new or empty", folder)
-        for name in COLUMNS:
-            atomic.write_array(folder / f"{name}.npy", getattr(self, name).detach().cpu().numpy())
         sizes = self.num_features, self.num_classes
-        atomic.write_json(folder / INDEX, index_record(len(self), len(self), *sizes, origin or {}, self.reading))
+        index = index_record(len(self), len(self), *sizes, origin or {}, self.reading)
+        write_folder(Path(folder), {name: getattr(self, name) for name in COLUMNS}, index)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -259,17 +242,27 @@ class Embeddings:
         Raises:
             InputError: The folder is missing, unfinished, truncated or inconsistent.
         """
-        folder = Path(folder)
-        index = read_index(folder)
-        if not is_complete(index):
-            got = f"{index['rows_done']} of {index['rows']} rows in {folder}"
-            raise must("embeddings", "be complete", got, "run the extraction again to finish it")
-        columns = {name: torch.from_numpy(array) for name, array in open_columns(folder, index).items()}
-        rows = index["rows_done"]
-        return cls(
-            **{name: column[:rows] for name, column in columns.items()},
-            reading=Reading.from_dict(index.get("reading")),
-        )
+        columns, index = read_folder(Path(folder))
+        return cls(**columns, reading=Reading.from_dict(index.get("reading")))
+
+
+_REAL, _WHOLE = (2, torch.float32), (1, torch.int64)
+
+
+def require_forms(embeddings: object, forms: Mapping[str, tuple[int, torch.dtype]]) -> None:
+    """Raise an InputError unless each named column is a tensor of this number of dimensions and dtype, with a row per image."""
+    features = getattr(embeddings, "features", None)
+    rows = len(features) if isinstance(features, Tensor) and features.ndim else 0
+    for name, (ndim, dtype) in forms.items():
+        values = getattr(embeddings, name)
+        if not isinstance(values, Tensor):
+            raise must(name, "be a tensor", type(values).__name__)
+        if values.ndim != ndim:
+            raise must(name, f"have {ndim} dimension{'s' * (ndim > 1)}", f"shape {tuple(values.shape)}")
+        if values.dtype != dtype:
+            raise must(name, f"be {str(dtype).removeprefix('torch.')}", str(values.dtype).removeprefix("torch."))
+        if len(values) != rows:
+            raise must(name, f"have one row per image, {rows}", len(values))
 
 
 def real_tensor(name: str, values: Any, ndim: int) -> Tensor:
@@ -333,6 +326,8 @@ def index_record(
     num_classes: int,
     origin: Mapping[str, str],
     reading: Reading | None = None,
+    *,
+    several: bool = False,
 ) -> dict[str, object]:
     """Return the content of the index file of a folder of embeddings, as a JSON object.
 
@@ -343,6 +338,7 @@ def index_record(
         num_classes: C.
         origin: What the embeddings were made from.
         reading: How the loader gave the rows, once all are read; None before that.
+        several: Whether images have several labels each.
     """
     ended: dict[str, object] = {} if reading is None or reading == Reading() else {"reading": reading.to_dict()}
     if reading is not None and rows_done < rows:
@@ -353,6 +349,7 @@ def index_record(
         "rows_done": rows_done,
         "num_features": num_features,
         "num_classes": num_classes,
+        **({"labels": SEVERAL} if several else {}),
         **{key: origin.get(key, "") for key in ("model", "head", "precision", "fingerprint")},
         **ended,
     }
@@ -374,6 +371,8 @@ def read_index(folder: Path) -> dict[str, Any]:
 def column_form(name: str, index: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     """Return the shape and dtype that a column has on disk."""
     shapes = {"features": (index["rows"], index["num_features"]), "logits": (index["rows"], index["num_classes"])}
+    if name == "labels" and index.get("labels") == SEVERAL:
+        return shapes["logits"], "|b1"
     return (shapes[name], "<f4") if name in shapes else ((index["rows"],), "<i8")
 
 
@@ -388,3 +387,33 @@ def open_columns(folder: Path, index: Mapping[str, Any], *, writable: bool = Fal
             raise must(f"embeddings {name}", f"be {dtype} of shape {shape}", got)
         columns[name] = column
     return columns
+
+
+def write_folder(folder: Path, columns: Mapping[str, Tensor], index: Mapping[str, object]) -> None:
+    """Write columns into a new or empty folder and, last, their index."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise must("embeddings folder", "be new or empty", folder)
+    for name, values in columns.items():
+        atomic.write_array(folder / f"{name}.npy", values.detach().cpu().numpy())
+    atomic.write_json(folder / INDEX, index)
+
+
+def read_folder(folder: Path, *, several: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the finished rows of every column in a folder, memory-mapped, and the index.
+
+    Args:
+        folder: A folder of embeddings.
+        several: Whether images have several labels each.
+
+    Raises:
+        InputError: The folder is missing, unfinished, truncated or inconsistent, or is of the other kind.
+    """
+    index = read_index(folder)
+    if (index.get("labels") == SEVERAL) != several:
+        kinds = ("of images with one label each", "of images with several labels each")
+        raise must("embeddings", f"be {kinds[several]}", f"those in {folder}, {kinds[not several]}")
+    if not is_complete(index):
+        got = f"{index['rows_done']} of {index['rows']} rows in {folder}"
+        raise must("embeddings", "be complete", got, "run the extraction again to finish it")
+    columns = {name: torch.from_numpy(array) for name, array in open_columns(folder, index).items()}
+    return {name: column[: index["rows_done"]] for name, column in columns.items()}, index

@@ -143,6 +143,39 @@ def extract(
         >>> embeddings.features.shape, embeddings.logits.shape, embeddings.indices.tolist()
         (torch.Size([6, 64]), torch.Size([6, 3]), [0, 1, 2, 3, 4, 5])
     """
+    form = BatchForm(image_key=image_key, label_key=label_key, index=index)
+    columns, reading = read_all(
+        split, loader, form, device=device, precision=precision, out=out, progress=progress, fingerprint=fingerprint
+    )
+    return Embeddings(**columns, reading=reading)
+
+
+def read_all(
+    split: SplitModel,
+    loader: Iterable[Any],
+    form: BatchForm,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision = "fp32",
+    out: Path | None = None,
+    progress: Progress | None = None,
+    fingerprint: str = "",
+) -> tuple[dict[str, Tensor], Reading]:
+    """Return the columns of embeddings and how the loader gave their rows; the arguments are those of `extract`.
+
+    Args:
+        split: From `split_head`.
+        loader: A `DataLoader`, or any iterable of batches.
+        form: Where a batch holds its images and labels, and whether an image has several labels.
+        device: Where to run.
+        precision: "fp32", "bf16" or "auto".
+        out: A folder for the arrays, from which an interrupted extraction resumes.
+        progress: Called after each batch.
+        fingerprint: Identifies the data and its transform.
+
+    Raises:
+        InputError: As `extract`.
+    """
     if precision not in PRECISIONS:
         raise unknown("precision", str(precision), PRECISIONS)
     target = torch.device(device) if device is not None else split.device
@@ -153,13 +186,12 @@ def extract(
         origin["model"] = digests.digest_tensors(split.tensors())
     net = split if target == split.device else copy.deepcopy(split).to(target)
     with unchanged_randomness(target, loader), evaluating(net):
-        form = BatchForm(image_key=image_key, label_key=label_key, index=index)
         batches, last_batch = _index_batches(loader) or (None, 0)
         rows = None if batches is None else sum(map(len, batches))
         if rows is None and out is not None:
             law = "be a DataLoader over a map-style data set where out is given"
             raise must("loader", law, type(loader).__name__, "extract without out, then save the embeddings")
-        table = Table(rows, None if out is None else Path(out), origin)
+        table = Table(rows, None if out is None else Path(out), origin, several=form.several)
         try:
             if not table.is_complete:
                 _fill(table, net, _read_batches(loader, batches, table, form), target, precision, progress)
@@ -171,7 +203,7 @@ def extract(
             raise
         if table.done == 0:
             raise must("loader", "yield at least one image", 0)
-        known = batches is not None or index is not None
+        known = batches is not None or form.index is not None
         return table.finish(_reading_of(loader, table, indices_known=known, last_batch=last_batch))
 
 
@@ -367,7 +399,7 @@ def _reading_of(loader: object, table: Table, *, indices_known: bool, last_batch
         repeated=max(0, len(labels) - size),
         last_batch=last_batch,
     )
-    if size == len(labels):
+    if size == len(labels) or table.several:
         return reading
     num_classes = table.filled("logits").shape[1]
     known = _labels_of(loader, size, num_classes)

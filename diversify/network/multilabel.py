@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ..errors import must
 from ..functional.multilabel import read_multilabels
 from ..runtime.progress import Progress
-from ..runtime.signals import stop_if_interrupted
-from .batches import BatchForm, Collate, Key
-from .embeddings import Reading, require_finite
-from .extraction import taking, unchanged_randomness
-from .linear_head import LinearHead
+from .batches import BatchForm, Key
+from .embeddings import (
+    COLUMNS,
+    Reading,
+    index_record,
+    read_folder,
+    real_tensor,
+    require_finite,
+    require_forms,
+    write_folder,
+)
+from .extraction import Precision, read_all
+from .linear_head import LinearHead, read_head
 from .split import SplitModel
-from .wrappers import evaluating
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,21 +62,8 @@ class MultilabelEmbeddings:
     several_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        rows = len(self.features) if isinstance(self.features, Tensor) and self.features.ndim else 0
-        for name, values, ndim, dtype in (
-            ("features", self.features, 2, torch.float32),
-            ("labels", self.labels, 2, torch.bool),
-            ("logits", self.logits, 2, torch.float32),
-            ("indices", self.indices, 1, torch.int64),
-        ):
-            if not isinstance(values, Tensor):
-                raise must(name, "be a tensor", type(values).__name__)
-            if values.ndim != ndim or values.dtype != dtype:
-                law = f"be {str(dtype).removeprefix('torch.')} of {ndim} dimension{'s' * (ndim > 1)}"
-                got = f"{str(values.dtype).removeprefix('torch.')} of shape {tuple(values.shape)}"
-                raise must(name, law, got)
-            if len(values) != rows:
-                raise must(name, f"have one row per image, {rows}", len(values))
+        real, whole, marks = (2, torch.float32), (1, torch.int64), (2, torch.bool)
+        require_forms(self, {"features": real, "labels": marks, "logits": real, "indices": whole})
         if self.labels.shape != self.logits.shape:
             raise must("labels", f"have the shape of the logits, {tuple(self.logits.shape)}", tuple(self.labels.shape))
         require_finite("features", self.features)
@@ -113,13 +104,86 @@ class MultilabelEmbeddings:
         """
         return replace(self, logits=head.logits(self.features).float())
 
+    @classmethod
+    def from_arrays(cls, features: Any, labels: Any, *, head: LinearHead | None = None, logits: Any = None) -> Self:
+        """Return embeddings of features that were computed elsewhere.
+
+        Args:
+            features: `(N, D)` real numbers, the input of the head: an array or a tensor.
+            labels: `(N, C)`, 0 or 1 for every label.
+            head: The head, which gives the logits where there are none.
+            logits: `(N, C)` real numbers; not needed with a head.
+
+        Raises:
+            InputError: A shape, type or number of rows is wrong, a value is not finite, or there are neither logits nor a
+                head.
+
+        Example:
+            >>> import numpy as np
+            >>> import diversify as dv
+            >>> head = dv.LinearHead(weight=torch.ones(2, 3), bias=torch.zeros(2))
+            >>> dv.MultilabelEmbeddings.from_arrays(np.eye(3), [[0, 1], [1, 1], [0, 0]], head=head).logits.shape
+            torch.Size([3, 2])
+        """
+        rows = real_tensor("features", features, 2)
+        require_finite("features", rows)
+        marks = read_multilabels("labels", labels, rows=len(rows))
+        if logits is None and head is None:
+            raise must("head", "be given where there are no logits", None)
+        if head is not None and (head.num_features, head.num_classes) != (rows.shape[1], marks.shape[1]):
+            law = f"have the {rows.shape[1]} features and {marks.shape[1]} labels of the rows"
+            raise must("head", law, f"{head.num_features} features and {head.num_classes} labels")
+        given = None if logits is None else real_tensor("logits", logits, 2)
+        made = head.logits(rows).float() if given is None and head is not None else given
+        assert made is not None
+        return cls(features=rows, labels=marks, logits=made, indices=torch.arange(len(rows)))
+
+    def save(self, folder: Path | str, origin: Mapping[str, str] | None = None) -> None:
+        """Write the embeddings into a folder: one `.npy` file per column and, last, `index.json`.
+
+        Args:
+            folder: A new or empty folder.
+            origin: What the embeddings were made from, kept in the index.
+
+        Raises:
+            InputError: The folder is not empty.
+        """
+        sizes = self.num_features, self.num_labels
+        index = index_record(len(self), len(self), *sizes, origin or {}, self.reading, several=True)
+        write_folder(Path(folder), {name: getattr(self, name) for name in COLUMNS}, index)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Return the embeddings in a folder, mapped into memory: nothing is copied, and changes never reach the files.
+
+        Args:
+            folder: A folder that `save` wrote.
+
+        Raises:
+            InputError: The folder is missing, unfinished, truncated or inconsistent, or has one label per image.
+
+        Example:
+            >>> import tempfile
+            >>> import diversify as dv
+            >>> train, _, _ = dv.make_multilabel_embeddings()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     train.save(f"{folder}/train")
+            ...     bool((dv.MultilabelEmbeddings.load(f"{folder}/train").labels == train.labels).all())
+            True
+        """
+        columns, index = read_folder(Path(folder), several=True)
+        return cls(**columns, reading=Reading.from_dict(index.get("reading")))
+
 
 def extract_multilabel(
     split: SplitModel,
     loader: Iterable[Any],
     *,
     device: torch.device | str | None = None,
+    precision: Precision = "fp32",
+    out: Path | None = None,
     progress: Progress | None = None,
+    fingerprint: str = "",
     image_key: Key | None = None,
     label_key: Key | None = None,
 ) -> MultilabelEmbeddings:
@@ -132,7 +196,10 @@ def extract_multilabel(
         loader: A `DataLoader`, or any iterable of batches `(images, labels)` or mappings, as in `extract`; labels are 0
             or 1, `(N, C)`.
         device: Where to run; None means where the model is. On another device, a copy of the model runs.
+        precision: "fp32", "bf16" or "auto", as in `extract`.
+        out: A folder for the arrays, from which an interrupted extraction resumes, as in `extract`.
         progress: Called as `progress(rows_done, rows)` after each batch; `rows` is None where it is unknown.
+        fingerprint: Identifies the data and its transform; kept in `out`.
         image_key: Key or position of the images in a batch, if it is not a usual one.
         label_key: Key or position of the labels.
 
@@ -156,94 +223,10 @@ def extract_multilabel(
         >>> dv.extract_multilabel(dv.split_head(model), loader).labels.sum(1).tolist()
         [2, 0, 1, 3]
     """
-    target = torch.device(device) if device is not None else split.device
-    net = split if target == split.device else copy.deepcopy(split).to(target)
-    form = BatchForm(image_key=image_key, label_key=label_key)
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    done = 0
-    with unchanged_randomness(target, loader), evaluating(net):
-        places = _places_of(loader)
-        rows = None if places is None else sum(map(len, places))
-        for number, (batch, chosen) in enumerate(_read(loader, places, form)):
-            stop_if_interrupted()
-            images = form.images(batch)
-            name = "labels" if number == 0 else f"labels of batch {number}"
-            labels = read_multilabels(name, form.labels(batch), rows=len(images))
-            with torch.inference_mode():
-                moved = images.to(target, net.dtype if images.is_floating_point() else None, non_blocking=True)
-                with taking(moved) if number == 0 else contextlib.nullcontext():
-                    features, logits = net(moved)
-            if labels.shape != logits.shape:
-                law = f"have one column per output of the head, {logits.shape[1]}"
-                raise must(name, law, labels.shape[1])
-            indices = torch.arange(done, done + len(labels)) if chosen is None else torch.tensor(chosen)
-            parts.append((features.float().cpu(), labels, logits.float().cpu(), indices))
-            done += len(labels)
-            if progress is not None:
-                progress(done, rows)
-        net.finish_check()
-    if not done:
-        raise must("loader", "yield at least one image", 0)
-    features, labels, logits, indices = (torch.cat(each).clone() for each in zip(*parts, strict=True))
-    size = _size_of(loader)
-    reading = Reading(
-        indices_known=places is not None,
-        left_out=0 if size is None else max(0, size - done),
-        repeated=0 if size is None else max(0, done - size),
+    if read_head(split.head).single_logit:
+        raise must("head", "have one output for each of several labels", 1, "use dv.extract for a binary classifier")
+    form = BatchForm(image_key=image_key, label_key=label_key, several=True)
+    columns, reading = read_all(
+        split, loader, form, device=device, precision=precision, out=out, progress=progress, fingerprint=fingerprint
     )
-    return MultilabelEmbeddings(features=features, labels=labels, logits=logits, indices=indices, reading=reading)
-
-
-def _places_of(loader: object) -> list[list[int]] | None:
-    """The data-set indices of every batch in the loader's order; None for a loader that does not work by index."""
-    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
-        return None
-    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
-        return None
-    sampler: Any = loader.batch_sampler
-    if type(sampler) is BatchSampler and sampler.drop_last:
-        sampler = BatchSampler(sampler.sampler, sampler.batch_size, drop_last=False)
-    seen: set[int] = set()
-    batches = []
-    for batch in sampler:
-        if not all(isinstance(index, int | np.integer) or torch.is_tensor(index) for index in batch):
-            return None
-        batches.append([int(index) for index in batch])
-        for index in batches[-1]:
-            if index in seen:
-                advice = "pass dv.clean_loader(loader), which reads each image of the data set once"
-                raise must("loader", "visit each image at most once", f"index {index} twice", advice)
-            seen.add(index)
-    return batches
-
-
-def _read(
-    loader: Iterable[Any], places: list[list[int]] | None, form: BatchForm
-) -> Iterator[tuple[Any, list[int] | None]]:
-    """Each batch with the data-set indices of its images, read by a private copy of the loader; empty ones left out."""
-    if places is None or not isinstance(loader, DataLoader):
-        yield from ((batch, None) for batch in loader if form.rows(batch) != 0)
-        return
-    twin: DataLoader[Any] = DataLoader(
-        loader.dataset,
-        batch_sampler=places,
-        num_workers=loader.num_workers,
-        collate_fn=Collate(loader.collate_fn, form),
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-    )
-    for indices, (batch, kept) in zip(places, twin, strict=True):
-        if form.rows(batch) != 0:
-            yield batch, indices if kept is None else [indices[place] for place in kept]
-
-
-def _size_of(loader: object) -> int | None:
-    dataset = getattr(loader, "dataset", None)
-    try:
-        return None if dataset is None or not hasattr(dataset, "__len__") else len(dataset)
-    except (TypeError, NotImplementedError):  # a wrapper around a data set without a length
-        return None
+    return MultilabelEmbeddings(**columns, reading=reading)

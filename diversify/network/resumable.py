@@ -18,12 +18,13 @@ from .embeddings import (
     BLOCK_ROWS,
     COLUMNS,
     INDEX,
-    Embeddings,
+    SEVERAL,
     Reading,
     column_form,
     index_record,
     is_complete,
     open_columns,
+    read_folder,
     read_index,
     require_finite,
     require_labels,
@@ -40,8 +41,11 @@ class Table:
     can resume.
     """
 
-    def __init__(self, rows: int | None, folder: Path | None, origin: Mapping[str, str]) -> None:
+    def __init__(
+        self, rows: int | None, folder: Path | None, origin: Mapping[str, str], *, several: bool = False
+    ) -> None:
         self.rows = rows
+        self.several = several  # labels of an image
         self.done = 0
         self.is_complete = False
         self.folder = folder
@@ -69,6 +73,8 @@ class Table:
         for key, of in (("model", "model"), ("head", "head"), ("precision", "precision"), ("fingerprint", "data")):
             if index.get(key) != self.origin[key]:
                 raise other_run(folder, f"another {of}")
+        if (index.get("labels") == SEVERAL) != self.several:
+            raise other_run(folder, f"{'one label' if self.several else 'several labels'} per image")
         if index["rows"] != self.rows:
             raise other_run(folder, f"{index['rows']} rows, not {self.rows}")
         if not 0 <= index["rows_done"] <= index["rows"]:
@@ -82,7 +88,7 @@ class Table:
         self.columns = {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _create(self, rows: int, num_features: int, num_classes: int) -> None:
-        index = index_record(rows, 0, num_features, num_classes, self.origin)
+        index = index_record(rows, 0, num_features, num_classes, self.origin, several=self.several)
         forms = {name: column_form(name, index) for name in COLUMNS}
         if self.folder is None:
             self._open({name: np.empty(shape, dtype) for name, (shape, dtype) in forms.items()})
@@ -99,11 +105,11 @@ class Table:
         """Check and store the next rows, on any device."""
         count, num_classes = block["logits"].shape
         labels = block["labels"]
-        if count and int(labels.max()) >= num_classes:
-            row = int(labels.argmax())
-            got = f"{num_classes} outputs and the label {int(labels[row])} at row {self.done + row}"
-            raise must("model", "have one output per class", got)
-        require_labels(labels, num_classes, self.done)
+        if self.several:
+            if labels.shape[1] != num_classes:
+                raise must("labels", f"have one column per output of the head, {num_classes}", labels.shape[1])
+        else:
+            self._require_classes(labels, num_classes)
         require_finite("features", block["features"], self.done)
         require_finite("logits", block["logits"], self.done)
         if self.rows is None:
@@ -118,6 +124,13 @@ class Table:
         if self.done - self._recorded >= BLOCK_ROWS or time.monotonic() - self._recorded_at >= RECORD_SECONDS:
             self.record()
 
+    def _require_classes(self, labels: Tensor, num_classes: int) -> None:
+        if len(labels) and int(labels.max()) >= num_classes:
+            row = int(labels.argmax())
+            got = f"{num_classes} outputs and the label {int(labels[row])} at row {self.done + row}"
+            raise must("model", "have one output per class", got)
+        require_labels(labels, num_classes, self.done)
+
     def record(self) -> None:
         """Flush the finished rows to disk, then record their number."""
         if self.folder is None or not self.columns or self.done == self._recorded:
@@ -127,7 +140,9 @@ class Table:
         for array in self._arrays.values():
             atomic.flush_array(array)
         features, logits = self.columns["features"], self.columns["logits"]
-        index = index_record(len(features), self.done, features.shape[1], logits.shape[1], self.origin)
+        index = index_record(
+            len(features), self.done, features.shape[1], logits.shape[1], self.origin, several=self.several
+        )
         atomic.write_json(self.folder / INDEX, index)
         self._recorded, self._recorded_at = self.done, time.monotonic()
 
@@ -146,22 +161,24 @@ class Table:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 
-    def finish(self, reading: Reading) -> Embeddings:
-        """Return the complete embeddings, from memory or mapped from the folder.
+    def finish(self, reading: Reading) -> tuple[dict[str, Tensor], Reading]:
+        """Return the complete columns, from memory or mapped from the folder, and how the loader gave their rows.
 
         Args:
-            reading: How the loader gave the rows.
+            reading: How the loader gave the rows now; a finished folder keeps how it gave them then.
         """
         if self.folder is None:
             columns = {name: self.filled(name) for name in COLUMNS}
             self.columns, self.blocks = {}, []
-            return Embeddings(**columns, reading=reading)
+            return columns, reading
         if not self.is_complete:
             self.record()
             features, logits = self.columns["features"], self.columns["logits"]
             sizes = len(features), self.done, features.shape[1], logits.shape[1]
-            atomic.write_json(self.folder / INDEX, index_record(*sizes, self.origin, reading))
-        return Embeddings.load(self.folder)
+            index = index_record(*sizes, self.origin, reading, several=self.several)
+            atomic.write_json(self.folder / INDEX, index)
+        found, kept = read_folder(self.folder, several=self.several)
+        return found, Reading.from_dict(kept.get("reading"))
 
 
 def other_run(folder: Path, what: str) -> InputError:

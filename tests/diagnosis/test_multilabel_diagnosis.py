@@ -148,3 +148,67 @@ def test_embeddings_of_one_label_are_refused_by_name(sides):
     single = dv.make_embeddings()
     with pytest.raises(InputError, match="for one label per image, use dv.diagnose"):
         dv.diagnose_multilabel(single[0], single[1], head=single[2])
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Gives the whole stream in every worker."""
+
+    def __iter__(self):
+        return ((torch.full((4,), float(row)), torch.tensor([row % 2, 1])) for row in range(20))
+
+
+def loader_of(rows=20, **options):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(rows, 4, generator=generator)
+    return DataLoader(TensorDataset(images, (images[:, :2] > 0.5).long()), batch_size=8, **options)
+
+
+def tiny_split():
+    return dv.split_head(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)))
+
+
+@pytest.mark.slow
+def test_a_stream_that_every_worker_repeats_is_refused():
+    with pytest.raises(InputError, match="loader must give each image once"):
+        dv.extract_multilabel(tiny_split(), DataLoader(Stream(), batch_size=10, num_workers=2))
+
+
+def test_images_that_a_loader_leaves_out_are_in_the_notes_of_the_diagnosis():
+    split, loader = tiny_split(), loader_of(sampler=range(15))
+    made = dv.extract_multilabel(split, loader)
+    found = dv.diagnose_multilabel(made, made, head=split.head, top_k=2)
+    assert found.notes[0] == "The training loader left out 5 images of its data set."
+    assert dv.MultilabelDiagnosis.from_json(found.to_json()).notes == found.notes
+
+
+def test_an_extraction_into_a_folder_resumes_and_is_told_from_one_of_single_labels(tmp_path):
+    split, loader = tiny_split(), loader_of()
+    whole = dv.extract_multilabel(split, loader)
+
+    def stop(done, rows):
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dv.extract_multilabel(split, loader, out=tmp_path / "rows", progress=stop)
+    seen = []
+    made = dv.extract_multilabel(split, loader, out=tmp_path / "rows", progress=lambda done, rows: seen.append(done))
+    assert seen == [16, 20]
+    for name in ("features", "labels", "logits", "indices"):
+        assert torch.equal(getattr(made, name), getattr(whole, name)), name
+    with pytest.raises(InputError, match="be of images with one label each, got those in"):
+        dv.Embeddings.load(tmp_path / "rows")
+    dv.make_embeddings()[0].save(tmp_path / "single")
+    with pytest.raises(InputError, match="be of images with several labels each"):
+        dv.MultilabelEmbeddings.load(tmp_path / "single")
+
+
+def test_labels_for_another_number_of_outputs_are_refused():
+    wide = DataLoader(TensorDataset(torch.rand(4, 4), torch.ones(4, 3)), batch_size=2)
+    with pytest.raises(InputError, match="labels must have one column per output of the head, 2, got 3"):
+        dv.extract_multilabel(tiny_split(), wide)
+
+
+def test_a_diagnosis_of_single_labels_refuses_the_file_of_several(diagnosis):
+    with pytest.raises(InputError, match="diagnosis must be of images with one label each"):
+        dv.Diagnosis.from_json(diagnosis.to_json())
