@@ -38,11 +38,18 @@ def put_recognition(table: ClassTable, train: Side, heldout: Side) -> None:
 
 
 def put_magnitudes(table: ClassTable, train: Side, heldout: Side, head: LinearHead, k: int) -> dict[str, Tensor]:
-    """Put the measures of the top-K; return the `top_k_*` fields of a `Diagnosis`, each `(C, K)`."""
+    """Put the measures of the top-K; return the `top_k_*` fields of a `Diagnosis`, each `(C, K)`.
+
+    A class whose weights are all 0, as class 0 of a head with a single logit, has no top-K: like an absent class, it is
+    NaN.
+    """
     num_classes = head.num_classes
     _, weight, bias = head.effective(train.features[:1])
-    mean_train = counts.class_mean(train.features, train.labels, num_classes) * weight
-    mean_heldout = counts.class_mean(heldout.features, heldout.labels, num_classes) * weight
+    silent = without_weights(weight)
+    mean_train, mean_heldout = (
+        (counts.class_mean(side.features, side.labels, num_classes) * weight).masked_fill(silent[:, None], torch.nan)
+        for side in (train, heldout)
+    )
     indices = magnitude.top_k(mean_train, k)
     _put_top_k_share(table, train, weight, mean_train, indices)
     _put_ratios(table, train, heldout, weight, indices)
@@ -68,6 +75,11 @@ def put_magnitudes(table: ClassTable, train: Side, heldout: Side, head: LinearHe
     return {"top_k_features": indices} | {
         name: values.gather(1, column).masked_fill(absent, torch.nan) for name, values in means.items()
     }
+
+
+def without_weights(weight: Tensor) -> Tensor:
+    """Return which rows of a head's weight `(C, D)` are all 0, `(C,)` bool: no feature speaks for such a class."""
+    return ~weight.any(1)
 
 
 def _put_top_k_share(table: ClassTable, train: Side, weight: Tensor, means: Tensor, indices: Tensor) -> None:
@@ -98,7 +110,8 @@ def _put_identity_overlap(
 def _put_needed(table: ClassTable, heldout: Side, weight: Tensor, bias: Tensor) -> None:
     needed = magnitude.number_needed(heldout.features, weight, bias).double()
     hit = heldout.predictions == heldout.labels
-    for name, chosen in (("needed_tp", hit), ("needed_error", ~hit)):
+    decided = ~without_weights(weight)[heldout.predictions]
+    for name, chosen in (("needed_tp", hit & decided), ("needed_error", ~hit & decided)):
         queries = heldout.queries[chosen[heldout.queries]]
         drawn = table.bootstrap(needed[queries], heldout.labels[queries], name)
         centre = table.means(needed[queries], heldout.labels[queries])
@@ -189,6 +202,7 @@ def put_diversities(table: ClassTable, train: Side, heldout: Side, head: LinearH
             seed=table.seed,
             name=f"diversity {name}",
         )
+        measured["hill"][:, without_weights(weight)] = torch.nan  # of the features as the head weighs them
         for measure, drawn in measured.items():
             table.put_matched(f"diversity_{measure}_{name}", drawn, side.labels)
 
@@ -244,18 +258,20 @@ def put_geometry(table: ClassTable, train: Side, heldout: Side, head: LinearHead
     }
 
 
-def put_ceiling(table: ClassTable, heldout: Side) -> dict[str, float]:
-    """Put the recall of a refitted head and what it gains; return the mean gain with its interval."""
+def put_ceiling(table: ClassTable, heldout: Side, fitted: ceiling.CrossFit | None) -> dict[str, float]:
+    """Put the recall of a refitted head and what it gains; return the mean gain with its interval.
+
+    `fitted` is what heads fitted on the other folds say of the query rows; None if there are too few of them.
+    """
     rows = heldout.queries
     labels, num_classes = heldout.labels[rows], table.num_classes
     enough = counts.class_counts(labels, num_classes) >= FOLDS
-    if int(enough.sum()) < 2:
+    if fitted is None:
         nothing = torch.full((num_classes,), torch.nan)
         table.put("recall_ceiling", nothing)
         table.put("ceiling_gain", nothing, nothing, nothing)
         return dict.fromkeys(("head_ceiling", "head_ceiling_low", "head_ceiling_high"), math.nan)
-    refitted = ceiling.cross_fitted_predictions(heldout.raw[rows], labels, num_classes, folds=FOLDS, seed=table.seed)
-    before, after = heldout.predictions[rows] == labels, refitted == labels
+    before, after = heldout.predictions[rows] == labels, fitted.predictions == labels
     total = counts.class_counts(labels, num_classes).where(enough, 0)
     hits_before, hits_after, hits_both = (
         counts.class_counts(labels[those], num_classes).where(enough, 0) for those in (before, after, before & after)

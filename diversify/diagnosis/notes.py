@@ -37,6 +37,27 @@ def notes_of(readings: Mapping[str, Reading], class_names: Sequence[str]) -> tup
     return tuple(found)
 
 
+def without_weights_note(head_norm: Sequence[float], class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence on the classes whose weights in the head are all 0; nothing where there are none.
+
+    Args:
+        head_norm: Length of each class's weights.
+        class_names: One name per class.
+
+    Example:
+        >>> without_weights_note([0.0, 1.5], ("cat", "owl"))[0][:31]
+        'The head has no weights for cat'
+    """
+    silent = [name for name, norm in zip(class_names, head_norm, strict=True) if norm == 0]
+    if not silent:
+        return ()
+    more = f" and {len(silent) - _MOST:,} more classes" if len(silent) > _MOST else ""
+    return (
+        f"The head has no weights for {', '.join(silent[:_MOST])}{more}, as a model with one output has none for its class"
+        " 0: what is measured with these weights is left out.",
+    )
+
+
 def _images(number: int) -> str:
     return f"{number:,} image{'' if number == 1 else 's'}"
 

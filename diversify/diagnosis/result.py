@@ -16,6 +16,7 @@ from ..files.schema import broken, refusal
 from ..functional import draws, magnitude
 from ..network.embeddings import Reading
 from .beyond_size import lines_on_log_count, recall_of_groups
+from .clusters import FailingCluster
 from .findings import Finding, find
 from .json_form import (
     FindingFile,
@@ -31,7 +32,8 @@ from .json_form import (
     tensor,
     tensor_rows,
 )
-from .notes import notes_of
+from .label_errors import LabelErrors
+from .notes import notes_of, without_weights_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +73,8 @@ class Diagnosis:
         seed: The seed that the diagnosis was made with.
         permuted_by: The seed of `permuted`; None for a diagnosis that is not permuted.
         readings: How the loaders of "train" and "heldout" gave their rows; empty if read from an old file.
+        label_errors: The suspect labels of "train" and "heldout", at most 500 rows of each; empty if read from an old file.
+        failing_clusters: Clusters of held-out images whose recall is surely below that of the rest of their class.
 
     Example:
         >>> import diversify as dv
@@ -103,6 +107,8 @@ class Diagnosis:
     seed: int = 0
     permuted_by: int | None = None
     readings: Mapping[str, Reading] = dataclasses.field(default_factory=dict)
+    label_errors: Mapping[str, LabelErrors] = dataclasses.field(default_factory=dict)
+    failing_clusters: tuple[FailingCluster, ...] = ()
 
     def __getitem__(self, column: str) -> Tensor:
         return self.columns[column]
@@ -114,8 +120,9 @@ class Diagnosis:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence on each thing that a loader left out or gave twice; empty if each image came once."""
-        return notes_of(self.readings, self.class_names)
+        """A sentence on each thing that a loader left out or gave twice, and on classes without weights in the head."""
+        norms = self.columns["head_norm"].tolist() if "head_norm" in self.columns else [1.0] * len(self.class_names)
+        return notes_of(self.readings, self.class_names) + without_weights_note(norms, self.class_names)
 
     @property
     def without_heldout(self) -> tuple[int, ...]:
@@ -177,6 +184,8 @@ class Diagnosis:
                 reading=self.readings.get("train", Reading()),
             ),
             permuted_by=seed,
+            label_errors={},
+            failing_clusters=(),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -212,6 +221,8 @@ class Diagnosis:
             "seed": self.seed,
             **({} if self.permuted_by is None else {"permuted_by": self.permuted_by}),
             **json_readings(self.readings, self.notes),
+            "label_errors": {side: one.to_dict() for side, one in self.label_errors.items()},
+            "failing_clusters": [one.model_dump(mode="json") for one in self.failing_clusters],
         }
 
     def to_json(self) -> str:
@@ -259,6 +270,8 @@ class Diagnosis:
             seed=file.seed,
             permuted_by=file.permuted_by,
             readings={side: Reading.from_dict(reading) for side, reading in file.readings.items()},
+            label_errors={side: LabelErrors.from_dict(errors) for side, errors in file.label_errors.items()},
+            failing_clusters=file.failing_clusters,
         )
 
     @classmethod
@@ -323,6 +336,8 @@ class _File(pydantic.BaseModel):
     seed: int
     permuted_by: int | None = None
     readings: dict[Literal["train", "heldout"], dict[str, Any]] = {}
+    label_errors: dict[Literal["train", "heldout"], dict[str, Any]] = {}
+    failing_clusters: tuple[FailingCluster, ...] = ()
 
     @pydantic.model_validator(mode="after")
     def _same_classes(self) -> Self:
@@ -338,6 +353,13 @@ class _File(pydantic.BaseModel):
         ):
             if rows is not None and (len(rows) != count or any(len(row) != width for row in rows)):
                 raise broken(f"be {count} rows of {width}", f"{len(rows)} rows", at=name)
+        for side, errors in self.label_errors.items():
+            measured = errors.get("measured")
+            if not isinstance(measured, list) or len(measured) != count:
+                raise broken(f"be {count} numbers, one per class", measured, at=f"label_errors.{side}.measured")
+        for place, one in enumerate(self.failing_clusters):
+            if max(one.class_index, one.predicted) >= count:
+                raise broken(f"be one of the {count} classes", one.class_index, at=f"failing_clusters.{place}.class_index")
         for side, reading in self.readings.items():
             by_class = reading.get("left_out_by_class")
             if by_class is not None and (not isinstance(by_class, list) or len(by_class) != count):

@@ -1,5 +1,6 @@
 from .embeddings import Embeddings as Embeddings
 from .extraction import extract as extract
+from .head_from_logits import head_from_logits as head_from_logits
 from .linear_head import LinearHead as LinearHead
 from .linear_head import read_head as read_head
 from .linear_head import replace_head as replace_head

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..errors import must
 from ..files import atomic
-from .linear_head import LinearHead
+from .linear_head import LinearHead, read_head
+from .output_check import as_two_classes
 
 SCHEMA_VERSION = 1
 COLUMNS = ("features", "logits", "labels", "indices")
@@ -183,8 +184,10 @@ class Embeddings:
             features: `(N, D)` real numbers, the input of the head: an array or a tensor. Other floating-point types
                 become float32.
             labels: `(N,)` integers in [0, C - 1].
-            head: The head, which gives the logits where there are none; `fit_head` fits one.
-            logits: `(N, C)` real numbers; given with a head, they must be those of the head.
+            head: The head, which gives the logits where there are none; `fit_head` fits one, and `head_from_logits` finds
+                that of given logits.
+            logits: `(N, C)` real numbers; `(N, 1)` or `(N,)` for a binary classifier with a single logit z, which becomes
+                (0, z). Given with a head, they must be those of the head.
             num_classes: C, to check the head or the logits against.
 
         Raises:
@@ -203,9 +206,10 @@ class Embeddings:
         numbers = integer_tensor("labels", labels)
         if len(numbers) != len(rows):
             raise must("labels", f"have one row per row of features, {len(rows)}", len(numbers))
-        given = None if logits is None else real_tensor("logits", logits, 2)
+        given = None if logits is None else logits_tensor(logits)
         if given is None and head is None:
             raise must("head", "be given where there are no logits", None, "dv.fit_head fits one")
+        head = None if head is None else read_head(head)
         if head is not None and head.num_features != rows.shape[1]:
             raise must("head", f"have the {rows.shape[1]} features of the rows", head.num_features)
         outputs = head.num_classes if head is not None else given.shape[1] if given is not None else 0
@@ -276,6 +280,22 @@ def real_tensor(name: str, values: Any, ndim: int) -> Tensor:
     if array.ndim != ndim or array.is_complex() or array.dtype == torch.bool:
         raise must(name, law, f"{str(array.dtype).removeprefix('torch.')} of shape {tuple(array.shape)}")
     return array.detach().cpu().float()
+
+
+def logits_tensor(logits: Any, *, two_classes: bool = True) -> Tensor:
+    """Return logits `(N, C)` as float32, or raise an InputError.
+
+    Args:
+        logits: An array or a tensor, `(N, C)`; `(N,)` or `(N, 1)` for a single logit.
+        two_classes: Return a single logit z as the two columns (0, z).
+
+    Example:
+        >>> logits_tensor(torch.tensor([2.0, -1.0])).tolist()
+        [[0.0, 2.0], [0.0, -1.0]]
+    """
+    flat = logits if isinstance(logits, Tensor) else np.asarray(logits)
+    values = real_tensor("logits", flat[:, None] if flat.ndim == 1 else flat, 2)
+    return as_two_classes(values) if two_classes else values
 
 
 def integer_tensor(name: str, values: Any) -> Tensor:

@@ -12,12 +12,6 @@ from .linear_head import LINEAR
 from .wrappers import WRAPPERS
 
 
-def require_several(num_outputs: int) -> None:
-    """Raise an InputError unless the head has at least two outputs."""
-    if num_outputs < 2:
-        raise must("head", "have at least 2 outputs", num_outputs)
-
-
 def named_head(model: nn.Module, name: str) -> str:
     """Return the full name of a layer, which may be given with or without the names that wrappers add."""
     modules = dict(model.named_modules())
@@ -83,6 +77,9 @@ def layers_of(model: nn.Module, name: str = "") -> list[_Layer]:
 def find_head(model: nn.Module) -> str:
     """Return the name of the one linear layer that gives the logits.
 
+    A layer with one output, the head of a binary classifier, is taken only if no wider layer fits: a gate or a score
+    beside the head has one output too.
+
     Raises:
         InputError: No layer fits, or several do.
     """
@@ -93,6 +90,10 @@ def find_head(model: nn.Module) -> str:
         if layer.outputs and not layer.outputs & taken and max(layer.outputs) > 1:
             ends.insert(0, layer)
         taken |= layer.inputs
+    single = [layer for layer in layers if layer.outputs == {1}]
+    if single and single[-1] is layers[-1] and not any(_is_last_in_branch(end, single[-1], layers) for end in ends):
+        return single[-1].name
+    ends = ends or single
     last = [end for end in ends if all(_is_last_in_branch(end, other, layers) for other in ends)] or ends
     candidates = [end for end in last if not _ends_a_stack(end, ends, layers)] or last
     if len(candidates) == 1:
@@ -103,8 +104,6 @@ def find_head(model: nn.Module) -> str:
         raise must("head", "be one linear layer", f"{len(candidates)} candidates ({names})", advice)
     if layers:
         widths = {layer.name: max(layer.outputs) for layer in layers if layer.outputs}
-        if widths:
-            require_several(min(widths.get(layers[-1].name, 2), max(widths.values())))
         got = f"{layers[-1].kind} {layers[-1].name!r} as the last layer"
         linear = list(widths)
         advice = f"name a linear layer with head=NAME: {', '.join(linear)}" if linear else "give it a linear head"

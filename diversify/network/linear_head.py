@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ..errors import must
+from ..errors import InputError, must
 from .wrappers import WRAPPERS, evaluating, unwrap
 
 LINEAR = "be linear (W f + b) or cosine"
@@ -22,17 +22,24 @@ class LinearHead:
     """The numbers of a classifier's last layer: `logits = scale * (features' @ weight'.T + bias')`.
 
     For a plain head, `features'`, `weight'` and `bias'` are the values themselves and `scale` is 1. For a cosine head,
-    features and weight rows are normalised and the bias is 0. After the normalisation, everything that holds for a
-    linear head holds for a cosine head.
+    features and weight rows are normalised. After the normalisation, everything that holds for a linear head holds for
+    a cosine head.
+
+    A module with one output z (a binary classifier, whose sigmoid is the probability of class 1) is a head of two
+    classes with the logits (0, z): `single_logit` is True, and the first row of weight and bias is 0. Other rows given
+    with `single_logit=True` are brought into this form, which leaves the probabilities as they are.
 
     Attributes:
-        weight: `(C, D)` float32.
+        weight: `(C, D)` float32; with `single_logit`, `(1, D)` is taken too.
         bias: `(C,)` float32; zeros where the module has none.
         cosine: True if features and weight rows are normalised.
         scale: Factor on the cosines; 1 for a plain head.
+        single_logit: True if the module has one output, the difference of the two logits.
+        has_bias: False if the module has no bias, so that a repaired head must have none either.
 
     Raises:
-        InputError: A tensor has another shape or dtype, or is not finite.
+        InputError: A tensor has another shape or dtype, or is not finite; or a head with a single logit has more than two
+            rows or is a cosine head.
 
     Example:
         >>> import torch
@@ -40,12 +47,17 @@ class LinearHead:
         >>> head = dv.LinearHead(weight=torch.tensor([[1.0, 0.0], [0.0, 2.0]]), bias=torch.tensor([0.5, 0.0]))
         >>> head.logits(torch.tensor([[3.0, 1.0]])).tolist()
         [[3.5, 2.0]]
+        >>> binary = dv.LinearHead(weight=torch.tensor([[1.0, -1.0]]), bias=torch.tensor([0.5]), single_logit=True)
+        >>> binary.logits(torch.tensor([[3.0, 1.0]])).tolist()
+        [[0.0, 2.5]]
     """
 
     weight: Tensor
     bias: Tensor
     cosine: bool = False
     scale: float = 1.0
+    single_logit: bool = False
+    has_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 2:
@@ -57,10 +69,28 @@ class LinearHead:
                 raise must(name, "be float32", values.dtype)
             if not values.isfinite().all():
                 raise must(name, "be finite", "nan or infinite values")
+        if self.single_logit:
+            self._put_difference()
+
+    def _put_difference(self) -> None:
+        """Bring a head with a single logit into the form (0, w), (0, b)."""
+        if len(self.weight) > 2:
+            raise must("head weight", "have 1 or 2 rows where the head has a single logit", len(self.weight))
+        if self.cosine:
+            raise must("head", "have at least 2 outputs where it is a cosine head", 1)
+        for name, rows in (("weight", self.weight), ("bias", self.bias)):
+            difference = rows[-1:] - rows[:-1] if len(rows) == 2 else rows
+            object.__setattr__(self, name, torch.cat([torch.zeros_like(difference), difference]))
+
+    @property
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as the module holds them: `(1, D)` and `(1,)` for a single logit, times the scale of a cosine."""
+        bias = self.scale * self.bias if self.cosine else self.bias
+        return (self.weight[1:], bias[1:]) if self.single_logit else (self.weight, bias)
 
     @property
     def num_classes(self) -> int:
-        """C: the number of outputs."""
+        """C: the number of outputs, or 2 for a single logit."""
         return self.weight.shape[0]
 
     @property
@@ -93,12 +123,12 @@ def read_head(module: nn.Module | LinearHead, probe_features: Tensor | None = No
 
     The form is found from what the module computes, not from its name. A few fixed feature vectors are sent through the
     module in eval mode, and its own mode is restored. The head is the one of these forms that reproduces the module's
-    outputs: `W f + b` with the module's own weight; `s cos(W, f)` with the weight stored as (C, D) or (D, C) and any
-    scale s; or another affine map (weight normalisation, learned scales per class), whose W and b are then read from
-    the unit vectors.
+    outputs: `W f + b` with the module's own weight; `s cos(W, f)`, or that plus b, with the weight stored as (C, D) or
+    (D, C) and any scale s; or another affine map (weight normalisation, learned scales per class), whose W and b are
+    then read from the unit vectors. One output is the logit of class 1 against class 0; see `LinearHead`.
 
     Args:
-        module: The head. A `LinearHead` is returned as it is.
+        module: The head. A `LinearHead` is returned as it is, apart from one with a single row, which is a single logit.
         probe_features: `(M, D)` features to use as probes where synthetic ones would not work.
 
     Returns:
@@ -113,9 +143,12 @@ def read_head(module: nn.Module | LinearHead, probe_features: Tensor | None = No
         >>> head = dv.read_head(nn.Linear(16, 4))
         >>> head.num_features, head.num_classes, head.cosine
         (16, 4, False)
+        >>> binary = dv.read_head(nn.Linear(16, 1, bias=False))
+        >>> binary.num_classes, binary.single_logit, binary.has_bias
+        (2, True, False)
     """
     if isinstance(module, LinearHead):
-        return module
+        return module if len(module.weight) > 1 else replace(module, single_logit=True)
     refusal = must("head", LINEAR, type(module).__name__, "name another layer with head=NAME")
     module = unwrap(module)
     tensors = _parameters_of_head(module)
@@ -130,8 +163,25 @@ def read_head(module: nn.Module | LinearHead, probe_features: Tensor | None = No
             biases = [tensor for tensor in tensors if tensor.shape == weight.shape[:1]]
             head = _head_of_weight(call, probes, weight, biases, tolerance)
             if head is not None:
-                return head
+                head = replace(head, single_logit=len(head.weight) == 1)
+                return replace(head, has_bias=_holds_bias(module, head))
     raise refusal
+
+
+def _holds_bias(module: nn.Module, head: LinearHead) -> bool:
+    """True if the module can hold a bias; also if it cannot hold any other numbers, which `write_head` says."""
+    if head.cosine:
+        return bool(head.bias.any())
+    if head.bias.any():
+        return True
+    tensors = module.state_dict()
+    for bias in (torch.arange(head.num_classes, dtype=torch.float32), head.bias):
+        try:
+            replace_head(tensors, "", head, replace(head, bias=bias))
+            return bias is not head.bias
+        except InputError:
+            continue
+    return True
 
 
 _Call = Callable[[Tensor], Tensor | None]
@@ -152,9 +202,10 @@ def _head_of_weight(
         return linear
     cosine = replace(linear, bias=zeros, cosine=True)
     unscaled = cosine.logits(probes).double()
-    scale = float((outputs.double() * unscaled).sum() / unscaled.square().sum())
-    if scale > 0 and close((scale * unscaled).float()):
-        return replace(cosine, scale=scale)
+    for bias in (zeros, *(each.detach().cpu().float() for each in biases)):
+        scale = float(((outputs - bias).double() * unscaled).sum() / unscaled.square().sum())
+        if scale > 0 and close((scale * unscaled + bias).float()):
+            return replace(cosine, scale=scale, bias=bias / scale)
     affine = _read_affine(call, weight.shape[1])
     return affine if close(affine.logits(probes)) else None
 
@@ -242,7 +293,7 @@ def replace_head(tensors: Mapping[str, Tensor], name: str, old: LinearHead, new:
         tensors: The state dict of the model.
         name: The name of the head in the model; empty for the head's own state dict.
         old: The head that is in the state dict.
-        new: The head to put there.
+        new: The head to put there. If the old one has a single logit, the difference of the two rows is written.
 
     Returns:
         The new state dict.
@@ -266,16 +317,17 @@ def replace_head(tensors: Mapping[str, Tensor], name: str, old: LinearHead, new:
         kinds = [f"a cosine head of scale {one.scale:g}" if one.cosine else "a plain head" for one in (old, new)]
         raise must("head", f"be {kinds[0]}, as the module is", kinds[1])
     under = [key for key in tensors if _is_under(key, name)]
-    changed = _weights_replaced(tensors, under, old.weight.detach().cpu(), new.weight.detach().cpu())
+    old_weight, old_bias = (rows.detach().cpu() for rows in old.stored)
+    new_weight, bias = (rows.detach().cpu() for rows in replace(new, single_logit=old.single_logit).stored)
+    changed = _weights_replaced(tensors, under, old_weight, new_weight)
     if changed is None:
         raise must(f"head {name!r}" if name else "head", _SETTABLE, "another form")
-    bias = new.bias.detach().cpu()
     stem = next(iter(changed)).rpartition(".")[0].partition("parametrizations")[0].rstrip(".")
-    biases = [key for key in under if tensors[key].shape == bias.shape and _same(tensors[key], old.bias)]
-    biases = [key for key in biases if key.startswith(stem)]
-    if len(biases) == 1 and not old.cosine:
+    biases = [key for key in under if tensors[key].shape == bias.shape and _same(tensors[key], old_bias)]
+    biases = [key for key in biases if key.startswith(stem) and key not in changed]
+    if len(biases) == 1 and (not old.cosine or bool(old_bias.any())):
         changed[biases[0]] = _as_stored(bias, tensors[biases[0]])
-    elif float(bias.max()) != float(bias.min()):
+    elif bool((bias != (0.0 if old.single_logit else bias[0])).any()):
         advice = "retrain with bias=False" if not old.cosine else "use a fix without one"
         raise must("head", "have a bias to hold the new one", "none", advice)
     return {key: changed.get(key, tensor) for key, tensor in tensors.items()}

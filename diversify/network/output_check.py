@@ -36,13 +36,49 @@ def tensors_in(output: object, depth: int = 3) -> list[Tensor]:
     return [tensor for part in parts for tensor in tensors_in(part, depth - 1)]
 
 
+def as_two_classes(logits: Tensor) -> Tensor:
+    """Return the logits `(N, C)`; those of a head with one output z become `(0, z)`, `(N, 2)`."""
+    if logits.ndim != 2 or logits.shape[1] != 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
+def widths_of(output: object, rows: int) -> set[int]:
+    """Return the numbers of outputs that a head with the same rows may have: columns of the output, 1 for `(N,)`."""
+    parts = tensors_in(output)
+    wide = {part.shape[1] for part in parts if part.ndim == 2}
+    single = wide == {2} or any(part.shape == (rows,) and part.is_floating_point() for part in parts)
+    return wide | ({1} if single else set())
+
+
 def is_among(logits: Tensor, output: object) -> Tensor | None:
-    """Return True if the logits determine a tensor of their shape in a model's output; None if there is no such tensor."""
-    parts = [part for part in tensors_in(output) if part.is_floating_point() and part.shape == logits.shape]
+    """Return True if the logits determine a tensor of their shape in a model's output; None if there is no such tensor.
+
+    Logits `(N, 1)` of a head with one output may be there as `(N,)` too, or as two classes, `(N, 2)`.
+    """
+    single = logits.ndim == 2 and logits.shape[1] == 1
+    shapes = [logits.shape]
+    if single:
+        rows = len(logits)
+        shapes += [torch.Size([rows]), torch.Size([rows, 2])] + ([torch.Size([])] if rows == 1 else [])
+    parts = [part for part in tensors_in(output) if part.is_floating_point() and part.shape in shapes]
     if not parts:
         return None
+    decides = _is_decided_by_one if single else _is_decided_by
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-        return torch.stack([_is_decided_by(logits, part) for part in parts]).any()
+        return torch.stack([decides(logits, part) for part in parts]).any()
+
+
+def _is_decided_by_one(logit: Tensor, output: Tensor) -> Tensor:
+    """True if the output is the one logit `(N, 1)` times a positive number, its sigmoid, or a form of `(0, logit)`."""
+    if output.ndim == 2 and output.shape[1] == 2:
+        return _is_decided_by(as_two_classes(logit), output)
+    output = output.reshape(-1, 1)
+    unit = max(torch.finfo(dtype).eps for dtype in (logit.dtype, output.dtype, torch.float32))
+    logit, output = logit.float(), output.float()
+    finite = logit.isfinite() & output.isfinite()
+    as_sigmoid = _is_sigmoid(logit.where(finite, 0), output.where(finite, 0.5), finite, unit)
+    return as_sigmoid | _is_scaled(as_two_classes(logit), as_two_classes(output), finite.expand(-1, 2), unit)
 
 
 def _is_decided_by(logits: Tensor, output: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import InputError, must
 from .batches import IMAGE_KEYS
-from .find_head import find_head, layers_of, named_head, require_several
+from .find_head import find_head, layers_of, named_head
 from .linear_head import read_head
-from .output_check import describe_output, is_among, tensors_in
+from .output_check import as_two_classes, describe_output, is_among, tensors_in, widths_of
 from .wrappers import WithCopies, evaluating, not_python, unwrap, wrapped
 
 _FOR_EXAMPLE = "for example one that model=package.module:function builds"
@@ -64,9 +64,11 @@ class SplitModel(WithCopies):
 
     The model's output has to be the head's output or be determined by it: the logits times one positive number plus a
     number per row (temperature, log-softmax), their exponentials up to a factor per row (softmax), or their sigmoid.
-    Anything that is added per class after the head (logit adjustment) or joined with another head is refused, because a
-    diagnosis would describe another classifier. The first forward raises the error. Later forwards only record a
-    disagreement, because reading it would make an accelerator wait; `finish_check` raises the error then.
+    A head with one output z, that of a binary classifier, gives the logits (0, z); the model then returns z times one
+    positive number or its sigmoid, as `(N, 1)` or `(N,)`, or both classes, `(N, 2)`. Anything that is added per class
+    after the head (logit adjustment) or joined with another head is refused, because a diagnosis would describe another
+    classifier. The first forward raises the error. Later forwards only record a disagreement, because reading it would
+    make an accelerator wait; `finish_check` raises the error then.
 
     Example:
         >>> import torch
@@ -119,6 +121,8 @@ class SplitModel(WithCopies):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features `(N, D)` and logits `(N, C)`, in the precision of the head's input and output.
 
+        The output z of a head with one output becomes `(0, z)`.
+
         Args:
             images: `(N, ...)`, as the model takes them.
 
@@ -132,7 +136,7 @@ class SplitModel(WithCopies):
             agrees = is_among(logits, output)
             if agrees is not None:
                 self._agrees = agrees if self._agrees is None else self._agrees.to(agrees.device) & agrees
-        return features, logits
+        return features, as_two_classes(logits)
 
     def finish_check(self) -> None:
         """Raise an InputError if the head's logits did not determine the output of a forward since the last call."""
@@ -174,7 +178,7 @@ class SplitModel(WithCopies):
 
     def _others_that_agree(self, images: Tensor, output: object) -> list[str]:
         """The linear layers that give the model's output, each tried in a forward of its own."""
-        widths = {part.shape[1] for part in tensors_in(output) if part.ndim == 2}
+        widths = widths_of(output, len(images))
         model = self._unregistered[0]
         found = []
         for layer in layers_of(model):
@@ -234,9 +238,9 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
     """Split a model into backbone and head, over the user's own parameters; nothing about `model` changes.
 
     The head is found from the structure: a linear layer whose outputs no later layer takes as inputs, last in its own
-    branch. Branches named `aux...` (GoogLeNet, Inception) are auxiliary by convention and left out, and so are layers
-    with one output. The first forward then checks that the head is called once and determines the model's output,
-    whether it was named or not.
+    branch. Branches named `aux...` (GoogLeNet, Inception) are auxiliary by convention and left out. A layer with one
+    output, the head of a binary classifier, is taken only where no wider layer fits. The first forward then checks that
+    the head is called once and determines the model's output, whether it was named or not.
 
     Args:
         model: Any classifier that takes images and returns logits, alone or in a tuple, dict or other object.
@@ -248,8 +252,8 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
         The split model.
 
     Raises:
-        InputError: There is no linear head, there are several, the head has a single output, or no layer has that name;
-            or the model is TorchScript, exported, quantized, not initialised yet (lazy), or takes more than images.
+        InputError: There is no linear head, there are several, or no layer has that name; or the model is TorchScript,
+            exported, quantized, not initialised yet (lazy), or takes more than images.
 
     Example:
         >>> import diversify as dv
@@ -264,7 +268,7 @@ def split_head(model: nn.Module, head: str | None = None) -> SplitModel:
         name = f"{name}.{inner}"
     if type(model.get_submodule(name)) is nn.Module:  # a bare container of weights, as in graphs of torch.export
         raise not_python("an exported graph")
-    require_several(read_head(model.get_submodule(name)).num_classes)
+    read_head(model.get_submodule(name))
     return SplitModel(model, name, is_named=head is not None)
 
 

@@ -340,7 +340,7 @@ LINES = {
     "diagnose --weights {weights} --out {dir}/out --precision fp16": "--precision must be one of fp32, bf16, auto, got 'fp16'; did you mean 'bf16'?",
     "diagnose --weights {weights} --out {dir}/out --seed -1": "--seed must be at least 0, got '-1'",
     "diagnose --weights {weights} --out {dir}/out --data npz:{dir}/plain.npz": "--mean and --std must be those that the model was trained with, got nothing; pass --mean M and --std S",
-    "diagnose --weights {dir}/whole.safetensors --out {dir}/out": "--heldout must be images that the model was not trained on, got none: there is no val split, or no record beside the weights that shows that it was not trained on; bring a val split (npz: or folder: with val, or train with a holdout), or pass --heldout test for a diagnosis that is for reading only",
+    "diagnose --weights {dir}/whole.safetensors --out {dir}/out": "--heldout must be images that the model was not trained on, got none: there is no validation set, or no record beside the weights that shows that it was not trained on; bring a validation set (npz: or folder: with a val split, or train with a holdout), or pass --heldout test for a diagnosis that is for reading only",
     "diagnose --weights {weights} --out {dir}/out --data npz:{dir}/plain.npz --mean 0 --std 1 --heldout test": "--heldout test must find a test split, got none in npz:{dir}/plain.npz",
     # DIR
     "train --out {dir}/file": "--out must be a folder, got the file {dir}/file",
@@ -379,7 +379,7 @@ LINES = {
     "plan {trained}": "diagnosis.json must be an existing file, got {trained}/diagnosis.json",
     "plan {dir}/spoilt --out {dir}/plan.json": "diagnosis.json must be whole, valid JSON, got {dir}/spoilt/diagnosis.json (<...>)",
     "plan {dir}/later --out {dir}/plan.json": "diagnosis must have schema_version 1, got 99",
-    "plan {dir}/tested --out {dir}/plan.json": "diagnosis must be made on val to make a plan from, got one made on test; bring a val split, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
+    "plan {dir}/tested --out {dir}/plan.json": "diagnosis must be made on the validation set to make a plan from, got one made on test; bring a validation set, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
     "plan {diagnosed} --out {dir}/foreign": "--out must be a file, got the folder {dir}/foreign; for example {dir}/foreign/plan.json",
     "plan {diagnosed} --out {dir}/file": "--out must be a file that does not exist yet, got {dir}/file; pass --overwrite to replace it",
     "plan {diagnosed} --out {dir}/file --overwrite": "--out must be new or a plan, got {dir}/file; choose another file",
@@ -437,10 +437,6 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     "dv.split_head(nn.Sequential(nn.Flatten(), nn.ReLU()))": (
         lambda m: dv.split_head(nn.Sequential(nn.Flatten(), nn.ReLU())),
         "head must be linear (W f + b) or cosine, got a Sequential without weights",
-    ),
-    "dv.split_head(nn.Linear(4, 1))": (
-        lambda m: dv.split_head(nn.Linear(4, 1)),
-        "head must have at least 2 outputs, got 1",
     ),
     "dv.split_head(m.net, 'linaer')": (
         lambda m: dv.split_head(m.net, "linaer"),
@@ -564,7 +560,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.make_plan(replace(m.diagnosis, heldout_split='test'))": (
         lambda m: dv.make_plan(replace(m.diagnosis, heldout_split="test")),
-        "diagnosis must be made on val to make a plan from, got one made on test; bring a val split, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
+        "diagnosis must be made on the validation set to make a plan from, got one made on test; bring a validation set, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
     ),
     "dv.make_plan(m.diagnosis, rules=3)": (
         lambda m: dv.make_plan(m.diagnosis, rules=3),
@@ -832,7 +828,7 @@ SHARED = {  # one mistake, made in two ways: on the command line and in Python, 
     "head must be one of linear, got 'linaer'; did you mean 'linear'?",
     "diagnosis.json must be whole, valid JSON, got {dir}/spoilt/diagnosis.json (<...>)",
     "diagnosis.json must be an existing file, got {trained}/diagnosis.json",
-    "diagnosis must be made on val to make a plan from, got one made on test; bring a val split, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
+    "diagnosis must be made on the validation set to make a plan from, got one made on test; bring a validation set, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
 }
 
 

@@ -389,13 +389,6 @@ def test_a_head_that_is_called_with_a_keyword():
     assert torch.equal(model.head(features), logits)
 
 
-def test_a_head_with_one_output_is_refused():
-    expected = "head must have at least 2 outputs, got 1"
-    only = nn.Sequential(nn.Conv2d(1, 6, 8), nn.Flatten(), nn.Linear(6, 1))
-    for model, name in ((only, None), (only, "2"), (Net(1), None), (Net(1), "head")):
-        assert message_of(InputError, split_head, model, name) == expected
-
-
 def test_a_head_used_under_two_names_is_still_found():
     class Twice(Net):
         def __init__(self) -> None:
