@@ -9,6 +9,7 @@ from .augment.multilabel_sampler import MultilabelSampler as MultilabelSampler
 from .augment.oversampler import DiversifyOverSampler as DiversifyOverSampler
 from .augment.sampler import DiversifySampler as DiversifySampler
 from .augment.stream import DiversifyStream as DiversifyStream
+from .data.diversity import Diversity as Diversity
 from .data.imbalance import Imbalance as Imbalance
 from .data.imbalance import imbalance_indices as imbalance_indices
 from .data.labels import labels_of as labels_of
@@ -20,9 +21,13 @@ from .data.view import View as View
 from .diagnosis.catalogue import MEASURES as MEASURES
 from .diagnosis.check import Check as Check
 from .diagnosis.check import check as check
+from .diagnosis.clusters import FailingCluster as FailingCluster
+from .diagnosis.clusters import find_failing_clusters as find_failing_clusters
 from .diagnosis.exhibits import Exhibits as Exhibits
 from .diagnosis.exhibits import choose_exhibits as choose_exhibits
 from .diagnosis.findings import Finding as Finding
+from .diagnosis.label_errors import LabelErrors as LabelErrors
+from .diagnosis.label_errors import find_label_errors as find_label_errors
 from .diagnosis.measure import diagnose as diagnose
 from .diagnosis.measure import diagnose_model as diagnose_model
 from .diagnosis.model_comparison import Model as Model
@@ -35,6 +40,7 @@ from .diagnosis.result import Diagnosis as Diagnosis
 from .errors import InputError as InputError
 from .network.embeddings import Embeddings as Embeddings
 from .network.extraction import extract as extract
+from .network.head_from_logits import head_from_logits as head_from_logits
 from .network.linear_head import LinearHead as LinearHead
 from .network.linear_head import read_head as read_head
 from .network.linear_head import write_head as write_head
@@ -56,6 +62,8 @@ from .repair.choose import choose_head as choose_head
 from .repair.fit_head import fit_head as fit_head
 from .repair.multilabel import MultilabelRepair as MultilabelRepair
 from .repair.multilabel import repair_multilabel as repair_multilabel
+from .repair.multilabel_choice import MultilabelChoice as MultilabelChoice
+from .repair.multilabel_choice import choose_multilabel_head as choose_multilabel_head
 from .repair.post_hoc import adjust_logits as adjust_logits
 from .repair.post_hoc import nearest_mean as nearest_mean
 from .repair.post_hoc import normalize_tau as normalize_tau

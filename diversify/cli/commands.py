@@ -12,11 +12,14 @@ from ..runtime import signals
 from .options import (
     Crop,
     Data,
+    DiversityOption,
     Download,
     Holdout,
     ImbalanceOption,
     Mean,
     Model,
+    Narrow,
+    NarrowOrder,
     Out,
     Overwrite,
     Precision,
@@ -53,6 +56,9 @@ def train(
     root: Root = Path("data"),
     imbalance: ImbalanceOption = None,
     tail_order: TailOrder = None,
+    diversity: DiversityOption = None,
+    narrow: Narrow = None,
+    narrow_order: NarrowOrder = None,
     holdout: Holdout = None,
     mean: Mean = None,
     std: Std = None,
@@ -103,7 +109,22 @@ def train(
         precision=precision,
         seed=seed,
     )
-    options = data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download, skip_bad)
+    options = data_options(
+        data,
+        root,
+        imbalance,
+        tail_order,
+        holdout,
+        mean,
+        std,
+        resize,
+        crop,
+        download,
+        skip_bad,
+        diversity,
+        narrow,
+        narrow_order,
+    )
     with progress_bar() as progress:
         record = train_run(
             options,
@@ -123,7 +144,7 @@ def train(
         )
     accuracy = record["balanced_accuracy_val"]
     print_line(
-        f"balanced accuracy on val: {'no val split' if accuracy is None else f'{accuracy:.1%}'}; {record['seconds']:.0f} s"
+        f"balanced accuracy on the validation set: {'there is none' if accuracy is None else f'{accuracy:.1%}'}; {record['seconds']:.0f} s"
     )
     print_line(f"wrote {directory / 'model.safetensors'}")
 
@@ -135,6 +156,9 @@ def diagnose(
     root: Root = Path("data"),
     imbalance: ImbalanceOption = None,
     tail_order: TailOrder = None,
+    diversity: DiversityOption = None,
+    narrow: Narrow = None,
+    narrow_order: NarrowOrder = None,
     holdout: Holdout = None,
     mean: Mean = None,
     std: Std = None,
@@ -208,7 +232,22 @@ def diagnose(
         return
     if weights is None:
         raise must("weights", "be given", "none", "see `diversify diagnose --help`")
-    options = data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download, skip_bad)
+    options = data_options(
+        data,
+        root,
+        imbalance,
+        tail_order,
+        holdout,
+        mean,
+        std,
+        resize,
+        crop,
+        download,
+        skip_bad,
+        diversity,
+        narrow,
+        narrow_order,
+    )
     with progress_bar() as progress:
         diagnosis, _ = diagnose_run(
             options,
@@ -238,6 +277,9 @@ def probe(
     root: Root = Path("data"),
     imbalance: ImbalanceOption = None,
     tail_order: TailOrder = None,
+    diversity: DiversityOption = None,
+    narrow: Narrow = None,
+    narrow_order: NarrowOrder = None,
     holdout: Holdout = None,
     mean: Mean = None,
     std: Std = None,
@@ -273,7 +315,22 @@ def probe(
     """Fit a head on the features of a frozen backbone, and diagnose it; plan and remedy go on from there."""
     from ..commands.probe import probe_run
 
-    options = data_options(data, root, imbalance, tail_order, holdout, mean, std, resize, crop, download, skip_bad)
+    options = data_options(
+        data,
+        root,
+        imbalance,
+        tail_order,
+        holdout,
+        mean,
+        std,
+        resize,
+        crop,
+        download,
+        skip_bad,
+        diversity,
+        narrow,
+        narrow_order,
+    )
     with progress_bar() as progress:
         diagnosis, _ = probe_run(
             options,
@@ -465,7 +522,7 @@ def benchmark(
     download: Download = False,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")] = "auto",
 ) -> None:
-    """Compare methods at equal budget: choose parameters on val, then make one final run per seed and evaluate it on test.
+    """Compare methods at equal budget: choose parameters on the validation set, then evaluate one final run per seed on test.
 
     Run the same command again to resume it.
     """

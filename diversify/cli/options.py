@@ -42,10 +42,32 @@ TailOrder = Annotated[
         show_default="canonical",
     ),
 ]
+DiversityOption = Annotated[
+    str | None,
+    typer.Option(
+        "--diversity",
+        help="Less diverse training images in narrow classes: neighbours:S (nearest to S images) | kinds:K (K kinds of the class)"
+        " | bursts:M (M copies of an image) | none",
+        rich_help_panel="Data",
+        show_default="none",
+    ),
+]
+Narrow = Annotated[
+    float | None,
+    typer.Option(help="Share of the classes that are narrow.", rich_help_panel="Data", show_default="0.5"),
+]
+NarrowOrder = Annotated[
+    str | None,
+    typer.Option(
+        help="Which classes are narrow: a seed | small | large, with a seed small:SEED | large:SEED",
+        rich_help_panel="Data",
+        show_default="0",
+    ),
+]
 Holdout = Annotated[
     float | None,
     typer.Option(
-        help="Share of train to split off as val, if the data set has no val.",
+        help="Share of the training set to split off as the validation set, if the data set has none.",
         rich_help_panel="Data",
         show_default="0.2",
     ),
@@ -97,6 +119,9 @@ def data_options(
     crop: int | None,
     download: bool,
     skip_bad: bool,
+    diversity: str | None = None,
+    narrow: float | None = None,
+    narrow_order: str | None = None,
 ) -> DataOptions:
     """The data flags as `DataOptions`."""
     from ..commands.options import DataOptions
@@ -113,6 +138,9 @@ def data_options(
         crop=crop,
         download=download,
         skip_bad=skip_bad,
+        diversity=diversity,
+        narrow=narrow,
+        narrow_order=narrow_order,
     )
 
 

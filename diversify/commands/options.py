@@ -30,7 +30,7 @@ class DataOptions:
         root: Folder of the public data sets.
         imbalance: `exp:RATIO[:NMAX]`, `step:RATIO:FRACTION` or `none`.
         tail_order: `canonical`, or a seed that permutes which classes are rare.
-        holdout: Share of train to split off as val.
+        holdout: Share of the training set to split off as the validation set.
         mean: Per channel, for images in [0, 1].
         std: Per channel.
         resize: Shorter side, in pixels.
@@ -40,6 +40,9 @@ class DataOptions:
         skip_bad: Leave out image files that cannot be read.
         relabel: Number the classes without gaps. False for a network trained elsewhere that has an output for every
             number up to the largest label.
+        diversity: `neighbours:S`, `kinds:K`, `bursts:M` or `none`: less diverse training images in narrow classes.
+        narrow: Share of the classes that are narrow.
+        narrow_order: A seed, `small` or `large`: which classes are narrow.
     """
 
     spec: str | None = None
@@ -55,6 +58,9 @@ class DataOptions:
     download: bool = False
     skip_bad: bool = False
     relabel: bool = True
+    diversity: str | None = None
+    narrow: float | None = None
+    narrow_order: str | None = None
 
     def load(self, *, measure_view: bool, progress: StageProgress | None = None) -> Data:
         """Load the data, with the defaults in place of options that are None.
@@ -79,6 +85,9 @@ class DataOptions:
             skip_bad=self.skip_bad,
             relabel=self.relabel,
             check_progress=progress,
+            diversity=self.diversity or "none",
+            narrow=self.narrow,
+            narrow_order=self.narrow_order,
         )
 
     def inputs(self) -> list[Path]:
@@ -101,6 +110,8 @@ class DataOptions:
         if self.mean is None and self.std is None:
             recorded |= {name: tuple(view[name]) for name in ("mean", "std") if name in view}
         recorded |= {name: view[name] for name in ("resize", "crop", "interpolation") if view.get(name) is not None}
+        if self.diversity in (None, data.get("diversity")):  # a share of classes belongs to its form
+            recorded |= {name: data[name] for name in ("diversity", "narrow", "narrow_order") if name in data}
         given = {name: value for name, value in recorded.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **given, skip_bad=self.skip_bad or bool(data.get("skipped")))
 

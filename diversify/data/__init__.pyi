@@ -1,4 +1,5 @@
 from .decode import read_image as read_image
+from .diversity import Diversity as Diversity
 from .images import ImageArray as ImageArray
 from .imbalance import Imbalance as Imbalance
 from .imbalance import class_order as class_order

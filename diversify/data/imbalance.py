@@ -204,8 +204,13 @@ def holdout_indices(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     present, classes = torch.unique(labels, return_inverse=True)
     chosen = [torch.empty(0, dtype=torch.int64)]
     for rows in _rows_per_class(classes, len(present)):
-        take = min(round(len(rows) * fraction), len(rows) - 1)
+        take = holdout_count(len(rows), fraction)
         chosen.append(rows[torch.argsort(word[rows], stable=True)[:take]])
     held = torch.zeros(len(labels), dtype=torch.bool)
     held[torch.cat(chosen)] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+def holdout_count(images: int, fraction: float) -> int:
+    """Return how many images of a class with so many are held out: a fraction, rounded, but never all."""
+    return min(round(images * fraction), images - 1)

@@ -13,8 +13,10 @@ from ..errors import must
 from ..functional import counts
 from ..runtime.progress import StageProgress
 from .choose_view import choose_view
+from .diversity import Chosen, Diversity, choose_images, wide_rows, with_frames
 from .images import Images, content_digest
 from .imbalance import Imbalance, holdout_indices, imbalance_indices
+from .kinds import joined_kinds
 from .loader import Split
 from .prepare import readable, relabelled, require_one_size, shaped, subset, with_test
 from .public import read_source
@@ -44,6 +46,13 @@ class Data:
         label_numbers: The source's own number of each class, if its labels skip numbers and were renumbered.
         skipped: Files that cannot be read and were left out, by their names in the tree.
         notes: Remarks for a reader of the results, one line each.
+        diversity: What the training images of narrow classes are, as text; see `Diversity`.
+        narrow: Share of the classes that are narrow; None if `diversity` is `none`.
+        narrow_order: Which classes are narrow, as `load_data` takes it; None if `diversity` is `none`.
+        narrow_classes: Numbers of the narrow classes.
+        val_like_train: Held-out images that were chosen as the training images were, narrow in narrow classes: what a
+            random split of the training images gives, where `val` holds random images of every class. None if `diversity`
+            is `none`, or nothing was split off.
 
     Example:
         >>> import diversify as dv
@@ -66,6 +75,11 @@ class Data:
     label_numbers: tuple[int, ...] | None = None
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    diversity: str = "none"
+    narrow: float | None = None
+    narrow_order: str | None = None
+    narrow_classes: tuple[int, ...] = ()
+    val_like_train: Split | None = None
 
     @property
     def num_classes(self) -> int:
@@ -81,7 +95,12 @@ class Data:
                 "digest": split.digest(),
                 "content": split.content,
             }
-            for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
+            for name, split in (
+                ("train", self.train),
+                ("val", self.val),
+                ("test", self.test),
+                ("val_like_train", self.val_like_train),
+            )
             if split is not None
         }
         optional: dict[str, object] = {}
@@ -89,6 +108,13 @@ class Data:
             optional["label_numbers"] = list(self.label_numbers)
         if self.skipped:
             optional |= {"skipped": list(self.skipped[:MOST_SKIPPED_NAMES]), "skipped_count": len(self.skipped)}
+        if self.diversity != "none":
+            optional |= {
+                "diversity": self.diversity,
+                "narrow": self.narrow,
+                "narrow_order": self.narrow_order,
+                "narrow_classes": list(self.narrow_classes),
+            }
         return {
             "spec": self.spec,
             "imbalance": self.imbalance,
@@ -118,10 +144,15 @@ def load_data(
     skip_bad: bool = False,
     relabel: bool = True,
     check_progress: StageProgress | None = None,
+    diversity: Diversity | str = "none",
+    narrow: float | None = None,
+    narrow_order: str | None = None,
 ) -> Data:
     """Load a data source, make its training images imbalanced, and split it into train, val and test.
 
-    The imbalance is applied first; then `holdout` is split off as val, unless the source has a val of its own. Image files,
+    The imbalance is applied first, then `diversity` replaces the images of narrow classes by as many less diverse ones; then
+    `holdout` is split off as val, unless the source has a val of its own. With a `diversity`, val has random images of
+    narrow classes, and what was split off is `val_like_train`. Image files,
     and PIL images in the columns of a table, are decoded once before anything else, so that all that cannot be read are
     named at once.
 
@@ -146,6 +177,13 @@ def load_data(
         relabel: Number the classes without gaps if labels skip numbers and the source names no classes. If False, the
             numbers between are classes without images. The same images are taken either way.
         check_progress: Called with ("checking images", images done, images in total).
+        diversity: A `Diversity`; or `neighbours:S`, `kinds:K`, `bursts:M` or `none`. It chooses among more images than a
+            class has in training: pass an imbalance with a count below that of the source, such as `exp:1:300` for 300
+            images of every class.
+        narrow: Share of the classes that are narrow; by default 0.5. Only beside a `diversity` that is text.
+        narrow_order: Which classes are narrow: a seed, independent of that of `tail_order`, by default 0; or `small` or
+            `large` for the smallest or largest classes, and `small:SEED` to choose other images. Only beside a
+            `diversity` that is text.
 
     Returns:
         The splits, class names and preprocessing.
@@ -160,11 +198,16 @@ def load_data(
         [100, 77, 59, 46, 35, 27, 21, 16, 13, 10]
         >>> len(data.train), len(data.val), len(data.test)
         (404, 101, 539)
+        >>> data = dv.load_data("digits", imbalance="exp:1:50", diversity="neighbours:3", narrow=0.3)
+        >>> data.narrow_classes, data.train.labels.bincount().unique().tolist(), len(data.val), len(data.val_like_train)
+        ((1, 2, 6), [40], 100, 100)
     """
     if not 0 <= holdout < 1:
         raise must("holdout", "lie in [0, 1)", holdout)
     profile = Imbalance.parse(imbalance) if isinstance(imbalance, str) else imbalance
+    diverse = _diversity(diversity, narrow, narrow_order)
     source = read_source(spec, Path(root), download=download)
+    source, fine = joined_kinds(source, spec) if diverse.kind == "kinds" else (source, None)
     source, positions, skipped = readable(source, spec, skip_bad, check_progress)
     source = with_test(source)
     renumbered, label_numbers = relabelled(source)
@@ -175,13 +218,18 @@ def load_data(
     view = view and dataclasses.replace(view, interpolation=interpolation)
     require_one_size(source, view)
     kept = imbalance_indices(labels, profile, tail_order)
+    split_off = 0.0 if "val" in source.splits else holdout
+    chosen = choose_images(source.splits["train"][0], labels, kept, diverse, fine=fine, holdout=split_off)
     cut = _Cut({name: (shaped(dataset, view), own) for name, (dataset, own) in source.splits.items()}, positions)
-    train, val = cut.train_and_val(kept, labels, holdout)
+    train, val, like_train = cut.train_and_val(chosen, labels, holdout, diverse)
+    own_labels = source.splits["train"][1]
+    narrow_classes = tuple(int(own_labels[(labels == c).nonzero()[0, 0]]) for c in chosen.narrow)
+    told = f"diversity {diverse}: narrow classes are {', '.join(names[c] for c in narrow_classes) or 'none'}"
     return Data(
         spec=spec,
         imbalance=str(profile),
         tail_order=tail_order,
-        holdout=0.0 if "val" in source.splits else holdout,
+        holdout=split_off,
         train=train,
         val=val,
         test=cut.whole("test"),
@@ -191,8 +239,22 @@ def load_data(
         mirror=source.mirror,
         label_numbers=label_numbers,
         skipped=skipped,
-        notes=tuple(on_one_line(note) for note in source.notes),
+        notes=tuple(on_one_line(note) for note in (*source.notes, *([] if diverse.kind == "none" else [told]))),
+        diversity=str(diverse),
+        narrow=None if diverse.kind == "none" else diverse.narrow,
+        narrow_order=None if diverse.kind == "none" else diverse.narrow_order,
+        narrow_classes=narrow_classes,
+        val_like_train=like_train,
     )
+
+
+def _diversity(diversity: Diversity | str, narrow: float | None, narrow_order: str | None) -> Diversity:
+    if isinstance(diversity, str):
+        return Diversity.parse(diversity, narrow, narrow_order)
+    for name, value in (("narrow", narrow), ("narrow_order", narrow_order)):
+        if value is not None:
+            raise must(name, "be left out beside a Diversity, which has its own", value)
+    return diversity
 
 
 def _class_names(source: Source) -> tuple[str, ...]:
@@ -210,12 +272,26 @@ class _Cut:
     splits: Mapping[str, tuple[Images, Tensor]]
     positions: Mapping[str, Tensor]
 
-    def train_and_val(self, kept: Tensor, classes: Tensor, holdout: float) -> tuple[Split, Split | None]:
-        """The rows `kept` of train without the hold-out, and val: that of the source, or else the hold-out."""
+    def train_and_val(
+        self, chosen: Chosen, classes: Tensor, holdout: float, diversity: Diversity
+    ) -> tuple[Split, Split | None, Split | None]:
+        """The chosen rows of train without the hold-out; val, that of the source or else the hold-out; and `val_like_train`.
+
+        With a diversity, the hold-out is `val_like_train`, and val has random images of narrow classes in its place.
+        """
+        everything = torch.arange(len(chosen.rows))
         if "val" in self.splits:
-            return self._part(kept, "source"), self.whole("val")
-        inner, outer = holdout_indices(classes[kept], holdout)
-        return self._part(kept[inner], "source"), self._part(kept[outer], "cut") if len(outer) else None
+            return self._part(chosen, everything, "source", diversity), self.whole("val"), None
+        inner, outer = holdout_indices(classes[chosen.rows], holdout)
+        train = self._part(chosen, inner, "source", diversity)
+        if not len(outer):
+            return train, None, None
+        like_train = self._part(chosen, outer, "cut", diversity)
+        if diversity.kind == "none":
+            return train, like_train, None
+        rows = wide_rows(classes, chosen, outer)
+        wide = dataclasses.replace(chosen, rows=rows, frames=torch.zeros_like(rows))
+        return train, self._part(wide, torch.arange(len(rows)), "cut", diversity), like_train
 
     def whole(self, name: str) -> Split | None:
         """A split of the source as it is; None if there is none."""
@@ -226,14 +302,15 @@ class _Cut:
         content = content_digest(images)
         return Split(dataset=images, labels=labels, indices=indices, origin="source", source=name, content=content)
 
-    def _part(self, rows: Tensor, origin: str) -> Split:
+    def _part(self, chosen: Chosen, places: Tensor, origin: str, diversity: Diversity) -> Split:
         images, labels = self.splits["train"]
-        chosen = subset(images, rows)
+        rows = chosen.rows[places]
+        part = with_frames(subset(images, rows), rows, chosen.frames[places], diversity.seed)
         return Split(
-            dataset=chosen,
+            dataset=part,
             labels=labels[rows],
             indices=self.positions["train"][rows] if "train" in self.positions else rows,
             origin=origin,
             source="train",
-            content=content_digest(chosen),
+            content=content_digest(part),
         )

@@ -81,7 +81,7 @@ def relabelled(source: Source) -> tuple[Source, tuple[int, ...] | None]:
     splits = {}
     for name, (dataset, labels) in source.splits.items():
         renumbered = torch.searchsorted(present, labels)
-        splits[name] = (_with_labels(dataset, renumbered), renumbered)
+        splits[name] = (with_labels(dataset, renumbered), renumbered)
     note = (
         f"labels skip numbers: the {len(numbers):,} with images, of 0 to {numbers[-1]:,}, are classes 0 to"
         f" {len(numbers) - 1:,}, named by their own numbers"
@@ -90,7 +90,8 @@ def relabelled(source: Source) -> tuple[Source, tuple[int, ...] | None]:
     return dataclasses.replace(source, splits=splits, class_names=names, notes=(*source.notes, note)), numbers
 
 
-def _with_labels(dataset: Images, labels: Tensor) -> Images:
+def with_labels(dataset: Images, labels: Tensor) -> Images:
+    """Return the data set with other labels in place of its own."""
     if isinstance(dataset, ImageArray):
         return ImageArray(dataset.images, labels, dataset.shape)
     return dataset.relabelled(labels) if isinstance(dataset, Table) else Relabelled(dataset, labels)

@@ -1,4 +1,4 @@
-"""How reports write numbers, names and origins, and which classes they show if there are many."""
+"""The form of numbers, names and origins in reports, and the choice of the classes they show if there are many."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def order_of(values: Tensor) -> list[int]:
     )
 
 
-def left_out(classes: int, shown: int, by: str) -> str:
-    """Return a sentence on the classes that a table or plot leaves out; "" if there are none."""
+def left_out(classes: int, shown: int, by: str, rows_are: str = "classes") -> str:
+    """Return a sentence on the classes, or other rows, that a table or plot leaves out; "" if there are none."""
     return (
-        f" Of {classes:,} classes, the {WEAKEST} with the lowest and the {STRONGEST} with the highest {by} are shown;"
+        f" Of {classes:,} {rows_are}, the {WEAKEST} with the lowest and the {STRONGEST} with the highest {by} are shown;"
         f" {classes - shown:,} left out."
         if shown < classes
         else ""
@@ -112,6 +112,7 @@ def origin_of(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         "data": look(run, "data", "spec"),
         "imbalance": look(run, "data", "imbalance"),
         "tail order": look(run, "data", "tail_order"),
+        "diversity": _diversity(run),
         "images": sizes,
         "preprocessing": join(words(run.get("view")) or None, run.get("view_origin")),
         "note": "; ".join(map(str, run["notes"])) if isinstance(run.get("notes"), list) else None,
@@ -122,6 +123,15 @@ def origin_of(run: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         "started": run.get("started"),
     }
     return tuple((label, text) for label, value in pairs.items() if (text := words(value)))
+
+
+def _diversity(run: Mapping[str, Any]) -> str | None:
+    form = look(run, "data", "diversity")
+    if form is None:
+        return None
+    names, narrow = look(run, "data", "class_names") or (), look(run, "data", "narrow_classes") or ()
+    listed = ", ".join(plain(names[c]) for c in narrow if c < len(names))
+    return f"{form} in {listed or 'no class'}"
 
 
 def look(record: Any, *path: str) -> Any:

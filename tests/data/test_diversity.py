@@ -1,0 +1,244 @@
+"""Narrow classes have as many images as wide ones, but less diverse ones; val and test stay wide, and all is reproducible."""
+
+import pytest
+import torch
+
+from diversify.commands.options import DataOptions
+from diversify.data.diversity import Diversity, choose_images, small_pixels, with_frames
+from diversify.data.images import ImageArray
+from diversify.data.imbalance import Imbalance, class_order, imbalance_indices
+from diversify.data.kinds import GROUPS, joined_kinds
+from diversify.data.load import load_data
+from diversify.data.loader import collate
+from diversify.data.public import _CIFAR100_CLASSES
+from diversify.data.sources import Source
+from diversify.errors import InputError
+from diversify.functional import draws
+
+EQUAL = {"imbalance": "exp:1:40"}
+
+
+def message_of(call):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def spread(split, c):
+    pixels = small_pixels(split.dataset, (split.labels == c).nonzero()[:, 0])
+    return float((pixels - pixels.mean(0)).square().sum(1).mean())
+
+
+def rows_of(split):
+    return set(split.indices.tolist())
+
+
+@pytest.mark.parametrize("form", ["neighbours:3", "kinds:2", "bursts:10"])
+def test_narrow_classes_have_as_many_images_of_less_spread_and_the_rest_is_untouched(form):
+    plain, data = load_data("digits", **EQUAL), load_data("digits", **EQUAL, diversity=form)
+    again = load_data("digits", **EQUAL, diversity=form, narrow=0.5, narrow_order="0")
+    assert data.record() == again.record()
+    assert data.train.labels.tolist() == plain.train.labels.tolist()
+    assert len(data.narrow_classes) == 5
+    # a shift by one pixel moves an 8 x 8 image far, so bursts have few images but no small spread
+    ours = sum(spread(data.train, c) for c in data.narrow_classes)
+    assert form == "bursts:10" or ours < 0.9 * sum(spread(plain.train, c) for c in data.narrow_classes)
+    for c in range(10):
+        if c not in data.narrow_classes:
+            for name in ("train", "val"):
+                ours, theirs = getattr(data, name), getattr(plain, name)
+                assert ours.indices[ours.labels == c].tolist() == theirs.indices[theirs.labels == c].tolist()
+    assert data.test.digest() == plain.test.digest()
+    assert data.test.content == plain.test.content
+    assert data.val.labels.tolist() == data.val_like_train.labels.tolist() == plain.val.labels.tolist()
+    assert not rows_of(data.train) & rows_of(data.val)
+    narrow = torch.isin(data.val.labels, torch.tensor(data.narrow_classes))
+    assert not set(data.val.indices[narrow].tolist()) & rows_of(data.val_like_train)
+
+
+def test_without_a_diversity_nothing_changes_and_nothing_is_recorded():
+    plain, none = load_data("digits", imbalance="exp:10"), load_data("digits", imbalance="exp:10", diversity="none")
+    assert plain.record() == none.record()
+    assert "diversity" not in plain.record()
+    assert plain.val_like_train is None
+    wide = load_data("digits", imbalance="exp:10", diversity="bursts:4", narrow=0)
+    assert wide.train.digest() == plain.train.digest()
+    assert wide.val.digest() == plain.val.digest()
+
+
+def test_neighbours_are_the_images_nearest_to_the_seed_images_equally_many_of_each():
+    values = torch.cat([torch.arange(30) / 300, 0.8 + torch.arange(30) / 300])  # two lumps far apart
+    values = values[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
+    dataset, labels = ImageArray(values, torch.zeros(60, dtype=torch.int64)), torch.zeros(60, dtype=torch.int64)
+    for seed in range(20):
+        one = choose_images(dataset, labels, torch.arange(10), Diversity("neighbours:1", narrow=1, seed=seed)).rows
+        first = int(draws.permutation(60, "diversity pool", seed, 0)[0])
+        assert (
+            sorted(one.tolist())
+            == sorted(sorted(range(60), key=lambda row: abs(float(values[row, 0, 0, 0] - values[first, 0, 0, 0])))[:10])
+            or len({row // 30 for row in one.tolist()}) == 1
+        )
+        two = choose_images(dataset, labels, torch.arange(10), Diversity("neighbours:2", narrow=1, seed=seed)).rows
+        seeds = draws.permutation(60, "diversity pool", seed, 0)[:2]
+        if len({int(row) // 30 for row in seeds}) == 2:
+            assert sorted(row // 30 for row in two.tolist()) == [0] * 5 + [1] * 5
+        assert len(two.unique()) == 10
+
+
+def test_which_classes_are_narrow_is_drawn_independently_of_which_are_small():
+    sizes = [100 - 10 * c for c in range(10)]
+    drawn = [Diversity("bursts:2", seed=seed).narrow_classes(sizes) for seed in range(400)]
+    share = [sum(c in narrow for narrow in drawn) / 400 for c in range(10)]
+    assert all(0.4 < each < 0.6 for each in share)
+    small = [set(class_order(str(seed), 10)[5:]) for seed in range(400)]
+    both = [len(small[seed] & set(drawn[seed])) for seed in range(400)]
+    assert 2.35 < sum(both) / 400 < 2.65  # 5 of 10 and 5 of 10: 2.5 by chance; the same order would give 5 or 0
+    assert Diversity("bursts:2", order="small").narrow_classes(sizes) == (5, 6, 7, 8, 9)
+    assert Diversity("bursts:2", order="large", narrow=0.3).narrow_classes(sizes) == (0, 1, 2)
+    assert 3 not in Diversity("bursts:2", narrow=1).narrow_classes([5, 5, 5, 0, 5])
+
+
+def test_kinds_of_a_source_become_one_class_and_training_has_some_of_them_but_val_all(monkeypatch):
+    fine = torch.arange(10).repeat_interleave(60)
+    images = fine[:, None, None, None].expand(-1, 1, 4, 4).to(torch.uint8).contiguous()
+    splits = {name: (ImageArray(images, fine), fine) for name in ("train", "test")}
+    source = Source(splits=splits, class_names=[str(c) for c in range(10)], mean=(0.1,), std=(0.3,))
+    monkeypatch.setattr("diversify.data.load.read_source", lambda *_, **__: source)
+    data = load_data("mnist", imbalance="exp:1:40", diversity="kinds:1", narrow=0.6)
+    assert data.class_names == ("0 or 1", "2 or 3", "4 or 5", "6 or 7", "8 or 9")
+    assert len(data.narrow_classes) == 3
+
+    def kinds(split, c):
+        return set(
+            collate([split.dataset[row] for row in (split.labels == c).nonzero()[:, 0].tolist()])[0].unique().tolist()
+        )
+
+    for c in range(5):
+        both = {2 * c, 2 * c + 1}
+        assert kinds(data.val, c) == kinds(data.test, c) == both  # 8 random images of the class
+        assert len(kinds(data.train, c)) == len(kinds(data.val_like_train, c)) == (1 if c in data.narrow_classes else 2)
+    assert [int(label) for _, label in data.test.dataset] == (fine // 2).tolist()
+
+
+def test_the_groups_name_every_class_of_their_sources_once():
+    assert sorted(name for members in GROUPS["cifar100"].values() for name in members) == sorted(
+        _CIFAR100_CLASSES.split()
+    )
+    assert {len(members) for members in GROUPS["cifar100"].values()} == {5}
+    assert len(GROUPS["cifar100"]) == 20
+    for name in ("mnist", "fashion-mnist"):
+        assert sorted(c for members in GROUPS[name].values() for c in members) == list(range(10))
+
+
+def test_a_source_without_groups_is_left_as_it_is():
+    labels = torch.arange(4)
+    source = Source(splits={"train": (ImageArray(torch.zeros(4, 1, 2, 2), labels), labels)}, class_names=list("abcd"))
+    assert joined_kinds(source, "digits") == (source, None)
+
+
+def test_a_burst_is_one_image_and_small_changes_of_it():
+    data = load_data("digits", **EQUAL, diversity="bursts:10", narrow=0.2, holdout=0)
+    c = data.narrow_classes[0]
+    rows = (data.train.labels == c).nonzero()[:, 0]
+    assert data.train.indices[rows].unique(return_counts=True)[1].tolist() == [10] * 4
+    images = collate([data.train.dataset[row] for row in rows.tolist()])[0].float()
+    source = load_data("digits", holdout=0).train
+    originals = source.dataset.images.float()
+    own = [source.indices.tolist().index(row) for row in data.train.indices[rows].tolist()]
+    assert (images[:4] == originals[own[:4]]).all()
+    changed = (images - originals[own]).abs().mean((1, 2, 3))
+    assert 0 < float(changed[4:].mean()) < 60
+    other = (images - originals[own].roll(1, 0)).abs().mean((1, 2, 3))
+    assert float(changed.mean()) < 0.7 * float(other.mean())
+    assert len(images.unique(dim=0)) > 30
+    assert (
+        data.train.content == load_data("digits", **EQUAL, diversity="bursts:10", narrow=0.2, holdout=0).train.content
+    )
+    assert (
+        data.train.content
+        != load_data("digits", **EQUAL, diversity="bursts:10", narrow=0.2, holdout=0, narrow_order="1").train.content
+    )
+
+
+def test_a_frame_depends_on_its_own_row_alone():
+    images = (draws.uniform("images", torch.arange(3 * 64)) * 255).to(torch.uint8).view(3, 1, 8, 8)
+    rows, frames = torch.tensor([7, 9, 7]), torch.tensor([0, 2, 5])
+    whole = with_frames(ImageArray(images, rows), rows, frames, 0)
+    last = with_frames(ImageArray(images[2:], rows[2:]), rows[2:], frames[2:], 0)
+    assert (whole.images[2] == last.images[0]).all()
+    assert (whole.images[0] == images[0]).all()
+
+
+def test_the_pool_is_the_class_and_bounded(monkeypatch):
+    monkeypatch.setattr("diversify.data.diversity.POOL", 30)
+    labels = torch.arange(2).repeat_interleave(100)
+    images = draws.uniform("images", torch.arange(200 * 16)).view(200, 1, 4, 4)
+    kept = imbalance_indices(labels, Imbalance.parse("exp:1:15"))
+    chosen = choose_images(ImageArray(images, labels), labels, kept, Diversity("neighbours:1", narrow=1))
+    assert labels[chosen.rows].tolist() == labels[kept].tolist()
+    for c in range(2):
+        rows = (labels == c).nonzero()[:, 0]
+        pool = rows[draws.permutation(100, "diversity pool", 0, c)][:30]
+        assert set(chosen.rows[labels[chosen.rows] == c].tolist()) <= set(pool.tolist())
+
+
+@pytest.mark.parametrize(
+    ("options", "law"),
+    [
+        ({"diversity": "near:3"}, "diversity must be neighbours:S, kinds:K, bursts:M or none, got 'near:3'"),
+        ({"diversity": "neighbours"}, "diversity must be neighbours:S"),
+        ({"diversity": "none:1"}, "diversity must be neighbours:S"),
+        ({"diversity": "bursts:1"}, "diversity must have a number of at least 2, got bursts:1"),
+        ({"diversity": "kinds:0"}, "diversity must have a number of at least 1, got kinds:0"),
+        ({"narrow": 0.5}, "narrow must stand beside diversity, got 0.5"),
+        ({"narrow_order": "1"}, "narrow_order must stand beside diversity"),
+        ({"diversity": "bursts:2", "narrow": 1.5}, "narrow must lie in [0, 1], got 1.5"),
+        ({"diversity": "bursts:2", "narrow": float("nan")}, "narrow must lie in [0, 1], got nan"),
+        ({"diversity": "bursts:2", "narrow": 0.01}, "narrow must be the share of one class at least, of 10, got 0.01"),
+        ({"diversity": "bursts:2", "narrow_order": "big"}, "narrow_order must be a seed, small, large"),
+        ({"diversity": "bursts:2", "narrow_order": ""}, "narrow_order must be a seed, small, large"),
+        ({"diversity": "bursts:2", "narrow_order": "small", **EQUAL}, "narrow_order must be a seed where all classes"),
+        ({"diversity": "neighbours:3"}, "diversity neighbours:3 must choose the 127 images of class"),
+        ({"diversity": "neighbours:40", **EQUAL}, "must have fewer seed images than class 1 has images, 40, got 40"),
+        ({"diversity": "kinds:5", **EQUAL}, "must have fewer kinds than class 1 has, 5, got 5"),
+        ({"diversity": "kinds:1", "imbalance": "exp:1:100"}, "must find 100 images of 1 kinds of class 1, got"),
+        ({"diversity": Diversity("bursts:2"), "narrow": 0.5}, "narrow must be left out beside a Diversity"),
+    ],
+)
+def test_what_cannot_work_ends_in_one_line(options, law):
+    assert message_of(lambda: load_data("digits", **options)).startswith(law) or law in message_of(
+        lambda: load_data("digits", **options)
+    )
+
+
+def test_image_files_have_neighbours_but_no_bursts(tmp_path):
+    from PIL import Image
+
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+        for row in range(12):
+            Image.new("RGB", (20, 18), (row * 20, 0, 0)).save(tmp_path / name / f"{row}.png")
+    options = {"imbalance": "exp:1:4", "mean": (0.5,) * 3, "std": (0.5,) * 3, "holdout": 0.25}
+    data = load_data(f"folder:{tmp_path}", **options, diversity="neighbours:1")
+    (c,) = data.narrow_classes
+    reds = sorted(
+        int(data.train.dataset[row][0][0, 0, 0]) // 20 for row in range(len(data.train)) if data.train.labels[row] == c
+    )
+    assert reds[-1] - reds[0] <= 6
+    assert "must have images in memory, not in files" in message_of(
+        lambda: load_data(f"folder:{tmp_path}", **options, diversity="bursts:2")
+    )
+
+
+def test_the_options_of_a_training_run_are_taken_from_its_record():
+    given = DataOptions(spec="digits", imbalance="exp:1:40", diversity="neighbours:3", narrow=0.3, narrow_order="7")
+    data = given.load(measure_view=False)
+    record = {"data": data.record(), "view": None}
+    filled = DataOptions().filled_from(record)
+    assert (filled.diversity, filled.narrow, filled.narrow_order) == ("neighbours:3", 0.3, "7")
+    assert filled.load(measure_view=False).record() == data.record()
+    other = DataOptions(diversity="bursts:4").filled_from(record)
+    assert (other.diversity, other.narrow, other.narrow_order) == ("bursts:4", None, None)
+    assert DataOptions(diversity="none").filled_from(record).load(measure_view=False).diversity == "none"
+    assert DataOptions(diversity="neighbours:3").filled_from(record).narrow == 0.3
