@@ -18,6 +18,11 @@ _NAPIERALA_FULL = (
     "Napierala and Stefanowski (2016), Types of minority class examples and their influence on learning classifiers from"
     " imbalanced data, Journal of Intelligent Information Systems 46"
 )
+_NORTHCUTT = "Northcutt et al. 2021"
+_NORTHCUTT_FULL = (
+    "Northcutt, Jiang and Chuang (2021), Confident learning: estimating uncertainty in dataset labels, Journal of Artificial"
+    " Intelligence Research 70, equations 1 and 2, arXiv:1911.00068"
+)
 _PAPYAN = "Papyan et al. 2020"
 _PAPYAN_FULL = (
     "Papyan, Han and Donoho (2020), Prevalence of neural collapse during the terminal phase of deep learning training,"
@@ -79,7 +84,7 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Diversity:
-    """What the two columns of one diversity measure share; training and held-out images are measured alike."""
+    """The entries for the two columns of one diversity measure, of training and of held-out images."""
 
     title: str
     meaning: str
@@ -563,6 +568,72 @@ _DEFINED: dict[str, Measure] = {
         source="Guo et al. 2017",
         reference="Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, ICML, equation 3,"
         " arXiv:1706.04599",
+    ),
+    "suspect_labels": Measure(
+        title="suspect labels, held-out",
+        meaning="Held-out images of the class that a head fitted on other held-out images puts into another class with confidence:"
+        " wrong labels, or hard images.",
+        unit="images",
+        formula="number of images i of class c for which k exists, k != c, with p_i(k) >= t_k, p_i(k) > p_i(c) and the largest such"
+        " p_i(k); t_k = mean of p_j(k) over the images j of class k; p cross-fitted on held-out features in 5 folds",
+        high="Many labels look wrong. Compare with the expected number: only the excess speaks for wrong labels.",
+        low="The images look like their label.",
+        pitfalls="Hard images are suspect, too. Where two classes are mixed up often, wrong labels look like overlap and are expected."
+        " Counts the measured images, at most 10,000. Undefined below 5 images.",
+        source=_NORTHCUTT,
+        reference=_NORTHCUTT_FULL,
+    ),
+    "suspect_labels_expected": Measure(
+        title="suspect labels expected, held-out",
+        meaning="How many held-out images of the class would be suspect if every label were right, because they are hard.",
+        unit="images",
+        formula="n_c sum_i q_i(c) s_i(c) / sum_i q_i(c); q = p calibrated by vector scaling, with a share of random labels fitted beside"
+        " it; s_i(c) = 1 if image i would be suspect with label c",
+        high="The class overlaps with others: suspects are mostly hard images.",
+        low="The class is clear: suspects are mostly wrong labels.",
+        pitfalls="An estimate, too uncertain to judge a class with fewer than 20 images. The test for a finding adds 10% and 1 image in"
+        " 100.",
+        reference=f"{_OURS} Calibration: Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, ICML,"
+        " arXiv:1706.04599",
+    ),
+    "suspect_labels_train": Measure(
+        title="suspect labels, training",
+        meaning="Training images of the class that a head fitted on other training images puts into another class with confidence.",
+        unit="images",
+        formula="as suspect_labels, over training images",
+        high="Many labels look wrong. Compare with the expected number: only the excess speaks for wrong labels.",
+        low="The images look like their label; or the model has memorised them with their wrong label.",
+        pitfalls="A model that has memorised a wrong label gives the image features of the wrong class. So few suspects do not prove"
+        " that labels are right: features of a model that was not trained on the images show more.",
+        source=_NORTHCUTT,
+        reference=_NORTHCUTT_FULL,
+    ),
+    "suspect_labels_train_expected": Measure(
+        title="suspect labels expected, training",
+        meaning="How many training images of the class would be suspect if every label were right, because they are hard.",
+        unit="images",
+        formula="as suspect_labels_expected, over training images",
+        high="The class overlaps with others: suspects are mostly hard images.",
+        low="The class is clear: suspects are mostly wrong labels.",
+        pitfalls="An estimate, too uncertain to judge a class with fewer than 20 images.",
+        reference=_OURS,
+    ),
+    "cluster_recall": Measure(
+        title="recall of the failing cluster",
+        meaning="Recall of a cluster of the class's held-out images whose recall is surely below that of the rest of the class; the"
+        " lowest if there are several. Undefined if there is none.",
+        unit="share",
+        formula="hits / images of the cluster; k-means on the held-out features of the class, 2 to 4 clusters of at least 10 images,"
+        " their number by the largest silhouette; Fisher's exact test against the rest of the class, Holm over all clusters, 5%",
+        high="The cluster is weaker than the rest of the class, but most of its images are recognised.",
+        low="The model fails on a kind of image, not on the class: look at the pictures of the cluster.",
+        pitfalls="The part of a class that lies nearest to another class is often weaker; pictures tell whether it is a kind of image."
+        " At most 500 images of a class, and the 100 classes with the most errors, are divided. Below 5 errors or 20 images a"
+        " class has no value.",
+        bad="low",
+        interval=True,
+        reference="Clusters: Rousseeuw (1987), Silhouettes: a graphical aid to the interpretation and validation of cluster analysis,"
+        " Journal of Computational and Applied Mathematics 20. Test: Fisher (1922) and Holm (1979). " + _WILSON_FULL,
     ),
     **_diversity_columns(),
 }

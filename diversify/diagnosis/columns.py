@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..functional import ceiling, counts, diversity, geometry, magnitude, metrics, neighbors, stats
+from ..functional import ceiling, counts, diversity, geometry, groups, magnitude, metrics, neighbors, stats
 from ..network.linear_head import LinearHead
 from .beyond_size import MATCHED_N
 from .class_table import BOOTSTRAPS, ClassTable
@@ -23,17 +23,14 @@ FOLDS = 5  # of the refitted head; undefined for a class with fewer rows
 
 def put_recognition(table: ClassTable, train: Side, heldout: Side) -> None:
     """Put counts, recall, precision, margin and calibration, and which classes are fragile."""
-    confusions = [
-        metrics.confusion_matrix(side.labels, side.predictions, table.num_classes) for side in (train, heldout)
-    ]
-    table.put("count", confusions[0].sum(1))
-    table.put("count_heldout", confusions[1].sum(1))
-    for name, confusion in zip(("recall_train", "recall_heldout"), confusions, strict=True):
-        table.put_share(name, confusion.diagonal(), confusion.sum(1))
-    table.put_share("precision_heldout", confusions[1].diagonal(), confusions[1].sum(0))
+    for name, side in (("train", train), ("heldout", heldout)):
+        table.put("count" if name == "train" else "count_heldout", counts.class_counts(side.labels, table.num_classes))
+        table.put_rate(f"recall_{name}", side.predictions == side.labels, side.labels, side.groups)
+    table.put_rate("precision_heldout", heldout.predictions == heldout.labels, heldout.predictions, heldout.groups)
     recall = table.columns["recall_heldout"]
     table.put("fragile", (table.columns["recall_heldout_high"] < recall.nanmean()).double())
-    table.put_mean("margin", metrics.margin(heldout.logits, heldout.labels), heldout.labels, heldout.queries)
+    margin, group = metrics.margin(heldout.logits, heldout.labels), heldout.groups_of(heldout.queries)
+    table.put_mean("margin", margin, heldout.labels, heldout.queries, group)
     table.put("ece", metrics.calibration_error(heldout.logits, heldout.labels))
 
 
@@ -88,8 +85,10 @@ def _put_top_k_share(table: ClassTable, train: Side, weight: Tensor, means: Tens
     positive = (train.features * positive_weight[train.labels]).double().sum(1)
     strength = magnitude.top_k_magnitude(train.features, positive_weight, train.labels, indices).double()
     strength = strength * indices.shape[1]
-    rows, labels = train.queries, train.labels[train.queries]
-    drawn = torch.stack([table.bootstrap(values[rows], labels, "top_k_share") for values in (strength, positive)])
+    rows, labels, group = train.queries, train.labels[train.queries], train.groups_of(train.queries)
+    drawn = torch.stack(
+        [table.bootstrap(values[rows], labels, "top_k_share", group) for values in (strength, positive)]
+    )
     centre = table.means(strength[rows], labels) / table.means(positive[rows], labels)
     table.put_draws("top_k_share", table.columns["top_k_share"], drawn[0] / drawn[1], centre)
 
@@ -113,7 +112,7 @@ def _put_needed(table: ClassTable, heldout: Side, weight: Tensor, bias: Tensor) 
     decided = ~without_weights(weight)[heldout.predictions]
     for name, chosen in (("needed_tp", hit & decided), ("needed_error", ~hit & decided)):
         queries = heldout.queries[chosen[heldout.queries]]
-        drawn = table.bootstrap(needed[queries], heldout.labels[queries], name)
+        drawn = table.bootstrap(needed[queries], heldout.labels[queries], name, heldout.groups_of(queries))
         centre = table.means(needed[queries], heldout.labels[queries])
         table.put_draws(name, table.means(needed[chosen], heldout.labels[chosen]), drawn, centre)
 
@@ -166,7 +165,7 @@ def _put_ratio(
             _Magnitude(
                 mean=table.means(values[rows], side.labels[rows]),
                 query_mean=table.means(values[queries], side.labels[queries]),
-                drawn=table.bootstrap(values[queries], side.labels[queries], f"{name} {key}"),
+                drawn=table.bootstrap(values[queries], side.labels[queries], f"{name} {key}", side.groups_of(queries)),
             )
         )
     seen, unseen = sides
@@ -282,6 +281,20 @@ def put_ceiling(table: ClassTable, heldout: Side, fitted: ceiling.CrossFit | Non
     table.put("ceiling_gain", gain, *ends)
     low, high = stats.mean_share_interval(gain, *ends, least=-1.0)
     return {"head_ceiling": float(gain.nanmean()), "head_ceiling_low": low, "head_ceiling_high": high}
+
+
+def put_groups(table: ClassTable, train: Side, heldout: Side) -> None:
+    """Put the number of groups on each side, and the share of held-out images whose group is also in training."""
+    nothing = torch.full((table.num_classes,), torch.nan)
+    for name, side in (("train", train), ("heldout", heldout)):
+        known = side.groups is not None
+        table.put(
+            f"groups_{name}", groups.group_counts(side.labels, side.groups, table.num_classes) if known else nothing
+        )
+    shared = nothing
+    if train.groups is not None and heldout.groups is not None:
+        shared = table.means(torch.isin(heldout.groups, train.groups).double(), heldout.labels)
+    table.put("groups_shared", shared)
 
 
 def balanced_accuracy(columns: Mapping[str, Tensor], name: str) -> dict[str, float]:

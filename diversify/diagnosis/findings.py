@@ -1,7 +1,7 @@
 """The findings of a diagnosis: for each fragile class, what is wrong in plain words, the evidence, and a remedy.
 
-`RULES` holds all of the judgement. A rule fires where the 95% interval of a class's measure lies on the bad side of a mark,
-usually the mean over the classes.
+`RULES` holds every condition. A rule fires if the whole 95% interval of a class's measure is worse than a reference value, usually
+the mean over the classes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,21 @@ REMEDIES = {
     "toward the enemies": "oversample it toward the nearest other classes (EOS), because its training images lie among theirs",
     "more images": "collect or hold out more images, because no measure here explains the low recall",
     "collect images": "collect images of the class, because the model has never seen one",
+    "check labels": "look at the suspect images first, and correct or leave out those with a wrong label",
+    "look at the cluster": "look at its images and collect training images like them, or correct their labels if these are wrong",
+    "different images": "collect images of the class that differ (other scenes, objects and days), because near copies teach the"
+    " model little",
+    "new held-out images": "hold out images anew, whole groups at a time (scenes, patients, bursts), because the model has seen"
+    " images like these in training",
     "read all images": "make the training loader give every image of the class, and diagnose again",
 }
-"""What each kind of remedy means, as the end of a finding's text."""
+"""Each kind of remedy in words, as the end of a finding's text."""
+
+_NOT_COUNTED = {  # measures that suspect labels can lower
+    "ce_magnitude_ratio": "The low magnitude of its top-K features on held-out images",
+    "identity_overlap": "The low share of its top-K features that are also the top-K on held-out images",
+    "diversity_vendi_heldout": "The low diversity of its held-out images",
+}
 
 _TITLES = {
     "feature space": "feature augmentation",
@@ -81,7 +93,7 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What is wrong with one fragile class, or with one that has no training images.
+    """The trouble of one fragile class, or of one that has no training images.
 
     Attributes:
         class_index: The class.
@@ -113,15 +125,15 @@ class Finding:
 class Rule:
     """A condition on one measure of a class, and the sentence and kind of remedy that follow from it.
 
-    The rule fires if the 95% interval of the class lies wholly on the bad side of the mark.
+    The rule fires if the whole 95% interval of the class is worse than the reference value.
 
     Attributes:
         measure: The measure's name.
-        bad: "low" or "high", the bad side.
+        bad: "low" if low values are bad, "high" if high values are.
         remedy: The kind of remedy, a key of `REMEDIES`.
         text: A sentence with the fields {value}, {low}, {high}, {mean} (the value compared with), {points} (all four,
             times 100), {reference} (what {mean} is, in words) and {enemy} (a sentence on the class that the errors lie nearest to).
-        mark: A fixed mark, in addition to the value compared with; the stricter of the two counts.
+        mark: A fixed reference value, in addition to the value compared with; the stricter of the two counts.
         beyond_count: Compare with the value that a line on log n predicts for the class, not with the mean over the classes;
             for measures that depend on class size by themselves.
         least_count: Fewest training images of a class for which the rule can fire.
@@ -200,6 +212,7 @@ def find(
     *,
     top_k: int,
     reading: Reading = Reading(),  # noqa: B008 - a frozen value
+    without_suspects: Columns | None = None,
 ) -> tuple[Finding, ...]:
     """Return a finding for each class without training images, then for each fragile class, lowest recall first.
 
@@ -210,12 +223,17 @@ def find(
         log_count: For each measure that has one, its line on log n: `slope`, `intercept`, `r_squared`, and `scatter`.
         top_k: K, the number of features in a class's top-K.
         reading: How the training loader gave its rows.
+        without_suspects: Some of the columns, measured without suspect labels; NaN for classes without surely wrong labels.
+            A rule has to fire on these numbers, too, and the finding gives them.
     """
     absent = [c for c in range(len(class_names)) if float(columns["count"][c]) == 0]
     findings = [_absent(class_names[c], c, reading) for c in absent]
     fragile = [c for c in range(len(class_names)) if bool(columns["fragile"][c]) and c not in absent]
     fragile.sort(key=lambda c: float(columns["recall_heldout"][c]))
-    return (*findings, *(_finding(columns, class_names, enemies, log_count, top_k, c) for c in fragile))
+    return (
+        *findings,
+        *(_finding(columns, class_names, enemies, log_count, top_k, c, without_suspects or {}) for c in fragile),
+    )
 
 
 def _absent(name: str, c: int, reading: Reading) -> Finding:
@@ -248,8 +266,14 @@ def _evidence(columns: Columns, measure: str, c: int, line: Mapping[str, float] 
     return Evidence(measure=measure, value=_value(columns, measure, c), low=low, high=high, compared_with=mark)
 
 
+def _without(one: Evidence, columns: Columns, c: int) -> Evidence:
+    """The same evidence, measured without suspect labels."""
+    value, low, high = (_value(columns, f"{one.measure}{end}", c) for end in ("", "_low", "_high"))
+    return dataclasses.replace(one, value=value, low=low, high=high)
+
+
 def _fires(rule: Rule, evidence: Evidence, *, count: int, top_k: int) -> bool:
-    """True if the whole interval lies on the bad side of the mark; never where a number is undefined."""
+    """True if the whole interval is worse than the reference value; False if a number is undefined."""
     if any(math.isnan(number) for number in (evidence.low, evidence.high, evidence.compared_with)):
         return False
     if count < rule.least_count or evidence.low == evidence.high:
@@ -285,7 +309,7 @@ def _opening(columns: Columns, class_names: Sequence[str], recall: Evidence, log
 
 
 def _against_size(recall: Evidence, expected: float, scatter: float) -> str:
-    """Whether class size explains the recall; `scatter` is the standard deviation of the classes about the line."""
+    """Return a clause on whether class size explains the recall; `scatter` is the standard deviation of the classes about the line."""
     if recall.low <= expected <= recall.high:
         return "class size alone can explain the recall"
     points = f"{100 * abs(recall.value - expected):.0f} points {'below' if recall.value < expected else 'above'}"
@@ -303,7 +327,13 @@ def _against_size(recall: Evidence, expected: float, scatter: float) -> str:
 
 
 def _finding(
-    columns: Columns, class_names: Sequence[str], enemies: Tensor, log_count: Lines, top_k: int, c: int
+    columns: Columns,
+    class_names: Sequence[str],
+    enemies: Tensor,
+    log_count: Lines,
+    top_k: int,
+    c: int,
+    without_suspects: Columns,
 ) -> Finding:
     recall = _evidence(columns, "recall_heldout", c)
     sentences = _opening(columns, class_names, recall, log_count, c)
@@ -313,6 +343,12 @@ def _finding(
         one = _evidence(columns, rule.measure, c, line)
         if not _fires(rule, one, count=int(_value(columns, "count", c)), top_k=top_k):
             continue
+        corrected = rule.measure in without_suspects and not math.isnan(_value(without_suspects, rule.measure, c))
+        if corrected:
+            one = _without(one, without_suspects, c)
+            if not _fires(rule, one, count=int(_value(columns, "count", c)), top_k=top_k):
+                sentences.append(f"{_NOT_COUNTED[rule.measure]} is not counted: it is not sure without the suspect labels.")
+                continue
         evidence.append(one)
         causes.append(rule.remedy)
         sentences.append(
@@ -325,6 +361,7 @@ def _finding(
                 reference="mean over classes" if line is None else "expected for a class of its size",
                 enemy=_enemy(class_names, enemies, c),
             ).strip()
+            + (" Suspect labels are left out of these numbers." if corrected else "")
         )
     causes = list(dict.fromkeys(causes)) or ["more images"]
     sentences.append(

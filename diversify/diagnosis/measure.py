@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence, Set
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -14,16 +14,19 @@ from torch.utils.data import DataLoader
 from ..errors import must
 from ..files import digests
 from ..functional import counts, diversity, stats
+from ..functional.groups import group_numbers
 from ..functional.multilabel import require_one_label
 from ..network.batches import Key
 from ..network.embeddings import Embeddings
 from ..network.extraction import extract
+from ..network.hugging_face import class_names_in
 from ..network.linear_head import LinearHead, read_head
 from ..network.split import split_head
 from ..runtime.progress import Progress, Ticker
 from .beyond_size import lines_on_log_count, recall_of_groups
 from .catalogue import MEASURES
 from .class_table import ClassTable
+from .clusters import FailingCluster, cluster_findings, failing_clusters, put_clusters
 from .columns import (
     balanced_accuracy,
     error_enemies,
@@ -31,10 +34,13 @@ from .columns import (
     put_ceiling,
     put_diversities,
     put_geometry,
+    put_groups,
     put_magnitudes,
     put_recognition,
 )
 from .findings import find
+from .label_errors import KEPT, LabelErrors, errors_of_sides, label_findings, put_suspects, refit, without_suspects
+from .near_copies import copy_findings, put_near_copies
 from .result import Diagnosis
 from .sides import QUERY_ROWS, Side, make_side
 
@@ -79,6 +85,8 @@ def diagnose(
     top_k: int | str = TOP_K,
     seed: int = 0,
     progress: Progress | None = None,
+    groups_train: Any = None,
+    groups_heldout: Any = None,
 ) -> Diagnosis:
     """Diagnose a network from the embeddings of its own training images and of images it was not trained on.
 
@@ -93,6 +101,10 @@ def diagnose(
         top_k: Number of features that count as the strongest of a class: an integer, or a share of D such as "10%".
         seed: Seed of the draws at matched n, of the bootstraps and of the folds.
         progress: Called with (steps done, steps in all).
+        groups_train: One value per training image, integers or text, equal for images that depend on each other: of one
+            patient, camera or burst. By default those of the embeddings. Intervals of recall, precision and magnitudes then
+            count groups, not images, and held-out images whose group is also in training are reported.
+        groups_heldout: The same for held-out images; a group has the same value on both sides.
 
     Returns:
         The diagnosis, on the CPU. `MEASURES` defines its columns.
@@ -117,6 +129,7 @@ def diagnose(
         ['class 3']
     """
     head = _checked_head(head, train, heldout)
+    train, heldout = _grouped(train, groups_train, "train"), _grouped(heldout, groups_heldout, "heldout")
     if heldout_split not in ("val", "test"):
         raise must("heldout_split", "be val or test", repr(heldout_split))
     names = class_names_of(class_names, head.num_classes)
@@ -126,14 +139,16 @@ def diagnose(
         for name, embeddings in (("train", train), ("heldout", heldout))
     )
     tick = Ticker(progress, 7)
-    columns, top_k_fields, enemies, summary = _measure(seen, unseen, head, k, seed, tick)
+    columns, top_k_fields, enemies, summary, errors, clusters = _measure(seen, unseen, head, k, seed, tick)
     lines, beyond = lines_on_log_count(columns)
     summary |= recall_of_groups(columns) | {
         "imbalance_ratio": counts.imbalance_ratio(columns["count"]),
         "identity_chance": k / head.num_features,
         "fragile_classes": float(columns["fragile"].sum()),
     }
-    findings = find(columns, names, enemies, lines, top_k=k, reading=train.reading)
+    cleaned = without_suspects(errors, seen, unseen, head, k, seed)
+    findings = find(columns, names, enemies, lines, top_k=k, reading=train.reading, without_suspects=cleaned)
+    findings += copy_findings(columns, names) + label_findings(errors, names) + cluster_findings(clusters, names)
     tick()
     return Diagnosis(
         heldout_split=heldout_split,
@@ -151,7 +166,17 @@ def diagnose(
         queries={"train": _queries(seen), "heldout": _queries(unseen)},
         seed=seed,
         readings={"train": train.reading, "heldout": heldout.reading},
+        label_errors={side: one.most_suspect(KEPT) for side, one in errors.items()},
+        failing_clusters=clusters,
     )
+
+
+def _grouped(side: Embeddings, groups: Any, name: str) -> Embeddings:
+    """The embeddings with these groups, or with their own if none are given."""
+    if groups is None:
+        return side
+    numbers = group_numbers(f"groups_{name}", groups, rows=len(side))
+    return dataclasses.replace(side, groups=numbers.to(side.labels.device))
 
 
 def class_names_of(class_names: ClassNames | None, num_classes: int) -> tuple[str, ...]:
@@ -217,10 +242,19 @@ def _checked_head(head: nn.Module | LinearHead, train: Embeddings, heldout: Embe
     return dataclasses.replace(head, weight=head.weight.to(device), bias=head.bias.to(device))
 
 
-def _measure(
-    seen: Side, unseen: Side, head: LinearHead, k: int, seed: int, tick: Ticker
-) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, dict[str, float]]:
-    """Return the columns, the `top_k_*` fields, the enemies `(C, C)`, and numbers of the whole model, in 6 ticks."""
+class _Measured(NamedTuple):
+    """The columns, the `top_k_*` fields, the enemies `(C, C)`, numbers of the whole model, label errors, and failing clusters."""
+
+    columns: dict[str, Tensor]
+    top_k_fields: dict[str, Tensor]
+    enemies: Tensor
+    summary: dict[str, float]
+    label_errors: dict[str, LabelErrors]
+    clusters: tuple[FailingCluster, ...]
+
+
+def _measure(seen: Side, unseen: Side, head: LinearHead, k: int, seed: int, tick: Ticker) -> _Measured:
+    """Measure both sides, in 6 ticks."""
     table = ClassTable(head.num_classes, seed)
     put_recognition(table, seen, unseen)
     tick()
@@ -232,11 +266,20 @@ def _measure(
     enemies = error_enemies(seen, unseen, head.num_classes).cpu()
     tick()
     summary = balanced_accuracy(table.columns, "train") | balanced_accuracy(table.columns, "heldout")
-    summary |= put_ceiling(table, unseen)
+    fitted = refit(unseen, head.num_classes, seed)
+    summary |= put_ceiling(table, unseen, fitted)
+    errors = errors_of_sides(fitted, seen, unseen, head.num_classes, seed)
+    summary |= put_suspects(table, errors)
+    clusters = failing_clusters(
+        unseen.raw, unseen.labels, unseen.predictions, unseen.queries, head.num_classes, seed=seed
+    )
+    put_clusters(table, clusters)
+    put_near_copies(table, seen, unseen)
+    put_groups(table, seen, unseen)
     tick()
     summary |= put_geometry(table, seen, unseen, head)
     tick()
-    return table.columns, top_k_fields, enemies, summary
+    return _Measured(table.columns, top_k_fields, enemies, summary, errors, clusters)
 
 
 def _in_order(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -274,6 +317,8 @@ def diagnose_model(
     seed: int = 0,
     image_key: Key | None = None,
     label_key: Key | None = None,
+    groups_train: Any = None,
+    groups_heldout: Any = None,
 ) -> Diagnosis:
     """Diagnose a model from two loaders: `split_head`, `extract` on each loader, and `diagnose`.
 
@@ -284,13 +329,16 @@ def diagnose_model(
         train_loader: Batches `(images, labels)` of the images that the model was trained on, without augmentation.
         heldout_loader: Batches of images that it was not trained on. Both give images as the model takes them.
         class_names: One name per class, in order, or a mapping between classes and names (`id2label`, `class_to_idx`);
-            "class 0", "class 1", ... by default.
+            by default those that a model of Hugging Face transformers names, and else "class 0", "class 1", ...
         head: Name of the head's module, where it cannot be found automatically.
         heldout_split: "val", or "test" for a diagnosis that is only to be read.
         top_k: Number of features that count as the strongest of a class: an integer, or a share of D such as "10%".
         seed: Seed of the draws at matched n, of the bootstraps and of the folds.
         image_key: Key or position of the images in a batch, if it is not a usual one; see `extract`.
         label_key: Key or position of the labels.
+        groups_train: One value per row that the training loader gives, in its order: patient, camera, burst; see
+            `diagnose`.
+        groups_heldout: The same for held-out images.
 
     Returns:
         The diagnosis, on the CPU.
@@ -315,6 +363,15 @@ def diagnose_model(
     train, heldout = (
         extract(split, loader, image_key=image_key, label_key=label_key) for loader in (train_loader, heldout_loader)
     )
+    names = class_names if class_names is not None else class_names_in(model, heldout.num_classes)
     return diagnose(
-        train, heldout, head=split.head, class_names=class_names, heldout_split=heldout_split, top_k=top_k, seed=seed
+        train,
+        heldout,
+        head=split.head,
+        class_names=names,
+        heldout_split=heldout_split,
+        top_k=top_k,
+        seed=seed,
+        groups_train=groups_train,
+        groups_heldout=groups_heldout,
     )

@@ -25,6 +25,8 @@ class Side:
         predictions: `(N,)`, the predicted classes.
         logits: `(N, C)`, of the head that is diagnosed.
         queries: The rows that the costly measures use, ascending.
+        indices: `(N,)`, the images' indices in their data set.
+        groups: `(N,)`, the group of each image; None if no groups are known.
     """
 
     raw: Tensor
@@ -33,6 +35,12 @@ class Side:
     predictions: Tensor
     logits: Tensor
     queries: Tensor
+    indices: Tensor
+    groups: Tensor | None = None
+
+    def groups_of(self, rows: Tensor) -> Tensor | None:
+        """Return the groups of some rows; None if no groups are known."""
+        return None if self.groups is None else self.groups[rows]
 
 
 def make_side(embeddings: Embeddings, head: LinearHead, *, seed: int, name: str) -> Side:
@@ -46,6 +54,8 @@ def make_side(embeddings: Embeddings, head: LinearHead, *, seed: int, name: str)
         predictions=logits.argmax(1),
         logits=logits,
         queries=query_rows(embeddings.labels, head.num_classes, QUERY_ROWS, seed=seed, name=f"queries {name}"),
+        indices=embeddings.indices,
+        groups=embeddings.groups,
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import must
 from .draws import bits
 
-_WORK = 5e10  # multiply-adds per fold above which the number of iterations is reduced
+HEAD_WORK = 5e10  # multiply-adds per fold above which the number of iterations is reduced
 _MOST, _FEWEST = 100, 10  # iterations
 
 
@@ -93,7 +93,7 @@ def cross_fit(
     folds: int = 5,
     seed: int,
     balance: bool = True,
-    work: float = _WORK,
+    work: float = HEAD_WORK,
 ) -> CrossFit:
     """Predict each row, with probabilities, by a logistic regression that was fitted on the other folds.
 
