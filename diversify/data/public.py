@@ -15,6 +15,7 @@ from ..errors import InputError, must, unknown
 from .image_folder import read_folder
 from .images import IMAGE_ENDINGS, ImageArray, ImageFiles, Images
 from .labels import check_labels
+from .saved_tables import is_saved, read_saved
 from .sources import Source, read_npz, read_python
 
 Found = TypeVar("Found")
@@ -206,7 +207,10 @@ _NAMED: dict[str, Callable[[Path, bool], Source]] = {
     "places365": _places365,
     "inaturalist": _inaturalist,
 }
-_PLACED: dict[str, Callable[[Path], Source]] = {"npz": read_npz, "folder": read_folder}
+_PLACED: dict[str, Callable[[Path], Source]] = {
+    "npz": read_npz,
+    "folder": lambda top: read_saved(top) if is_saved(top) else read_folder(top),
+}
 SOURCES = (*_NAMED, "npz:FILE", "folder:DIR", "package.module:function")
 
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import must, unknown
+from ..errors import InputError, must, unknown
 from ..files import checkpoints
 from ..runtime.user_code import accepts, call_object, import_object
+from .hugging_face import NOTE, translated
 from .matching import Match, match_weights
 from .split import require_usable
 
@@ -190,10 +191,10 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 def load_weights(model: nn.Module, path: Path | str, *, weights_key: str | None = None) -> None:
     """Read a checkpoint into a model, in place; every name and shape of the model has to match.
 
-    The file may be a state dict or hold one: checkpoints of PyTorch Lightning, of `AveragedModel`, and of the training
-    scripts of timm and torchvision are read as they are. Names match once a prefix is left out of those in the file
-    (`model.`, `module.`, any other that all share), or of those of the model, if it is an adapter around a network. What
-    is left out or not used, such as the weights of a loss, is said in a warning.
+    The file may be a state dict or hold one: checkpoints of PyTorch Lightning, of `AveragedModel`, of `save_pretrained` of
+    Hugging Face transformers, and of the training scripts of timm and torchvision are read as they are. Names match once a
+    prefix is left out of those in the file (`model.`, `module.`, any other that all share), or of those of the model, if it
+    is an adapter around a network. What is left out or not used, such as the weights of a loss, is said in a warning.
 
     Args:
         model: The network.
@@ -249,7 +250,14 @@ def read_weights(model: nn.Module, path: Path | str, *, weights_key: str | None 
     if weights_key is not None:
         found = checkpoints.chosen(found, weights_key, Path(path))
     want = model.state_dict()
-    match, notes = match_weights(found, want, Path(path), suggest=_other_network)
+    try:
+        match, notes = match_weights(found, want, Path(path), suggest=_other_network)
+    except InputError:
+        saved = translated(model, found, Path(path))
+        if saved is None:
+            raise
+        match = Match(key=saved.key, prefix="", added="", tensors=saved.tensors, beside=())
+        notes = [NOTE]
     state = OrderedDict(match.tensors)
     state._metadata = getattr(want, "_metadata", {})  # type: ignore[attr-defined] # MNASNet reads its version there
     model.load_state_dict(state, strict=state.keys() == want.keys())
