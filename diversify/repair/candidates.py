@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from ..errors import must
 from ..functional import counts
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
@@ -25,6 +26,7 @@ Make = Callable[[Embeddings, LinearHead, int], LinearHead]
 MakePlan = Callable[[Embeddings], Plan]
 
 UNTOUCHED = "untouched"
+TAU_NORM = "tau-norm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Candidate:
             tau. The head needs a bias for that.
         remade: Makes the same options from other held-out rows. For a candidate whose options depend on held-out rows,
             so that no row judges an option that was made from it.
+        fits_heldout: Whether heads are fitted on held-out rows, so that these rows cannot judge the finished head.
+        dial: Whether the options lead, in their order, from the best mean to the best worst class; the report draws them.
 
     Example:
         >>> import diversify as dv
@@ -65,6 +69,8 @@ class Candidate:
     needs_bias: bool = False
     balances: bool = False
     remade: Callable[[Embeddings], Mapping[str, Make]] | None = None
+    fits_heldout: bool = False
+    dial: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -81,12 +87,18 @@ def default_candidates(
     counted: Plan | None = None,
     replan: MakePlan | None = None,
     recipe: HeadRecipe = DEFAULT,
+    unseen: Embeddings | None = None,
+    offsets: bool = False,
 ) -> tuple[Candidate, ...]:
     """Return the repairs to compare, the simplest first.
 
     They are the untouched head, the post-hoc repairs, retraining with even draws, with SMOTE and with EOS, a plan made
     from class counts, and the plan. Each repair that trains the head is also tried with a logit adjustment afterwards,
     so that a plan gets no credit for a correction that costs nothing.
+
+    With `unseen` they are joined by repairs that learn from these held-out rows: a slope in log n, a bias per class, and a
+    temperature with a bias, each fitted by likelihood; even draws and the plan with unseen rows in every batch; and the
+    unseen rows alone. `choose_head` judges each by heads that were fitted without the rows that it predicts.
 
     Args:
         train: Embeddings of the backbone's own training images.
@@ -97,7 +109,9 @@ def default_candidates(
             `lambda rows: make_plan(diagnose(train, rows, head=head))`. Each third of the held-out rows is then judged by
             a plan made from the other two. Without it, a plan made from the rows on which it is judged looks somewhat
             better than it is.
-        recipe: How heads are trained. Without a bias, repairs that need one are left out.
+        recipe: How heads are trained. Where it or the head has no bias, repairs that need one are left out.
+        unseen: The held-out rows on which `choose_head` will judge; None leaves out what learns from them.
+        offsets: Add biases per class that move, step by step, toward the classes that fare worst. They need `unseen`.
 
     Returns:
         The candidates. SMOTE and EOS are left out if their rows would not fit into memory.
@@ -109,13 +123,21 @@ def default_candidates(
         ['untouched', 'logit adjustment', 'tau-norm', 'nearest mean']
     """
     head = read_head(head)
+    recipe = replace(recipe, bias=recipe.bias and head.has_bias)
     more = MORE_TAUS if recipe.bias else (0.0,)
     found = [
         *_post_hoc_candidates(train, head),
         *_resampling_candidates(train, recipe, more),
         *_plan_candidates(plan, counted, replan, recipe, more),
     ]
-    return tuple(one for one in found if recipe.bias or not one.needs_bias)
+    if unseen is not None:
+        from .unseen_candidates import heldout_candidates  # which takes its parts from here
+
+        found += heldout_candidates(train, unseen, plan=plan, replan=replan, recipe=recipe, offsets=offsets)
+    elif offsets:
+        raise must("unseen", "be given where offsets is True, since offsets are fitted on held-out rows", "none")
+    found = [one for one in found if recipe.bias or not one.needs_bias]
+    return tuple(one for one in found if one.name != TAU_NORM or not head.single_logit)  # it changes no single logit
 
 
 def _post_hoc_candidates(train: Embeddings, head: LinearHead) -> list[Candidate]:
@@ -131,7 +153,7 @@ def _post_hoc_candidates(train: Embeddings, head: LinearHead) -> list[Candidate]
             needs_bias=True,
         ),
         Candidate(
-            name="tau-norm",
+            name=TAU_NORM,
             meaning="Each class's logit divided by its weight's norm to the power of tau.",
             options={f"tau {tau:g}": _normalized(tau) for tau in TAUS},
             source="Kang et al. 2020",

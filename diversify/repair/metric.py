@@ -1,8 +1,8 @@
-"""What a repair is judged by: a number of the predictions on held-out rows, with its standard error."""
+"""The metric of a repair: one number of the predictions on held-out rows, with its standard error."""
 
 from __future__ import annotations
 
-import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -21,21 +21,30 @@ TITLES = {
     "worst": "recall of the worst class",
     "cost": "negative expected cost",
 }
+OBJECTIVE_TITLES = {
+    "worst third": "mean recall of the worst third of classes",
+    "mean and worst": "mean recall moved toward the worst class",
+}
+OBJECTIVES = ("mean", "worst", "worst third")  # besides a number between 0 and 1
+Objective = str | float
 _TOLERANCE = 1e-3  # of the sum of a prior: what rounding to a few digits may leave
 _Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Metric:
-    """What `choose_head` chooses by; larger is better. `metric_of` makes one and checks it.
+    """The number that `choose_head` maximises. `metric_of` makes one and checks it.
 
     Attributes:
         name: `balanced`, the mean recall; `prior`, the recalls weighted by the target prior, which is the accuracy where
             classes have these shares; `macro-f1`, the mean F1 score; `worst`, the lowest recall; or `cost`, minus the
-            mean cost of a prediction. Classes without held-out rows are left out of all five.
+            mean cost of a prediction. An objective adds two: `worst third`, the mean of the lowest third of recalls; and
+            `mean and worst`, the mean recall and the lowest one, weighted by `toward_worst`. Classes without held-out rows
+            are left out.
         target_prior: Share of each class where the model will be used, `(C,)` float64. `macro-f1` and `cost` weigh rows
             by it; without it, F1 takes the rows as they are, and cost weighs all classes equally.
         cost: Cost of predicting a row of class i as class j, `(C, C)` float64.
+        toward_worst: For `mean and worst`, the weight of the lowest recall in [0, 1]; the mean recall has the rest.
 
     Example:
         >>> labels = torch.tensor([0, 0, 1, 1])
@@ -50,11 +59,12 @@ class Metric:
     name: str = "balanced"
     target_prior: Tensor | None = None
     cost: Tensor | None = None
+    toward_worst: float = 0.0
 
     @property
     def title(self) -> str:
         """The metric in words, for reports."""
-        return TITLES[self.name]
+        return (TITLES | OBJECTIVE_TITLES)[self.name]
 
     @property
     def log_target(self) -> Tensor | None:
@@ -91,8 +101,9 @@ class Metric:
         mean = class_sums(self._scores(predicted, labels), labels, num_classes) / rows
         if self.name == "balanced":
             return mean.nanmean(-1)
-        if self.name == "worst":
-            return mean[..., held].amin(-1)
+        if self._looks_at_lowest:
+            recall = mean[..., held]
+            return (self._lowest_weights(recall) * recall).sum(-1)
         return (mean[..., held] * self._weights(rows)[held]).sum(-1)
 
     def ranked(self, predicted: Tensor, labels: Tensor, num_classes: int) -> list[float]:
@@ -104,7 +115,8 @@ class Metric:
         """Return a 95% interval of `value` over held-out rows.
 
         For shares it combines the Wilson intervals of the recalls. For `worst` the lower end is the lowest lower end, and
-        the upper end the lowest upper end of intervals so wide that all hold at once (Bonferroni). For `macro-f1` and
+        the upper end the lowest upper end of intervals so wide that all hold at once (Bonferroni). For `worst third` and
+        `mean and worst` the classes that are lowest here are taken as given. For `macro-f1` and
         `cost` it is made by the delta method, with one unlike row added to each class.
 
         Args:
@@ -130,7 +142,7 @@ class Metric:
         if self.name == "worst":
             _, together = stats.wilson_interval(hits, size, 1 - 0.05 / len(hits))
             return float(low.min()), float(together.min())
-        weight = self._weights(rows)[held]
+        weight = self._lowest_weights(recall) if self._looks_at_lowest else self._weights(rows)[held]
         down, up = (float((weight * (end - recall)).square().sum().sqrt()) for end in (low, high))
         return max(0.0, value - down), min(1.0, value + up)
 
@@ -163,6 +175,19 @@ class Metric:
         if self.name == "cost" and self.cost is not None:
             return -self.cost[labels, predicted.long()].mean(-2)
         return (predicted == labels).double().mean(-2)
+
+    @property
+    def _looks_at_lowest(self) -> bool:
+        return self.name in ("worst", *OBJECTIVE_TITLES)
+
+    def _lowest_weights(self, recall: Tensor) -> Tensor:
+        """Return the weight of each recall `(..., C)` of classes with rows: large for the lowest ones, and 1 in total."""
+        classes = recall.shape[-1]
+        lowest = max(1, classes // 3) if self.name == "worst third" else 1
+        toward = self.toward_worst if self.name == "mean and worst" else 1.0
+        weight = torch.full_like(recall, (1 - toward) / classes)
+        first = recall.argsort(dim=-1, stable=True)[..., :lowest]
+        return weight.scatter_add(-1, first, torch.full_like(first, 1, dtype=recall.dtype) * toward / lowest)
 
     def _weights(self, rows: Tensor) -> Tensor:
         """Return the weight of each class's mean score, `(C,)`; 0 for a class without rows, and 1 in total."""
@@ -199,10 +224,10 @@ class Metric:
             each = (gain[labels] * (predicted == labels) - loss[predicted.long()]).mean(-2) / counted.sum()
             return size[labels] * each, counted / counted.sum()
         scores = self._scores(predicted, labels)
-        if self.name == "worst":
-            mean = class_sums(scores, labels, num_classes) / rows
+        if self._looks_at_lowest:
+            held = rows > 0
             weight = torch.zeros_like(rows)
-            weight[mean.nan_to_num(math.inf).argmin()] = 1.0
+            weight[held] = self._lowest_weights((class_sums(scores, labels, num_classes) / rows)[held])
         else:
             weight = self._weights(rows)
         wide = (self.cost.amax(1) - self.cost.amin(1)) if self.name == "cost" and self.cost is not None else 1.0
@@ -262,6 +287,40 @@ def metric_of(
         target_prior=None if target_prior is None else _shares(target_prior, heldout_counts.cpu()),
         cost=None if cost is None else _costs(cost, len(heldout_counts)),
     )
+
+
+def objective_of(metric: str, objective: Objective) -> Metric | None:
+    """Return the metric of an objective; None for `mean`, where the metric decides alone.
+
+    Args:
+        metric: The name of the metric.
+        objective: `mean`; `worst`, the lowest recall; `worst third`, the mean of the lowest third of recalls; or a number
+            in [0, 1], the weight of the lowest recall beside the mean recall. 0 is `mean`, and 1 is `worst`.
+
+    Raises:
+        InputError: The objective is none of these, or the metric is not `balanced`.
+
+    Example:
+        >>> objective_of("balanced", 0.5).title
+        'mean recall moved toward the worst class'
+        >>> objective_of("balanced", 1).name, objective_of("macro-f1", "mean")
+        ('worst', None)
+    """
+    if isinstance(objective, str):
+        name, toward = objective, 0.0
+        if name not in OBJECTIVES:
+            raise must("objective", f"be one of {', '.join(OBJECTIVES)}, or a number in [0, 1]", repr(objective))
+    else:
+        real = isinstance(objective, numbers.Real) and not isinstance(objective, bool)
+        if not real or not 0 <= float(objective) <= 1:
+            raise must("objective", f"be one of {', '.join(OBJECTIVES)}, or a number in [0, 1]", repr(objective))
+        toward = float(objective)
+        name = {0.0: "mean", 1.0: "worst"}.get(toward, "mean and worst")
+    if name == "mean":
+        return None
+    if metric != "balanced":
+        raise must("objective", f"be mean for metric={metric}", objective, "use metric=balanced")
+    return Metric(name=name, toward_worst=toward if name == "mean and worst" else 0.0)
 
 
 def _numbers(name: str, values: object) -> Tensor:

@@ -23,6 +23,7 @@ from ..plan.plan import Plan
 from ..runtime.progress import Progress
 from ..runtime.signals import stop_if_interrupted
 from .post_hoc import adjust_logits
+from .unseen import SHARE, UnseenRows, require_share, require_unseen
 
 _SQUARED_LENGTH = 64.0  # mean squared length of features for which learning rates are given
 _BLOCK = 64  # most steps whose rows are drawn and augmented together
@@ -32,7 +33,7 @@ _SMALL = 1 << 24  # multiply-adds of a step below which one thread is faster tha
 
 @dataclass(frozen=True, kw_only=True)
 class HeadRecipe:
-    """How a head is retrained: SGD with momentum and a cosine schedule, starting from the present head.
+    """The recipe of a retrained head: SGD with momentum and a cosine schedule, starting from the present head.
 
     Attributes:
         steps: Number of steps; 0 leaves the head unchanged, apart from the plan's correction after training.
@@ -42,7 +43,7 @@ class HeadRecipe:
             length 1 for training and the head is scaled back, since the step would be too large for bias and decay.
         momentum: In [0, 1).
         weight_decay: Of the weight; the bias has none.
-        bias: Whether the bias is trained; set it to False for a module without one.
+        bias: Whether the bias is trained; a head without one gets none.
 
     Raises:
         InputError: A value is outside its range.
@@ -80,6 +81,8 @@ def retrain_head(
     head: nn.Module | LinearHead,
     plan: Plan,
     *,
+    unseen: Embeddings | None = None,
+    unseen_share: float = SHARE,
     seed: int = 0,
     steps: int = DEFAULT.steps,
     batch_size: int = DEFAULT.batch_size,
@@ -96,6 +99,12 @@ def retrain_head(
     and `prior_correction.after` is subtracted through the bias at the end. The plan's schedule counts training epochs
     and does not apply. A class that is never drawn stays in the loss as a class that is never the right one.
 
+    With `unseen`, a share of every batch comes from rows that the backbone was not trained on (Kirichenko et al. 2023).
+    Their features have the magnitudes that the head will meet, which those of training rows do not. Classes are drawn as
+    before, and a row drawn for a class is replaced with the probability `unseen_share * m / (m + 10)`, where m is the
+    number of its unseen rows: a class without unseen rows is trained as without them. Only training rows are augmented.
+    These rows must not judge the head afterwards. `choose_head` with `unseen="heldout"` keeps fitting and judging apart.
+
     With `steps=0` the head is returned unchanged, apart from the `after` correction. The same seed gives the same head.
     The work is done on the device of the features.
 
@@ -105,18 +114,23 @@ def retrain_head(
         head: The present head: a module, which is only read, or its numbers. A cosine head stays one, with its scale.
             `write_head` puts the result into a module.
         plan: A plan of the same classes; its image policies and mixing are ignored.
+        unseen: Features of images that the backbone was not trained on, and that are not those of the test set.
+        unseen_share: Share of a class's draws that come from its unseen rows where it has many, in [0, 1].
         seed: Seed of all draws.
         steps: See `HeadRecipe`, as for the five parameters that follow.
         batch_size: Rows per step.
         learning_rate: For features with a mean squared length of 64.
         momentum: In [0, 1).
         weight_decay: Of the weight.
-        bias: Whether the bias is trained.
+        bias: Whether the bias is trained; a head without one gets none.
         progress: Called with (steps done, steps in total).
 
     Raises:
         InputError: The numbers of classes or features differ, a class is drawn that has no rows, an option is outside its
-            range, or the training diverges.
+            range, the unseen rows are the training rows, or the training diverges.
+
+    References:
+        Kirichenko, Izmailov and Wilson 2023, "Last layer re-training is sufficient for robustness to spurious correlations".
 
     Example:
         >>> import diversify as dv
@@ -128,6 +142,14 @@ def retrain_head(
         ...     return round(float(right.float().mean()), 2)
         >>> balanced_accuracy(head), balanced_accuracy(repaired)
         (0.79, 0.95)
+
+        With every second held-out image as an unseen row, the others judge:
+
+        >>> odd = torch.arange(len(heldout)) % 2 == 1
+        >>> repaired = dv.retrain_head(train, head, plan, unseen=heldout.select(~odd), steps=50)
+        >>> right = repaired.logits(heldout.features[odd]).argmax(1) == heldout.labels[odd]
+        >>> round(float(right.float().mean()), 2)
+        0.99
     """
     recipe = HeadRecipe(
         steps=steps,
@@ -137,7 +159,10 @@ def retrain_head(
         weight_decay=weight_decay,
         bias=bias,
     )
-    return retrain_with(embeddings, read_head(head), plan, recipe, seed=seed, progress=progress)
+    head = read_head(head)
+    return retrain_with(
+        embeddings, head, plan, recipe, unseen=unseen, unseen_share=unseen_share, seed=seed, progress=progress
+    )
 
 
 def retrain_with(
@@ -146,6 +171,8 @@ def retrain_with(
     plan: Plan,
     recipe: HeadRecipe,
     *,
+    unseen: Embeddings | None = None,
+    unseen_share: float = SHARE,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LinearHead:
@@ -159,13 +186,23 @@ def retrain_with(
         True
     """
     _require_fit(embeddings, head, plan)
+    require_share(unseen_share)
+    if unseen is not None:
+        require_unseen(unseen, embeddings)
+    recipe = replace(recipe, bias=recipe.bias and head.has_bias)
     after = plan.prior_correction.after
     if after and not recipe.bias:
-        raise must("prior_correction.after of the plan", "be 0 where the head has no bias", after)
+        advice = "add it to prior_correction.training, which needs none"
+        raise must("prior_correction.after of the plan", "be 0 where the head has no bias", after, advice)
     home = head.weight.device
     if recipe.steps:
         with _threads_for(recipe.batch_size * head.weight.numel()):
-            head = _trained(embeddings, head, plan, recipe, seed, progress)
+            others = (
+                None
+                if unseen is None
+                else UnseenRows(unseen, unseen_share, recipe.batch_size, seed, embeddings.features.device)
+            )
+            head = _trained(embeddings, head, plan, recipe, seed, progress, others or None)
     return _on(adjust_logits(head, plan.log_prior, after), home)
 
 
@@ -222,7 +259,13 @@ class _Rows:
 
 
 def _trained(
-    embeddings: Embeddings, head: LinearHead, plan: Plan, recipe: HeadRecipe, seed: int, progress: Progress | None
+    embeddings: Embeddings,
+    head: LinearHead,
+    plan: Plan,
+    recipe: HeadRecipe,
+    seed: int,
+    progress: Progress | None,
+    unseen: UnseenRows | None,
 ) -> LinearHead:
     device = embeddings.features.device
     head = _on(head, device)
@@ -241,6 +284,7 @@ def _trained(
     log_prior, strength = plan.log_prior.to(device), plan.prior_correction.training
     adjusting = augment if "isda" in plan.feature_methods else None
     length = embeddings.features.norm(dim=1).mean().clamp(min=1e-12) if adjusting and head.cosine else 1.0
+    taken = None
     size = _steps_at_a_time(embeddings, recipe)
     for step in range(recipe.steps):
         if step % size == 0:
@@ -250,13 +294,17 @@ def _trained(
             blocks = embeddings.features[chosen], embeddings.labels[chosen]
             if augment is not None:
                 blocks = augment.vary_steps(blocks[0], seed, steps, chosen)
+            if unseen is not None:
+                made, aims, taken = unseen.replace(*blocks, embeddings.labels[chosen], steps)
+                blocks = made, aims
             if progress is not None:
                 progress(step, recipe.steps)
         features, targets = (block[step % size] for block in blocks)
         with torch.enable_grad():
             logits, seen = _logits(head, weight, bias, features, stretch, length)
             if adjusting is not None:
-                logits = adjusting.adjust_logits(logits, targets, seen)
+                raised = adjusting.adjust_logits(logits, targets, seen)
+                logits = raised if taken is None else torch.where(taken[step % size][:, None], logits, raised)
             loss = prior_corrected_cross_entropy(logits, targets, log_prior, strength)
             optimizer.zero_grad()
             loss.backward()
@@ -276,7 +324,7 @@ def _optimizer(
     weight: Tensor, bias: Tensor, learning_rate: float, head: LinearHead, recipe: HeadRecipe
 ) -> torch.optim.Optimizer:
     groups = [{"params": [weight], "weight_decay": recipe.weight_decay}]
-    if recipe.bias and not head.cosine:
+    if recipe.bias and (not head.cosine or bool(bias.any())):  # most cosine heads have none
         groups.append({"params": [bias], "weight_decay": 0.0})
     return torch.optim.SGD(groups, lr=learning_rate, momentum=recipe.momentum)
 

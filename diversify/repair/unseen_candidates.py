@@ -1,0 +1,157 @@
+"""The repairs that learn from held-out rows: fitted corrections of logits, and unseen rows in the head step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from torch import Tensor
+
+from ..functional import counts
+from ..network.embeddings import Embeddings
+from ..network.linear_head import LinearHead
+from ..plan.plan import Plan
+from .candidates import MORE_TAUS, Candidate, Make, MakePlan, even_plan
+from .fitted import ROUNDS, bias_fitted, slope_fitted
+from .post_hoc import log_prior_of
+from .retrain import HeadRecipe, retrain_with
+from .unseen import SHARE
+
+SHARES = (SHARE, 1.0)  # of a class's draws that come from its unseen rows where it has many
+_FROM_HELDOUT = " It is fitted on held-out images; each third of them is predicted by one fitted without that third."
+_OFFSETS = (
+    "moved toward the classes that fare worst, as far as their likelihood says. The option is the number of rounds."
+)
+
+_Options = Callable[[Embeddings], Mapping[str, Make]]
+
+
+def heldout_candidates(
+    train: Embeddings,
+    unseen: Embeddings,
+    *,
+    plan: Plan | None,
+    replan: MakePlan | None,
+    recipe: HeadRecipe,
+    offsets: bool,
+) -> list[Candidate]:
+    """Return the repairs that learn from held-out rows; see `default_candidates`."""
+    prior = log_prior_of(counts.class_counts(train.labels, train.num_classes)).cpu()
+    taus = MORE_TAUS if recipe.bias else (0.0,)
+
+    def fitted(name: str, meaning: str, options: _Options, *, dial: bool = False, source: str = "") -> Candidate:
+        return Candidate(
+            name=name,
+            meaning=f"{meaning}{_FROM_HELDOUT}",
+            options=options(unseen),
+            source=source,
+            needs_bias=True,
+            balances=True,
+            remade=options,
+            fits_heldout=True,
+            dial=dial,
+        )
+
+    def mixed(name: str, meaning: str, options: _Options, source: str = "") -> Candidate:
+        found = fitted(name, meaning, options, source=source)
+        return replace(found, taus=taus, needs_bias=False, balances=recipe.bias)
+
+    reweighted = "Kirichenko et al. 2023 (deep feature reweighting)"
+    found = [
+        fitted(
+            "fitted slope",
+            "tau times the log share of training images, taken off the logits; one number, fitted by likelihood.",
+            partial(_sloped, prior),
+        ),
+        fitted("fitted bias", "A bias per class beside the fitted slope.", partial(_biased, prior, False)),
+        fitted(
+            "temperature + bias",
+            "A temperature and a bias per class beside the fitted slope.",
+            partial(_biased, prior, True),
+        ),
+        mixed(
+            "unseen alone", "The head trained further on even draws of held-out rows alone.", partial(_alone, recipe)
+        ),
+        mixed(
+            "even draws + unseen",
+            "Even draws, with held-out rows in every batch. The option is their share.",
+            partial(_mixed, lambda _: even_plan(counts.class_counts(train.labels, train.num_classes)), recipe),
+            reweighted,
+        ),
+    ]
+    make_plan = replan if replan is not None else (lambda _: plan) if plan is not None else None
+    if plan is not None and make_plan is not None:
+        needs_bias = plan.prior_correction.after > 0
+        one = mixed(
+            "plan + unseen",
+            "The head trained further by the plan, with held-out rows in every batch. The option is their share.",
+            partial(_mixed, make_plan, recipe),
+            reweighted,
+        )
+        found.append(replace(one, needs_bias=needs_bias))
+    if offsets:
+        found.append(
+            fitted(
+                "class offsets", f"A bias per class, {_OFFSETS}", partial(_dialled, prior, _as_it_is, 1.0), dial=True
+            )
+        )
+        if plan is not None and make_plan is not None:
+            found.append(
+                fitted(
+                    "plan + class offsets",
+                    f"The head trained further by the plan, then a bias per class, {_OFFSETS}",
+                    partial(_planned_and_dialled, prior, make_plan, recipe),
+                    dial=True,
+                )
+            )
+    return found
+
+
+def _as_it_is(train: Embeddings, head: LinearHead, seed: int) -> LinearHead:
+    return head
+
+
+def _sloped(prior: Tensor, rows: Embeddings) -> dict[str, Make]:
+    return {"": lambda _, head, __: slope_fitted(rows, head, prior)}
+
+
+def _biased(prior: Tensor, temperature: bool, rows: Embeddings) -> dict[str, Make]:
+    return {"": lambda _, head, __: bias_fitted(rows, head, prior, temperature=temperature)[0]}
+
+
+def _alone(recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
+    plan = even_plan(counts.class_counts(rows.labels, rows.num_classes))
+    return {"": lambda _, head, seed: retrain_with(rows, head, plan, recipe, seed=seed)}
+
+
+def _mixed(make_plan: MakePlan, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
+    plan = make_plan(rows)
+
+    def of(share: float) -> Make:
+        return lambda train, head, seed: retrain_with(
+            train, head, plan, recipe, unseen=rows, unseen_share=share, seed=seed
+        )
+
+    return {f"share {share:g}": of(share) for share in SHARES}
+
+
+def _planned_and_dialled(prior: Tensor, make_plan: MakePlan, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
+    plan = make_plan(rows)
+    return _dialled(prior, lambda train, head, seed: retrain_with(train, head, plan, recipe, seed=seed), 0.0, rows)
+
+
+def _dialled(prior: Tensor, base: Make, usual: float, rows: Embeddings) -> dict[str, Make]:
+    """Return one option for each number of rounds; the base head and all rounds are made once for all options."""
+    made: list[tuple[Embeddings, LinearHead, int, list[LinearHead]]] = []
+
+    def heads(train: Embeddings, head: LinearHead, seed: int) -> list[LinearHead]:
+        if not made or made[0][0] is not train or made[0][1] is not head or made[0][2] != seed:
+            found = bias_fitted(rows, base(train, head, seed), prior, rounds=ROUNDS, usual=usual)
+            made[:] = [(train, head, seed, found)]
+        return made[0][3]
+
+    def of(place: int) -> Make:
+        return lambda train, head, seed: heads(train, head, seed)[place]
+
+    return {f"{rounds} rounds": of(place) for place, rounds in enumerate(ROUNDS)}
