@@ -14,7 +14,9 @@ from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
 from ..files import arrays, atomic, digests, staging
 from ..functional import counts
-from ..network.embeddings import Embeddings, integer_tensor, real_tensor, require_finite
+from ..network.embeddings import Embeddings, integer_tensor, logits_tensor, real_tensor, require_finite
+from ..network.head_file import head_of_tensors, load_head, save_head
+from ..network.head_from_logits import head_from_logits
 from ..network.linear_head import LinearHead
 from ..repair.fit_head import STEPS, WEIGHT_DECAY, fit_head
 from ..report.diagnosis import render_html, render_markdown
@@ -29,6 +31,7 @@ FITTED = (
     "the head was fitted here, on the training features by plain cross entropy: the diagnosis describes this head, and not"
     " one that came with the network"
 )
+FROM_LOGITS = "the head is the one that turns the files' features into their logits: it was solved for and gives them in every row"
 
 _MOST_GAPS = 10  # classes per training row, beyond which labels are no numbers of classes
 
@@ -51,7 +54,8 @@ def diagnose_features(
     Args:
         features: The training and the held-out side: each a `.npz` file, a folder of `.npy` files or a `.parquet` file
             with `features` and `labels`, and if wanted `logits` and `class_names`.
-        head: A safetensors or `.npz` file with `weight` (C, D) and, if it has one, `bias`; None fits a head.
+        head: A safetensors or `.npz` file with `weight` (C, D) and, if it has one, `bias`. None finds the head that gives
+            the logits in the files; without logits, it fits a head.
         out: The folder to write, all or nothing.
         heldout: `val` (the default), or `test` for a diagnosis that is for reading only.
         top_k: Number of strongest features per class, or a percentage of all.
@@ -82,10 +86,8 @@ def diagnose_features(
     if other != width:
         raise must("heldout features", f"have the {width} columns of the training features", other)
     if used is None:
-        used = _fitted(columns, names)
-        notes.append(FITTED)
-        if any("logits" in found for found in columns):
-            raise must("head", "be given where the files hold logits", None, "pass head=FILE, or leave out the logits")
+        used, how = _found_head(columns, names)
+        notes.append(how)
     if any("groups" in found for found in columns):
         notes.append("the files hold groups, which no measure of this diagnosis uses")
     sides = [
@@ -128,8 +130,7 @@ def write_folder(
     images: tuple[Any, Any] | None = None,
 ) -> None:
     """Write what `plan`, `remedy` and `report` read."""
-    metadata = {"cosine": str(int(head.cosine)), "scale": repr(head.scale)}
-    atomic.write_tensors(folder / HEAD, {"weight": head.weight, "bias": head.bias}, metadata)
+    save_head(folder / HEAD, head)
     record["weights"] = {"path": str(HEAD), "sha256": digests.sha256(folder / HEAD), "key": "", "prefix": ""}
     splits = record["data"]["splits"]
     for name, split, side in (("train", "train", sides[0]), ("heldout", record["heldout_split"], sides[1])):
@@ -147,7 +148,7 @@ def write_folder(
 
 
 def fitted_record() -> dict[str, Any]:
-    """How `fit_head` fits a head, for the record."""
+    """The settings of `fit_head`, for the record."""
     return {"loss": "cross entropy", "weight_decay": WEIGHT_DECAY, "most_steps": STEPS}
 
 
@@ -162,18 +163,28 @@ def _class_names(columns: list[dict[str, atomic.Array]], paths: tuple[Path, Path
 def _read_head(path: Path) -> LinearHead:
     """The head in a file."""
     atomic.require_file(path, "head")
-    if path.suffix == ".npz":
-        found = {name: real_tensor(f"head {name}", value, value.ndim) for name, value in _head_arrays(path).items()}
-    else:
-        found = {name: value.float() for name, value in atomic.read_tensors(path, "head")[0].items()}
-    if "weight" not in found:
-        raise must(f"head {path}", "hold weight (C, D) and, if it has one, bias (C,)", ", ".join(found) or "nothing")
-    weight = found["weight"]
-    return LinearHead(weight=weight, bias=found.get("bias", torch.zeros(weight.shape[:1])))
+    if path.suffix != ".npz":
+        return load_head(path)
+    found = {name: real_tensor(f"head {name}", value, value.ndim) for name, value in _head_arrays(path).items()}
+    return head_of_tensors(found, f"head {path}")
 
 
 def _head_arrays(path: Path) -> dict[str, atomic.Array]:
     return arrays.read_columns(path, ("weight", "bias"), "head")
+
+
+def _found_head(columns: list[dict[str, atomic.Array]], names: list[str] | None) -> tuple[LinearHead, str]:
+    """The head that gives the files' logits, or without logits a head fitted on the training side; and what was done."""
+    with_logits = [found for found in columns if "logits" in found]
+    if not with_logits:
+        return _fitted(columns, names), FITTED
+    logits = [logits_tensor(found["logits"], two_classes=False) for found in with_logits]
+    if len({side.shape[1] for side in logits}) > 1:
+        raise must(
+            "heldout logits", f"have the {logits[0].shape[1]} columns of the training logits", logits[1].shape[1]
+        )
+    features = [real_tensor("features", found["features"], 2) for found in with_logits]
+    return head_from_logits(torch.cat(features), torch.cat(logits)), FROM_LOGITS
 
 
 def _fitted(columns: list[dict[str, atomic.Array]], names: list[str] | None) -> LinearHead:
@@ -185,6 +196,12 @@ def _fitted(columns: list[dict[str, atomic.Array]], names: list[str] | None) -> 
     if names is None and largest >= _MOST_GAPS * max(1, len(rows)):
         raise must("labels", "number the classes from 0 without gaps", largest, "add class_names, or number them anew")
     return fit_head(rows, labels[0], len(names) if names else 1 + largest)
+
+
+def _name_of(head: Path | None, notes: list[str]) -> str:
+    if head is not None:
+        return f"the head {head.name}"
+    return "a head fitted here" if FITTED in notes else "the head of the logits in the files"
 
 
 def _record(
@@ -219,9 +236,9 @@ def _record(
         "files": {f"head {head.name}": digests.sha256(head)} if head is not None else {},
         "view": None,
         "view_origin": "features, without images",
-        "model": {"name": "a head fitted here" if head is None else f"the head {head.name}", "head": ""},
+        "model": {"name": _name_of(head, notes), "head": ""},
         "head_given": None,
-        "head_fitted": fitted_record() if head is None else None,
+        "head_fitted": fitted_record() if FITTED in notes else None,
         "training": None,
         "heldout_split": split,
         "top_k": diagnosis.top_k,

@@ -16,9 +16,34 @@ from ..errors import must
 from ..files.schema import refusal
 from ..functional import counts
 from ..network.linear_head import LinearHead
-from .metric import TITLES
+from .metric import OBJECTIVE_TITLES, TITLES
 
 SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """The recalls of one option, for the curve of mean against worst class; shares of 1.
+
+    Attributes:
+        candidate: Name of the candidate.
+        option: Name of the option.
+        mean: Mean recall of the classes.
+        worst_third: Mean of the lowest third of recalls.
+        worst: Lowest recall.
+        chosen: Whether the recommended head is of this option.
+
+    Example:
+        >>> CurvePoint(candidate="class offsets", option="8 rounds", mean=0.7, worst_third=0.6, worst=0.5).chosen
+        False
+    """
+
+    candidate: str
+    option: str
+    mean: float
+    worst_third: float
+    worst: float
+    chosen: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +81,11 @@ class HeadChoice:
         metric: What was chosen by; see `choose_head`. For `cost` the values are minus the expected cost.
         target_prior: Share of each class where the model will be used; empty for equal shares.
         cost: Cost of predicting a row of class i as class j; empty for other metrics.
+        objective: `mean`, `worst`, `worst third`, or the weight of the lowest recall; see `choose_head`.
+        curve: For an objective other than `mean`: the recalls of the untouched head and of each option of the candidates
+            that lead from the best mean to the best worst class. No row is predicted by a head that was fitted on it.
+        fits_heldout: Whether each candidate's heads are fitted on held-out rows, which then cannot judge them any more.
+        notes: What was left out of the comparison, and why, one sentence each.
         heads: The head of each candidate's final option; empty in a choice read from a file.
 
     Example:
@@ -90,6 +120,10 @@ class HeadChoice:
     metric: str = "balanced"
     target_prior: tuple[float, ...] = ()
     cost: tuple[tuple[float, ...], ...] = ()
+    objective: str | float = "mean"
+    curve: tuple[CurvePoint, ...] = ()
+    fits_heldout: tuple[bool, ...] = ()
+    notes: tuple[str, ...] = ()
     heads: tuple[LinearHead, ...] = ()
 
     @property
@@ -100,7 +134,12 @@ class HeadChoice:
     @property
     def metric_title(self) -> str:
         """The metric in words, for example "balanced accuracy"."""
-        return TITLES[self.metric]
+        return (TITLES | OBJECTIVE_TITLES)[self.metric]
+
+    @property
+    def fitted_on_heldout(self) -> bool:
+        """Whether the recommended head is fitted on held-out rows, so that they cannot judge it any more."""
+        return bool(self.fits_heldout) and self.fits_heldout[self.recommended]
 
     @property
     def score(self) -> Tensor:
@@ -119,7 +158,7 @@ class HeadChoice:
 
     @property
     def in_shares(self) -> bool:
-        """Whether the metric is a share of 1, so that differences are written in points; a cost is not."""
+        """True if the metric is a share of 1, so that differences are written in points; False for a cost."""
         return self.metric != "cost"
 
     def option(self, place: int) -> str:
@@ -199,6 +238,9 @@ class HeadChoice:
             value = getattr(self, field.name)
             if field.name == "heads":
                 continue
+            if field.name == "curve":
+                found["curve"] = [{name: _plain(one) for name, one in vars(point).items()} for point in self.curve]
+                continue
             if field.name in ("columns", "overall"):
                 found[field.name] = {name: _plain(one) for name, one in value.items()}
             else:
@@ -224,6 +266,7 @@ class HeadChoice:
         per_class = ("recall", "recall_low", "recall_high", "change_low", "change_high")
         values |= {name: _tensor(getattr(file, name)) for name in per_class}
         values |= {name: torch.tensor(getattr(file, name)) for name in ("class_counts", "heldout_counts")}
+        values["curve"] = tuple(CurvePoint(**one.model_dump()) for one in file.curve)
         values["overall"] = {name: math.nan if value is None else value for name, value in file.overall.items()}
         return cls(**values)
 
@@ -251,6 +294,15 @@ _Number = float | None
 _Rows = tuple[tuple[_Number, ...], ...]
 
 
+class _Point(pydantic.BaseModel):
+    candidate: str
+    option: str
+    mean: float
+    worst_third: float
+    worst: float
+    chosen: bool
+
+
 class _File(pydantic.BaseModel):
     schema_version: int
     names: tuple[str, ...]
@@ -273,6 +325,10 @@ class _File(pydantic.BaseModel):
     folds: int
     repeats: int
     seed: int
-    metric: Literal["balanced", "prior", "macro-f1", "worst", "cost"] = "balanced"
+    metric: Literal["balanced", "prior", "macro-f1", "worst", "cost", "worst third", "mean and worst"] = "balanced"
     target_prior: tuple[float, ...] = ()
     cost: tuple[tuple[float, ...], ...] = ()
+    objective: str | float = "mean"
+    curve: tuple[_Point, ...] = ()
+    notes: tuple[str, ...] = ()
+    fits_heldout: tuple[bool, ...] = ()

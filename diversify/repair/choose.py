@@ -17,10 +17,12 @@ from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..runtime.progress import Progress, Ticker
 from .candidates import UNTOUCHED, Candidate, Make, default_candidates
-from .choice import HeadChoice
-from .metric import Metric, class_sums, metric_of
+from .choice import CurvePoint, HeadChoice
+from .metric import Metric, Objective, class_sums, metric_of, objective_of
 from .post_hoc import adjust_logits, log_prior_of
+from .writable import left_out_in_words, require_writable, without_bias
 
+UNSEEN = ("heldout", "none")
 PLAN_FOLDS = 3  # folds of the held-out rows for a plan that is made from them
 _Z = NormalDist().inv_cdf(0.975)
 _COLUMNS = (
@@ -37,8 +39,10 @@ def choose_head(
     candidates: Sequence[Candidate] | None = None,
     *,
     metric: str = "balanced",
+    objective: Objective = "mean",
     target_prior: Sequence[float] | Tensor | None = None,
     cost: Sequence[Sequence[float]] | Tensor | None = None,
+    unseen: str | None = None,
     folds: int = 5,
     repeats: int = 2,
     seed: int = 0,
@@ -62,16 +66,23 @@ def choose_head(
         heldout: Embeddings of images that the backbone was not trained on; not those of the test set.
         head: The present head: a module, which is only read, or its numbers.
         candidates: The candidates, the simplest first; None takes `default_candidates` without a plan.
+            `default_candidates(..., unseen=heldout, offsets=True)` has those that learn from held-out rows.
         metric: What is chosen by: `balanced`, the mean recall; `prior`, the accuracy where classes have the shares of
             `target_prior`; `macro-f1`, the mean F1 score; `worst`, the lowest recall of a class; or `cost`, minus the
             expected `cost`. Classes without held-out rows do not count.
+        objective: `mean` leaves the choice to the metric. `worst` chooses by the lowest recall of a class, `worst third` by
+            the mean of the lowest third of recalls, and a number in [0, 1] by the mean recall and the lowest one, of which it
+            is the weight. These three are of the metric `balanced`.
         target_prior: Share of each class where the model will be used, `(C,)`. `prior` needs it, `macro-f1` and `cost` can
             use it. Every logit adjustment then aims at it: `tau * (log train prior - log target prior)` is subtracted,
             and a candidate that `balances` gets the whole log target prior with every tau. A class with share 0 is never
             predicted by these heads. Without it, adjustments aim at equal shares.
         cost: Cost of predicting a row of class i as class j, `(C, C)`, not negative; classes weigh equally unless
             `target_prior` is given. For `cost` alone.
-        folds: Number of folds.
+        unseen: `heldout` adds repairs that learn from held-out rows, `none` adds none; None is `heldout` for an objective
+            other than `mean`. To be left out where candidates are given.
+        folds: Number of folds; at most the number of groups, where the held-out embeddings have groups, which no fold
+            splits.
         repeats: How many times the rows are cut into folds.
         seed: Seed of the folds and of the training of heads.
         progress: Called with (heads made, heads in total).
@@ -81,8 +92,8 @@ def choose_head(
 
     Raises:
         InputError: Sizes differ, a held-out class is not in the head, there are too few rows for the folds, `repeats` is
-            below 1, two candidates have the same name, or the metric is unknown or does not fit `target_prior` and
-            `cost`; see `metric_of`.
+            below 1, two candidates have the same name, the metric is unknown or does not fit `target_prior` and `cost` (see
+            `metric_of`), the objective is unknown or not of this metric, or `unseen` is given beside candidates.
 
     Example:
         >>> import diversify as dv
@@ -97,6 +108,13 @@ def choose_head(
         >>> found = choose_head(train, heldout, head, dv.default_candidates(train, head)[:2], metric="prior", target_prior=prior)
         >>> [round(value, 3) for value in found.score.tolist()], found.names[found.recommended]
         ([0.943, 0.949], 'untouched')
+
+        By the class that fares worst:
+
+        >>> candidates = dv.default_candidates(train, head, recipe=dv.HeadRecipe(steps=50), unseen=heldout, offsets=True)
+        >>> found = choose_head(train, heldout, head, candidates[:2] + candidates[-1:], objective="worst")
+        >>> [round(value, 2) for value in found.score.tolist()], found.curve[-1].option
+        ([0.4, 0.92, 0.9], '16 rounds')
     """
     for name, side in (("train", train), ("heldout", heldout)):
         require_one_label(name, side, "use dv.repair_multilabel")
@@ -104,11 +122,26 @@ def choose_head(
     _require_sides(train, heldout, head)
     if not 2 <= folds <= len(heldout):
         raise must("folds", f"lie in [2, {len(heldout)}], the number of held-out rows", folds)
+    if heldout.groups is not None:
+        folds = min(folds, _group_count(heldout.groups))
     if repeats < 1:
         raise must("repeats", "be at least 1", repeats)
     held = counts.class_counts(heldout.labels, heldout.num_classes)
     judge = metric_of(metric, target_prior=target_prior, cost=cost, heldout_counts=held)
-    listed = _listed(default_candidates(train, head) if candidates is None else candidates, train, head)
+    dialled = objective_of(metric, objective)
+    by_default = candidates is None
+    if candidates is None:
+        rows = heldout if takes_heldout(unseen, dialled is not None) else None
+        candidates = default_candidates(train, head, unseen=rows, offsets=rows is not None and dialled is not None)
+    elif unseen is not None:
+        advice = "make candidates with default_candidates(..., unseen=heldout)"
+        raise must("unseen", "be left out where candidates are given", repr(unseen), advice)
+    judge = judge if dialled is None else dialled
+    left_out: list[str] = []
+    if not head.has_bias:
+        candidates, left_out = without_bias(candidates)
+        left_out = [*_never_made(train, head), *left_out] if by_default else left_out
+    listed = _listed(candidates, train, head)
     tick = Ticker(progress, sum(len(one.options) * (1 + PLAN_FOLDS * (one.remade is not None)) for one in listed))
     tick(0)
     heads = [made for one in listed for made in _made(one, one.options, train, head, judge, seed, tick)]
@@ -117,7 +150,66 @@ def choose_head(
     for place, one in enumerate(listed):
         if one.remade is not None:
             predicted[family == place] = _cross_fitted(one, one.remade, train, heldout, head, judge, seed, tick)
-    return _compared(listed, heads, predicted, family, train, heldout, judge, folds=folds, repeats=repeats, seed=seed)
+    found = _compared(listed, heads, predicted, family, train, heldout, judge, folds=folds, repeats=repeats, seed=seed)
+    found = replace(found, notes=left_out_in_words(left_out))
+    if dialled is None:
+        return found
+    return replace(found, objective=objective, curve=_curve(found, listed, predicted, heldout))
+
+
+def _never_made(train: Embeddings, head: LinearHead) -> list[str]:
+    """The names of the default candidates that a head without a bias does not get."""
+    with_bias = default_candidates(train, replace(head, has_bias=True))
+    _, names = without_bias(with_bias)
+    return names
+
+
+def takes_heldout(unseen: str | None, dialled: bool) -> bool:
+    """Return whether repairs may learn from held-out rows.
+
+    Raises:
+        InputError: `unseen` is neither `heldout` nor `none`.
+    """
+    if unseen is None:
+        return dialled
+    if unseen not in UNSEEN:
+        raise must("unseen", f"be one of {', '.join(UNSEEN)}", repr(unseen))
+    return unseen == "heldout"
+
+
+def _curve(
+    choice: HeadChoice, listed: Sequence[Candidate], predicted: Tensor, heldout: Embeddings
+) -> tuple[CurvePoint, ...]:
+    """Return the mean and the worst recall of the untouched head, and of each option of a candidate with a dial.
+
+    Args:
+        choice: The choice.
+        listed: The candidates.
+        predicted: The class that each option predicts for each row, `(O, N)`.
+        heldout: The held-out rows.
+    """
+    labels, classes = heldout.labels.cpu(), heldout.num_classes
+    metrics = [Metric(), Metric(name="worst third"), Metric(name="worst")]
+    points, first = [], 0
+    for place, one in enumerate(listed):
+        for option, name in enumerate(one.labels):
+            if one.dial or place == 0:
+                row = predicted[first + option][None]
+                mean, third, worst = (float(each.value(row, labels, classes)) for each in metrics)
+                taken = place == choice.recommended and option == choice.final_option[place]
+                points.append(
+                    CurvePoint(candidate=one.name, option=name, mean=mean, worst_third=third, worst=worst, chosen=taken)
+                )
+        first += len(one.labels)
+    return tuple(points)
+
+
+def _group_count(groups: Tensor) -> int:
+    """The number of held-out groups; an InputError if they cannot be cut into folds."""
+    number = len(groups.unique())
+    if number < 2:
+        raise must("held-out groups", "be at least 2, to judge on a group that did not choose", number)
+    return number
 
 
 def _require_sides(train: Embeddings, heldout: Embeddings, head: LinearHead) -> None:
@@ -167,6 +259,7 @@ def _made(
         made = make(train, head, seed)
         if not isinstance(made, LinearHead):
             raise must("result of a candidate", "be a LinearHead", type(made).__name__)
+        require_writable(made, head, one.name)
         if target is None:
             heads += [adjust_logits(made, prior, tau) for tau in one.taus]
         elif one.balances:
@@ -192,7 +285,9 @@ def _cross_fitted(
     The options that predict a fold of the rows are made from the other folds.
     """
     folds = min(PLAN_FOLDS, len(heldout))
-    fold_of = stratified_folds(heldout.labels, folds, seed=draws.seed_for("plan folds", seed), name="plan folds")
+    fold_of = stratified_folds(
+        heldout.labels, folds, seed=draws.seed_for("plan folds", seed), name="plan folds", groups=heldout.groups
+    )
     predicted = torch.zeros(len(one.labels), len(heldout), dtype=torch.int32)
     for fold in range(folds):
         judged = fold_of == fold
@@ -228,7 +323,8 @@ def _compared(
     """Return the choice, from the class that each option predicts for each row, `(O, N)`, and its candidate, `(O,)`."""
     labels, classes = heldout.labels.cpu(), heldout.num_classes
     places = [(family == place).nonzero().flatten().tolist() for place in range(len(listed))]
-    chosen, taken, overall = _cross_validated(predicted, places, labels, classes, judge, folds, repeats, seed)
+    groups = None if heldout.groups is None else heldout.groups.cpu()
+    chosen, taken, overall = _cross_validated(predicted, places, labels, classes, judge, folds, repeats, seed, groups)
     whole = judge.ranked(predicted[:, None], labels, classes)
     final = [_highest(options, whole) for options in places]
     score = judge.value(taken, labels, classes)
@@ -276,6 +372,7 @@ def _compared(
         metric=judge.name,
         target_prior=() if judge.target_prior is None else tuple(judge.target_prior.tolist()),
         cost=() if judge.cost is None else tuple(map(tuple, judge.cost.tolist())),
+        fits_heldout=tuple(one.fits_heldout for one in listed),
         heads=tuple(heads[one] for one in final),
     )
 
@@ -289,6 +386,7 @@ def _cross_validated(
     folds: int,
     repeats: int,
     seed: int,
+    groups: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Judge each fold by the options that are best on the other folds.
 
@@ -301,6 +399,7 @@ def _cross_validated(
         folds: Number of folds.
         repeats: How many times the rows are cut into folds.
         seed: Seed of the folds.
+        groups: The group of each row, `(N,)`, which no fold splits; None if no groups are known.
 
     Returns:
         How often each option was chosen, `(O,)`; the classes that each candidate predicts, `(F, repeats, N)`; and those
@@ -311,7 +410,9 @@ def _cross_validated(
     taken = torch.zeros(len(places), repeats, len(labels), dtype=predicted.dtype)
     overall = torch.zeros(repeats, len(labels), dtype=predicted.dtype)
     for turn in range(repeats):
-        fold = stratified_folds(labels, folds, seed=draws.seed_for("head choice", seed, turn), name="head choice")
+        fold = stratified_folds(
+            labels, folds, seed=draws.seed_for("head choice", seed, turn), name="head choice", groups=groups
+        )
         for index in range(folds):
             judged = fold == index
             elsewhere = judge.ranked(predicted[:, None, ~judged], labels[~judged], classes)

@@ -21,8 +21,8 @@ NEVER = -1e30  # the bias of a class that is never predicted, within the range o
 def adjust_logits(head: LinearHead, log_prior: Tensor, tau: float) -> LinearHead:
     """Return the head with `tau * log_prior` subtracted from its logits, through the bias.
 
-    With `tau=0` the head is returned unchanged. For a cosine head the logits are those after its scale, and the result
-    has a bias.
+    With `tau=0` the head is returned unchanged. For a cosine head the logits are those after its scale. The result has a
+    bias, so it cannot be written into a module without one.
 
     Args:
         head: The head.
@@ -49,7 +49,8 @@ def adjust_logits(head: LinearHead, log_prior: Tensor, tau: float) -> LinearHead
         raise must("log prior", "be finite", "nan or infinite values", "give an absent class that of the rarest one")
     if tau == 0:
         return head
-    return replace(head, bias=(head.bias - tau * log_prior.to(head.bias) / head.scale).contiguous())
+    bias = (head.bias - tau * log_prior.to(head.bias) / head.scale).contiguous()
+    return replace(head, bias=bias, has_bias=True)
 
 
 def log_prior_of(class_counts: Tensor) -> Tensor:
@@ -127,7 +128,9 @@ def nearest_mean(embeddings: Embeddings, *, like: LinearHead | None = None) -> L
     means = means.nan_to_num(0.0)
     bias = torch.zeros(len(means), device=means.device) if cosine else -means.double().square().sum(1).float() / 2
     bias = bias.masked_fill(absent, NEVER)
-    return LinearHead(weight=means, bias=bias, cosine=cosine, scale=like.scale if like is not None and cosine else 1.0)
+    scale = like.scale if like is not None and cosine else 1.0
+    single = like is not None and like.single_logit
+    return LinearHead(weight=means, bias=bias, cosine=cosine, scale=scale, single_logit=single)
 
 
 def _require_tau(tau: float) -> None:

@@ -567,7 +567,8 @@ def test_without_a_bias_nothing_is_made_that_needs_one(sides: Sides) -> None:
         ),
         (
             lambda t, h, head: retrain_head(t, head, plan_with(t, after=1.0), bias=False),
-            "prior_correction.after of the plan must be 0 where the head has no bias, got 1.0",
+            "prior_correction.after of the plan must be 0 where the head has no bias, got 1.0;"
+            " add it to prior_correction.training, which needs none",
         ),
         (
             lambda t, h, head: retrain_head(t, head, plan_with(t), learning_rate=1e30, steps=50),
