@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from ..errors import InputError, must, unknown
 from ..files import atomic, checkpoints, digests, staging
 from ..network.embeddings import Embeddings
 from ..network.extraction import extract
-from ..network.linear_head import LinearHead, read_head
+from ..network.head_file import load_head, save_head
+from ..network.linear_head import read_head
 from ..network.matching import Match, fits
 from ..network.networks import build_model, parameter_count, read_weights
 from ..network.split import SplitModel, split_head
@@ -41,9 +44,18 @@ _MOST_FORWARD = 40_000  # forward passes, counted in images, that the leak may c
 UNRECORDED = "there is no training record beside the weights: it is assumed that train holds the images that the network was trained on"
 OTHER_IMAGES = "these training images are not those that the checkpoint's record names"
 CHOSE_HEAD = (
+    "the head was chosen on this validation set, and perhaps the plan was made from it, so what is measured on it is somewhat"
+    " optimistic: only test can judge the result"
+)
+_CHOSE_HEAD_BEFORE = (  # in records of earlier versions
     "this val chose the head and, where the plan was made from it, the plan, so what is measured on it is somewhat optimistic:"
     " test has the last word"
 )
+
+
+def chose_head(caveats: Iterable[str]) -> bool:
+    """Return True if the caveats of a record say that the head was chosen on its held-out images."""
+    return not {CHOSE_HEAD, _CHOSE_HEAD_BEFORE}.isdisjoint(caveats)
 
 
 def load_trained(model: str, weights: Path, num_classes: int, channels: int) -> nn.Module:
@@ -76,7 +88,7 @@ def _heldout(
 ) -> tuple[str, Split]:
     """The name and images of the held-out split.
 
-    It is val if the data set has one of its own, or if the checkpoint's record shows that the network was trained
+    It is the validation set if the data set has one of its own, or if the checkpoint's record shows that the network was trained
     without it; test only on request.
     """
     if wanted not in (None, "val", "test"):
@@ -90,8 +102,8 @@ def _heldout(
     raise must(
         "heldout",
         "be images that the model was not trained on",
-        "none: there is no val split, or no record beside the weights that shows that it was not trained on",
-        'bring a val split (npz: or folder: with val, or train with a holdout), or pass heldout="test" for a diagnosis'
+        "none: there is no validation set, or no record beside the weights that shows that it was not trained on",
+        'bring a validation set (npz: or folder: with a val split, or train with a holdout), or pass heldout="test" for a diagnosis'
         " that is for reading only",
     )
 
@@ -128,6 +140,23 @@ def _data_for(
     return dataclasses.replace(options, relabel=False).load(measure_view=False)
 
 
+def _network(name: str, num_classes: int, channels: int, weights: Path, weights_key: str | None) -> nn.Module:
+    """The network with an output per class; for two classes with one output, if the checkpoint fits that alone."""
+    network = build_model(name, num_classes, channels=channels)
+    if num_classes != 2:
+        return network
+    found = checkpoints.read_state_dicts(weights)
+    if weights_key is not None:
+        found = checkpoints.chosen(found, weights_key, weights)
+    if fits(found, network.state_dict()):
+        return network
+    with contextlib.suppress(InputError):
+        single = build_model(name, 1, channels=channels)
+        if fits(found, single.state_dict()):
+            return single
+    return network  # it fits neither: `read_weights` says why
+
+
 def _doubts(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> list[str]:
     """Doubts about which images the network was trained on, one sentence each."""
     if training is None:
@@ -138,7 +167,14 @@ def _doubts(training: dict[str, Any] | None, data: Data, files: dict[str, str]) 
 
 
 def _chosen(known: Recorded | None, heldout: Split) -> list[str]:
-    """The caveat that these very images chose the head, if they did."""
+    """The caveat that these very images chose the head, if they did.
+
+    Raises:
+        InputError: The head was fitted on them.
+    """
+    if known is not None and known.fitted and known.chose_head_by(heldout):
+        law = "be images that the head was not fitted on"
+        raise must("heldout", law, "the validation set that `remedy` fitted it on", "use heldout=test")
     return [CHOSE_HEAD] if known is not None and known.chose_head_by(heldout) else []
 
 
@@ -270,7 +306,7 @@ class _Subject:
         data = _data_for(weights, weights_key, name, options, training, progress)
         view = fit_channels(data.view, name)
         heldout_split, unseen = _heldout(data, heldout, training, files)
-        network = build_model(name, data.num_classes, channels=channels_of(data, view))
+        network = _network(name, data.num_classes, channels_of(data, view), weights, weights_key)
         match, read = read_weights(network, weights, weights_key=weights_key)
         network = ready(network)
         return cls(
@@ -385,8 +421,7 @@ class _Subject:
     ) -> None:
         """Write the head, the diagnosis, the exhibits and the report to `out`."""
         head = read_head(self.split.head)
-        metadata = {"cosine": str(int(head.cosine)), "scale": repr(head.scale)}
-        atomic.write_tensors(out / HEAD, {"weight": head.weight, "bias": head.bias}, metadata)
+        save_head(out / HEAD, head)
         atomic.write_json(out / "diagnosis.json", diagnosis.to_dict())
         exhibits = choose_exhibits(*sides, head=head, diagnosis=diagnosis)
         exhibits = take_pictures(exhibits, self.data.train.dataset, self.heldout.dataset)
@@ -498,11 +533,6 @@ def load_diagnosed(folder: Path, name: str = "folder") -> tuple[Diagnosis, Model
         raise must(name, "be a folder that `diversify diagnose` wrote", folder)
     record = atomic.read_json(folder / "run.json", "run.json")
     diagnosis = Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
-    tensors, metadata = atomic.read_tensors(folder / HEAD, "head")
-    try:
-        cosine, scale = bool(int(metadata["cosine"])), float(metadata["scale"])
-        numbers = LinearHead(weight=tensors["weight"], bias=tensors["bias"], cosine=cosine, scale=scale)
-    except (KeyError, ValueError) as error:
-        raise must("head", "be one that `diversify diagnose` wrote", folder / HEAD) from error
+    numbers = load_head(folder / HEAD)
     sides = [Embeddings.load(folder / "embeddings" / name) for name in ("train", "heldout")]
     return diagnosis, Model(name=folder.name, train=sides[0], heldout=sides[1], head=numbers), record

@@ -24,12 +24,14 @@ class Recorded:
             images the network was trained on.
         chosen_on: The record of the split that chose the head; None if the head comes from training.
         head: The name of the head, if the user gave one.
+        fitted: Whether the head was also fitted on the images that chose it.
     """
 
     values: dict[str, Any]
     training: dict[str, Any] | None
     chosen_on: dict[str, Any] | None = None
     head: str | None = None
+    fitted: bool = False
 
     @classmethod
     def beside(cls, weights: Path) -> Recorded | None:
@@ -45,7 +47,11 @@ class Recorded:
             return None  # another program's file of that name
         if known.weights.sha256 != digests.sha256(weights):
             return None
-        return cls._of_remedy(record["of"]) if form is _Remedied else cls(values=record, training=record)
+        if form is not _Remedied:
+            return cls(values=record, training=record)
+        unseen = record.get("unseen")
+        fitted = isinstance(unseen, dict) and bool(unseen.get("rows_in_head"))
+        return dataclasses.replace(cls._of_remedy(record["of"]), fitted=fitted)
 
     @classmethod
     def _of_remedy(cls, diagnosed: dict[str, Any]) -> Recorded:

@@ -13,24 +13,31 @@ from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
 from ..errors import must
 from ..files import atomic, checkpoints, digests, staging
+from ..files.lightning import write_lightning
 from ..functional import counts
 from ..network.embeddings import Embeddings
+from ..network.head_file import head_metadata
 from ..network.linear_head import LinearHead, read_head, replace_head
 from ..plan.make import make_plan
 from ..plan.plan import Plan
-from ..repair.candidates import Candidate, default_candidates
+from ..repair.candidate import Candidate
+from ..repair.candidates import default_candidates
 from ..repair.choice import HeadChoice
-from ..repair.choose import choose_head
-from ..repair.metric import metric_of
+from ..repair.choose import choose_head, takes_heldout
+from ..repair.metric import Objective, metric_of, objective_of
 from ..repair.retrain import HeadRecipe
 from ..report.remedy import render_remedy_html, render_remedy_markdown
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress, stage
 from .deployment import cost_from, target_prior_from
-from .diagnose import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, load_diagnosed, require_recorded
+from .diagnose import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, chose_head, load_diagnosed, require_recorded
 from .folders import OWNED, SCHEMA_VERSION, alone
 
 REPEATS = 10  # of the cross-validation; it costs little compared with making the heads
+FITTED_ON_HELDOUT = (
+    "the recommended head was fitted on these held-out images; each third of them was judged by a head fitted without it. The head"
+    " that is saved was fitted on all of them, so only test can judge it"
+)
 PERHAPS_SEEN = (
     "the plan was made from a diagnosis: if it was this one, it has seen these same held-out images, so its own row is"
     " somewhat optimistic; if no plan is given, one is made for each third of these images without that third"
@@ -43,8 +50,10 @@ def remedy_run(
     *,
     plan: Path | None = None,
     metric: str = "balanced",
+    objective: Objective = "mean",
     target_prior: Path | None = None,
     cost: Path | None = None,
+    unseen: str | None = None,
     out: Path,
     seed: int = 0,
     overwrite: bool = False,
@@ -56,13 +65,17 @@ def remedy_run(
     The data is not needed, and the network is not built.
 
     Args:
-        folder: A folder that `diagnose_run` wrote, with a diagnosis on val.
+        folder: A folder that `diagnose_run` wrote, with a diagnosis on the validation set.
         plan: File of the plan to compare; None makes one from the diagnosis.
         metric: What is chosen by; see `choose_head`.
+        objective: Whether the worst classes count for more than their share of the mean; see `choose_head`.
         target_prior: File of the share of each class where the model will be used; see `target_prior_from`.
         cost: File of the cost of each mistake; see `cost_from`.
+        unseen: Whether repairs may learn from held-out images: `heldout` or `none`; None is `heldout` for an objective
+            other than `mean`.
         out: Receives `model.safetensors` (the user's checkpoint under its own tensor names, with the recommended head),
-            `plan.json`, `remedy.json`, the report and `run.json`, all or none.
+            for a checkpoint of PyTorch Lightning also `lightning.ckpt`, which `load_from_checkpoint` reads, `plan.json`,
+            `remedy.json`, the report and `run.json`, all or none.
         seed: Random seed of the heads and of the folds.
         overwrite: Replace an earlier run in `out`.
         say: Called with each note.
@@ -83,9 +96,12 @@ def remedy_run(
     costs = cost_from(cost, diagnosis.class_names) if cost else None
     held = counts.class_counts(model.heldout.labels, model.heldout.num_classes)
     metric_of(metric, target_prior=shares, cost=costs, heldout_counts=held)
+    dialled = objective_of(metric, objective) is not None
+    learns = takes_heldout(unseen, dialled)
     old = read_head(model.head)
     tensors = _checkpoint(diagnosed, folder)
     has_bias = _takes_bias(tensors, diagnosed, old)
+    old = dataclasses.replace(old, has_bias=has_bias)
     wanted = _planned(plan, diagnosis)
     if plan is not None and wanted.made_from == "diagnosis":
         warnings.append(PERHAPS_SEEN)
@@ -98,13 +114,23 @@ def remedy_run(
     for warning in warnings:
         say(f"note: {warning}")
     recipe = HeadRecipe(bias=has_bias)
-    candidates = _candidates(diagnosis, model, old, plan=wanted, replan=plan is None, recipe=recipe)
+    candidates = _candidates(
+        diagnosis,
+        model,
+        old,
+        plan=wanted,
+        replan=plan is None,
+        recipe=recipe,
+        unseen=learns,
+        offsets=learns and dialled,
+    )
     choice = choose_head(
         model.train,
         model.heldout,
         old,
         candidates,
         metric=metric,
+        objective=objective,
         target_prior=shares,
         cost=costs,
         folds=min(5, len(model.heldout)),
@@ -112,6 +138,10 @@ def remedy_run(
         seed=seed,
         progress=stage(progress, "making heads"),
     )
+    used = model.heldout.indices.tolist() if choice.fitted_on_heldout else []
+    if used:
+        warnings.append(FITTED_ON_HELDOUT)
+        say(f"note: {FITTED_ON_HELDOUT}")
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": "remedy",
@@ -121,6 +151,7 @@ def remedy_run(
         "plan": {"path": str(plan) if plan else None, "made_from": wanted.made_from},
         "metric": {
             "name": metric,
+            "objective": objective,
             "target_prior": str(target_prior) if target_prior else None,
             "cost": str(cost) if cost else None,
         },
@@ -130,6 +161,7 @@ def remedy_run(
             "text": choice.in_words(),
         },
         "recipe": dataclasses.asdict(recipe),
+        "unseen": {"learned_from": "heldout" if learns else "none", "rows_in_head": len(used)},
         "seed": seed,
         "caveats": warnings,
         **provenance.origin(torch.device("cpu")),
@@ -138,10 +170,13 @@ def remedy_run(
     kept = HeadChoice.from_dict(choice.to_dict())  # rounded as in the file, so that `report` gives the same page
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
         weights = staged / "model.safetensors"
-        atomic.write_tensors(weights, repaired)
+        atomic.write_tensors(weights, repaired, head_metadata(old) if diagnosed.get("from_features") else None)
         record["weights"] = {"path": weights.name, "sha256": digests.sha256(weights)}
+        source, copy = Path(diagnosed["weights"]["path"]), staged / "lightning.ckpt"
+        if not diagnosed.get("from_features") and write_lightning(copy, source, repaired):
+            record["weights"]["lightning"] = copy.name
         atomic.write_text(staged / "plan.json", wanted.to_json())
-        remedy = {"class_names": list(diagnosis.class_names), "choice": choice.to_dict()}
+        remedy = {"class_names": list(diagnosis.class_names), "choice": choice.to_dict(), "unseen_used": used}
         atomic.write_json(staged / "remedy.json", remedy)
         atomic.write_text(staged / "report.html", render_remedy_html(kept, diagnosis.class_names, wanted, record))
         atomic.write_text(staged / "report.md", render_remedy_markdown(kept, diagnosis.class_names, wanted, record))
@@ -150,11 +185,20 @@ def remedy_run(
 
 
 def _candidates(
-    diagnosis: Diagnosis, model: Model, head: LinearHead, *, plan: Plan, replan: bool, recipe: HeadRecipe
+    diagnosis: Diagnosis,
+    model: Model,
+    head: LinearHead,
+    *,
+    plan: Plan,
+    replan: bool,
+    recipe: HeadRecipe,
+    unseen: bool,
+    offsets: bool,
 ) -> tuple[Candidate, ...]:
     """The heads to compare: the plan's, a plan's from class counts alone, and the others that every remedy compares.
 
-    With `replan`, the plan is also made from a part of the held-out rows, so that the rest can evaluate it.
+    With `replan`, the plan is also made from a part of the held-out rows, so that the rest can evaluate it. With `unseen`,
+    there are also heads that learn from held-out rows, and with `offsets` those that lead toward the worst classes.
     """
     class_counts = [int(count) for count in diagnosis["count"].tolist()]
     counted = Plan.from_counts(diagnosis.class_names, class_counts)
@@ -171,6 +215,8 @@ def _candidates(
         counted=counted if recipe.bias else _without_bias(counted),
         replan=plan_from if replan else None,
         recipe=recipe,
+        unseen=model.heldout if unseen else None,
+        offsets=offsets,
     )
 
 
@@ -181,10 +227,13 @@ def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any])
         InputError: The embeddings are known to be unfit to choose a head.
     """
     if not diagnosis.plan_ready:
-        advice = (
-            "bring a val split, or train with a holdout, and diagnose on that: test is evaluated once, after choosing"
+        advice = "bring a validation set, or train with a holdout, and diagnose on that: test is evaluated once, after choosing"
+        raise must(
+            "diagnosis",
+            "be made on the validation set to choose a remedy",
+            f"one made on {diagnosis.heldout_split}",
+            advice,
         )
-        raise must("diagnosis", "be made on val to choose a remedy", f"one made on {diagnosis.heldout_split}", advice)
     if record.get("finished") is False:
         raise must("diagnosis", "be finished", f"an interrupted one in {folder}", "run `diversify diagnose` again")
     caveats = record.get("caveats", [])
@@ -193,7 +242,7 @@ def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any])
         raise must("train embeddings", "be of the backbone's own training images", "others, by its record", advice)
     require_recorded(folder, record)
     unrecorded = UNRECORDED in caveats or not (record.get("training") or record.get("probe"))
-    return [*([UNRECORDED] if unrecorded else []), *([CHOSE_HEAD] if CHOSE_HEAD in caveats else [])]
+    return [*([UNRECORDED] if unrecorded else []), *([CHOSE_HEAD] if chose_head(caveats) else [])]
 
 
 def _checkpoint(record: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
@@ -227,7 +276,7 @@ def _takes_bias(tensors: dict[str, torch.Tensor], record: dict[str, Any], head: 
     without = head if head.cosine else dataclasses.replace(head, bias=torch.zeros_like(head.bias))
     _with_head(tensors, record, head, without)
     if head.cosine:
-        return False
+        return bool(head.bias.any())
     probe = dataclasses.replace(head, bias=torch.arange(head.num_classes, dtype=torch.float32))
     try:
         _with_head(tensors, record, head, probe)
@@ -246,7 +295,7 @@ def _planned(path: Path | None, diagnosis: Diagnosis) -> Plan:
     for got, wanted in zip(theirs, ours, strict=False):
         if got != wanted:
             law = f"be of the diagnosed classes and counts: {wanted[0]} ({wanted[1]:,} images)"
-            raise must("plan", law, f"{got[0]} ({got[1]:,})", "make one with `diversify plan DIR --out plan.json`")
+            raise must("plan", law, f"{got[0]} ({got[1]:,})", "make one from this diagnosis")
     if len(theirs) != len(ours):
         raise must("plan", f"have the diagnosed {len(ours)} classes", len(theirs))
     return plan
