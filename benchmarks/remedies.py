@@ -290,7 +290,7 @@ class _Items(Dataset[tuple[Tensor, int]]):
                 (self.chance.choice(policy.operations), policy.strength, self.chance.random())
                 for _ in range(policy.layers)
             ]
-            image = albumentations_ops.vary(image, layers)
+            image = albumentations_ops.augment(image, layers)
         return image, int(self.targets[index])
 
 

@@ -30,7 +30,7 @@ Array = np.ndarray[Any, Any]
 Step = tuple[str, float, float]  # operation, strength, draw
 
 
-def vary(image: Any, steps: Sequence[Step]) -> Any:
+def augment(image: Any, steps: Sequence[Step]) -> Any:
     """Return the image after these operations, one after the other, as the same kind, type and size of image.
 
     Args:

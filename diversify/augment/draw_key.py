@@ -1,4 +1,4 @@
-"""What a random draw of augmentation depends on, and the crop-and-flip augmentation."""
+"""The key of a random draw of augmentation, and the crop-and-flip augmentation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def view_of(index: Number, occurrence: Number) -> Number:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawKey:
-    """What the random draws for a batch depend on, so that they can be repeated.
+    """The key of the random draws for a batch: the same key gives the same draws.
 
     Attributes:
         seed: Seed of the draws.

@@ -39,7 +39,7 @@ _COUNTS = ("count", "count_others")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Leak:
-    """How each class's image policy changes a model's predictions on held-out images.
+    """The change of a model's predictions on held-out images when a class's image policy is applied to them.
 
     All columns are `(C,)` float64, NaN where undefined. Intervals are 95% intervals of a paired difference of shares.
 
@@ -213,7 +213,7 @@ def measure_leak(
     device = torch.device("cpu") if parameter is None else parameter.device
     policies = _policies(plan)
     labels: list[Tensor] = []
-    called: list[Tensor] = []  # (1 + P x R, N) predictions of each batch, clean and then under each policy
+    predictions: list[Tensor] = []  # (1 + P x R, N) predictions of each batch, clean and then under each policy
     done, total = 0, _number_of_images(heldout)
     with unchanged_randomness(device, heldout), evaluating(model):
         for images, found in _batches(heldout):
@@ -222,14 +222,16 @@ def measure_leak(
             rows = torch.arange(done, done + len(images), device=device)
             with torch.inference_mode(), autocast(device, precision):
                 views = _views(images, rows, policies, seed, repeats)
-                called.append(torch.stack([_predicted(model, view, prepare, plan.num_classes) for view in views]).cpu())
+                predictions.append(
+                    torch.stack([_predicted(model, view, prepare, plan.num_classes) for view in views]).cpu()
+                )
             labels.append(found.long().cpu())
             done += len(images)
             if progress is not None:
                 progress(done, total)
     if not done:
         raise must("heldout", "have at least one image", 0)
-    return _measured(plan, policies, torch.cat(labels), torch.cat(called, dim=1), repeats)
+    return _measured(plan, policies, torch.cat(labels), torch.cat(predictions, dim=1), repeats)
 
 
 def _policies(plan: Plan) -> Policies:
@@ -337,7 +339,7 @@ def _predicted(
     return logits.argmax(1)
 
 
-def _measured(plan: Plan, policies: Policies, labels: Tensor, called: Tensor, repeats: int) -> Leak:
+def _measured(plan: Plan, policies: Policies, labels: Tensor, predictions: Tensor, repeats: int) -> Leak:
     """The leak, from the predictions `(1 + P x R, N)` for all images."""
     num_classes = plan.num_classes
     columns = {
@@ -351,15 +353,15 @@ def _measured(plan: Plan, policies: Policies, labels: Tensor, called: Tensor, re
         views |= {number: list(range(first, first + repeats)) for number in classes}
     count = counts.class_counts(labels, num_classes)
     for number in range(num_classes):
-        clean = (called[0] == number).double()
-        varied = (called[views[number]] == number).double().mean(0)
+        clean = (predictions[0] == number).double()
+        augmented = (predictions[views[number]] == number).double().mean(0)
         sides = (
             ("called_clean", "called_varied", "leak", labels != number),
             ("recall_clean", "recall_varied", "recall_change", labels == number),
         )
         for before, after, change, chosen in sides:
             total = chosen.sum().double()
-            one, two, both = clean[chosen].sum(), varied[chosen].sum(), (clean * varied)[chosen].sum()
+            one, two, both = clean[chosen].sum(), augmented[chosen].sum(), (clean * augmented)[chosen].sum()
             low, high = stats.paired_difference_interval(one, two, both, total)
             if views[number] == [0]:
                 low, high = (two - one) / total, (two - one) / total

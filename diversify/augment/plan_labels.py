@@ -76,7 +76,7 @@ def _check_numbering(dataset: Any, names: list[str]) -> None:
 
 
 def _note_on_counts(name: str, names: list[str], planned: Tensor, found: Tensor) -> str:
-    """Which class has another count than the plan's, in one line; empty if another split of the same data explains all."""
+    """Return the first class whose count is not the plan's, in one line; "" if another split of the same data explains all."""
     if torch.equal(planned, found) or not planned.sum():
         return ""
     factor = float(found.sum()) / float(planned.sum())

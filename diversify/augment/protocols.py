@@ -1,4 +1,4 @@
-"""What training loops ask of an augmentation of features beyond calling it."""
+"""The methods of a feature augmentation that training loops call."""
 
 from __future__ import annotations
 

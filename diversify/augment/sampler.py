@@ -293,7 +293,7 @@ class _Shares:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Past:
-    """How often each class was drawn in the first epochs, `(C,)`; kept so that the next epoch only has to add one."""
+    """Return the draws of each class in the first epochs, `(C,)`; they are kept, so that the next epoch only has to add one."""
 
     seed: int
     shares: _Shares

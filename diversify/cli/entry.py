@@ -78,7 +78,7 @@ def _parameters(arguments: Sequence[str]) -> tuple[str, list[Any]]:
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, str]:
-    """How each parameter of the command that is called is typed: `tail_order` as `--tail-order`, `folder` as `DIR`.
+    """Return each parameter of the command as it is typed: `tail_order` as `--tail-order`, `folder` as `DIR`.
 
     An option is known by its flag and by its name in `commands.py`: `--out` of the benchmark as `out` and as `results`.
     """

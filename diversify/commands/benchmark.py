@@ -170,5 +170,6 @@ def _describe(study: Study, say: Say) -> None:
     say(f"methods: {', '.join(protocol.methods)}")
     seeds = ", ".join(map(str, protocol.seeds))
     say(
-        f"each method: {protocol.trials} trials, evaluated on val; then one final run for each of the seeds {seeds}, on test"
+        f"each method: {protocol.trials} trials, evaluated on the validation set; then one final run for each of the seeds"
+        f" {seeds}, on the test set"
     )

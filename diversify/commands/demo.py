@@ -76,11 +76,10 @@ WAYS = {
 def demo_run(
     out: Path, *, seed: int = 0, overwrite: bool = False, say: Say, progress: StageProgress | None = None
 ) -> tuple[Demo, dict[str, Any]]:
-    """Train on long-tailed digits, diagnose on val, plan, repair the head, train with the plan, and diagnose again.
+    """Train on long-tailed digits, diagnose on the validation set, plan, repair the head, retrain by the plan, diagnose again.
 
     Training, plan and repair are done for several training seeds, so that the gains have intervals over seeds. Nothing is
-    chosen on test; test is evaluated once, at the end, for all
-    networks together.
+    chosen on the test set, which is evaluated once, at the end, for all networks together.
 
     Args:
         out: Receives `digits.npz`, `test.json`, `report.html`, `report.md`, `run.json`, and a folder `seeds/N` for each
@@ -185,7 +184,7 @@ class _Steps:
     say: Say
     progress: StageProgress | None
     seconds: dict[str, float]
-    accuracies: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # on val, by folder
+    accuracies: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # on the validation set, by folder
 
     def folder(self, seed: int) -> Path:
         """The folder of a training seed."""
@@ -204,7 +203,7 @@ class _Steps:
         self.seconds[name] = round(time.monotonic() - start, 1)
 
     def data(self) -> Data:
-        """Write scikit-learn's digits to a file with train, val and test, and load it as every step does."""
+        """Write scikit-learn's digits to a file with three splits, and load it as every step does."""
         whole = load_data("digits", holdout=0.0)
         parts = [part for part in (whole.train, whole.test) if part is not None]
         images = torch.cat([collate([part.dataset[row] for row in range(len(part))])[0] for part in parts])
@@ -237,11 +236,11 @@ class _Steps:
             progress=self.progress,
         )
         self.accuracies.setdefault(name, []).append(record["balanced_accuracy_val"])
-        result = f"{record['balanced_accuracy_val']:.1%} on val, {record['seconds']:.1f} s"
+        result = f"{record['balanced_accuracy_val']:.1%} on the validation set, {record['seconds']:.1f} s"
         self.say(f"train: seed {folder.name}, {_title(name)}: {result}")
 
     def diagnose(self, seed: int, name: str, out: str) -> Diagnosis:
-        """Diagnose a network on val."""
+        """Diagnose a network on the validation set."""
         folder = self.folder(seed)
         diagnosis, _ = diagnose_run(
             DataOptions(),
@@ -258,7 +257,7 @@ class _Steps:
         return diagnosis
 
     def repair(self, data: Data, seed: int) -> None:
-        """Diagnose the network of one seed on val, write its plan and the control, and retrain its head by the plan."""
+        """Diagnose the network of one seed, write its plan and the control, and retrain its head by the plan."""
         folder = self.folder(seed)
         network = self.network(data, folder / "before")
         split = split_head(network)
@@ -281,10 +280,12 @@ class _Steps:
         rules = [reason.rule for one in plan.classes for reason in one.reasons if reason.measure != "count"]
         fired = ", ".join(f"{rule} ({rules.count(rule)})" for rule in dict.fromkeys(rules)) or "none"
         self.say(f"plan: seed {seed}, rules that fired, in how many classes: {fired}")
-        self.say(f"head: seed {seed}, retrained by the plan: {float(recall.nanmean()):.1%} on val, {seconds:.1f} s")
+        self.say(
+            f"head: seed {seed}, retrained by the plan: {float(recall.nanmean()):.1%} on the validation set, {seconds:.1f} s"
+        )
 
     def remedy(self, seed: int) -> str:
-        """Compare ways to repair the head of one seed on folds of val; return the recommendation in words."""
+        """Compare repairs of one seed's head on folds of the validation set; return the recommendation in words."""
         folder = self.folder(seed)
         choice, _ = remedy_run(
             folder / "diagnosis",
@@ -297,10 +298,10 @@ class _Steps:
         return choice.in_words()
 
     def leak(self, data: Data, plan: Plan, folder: Path) -> Leak:
-        """Measure whether augmenting val images makes a network predict the augmented class."""
+        """Measure whether augmenting validation images makes a network predict the augmented class."""
         network, unseen, view = self.network(data, folder), data.val, data.view
         if unseen is None or view is None:
-            raise RuntimeError("the demo's data has a val and a view")
+            raise RuntimeError("the demo's data has a validation set and a view")
         return measure_leak(network, plan, unseen.dataset, prepare=view.normalize, repeats=_LEAK_REPEATS)
 
     def network(self, data: Data, folder: Path) -> nn.Module:
@@ -345,7 +346,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _quiet(line: str) -> None:
-    """Say nothing: the lines of each step are in its own record."""
+    """Print nothing: each step keeps its lines in its own record."""
 
 
 def _title(name: str) -> str:

@@ -160,7 +160,7 @@ class _Training:
             self.record["plan"] = before
 
     def look_for_copies(self, progress: StageProgress | None) -> None:
-        """Record how many images of val are also in train."""
+        """Record the number of validation images that are also in train."""
         if self.data.val is not None:
             found = find_duplicates(self.data.train, self.data.val, progress)
             self.record["duplicates"] = found.record("val", len(self.data.val))
@@ -208,15 +208,10 @@ class _Training:
         epochs = range(self.record["recipe"]["epochs"])
         if not plan.feature_methods or any(plan.schedule.features_at(epoch, len(epochs)) for epoch in epochs):
             return
-        needed = (
-            ""
-            if self.data.val
-            else " (on a val split, which this run does not have: train with a holdout, or bring one)"
-        )
+        needed = "" if self.data.val else " (this run has no validation set: bring one, or train with a holdout)"
         say(
             f"note: by the plan's schedule its feature policies ({', '.join(plan.feature_methods)}) do not act in training;"
-            f" apply them in the head step{needed}: `diversify diagnose --weights {out / 'model.safetensors'} --out D`, then"
-            f" `diversify remedy D --plan {out / 'plan.json'} --out R`"
+            f" to apply them, run diagnose on {out / 'model.safetensors'}{needed}, then remedy with the plan {out / 'plan.json'}"
         )
 
     def begin(self, out: Path, *, resumed: bool) -> None:

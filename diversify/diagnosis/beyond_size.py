@@ -1,4 +1,4 @@
-"""What class size alone predicts, and what the measures of a diagnosis add to it."""
+"""The prediction of recall from class size alone, and what the measures of a diagnosis add to it."""
 
 from __future__ import annotations
 

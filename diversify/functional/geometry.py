@@ -48,7 +48,7 @@ def scatter(features: Tensor, labels: Tensor, num_classes: int, means: Tensor) -
 
 
 def _present(means: Tensor) -> Tensor:
-    """Which rows of `means` `(C, D)` belong to a class with rows, `(C,)` bool."""
+    """`(C,)` bool: True for the classes that have rows, by their `means` `(C, D)`."""
     return torch.isfinite(means).all(1)
 
 

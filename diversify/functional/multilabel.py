@@ -97,13 +97,13 @@ def decision_counts(labels: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, 
     return (labels & predicted).sum(0), labels.sum(0), predicted.sum(0)
 
 
-def f1_of_counts(hits: Tensor, positives: Tensor, called: Tensor) -> Tensor:
+def f1_of_counts(hits: Tensor, positives: Tensor, predicted: Tensor) -> Tensor:
     """Return the F1 score, 2 TP / (positives + predicted positives).
 
     Args:
         hits: True positives, of any shape.
         positives: Positives.
-        called: Images predicted as positive.
+        predicted: Images predicted as positive.
 
     Returns:
         float64 in [0, 1]; NaN where there are no positives.
@@ -112,7 +112,7 @@ def f1_of_counts(hits: Tensor, positives: Tensor, called: Tensor) -> Tensor:
         >>> f1_of_counts(torch.tensor([2, 0]), torch.tensor([4, 0]), torch.tensor([4, 3])).tolist()
         [0.5, nan]
     """
-    return (2 * hits.double() / (positives + called)).where(positives > 0, torch.nan)
+    return (2 * hits.double() / (positives + predicted)).where(positives > 0, torch.nan)
 
 
 def average_precision(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -145,10 +145,10 @@ def average_precision(scores: Tensor, labels: Tensor, weights: Tensor | None = N
         ends[:-1] = value[:-1] != value[1:]
         weight = times[:, order]
         hits = (weight * labels[order, c]).cumsum(1)[:, ends]
-        called = weight.cumsum(1)[:, ends]
+        predicted = weight.cumsum(1)[:, ends]
         step = hits.diff(dim=1, prepend=torch.zeros_like(hits[:, :1]))
         total = hits[:, -1]
-        area = (step * hits / called.clamp(min=1e-300)).sum(1)
+        area = (step * hits / predicted.clamp(min=1e-300)).sum(1)
         result[:, c] = (area / total).clamp(max=1).where(total > 0, torch.nan)
     return result[0] if weights is None else result
 
@@ -252,8 +252,8 @@ def best_thresholds(scores: Tensor, labels: Tensor) -> Tensor:
         ends = torch.ones(rows, dtype=torch.bool, device=scores.device)
         ends[:-1] = value[:-1] != value[1:]
         hits = labels[order, c].double().cumsum(0)
-        called = torch.arange(1, rows + 1, device=scores.device)
-        place = int((2 * hits / (positives + called)).masked_fill(~ends, -1).argmax())
+        predicted = torch.arange(1, rows + 1, device=scores.device)
+        place = int((2 * hits / (positives + predicted)).masked_fill(~ends, -1).argmax())
         result[c] = value[place] if place == rows - 1 else (value[place] + value[place + 1]) / 2
     return result
 

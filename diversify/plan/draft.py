@@ -222,11 +222,11 @@ class Draft:
         if missing and not self.strengths.usual(missing):
             return ""  # the change would have no effect
         self.values[setting] = new
-        change = f"{setting.path}: {old:.2f} -> {new:.2f}"
         if missing:
             self.values[missing] = self.strengths.usual(missing)
-            change += f", {missing.path}: {self.values[missing]:.2f}"
-        return f"{change}."
+            strength, share = (new, self.values[missing])[:: 1 if setting.name == "strength" else -1]
+            return f"It gets {setting.augmentation}, at strength {strength:.2f} in {share:.0%} of its draws."
+        return f"The {setting.words} {'rises' if new > old else 'falls'} from {old:.2f} to {new:.2f}."
 
     def _can_have(self, setting: Setting) -> bool:
         """True if the class has, or can be given, the policy that the setting belongs to."""
@@ -246,7 +246,9 @@ class Draft:
             self.values[share_of(method)] = math.floor(min(self.values[share_of(method)] * factor, 1.0) * 1e4) / 1e4
         if not methods:
             return ""
-        return f"{ALL_FEATURES.path} is multiplied by {factor:.2f}." if factor else "Its features are not augmented."
+        return (
+            f"The {ALL_FEATURES.words} is multiplied by {factor:.2f}." if factor else "Its features are not augmented."
+        )
 
     def _drop_other_features(self, method: str) -> str:
         """Remove all feature methods but this one, and their reasons; return what changed as a sentence."""
@@ -257,7 +259,7 @@ class Draft:
             self.reasons = [reason for reason in self.reasons if not f"{reason.choice}.".startswith(choice)]
         if dropped and share_of(method) not in self.given:  # a scaling of all shares has scaled only what is dropped
             self.reasons = [reason for reason in self.reasons if reason.choice != ALL_FEATURES.path]
-        names = ", ".join(dropped)
+        names = ", ".join(one.replace("_", " ") for one in dropped)
         return (
             f"This measurement replaces the feature augmentation that class size suggests ({names})." if names else ""
         )
@@ -308,8 +310,8 @@ class Draft:
             return
         bounded = self.values[IMAGE_STRENGTH] = math.floor(most / exposure * 1e4) / 1e4
         text = (
-            "Limited, so that the network cannot learn that augmented images belong to this class."
-            f" {IMAGE_STRENGTH.path}: {strength:.2f} -> {bounded:.2f}."
+            f"The {IMAGE_STRENGTH.words} is limited to {bounded:.2f} instead of {strength:.2f}, so that the network cannot learn"
+            " that augmented images belong to this class."
         )
         self._add_bound(IMAGE_STRENGTH, strength, bounded, text)
 

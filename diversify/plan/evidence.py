@@ -22,7 +22,7 @@ class LeakLike(Protocol):
 
     @property
     def leak(self) -> Tensor:
-        """How much more often images of other classes are predicted as c, `(C,)`."""
+        """`(C,)`: the rise in the share of other classes' images that are predicted as class c."""
         ...
 
     @property

@@ -90,7 +90,7 @@ def graded_values(
         strengths: The numbers to make the plan with.
         made_from: "counts" or "uniform".
     """
-    varied = any(levels) or any(rarity(counts))
+    any_rare = any(levels) or any(rarity(counts))
     classes = []
     draws, natural = drawn_shares(counts, strengths.draws_exponent), drawn_shares(counts, 1.0)
     for name, count, share, own, level in zip(names, counts, draws, natural, levels, strict=True):
@@ -109,7 +109,7 @@ def graded_values(
                 f" draws are proportional to (class size)^{strengths.draws_exponent:g}"
             )
             one["reasons"].append(basis.reason("draws", text, "Kang et al. 2020, eq. 1"))
-        if count and varied:
+        if count and any_rare:
             one |= _image_of(level, strengths, basis, one["reasons"])
             one["mixing"] = strengths.mixing
             if strengths.mixing.method != "none":

@@ -60,9 +60,9 @@ def make_plan(
     if not diagnosis.plan_ready:
         raise must(
             "diagnosis",
-            "be made on val to make a plan from",
+            "be made on the validation set to make a plan from",
             f"one made on {diagnosis.heldout_split}",
-            "bring a val split, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
+            "bring a validation set, or train with a holdout, and diagnose on that: test is evaluated once, after choosing",
         )
     rules = RULES if rules is None else rules
     strengths = STRENGTHS if strengths is None else strengths

@@ -39,7 +39,7 @@ from .strengths import STRENGTHS, Strengths
 
 
 class Plan(Value):
-    """What is done for every class, and for the run as a whole.
+    """The draws, augmentation and corrections for every class, and for the run as a whole.
 
     Attributes:
         schema_version: Version of the file format.

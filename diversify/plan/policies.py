@@ -92,7 +92,7 @@ def exposures(policies: Sequence[ImagePolicy]) -> list[float]:
 
 
 class Mixing(Value):
-    """How images of one class are mixed with partner images.
+    """The mixing of one class's images with partner images.
 
     The targets show what was mixed, so mixing is not bounded between classes as image policies are. With `probability` 1
     every image of the class is mixed.
@@ -166,7 +166,7 @@ class FeaturePolicy(Value):
 
 
 class Reason(Value):
-    """Why a plan makes a choice.
+    """The reason for a choice of a plan.
 
     Attributes:
         rule: Name of the rule that fired; "rarity" or "uniform" for choices made from class sizes alone.
@@ -238,7 +238,7 @@ class ClassPlan(Value):
 
 
 class PriorCorrection(Value):
-    """How the logits are corrected for the class prior of the draws, as multiples of its logarithm.
+    """The correction of the logits for the class prior of the draws, as multiples of its logarithm.
 
     Attributes:
         training: Multiple that is added to the logits in the loss, in [0, 4]; 1 is balanced softmax (Ren et al. 2020).
@@ -256,7 +256,7 @@ class PriorCorrection(Value):
 
 
 class Schedule(Value):
-    """When augmentation acts during training; every field is a share of the epochs, in [0, 1].
+    """The schedule of augmentation during training; every field is a share of the epochs, in [0, 1].
 
     Attributes:
         features: Feature policies act from here on (and not before `start`). Plans from `make_plan` and

@@ -1,4 +1,4 @@
-"""How a diagnosis changes a plan: the table `RULES`, which users can read, shorten and extend."""
+"""The rules by which a diagnosis changes a plan: the table `RULES`, which users can read, shorten and extend."""
 
 from __future__ import annotations
 

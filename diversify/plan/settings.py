@@ -6,6 +6,16 @@ from typing import NamedTuple, get_args
 
 from .policies import FeatureMethod
 
+_METHODS = {
+    "toward_enemies": "interpolation toward the classes it is confused with",
+    "eos": "oversampling toward its nearest enemies (EOS)",
+    "smote": "SMOTE",
+    "borderline_smote": "borderline SMOTE",
+    "covariance": "noise with the covariance of similar classes",
+    "magnitude": "shrinking of its top-K features",
+    "isda": "implicit augmentation (ISDA)",
+}
+
 
 class Setting(NamedTuple):
     """One number of a class's plan.
@@ -22,8 +32,24 @@ class Setting(NamedTuple):
 
     @property
     def path(self) -> str:
-        """How rules and reasons write it: `features.eos.share`."""
+        """The path that rules and reasons name: `features.eos.share`."""
         return ".".join(filter(None, (self.part, self.method, self.name)))
+
+    @property
+    def augmentation(self) -> str:
+        """The augmentation that the setting belongs to, in words: "image augmentation", "SMOTE"."""
+        if self.part == "features":
+            return _METHODS.get(self.method, self.method.replace("_", " ")) or "feature augmentation"
+        return "image augmentation" if self.part == "image" else "mixing"
+
+    @property
+    def words(self) -> str:
+        """The setting in words, as the text of a reason names it: "strength of SMOTE"."""
+        if self == DRAWS:
+            return "share of all draws"
+        if self == MIXING_PARTNER:
+            return "weight of its images as mixing partners"
+        return f"{'share of its draws with' if self.name in ('share', 'probability') else 'strength of'} {self.augmentation}"
 
     @property
     def partner(self) -> Setting | None:

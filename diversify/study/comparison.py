@@ -178,7 +178,7 @@ class SuiteComparison:
 
     @property
     def replicate(self) -> Replicate:
-        """What intervals are over: seeds, or networks if some seeds share one."""
+        """The unit that intervals are computed over: the seed, or the network if some seeds share one."""
         return replicate_of(self.methods)
 
     def method(self, name: str) -> MethodResult | None:

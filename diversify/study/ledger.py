@@ -1,4 +1,4 @@
-"""What is done and what is left of a study, according to its records."""
+"""The runs of a study that are done and those that are left, according to its records."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ Space = Mapping[str, Range | Choice]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a method may know of its run: the training images, but never the images it is evaluated on.
+    """The facts of a run that a method may use: the training images, but never the images it is evaluated on.
 
     Attributes:
         images: `(N, C, H, W)` uint8 on the training device, from which mixing draws its partners; None if they are
@@ -120,7 +120,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a head step is given after training.
+    """The input of a head step: the trained network's embeddings and head.
 
     Attributes:
         train: Embeddings of the training images, without augmentation.
@@ -225,7 +225,7 @@ class Method:
 
 
 class Protocol(Value):
-    """What is the same for every method of a study: data, network, training budget and search.
+    """The part of a study that is the same for every method: data, network, training budget and search.
 
     Each method gets `trials` trials. They are trained without the validation set, a share `holdout` of the long-tailed
     training set, and choose the method's parameters on it. The method is then trained with these parameters on the whole

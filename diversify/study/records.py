@@ -126,7 +126,7 @@ class Record(Value):
 
     @property
     def key(self) -> Key:
-        """What identifies the run: its protocol, kind, method, and trial number or seed."""
+        """The key of the run: its protocol, kind, method, and trial number or seed."""
         return self.protocol, self.kind, self.method, self.seed if self.number is None else self.number
 
 

@@ -474,7 +474,7 @@ def test_both_backends_vary_alike(name: str, floating: bool) -> None:
         device = image_ops.apply_operation(name, batch, torch.full((24,), strength), draw)
         worker = torch.stack(
             [
-                albumentations_ops.vary(image, [(name, strength, float(one))])
+                albumentations_ops.augment(image, [(name, strength, float(one))])
                 for image, one in zip(batch, draw, strict=True)
             ]
         )

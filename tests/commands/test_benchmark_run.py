@@ -56,7 +56,7 @@ def test_a_file_declares_a_study_and_its_methods(declared: Path, tmp_path: Path)
     assert said == [
         "own: none, exp:100; resnet32, 20 epochs; cpu",
         "methods: mine, plain",
-        "each method: 2 trials, evaluated on val; then one final run for each of the seeds 0, 1, on test",
+        "each method: 2 trials, evaluated on the validation set; then one final run for each of the seeds 0, 1, on the test set",
     ]
     assert {one.method for one in read_records(tmp_path / "r.jsonl")} == {"mine", "plain"}
     assert run(declared, tmp_path / "r.jsonl")[0] == Benchmarked(trials=4, finals=4, new=0)

@@ -258,7 +258,7 @@ def weights_at(path: str):
 REFUSED = {
     "test": (
         made_on_test,
-        "diagnosis must be made on val to choose a remedy, got one made on test; bring a val split, or train with a holdout,"
+        "diagnosis must be made on the validation set to choose a remedy, got one made on test; bring a validation set, or train with a holdout,"
         " and diagnose on that: test is evaluated once, after choosing",
     ),
     "other images": (
@@ -340,10 +340,14 @@ def test_a_repaired_network_is_diagnosed_on_the_images_of_the_one_before(place: 
 def test_that_this_val_chose_the_head_is_said_recorded_and_shown(
     place: Path, again: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from diversify.commands.diagnose import CHOSE_HEAD
+    from diversify.commands.diagnose import CHOSE_HEAD, chose_head
 
-    assert "this val chose the head" in CHOSE_HEAD
-    assert "test has the last word" in CHOSE_HEAD
+    before = "this val chose the head and, where the plan was made from it, the plan, so what is measured on it is somewhat optimistic: test has the last word"
+    assert chose_head([before])
+    assert chose_head([CHOSE_HEAD])
+    assert not chose_head([])
+    assert "the head was chosen on this validation set" in CHOSE_HEAD
+    assert "only test can judge the result" in CHOSE_HEAD
     assert atomic.read_json(place / "diagnosed" / "run.json", "run.json")["caveats"] == []
     assert atomic.read_json(again / "run.json", "run.json")["caveats"] == [CHOSE_HEAD]
     assert f"T{CHOSE_HEAD[1:]}" in in_words(again / "report.md")
@@ -369,7 +373,7 @@ def test_a_repaired_network_has_its_last_word_on_test(
     assert record["caveats"] == []
     assert record["data"] == atomic.read_json(place / "diagnosed" / "run.json", "run.json")["data"]
     assert run(["remedy", str(tmp_path / "test"), "--out", str(tmp_path / "out")]) == 2
-    assert "diagnosis must be made on val to choose a remedy" in capsys.readouterr().err
+    assert "diagnosis must be made on the validation set to choose a remedy" in capsys.readouterr().err
 
 
 def remedied(place: Path, to: Path, change) -> str:
@@ -496,4 +500,67 @@ def test_a_metric_that_cannot_be_ends_in_one_line_before_any_work(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_learned_from_held_out_images_is_recorded_and_shown(
+    place: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diversify.commands.remedy import FITTED_ON_HELDOUT
+
+    out = tmp_path / "out"
+    assert run(["remedy", str(place / "diagnosed"), "--objective", "worst-third", "--out", str(out)]) == 0
+    record, remedy = (atomic.read_json(out / name, name) for name in ("run.json", "remedy.json"))
+    choice = remedy["choice"]
+    assert (choice["metric"], choice["objective"]) == ("worst third", "worst third")
+    assert record["metric"]["objective"] == "worst third"
+    dials = [name for name in choice["names"] if name.endswith("class offsets")]
+    assert len(choice["curve"]) == 1 + 5 * len(dials)
+    fitted = choice["fits_heldout"][choice["recommended"]]
+    heldout = load_diagnosed(place / "diagnosed")[1].heldout
+    assert remedy["unseen_used"] == (heldout.indices.tolist() if fitted else [])
+    assert record["unseen"] == {"learned_from": "heldout", "rows_in_head": len(remedy["unseen_used"])}
+    assert (FITTED_ON_HELDOUT in record["caveats"]) is fitted
+    text = in_words(out / "report.md")
+    assert "Mean against worst class" in text
+    assert "Made from held-out images as well: fitted slope" in text
+    assert "they chose and judged" in text
+    capsys.readouterr()
+
+
+def test_nothing_learns_from_held_out_images_unless_it_is_asked_for(place: Path) -> None:
+    record, remedy = (atomic.read_json(place / "remedy" / name, name) for name in ("run.json", "remedy.json"))
+    assert record["unseen"] == {"learned_from": "none", "rows_in_head": 0}
+    assert remedy["unseen_used"] == []
+    assert not any(remedy["choice"]["fits_heldout"])
+
+
+def test_a_head_is_not_diagnosed_on_the_images_it_was_fitted_on(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = remedied(place, tmp_path / "remedy", lambda record: record["unseen"].update(rows_in_head=9))
+    capsys.readouterr()
+    assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "out")]) == 2
+    wanted = "--heldout must be images that the head was not fitted on, got the validation set that `remedy` fitted it on; use --heldout test"
+    assert wanted in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (
+            ["--objective", "wurst"],
+            "--objective must be one of mean, worst, worst third, or a number in [0, 1], got 'wurst'",
+        ),
+        (["--objective", "1.5"], "--objective must be one of mean, worst, worst third, or a number in [0, 1], got 1.5"),
+        (["--objective", "0.5", "--metric", "macro-f1"], "--objective must be mean for --metric macro-f1, got 0.5"),
+        (["--unseen", "all"], "--unseen must be one of heldout, none, got 'all'"),
+    ],
+)
+def test_an_objective_that_cannot_be_ends_in_one_line(
+    place: Path, tmp_path: Path, given: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["remedy", str(place / "diagnosed"), *given, "--out", str(tmp_path / "out")]) == 2
+    assert wanted in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()

@@ -302,11 +302,11 @@ def test_feature_policies_that_never_act_in_training_are_named(
         said = " ".join(capsys.readouterr().out.split())
         lines = (
             "its feature policies (covariance) do not act in training",
-            f"`diversify diagnose --weights {out / 'model.safetensors'} --out D`",
-            f"`diversify remedy D --plan {out / 'plan.json'} --out R`",
+            f"run diagnose on {out / 'model.safetensors'}",
+            f"then remedy with the plan {out / 'plan.json'}",
         )
         assert [line in said for line in lines] == [left] * 3
-        assert ("on a val split, which this run does not have" in said) is (left and name == "without")
+        assert ("this run has no validation set" in said) is (left and name == "without")
 
 
 def stopped(monkeypatch: pytest.MonkeyPatch) -> None:

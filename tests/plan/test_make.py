@@ -493,7 +493,7 @@ def test_what_is_measured_takes_the_place_of_what_rarity_suggested(quiet: Diagno
     assert not {"features.covariance", "features.eos"} & set(choices)
     reason = faded.classes[rare].reasons[choices.index("features.toward_enemies.strength")]
     assert "of their training magnitude. Pooled with what class size predicts, the estimate is 0.80." in reason.text
-    assert "The partner classes are those that it is confused with. features.toward_enemies.strength" in reason.text
+    assert "The partner classes are those that it is confused with. It gets interpolation toward the classes" in reason.text
     assert reason.rule == "magnitude gap"
     assert reason.text.endswith(
         "This measurement replaces the feature augmentation that class size suggests (covariance, eos)."
@@ -727,7 +727,7 @@ def test_a_plan_of_ones_own_is_the_base(diagnosis: Diagnosis) -> None:
 def test_a_diagnosis_on_test_is_a_dead_end(diagnosis: Diagnosis) -> None:
     tested = dataclasses.replace(diagnosis, heldout_split="test")
     for one in (tested, tested.permuted(3)):
-        with pytest.raises(InputError, match="diagnosis must be made on val to make a plan from, got one made on test"):
+        with pytest.raises(InputError, match="diagnosis must be made on the validation set to make a plan from, got one made on test"):
             make_plan(one)
 
 

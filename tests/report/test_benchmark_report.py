@@ -196,20 +196,24 @@ def test_head_repair_says_the_same_in_the_table_of_its_own() -> None:
 
 
 def test_wins_and_losses_are_reported_alike() -> None:
-    for records, place, behind, good in ((study(), "first", 0, True), (losing(study()), "6th", 5, False)):
+    cases = (
+        (study(), "first", "none is better and 5 are worse", True),
+        (losing(study()), "6th", "5 are better", False),
+    )
+    for records, place, tally, good in cases:
         suite, made = told(records)
         assert [row.mark for row in made.table.rows if row.name == OURS] == ["● ours"]
         assert (made.table.rows[0].name == OURS) is good
         found = statement_of(made, "ranking")
         assert found.title == f"diversify is {place} of 6"
-        assert f"Compared with 5 other methods, it is worse than {behind}" in found.text
+        assert f"Of 5 other methods, {tally}" in found.text
         assert found.good is good
         gain = suite.references["baseline"].differences[OURS].paired
         ends = wording.between(gain.low, gain.high, "tenths")
         assert f"Gain over ce: {wording.points(gain.mean)} points {ends}." in found.text
-    assert "(significant: 5, 5 after Holm's correction)" in statement_of(told(losing(study()))[1], "ranking").text
+    assert "(5 significantly, 5 after Holm's correction)" in statement_of(told(losing(study()))[1], "ranking").text
     assert "| **`diversify`** | 30.1" in headline_table(losing(study())).splitlines()[-1]
-    assert "worse than 5 (significant: 5" in text(losing(study()))
+    assert "5 are better (5 significantly" in text(losing(study()))
 
 
 def test_hindsight_is_labelled_as_such() -> None:

@@ -143,9 +143,13 @@ def _tally(others: Iterable[Difference], of: str) -> str:
     behind = [one for one in listed if one.paired.mean > 0]
     ahead = [one for one in listed if one.paired.mean < 0]
     return (
-        f"Compared with {of}, it is worse than {len(behind)}{_significant(behind)} and better than"
-        f" {len(ahead)}{_significant(ahead)}."
+        f"Of {of}, {_number(len(behind), 'better')}{_significant(behind)} and"
+        f" {_number(len(ahead), 'worse')}{_significant(ahead)}."
     )
+
+
+def _number(count: int, how: str) -> str:
+    return f"{count or 'none'} {'is' if count < 2 else 'are'} {how}"
 
 
 def _significant(group: Sequence[Difference]) -> str:
@@ -153,7 +157,7 @@ def _significant(group: Sequence[Difference]) -> str:
     beyond = sum(one.verdict != "open" for one in group)
     tested = any(math.isfinite(one.p_holm) for one in group)
     after = f", {sum(one.p_holm < 1 - CONFIDENCE for one in group)} after Holm's correction" if tested else ""
-    return f" (significant: {beyond}{after})" if beyond else ""
+    return f" ({beyond} significantly{after})" if beyond else ""
 
 
 def _ours_over(suite: SuiteComparison, name: str) -> str:

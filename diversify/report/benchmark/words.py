@@ -1,4 +1,4 @@
-"""How the report of a study names and defines scores, methods and data, and writes numbers."""
+"""Names and definitions of scores, methods and data, and the form of numbers, in the report of a study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much each measure says about recall beyond class size, in words and as a table."""
+"""The table and the sentence on how much each measure says about recall beyond class size."""
 
 from __future__ import annotations
 

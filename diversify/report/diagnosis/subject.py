@@ -1,4 +1,4 @@
-"""What the sections of a diagnosis's report share: the classes shown, their order, and how they are drawn and tabulated."""
+"""The parts that the sections of a diagnosis's report share: the classes shown, their order, their series and tables."""
 
 from __future__ import annotations
 

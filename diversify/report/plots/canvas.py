@@ -1,4 +1,4 @@
-"""What all drawings share: colours, an empty figure, a legend, and the SVG text."""
+"""The parts that all drawings share: colours, an empty figure, a legend, and the SVG text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long names are shortened, in drawings and tables."""
+"""Shortened names, for drawings and tables."""
 
 from __future__ import annotations
 

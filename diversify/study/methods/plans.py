@@ -12,7 +12,7 @@ from ..protocol import Range, Setting, Space
 
 IMAGE_OPERATIONS, IMAGE_PROBABILITY = STRENGTHS.image_operations, STRENGTHS.image_probability
 GRADE = (STRENGTHS.image_most - STRENGTHS.image_least) / 2
-"""How much stronger than the mean the rarest class is augmented, and how much weaker the largest."""
+"""The image strength of the rarest class minus the mean strength, and of the mean minus that of the largest class."""
 
 IMAGE_SPACE: Space = {"image_strength": Range(low=0.2, high=1.0, default=0.6)}
 MIX_SPACE: Space = {"mix_probability": Range(low=0.0, high=1.0, default=0.5)}
