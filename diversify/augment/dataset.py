@@ -227,8 +227,8 @@ class DiversifiedDataset(Dataset[Any]):
         for row, image in images.items():
             forms.setdefault((image.shape, image.dtype), []).append(row)
         for rows in forms.values():
-            varied = _in_torch(torch.stack([images[row] for row in rows]), [steps[row] for row in rows])
-            for row, result in zip(rows, varied, strict=True):
+            augmented = _in_torch(torch.stack([images[row] for row in rows]), [steps[row] for row in rows])
+            for row, result in zip(rows, augmented, strict=True):
                 varied_one = _like(result.clone(), found[row])
                 examples[row] = self._form.with_image(examples[row], varied_one, indices[row])
         return examples
@@ -413,8 +413,8 @@ def _in_torch(images: Tensor, steps: Sequence[Sequence[_Step]]) -> Tensor:
     return image_ops.apply_policy(whole, operation.long(), strength, draw).view(images.shape)
 
 
-def _like(varied: Tensor, image: Tensor) -> Tensor:
-    return varied if type(image) is Tensor else varied.as_subclass(type(image))
+def _like(augmented: Tensor, image: Tensor) -> Tensor:
+    return augmented if type(image) is Tensor else augmented.as_subclass(type(image))
 
 
 @functools.cache
@@ -422,4 +422,4 @@ def _albumentations() -> Callable[[Any, list[_Step]], Any]:
     """The backend "albumentations", imported when it is first needed because that takes seconds."""
     from . import albumentations_ops
 
-    return albumentations_ops.vary
+    return albumentations_ops.augment
