@@ -55,12 +55,13 @@ from .network.synthetic import make_embeddings as make_embeddings
 from .plan.adaptive import AdaptivePlan as AdaptivePlan
 from .plan.make import make_plan as make_plan
 from .plan.plan import Plan as Plan
-from .repair.candidates import Candidate as Candidate
+from .repair.candidate import Candidate as Candidate
 from .repair.candidates import default_candidates as default_candidates
 from .repair.choice import HeadChoice as HeadChoice
 from .repair.choose import choose_head as choose_head
 from .repair.fit_head import fit_head as fit_head
 from .repair.multilabel import MultilabelRepair as MultilabelRepair
+from .repair.multilabel import fit_multilabel_head as fit_multilabel_head
 from .repair.multilabel import repair_multilabel as repair_multilabel
 from .repair.multilabel_choice import MultilabelChoice as MultilabelChoice
 from .repair.multilabel_choice import choose_multilabel_head as choose_multilabel_head

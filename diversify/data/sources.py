@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ..errors import must
 from ..files import atomic
+from ..functional.multilabel import read_multilabels
 from ..runtime.user_code import call_object, import_object
 from .images import Array, ImageArray, Images, Own
 from .labels import check_labels, shown_labels
@@ -86,8 +87,14 @@ def read_as(places: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{name} is read as {split}" for split, name in places.items() if name != split)
 
 
-def read_npz(path: Path) -> Source:
-    """Read an `.npz` file with the keys of MedMNIST: `train_images`, `train_labels`, and the same for val and test."""
+def read_npz(path: Path, *, several: bool = False) -> Source:
+    """Read an `.npz` file with the keys of MedMNIST: `train_images`, `train_labels`, and the same for val and test.
+
+    Args:
+        path: The file.
+        several: Whether images have several labels each: 0 or 1 for every label.
+    """
+    read = read_multilabels if several else check_labels
     atomic.require_file(path, "npz file")
     stored = _stored_arrays(path)
     splits: dict[str, tuple[Images, Tensor]] = {}
@@ -96,7 +103,7 @@ def read_npz(path: Path) -> Source:
             if f"{split}_labels" not in stored:
                 raise must("npz file", f"have {split}_labels beside {split}_images", ", ".join(stored))
             images = _image_array(f"{split}_images", stored[f"{split}_images"])
-            labels = check_labels(f"{split}_images", stored[f"{split}_labels"], rows=len(images))
+            labels = read(f"{split}_images", stored[f"{split}_labels"], rows=len(images))
             splits[split] = (ImageArray(images, labels), labels)
     if "train" not in splits:
         raise must("npz file", "have train_images and train_labels", ", ".join(stored) or "nothing")

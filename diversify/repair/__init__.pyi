@@ -1,10 +1,14 @@
-from .candidates import Candidate as Candidate
+from .candidate import Candidate as Candidate
 from .candidates import default_candidates as default_candidates
+from .choice import CurvePoint as CurvePoint
 from .choice import HeadChoice as HeadChoice
 from .choose import choose_head as choose_head
 from .fit_head import fit_head as fit_head
 from .multilabel import MultilabelRepair as MultilabelRepair
+from .multilabel import fit_multilabel_head as fit_multilabel_head
 from .multilabel import repair_multilabel as repair_multilabel
+from .multilabel_choice import MultilabelChoice as MultilabelChoice
+from .multilabel_choice import choose_multilabel_head as choose_multilabel_head
 from .post_hoc import adjust_logits as adjust_logits
 from .post_hoc import log_prior_of as log_prior_of
 from .post_hoc import nearest_mean as nearest_mean

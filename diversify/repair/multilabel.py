@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import must, unknown
-from ..functional import multilabel
+from ..functional import multilabel, multilabel_losses
 from ..network.linear_head import LinearHead, read_head
 from ..network.multilabel import MultilabelEmbeddings
 from ..runtime.signals import stop_if_interrupted
@@ -117,6 +117,8 @@ def repair_multilabel(
             raise must(f"{name} embeddings", "hold at least one image", 0)
     if prior not in PRIORS:
         raise unknown("prior", str(prior), PRIORS)
+    if prior == "remove" and not head.has_bias:
+        raise must("prior", "be keep for a head without a bias", prior, "fitted thresholds do the same for decisions")
     if folds < 2:
         raise must("folds", "be at least 2", folds)
     if steps < 1:
@@ -152,6 +154,37 @@ def repair_multilabel(
     )
 
 
+def fit_multilabel_head(
+    features: Tensor, labels: Tensor, *, steps: int = 100, weight_decay: float = 1e-4
+) -> LinearHead:
+    """Return a head fitted to frozen features by binary cross entropy, one output per label.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N, C)` of 0 and 1, at least 2 labels.
+        steps: Iterations of L-BFGS.
+        weight_decay: L2 penalty on the weight.
+
+    Raises:
+        InputError: The features are not finite, or the labels are not 0 or 1 for each row.
+
+    See Also:
+        `fit_head`, for one label per image.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, _ = dv.make_multilabel_embeddings()
+        >>> head = dv.fit_multilabel_head(train.features, train.labels, steps=20)
+        >>> head.logits(heldout.features).shape
+        torch.Size([400, 4])
+    """
+    marks = multilabel.read_multilabels("labels", labels, rows=len(features))
+    count = marks.shape[1]
+    start = LinearHead(weight=torch.zeros(count, features.shape[1]), bias=torch.zeros(count))
+    rows = MultilabelEmbeddings.from_arrays(features, marks, head=start)
+    return _trained(rows, start, multilabel_losses.binary_cross_entropy, steps, weight_decay)
+
+
 def _logits(head: LinearHead, features: Tensor) -> Tensor:
     return head.logits(features.to(head.weight.device)).double().cpu()
 
@@ -171,7 +204,7 @@ def _trained(
     begin = head.effective(train.features[:1].cpu())[1].double()
     weight, bias = (value.clone().requires_grad_() for value in (begin * scale, head.bias.double()))
     rows = features / scale
-    trainable = [weight] if head.cosine else [weight, bias]
+    trainable = [weight, bias] if head.has_bias and not head.cosine else [weight]
     optimizer = torch.optim.LBFGS(trainable, max_iter=steps, line_search_fn="strong_wolfe")
 
     def turned() -> Tensor:

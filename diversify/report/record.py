@@ -80,6 +80,7 @@ class Table:
         rest_headings: The headings of the table of the rows left out.
         rest: The rows left out; the HTML page shows them in a second, folded table.
         rows_are: What the rows are; names the search field.
+        prose: Whether the cells are sentences, written to the left.
     """
 
     title: str
@@ -91,16 +92,21 @@ class Table:
     rest_headings: tuple[Heading, ...] = ()
     rest: tuple[Row, ...] = ()
     rows_are: str = "classes"
+    prose: bool = False
 
     @property
     def gap_text(self) -> str:
         """The text that stands in place of the rows left out."""
-        return f"{number_of(self.left_out, 'class', 'classes')} between these left out"
+        return f"{number_of(self.left_out, self._row_is, self.rows_are)} between these left out"
 
     @property
     def rest_text(self) -> str:
         """The title of the table of the rows left out."""
-        return f"Show the other {number_of(self.left_out, 'class', 'classes')}"
+        return f"Show the other {number_of(self.left_out, self._row_is, self.rows_are)}"
+
+    @property
+    def _row_is(self) -> str:
+        return "class" if self.rows_are == "classes" else self.rows_are.removesuffix("s")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -272,7 +278,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Definition:
-    """What a measure or a method is, and the publication it comes from."""
+    """The definition of a measure or a method, and the publication it comes from."""
 
     title: str
     text: str

@@ -73,8 +73,6 @@ def test_what_needs_one_label_per_image_refuses_several_by_name(sides):
         (lambda: dv.choose_head(train, heldout, head), "train"),
         (lambda: dv.retrain_head(train, head, plan), "embeddings"),
         (lambda: dv.check(diagnosis, worst_recall=0.5), "diagnosis"),
-        (lambda: dv.render_html(diagnosis), "diagnosis"),
-        (lambda: dv.render_markdown(diagnosis), "diagnosis"),
     ):
         with pytest.raises(InputError, match=rf"^{name} must be of images with one label each, got a Multilabel"):
             call()

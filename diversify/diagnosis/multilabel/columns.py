@@ -90,10 +90,15 @@ def put_gains(columns: dict[str, Tensor], train: Side, heldout: Side, thresholds
         for block in torch.arange(BOOTSTRAPS).split(max(1, _BLOCK // rows))
     ]
     enough = labels.sum(0) >= FEWEST_ROWS
+    hit = {
+        "f1_heldout": (labels & heldout.predicted).any(0)
+    }  # without a hit every draw is 0, which says nothing of its spread
     for name, value in measured(None).items():
         ends = stats.interval(torch.cat([block[name] for block in blocks]))
         columns[name] = value[0]
-        columns[f"{name}_low"], columns[f"{name}_high"] = (end.where(enough, torch.nan) for end in ends)
+        columns[f"{name}_low"], columns[f"{name}_high"] = (
+            end.where(enough & hit.get(name, enough), torch.nan) for end in ends
+        )
     columns["threshold_best"] = multilabel.best_thresholds(heldout.logits, labels).sigmoid()
 
 

@@ -9,21 +9,24 @@ from typing import Any
 from ...augment.leak import Leak
 from ...diagnosis.catalogue import MEASURES
 from ...diagnosis.exhibits import Exhibits
-from ...diagnosis.findings import REMEDIES, Finding, remedy_title
+from ...diagnosis.findings import LOW_RECALL, REMEDIES, Finding, remedy_title
+from ...diagnosis.multilabel import MultilabelDiagnosis
 from ...diagnosis.result import Diagnosis
-from ...errors import InputError
-from ...functional.multilabel import require_one_label
+from ...errors import InputError, must
 from .. import page, wording
+from ..multilabel import multilabel_report_of
 from ..record import Definition, Headline, Report, Section, Statement
 from ..wording import DASH
 from .beyond_size import beyond_size_note, beyond_size_table
 from .class_table import CLASS_COLUMNS, class_table
+from .clusters import clusters_section
 from .diversity import diversity_section
 from .head import head_section
 from .images import images_section
 from .neighbors import neighbors_section
 from .size import size_section
 from .subject import Subject
+from .suspects import suspects_section
 from .top_k import top_k_section
 
 SECTION_COLUMNS = (  # measures that the sections show; the page defines them
@@ -31,17 +34,22 @@ SECTION_COLUMNS = (  # measures that the sections show; the page defines them
     *("diversity_vendi_train", "diversity_effective_rank_heldout"),
     *("diversity_spread_heldout", "diversity_spread_train"),
     *("border", "rare", "outlier", "recall_ceiling"),
+    *("suspect_labels", "suspect_labels_expected", "suspect_labels_train", "suspect_labels_train_expected", "cluster_recall"),
 )
 _SPLITS = {"val": "validation", "test": "test"}
 
 
-def render_html(diagnosis: Diagnosis, run: Mapping[str, Any] | None = None, exhibits: Exhibits | None = None) -> str:
+def render_html(
+    diagnosis: Diagnosis | MultilabelDiagnosis,
+    run: Mapping[str, Any] | None = None,
+    exhibits: Exhibits | None = None,
+) -> str:
     """Return the report of a diagnosis as one HTML page that loads nothing from outside.
 
     The page adapts to light and dark, narrow and wide screens, and to paper.
 
     Args:
-        diagnosis: The diagnosis, from `diagnose`.
+        diagnosis: The diagnosis, from `diagnose` or `diagnose_multilabel`.
         run: What is known about the run, as in `run.json`: the model, the data, versions. Not needed.
         exhibits: Example images and the feature map, from `choose_exhibits`; with pictures after `take_pictures`.
 
@@ -49,7 +57,7 @@ def render_html(diagnosis: Diagnosis, run: Mapping[str, Any] | None = None, exhi
         The text of an HTML file.
 
     Raises:
-        InputError: `exhibits` were chosen for another diagnosis.
+        InputError: `exhibits` were chosen for another diagnosis, or are given for one of several labels per image.
 
     See Also:
         `render_markdown`: The same as Markdown.
@@ -62,16 +70,18 @@ def render_html(diagnosis: Diagnosis, run: Mapping[str, Any] | None = None, exhi
         >>> "<h1>Diagnosis of resnet32</h1>" in page
         True
     """
-    return page.html(report_of(diagnosis, run or {}, exhibits))
+    return page.html(_of_either(diagnosis, run or {}, exhibits))
 
 
 def render_markdown(
-    diagnosis: Diagnosis, run: Mapping[str, Any] | None = None, exhibits: Exhibits | None = None
+    diagnosis: Diagnosis | MultilabelDiagnosis,
+    run: Mapping[str, Any] | None = None,
+    exhibits: Exhibits | None = None,
 ) -> str:
     """Return the report of a diagnosis as Markdown, without figures and pictures.
 
     Args:
-        diagnosis: The diagnosis, from `diagnose`.
+        diagnosis: The diagnosis, from `diagnose` or `diagnose_multilabel`.
         run: What is known about the run, as in `run.json`. Not needed.
         exhibits: Example images, from `choose_exhibits`; they are listed by name.
 
@@ -79,7 +89,7 @@ def render_markdown(
         Text of 100 columns for terminals and code-hosting sites; tables may be wider.
 
     Raises:
-        InputError: `exhibits` were chosen for another diagnosis.
+        InputError: `exhibits` were chosen for another diagnosis, or are given for one of several labels per image.
 
     See Also:
         `render_html`: The same with figures and pictures.
@@ -91,12 +101,20 @@ def render_markdown(
         >>> dv.render_markdown(diagnosis).splitlines()[0]
         '# Diagnosis of a network'
     """
-    return page.markdown(report_of(diagnosis, run or {}, exhibits))
+    return page.markdown(_of_either(diagnosis, run or {}, exhibits))
+
+
+def _of_either(diagnosis: Diagnosis | MultilabelDiagnosis, run: Mapping[str, Any], exhibits: Exhibits | None) -> Report:
+    """Return the record of the report of a diagnosis of one label per image, or of several."""
+    if not isinstance(diagnosis, MultilabelDiagnosis):
+        return report_of(diagnosis, run, exhibits)
+    if exhibits is not None:
+        raise must("exhibits", "be left out where images have several labels", type(exhibits).__name__)
+    return multilabel_report_of(diagnosis, run)
 
 
 def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits | None = None) -> Report:
     """Return the record of a diagnosis's report; the arguments are those of `render_html`."""
-    require_one_label("diagnosis", diagnosis, "print its findings, or use its to_dataframe")
     names = tuple(wording.named(name) for name in diagnosis.class_names)
     split = _SPLITS.get(diagnosis.heldout_split, diagnosis.heldout_split)
     model, data = wording.look(run, "model", "name"), wording.look(run, "data", "spec")
@@ -145,6 +163,8 @@ def _sections(
         diversity_section(subject),
         neighbors_section(subject, exhibits.feature_map if exhibits else None),
         head_section(subject),
+        *([suspects_section(subject, exhibits)] if diagnosis.label_errors else []),
+        *([clusters_section(subject, exhibits)] if diagnosis.failing_clusters else []),
         *([images_section(subject, exhibits)] if exhibits else []),
     )
 
@@ -252,14 +272,16 @@ def _headlines(summary: Mapping[str, float], num_classes: int, left_out: str = "
 
 
 def _findings_note(diagnosis: Diagnosis, names: Sequence[str]) -> str:
-    if not diagnosis.findings:
-        return wording.none_fragile(diagnosis, names)
+    fragile = sum(finding.kind == LOW_RECALL for finding in diagnosis.findings)
+    others = " Findings on single images and groups of images follow." if fragile < len(diagnosis.findings) else ""
+    if not fragile:
+        return wording.none_fragile(diagnosis, names) + others
     mean = wording.percent(float(diagnosis["recall_heldout"].nanmean()))
     left_out = wording.means_leave_out(diagnosis, names)
     mean += f" ({left_out})" if left_out else ""
     return (
         f"A class is fragile if the whole interval of its held-out recall lies below the class mean of {mean}. Weakest class first."
-        " The first label names the recommended kind of remedy." + _by_chance(len(names))
+        " The first label names the recommended kind of remedy." + others + _by_chance(len(names))
     )
 
 
@@ -273,7 +295,7 @@ def _by_chance(classes: int) -> str:
 def _statement(finding: Finding) -> Statement:
     text, _, advice = wording.plain(finding.text).rpartition(" Points to: ")
     return Statement(
-        title=wording.named(finding.class_name),
+        title=wording.named(finding.class_name) + ("" if finding.kind == LOW_RECALL else f": {finding.kind}"),
         text=text or advice,
         label=remedy_title(finding.remedy),
         others=tuple(remedy_title(cause) for cause in finding.causes if cause != finding.remedy),

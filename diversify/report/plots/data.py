@@ -27,6 +27,7 @@ class ByCount:
         line: Slope and intercept of a line on the natural logarithm of the count; None if undefined.
         percent: Whether the measure is a share in [0, 1].
         bad: The end of the scale at which names are placed first.
+        rows_are: What the points are, in the singular and in the plural.
     """
 
     label: str
@@ -40,6 +41,7 @@ class ByCount:
     line: tuple[float, float] | None
     percent: bool = True
     bad: Literal["low", "high"] = "low"
+    rows_are: tuple[str, str] = ("class", "classes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ def draw_by_count(data: ByCount, width: float) -> Figure:
     axes.grid(axis="y", color=ink("line"), linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("training images of the class (log scale)", color=ink("ink"), labelpad=5)
+    axes.set_xlabel(f"training images of the {data.rows_are[0]} (log scale)", color=ink("ink"), labelpad=5)
     axes.text(0, 1.02, data.label, transform=axes.transAxes, color=ink("muted"), ha="left", va="bottom")
     handles = []
     if data.line is not None:
@@ -52,7 +52,7 @@ def draw_by_count(data: ByCount, width: float) -> Figure:
     if rest:
         dots: Style = {"linestyle": "none", "marker": "o", "markersize": 2.4, "color": ink("muted"), "alpha": 0.45}
         axes.plot([data.count[c] for c in rest], [data.value[c] for c in rest], zorder=2, **dots)
-        handles.insert(0, Line2D([], [], label="other classes", **dots))
+        handles.insert(0, Line2D([], [], label=f"other {data.rows_are[1]}", **dots))
     for fragile, color, marker in ((False, "blue", "o"), (True, "vermillion", "D")):
         group = [c for c in shown if data.fragile[c] is fragile]
         if not group:
