@@ -123,7 +123,8 @@ class BatchAugmenter(nn.Module):
         Args:
             images: `(N, C, H, W)` uint8, or floating point in [0, 1], not normalised yet.
             targets: Class indices `(N,)` or `(N, 1)`, or class probabilities `(N, C)`, one-hot or already mixed; the largest
-                one counts as the class.
+                one counts as the class. Of two classes, floats or booleans `(N,)` are the probability of class 1, and become
+                `(N, 2)`: column 1 is the target of a binary cross entropy.
             key: What the draws depend on; None for the augmenter's own seed, epoch and steps.
 
         Returns:
@@ -139,6 +140,7 @@ class BatchAugmenter(nn.Module):
         self._check_images(images)
         if isinstance(targets, Tensor) and targets.ndim == 2 and targets.shape[1] == 1 != self._classes:
             targets = targets[:, 0]
+        targets = _of_two_classes(targets, self._classes)
         _check_targets(targets, len(images), self._classes)
         if key is None:
             rows = torch.arange(len(images), device=images.device)
@@ -327,6 +329,15 @@ def _whole(weights: Tensor) -> Tensor:
     """Integers in proportion to the weights, at least 1 for every positive weight."""
     shares = weights.double() / weights.double().sum().clamp(min=torch.finfo(torch.float64).tiny)
     return torch.where(weights > 0, (shares * _WHOLE).round().clamp(min=1), 0).to(torch.int64)
+
+
+def _of_two_classes(targets: Tensor, num_classes: int) -> Tensor:
+    """Class probabilities `(N, 2)` where targets `(N,)` are the probability of class 1; others unchanged."""
+    if num_classes != 2 or not isinstance(targets, Tensor) or targets.ndim != 1:
+        return targets
+    if not targets.is_floating_point() and targets.dtype != torch.bool:
+        return targets
+    return torch.stack([1 - targets.float(), targets.float()], dim=1)
 
 
 def _check_targets(targets: Tensor, rows: int, num_classes: int) -> None:

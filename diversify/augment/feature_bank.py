@@ -90,13 +90,15 @@ class FeatureBank(nn.Module):
     def strongest_features(self, head: LinearHead | None) -> Tensor:
         """Return which features are each class's top-K, `(C, D)` bool; none for classes without rows.
 
-        Features are ranked by the mean classification embedding under `head`, without one by the mean feature.
+        Features are ranked by the mean classification embedding under `head`; by the mean feature without a head, and for a
+        class whose weights are all 0, as class 0 of a head with a single logit.
         """
         means = self.means
         if head is not None:
             rows, weight, _ = head.effective(self.features.cpu())
             embedding = magnitude.classification_embedding(rows, weight, self.labels.cpu())
-            means = counts.class_mean(embedding, self.labels.cpu(), len(weight)).to(self.features.device)
+            weighed = counts.class_mean(embedding, self.labels.cpu(), len(weight)).to(self.features.device)
+            means = weighed.where(weight.any(1, keepdim=True).to(weighed.device), means)
         best = magnitude.top_k(means, min(TOP_K, means.shape[1]))
         chosen = torch.zeros_like(means, dtype=torch.bool).scatter_(1, best.clamp(min=0), True)
         return chosen & ~means.isnan()

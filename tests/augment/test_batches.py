@@ -404,6 +404,23 @@ def test_wrong_inputs_are_named(message):
         WRONG[message]()
 
 
+@pytest.mark.parametrize("form", [torch.Tensor.float, torch.Tensor.bool, lambda targets: targets.float()[:, None]])
+def test_targets_of_two_classes_may_be_the_probability_of_class_1(form):
+    images, targets = batch()
+    targets = targets.clamp(max=1)
+    plan = plan_of((ImagePolicy(), LIGHT), NO_MIXING[:2], ("no", "yes"), (90, 9))
+    augment = BatchAugmenter(plan, seed=0)
+    as_indices, same = augment(images, targets, key_of())
+    as_probabilities, found = augment(images, form(targets), key_of())
+    assert torch.equal(as_indices, as_probabilities)
+    assert torch.equal(same, targets)
+    assert torch.equal(found, torch.nn.functional.one_hot(targets, 2).float())
+    half = augment(images, torch.full((60,), 0.25), key_of())[1]
+    assert half[0].tolist() == [0.75, 0.25]
+    with pytest.raises(InputError, match="class probabilities"):
+        augment(images, torch.full((60,), 1.5), key_of())
+
+
 def test_a_policy_is_shown_from_low_to_high():
     images, _ = batch(20)
     shown = show_policy(images, HEAVY, [0.0, 0.3, 1.0], seed=3)

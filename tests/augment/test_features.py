@@ -1,5 +1,6 @@
 """Feature augmentation: one method per row, gradients are kept, and draws are the same everywhere."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -234,6 +235,16 @@ def test_magnitude_shrinks_the_top_k_of_the_head_s_classification_embedding():
         top = set(means.sort(descending=True).indices[:10].tolist())
         assert set((got != wide + 1)[labels == label].any(0).nonzero().flatten().tolist()) == top
     assert not changed.all()
+
+
+def test_magnitude_takes_the_largest_features_of_a_class_without_weights():
+    wide, labels = synthetic([30, 10], "wide", num_features=24)
+    head = dataclasses.replace(synthetic_head(wide, labels, 2), single_logit=True)
+    embeddings = embeddings_of(wide, labels, head)
+    augment = FeatureAugmenter(plan_of(policy("magnitude"), sizes=[30, 10]), embeddings, head=head)
+    got, _ = augment(wide + 1, labels)
+    top = set(wide[labels == 0].mean(0).sort(descending=True).indices[:10].tolist())
+    assert set((got != wide + 1)[labels == 0].any(0).nonzero().flatten().tolist()) == top
 
 
 def test_partners_are_drawn_as_the_plan_draws_classes():
