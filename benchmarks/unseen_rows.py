@@ -42,7 +42,7 @@ from diversify.network.split import split_head
 from diversify.network.wrappers import evaluating
 from diversify.plan.make import make_plan
 from diversify.plan.plan import Plan
-from diversify.repair.candidates import even_plan
+from diversify.repair.candidate import even_plan
 from diversify.repair.fitted import ROUNDS, bias_fitted, slope_fitted
 from diversify.repair.post_hoc import adjust_logits, log_prior_of
 from diversify.repair.retrain import DEFAULT, HeadRecipe, retrain_with
@@ -407,7 +407,7 @@ def text() -> str:
     halves = {half: sum(one[0] == half for one in networks) for half in HALVES}
     sets = "; ".join(f"{one.data} {one.imbalance}, {one.epochs} epochs" for one in SETS)
     return (
-        f"{len(networks)} networks (three convolutions, cross entropy; {sets}), each with other classes in the tail:"
+        f"{len(networks)} network{'' if len(networks) == 1 else 's'} (three convolutions, cross entropy; {sets}), each with other classes in the tail:"
         f" {halves['development']} for development, {halves['confirmation']} for confirmation. Means with 95% t intervals over"
         " networks, in percent or points, on the test set; tails of a data set share images, so intervals are rather narrow."
     )

@@ -161,3 +161,13 @@ def recipe_from(*, epochs: int, warmup_epochs: int | None, **others: Any) -> tup
         return recipe, ()
     chosen = f"over {warmup} of the {epochs} epochs, not {WARMUP_EPOCHS}" if warmup else f"none in {epochs} epochs"
     return recipe, (f"warm-up: {chosen}; --warmup-epochs sets it",)
+
+
+def objective_given(text: str) -> str | float:
+    """Return the objective as the library takes it: `worst-third` with a space, and a number as one."""
+    if text == "worst-third":
+        return "worst third"
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -102,15 +102,8 @@ def remedy_run(
     tensors = _checkpoint(diagnosed, folder)
     has_bias = _takes_bias(tensors, diagnosed, old)
     old = dataclasses.replace(old, has_bias=has_bias)
-    wanted = _planned(plan, diagnosis)
-    if plan is not None and wanted.made_from == "diagnosis":
-        warnings.append(PERHAPS_SEEN)
-    if not has_bias:
-        warnings.append("the head has no bias: candidates that need one are left out")
-        if wanted.prior_correction.after:
-            wanted = _without_bias(wanted)
-            moved = f"{wanted.prior_correction.training:g} in the loss, 0 afterwards"
-            warnings.append(f"the plan's prior correction is moved into training, which needs no bias: {moved}")
+    wanted, about_plan = _usable_plan(plan, diagnosis, has_bias=has_bias)
+    warnings += about_plan
     for warning in warnings:
         say(f"note: {warning}")
     recipe = HeadRecipe(bias=has_bias)
@@ -167,21 +160,42 @@ def remedy_run(
         **provenance.origin(torch.device("cpu")),
     }
     repaired = _with_head(tensors, diagnosed, old, choice.head)
-    kept = HeadChoice.from_dict(choice.to_dict())  # rounded as in the file, so that `report` gives the same page
+    metadata = head_metadata(old) if diagnosed.get("from_features") else None
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
-        weights = staged / "model.safetensors"
-        atomic.write_tensors(weights, repaired, head_metadata(old) if diagnosed.get("from_features") else None)
-        record["weights"] = {"path": weights.name, "sha256": digests.sha256(weights)}
-        source, copy = Path(diagnosed["weights"]["path"]), staged / "lightning.ckpt"
-        if not diagnosed.get("from_features") and write_lightning(copy, source, repaired):
-            record["weights"]["lightning"] = copy.name
-        atomic.write_text(staged / "plan.json", wanted.to_json())
-        remedy = {"class_names": list(diagnosis.class_names), "choice": choice.to_dict(), "unseen_used": used}
-        atomic.write_json(staged / "remedy.json", remedy)
-        atomic.write_text(staged / "report.html", render_remedy_html(kept, diagnosis.class_names, wanted, record))
-        atomic.write_text(staged / "report.md", render_remedy_markdown(kept, diagnosis.class_names, wanted, record))
-        atomic.write_json(staged / "run.json", record)
+        record["weights"] = _write_weights(staged, repaired, metadata, diagnosed)
+        _write_choice(staged, choice, diagnosis.class_names, wanted, used, record)
     return choice, record
+
+
+def _write_weights(
+    folder: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None, diagnosed: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the checkpoint with the recommended head; return its part of the record."""
+    weights = folder / "model.safetensors"
+    atomic.write_tensors(weights, tensors, metadata)
+    record = {"path": weights.name, "sha256": digests.sha256(weights)}
+    source, copy = Path(diagnosed["weights"]["path"]), folder / "lightning.ckpt"
+    if not diagnosed.get("from_features") and write_lightning(copy, source, tensors):
+        record["lightning"] = copy.name
+    return record
+
+
+def _write_choice(
+    folder: Path,
+    choice: HeadChoice,
+    class_names: tuple[str, ...],
+    plan: Plan,
+    used: list[int],
+    record: dict[str, Any],
+) -> None:
+    """Write the plan, the comparison, the report and the record; `used` are the held-out rows that the head learned from."""
+    kept = HeadChoice.from_dict(choice.to_dict())  # rounded as in the file, so that `report` gives the same page
+    atomic.write_text(folder / "plan.json", plan.to_json())
+    remedy = {"class_names": list(class_names), "choice": choice.to_dict(), "unseen_used": used}
+    atomic.write_json(folder / "remedy.json", remedy)
+    atomic.write_text(folder / "report.html", render_remedy_html(kept, class_names, plan, record))
+    atomic.write_text(folder / "report.md", render_remedy_markdown(kept, class_names, plan, record))
+    atomic.write_json(folder / "run.json", record)
 
 
 def _candidates(
@@ -283,6 +297,20 @@ def _takes_bias(tensors: dict[str, torch.Tensor], record: dict[str, Any], head: 
     except ValueError:
         return False
     return True
+
+
+def _usable_plan(path: Path | None, diagnosis: Diagnosis, *, has_bias: bool) -> tuple[Plan, list[str]]:
+    """The plan in a form that the head can carry out, and a caveat for each thing that the user should know about it."""
+    plan, caveats = _planned(path, diagnosis), []
+    if path is not None and plan.made_from == "diagnosis":
+        caveats.append(PERHAPS_SEEN)
+    if not has_bias:
+        caveats.append("the head has no bias: candidates that need one are left out")
+        if plan.prior_correction.after:
+            plan = _without_bias(plan)
+            moved = f"{plan.prior_correction.training:g} in the loss, 0 afterwards"
+            caveats.append(f"the plan's prior correction is moved into training, which needs no bias: {moved}")
+    return plan, caveats
 
 
 def _planned(path: Path | None, diagnosis: Diagnosis) -> Plan:

@@ -2,81 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import must
 from ..functional import counts
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..plan.plan import Plan
-from ..plan.policies import ClassPlan
+from .candidate import MORE_TAUS, UNTOUCHED, Candidate, Make, MakePlan, even_plan
 from .post_hoc import nearest_mean, normalize_tau
 from .retrain import DEFAULT, HeadRecipe, retrain_with
+from .unseen_candidates import heldout_candidates
 
 TAUS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-MORE_TAUS = (0.0, 0.25, 0.5, 1.0, 1.5)  # of the logit adjustment after retraining
 SCALES = (0.5, 1.0, 1.5)
 LARGEST_BANK = 1 << 28  # numbers in an oversampled training set; a larger one is not made
-
-Make = Callable[[Embeddings, LinearHead, int], LinearHead]
-MakePlan = Callable[[Embeddings], Plan]
-
-UNTOUCHED = "untouched"
 TAU_NORM = "tau-norm"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A way to repair a head, with one or more options between which `choose_head` chooses.
-
-    Attributes:
-        name: Short name, for tables.
-        meaning: What it does, in a sentence or two.
-        options: By name, the mildest first, a function that makes the head of an option from training embeddings, the
-            present head and a seed. A candidate without a choice has one option.
-        taus: Strengths of the logit adjustment with which each option is tried; the head is made once for all of them.
-        source: The paper that it comes from.
-        needs_bias: Whether the head that it makes has a bias of its own.
-        balances: Whether the head that it makes is trained so that its logits treat classes alike, whatever their shares
-            in training. Where `choose_head` is given a target prior, its logarithm is then added to the logits with every
-            tau. The head needs a bias for that.
-        remade: Makes the same options from other held-out rows. For a candidate whose options depend on held-out rows,
-            so that no row judges an option that was made from it.
-        fits_heldout: Whether heads are fitted on held-out rows, so that these rows cannot judge the finished head.
-        dial: Whether the options lead, in their order, from the best mean to the best worst class; the report draws them.
-
-    Example:
-        >>> import diversify as dv
-        >>> sharper = dv.Candidate(
-        ...     name="sharper",
-        ...     meaning="All weights doubled.",
-        ...     options={"x 2": lambda train, head, seed: replace(head, weight=2 * head.weight)},
-        ...     taus=(0.0, 1.0),
-        ... )
-        >>> sharper.labels
-        ('x 2', 'x 2, tau 1')
-    """
-
-    name: str
-    meaning: str
-    options: Mapping[str, Make]
-    taus: tuple[float, ...] = (0.0,)
-    source: str = ""
-    needs_bias: bool = False
-    balances: bool = False
-    remade: Callable[[Embeddings], Mapping[str, Make]] | None = None
-    fits_heldout: bool = False
-    dial: bool = False
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The name of each option with each tau, in the order in which `choose_head` makes the heads."""
-        taus = [f"tau {tau:g}" if tau else "" for tau in self.taus]
-        return tuple(", ".join(part for part in (name, tau) if part) for name in self.options for tau in taus)
 
 
 def default_candidates(
@@ -131,8 +76,6 @@ def default_candidates(
         *_plan_candidates(plan, counted, replan, recipe, more),
     ]
     if unseen is not None:
-        from .unseen_candidates import heldout_candidates  # which takes its parts from here
-
         found += heldout_candidates(train, unseen, plan=plan, replan=replan, recipe=recipe, offsets=offsets)
     elif offsets:
         raise must("unseen", "be given where offsets is True, since offsets are fitted on held-out rows", "none")
@@ -254,22 +197,6 @@ def scaled(plan: Plan, factor: float) -> Plan:
         for one in plan.classes
     )
     return plan.model_copy(update={"classes": classes})
-
-
-def even_plan(class_counts: Tensor) -> Plan:
-    """Return a plan that draws every class with rows equally often, and does nothing else.
-
-    Example:
-        >>> import torch
-        >>> [one.draws for one in even_plan(torch.tensor([90, 10, 0])).classes]
-        [0.5, 0.5, 0.0]
-    """
-    listed = class_counts.tolist()
-    share = 1 / max(1, sum(count > 0 for count in listed))
-    classes = tuple(
-        ClassPlan(name=str(c), count=count, draws=share if count else 0.0) for c, count in enumerate(listed)
-    )
-    return Plan(classes=classes)
 
 
 def _normalized(tau: float) -> Make:

@@ -16,7 +16,8 @@ from ..functional.multilabel import require_one_label
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..runtime.progress import Progress, Ticker
-from .candidates import UNTOUCHED, Candidate, Make, default_candidates
+from .candidate import UNTOUCHED, Candidate, Make
+from .candidates import default_candidates
 from .choice import CurvePoint, HeadChoice
 from .metric import Metric, Objective, class_sums, metric_of, objective_of
 from .post_hoc import adjust_logits, log_prior_of

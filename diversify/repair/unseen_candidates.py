@@ -12,7 +12,7 @@ from ..functional import counts
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 from ..plan.plan import Plan
-from .candidates import MORE_TAUS, Candidate, Make, MakePlan, even_plan
+from .candidate import MORE_TAUS, Candidate, Make, MakePlan, even_plan
 from .fitted import ROUNDS, bias_fitted, slope_fitted
 from .post_hoc import log_prior_of
 from .retrain import HeadRecipe, retrain_with

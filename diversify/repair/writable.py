@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..errors import must
 from ..network.linear_head import LinearHead
-from .candidates import Candidate
+from .candidate import Candidate
 
 
 def without_bias(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:

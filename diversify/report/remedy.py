@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..plan.plan import Plan
-from ..repair.candidates import UNTOUCHED
+from ..repair.candidate import UNTOUCHED
 from ..repair.choice import HeadChoice
 from . import page, wording
 from .plan_section import plan_section
@@ -44,7 +44,12 @@ def remedy_report_of(choice: HeadChoice, class_names: Sequence[str], plan: Plan,
         findings_note="Recall is measured on held-out images. Only the last layer was changed; the backbone is the same.",
         findings=(_recommendation(choice), *_changed_classes(choice, names)),
         table=_class_table(choice, names, order, gap),
-        sections=(_candidates(choice), _change(choice, names), plan_section(plan, names)),
+        sections=(
+            _candidates(choice),
+            *_mean_against_worst(choice),
+            _change(choice, names),
+            plan_section(plan, names),
+        ),
         beyond_note="",
         beyond=None,
         definitions=(
@@ -61,6 +66,7 @@ def remedy_report_of(choice: HeadChoice, class_names: Sequence[str], plan: Plan,
                 f"{choice.folds} folds of the held-out images, repeated {choice.repeats} times; seed {choice.seed}",
             ),
             *_chosen_by(choice, names),
+            *_uses_of_heldout(choice),
             ("plan made from", wording.plain(plan.made_from)),
             *(
                 (f"repaired: {label}", text)
@@ -77,6 +83,8 @@ _MEANINGS = {
     "macro-f1": "Mean F1 score of the classes that have held-out images.",
     "worst": "Lowest recall of a class.",
     "cost": "Mean cost of a prediction, with a minus so that more is better.",
+    "worst third": "Mean of the lowest third of the classes' recalls.",
+    "mean and worst": "Mean recall of the classes and the lowest recall, weighted as the objective says.",
 }
 
 
@@ -123,6 +131,8 @@ def _chosen_by(choice: HeadChoice, names: Sequence[str]) -> tuple[tuple[str, str
     if choice.metric == "balanced":
         return ()
     lines = [("chosen by", choice.metric_title)]
+    if choice.metric == "mean and worst":
+        lines.append(("weight of the lowest recall", f"{float(choice.objective):g}"))
     if choice.target_prior:
         order = sorted(range(len(names)), key=lambda c: -choice.target_prior[c])
         listed = ", ".join(f"{names[c]} {choice.target_prior[c]:.3g}" for c in order[: wording.STRONGEST])
@@ -130,6 +140,16 @@ def _chosen_by(choice: HeadChoice, names: Sequence[str]) -> tuple[tuple[str, str
     if choice.cost:
         lines.append(("largest cost", f"{max(map(max, choice.cost)):g}"))
     return tuple(lines)
+
+
+def _uses_of_heldout(choice: HeadChoice) -> tuple[tuple[str, str], ...]:
+    """Return what the held-out images were used for, as a line of the origin; none if no candidate learned from them."""
+    if not any(choice.fits_heldout):
+        return ()
+    text = f"{int(choice.heldout_counts.sum()):,}: they chose and judged; each third was predicted by heads fitted without it"
+    if choice.fitted_on_heldout:
+        text += "; the saved head was fitted on all of them, so only test can judge it"
+    return (("held-out images", text),)
 
 
 def _value(choice: HeadChoice, value: float) -> str:
@@ -329,7 +349,7 @@ def _candidates(choice: HeadChoice) -> Section:
     return Section(
         title="Candidates",
         anchor="candidates",
-        note="Simplest candidate first. Each was made from training images alone, once for each of its options."
+        note=f"Simplest candidate first. {_made_from(choice)}"
         f" {choice.folds - 1} of {choice.folds} folds of the held-out images chose the option, and the remaining fold measured it; this"
         f" was repeated {choice.repeats} times.",
         table=Table(
@@ -340,6 +360,87 @@ def _candidates(choice: HeadChoice) -> Section:
             rows=tuple(_candidate_row(choice, place) for place in range(len(choice.names))),
         ),
         charts=(_gain_chart(choice),),
+    )
+
+
+def _made_from(choice: HeadChoice) -> str:
+    """Return which images the candidates were made from."""
+    learning = [name for name, fits in zip(choice.names, choice.fits_heldout, strict=False) if fits]
+    if not learning:
+        return "Each was made from training images alone, once for each of its options."
+    return (
+        f"Made from held-out images as well: {', '.join(learning)}; each third of these images was predicted by heads fitted"
+        " without it. The others were made from training images alone. Each was made once for each of its options."
+    )
+
+
+def _mean_against_worst(choice: HeadChoice) -> tuple[Section, ...]:
+    """Return the curve of the mean recall against the lowest recall; nothing for the objective `mean`."""
+    if not choice.curve:
+        return ()
+    names = tuple(" ".join(part for part in (one.candidate, one.option) if part) for one in choice.curve)
+    kinds = (
+        ("mean recall", "mean", "blue", "o"),
+        ("worst third", "worst_third", "orange", "s"),
+        ("worst class", "worst", "vermillion", "D"),
+    )
+    none = (math.nan,) * len(names)
+    series = tuple(
+        Series(
+            name=title,
+            values=tuple(getattr(one, field) for one in choice.curve),
+            low=none,
+            high=none,
+            color=color,
+            marker=marker,
+        )
+        for title, field, color, marker in kinds
+    )
+    listed = "; ".join(
+        f"{name}: mean {wording.percent(one.mean)}, worst class {wording.percent(one.worst)}"
+        for name, one in zip(names, choice.curve, strict=True)
+    )
+    chosen = any(one.chosen for one in choice.curve)
+    chart = Chart(
+        title="What does the worst class gain, and what does the mean lose?",
+        caption="Each row is a head: the mean recall of the classes, the mean of the lowest third, and the lowest recall."
+        + (" ● marks the recommended head." if chosen else " The recommended head is none of these."),
+        alt=f"{listed}.",
+        data=Rows(
+            names=names,
+            signs=tuple("●" if one.chosen else "" for one in choice.curve),
+            series=series,
+            percent=True,
+            joined=True,
+        ),
+    )
+    cells = (
+        Row(
+            name=name,
+            mark="recommended" if one.chosen else "",
+            good=True,
+            cells=tuple(Cell(value=wording.percent(value)) for value in (one.mean, one.worst_third, one.worst)),
+        )
+        for name, one in zip(names, choice.curve, strict=True)
+    )
+    title = "Mean against worst class"
+    return (
+        Section(
+            title=title,
+            anchor="mean-against-worst",
+            note="A bias per class is fitted on held-out images and then moved, round by round, toward the classes that fare worst."
+            " No image is predicted by a head that was fitted on it.",
+            table=Table(
+                title=title,
+                caption="Recall on held-out images.",
+                headings=(
+                    Heading(title="head"),
+                    *(Heading(title=kind[0]) for kind in kinds),
+                ),
+                rows=tuple(cells),
+            ),
+            charts=(chart,),
+        ),
     )
 
 

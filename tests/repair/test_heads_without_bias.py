@@ -13,7 +13,7 @@ import diversify as dv
 from diversify import InputError, LinearHead, read_head, write_head
 from diversify.functional import counts
 from diversify.plan.plan import PriorCorrection
-from diversify.repair.candidates import Candidate, even_plan
+from diversify.repair.candidate import Candidate, even_plan
 
 SHORT = dv.HeadRecipe(steps=20, batch_size=32)
 Sides = tuple[dv.Embeddings, dv.Embeddings]

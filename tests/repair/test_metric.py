@@ -11,7 +11,8 @@ from diversify.errors import InputError
 from diversify.functional import counts, draws
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
-from diversify.repair.candidates import Candidate, default_candidates
+from diversify.repair.candidate import Candidate
+from diversify.repair.candidates import default_candidates
 from diversify.repair.choice import HeadChoice
 from diversify.repair.choose import choose_head
 from diversify.repair.metric import TITLES, Metric, balanced_difference, metric_of

@@ -17,7 +17,8 @@ from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead, read_head, replace_head, write_head
 from diversify.plan.plan import Plan
 from diversify.plan.policies import FeaturePolicy, PriorCorrection
-from diversify.repair.candidates import Candidate, Make, default_candidates, even_plan, scaled
+from diversify.repair.candidate import Candidate, Make, even_plan
+from diversify.repair.candidates import default_candidates, scaled
 from diversify.repair.choice import HeadChoice
 from diversify.repair.choose import choose_head
 from diversify.repair.post_hoc import adjust_logits, log_prior_of, nearest_mean, normalize_tau

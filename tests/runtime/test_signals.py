@@ -58,7 +58,7 @@ steps = (dv.extract(split, DataLoader(data, batch_size=4), progress=report) for 
 """,
     "retrain_head": """
 import diversify as dv
-from diversify.repair.candidates import even_plan
+from diversify.repair.candidate import even_plan
 train, heldout, head = dv.make_embeddings()
 def report(done, total):
     print(done, total)
