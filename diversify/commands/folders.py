@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from ..errors import InputError
+from ..errors import InputError, must
 from ..files import atomic, staging
 
 SCHEMA_VERSION = 1
@@ -20,7 +20,7 @@ OWNED = frozenset(
         *("run.json", "model.safetensors", "state", "metrics.jsonl", "plan.json"),  # train
         *("diagnosis.json", "exhibits.json", "embeddings", "report.html", "report.md"),  # diagnose
         *("comparison.json", "train", "diagnosis"),  # compare, demo
-        "remedy.json",  # remedy
+        *("remedy.json", "lightning.ckpt", "thresholds.json"),  # remedy
         *("digits.npz", "seeds", "test.json"),  # demo
     }
 )
@@ -82,3 +82,20 @@ def unfinished(out: Path, command: str) -> bool:
         return False
     record = atomic.read_json(out / "run.json", "run.json")
     return record["command"] == command and record.get("finished") is False
+
+
+def is_multilabel(folder: Path) -> bool:
+    """Return whether a folder holds a diagnosis of several labels per image."""
+    file = folder / "diagnosis.json"
+    try:
+        return file.is_file() and atomic.read_json(file, "diagnosis.json").get("kind") == "multilabel"
+    except (InputError, AttributeError):  # damage is reported by the reader of the file
+        return False
+
+
+def refuse_multilabel(command: str, folder: Path, name: str = "folder") -> None:
+    """Raise an InputError if a folder holds a diagnosis of several labels per image, for a command that cannot take it."""
+    if is_multilabel(folder if folder.is_dir() else folder.parent):
+        law = f"be of images with one label each for `diversify {command}`"
+        advice = "diagnose, remedy and report take several labels"
+        raise must(name, law, f"{folder}, of several labels per image", advice)

@@ -93,10 +93,7 @@ def read_state_dicts(path: Path, name: str = "weights") -> StateDicts:
         ...     list(read_state_dicts(Path(folder) / "m.pt"))
         ['model', 'ema.state_dict']
     """
-    path = Path(path)
-    require_file(path, name)
-    kind = _checkpoint_kind(path, name)
-    content: object = read_tensors(path, name)[0] if kind == "safetensors" else _torch_load(path, name)
+    content = read_content(path, name)
     if not isinstance(content, Mapping):
         raise must(name, "hold a state dict of named tensors", f"a {type(content).__name__} in {path}", _RESAVE)
     found: StateDicts = {}
@@ -104,6 +101,29 @@ def read_state_dicts(path: Path, name: str = "weights") -> StateDicts:
     if not found:
         raise must(name, "hold named tensors", f"none in {path}", _RESAVE)
     return found
+
+
+def read_content(path: Path, name: str = "weights") -> object:
+    """Return all that a checkpoint holds, on the CPU; paths are plain values that no file is opened by.
+
+    Args:
+        path: The checkpoint.
+        name: The file as errors name it.
+
+    Raises:
+        InputError: The file is missing, damaged or not a checkpoint, or holds objects that only unpickling could restore.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"epoch": 3}, Path(folder) / "m.pt")
+        ...     read_content(Path(folder) / "m.pt")
+        {'epoch': 3}
+    """
+    path = Path(path)
+    require_file(path, name)
+    kind = _checkpoint_kind(path, name)
+    return read_tensors(path, name)[0] if kind == "safetensors" else _torch_load(path, name)
 
 
 def _collect(content: Mapping[object, object], keys: tuple[str, ...], found: StateDicts) -> None:

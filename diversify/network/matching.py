@@ -21,6 +21,7 @@ _BESIDE = re.compile(  # what training code keeps beside a network: losses and m
     r"(?:^|_)(?:criterion|criteria|loss\w*|metrics?|acc|accuracy|auroc|f1|confmat|precision|recall)(?:_|\d|$)"
 )
 _SHOWN = 5  # names in a note
+_RAW_IN_LIGHTNING = "current_model_state"  # where its WeightAveraging keeps them, beside the average in `state_dict`
 
 # torchvision published the weights of its DenseNets under names with this extra dot
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -28,7 +29,7 @@ _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Match:
-    """How the tensors of one state dict fit a network.
+    """The match between the tensors of one state dict and a network.
 
     Attributes:
         key: The path of the state dict in the file.
@@ -61,7 +62,7 @@ class Match:
 
     @property
     def place(self) -> str:
-        """Where the file has these weights, as `weights_key` takes it."""
+        """The place of these weights in the file, in the form that `weights_key` takes."""
         parts = f"{self.key}.{self.prefix}".strip(".").split(".")
         while parts and parts[-1] in WRAPPERS:
             parts.pop()
@@ -105,7 +106,12 @@ def match_weights(
     match = _only(raw or fitting, found, path)
     notes = match.notes()
     others = [each.place for each in raw if each.place != match.place and not _equal(each, match)]
-    if others:
+    if match.key == "state_dict" and any(each.split(".")[0] == _RAW_IN_LIGHTNING for each in others):
+        notes.append(
+            "these weights are averaged over training: Lightning keeps them under state_dict, and the raw ones under"
+            f" {_RAW_IN_LIGHTNING}, which weights_key={_RAW_IN_LIGHTNING} takes"
+        )
+    elif others:
         notes.append(f"the checkpoint also holds other weights that fit ({', '.join(others)}): weights_key takes them")
     averaged = [each.place for each in fitting if is_averaged(each.place)]
     if raw and averaged:

@@ -182,6 +182,7 @@ def own_models(tmp_path, monkeypatch):
 
 def test_the_commands_repair_what_save_pretrained_wrote(transformers, rows, tmp_path, own_models, monkeypatch):
     draw_nothing(monkeypatch)
+    monkeypatch.setattr("diversify.commands.remedy.REPEATS", 1)
     model = make(transformers)
     model.save_pretrained("vit")
     package("datasets").DatasetDict({"train": rows, "validation": rows.select(range(0, 36, 2))}).save_to_disk("animals")
