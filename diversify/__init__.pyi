@@ -36,6 +36,8 @@ from .diagnosis.model_comparison import compare_models as compare_models
 from .diagnosis.multilabel import MultilabelDiagnosis as MultilabelDiagnosis
 from .diagnosis.multilabel import diagnose_multilabel as diagnose_multilabel
 from .diagnosis.multilabel import diagnose_multilabel_model as diagnose_multilabel_model
+from .diagnosis.near_copies import NearCopies as NearCopies
+from .diagnosis.near_copies import find_near_copies as find_near_copies
 from .diagnosis.result import Diagnosis as Diagnosis
 from .errors import InputError as InputError
 from .network.embeddings import Embeddings as Embeddings

@@ -22,4 +22,6 @@ from .multilabel import Companion as Companion
 from .multilabel import MultilabelDiagnosis as MultilabelDiagnosis
 from .multilabel import diagnose_multilabel as diagnose_multilabel
 from .multilabel import diagnose_multilabel_model as diagnose_multilabel_model
+from .near_copies import NearCopies as NearCopies
+from .near_copies import find_near_copies as find_near_copies
 from .result import Diagnosis as Diagnosis

@@ -206,6 +206,81 @@ _DEFINED: dict[str, Measure] = {
         low="The held-out measures of the class have wide intervals, and few findings can be supported.",
         pitfalls="It limits the precision of every held-out measure, not the quality of the model.",
     ),
+    "effective_count": Measure(
+        title="training images after near copies",
+        meaning="Number of training images of the class that differ: near copies of each other, directly or through others,"
+        " count as one.",
+        unit="images",
+        formula="number of connected components of the pairs of training images of the class with distance below the limit."
+        " Distance: |P (z_i - z_j)| / median over the class, P = at most 32 directions of largest variance within classes,"
+        " divided by their standard deviations. Limit: the smallest of 1/3, 0.9 of the smallest distance between images of"
+        " different classes, and the distance below which 0.05 pairs are expected if squared distances are chi-squared."
+        " Of a class with more images than are measured: n_train times the mean of 1 / (1 + near copies of an image)",
+        high="Near n_train: the images differ.",
+        low="Far below n_train: the class consists of bursts, frames of a film, or copies of few images, and teaches the model as"
+        " little as a class of this size.",
+        pitfalls="Strongly changed copies are not found, so it is an upper bound. In simulations, a class of independent images"
+        " has a false pair in about 1 case of 100; a class of a few kinds that are each very alike can look like bursts.",
+        source="",
+        reference=_OURS,
+    ),
+    "near_copies_heldout": Measure(
+        title="near copies among held-out images",
+        meaning="Share of the held-out images of the class that are near copies of its training images; Wilson interval.",
+        unit="share",
+        formula="share of held-out images whose distance to a training image of the class is below the limit of `effective_count`",
+        high="The held-out images are not new: the cut put near copies on both sides, and held-out recall is too high.",
+        low="The held-out images are new.",
+        pitfalls="Copies under another label are not found.",
+        bad="high",
+        interval=True,
+        reference=_WILSON_FULL,
+    ),
+    "recall_heldout_clean": Measure(
+        title="recall, held-out without near copies",
+        meaning="Held-out recall over the images that are no near copies of training images; the recall of all where there are"
+        " none, undefined where there are no others.",
+        unit="share",
+        formula="recall over the held-out images that are no near copies of a training image of their class",
+        high="New images of the class are recognised.",
+        low="Far below the held-out recall: the held-out recall is due to copies that the model has memorised.",
+        pitfalls="Fewer images, so a wider interval. Copies that are hard for other reasons are left out too.",
+        bad="low",
+        interval=True,
+        reference=_WILSON_FULL,
+    ),
+    "groups_train": Measure(
+        title="groups, training",
+        meaning="Number of groups (patients, cameras, bursts) with training images of the class; undefined without groups.",
+        unit="images",
+        formula="number of different groups among the training images of the class",
+        high="The images of the class come from many sources.",
+        low="The images of the class come from few sources and depend on each other.",
+        pitfalls="The groups are those that were given: the library does not check that they are independent.",
+    ),
+    "groups_heldout": Measure(
+        title="groups, held-out",
+        meaning="Number of groups with held-out images of the class; undefined without groups. The intervals of recall, precision and"
+        " magnitudes then count groups, not images.",
+        unit="images",
+        formula="number of different groups among the held-out images of the class",
+        high="The held-out measures of the class are precise.",
+        low="The held-out measures of the class have wide intervals, however many images there are.",
+        pitfalls="With fewer than 5 groups the magnitudes have no interval. Groups that span several classes make these depend on each"
+        " other, which intervals of means over classes ignore.",
+        reference="Intervals: Korn and Graubard (1998), Confidence intervals for proportions with small expected number of positive"
+        " counts estimated from survey data, Survey Methodology 24; cluster bootstrap for the magnitudes.",
+    ),
+    "groups_shared": Measure(
+        title="held-out images of training groups",
+        meaning="Share of the held-out images of the class whose group also has training images; undefined without groups.",
+        unit="share",
+        formula="share of the held-out images of the class whose group is among the groups of the training images",
+        high="The model has seen these patients, cameras or scenes: recall on new ones may be lower.",
+        low="The held-out images come from groups that the model has never seen.",
+        pitfalls="A leak only if the model will meet new groups in use.",
+        bad="high",
+    ),
     "recall_train": Measure(
         title="recall, training",
         meaning="Share of the class's training images that the model predicts as this class; Wilson interval.",

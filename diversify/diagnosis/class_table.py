@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional import counts, stats
+from ..functional import counts, groups, stats
 from .beyond_size import FEWEST_ROWS, MATCHED_N
 
 BOOTSTRAPS = 200
@@ -57,16 +57,37 @@ class ClassTable:
         """Add a proportion with its Wilson interval."""
         self.put(name, hits.double() / totals.double(), *stats.wilson_interval(hits, totals))
 
+    def put_rate(self, name: str, hits: Tensor, labels: Tensor, group: Tensor | None = None) -> None:
+        """Add the share of hits in each class, with an interval.
+
+        Args:
+            name: Name of the column.
+            hits: `(N,)` bool.
+            labels: `(N,)`, the class that each row counts for.
+            group: `(N,)`, the group of each row, if rows of a group depend on each other.
+        """
+        hit, total = (counts.class_counts(each, self.num_classes) for each in (labels[hits], labels))
+        if group is None:
+            self.put_share(name, hit, total)
+        else:
+            ends = groups.cluster_share_interval(hits, labels, group, self.num_classes)
+            self.put(name, hit.double() / total.double(), *ends)
+
     def means(self, values: Tensor, labels: Tensor) -> Tensor:
         """Return the class means `(C,)` in float64."""
         return counts.class_mean(values.double(), labels, self.num_classes)
 
-    def bootstrap(self, values: Tensor, labels: Tensor, name: str) -> Tensor:
-        """Return the class means `(B, C)` of resampled rows; NaN for a class with too few rows to resample."""
+    def bootstrap(self, values: Tensor, labels: Tensor, name: str, group: Tensor | None = None) -> Tensor:
+        """Return the class means `(B, C)` of resampled rows, or groups; NaN for a class with too few to resample."""
+        if group is not None:
+            drawn = groups.bootstrap_group_mean(
+                values, labels, group, self.num_classes, BOOTSTRAPS, seed=self.seed, name=name
+            )
+            return drawn.where(groups.group_counts(labels, group, self.num_classes) >= FEWEST_ROWS, torch.nan)
         drawn = stats.bootstrap_class_mean(values, labels, self.num_classes, BOOTSTRAPS, seed=self.seed, name=name)
         return drawn.where(counts.class_counts(labels, self.num_classes) >= FEWEST_ROWS, torch.nan)
 
-    def put_mean(self, name: str, values: Tensor, labels: Tensor, queries: Tensor) -> None:
-        """Add the class means of one value per row, with a bootstrap interval over the query rows."""
-        drawn = self.bootstrap(values[queries], labels[queries], name)
+    def put_mean(self, name: str, values: Tensor, labels: Tensor, queries: Tensor, group: Tensor | None = None) -> None:
+        """Add the class means of one value per row, with a bootstrap interval over the query rows (of these groups)."""
+        drawn = self.bootstrap(values[queries], labels[queries], name, group)
         self.put_draws(name, self.means(values, labels), drawn, self.means(values[queries], labels[queries]))

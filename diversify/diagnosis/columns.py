@@ -287,10 +287,8 @@ def put_groups(table: ClassTable, train: Side, heldout: Side) -> None:
     """Put the number of groups on each side, and the share of held-out images whose group is also in training."""
     nothing = torch.full((table.num_classes,), torch.nan)
     for name, side in (("train", train), ("heldout", heldout)):
-        known = side.groups is not None
-        table.put(
-            f"groups_{name}", groups.group_counts(side.labels, side.groups, table.num_classes) if known else nothing
-        )
+        number = None if side.groups is None else groups.group_counts(side.labels, side.groups, table.num_classes)
+        table.put(f"groups_{name}", nothing if number is None else number)
     shared = nothing
     if train.groups is not None and heldout.groups is not None:
         shared = table.means(torch.isin(heldout.groups, train.groups).double(), heldout.labels)

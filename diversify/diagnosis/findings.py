@@ -347,7 +347,9 @@ def _finding(
         if corrected:
             one = _without(one, without_suspects, c)
             if not _fires(rule, one, count=int(_value(columns, "count", c)), top_k=top_k):
-                sentences.append(f"{_NOT_COUNTED[rule.measure]} is not counted: it is not sure without the suspect labels.")
+                sentences.append(
+                    f"{_NOT_COUNTED[rule.measure]} is not counted: it is not sure without the suspect labels."
+                )
                 continue
         evidence.append(one)
         causes.append(rule.remedy)

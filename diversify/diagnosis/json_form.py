@@ -44,7 +44,7 @@ def json_fields(record: Any) -> dict[str, Any]:
 def json_readings(readings: Mapping[str, Reading], notes: Sequence[str]) -> dict[str, Any]:
     """Return the fields on how loaders gave their rows; nothing if every image came once and is known."""
     if all(reading == Reading() for reading in readings.values()):
-        return {}
+        return {"notes": list(notes)} if notes else {}
     return {"notes": list(notes), "readings": {side: reading.to_dict() for side, reading in readings.items()}}
 
 

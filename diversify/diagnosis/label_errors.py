@@ -244,7 +244,10 @@ def refit(side: Side, num_classes: int, seed: int, *, work: float = HEAD_WORK) -
     labels = side.labels[rows]
     if int((counts.class_counts(labels, num_classes) >= FOLDS).sum()) < 2:
         return None
-    return cross_fit(side.raw[rows], labels, num_classes, folds=FOLDS, seed=seed, work=work)
+    groups = side.groups_of(rows)
+    if groups is not None and len(groups.unique()) < 2:
+        return None
+    return cross_fit(side.raw[rows], labels, num_classes, folds=FOLDS, seed=seed, work=work, groups=groups)
 
 
 def errors_of_sides(
@@ -336,6 +339,7 @@ def _kept(side: Side, keep: Tensor, found: LabelErrors | None) -> Side:
         logits=side.logits[keep],
         queries=place[side.queries[keep[side.queries]]],
         indices=side.indices[keep],
+        groups=side.groups_of(keep),
     )
 
 
@@ -354,9 +358,10 @@ def _finding(side: str, errors: LabelErrors, class_names: Sequence[str], c: int)
         f"{class_names[other]} {int(most[other])}" for other in most.argsort(descending=True, stable=True).tolist()
     ]
     listed = ", ".join(rather[: min(3, int((most > 0).sum()))])
+    about = f"about {expected:,.0f}" if expected >= 0.5 else "hardly any"
     text = (
         f"{count:,.0f} of {measured:,.0f} {SIDES[side]} images of {class_names[c]} look like images of another class:"
-        f" {listed}. If all labels were right, about {expected:,.0f} would, because they are hard; so labels are probably"
+        f" {listed}. If all labels were right, {about} would, because they are hard; so labels are probably"
         f" wrong (exact test, adjusted for all classes: {_p_text(float(errors.p_value[c]))})."
         f" Points to: {REMEDIES[REMEDY]}."
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
+from torch import Tensor
+
 from ..network.embeddings import Reading
 
 SIDES = {"train": "training", "heldout": "held-out"}
@@ -56,6 +59,39 @@ def without_weights_note(head_norm: Sequence[float], class_names: Sequence[str])
         f"The head has no weights for {', '.join(silent[:_MOST])}{more}, as a model with one output has none for its class"
         " 0: what is measured with these weights is left out.",
     )
+
+
+def group_notes(columns: Mapping[str, Tensor], class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return sentences on what groups of images mean for a diagnosis; none where no groups are known.
+
+    Args:
+        columns: The columns of a diagnosis.
+        class_names: One name per class.
+
+    Example:
+        >>> group_notes({"groups_heldout": torch.tensor([4.0]), "groups_shared": torch.tensor([0.25])}, ["cat"])[1][:54]
+        'Held-out images of groups that are also in training: c'
+    """
+    known = {name: columns[name] for name in ("groups_train", "groups_heldout", "groups_shared") if name in columns}
+    sides = [
+        words for name, words in SIDES.items() if bool(known.get(f"groups_{name}", torch.empty(0)).isfinite().any())
+    ]
+    found = []
+    if sides:
+        found.append(
+            f"The {' and '.join(sides)} images have groups: intervals of recall, precision, margin and magnitudes count groups, not"
+            " images, and folds split no group. The other intervals count images."
+        )
+    shared = known.get("groups_shared", torch.empty(0)).nan_to_num(0.0)
+    if bool((shared > 0).any()):
+        classes = shared.argsort(descending=True, stable=True).tolist()
+        named = [f"{class_names[c]} {shared[c]:.0%}" for c in classes[:_MOST] if shared[c] > 0]
+        more = int((shared > 0).sum()) - len(named)
+        found.append(
+            f"Held-out images of groups that are also in training: {', '.join(named)}{f' and {more:,} more classes' if more else ''}."
+            " Recall on new groups may be lower."
+        )
+    return tuple(found)
 
 
 def _images(number: int) -> str:

@@ -33,7 +33,7 @@ from .json_form import (
     tensor_rows,
 )
 from .label_errors import LabelErrors
-from .notes import notes_of, without_weights_note
+from .notes import group_notes, notes_of, without_weights_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,9 +120,10 @@ class Diagnosis:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence on each thing that a loader left out or gave twice, and on classes without weights in the head."""
+        """A sentence on each thing that a loader left out or gave twice, on classes without weights in the head, and on groups."""
         norms = self.columns["head_norm"].tolist() if "head_norm" in self.columns else [1.0] * len(self.class_names)
-        return notes_of(self.readings, self.class_names) + without_weights_note(norms, self.class_names)
+        notes = notes_of(self.readings, self.class_names) + without_weights_note(norms, self.class_names)
+        return notes + group_notes(self.columns, self.class_names)
 
     @property
     def without_heldout(self) -> tuple[int, ...]:

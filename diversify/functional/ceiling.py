@@ -8,36 +8,61 @@ from typing import NamedTuple
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
 from ..errors import must
-from .draws import bits
+from .draws import bits, seed_for
 
 HEAD_WORK = 5e10  # multiply-adds per fold above which the number of iterations is reduced
 _MOST, _FEWEST = 100, 10  # iterations
 
 
-def stratified_folds(labels: Tensor, folds: int, *, seed: int, name: str) -> Tensor:
+def stratified_folds(labels: Tensor, folds: int, *, seed: int, name: str, groups: Tensor | None = None) -> Tensor:
     """Assign rows to folds whose sizes differ by at most 1, in total and within each class.
+
+    With groups, all rows of a group are in one fold, and the folds are as equal as that allows.
 
     Args:
         labels: Class of each row, `(N,)`.
         folds: Number of folds.
         seed: Seed of the random order.
         name: First part of the key of the draws; different names give independent folds.
+        groups: `(N,)`, equal for rows that depend on each other; None if no groups are known.
 
     Returns:
-        `(N,)` int64 in [0, folds).
+        `(N,)` int64 in [0, folds). With fewer groups than folds, some folds are empty.
 
     Example:
         >>> stratified_folds(torch.tensor([0, 0, 0, 0, 1, 1]), 2, seed=0, name="example").tolist()
         [1, 0, 1, 0, 0, 1]
+        >>> groups = torch.tensor([7, 7, 8, 8, 7, 8])
+        >>> stratified_folds(torch.tensor([0, 0, 0, 0, 1, 1]), 2, seed=0, name="example", groups=groups).tolist()
+        [0, 0, 1, 1, 0, 1]
     """
+    if groups is not None:
+        return _group_folds(labels, folds, groups, seed_for(name, seed))
     rows = torch.arange(len(labels), device=labels.device)
     shuffled = bits(name, seed, rows).argsort(stable=True)
     order = shuffled[labels[shuffled].argsort(stable=True)]
     fold = torch.empty_like(rows)
     fold[order] = rows % folds
+    return fold
+
+
+def _group_folds(labels: Tensor, folds: int, groups: Tensor, seed: int) -> Tensor:
+    """Folds that split no group, by scikit-learn's greedy rule on groups in a random order."""
+    most = min(folds, int(torch.bincount(labels).max()))  # scikit-learn wants a class with as many rows as folds
+    fold = torch.zeros_like(labels)
+    if most < 2:
+        return fold
+    splitter = StratifiedGroupKFold(most, shuffle=True, random_state=seed % (1 << 32))
+    target = labels.cpu().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # on classes with fewer rows than folds
+        parts = list(splitter.split(target, target, groups.cpu().numpy()))
+    for place, (_, rows) in enumerate(parts):
+        fold[torch.from_numpy(rows).to(fold.device)] = place
     return fold
 
 
@@ -94,6 +119,7 @@ def cross_fit(
     seed: int,
     balance: bool = True,
     work: float = HEAD_WORK,
+    groups: Tensor | None = None,
 ) -> CrossFit:
     """Predict each row, with probabilities, by a logistic regression that was fitted on the other folds.
 
@@ -108,12 +134,13 @@ def cross_fit(
         balance: Weight rows by the inverse frequency of their class; the probabilities are then those of equally large
             classes.
         work: Multiply-adds per fold above which the number of iterations is reduced.
+        groups: `(N,)`, the group of each row: no row is predicted from rows of its group. None if no groups are known.
 
     Returns:
         Predictions and probabilities.
 
     Raises:
-        InputError: `folds` is below 2 or above the number of rows.
+        InputError: `folds` is below 2 or above the number of rows, or there is one group.
 
     Example:
         >>> features = torch.tensor([[0.0], [0.1], [0.2], [1.0], [1.1], [1.2]])
@@ -123,13 +150,17 @@ def cross_fit(
     """
     if not 2 <= folds <= len(labels):
         raise must("folds", f"lie in [2, {len(labels)}], the number of rows", folds)
-    fold = stratified_folds(labels, folds, seed=seed, name="head_ceiling").cpu()
+    if groups is not None and len(groups.unique()) < 2:
+        raise must("groups", "be at least 2", 1)
+    fold = stratified_folds(labels, folds, seed=seed, name="head_ceiling", groups=groups).cpu()
     rows, target = features.detach().cpu().float(), labels.cpu()
     predictions = torch.empty(len(target), dtype=torch.int64)
     probabilities = torch.zeros(len(target), num_classes)
     iterations = int(min(_MOST, max(_FEWEST, work / (2 * max(rows.numel() * num_classes, 1)))))
     for index in range(folds):
         held = fold == index
+        if not bool(held.any()):
+            continue
         seen = rows[~held]
         if len(target[~held].unique()) == 1:
             predictions[held] = only = target[~held][0]

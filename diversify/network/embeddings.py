@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ..errors import must
 from ..files import atomic
+from ..functional.groups import group_numbers
 from .linear_head import LinearHead, read_head
 from .output_check import as_two_classes
 
 SCHEMA_VERSION = 1
 COLUMNS = ("features", "logits", "labels", "indices")
 INDEX = "index.json"
+GROUPS = "groups"  # a column that some folders have
 SEVERAL = "several"  # entry `labels` of an index whose images have several labels each
 BLOCK_ROWS = 4096  # rows checked at a time, and rows gathered on a device before they are copied to the CPU
 
@@ -96,6 +98,8 @@ class Embeddings:
         indices: `(N,)` int64, each image's index in its data set, or its position in the loader where the index is
             unknown; `reading.indices_known` tells which.
         reading: How the loader gave the rows: what it left out or gave twice, and whether indices are known.
+        groups: `(N,)` int64, equal for images that depend on each other: of one patient, camera or burst; `with_groups`
+            makes them from any values. None if no groups are known.
 
     Raises:
         InputError: A tensor has another shape or dtype, a label is out of range, or a value is not finite.
@@ -115,9 +119,11 @@ class Embeddings:
     logits: Tensor
     indices: Tensor
     reading: Reading = Reading()
+    groups: Tensor | None = None
 
     def __post_init__(self) -> None:
-        require_forms(self, {"features": _REAL, "logits": _REAL, "labels": _WHOLE, "indices": _WHOLE})
+        forms = {"features": _REAL, "logits": _REAL, "labels": _WHOLE, "indices": _WHOLE}
+        require_forms(self, forms if self.groups is None else forms | {"groups": _WHOLE})
         require_labels(self.labels, self.num_classes)
         require_finite("features", self.features)
         require_finite("logits", self.logits)
@@ -147,7 +153,28 @@ class Embeddings:
             labels=self.labels[rows],
             logits=self.logits[rows],
             indices=self.indices[rows],
+            groups=None if self.groups is None else self.groups[rows],
         )
+
+    def with_groups(self, groups: Any) -> Self:
+        """Return these embeddings with a group for each image: intervals and folds then count groups, not images.
+
+        Args:
+            groups: One value per image, integers or text, equal for images that depend on each other. Training and
+                held-out images of one group have the same value. None leaves the groups out.
+
+        Raises:
+            InputError: There is not one value per image, or a value is neither an integer nor text.
+
+        Example:
+            >>> import diversify as dv
+            >>> train, heldout, head = dv.make_embeddings((4, 2))
+            >>> train.with_groups(["ann", "ann", "bob", "bob", "ann", "eve"]).groups.unique().shape
+            torch.Size([3])
+        """
+        if groups is None:
+            return replace(self, groups=None)
+        return replace(self, groups=group_numbers("groups", groups, rows=len(self)).to(self.labels.device))
 
     def seen_by(self, head: LinearHead) -> Self:
         """Return these embeddings with the logits of `head`, on the features' device.
@@ -177,6 +204,7 @@ class Embeddings:
         head: LinearHead | None = None,
         logits: Any = None,
         num_classes: int | None = None,
+        groups: Any = None,
     ) -> Self:
         """Return embeddings of features that were computed elsewhere.
 
@@ -189,6 +217,7 @@ class Embeddings:
             logits: `(N, C)` real numbers; `(N, 1)` or `(N,)` for a binary classifier with a single logit z, which becomes
                 (0, z). Given with a head, they must be those of the head.
             num_classes: C, to check the head or the logits against.
+            groups: One value per row, equal for rows that depend on each other; see `with_groups`.
 
         Raises:
             InputError: A shape, type or number of rows is wrong, a label is out of range, a value is not finite, there are
@@ -220,7 +249,7 @@ class Embeddings:
         found = cls(features=rows, labels=numbers, logits=made, indices=torch.arange(len(rows)))
         if head is not None and given is not None and found.seen_by(head) is not found:
             raise must("logits", "be those of the head", "others", "leave out one of the two")
-        return found
+        return found.with_groups(groups)
 
     def save(self, folder: Path, origin: Mapping[str, str] | None = None) -> None:
         """Write the embeddings into a folder: one `.npy` file per column and, last, `index.json`.
@@ -234,7 +263,8 @@ class Embeddings:
         """
         sizes = self.num_features, self.num_classes
         index = index_record(len(self), len(self), *sizes, origin or {}, self.reading)
-        write_folder(Path(folder), {name: getattr(self, name) for name in COLUMNS}, index)
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        write_folder(Path(folder), columns if self.groups is None else columns | {GROUPS: self.groups}, index)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -247,7 +277,8 @@ class Embeddings:
             InputError: The folder is missing, unfinished, truncated or inconsistent.
         """
         columns, index = read_folder(Path(folder))
-        return cls(**columns, reading=Reading.from_dict(index.get("reading")))
+        groups = _read_groups(Path(folder), len(columns["labels"]))
+        return cls(**columns, reading=Reading.from_dict(index.get("reading")), groups=groups)
 
 
 _REAL, _WHOLE = (2, torch.float32), (1, torch.int64)
@@ -416,6 +447,22 @@ def write_folder(folder: Path, columns: Mapping[str, Tensor], index: Mapping[str
     for name, values in columns.items():
         atomic.write_array(folder / f"{name}.npy", values.detach().cpu().numpy())
     atomic.write_json(folder / INDEX, index)
+
+
+def write_groups(folder: Path, groups: Tensor) -> None:
+    """Write the groups of the rows `(N,)` into a folder of embeddings."""
+    atomic.write_array(folder / f"{GROUPS}.npy", groups.detach().cpu().numpy())
+
+
+def _read_groups(folder: Path, rows: int) -> Tensor | None:
+    """The groups in a folder of embeddings; None if it has none."""
+    path = folder / f"{GROUPS}.npy"
+    if not path.is_file():
+        return None
+    groups = atomic.open_array(path, "embeddings groups")
+    if groups.shape != (rows,) or groups.dtype != np.int64:
+        raise must("embeddings groups", f"be <i8 of shape {(rows,)}", f"{groups.dtype.str} of shape {groups.shape}")
+    return torch.from_numpy(groups)
 
 
 def read_folder(folder: Path, *, several: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,279 @@
+"""Near copies: images of a class that show nearly the same, in training, or in training and among the held-out images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..data.hashes import HASH_BITS, image_hashes
+from ..data.images import Images
+from ..data.labels import labels_of
+from ..errors import must
+from ..functional import counts
+from ..functional.near_copies import copy_components, copy_space, nearest_copy
+from ..network.embeddings import Embeddings
+from .class_table import ClassTable
+from .findings import REMEDIES, Evidence, Finding
+from .sides import QUERY_ROWS, Side, query_rows
+
+KIND, LEAK_KIND = "near copies", "held-out too like training"
+MOST_BITS = 4  # that differ between the hashes of near copies
+_FEWEST_COPIES = 5  # training images of a class that a finding says add nothing
+_LEAKED, _FEWEST_LEAKED = 0.05, 3  # share and number of held-out images of a class that make a finding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearCopies:
+    """The near copies among N training images, and those of M held-out images among them.
+
+    Attributes:
+        copy_of: `(N,)` int64, the nearest other training row that is a near copy; -1 if there is none.
+        component: `(N,)` int64: rows with the same number are near copies of each other, directly or through others; -1
+            for rows that were not compared.
+        effective_count: `(C,)` float64, the number of components of each class: its images after near copies. NaN for a
+            class without training rows, and where nothing can be compared.
+        leaked_from: `(M,)` int64, the nearest training row of its class that a held-out row is a near copy of; -1 if there
+            is none, or if the row was not compared.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((60, 30))
+        >>> copies = dv.find_near_copies(train.select(torch.arange(90) // 3 * 3), heldout)
+        >>> copies.effective_count.tolist(), int((copies.leaked_from >= 0).sum())
+        ([20.0, 10.0], 0)
+    """
+
+    copy_of: Tensor
+    component: Tensor
+    effective_count: Tensor
+    leaked_from: Tensor
+
+
+def find_near_copies(
+    train: Embeddings | Images, heldout: Embeddings | Images | None = None, *, most_bits: int = MOST_BITS
+) -> NearCopies:
+    """Find near copies inside each class of the training images, and held-out images that are near copies of them.
+
+    Embeddings are compared by the distance of their features. It is measured in the directions in which the images of a
+    class vary most, relative to the median distance in the class. Its limit is learned from the rows themselves, so that a
+    class of independent images has a false pair in about one case of a hundred; see `functional.near_copies.copy_space`.
+    Images are compared by their perceptual hash of 64 bits, which needs the package imagehash. It finds copies that are
+    resized, compressed, or changed in light, and few that are shifted or cropped; small images (below about 64 pixels) of
+    different things can have nearly the same hash, so compare their embeddings.
+
+    All rows are compared with all rows of their class: the time grows with the square of the class sizes.
+
+    Args:
+        train: Embeddings, or a map-style data set of `(image, label)`.
+        heldout: The same for held-out images; None looks at training images alone.
+        most_bits: For data sets, how many bits the hashes of near copies may differ by.
+
+    Raises:
+        InputError: One side is embeddings and the other a data set, they have different numbers of features or classes,
+            or imagehash is not installed.
+
+    References:
+        Facco et al. (2017), Estimating the intrinsic dimension of datasets by a minimal neighborhood information,
+        Scientific Reports 7 (distances of independent points in few dimensions).
+        Zauner (2010), Implementation and benchmarking of perceptual image hash functions.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((60, 30))
+        >>> dv.find_near_copies(train, heldout).effective_count.tolist()
+        [60.0, 30.0]
+    """
+    if isinstance(train, Embeddings):
+        if heldout is not None and not isinstance(heldout, Embeddings):
+            raise must("heldout", "be embeddings, as train", type(heldout).__name__)
+        sides = [train, *([] if heldout is None else [heldout])]
+        for name in ("num_features", "num_classes"):
+            if len({getattr(side, name) for side in sides}) > 1:
+                law = f"have the {name.removeprefix('num_')} of the training embeddings, {getattr(train, name)}"
+                raise must("heldout embeddings", law, getattr(sides[1], name))
+        return _among_features(
+            *((side.features, side.labels, torch.arange(len(side), device=side.labels.device)) for side in sides),
+            num_classes=train.num_classes,
+        )
+    if isinstance(heldout, Embeddings):
+        raise must("heldout", "be a data set, as train", "embeddings")
+    if not 0 <= most_bits < HASH_BITS:
+        raise must("most_bits", f"lie in [0, {HASH_BITS - 1}]", most_bits)
+    hashed = [(image_hashes(each), labels_of(each)) for each in (train, heldout) if each is not None]
+    return _among_hashes(hashed, most_bits)
+
+
+_Rows = tuple[Tensor, Tensor, Tensor]  # features, labels, and the rows that are compared
+
+
+def _among_features(train: _Rows, heldout: _Rows | None = None, *, num_classes: int) -> NearCopies:
+    features, labels, rows = train
+    space = copy_space(features[rows], labels[rows], num_classes)
+    sizes = counts.class_counts(labels, num_classes)
+    copy_of, component = (torch.full_like(labels, -1) for _ in range(2))
+    effective = torch.full((num_classes,), torch.nan, dtype=torch.float64, device=labels.device)
+    leaked_from = torch.full_like(labels if heldout is None else heldout[1], -1)[: None if heldout else 0]
+    first = 0
+    members = _rows_by_class(labels, torch.arange(len(labels), device=labels.device), num_classes)
+    chosen = _rows_by_class(labels, rows, num_classes)
+    others = None if heldout is None else _rows_by_class(heldout[1], heldout[2], num_classes)
+    for c in torch.nonzero((sizes > 0) & space.scales.isfinite()).flatten().tolist():
+        limit, own, all_own = float(space.limits[c]), chosen[c], members[c]
+        placed = space.place(features[all_own], labels[all_own])
+        same = torch.searchsorted(all_own, own)
+        nearest, _, number = nearest_copy(placed[same], placed, limit, same=same)
+        copy_of[own] = torch.where(nearest >= 0, all_own[nearest], -1)
+        parts = copy_components(placed[same], limit)
+        component[own] = first + parts
+        first += len(parts)
+        effective[c] = len(parts.unique())
+        if len(own) < len(all_own):  # a sample: each of n copies of one image stands for 1 / n of an image
+            effective[c] = len(all_own) * float((1 / (1.0 + number)).mean())
+        if heldout is not None and others is not None and len(others[c]):
+            mine = others[c]
+            found, _, _ = nearest_copy(space.place(heldout[0][mine], heldout[1][mine]), placed, limit)
+            leaked_from[mine] = torch.where(found >= 0, all_own[found], -1)
+    return NearCopies(copy_of=copy_of, component=component, effective_count=effective, leaked_from=leaked_from)
+
+
+def _among_hashes(sides: Sequence[tuple[Tensor, Tensor]], most_bits: int) -> NearCopies:
+    """The near copies of hashes `(N, 64)` of zeros and ones with their labels, of training and perhaps held-out images."""
+    (bits, labels), *rest = sides
+    num_classes = 1 + max(int(own.max()) for _, own in sides)
+    copy_of, component = (torch.full_like(labels, -1) for _ in range(2))
+    effective = torch.full((num_classes,), torch.nan, dtype=torch.float64)
+    leaked_from = torch.full_like(rest[0][1] if rest else labels[:0], -1)
+    limit, first = (most_bits + 0.5) ** 0.5, 0
+    for c in labels.unique().tolist():
+        own = (labels == c).nonzero()[:, 0]
+        nearest, _, _ = nearest_copy(bits[own], bits[own], limit, same=torch.arange(len(own)))
+        copy_of[own] = torch.where(nearest >= 0, own[nearest], -1)
+        parts = copy_components(bits[own], limit)
+        component[own], effective[c] = first + parts, len(parts.unique())
+        first += len(parts)
+        if rest:
+            mine = (rest[0][1] == c).nonzero()[:, 0]
+            found, _, _ = nearest_copy(rest[0][0][mine], bits[own], limit)
+            leaked_from[mine] = torch.where(found >= 0, own[found], -1)
+    return NearCopies(copy_of=copy_of, component=component, effective_count=effective, leaked_from=leaked_from)
+
+
+def _rows_by_class(labels: Tensor, rows: Tensor, num_classes: int) -> tuple[Tensor, ...]:
+    """The given rows of each class, ascending."""
+    order = rows[torch.argsort(labels[rows], stable=True)]
+    return tuple(order.split(torch.bincount(labels[rows], minlength=num_classes).tolist()))
+
+
+def copies_of_sides(train: Side, heldout: Side, num_classes: int) -> NearCopies:
+    """Return the near copies among the rows that the costly measures of a diagnosis use."""
+    return _among_features(
+        (train.raw, train.labels, train.queries),
+        (heldout.raw, heldout.labels, heldout.queries),
+        num_classes=num_classes,
+    )
+
+
+def copies_of_embeddings(train: Embeddings, heldout: Embeddings, *, seed: int) -> NearCopies:
+    """Return the near copies that a diagnosis with this seed found."""
+    sides = (
+        (side.features, side.labels, query_rows(side.labels, side.num_classes, QUERY_ROWS, seed=seed, name=name))
+        for side, name in ((train, "queries train"), (heldout, "queries heldout"))
+    )
+    return _among_features(*sides, num_classes=train.num_classes)
+
+
+def put_near_copies(table: ClassTable, train: Side, heldout: Side) -> None:
+    """Put the images after near copies, the share of held-out images with a near copy in training, and recall without them."""
+    copies = copies_of_sides(train, heldout, table.num_classes)
+    table.put("effective_count", copies.effective_count)
+    rows = heldout.queries
+    labels, leaked = heldout.labels[rows], copies.leaked_from[rows] >= 0
+    known = copies.effective_count.isfinite().to(labels.device)
+    number, total = (counts.class_counts(each, table.num_classes) for each in (labels[leaked], labels))
+    table.put_share("near_copies_heldout", number, total.where(known, 0))
+    hit = (heldout.predictions == heldout.labels)[rows]
+    table.put_rate("recall_heldout_clean", hit[~leaked], labels[~leaked], heldout.groups_of(rows[~leaked]))
+    none = (number == 0).cpu()
+    for end in ("", "_low", "_high"):  # nothing to leave out: the recall of all rows
+        name = f"recall_heldout_clean{end}"
+        table.columns[name] = table.columns[f"recall_heldout{end}"].where(none, table.columns[name])
+
+
+def copy_findings(columns: Mapping[str, Tensor], class_names: Sequence[str]) -> tuple[Finding, ...]:
+    """Return a finding for each class whose training images are mostly near copies, or whose held-out images are copies.
+
+    Args:
+        columns: The columns of a diagnosis.
+        class_names: One name per class.
+
+    Example:
+        >>> columns = {"count": torch.tensor([300.0]), "effective_count": torch.tensor([12.0])}
+        >>> copy_findings(columns, ["ship"])[0].text
+        '300 training images of ship, 12 effective: the others are near copies of them. Points to: collect images of the \
+class that differ (other scenes, objects and days), because near copies teach the model little.'
+    """
+    if "effective_count" not in columns:
+        return ()
+    narrow = [_few_effective(columns, name, c) for c, name in enumerate(class_names)]
+    leaks = [_leak(columns, name, c) for c, name in enumerate(class_names)] if "near_copies_heldout" in columns else []
+    return tuple(finding for finding in (*narrow, *leaks) if finding is not None)
+
+
+def _few_effective(columns: Mapping[str, Tensor], name: str, c: int) -> Finding | None:
+    count, effective = float(columns["count"][c]), float(columns["effective_count"][c])
+    if not (effective <= count / 2 and count - effective >= _FEWEST_COPIES):
+        return None
+    evidence = Evidence(measure="effective_count", value=effective, low=effective, high=effective, compared_with=count)
+    return _finding(
+        name,
+        c,
+        f"{count:,.0f} training images of {name}, {effective:,.0f} effective: the others are near copies of them.",
+        evidence,
+        "different images",
+        KIND,
+    )
+
+
+def _leak(columns: Mapping[str, Tensor], name: str, c: int) -> Finding | None:
+    share, low, high = (float(columns[f"near_copies_heldout{end}"][c]) for end in ("", "_low", "_high"))
+    count = float(columns["count_heldout"][c])
+    if not (share >= _LEAKED and share * count >= _FEWEST_LEAKED - 0.5):
+        return None
+    recall, clean, clean_low, clean_high = (
+        float(columns[column][c])
+        for column in (
+            "recall_heldout",
+            "recall_heldout_clean",
+            "recall_heldout_clean_low",
+            "recall_heldout_clean_high",
+        )
+    )
+    without = (
+        "no held-out image is left without them"
+        if clean != clean
+        else f"recall is {recall:.0%} with them and {clean:.0%} without (95% interval {clean_low:.0%} to {clean_high:.0%})"
+    )
+    evidence = Evidence(measure="near_copies_heldout", value=share, low=low, high=high, compared_with=0.0)
+    return _finding(
+        name,
+        c,
+        f"{share:.0%} of the {count:,.0f} held-out images of {name} are near copies of training images: {without}.",
+        evidence,
+        "new held-out images",
+        LEAK_KIND,
+    )
+
+
+def _finding(name: str, c: int, text: str, evidence: Evidence, remedy: str, kind: str) -> Finding:
+    return Finding(
+        class_index=c,
+        class_name=name,
+        text=f"{text} Points to: {REMEDIES[remedy]}.",
+        evidence=(evidence,),
+        causes=(remedy,),
+        remedy=remedy,
+        kind=kind,
+    )

@@ -1,0 +1,200 @@
+"""Find near copies among feature vectors: pairs of rows of a class that lie closer together than independent rows do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.special import chdtri
+from torch import Tensor
+
+from .counts import class_counts, class_mean
+
+DIMENSIONS = 32  # most directions that are compared
+ROWS_PER_DIMENSION = 10
+LEAST_VARIANCE = 1e-3  # of a direction, as a share of the largest
+MOST = 1 / 3  # of the median distance within the class: no copy is farther away
+CLOSEST = 0.9  # of the smallest distance between rows of different classes
+CHANCE = 0.05  # expected number of independent pairs of a class below the limit
+LEAST_SCALE = 0.25  # of a class's median distance, as a share of the median over the classes
+_SAMPLE = 400  # rows of a class that its distances are learned from, evenly spaced
+_BETWEEN = 5000  # rows whose distances to rows of other classes are computed, evenly spaced
+_BLOCK = 512
+_FREEDOM = torch.logspace(-0.5, 2, 251, dtype=torch.float64)
+_HALF_TO_QUARTER = torch.from_numpy(chdtri(_FREEDOM.numpy(), 0.5) / chdtri(_FREEDOM.numpy(), 0.75))  # falls
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CopySpace:
+    """The space in which rows are compared, and the distance below which two rows of a class are near copies.
+
+    A row is placed by its difference from the mean of its class, in the directions of the largest variance within the
+    classes, each divided by its standard deviation, and then by the median distance between two rows of the class.
+
+    Attributes:
+        means: `(C, D)`, the class means.
+        directions: `(D, k)`, the directions, divided by their standard deviations.
+        scales: `(C,)`, the median distance between two rows of each class; NaN where nothing can be compared.
+        limits: `(C,)`, the distance below which two rows of the class are near copies; 0 where nothing can be compared.
+
+    Example:
+        >>> from diversify.functional import draws
+        >>> rows = draws.normal("example", torch.arange(60)[:, None], torch.arange(8))
+        >>> space = copy_space(rows, torch.arange(60) % 2, 2)
+        >>> space.place(rows, torch.arange(60) % 2).shape, [round(limit, 2) for limit in space.limits.tolist()]
+        (torch.Size([60, 6]), [0.21, 0.2])
+    """
+
+    means: Tensor
+    directions: Tensor
+    scales: Tensor
+    limits: Tensor
+
+    def place(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the places `(N, k)` float64 of rows with these classes; NaN for rows that are all 0, which say nothing."""
+        rest = features.double() - self.means[labels]
+        placed = rest @ self.directions / self.scales[labels][:, None]
+        return placed.masked_fill(~features.any(1)[:, None], torch.nan)
+
+
+def copy_space(features: Tensor, labels: Tensor, num_classes: int) -> CopySpace:
+    """Learn from training rows how close two independent rows of a class come.
+
+    The limit of a class is the smallest of three distances: a third of the median distance in the class; 0.9 of the
+    smallest distance between rows of different classes, which are no copies of each other; and the distance below which
+    0.05 pairs of the class are expected if squared distances follow a scaled chi-squared distribution, whose degrees of
+    freedom come from the median and the lower quartile (the geometric mean of those of the class and of the median
+    class).
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        num_classes: C.
+
+    Returns:
+        The space, on the device of the features.
+
+    Example:
+        >>> from diversify.functional import draws
+        >>> rows = draws.normal("example", torch.arange(400)[:, None], torch.arange(64))
+        >>> [round(limit, 2) for limit in copy_space(rows, torch.arange(400) % 2, 2).limits.tolist()]
+        [0.33, 0.33]
+    """
+    means = class_mean(features, labels, num_classes)
+    rest = features.double() - means[labels]
+    sizes = class_counts(labels, num_classes)
+    values, vectors = torch.linalg.eigh(rest.T @ rest / max(len(rest), 1))
+    wide = int((values > LEAST_VARIANCE * values.max()).sum()) if float(values.max()) > 0 else 0
+    kept = min(DIMENSIONS, wide, max(1, len(features) // ROWS_PER_DIMENSION))
+    first = len(values) - kept
+    directions = vectors[:, first:] / values[first:].sqrt()
+    placed = (rest @ directions).cpu()
+    half, quarter = _quartiles(placed, labels.cpu(), num_classes)
+    scales = half.sqrt()
+    usual = scales.nanmedian()
+    if not kept or not float(usual) > 0:  # NaN where no class has two rows
+        nothing = torch.full((num_classes,), torch.nan, dtype=torch.float64, device=features.device)
+        return CopySpace(means=means, directions=directions, scales=nothing, limits=torch.zeros_like(nothing))
+    scales = scales.nan_to_num(float(usual)).clamp(min=LEAST_SCALE * float(usual))
+    some = torch.linspace(0, len(placed) - 1, min(len(placed), _BETWEEN)).round().long()
+    between = _smallest_between((placed / scales[labels.cpu()][:, None])[some], labels.cpu()[some])
+    limits = _expected(half, quarter, sizes.cpu(), scales).clamp(max=min(MOST, CLOSEST * between))
+    there = features.device
+    return CopySpace(means=means, directions=directions, scales=scales.to(there), limits=limits.to(there))
+
+
+def _quartiles(placed: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The median and the lower quartile of the squared distances in each class, `(C,)`; NaN below two rows."""
+    found = torch.full((2, num_classes), torch.nan, dtype=torch.float64)
+    order = torch.argsort(labels, stable=True)
+    for c, rows in enumerate(order.split(torch.bincount(labels, minlength=num_classes).tolist())):
+        if len(rows) > 1:
+            chosen = torch.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).round().long()
+            squares = torch.pdist(placed[rows[chosen]]).square().numpy()
+            places = len(squares) // 2, len(squares) // 4
+            squares = np.partition(squares, places)
+            found[:, c] = torch.from_numpy(squares[list(places)])
+    return found[0], found[1]
+
+
+def _expected(half: Tensor, quarter: Tensor, sizes: Tensor, scales: Tensor) -> Tensor:
+    """The distances below which `CHANCE` pairs of each class are expected, in units of the scales; 0 where undefined."""
+    freedom = torch.full_like(half, torch.nan)
+    known = (quarter > 0) & (sizes >= 5)
+    place = (_HALF_TO_QUARTER[None] > (half / quarter)[known][:, None]).sum(1).clamp(1, len(_FREEDOM)) - 1
+    freedom[known] = _FREEDOM[place] * sizes[known] / (sizes[known] + 3)
+    usual = freedom.nanmedian()
+    shared = (freedom * usual).sqrt().nan_to_num(float(usual)).nan_to_num(float(_FREEDOM[0]))
+    pairs = (sizes * (sizes - 1) / 2).clamp(min=1).double()
+    quantile = chdtri(shared.numpy(), 1 - np.minimum(CHANCE / pairs.numpy(), 0.5))
+    ratio = torch.from_numpy(quantile / chdtri(shared.numpy(), 0.5))
+    return torch.where(half > 0, (half * ratio).sqrt() / scales, 0.0)
+
+
+def _smallest_between(placed: Tensor, labels: Tensor) -> float:
+    """The smallest distance between two rows of different classes; infinity if there is one class."""
+    smallest = math.inf
+    square = placed.square().sum(1)
+    for start in range(0, len(placed), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        squares = square[part, None] + square[start:] - 2 * placed[part] @ placed[start:].T
+        squares.masked_fill_(labels[part, None] == labels[start:], torch.inf)
+        smallest = min(smallest, float(squares.min()))
+    return math.sqrt(max(smallest, 0.0))
+
+
+def copy_components(placed: Tensor, limit: float) -> Tensor:
+    """Return a number for each row `(N,)` int64: rows with the same number are near copies, directly or through others.
+
+    Args:
+        placed: `(N, k)`, rows of one class as `CopySpace.place` returns them; a row of NaN is a copy of none.
+        limit: The distance below which two rows are near copies.
+
+    Example:
+        >>> copy_components(torch.tensor([[0.0], [5.0], [0.2], [0.1]]), 0.15).tolist()
+        [0, 1, 0, 0]
+    """
+    component, count = np.arange(len(placed)), len(placed)
+    for start in range(0, len(placed), _BLOCK):
+        near = torch.cdist(placed[start : start + _BLOCK], placed[start:], compute_mode="donot_use_mm_for_euclid_dist")
+        row, column = ((near < limit).nonzero() + start).T.cpu().numpy()
+        links = coo_array((np.ones(len(row), bool), (component[row], component[column])), shape=(count, count))
+        count, merged = connected_components(links, directed=False)
+        component = merged[component]
+    return torch.from_numpy(component.astype(np.int64)).to(placed.device)
+
+
+def nearest_copy(queries: Tensor, reference: Tensor, limit: float, *, same: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return the nearest near copy of each query among the reference rows of its class, and how many it has there.
+
+    Args:
+        queries: `(Q, k)`, rows of one class as `CopySpace.place` returns them.
+        reference: `(R, k)`, rows of the same class.
+        limit: The distance below which two rows are near copies.
+        same: `(Q,)`, index of each query in `reference`, which is left out.
+
+    Returns:
+        Index of the nearest copy, -1 if there is none, `(Q,)` int64; its distance, infinity if there is none; and the
+        number of copies, `(Q,)` int64.
+
+    Example:
+        >>> reference = torch.tensor([[0.0], [0.1], [4.0]])
+        >>> [found.tolist() for found in nearest_copy(torch.tensor([[0.02], [2.0]]), reference, 0.5)]
+        [[0, -1], [0.019999999552965164, inf], [2, 0]]
+    """
+    index = torch.full((len(queries),), -1, dtype=torch.int64, device=queries.device)
+    distance = torch.full((len(queries),), torch.inf, dtype=queries.dtype, device=queries.device)
+    number = torch.zeros_like(index)
+    for start in range(0, len(queries) if len(reference) else 0, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        near = torch.cdist(queries[part], reference, compute_mode="donot_use_mm_for_euclid_dist")
+        near = near.masked_fill(~(near < limit), torch.inf)
+        if same is not None:
+            near.scatter_(1, same[part, None], torch.inf)
+        number[part] = near.isfinite().sum(1)
+        distance[part], index[part] = near.min(1)
+    return index.masked_fill(distance.isinf(), -1), distance, number
