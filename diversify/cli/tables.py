@@ -63,6 +63,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
 
     Of more than `MOST_ROWS` classes, only those of lowest recall are shown.
     """
+    from ..diagnosis.findings import LOW_RECALL
     from ..report.wording import means_leave_out, none_fragile
 
     recall = diagnosis["recall_heldout"]
@@ -98,7 +99,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
         print_line(absent)
     for note in diagnosis.notes:
         print_line(f"note: {note}")
-    if not diagnosis.findings:
+    if all(finding.kind != LOW_RECALL for finding in diagnosis.findings):
         print_line(none_fragile(diagnosis, diagnosis.class_names))
     for finding in diagnosis.findings:
         out.print()

@@ -26,6 +26,10 @@ ERRORS, PER_ENEMY = 8, 3  # held-out errors per class, and per wrong class
 PULLS = 3  # features named per error
 CANDIDATES = 1000  # training images of a class that examples are chosen from
 MAP_ROWS = 1200
+SUSPECTS = 16  # images with suspect labels, per side
+IN_CLUSTER, OUTSIDE = 8, 4  # images per failing cluster, and of the rest of its class
+CLUSTERS = 6  # failing clusters with pictures
+_PICTURE = r"^(data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*)?$"
 SAFE, BORDER, OUTLIER = 0, 1, 3  # of `neighbors.archetypes`
 
 
@@ -61,7 +65,7 @@ class Example(Value):
     predicted: int
     margin: float
     pulls: tuple[Pull, ...] = ()
-    picture: Annotated[str, pydantic.Field(pattern=r"^(data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*)?$")] = ""
+    picture: Annotated[str, pydantic.Field(pattern=_PICTURE)] = ""
     name: str = ""
 
 
@@ -89,6 +93,44 @@ class ClassExamples(Value):
     borders: int | None
     outliers: int | None
     misses: int
+
+
+class Suspect(Value):
+    """An image whose label is suspect.
+
+    Attributes:
+        row: Its row in the embeddings.
+        index: Its index in the data set; its row where the index is not known.
+        given: Its label.
+        suggested: The class that it rather belongs to.
+        score: How much more probable the most probable other class is than the label.
+        picture: A small picture as a `data:` address; empty until `take_pictures` fills it in.
+        name: The file's name; empty until `take_pictures` fills it in, and for images without a file.
+    """
+
+    row: int
+    index: int
+    given: int
+    suggested: int
+    score: float
+    picture: Annotated[str, pydantic.Field(pattern=_PICTURE)] = ""
+    name: str = ""
+
+
+class ClusterExamples(Value):
+    """Images of one failing cluster, and of the rest of its class.
+
+    Attributes:
+        place: The place of the cluster among the failing clusters of the diagnosis.
+        class_index: The class.
+        inside: Images of the cluster, nearest to its centre first.
+        outside: Other held-out images of the class, nearest to their centre first.
+    """
+
+    place: int
+    class_index: int
+    inside: tuple[Example, ...]
+    outside: tuple[Example, ...]
 
 
 class FeatureMap(Value):
@@ -127,6 +169,9 @@ class Exhibits(Value):
         feature_map: The held-out features in two dimensions; None if they cannot be laid out.
         train_indices_known: False if it is not known which images of the data set the training examples are.
         heldout_indices_known: The same for held-out examples.
+        suspects_train: Training images whose label is suspect, the most suspect first.
+        suspects_heldout: The same for held-out images.
+        clusters: Images of the failing clusters with the lowest recall.
 
     Example:
         >>> import diversify as dv
@@ -143,6 +188,9 @@ class Exhibits(Value):
     feature_map: FeatureMap | None
     train_indices_known: bool = True
     heldout_indices_known: bool = True
+    suspects_train: tuple[Suspect, ...] = ()
+    suspects_heldout: tuple[Suspect, ...] = ()
+    clusters: tuple[ClusterExamples, ...] = ()
 
     def require_of(self, diagnosis: Diagnosis) -> None:
         """Check that the exhibits belong to the diagnosis.
@@ -153,6 +201,9 @@ class Exhibits(Value):
         classes = {each.class_index for each in self.examples}
         shown = [each for one in self.examples for each in (*one.typical, *one.border, *one.outlier, *one.errors)]
         classes |= {each.predicted for each in shown}
+        classes |= {c for each in (*self.suspects_train, *self.suspects_heldout) for c in (each.given, each.suggested)}
+        for cluster in self.clusters:
+            classes |= {cluster.class_index, *(each.predicted for each in (*cluster.inside, *cluster.outside))}
         if self.feature_map is not None:
             classes |= {*self.feature_map.labels, *self.feature_map.predicted}
         last = len(diagnosis.class_names) - 1
@@ -160,6 +211,9 @@ class Exhibits(Value):
             raise must(
                 "exhibits", f"be of the diagnosis's classes, 0 to {last}", max(classes, key=lambda c: abs(c - last / 2))
             )
+        clusters, known = {each.place for each in self.clusters}, len(diagnosis.failing_clusters)
+        if clusters and not 0 <= min(clusters) <= max(clusters) < known:
+            raise must("exhibits", f"be of the diagnosis's {known} failing clusters", max(clusters))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `exhibits.json`, as JSON values."""
@@ -193,6 +247,9 @@ def choose_exhibits(
     - outliers: no neighbour of the class among 5, farthest from the mean first;
     - held-out errors: from the most frequent wrong predictions, the most confident first, each with the features that
       caused it (largest product with the difference between the two rows of the head).
+
+    It also chooses the 16 most suspect labels of each side, those of classes with surely wrong labels first, and images of
+    the failing clusters.
 
     Args:
         train: The training embeddings that the diagnosis was made from.
@@ -233,6 +290,60 @@ def choose_exhibits(
         feature_map=_feature_map(heldout, diagnosis.seed),
         train_indices_known=train.reading.indices_known,
         heldout_indices_known=heldout.reading.indices_known,
+        suspects_train=_suspects(train, diagnosis, "train"),
+        suspects_heldout=_suspects(heldout, diagnosis, "heldout"),
+        clusters=tuple(
+            _cluster(heldout, diagnosis, place) for place in range(min(CLUSTERS, len(diagnosis.failing_clusters)))
+        ),
+    )
+
+
+def _require_rows(rows: Tensor, side: Embeddings, name: str) -> None:
+    if len(rows) and int(rows.max()) >= len(side):
+        raise must(f"{name} embeddings", "be those that the diagnosis was made from", f"{len(side):,} rows")
+
+
+def _suspects(side: Embeddings, diagnosis: Diagnosis, name: str) -> tuple[Suspect, ...]:
+    """The most suspect labels of a side; those of classes with surely wrong labels first."""
+    errors = diagnosis.label_errors.get(name)
+    if errors is None:
+        return ()
+    _require_rows(errors.rows, side, name)
+    wrong = torch.isin(errors.given, torch.tensor(errors.wrong_classes, dtype=torch.int64))
+    order = torch.cat([wrong.nonzero()[:, 0], (~wrong).nonzero()[:, 0]])[:SUSPECTS]
+    return tuple(
+        Suspect(
+            row=int(errors.rows[place]),
+            index=int(errors.indices[place]),
+            given=int(errors.given[place]),
+            suggested=int(errors.suggested[place]),
+            score=round(float(errors.score[place]), 4),
+        )
+        for place in order.tolist()
+    )
+
+
+def _cluster(heldout: Embeddings, diagnosis: Diagnosis, place: int) -> ClusterExamples:
+    """Images nearest to the centre of a failing cluster, and nearest to the centre of the rest of its class."""
+    found = diagnosis.failing_clusters[place]
+    inside = torch.tensor(found.rows, dtype=torch.int64)
+    _require_rows(inside, heldout, "heldout")
+    outside = heldout.labels.cpu() == found.class_index
+    outside[inside] = False
+    rest = outside.nonzero()[:, 0]
+    features = heldout.features[rest.to(heldout.features.device)].double()
+    near = rest[(features - features.mean(0)).norm(dim=1).argsort(stable=True).cpu()]
+
+    def examples(rows: Tensor) -> tuple[Example, ...]:
+        margin = metrics.margin(heldout.logits[rows], heldout.labels[rows])
+        pairs = zip(rows.tolist(), margin.tolist(), strict=True)
+        return tuple(_example(heldout, row, margin=value) for row, value in pairs)
+
+    return ClusterExamples(
+        place=place,
+        class_index=found.class_index,
+        inside=examples(inside[:IN_CLUSTER]),
+        outside=examples(near[:OUTSIDE]),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -14,8 +14,10 @@ from torch import Tensor
 from ..data.decode import as_image
 from ..data.images import ImageFiles, Images, Own, Relabelled
 from ..data.sources import on_one_line
-from ..diagnosis.exhibits import ClassExamples, Example, Exhibits
+from ..diagnosis.exhibits import ClassExamples, ClusterExamples, Example, Exhibits, Suspect
 from ..network.extraction import unchanged_randomness
+
+_Shown = TypeVar("_Shown", Example, Suspect)
 
 SIDE = 96  # pixels of the longer side, at most
 _LOSSLESS = 48  # images of up to this many pixels a side are kept unchanged
@@ -49,7 +51,7 @@ def take_pictures(exhibits: Exhibits, train: Images, heldout: Images) -> Exhibit
         ['data:image/png;']
     """
 
-    def with_picture(example: Example, dataset: Images) -> Example:
+    def with_picture(example: _Shown, dataset: Images) -> _Shown:
         picture = thumbnail(as_image(dataset[example.index][0]))
         return example.model_copy(update={"picture": picture, "name": file_name(dataset, example.index)})
 
@@ -61,8 +63,20 @@ def take_pictures(exhibits: Exhibits, train: Images, heldout: Images) -> Exhibit
         }
         return one.model_copy(update=update)
 
+    def cluster_with_pictures(one: ClusterExamples) -> ClusterExamples:
+        update = {
+            kind: tuple(with_picture(each, heldout) for each in getattr(one, kind)) for kind in ("inside", "outside")
+        }
+        return one.model_copy(update=update)
+
     with unchanged_randomness(torch.device("cpu"), None):
-        return exhibits.model_copy(update={"examples": tuple(with_pictures(one) for one in exhibits.examples)})
+        update: dict[str, Any] = {"examples": tuple(with_pictures(one) for one in exhibits.examples)}
+        if exhibits.train_indices_known:
+            update["suspects_train"] = tuple(with_picture(each, train) for each in exhibits.suspects_train)
+        if exhibits.heldout_indices_known:
+            update["suspects_heldout"] = tuple(with_picture(each, heldout) for each in exhibits.suspects_heldout)
+            update["clusters"] = tuple(map(cluster_with_pictures, exhibits.clusters))
+        return exhibits.model_copy(update=update)
 
 
 def file_name(dataset: Any, index: int) -> str:

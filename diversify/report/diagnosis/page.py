@@ -34,7 +34,13 @@ SECTION_COLUMNS = (  # measures that the sections show; the page defines them
     *("diversity_vendi_train", "diversity_effective_rank_heldout"),
     *("diversity_spread_heldout", "diversity_spread_train"),
     *("border", "rare", "outlier", "recall_ceiling"),
-    *("suspect_labels", "suspect_labels_expected", "suspect_labels_train", "suspect_labels_train_expected", "cluster_recall"),
+    *(
+        "suspect_labels",
+        "suspect_labels_expected",
+        "suspect_labels_train",
+        "suspect_labels_train_expected",
+        "cluster_recall",
+    ),
 )
 _SPLITS = {"val": "validation", "test": "test"}
 
