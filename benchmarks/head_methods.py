@@ -25,6 +25,7 @@ from diversify.study.protocol import Choice, HeadStep, Method, Parameters, Range
 
 STEPS = 1500
 OURS = "diversify"
+SLOPE = "fitted_slope"
 
 
 def _number(parameters: Parameters, name: str) -> float:
@@ -51,6 +52,11 @@ def _retrained(
 
 def _adjusted(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
     return HeadStep(head=adjust_logits(trained.head, log_prior_of(setting.class_counts), _number(parameters, "tau")))
+
+
+def _sloped(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    """Subtract the log prior as often as the runner passes on, fitted on a validation set that the head is not evaluated on."""
+    return HeadStep(head=adjust_logits(trained.head, log_prior_of(setting.class_counts), float(trained.carried)))
 
 
 def _normalized(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
@@ -115,6 +121,12 @@ METHODS = (
         head_step=_adjusted,
     ),
     Method(
+        name=SLOPE,
+        meaning="tau times the log prior subtracted, with tau fitted by likelihood on the validation set",
+        source="control",
+        head_step=_sloped,
+    ),
+    Method(
         name="tau_norm",
         meaning="Weights divided by their norm to the power of tau",
         source="Kang et al. 2020",
@@ -174,5 +186,6 @@ METHODS = (
         head_step=_planned,
     ),
 )
-PLANNED = (OURS, "plan_permuted")  # these use the validation set
+PLANNED = (OURS, "plan_permuted")
+LEARNING = (*PLANNED, SLOPE)  # these use the validation set
 BY_NAME = {method.name: method for method in METHODS}

@@ -51,7 +51,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from benchmarks.head_methods import BY_NAME, OURS, PLANNED
+from benchmarks.head_methods import BY_NAME, LEARNING, OURS, SLOPE
 from diversify.commands.diagnose import load_trained
 from diversify.commands.options import DataOptions
 from diversify.data.loader import Split, make_loader
@@ -66,6 +66,8 @@ from diversify.network.linear_head import LinearHead, read_head
 from diversify.network.split import split_head
 from diversify.plan.make import make_plan
 from diversify.plan.plan import Plan
+from diversify.repair.fitted import fit_slope
+from diversify.repair.post_hoc import log_prior_of
 from diversify.runtime import provenance
 from diversify.study.ledger import Step
 from diversify.study.protocol import Method, Outcome, Parameters, Protocol, Setting, Trained
@@ -237,6 +239,18 @@ class Task:
         found = self._diagnosis(name, fold)
         return make_plan(found if permuted_by is None else found.permuted(permuted_by))
 
+    def slope(self, name: str, fold: int | None) -> float:
+        """Return the tau that is most likely on the validation set without one fold."""
+        bank = self.bank(name, "holdout")
+        rows = torch.ones(len(bank.judged), dtype=torch.bool) if fold is None else self.fold_of(name) != fold
+        return fit_slope(bank.judged.select(rows), bank.head, log_prior_of(bank.class_counts))
+
+    def learned(self, method: Method, name: str, fold: int | None, permuted_by: int) -> Plan | float:
+        """Return what a method makes of the validation set without one fold: a plan, or the slope of the log prior."""
+        if method.name == SLOPE:
+            return self.slope(name, fold)
+        return self.plan(name, fold, None if method.name == OURS else permuted_by)
+
 
 def _setting(bank: Bank, seed: int) -> Setting:
     return Setting(
@@ -250,24 +264,24 @@ def _setting(bank: Bank, seed: int) -> Setting:
     )
 
 
-def _head(method: Method, bank: Bank, parameters: Parameters, seed: int, plan: Plan | None) -> LinearHead:
+def _head(method: Method, bank: Bank, parameters: Parameters, seed: int, learned: Plan | float | None) -> LinearHead:
     if method.head_step is None:
         return bank.head
-    trained = Trained(train=bank.train, heldout=None, head=bank.head, carried=plan)
+    trained = Trained(train=bank.train, heldout=None, head=bank.head, carried=learned)
     return method.head_step(_setting(bank, seed), parameters, trained).head
 
 
 def _logits(task: Task, method: Method, name: str, parameters: Parameters, seed: int) -> Tensor:
     """Return `(M, C)` logits of a backbone's validation set; a method that uses it is cross-validated."""
     bank = task.bank(name, "holdout")
-    if method.name not in PLANNED:
+    if method.name not in LEARNING:
         return _head(method, bank, parameters, seed, None).logits(bank.judged.features)
     logits, fold_of = torch.empty_like(bank.judged.logits), task.fold_of(name)
     for fold in range(FOLDS):
         # a different permutation for every backbone, and none of those of the final runs
-        plan = task.plan(name, fold, None if method.name == OURS else 1000 + task.names.index(name))
+        learned = task.learned(method, name, fold, 1000 + task.names.index(name))
         rows = fold_of == fold
-        logits[rows] = _head(method, bank, parameters, seed, plan).logits(bank.judged.features[rows])
+        logits[rows] = _head(method, bank, parameters, seed, learned).logits(bank.judged.features[rows])
     return logits
 
 
@@ -281,10 +295,8 @@ def run(
     else:
         name = task.names[task.protocol.seeds.index(seed) % len(task.names)]
         bank = task.bank(name, "all")
-        plan = None
-        if method.name in PLANNED:
-            plan = task.plan(name, None, None if method.name == OURS else seed)
-        judged = [(bank, _head(method, bank, parameters, seed, plan).logits(bank.judged.features))]
+        learned = task.learned(method, name, None, seed) if method.name in LEARNING else None
+        judged = [(bank, _head(method, bank, parameters, seed, learned).logits(bank.judged.features))]
     looked = [_looked(bank, logits) for bank, logits in judged]
     orders = [bank.class_counts.argsort(descending=True, stable=True) for bank, _ in judged]
     if len(judged) == 1:  # with several tail orders classes are listed by size

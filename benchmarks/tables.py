@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import cifar10_lt_diagnosis, cifar10_lt_unused, head_study, resident, validity
+from benchmarks import cifar10_lt_diagnosis, cifar10_lt_unused, head_study, resident, unseen_rows, validity
 from diversify.files import atomic
 from diversify.report.benchmark import page
 from diversify.study import read
@@ -112,6 +112,11 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "cifar10_lt_head_earlier_text": head_study.earlier_text,
     "cifar10_lt_head_earlier": head_study.earlier_table,
     "cifar10_lt_unused": cifar10_lt_unused.table,
+    "unseen_rows_text": unseen_rows.text,
+    "unseen_rows": unseen_rows.curve_table,
+    "unseen_rows_worst": partial(unseen_rows.curve_table, score="worst"),
+    "unseen_rows_slope": unseen_rows.difference_table,
+    "unseen_rows_development": partial(unseen_rows.curve_table, unseen_rows.HALVES[0]),
     "resident": resident.table,
     "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,
@@ -119,6 +124,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "validity_text": validity.text,
     "validity_gap": validity.gap_table,
     "validity_gain": validity.gain_table,
+    **diversity_page.TABLES,
 }
 
 

@@ -192,6 +192,7 @@ class Heads:
         self.sizes = counts.class_counts(bank.train.labels, bank.train.num_classes)
         self.names = [str(c) for c in range(len(self.sizes))]
         self._diagnosis: Diagnosis | None = None
+        self._trained: dict[tuple[str, bool], LinearHead] = {}
 
     def plan(self, *, permuted: bool = False) -> Plan:
         """Return the plan from a diagnosis by the unseen rows; without any, one from class sizes."""
@@ -211,7 +212,10 @@ class Heads:
     def trained(self, plan: Plan, *, unseen: bool) -> LinearHead:
         """Return the head trained further by a plan, with the unseen rows in its batches or without them."""
         rows = self.unseen if unseen and self.rows else None
-        return retrain_with(self.bank.train, self.bank.head, plan, self.recipe, unseen=rows)
+        key = plan.to_json(), rows is not None
+        if key not in self._trained:  # without unseen rows several methods are the same
+            self._trained[key] = retrain_with(self.bank.train, self.bank.head, plan, self.recipe, unseen=rows)
+        return self._trained[key]
 
     def alone(self) -> LinearHead:
         """Return the head trained further on nothing but the unseen rows."""
