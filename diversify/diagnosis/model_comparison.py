@@ -20,7 +20,7 @@ from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
 from .beyond_size import MATCHED_N
 from .class_table import BOOTSTRAPS, ClassTable
-from .columns import DRAWS, global_centre
+from .columns import DRAWS, global_centre, without_weights
 from .measure import ClassNames, class_names_of, parse_top_k
 from .sides import QUERY_ROWS, query_rows
 
@@ -191,16 +191,7 @@ def compare_models(
         >>> dv.compare_models(first, second, shared_start=True).columns["magnitude_ratio"].tolist()
         [2.0, 2.0, 2.0, 2.0]
     """
-    for model in (first, second):
-        for name, side in (("train", model.train), ("heldout", model.heldout)):
-            require_one_label(name, side, "compare two results of dv.diagnose_multilabel")
-    heads = [read_head(model.head) for model in (first, second)]
-    for what, one, two in (
-        ("classes", heads[0].num_classes, heads[1].num_classes),
-        ("features", heads[0].num_features, heads[1].num_features),
-    ):
-        if one != two:
-            raise must(f"{what} of both models", "be as many", f"{one} and {two}")
+    heads = _comparable_heads(first, second)
     num_classes, num_features = heads[0].num_classes, heads[0].num_features
     names = class_names_of(class_names, num_classes)
     k = parse_top_k(top_k, num_features)
@@ -211,7 +202,7 @@ def compare_models(
         raise must(
             "held-out images of both models",
             "be the same, to match the channels of networks that began with different weights",
-            f"{len(first.heldout)} and {len(second.heldout)} others",
+            f"different ones, {len(first.heldout)} and {len(second.heldout)}",
         )
     first, second = (
         dataclasses.replace(model, heldout=model.heldout.seen_by(head))
@@ -249,6 +240,25 @@ def compare_models(
 _SIDES = ("first", "second")
 
 
+def _comparable_heads(*models: Model) -> list[LinearHead]:
+    """The heads of both models.
+
+    Raises:
+        InputError: The models have other numbers of classes or features, or images have several labels.
+    """
+    for model in models:
+        for name, side in (("train", model.train), ("heldout", model.heldout)):
+            require_one_label(name, side, "compare two results of dv.diagnose_multilabel")
+    heads = [read_head(model.head) for model in models]
+    for what, one, two in (
+        ("classes", heads[0].num_classes, heads[1].num_classes),
+        ("features", heads[0].num_features, heads[1].num_features),
+    ):
+        if one != two:
+            raise must(f"{what} of both models", "be as many", f"{one} and {two}")
+    return heads
+
+
 def _put_difference(table: ClassTable, models: Sequence[Model], *, paired: bool) -> None:
     """Put the recall of the second minus that of the first, with Newcombe's interval, paired by image if possible."""
     columns, num_classes = table.columns, table.num_classes
@@ -272,13 +282,19 @@ def _measure(table: ClassTable, side: str, model: Model, head: LinearHead, k: in
     labels = model.heldout.labels
     confusion = metrics.confusion_matrix(labels, model.heldout.logits.argmax(1), table.num_classes)
     table.put_share(f"recall_{side}", confusion.diagonal(), confusion.sum(1))
+    silent = without_weights(weight)  # classes without a top-K, as in a diagnosis
     means = counts.class_mean(train_features, model.train.labels, table.num_classes) * weight
+    means = means.masked_fill(silent[:, None], torch.nan)
     indices = magnitude.top_k(means, k)
     table.put(f"top_k_share_{side}", magnitude.top_k_share(means, indices))
     strength = magnitude.top_k_magnitude(train_features, weight, model.train.labels, indices)
     needed = magnitude.number_needed(heldout_features, weight, bias)
+    decided = ~silent[model.heldout.logits.argmax(1)]
     drawn = {}
-    for name, values, groups in (("magnitude", strength, model.train.labels), ("needed", needed, labels)):
+    for name, values, groups in (
+        ("magnitude", strength, model.train.labels),
+        ("needed", needed[decided], labels[decided]),
+    ):
         drawn[name] = table.bootstrap(values, groups, f"{name}_{side}")
         table.put_draws(f"{name}_{side}", table.means(values, groups), drawn[name])
     diversities = diversity.matched_diversity(

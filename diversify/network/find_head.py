@@ -91,8 +91,10 @@ def find_head(model: nn.Module) -> str:
             ends.insert(0, layer)
         taken |= layer.inputs
     single = [layer for layer in layers if layer.outputs == {1}]
-    if single and single[-1] is layers[-1] and not any(_is_last_in_branch(end, single[-1], layers) for end in ends):
-        return single[-1].name
+    if single and single[-1] is layers[-1]:
+        beside = [end for end in ends if _is_last_in_branch(end, single[-1], layers)]
+        if all(_ends_a_stack(end, ends, layers) for end in beside):
+            return single[-1].name
     ends = ends or single
     last = [end for end in ends if all(_is_last_in_branch(end, other, layers) for other in ends)] or ends
     candidates = [end for end in last if not _ends_a_stack(end, ends, layers)] or last

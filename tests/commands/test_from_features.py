@@ -10,7 +10,7 @@ import torch
 import diversify as dv
 from diversify.cli.entry import run
 from diversify.commands import remedy as module
-from diversify.commands.diagnose import load_diagnosed
+from diversify.commands.diagnosed import load_diagnosed
 from diversify.files import atomic
 
 pytestmark = pytest.mark.usefixtures("reports_without_figures")
@@ -112,7 +112,8 @@ WRONG = {
         "features must be real numbers in 2 dimensions",
     ),
     "objects": (lambda side: side.update(features=np.array([{}], dtype=object)), "must be an array of numbers or text"),
-    "logits": (lambda side: side.update(logits=np.zeros((70, 3))), "--head must be given where the files hold logits"),
+    "logits": (lambda side: side.update(logits=np.zeros((70, 3))), "logits must differ from row to row"),
+    "logits of other rows": (lambda side: side.update(logits=np.eye(3)), "logits must have one row per row of features"),
 }
 
 

@@ -80,3 +80,12 @@ def test_reports_plans_and_files(pair):
     assert dv.Diagnosis.from_dict(diagnosis.to_dict()).notes == diagnosis.notes
     plan = dv.make_plan(diagnosis)
     assert plan.num_classes == 2
+
+
+def test_a_comparison_leaves_out_the_top_k_of_the_class_without_weights():
+    train, heldout, head = dv.make_embeddings((60, 20), heldout=20, num_features=12)
+    single = dv.LinearHead(weight=head.weight, bias=head.bias, single_logit=True)
+    models = [dv.Model(name=name, train=train, heldout=heldout, head=single) for name in ("a", "b")]
+    found = dv.compare_models(*models, shared_start=True)
+    for name in ("top_k_share_first", "magnitude_first", "identity_overlap"):
+        assert found.columns[name].isnan().tolist() == [True, False], name
