@@ -39,6 +39,8 @@ class Reading:
         left_out_by_class: The same for each class; None where the classes are not known.
         repeated: How many rows show an image that another row shows already.
         last_batch: How many images of an incomplete last batch were read although the loader has `drop_last=True`.
+        unreadable: How many images `skip_bad` left out of the data set, because they cannot be read.
+        unreadable_by_class: The same for each class; None where the classes are not known.
 
     Example:
         >>> Reading(left_out=3, left_out_by_class=(0, 3)).lost(1)
@@ -50,6 +52,8 @@ class Reading:
     left_out_by_class: tuple[int, ...] | None = None
     repeated: int = 0
     last_batch: int = 0
+    unreadable: int = 0
+    unreadable_by_class: tuple[int, ...] | None = None
 
     def lost(self, label: int) -> int | None:
         """Return how many images of a class the loader left out; None where that is not known.
@@ -63,8 +67,8 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        classes = self.left_out_by_class
-        return {**asdict(self), "left_out_by_class": None if classes is None else list(classes)}
+        by_class = {name: getattr(self, name) for name in ("left_out_by_class", "unreadable_by_class")}
+        return asdict(self) | {name: None if each is None else list(each) for name, each in by_class.items()}
 
     @classmethod
     def from_dict(cls, record: object) -> Reading:
@@ -75,16 +79,17 @@ class Reading:
         """
         if record is None:
             return cls()
-        law, fields = "be one that this library wrote", ("left_out", "repeated", "last_batch")
+        law, fields = "be one that this library wrote", ("left_out", "repeated", "last_batch", "unreadable")
         if not isinstance(record, Mapping):
             raise must("reading of embeddings", law, type(record).__name__)
         numbers = [record.get(name, 0) for name in fields]
-        classes, known = record.get("left_out_by_class"), record.get("indices_known", True)
-        listed = classes if isinstance(classes, list) else []
+        known = record.get("indices_known", True)
+        by_class = {name: record.get(name) for name in ("left_out_by_class", "unreadable_by_class")}
+        listed = [number for each in by_class.values() if isinstance(each, list) for number in each]
         if not all(type(each) is int and each >= 0 for each in [*numbers, *listed]) or type(known) is not bool:
             raise must("reading of embeddings", law, dict(record))
-        by_class = None if classes is None else tuple(listed)
-        return cls(indices_known=known, left_out_by_class=by_class, **dict(zip(fields, numbers, strict=True)))
+        lists = {name: None if each is None else tuple(each) for name, each in by_class.items()}
+        return cls(indices_known=known, **dict(zip(fields, numbers, strict=True)), **lists)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,7 +216,7 @@ class Embeddings:
         Args:
             features: `(N, D)` real numbers, the input of the head: an array or a tensor. Other floating-point types
                 become float32.
-            labels: `(N,)` integers in [0, C - 1].
+            labels: `(N,)` integers in [0, C - 1]; whole floats and booleans are taken too.
             head: The head, which gives the logits where there are none; `fit_head` fits one, and `head_from_logits` finds
                 that of given logits.
             logits: `(N, C)` real numbers; `(N, 1)` or `(N,)` for a binary classifier with a single logit z, which becomes
@@ -330,12 +335,20 @@ def logits_tensor(logits: Any, *, two_classes: bool = True) -> Tensor:
 
 
 def integer_tensor(name: str, values: Any) -> Tensor:
-    """Return an array or tensor of integers `(N,)` as int64, or raise an InputError."""
+    """Return an array or tensor of integers `(N,)` or `(N, 1)` as int64, or raise an InputError.
+
+    Booleans are 0 and 1, and whole floats are integers.
+    """
     array = values if isinstance(values, Tensor) else np.asarray(values)
     if isinstance(array, np.ndarray):
+        if array.dtype.kind == "b" or (array.dtype.kind == "f" and bool((array == np.trunc(array)).all())):
+            array = array.astype(np.int64) if bool((np.abs(array) < 2**53).all()) else array
         if array.dtype.kind not in "iu":
             raise must(name, "be integers in 1 dimension", f"{array.dtype} of shape {array.shape}")
         array = torch.from_numpy(np.require(array, np.int64, ["C", "W"]))
+    elif array.dtype == torch.bool or (array.is_floating_point() and bool((array == array.trunc()).all())):
+        array = array.long() if bool((array.double().abs() < 2**53).all()) else array
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.ndim != 1 or array.is_floating_point() or array.is_complex() or array.dtype == torch.bool:
         raise must(
             name,

@@ -99,3 +99,24 @@ def test_arrays_of_a_single_logit_are_two_classes():
     ):
         found = dv.Embeddings.from_arrays(features, labels, head=given, logits=logits)
         torch.testing.assert_close(found.logits, head.logits(features))
+
+
+LABELS = torch.arange(60) % 2
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS.bool(), LABELS.float(), LABELS.double()[:, None], LABELS.bool().numpy(), LABELS.float().numpy()[:, None]],
+)
+def test_labels_of_two_classes_in_any_form(labels):
+    found = dv.Embeddings.from_arrays(features_of(), labels, head=head_of(1, single=True))
+    assert torch.equal(found.labels, LABELS)
+
+
+@pytest.mark.parametrize("label", [0.5, torch.inf, torch.nan, 1e300])
+def test_labels_that_are_no_classes(label):
+    labels = LABELS.double()
+    labels[3] = label
+    for each in (labels, labels.numpy()):
+        with pytest.raises(InputError, match="labels must be integers in 1 dimension, got float64"):
+            dv.Embeddings.from_arrays(features_of(), each, head=head_of(1, single=True))
