@@ -9,11 +9,13 @@ import typer
 
 from ..errors import must
 from ..runtime import signals
+from .multilabel_tables import show_multilabel_choice, show_multilabel_diagnosis
 from .options import (
     Crop,
     Data,
     DiversityOption,
     Download,
+    Group,
     Holdout,
     ImbalanceOption,
     Mean,
@@ -30,6 +32,7 @@ from .options import (
     TailOrder,
     Workers,
     data_options,
+    objective_given,
     recipe_from,
 )
 from .screen import counted, print_line, progress_bar, study_progress
@@ -59,6 +62,7 @@ def train(
     diversity: DiversityOption = None,
     narrow: Narrow = None,
     narrow_order: NarrowOrder = None,
+    group: Group = None,
     holdout: Holdout = None,
     mean: Mean = None,
     std: Std = None,
@@ -124,6 +128,7 @@ def train(
         diversity,
         narrow,
         narrow_order,
+        group,
     )
     with progress_bar() as progress:
         record = train_run(
@@ -159,6 +164,7 @@ def diagnose(
     diversity: DiversityOption = None,
     narrow: Narrow = None,
     narrow_order: NarrowOrder = None,
+    group: Group = None,
     holdout: Holdout = None,
     mean: Mean = None,
     std: Std = None,
@@ -194,6 +200,18 @@ def diagnose(
     heldout: Annotated[
         str | None, typer.Option(help="val | test; a diagnosis on test is for reading only.", show_default="val")
     ] = None,
+    multilabel: Annotated[
+        bool,
+        typer.Option(
+            "--multilabel", help="Images have several labels each; --data is then also csv:FILE with a path column."
+        ),
+    ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="With --multilabel: probability at which a label is predicted.", metavar="P", show_default="0.5"
+        ),
+    ] = None,
     top_k: Annotated[
         str, typer.Option(help="Number of strongest features per class: an integer, or a percentage of all features.")
     ] = "10",
@@ -210,6 +228,28 @@ def diagnose(
     """
     from ..commands.diagnose import diagnose_run
 
+    if threshold is not None and not multilabel:
+        raise must("threshold", "be given with multilabel=True", threshold)
+    if features is not None and multilabel:
+        from ..commands.multilabel import diagnose_multilabel_features
+
+        if any(each is not None for each in (data, model, weights, weights_key)):
+            raise must("features", "stand in place of data, model and weights", "both")
+        signals.begin_work()
+        found, _ = diagnose_multilabel_features(
+            features,
+            head=None if head is None else Path(head),
+            out=directory,
+            heldout=heldout,
+            top_k=top_k,
+            threshold=0.5 if threshold is None else threshold,
+            seed=seed,
+            overwrite=overwrite,
+            say=print_line,
+        )
+        show_multilabel_diagnosis(found)
+        print_line(f"report: {directory / 'report.html'}")
+        return
     if features is not None:
         from ..commands.from_features import diagnose_features
 
@@ -247,7 +287,33 @@ def diagnose(
         diversity,
         narrow,
         narrow_order,
+        group,
     )
+    if multilabel:
+        from ..commands.multilabel import diagnose_multilabel_run
+
+        with progress_bar() as progress:
+            found, _ = diagnose_multilabel_run(
+                options,
+                model=model,
+                weights=weights,
+                weights_key=weights_key,
+                out=directory,
+                head=head,
+                heldout=heldout,
+                top_k=top_k,
+                threshold=0.5 if threshold is None else threshold,
+                batch_size=batch_size,
+                precision=precision,
+                workers=workers,
+                seed=seed,
+                overwrite=overwrite,
+                say=print_line,
+                progress=progress,
+            )
+        show_multilabel_diagnosis(found)
+        print_line(f"report: {directory / 'report.html'}")
+        return
     with progress_bar() as progress:
         diagnosis, _ = diagnose_run(
             options,
@@ -280,6 +346,7 @@ def probe(
     diversity: DiversityOption = None,
     narrow: Narrow = None,
     narrow_order: NarrowOrder = None,
+    group: Group = None,
     holdout: Holdout = None,
     mean: Mean = None,
     std: Std = None,
@@ -330,6 +397,7 @@ def probe(
         diversity,
         narrow,
         narrow_order,
+        group,
     )
     with progress_bar() as progress:
         diagnosis, _ = probe_run(
@@ -429,6 +497,22 @@ def remedy(
             metavar="balanced|prior|macro-f1|worst|cost",
         ),
     ] = "balanced",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="How much the worst classes count: the mean recall, the lowest recall, the mean of the lowest third, or the weight"
+            " of the lowest recall beside the mean.",
+            metavar="mean|worst|worst-third|0..1",
+        ),
+    ] = "mean",
+    unseen: Annotated[
+        str | None,
+        typer.Option(
+            help="Whether repairs may learn from held-out images; each of these is judged by heads fitted without it.",
+            metavar="heldout|none",
+            show_default="none; heldout with an --objective other than mean",
+        ),
+    ] = None,
     target_prior: Annotated[
         Path | None,
         typer.Option(
@@ -450,15 +534,34 @@ def remedy(
     overwrite: Overwrite = False,
 ) -> None:
     """Repair the head of a diagnosed network with whichever candidate wins on held-out folds: the plan, post-hoc fixes and others."""
+    from ..commands.folders import is_multilabel
     from ..commands.remedy import remedy_run
 
+    if is_multilabel(folder):
+        from ..commands.multilabel_remedy import remedy_multilabel_run
+
+        usual = (plan, metric, objective, unseen, target_prior, cost) == (None, "balanced", "mean", None, None, None)
+        if not usual:
+            law = "be repaired without plan, metric, objective, unseen, target_prior and cost"
+            raise must("a diagnosis of several labels per image", law, "one of these")
+        with progress_bar() as progress:
+            several, _ = remedy_multilabel_run(
+                folder, out=directory, seed=seed, overwrite=overwrite, say=print_line, progress=progress
+            )
+        show_multilabel_choice(several)
+        print_line(f"model: {directory / 'model.safetensors'}")
+        print_line(f"thresholds: {directory / 'thresholds.json'}")
+        print_line(f"report: {directory / 'report.html'}")
+        return
     with progress_bar() as progress:
         choice, record = remedy_run(
             folder,
             plan=plan,
             metric=metric,
+            objective=objective_given(objective),
             target_prior=target_prior,
             cost=cost,
+            unseen=unseen,
             out=directory,
             seed=seed,
             overwrite=overwrite,

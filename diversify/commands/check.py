@@ -8,6 +8,7 @@ from ..diagnosis.check import Check, check
 from ..diagnosis.result import Diagnosis
 from ..errors import must
 from ..files import atomic
+from .folders import refuse_multilabel
 
 
 def check_run(
@@ -47,4 +48,5 @@ def _read(place: Path, name: str) -> Diagnosis:
     file = place / "diagnosis.json" if place.is_dir() else place
     if not file.is_file():
         raise must(name, "be a folder that `diversify diagnose` wrote, or its diagnosis.json", place)
+    refuse_multilabel("check", place, name)
     return Diagnosis.from_dict(atomic.read_json(file, name))

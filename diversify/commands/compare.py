@@ -14,8 +14,8 @@ from ..files import atomic, staging
 from ..report.comparison import render_comparison_html, render_comparison_markdown
 from ..runtime import provenance
 from ..runtime.progress import Say
-from .diagnose import load_diagnosed
-from .folders import OWNED, SCHEMA_VERSION, alone
+from .diagnosed import load_diagnosed
+from .folders import OWNED, SCHEMA_VERSION, alone, refuse_multilabel
 
 
 @alone
@@ -38,6 +38,8 @@ def compare_run(
         InputError: The folders cannot be compared, or `out` cannot be written.
     """
     staging.ensure_available(out, overwrite, owned=OWNED, inputs=(first, second))
+    for name, place in (("first", first), ("second", second)):
+        refuse_multilabel("compare", place, name)
     one, one_model, one_record = load_diagnosed(first, "first")
     two, two_model, two_record = load_diagnosed(second, "second")
     if one.class_names != two.class_names:

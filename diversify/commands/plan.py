@@ -10,12 +10,14 @@ from ..errors import InputError, must
 from ..files import atomic
 from ..plan.make import make_plan
 from ..plan.plan import Plan
+from .folders import refuse_multilabel
 
 
 def load_diagnosis(folder: Path) -> Diagnosis:
     """The diagnosis in a folder that `diagnose_run` wrote; the other files in it are not needed."""
     if not folder.is_dir():
         raise must("folder", "be a folder that `diversify diagnose` wrote", folder)
+    refuse_multilabel("plan", folder)
     return Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
 
 

@@ -11,14 +11,17 @@ import torch
 
 from ..diagnosis.exhibits import Exhibits
 from ..diagnosis.model_comparison import ModelComparison
+from ..diagnosis.multilabel import MultilabelDiagnosis
 from ..diagnosis.result import Diagnosis
 from ..errors import must
 from ..files import atomic, digests, staging
 from ..plan.plan import Plan
 from ..repair.choice import HeadChoice
+from ..repair.multilabel_choice import MultilabelChoice
 from ..report.benchmark.page import render_benchmark_html, render_benchmark_markdown
 from ..report.comparison import render_comparison_html, render_comparison_markdown
 from ..report.diagnosis import render_html, render_markdown
+from ..report.multilabel import render_multilabel_remedy_html, render_multilabel_remedy_markdown
 from ..report.remedy import render_remedy_html, render_remedy_markdown
 from ..runtime import provenance
 from ..study.analysis import compare
@@ -97,6 +100,8 @@ def _of_folder(folder: Path) -> tuple[dict[str, Any], tuple[str, str]]:
         texts = render_comparison_html(comparison, run), render_comparison_markdown(comparison, run)
     elif (folder / "remedy.json").is_file():
         remedy = atomic.read_json(folder / "remedy.json", "remedy.json")
+        if isinstance(remedy, dict) and remedy.get("kind") == "multilabel":
+            return run, _of_multilabel_remedy(remedy, run)
         plan = Plan.from_dict(atomic.read_json(folder / "plan.json", "plan.json"))
         try:
             names, choice = tuple(map(str, remedy["class_names"])), HeadChoice.from_dict(remedy["choice"])
@@ -104,7 +109,11 @@ def _of_folder(folder: Path) -> tuple[dict[str, Any], tuple[str, str]]:
             raise must("remedy.json", "hold class_names and choice", folder / "remedy.json") from None
         texts = render_remedy_html(choice, names, plan, run), render_remedy_markdown(choice, names, plan, run)
     elif (folder / "diagnosis.json").is_file():
-        diagnosis = Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
+        values = atomic.read_json(folder / "diagnosis.json", "diagnosis.json")
+        if isinstance(values, dict) and values.get("kind") == "multilabel":
+            several = MultilabelDiagnosis.from_dict(values)
+            return run, (render_html(several, run), render_markdown(several, run))
+        diagnosis = Diagnosis.from_dict(values)
         stored = folder / "exhibits.json"
         exhibits = Exhibits.from_dict(atomic.read_json(stored, "exhibits.json")) if stored.is_file() else None
         texts = render_html(diagnosis, run, exhibits), render_markdown(diagnosis, run, exhibits)
@@ -116,3 +125,18 @@ def _of_folder(folder: Path) -> tuple[dict[str, Any], tuple[str, str]]:
             "run `diversify diagnose` to its end",
         )
     return run, texts
+
+
+def _of_multilabel_remedy(remedy: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[str, str]:
+    """The report on a repaired head for several labels, as HTML and as Markdown."""
+    names, choice = remedy.get("label_names"), remedy.get("choice")
+    if not isinstance(names, list) or not isinstance(choice, dict):
+        raise must("remedy.json", "hold label_names and choice", ", ".join(remedy))
+    found = MultilabelChoice.from_dict(choice)
+    if len(names) != len(found.thresholds):
+        raise must("label_names of remedy.json", f"be one per label, {len(found.thresholds)}", len(names))
+    labels = [str(name) for name in names]
+    return (
+        render_multilabel_remedy_html(found, labels, run),
+        render_multilabel_remedy_markdown(found, labels, run),
+    )

@@ -1,0 +1,373 @@
+"""`diagnose` for images with several labels each, from a checkpoint or from features, and the reader of the folder it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.loader import Split
+from ..data.multilabel import MultilabelData, load_multilabel_data, multilabel_loader
+from ..diagnosis.measure import parse_top_k
+from ..diagnosis.multilabel import MultilabelDiagnosis, diagnose_multilabel, thresholds_of
+from ..errors import must, unknown
+from ..files import arrays, atomic, digests, staging
+from ..network.embeddings import real_tensor
+from ..network.head_file import load_head, save_head
+from ..network.head_from_logits import head_from_logits
+from ..network.linear_head import LinearHead, read_head
+from ..network.multilabel import MultilabelEmbeddings, extract_multilabel
+from ..network.networks import build_model, parameter_count, read_weights
+from ..network.split import split_head
+from ..repair.multilabel import fit_multilabel_head
+from ..report.diagnosis import render_html, render_markdown
+from ..runtime import provenance
+from ..runtime.progress import Say, StageProgress, stage
+from .diagnose import ready
+from .diagnosed import HEAD, fingerprint
+from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
+from .from_features import FROM_LOGITS, _class_names, _read_head
+from .heldout import UNRECORDED
+from .options import DataOptions, fit_channels
+
+FITTED = (
+    "the head was fitted here, on the training features by binary cross entropy: the diagnosis describes this head, and not one"
+    " that came with the network"
+)
+
+
+@alone
+def diagnose_multilabel_run(
+    data_options: DataOptions,
+    *,
+    model: str | None,
+    weights: Path,
+    weights_key: str | None = None,
+    out: Path,
+    head: str | None = None,
+    heldout: str | None = None,
+    top_k: int | str = 10,
+    threshold: float = 0.5,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    workers: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say,
+    progress: StageProgress | None = None,
+) -> tuple[MultilabelDiagnosis, dict[str, Any]]:
+    """Diagnose a checkpoint with one sigmoid output per label, and write the folder `out`.
+
+    An interrupted diagnosis resumes when it is called again with the same arguments.
+
+    Args:
+        data_options: The data, see `load_multilabel_data`; imbalance and hold-out are not for several labels.
+        model: The network.
+        weights: The checkpoint.
+        weights_key: Which weights of the checkpoint, if it holds several.
+        out: Receives `diagnosis.json`, `embeddings/`, `report.html`, `report.md` and `run.json`.
+        head: Name of the head, if the network has several.
+        heldout: `val` (the default) or `test`.
+        top_k: Number of strongest features per label: an integer, or a percentage such as `"25%"`.
+        threshold: Probability at and above which a label is predicted.
+        batch_size: Images per step.
+        precision: `fp32`, `bf16` or `auto`.
+        workers: Number of data loader processes.
+        seed: Random seed of the resampling.
+        overwrite: Replace an earlier run in `out`.
+        say: Called with each note.
+        progress: Called as work is done.
+
+    Returns:
+        The diagnosis, and the record that `run.json` holds.
+
+    Raises:
+        InputError: An argument is wrong, or no images are known to be held out; `out` is then as it was before.
+    """
+    atomic.require_file(weights, "weights")
+    free = overwrite or unfinished(out, "diagnose")
+    staging.ensure_available(out, free, owned=OWNED, inputs=[weights, *_inputs(data_options)])
+    thresholds_of(threshold, 2)
+    data = _load(data_options, progress)
+    view = fit_channels(data.view, model or "small_cnn")
+    split_name, unseen = _heldout(data, heldout)
+    channels = len(view.mean) if view is not None else int(next(iter(multilabel_loader(data.train, None)))[0].shape[1])
+    network = build_model(model or "small_cnn", len(data.label_names), channels=channels)
+    match, read = read_weights(network, weights, weights_key=weights_key)
+    network = ready(network)
+    split = split_head(network, head)
+    k = parse_top_k(top_k, read_head(split.head).num_features)
+    notes = [*data.notes, *read]
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "diagnose",
+        "several_labels": True,
+        "finished": False,
+        "started": provenance.now(),
+        "data": data.record(),
+        "files": {place.name: digests.sha256(place) for place in _inputs(data_options)},
+        "view": dataclasses.asdict(view) if view else None,
+        "view_origin": data.view_origin,
+        "model": {
+            "name": model or "small_cnn",
+            "parameters": parameter_count(network),
+            "head": split.head_name,
+        },
+        "head_given": head,
+        "weights": {"path": str(weights), "sha256": digests.sha256(weights), "key": match.key, "prefix": match.prefix},
+        "training": None,
+        "heldout_split": split_name,
+        "top_k": k,
+        "threshold": threshold,
+        "precision": precision,
+        "seed": seed,
+        "notes": notes,
+        "caveats": [UNRECORDED],
+        **provenance.origin(split.device),
+    }
+    say(f"data: {data.spec}; {len(data.train)} train, {len(unseen)} held out ({split_name})")
+    for note in [*notes, UNRECORDED]:
+        say(f"note: {note}")
+    say(f"the model sees: {view or 'images as the data set gives them'} ({data.view_origin})")
+    identity = digests.digest_json(
+        {n: record[n] for n in ("data", "files", "view", "model", "weights", "precision", "heldout_split")}
+    )
+    with run_folder(out, record | {"identity": identity}, overwrite=overwrite):
+        train, held = (
+            extract_multilabel(
+                split,
+                multilabel_loader(part, view, batch_size=batch_size, workers=workers),
+                precision=precision,  # type: ignore[arg-type]
+                out=out / "embeddings" / name,
+                fingerprint=fingerprint(part.digest(), part.content, record),
+                progress=stage(progress, f"reading {name}"),
+            )
+            for name, part in (("train", data.train), ("heldout", unseen))
+        )
+        diagnosis = diagnose_multilabel(
+            train,
+            held,
+            head=split.head,
+            label_names=data.label_names,
+            threshold=threshold,
+            top_k=k,
+            heldout_split=split_name,
+            seed=seed,
+        )
+        save_head(out / HEAD, read_head(split.head))
+        _write(out, diagnosis, record)
+        record |= {"identity": identity, "finished": True}
+        atomic.write_json(out / "run.json", record)
+    return diagnosis, record
+
+
+@alone
+def diagnose_multilabel_features(
+    features: tuple[Path, Path],
+    *,
+    head: Path | None = None,
+    out: Path,
+    heldout: str | None = None,
+    top_k: int | str = 10,
+    threshold: float = 0.5,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say,
+) -> tuple[MultilabelDiagnosis, dict[str, Any]]:
+    """Diagnose features with several labels per row, and leave the folder that `diagnose_multilabel_run` leaves.
+
+    Args:
+        features: The training and the held-out side: each a `.npz` file, a folder of `.npy` files or a `.parquet` file
+            with `features` and `labels` (N, C), and if wanted `logits` and `class_names`.
+        head: A safetensors or `.npz` file with `weight` (C, D) and, if it has one, `bias`. None finds the head that gives
+            the logits in the files; without logits, it fits a head.
+        out: The folder to write, all or nothing.
+        heldout: `val` (the default), or `test` for a diagnosis that is for reading only.
+        top_k: Number of strongest features per label, or a percentage of all.
+        threshold: Probability at and above which a label is predicted.
+        seed: Random seed of the resampling.
+        overwrite: Replace an earlier run in `out`.
+        say: Called with each note.
+
+    Returns:
+        The diagnosis, and the record that `run.json` holds.
+
+    Raises:
+        InputError: A file is wrong, or the two sides and the head do not fit; `out` is then as it was before.
+    """
+    inputs = [*features, *([head] if head else [])]
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
+    if heldout not in (None, "val", "test"):
+        raise unknown("heldout", str(heldout), ("val", "test"))
+    thresholds_of(threshold, 2)
+    columns = [
+        arrays.read_columns(path, ("features", "labels", "logits", "groups", "class_names"), "features")
+        for path in features
+    ]
+    for path, found in zip(features, columns, strict=True):
+        for column in ("features", "labels"):
+            if column not in found:
+                raise must(f"features {path}", "hold features and labels", f"no {column}")
+    names = _class_names(columns, features)
+    used, note = (_read_head(head), None) if head is not None else _found_head(columns)
+    train, held = (MultilabelEmbeddings.from_arrays(found["features"], found["labels"], head=used) for found in columns)
+    split = heldout or "val"
+    diagnosis = diagnose_multilabel(
+        train,
+        held,
+        head=used,
+        label_names=names,
+        threshold=threshold,
+        top_k=parse_top_k(top_k, used.num_features),
+        heldout_split=split,
+        seed=seed,
+    )
+    notes = [note] if note else []
+    if any("groups" in found for found in columns):
+        notes.append("the files hold groups, which no measure of several labels per image uses")
+    for text in [*notes, UNRECORDED]:
+        say(f"note: {text}")
+    splits = {
+        name: {
+            "images": len(side),
+            "origin": str(path),
+            "digest": hashlib.sha256(side.features.numpy().tobytes() + side.labels.numpy().tobytes()).hexdigest(),
+            "content": None,
+        }
+        for name, path, side in (("train", features[0], train), (split, features[1], held))
+    }
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "diagnose",
+        "several_labels": True,
+        "from_features": True,
+        "finished": True,
+        "started": provenance.now(),
+        "data": {
+            "spec": f"features {features[0]}",
+            "imbalance": "none",
+            "tail_order": "canonical",
+            "holdout": 0.0,
+            "class_names": list(diagnosis.label_names),
+            "class_counts": train.labels.sum(0).tolist(),
+            "splits": splits,
+        },
+        "files": {f"head {head.name}": digests.sha256(head)} if head is not None else {},
+        "view": None,
+        "view_origin": "features, without images",
+        "model": {"name": _model_name(head, note), "head": ""},
+        "head_given": None,
+        "training": None,
+        "heldout_split": split,
+        "top_k": diagnosis.top_k,
+        "threshold": threshold,
+        "seed": seed,
+        "notes": notes,
+        "caveats": [UNRECORDED],
+        **provenance.origin(torch.device("cpu")),
+    }
+    with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
+        save_head(staged / HEAD, used)
+        record["weights"] = {"path": str(HEAD), "sha256": digests.sha256(staged / HEAD), "key": "", "prefix": ""}
+        for name, part, side in (("train", "train", train), ("heldout", split, held)):
+            mark = fingerprint(splits[part]["digest"], None, record)  # type: ignore[arg-type]
+            side.save(staged / "embeddings" / name, {"fingerprint": mark})
+        _write(staged, diagnosis, record)
+        atomic.write_json(staged / "run.json", record)
+    return diagnosis, record
+
+
+def load_multilabel_diagnosed(
+    folder: Path, name: str = "folder"
+) -> tuple[MultilabelDiagnosis, MultilabelEmbeddings, MultilabelEmbeddings, LinearHead, dict[str, Any]]:
+    """Read a folder that one of the two functions above wrote.
+
+    Args:
+        folder: The folder.
+        name: Its name in errors.
+
+    Returns:
+        The diagnosis; the training and the held-out embeddings; the head; the record.
+
+    Raises:
+        InputError: It is no such folder, or one of its files is damaged.
+    """
+    if not folder.is_dir():
+        raise must(name, "be a folder that `diversify diagnose` wrote", folder)
+    record = atomic.read_json(folder / "run.json", "run.json")
+    diagnosis = MultilabelDiagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
+    train, held = (MultilabelEmbeddings.load(folder / "embeddings" / side) for side in ("train", "heldout"))
+    return diagnosis, train, held, load_head(folder / HEAD), record
+
+
+def _write(folder: Path, diagnosis: MultilabelDiagnosis, record: Mapping[str, Any]) -> None:
+    """Write the diagnosis and its report."""
+    atomic.write_json(folder / "diagnosis.json", diagnosis.to_dict())
+    kept = MultilabelDiagnosis.from_dict(diagnosis.to_dict())  # rounded as in the file, as `report` reads it
+    atomic.write_text(folder / "report.html", render_html(kept, record))
+    atomic.write_text(folder / "report.md", render_markdown(kept, record))
+
+
+def _load(options: DataOptions, progress: StageProgress | None) -> MultilabelData:
+    """The data; options that are not defined for several labels are refused by name."""
+    if options.spec is None:
+        raise must("data", "be given for several labels per image", None)
+    for name in ("imbalance", "tail_order", "holdout"):
+        if getattr(options, name) is not None:
+            raise must(name, "be left out for several labels per image", getattr(options, name))
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in ("download", "skip_bad", "diversity", "narrow", "narrow_order", "group") and value:
+            raise must(field.name, "be left out for several labels per image", value)
+    return load_multilabel_data(
+        options.spec,
+        mean=options.mean,
+        std=options.std,
+        resize=options.resize,
+        crop=options.crop,
+        interpolation=options.interpolation or "bilinear",
+        check_progress=progress,
+    )
+
+
+def _inputs(options: DataOptions) -> list[Path]:
+    """The file that the data are in, if there is one."""
+    kind, _, place = (options.spec or "").partition(":")
+    return [Path(place)] if kind in ("npz", "csv") and place and Path(place).is_file() else []
+
+
+def _heldout(data: MultilabelData, wanted: str | None) -> tuple[str, Split]:
+    """The name and images of the held-out split: the source's own val, or test on request."""
+    if wanted not in (None, "val", "test"):
+        raise unknown("heldout", str(wanted), ("val", "test"))
+    name = wanted or "val"
+    found = data.test if name == "test" else data.val
+    if found is None:
+        advice = 'bring a validation set, or pass heldout="test" for a diagnosis that is for reading only'
+        raise must(
+            "data", f"have a {name} split of images that the model was not trained on", f"none in {data.spec}", advice
+        )
+    return name, found
+
+
+def _found_head(columns: list[dict[str, atomic.Array]]) -> tuple[LinearHead, str]:
+    """The head that gives the files' logits, or without logits a head fitted on the training side; and what was done."""
+    with_logits = [found for found in columns if "logits" in found]
+    if with_logits:
+        logits = [real_tensor("logits", found["logits"], 2) for found in with_logits]
+        features = [real_tensor("features", found["features"], 2) for found in with_logits]
+        if len({each.shape[1] for each in logits}) > 1 or len({each.shape[1] for each in features}) > 1:
+            raise must("both files", "have the same number of features and of logits", "two numbers")
+        return head_from_logits(torch.cat(features), torch.cat(logits)), FROM_LOGITS
+    rows = real_tensor("features", columns[0]["features"], 2)
+    return fit_multilabel_head(rows, torch.from_numpy(columns[0]["labels"])), FITTED
+
+
+def _model_name(head: Path | None, note: str | None) -> str:
+    if head is not None:
+        return f"the head {head.name}"
+    return "a head fitted here" if note == FITTED else "the head of the logits in the files"
