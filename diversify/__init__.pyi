@@ -17,6 +17,7 @@ from .data.load import Data as Data
 from .data.load import load_data as load_data
 from .data.loader import clean_loader as clean_loader
 from .data.loader import make_loader as make_loader
+from .data.skip_bad import skip_bad as skip_bad
 from .data.view import View as View
 from .diagnosis.catalogue import MEASURES as MEASURES
 from .diagnosis.check import Check as Check

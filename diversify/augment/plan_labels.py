@@ -62,7 +62,7 @@ def _is_dataset(labels: Any) -> bool:
 
 def _check_numbering(dataset: Any, names: list[str]) -> None:
     """An InputError if an image folder numbers the plan's classes in another order."""
-    while type(dataset) is Subset:
+    while isinstance(dataset, Subset):
         dataset = dataset.dataset
     numbers = getattr(dataset, "class_to_idx", None)
     ours = type(dataset).__module__.startswith("torchvision.") and getattr(dataset, "target_transform", None) is None

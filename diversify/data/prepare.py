@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ..errors import InputError, must
-from ..runtime.progress import StageProgress
+from ..runtime.progress import StageProgress, stage
 from .decode import Size
-from .images import ImageArray, ImageFiles, Images, Relabelled, check_files
+from .images import ImageArray, ImageFiles, Images, Own, Relabelled, check_files
 from .imbalance import holdout_indices
+from .skip_bad import unreadable_rows
 from .sources import Source, listed, on_one_line
 from .tables import Table, check_tables
 from .view import View
@@ -23,6 +24,8 @@ def readable(
 ) -> tuple[Source, dict[str, Tensor], tuple[str, ...]]:
     """Check every image file and PIL image, and leave out those that cannot be read if `skip_bad`.
 
+    Data sets of the user's own are only read here, example by example, if `skip_bad`.
+
     Returns:
         The source with the readable images; for each split that was checked and lost images, the row in the source's list
         of each image that is left; and the names of the images left out.
@@ -32,11 +35,13 @@ def readable(
     """
     files = {name: part for name, (part, _) in source.splits.items() if isinstance(part, ImageFiles)}
     tables = {name: part for name, (part, _) in source.splits.items() if isinstance(part, Table) and part.holds_pil()}
-    parts: dict[str, ImageFiles | Table] = {**files, **tables}
+    own = {name: part for name, (part, _) in source.splits.items() if skip_bad and isinstance(part, Own)}
+    parts: dict[str, ImageFiles | Table | Own] = {**files, **tables, **own}
     wrong = dict(zip(files, check_files(list(files.values()), progress), strict=True)) if files else {}
     wrong |= zip(tables, check_tables(list(tables.values()), progress), strict=True)
+    wrong |= {name: unreadable_rows(part, stage(progress, "checking images")) for name, part in own.items()}
     named = [
-        (on_one_line(part.name(row) + (f" of {split}" if split in tables else "")), why)
+        (on_one_line(_row_name(part, row) + (f" of {split}" if split not in files else "")), why)
         for split, part in parts.items()
         for row, why in wrong[split].items()
     ]
@@ -53,12 +58,17 @@ def readable(
         if not len(kept):
             raise must("skip_bad", f"leave {split} an image", f"none of {len(part):,} {kind.split()[-1]}s")
         positions[split] = kept
-        splits[split] = (part.chosen(kept.tolist()), part.targets[kept])
+        chosen = Subset(part, kept.tolist()) if isinstance(part, Own) else part.chosen(kept.tolist())
+        splits[split] = (chosen, source.splits[split][1][kept])
     if lost := sorted(set(source.splits["train"][1].tolist()) - set(splits["train"][1].tolist())):
         raise _no_image_left(source, lost, kind)
     note = f"left out: {len(named):,} {kind}{'s' * (len(named) > 1)} that cannot be read"
     source = dataclasses.replace(source, splits=splits, notes=(*source.notes, note))
     return source, positions, tuple(name for name, _ in named)
+
+
+def _row_name(part: ImageFiles | Table | Own, row: int) -> str:
+    return f"row {row}" if isinstance(part, Own) else part.name(row)
 
 
 def _no_image_left(source: Source, classes: list[int], kind: str) -> InputError:
@@ -135,7 +145,7 @@ def require_one_size(source: Source, view: View | None) -> None:
 
 
 def _sizes(dataset: Images) -> dict[Size, int]:
-    """The sizes that are known to occur, and the first row of each."""
+    """The image sizes that occur for certain, and the first row of each."""
     if isinstance(dataset, ImageArray):
         return {(dataset.images.shape[3], dataset.images.shape[2]): 0}
     first_rows: dict[Size, int] = {}

@@ -31,6 +31,11 @@ def notes_of(readings: Mapping[str, Reading], class_names: Sequence[str]) -> tup
             by_class = reading.left_out_by_class
             named = "" if by_class is None else f": {_listed(by_class, class_names)}"
             found.append(f"{loader} left out {_images(reading.left_out)} of its data set{named}.")
+        if reading.unreadable:
+            by_class = reading.unreadable_by_class
+            named = "" if by_class is None else f": {_listed(by_class, class_names)}"
+            images = _images(reading.unreadable)
+            found.append(f"The {SIDES[side]} data set is without {images} that cannot be read{named}.")
         if reading.repeated:
             found.append(f"{loader} gave {reading.repeated:,} more rows than its data set has images.")
         if reading.last_batch:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ..data.labels import labels_of
+from ..data.skip_bad import left_out_below
 from ..errors import InputError, must, unknown
 from ..files import digests
 from ..functional import counts
@@ -204,7 +205,8 @@ def read_all(
         if table.done == 0:
             raise must("loader", "yield at least one image", 0)
         known = batches is not None or form.index is not None
-        return table.finish(_reading_of(loader, table, indices_known=known, last_batch=last_batch))
+        reading = _reading_of(loader, table, indices_known=known, last_batch=last_batch)
+        return table.finish(_with_unreadable(reading, loader, table.filled("logits").shape[1]))
 
 
 def _fill(
@@ -409,6 +411,16 @@ def _reading_of(loader: object, table: Table, *, indices_known: bool, last_batch
     if bool((difference < 0).any()):
         return reading
     return replace(reading, left_out_by_class=tuple(difference.tolist()))
+
+
+def _with_unreadable(reading: Reading, loader: object, num_classes: int) -> Reading:
+    """The reading with the images that `skip_bad` left out of the data set."""
+    found = left_out_below(getattr(loader, "dataset", None))
+    labels = [each.label for each in found if each.label is not None and each.label < num_classes]
+    if len(labels) < len(found) or not found:
+        return replace(reading, unreadable=len(found))
+    numbers = counts.class_counts(torch.tensor(labels), num_classes)
+    return replace(reading, unreadable=len(found), unreadable_by_class=tuple(numbers.tolist()))
 
 
 def _labels_of(loader: object, size: int, num_classes: int) -> Tensor | None:
