@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ..functional import counts
 from ..runtime.progress import StageProgress
 from .choose_view import choose_view
 from .diversity import Chosen, Diversity, choose_images, wide_rows, with_frames
+from .grouping import groups_of_source, holdout_groups
 from .images import Images, content_digest
 from .imbalance import Imbalance, holdout_indices, imbalance_indices
 from .kinds import joined_kinds
@@ -50,6 +52,7 @@ class Data:
         narrow: Share of the classes that are narrow; None if `diversity` is `none`.
         narrow_order: Which classes are narrow, as `load_data` takes it; None if `diversity` is `none`.
         narrow_classes: Numbers of the narrow classes.
+        group: Where the groups of images come from: the name of a column or file, or "given"; "" if no groups are known.
         val_like_train: Held-out images that were chosen as the training images were, narrow in narrow classes: what a
             random split of the training images gives, where `val` holds random images of every class. None if `diversity`
             is `none`, or nothing was split off.
@@ -80,6 +83,7 @@ class Data:
     narrow_order: str | None = None
     narrow_classes: tuple[int, ...] = ()
     val_like_train: Split | None = None
+    group: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -108,6 +112,8 @@ class Data:
             optional["label_numbers"] = list(self.label_numbers)
         if self.skipped:
             optional |= {"skipped": list(self.skipped[:MOST_SKIPPED_NAMES]), "skipped_count": len(self.skipped)}
+        if self.group:
+            optional["group"] = self.group
         if self.diversity != "none":
             optional |= {
                 "diversity": self.diversity,
@@ -147,6 +153,7 @@ def load_data(
     diversity: Diversity | str = "none",
     narrow: float | None = None,
     narrow_order: str | None = None,
+    group: Any = None,
 ) -> Data:
     """Load a data source, make its training images imbalanced, and split it into train, val and test.
 
@@ -158,7 +165,8 @@ def load_data(
 
     Args:
         spec: The source: `digits`, `cifar10`, `cifar100`, `svhn`, `mnist`, `fashion-mnist`, `places365`, `inaturalist`,
-            `npz:FILE`, `folder:DIR` or `package.module:function`.
+            `npz:FILE`, `folder:DIR` (one folder of image files per class, or a data set of Hugging Face: what
+            `save_to_disk` wrote, Parquet or Arrow files) or `package.module:function`.
         root: Folder of the public data sets.
         imbalance: An `Imbalance`, or `none`, `exp:RATIO[:NMAX]` or `step:RATIO:FRACTION`.
         tail_order: "canonical", or a seed that permutes which classes are rare.
@@ -184,6 +192,10 @@ def load_data(
         narrow_order: Which classes are narrow: a seed, independent of that of `tail_order`, by default 0; or `small` or
             `large` for the smallest or largest classes, and `small:SEED` to choose other images. Only beside a
             `diversity` that is text.
+        group: Which images depend on each other, because they show one patient or scene, or are of one burst: the hold-out
+            then takes whole groups. The name of a column of a table; a `.txt` or `.csv` file with one value per line, or a
+            `.npy` file, one value per training image of the source; or these values. An `.npz` file brings its groups under
+            the keys `train_groups`, `val_groups` and `test_groups`.
 
     Returns:
         The splits, class names and preprocessing.
@@ -207,6 +219,7 @@ def load_data(
     profile = Imbalance.parse(imbalance) if isinstance(imbalance, str) else imbalance
     diverse = _diversity(diversity, narrow, narrow_order)
     source = read_source(spec, Path(root), download=download)
+    groups = groups_of_source(source, group, spec)
     source, fine = joined_kinds(source, spec) if diverse.kind == "kinds" else (source, None)
     source, positions, skipped = readable(source, spec, skip_bad, check_progress)
     source = with_test(source)
@@ -220,7 +233,9 @@ def load_data(
     kept = imbalance_indices(labels, profile, tail_order)
     split_off = 0.0 if "val" in source.splits else holdout
     chosen = choose_images(source.splits["train"][0], labels, kept, diverse, fine=fine, holdout=split_off)
-    cut = _Cut({name: (shaped(dataset, view), own) for name, (dataset, own) in source.splits.items()}, positions)
+    groups = {name: own[positions[name]] if name in positions else own for name, own in groups.items()}
+    shapes = {name: (shaped(dataset, view), own) for name, (dataset, own) in source.splits.items()}
+    cut = _Cut(shapes, positions, groups)
     train, val, like_train = cut.train_and_val(chosen, labels, holdout, diverse)
     own_labels = source.splits["train"][1]
     narrow_classes = tuple(int(own_labels[(labels == c).nonzero()[0, 0]]) for c in chosen.narrow)
@@ -245,6 +260,7 @@ def load_data(
         narrow_order=None if diverse.kind == "none" else diverse.narrow_order,
         narrow_classes=narrow_classes,
         val_like_train=like_train,
+        group="" if not groups else str(group) if isinstance(group, str | Path) else "given",
     )
 
 
@@ -271,6 +287,7 @@ class _Cut:
 
     splits: Mapping[str, tuple[Images, Tensor]]
     positions: Mapping[str, Tensor]
+    groups: Mapping[str, Tensor]
 
     def train_and_val(
         self, chosen: Chosen, classes: Tensor, holdout: float, diversity: Diversity
@@ -282,7 +299,10 @@ class _Cut:
         everything = torch.arange(len(chosen.rows))
         if "val" in self.splits:
             return self._part(chosen, everything, "source", diversity), self.whole("val"), None
-        inner, outer = holdout_indices(classes[chosen.rows], holdout)
+        if "train" in self.groups and holdout > 0:
+            inner, outer = holdout_groups(classes[chosen.rows], self.groups["train"][chosen.rows], holdout)
+        else:
+            inner, outer = holdout_indices(classes[chosen.rows], holdout)
         train = self._part(chosen, inner, "source", diversity)
         if not len(outer):
             return train, None, None
@@ -300,7 +320,15 @@ class _Cut:
         images, labels = self.splits[name]
         indices = self.positions.get(name, torch.arange(len(labels)))
         content = content_digest(images)
-        return Split(dataset=images, labels=labels, indices=indices, origin="source", source=name, content=content)
+        return Split(
+            dataset=images,
+            labels=labels,
+            indices=indices,
+            origin="source",
+            source=name,
+            content=content,
+            groups=self.groups.get(name),
+        )
 
     def _part(self, chosen: Chosen, places: Tensor, origin: str, diversity: Diversity) -> Split:
         images, labels = self.splits["train"]
@@ -313,4 +341,5 @@ class _Cut:
             origin=origin,
             source="train",
             content=content_digest(part),
+            groups=self.groups["train"][rows] if "train" in self.groups else None,
         )

@@ -88,7 +88,7 @@ class Reading:
         listed = [number for each in by_class.values() if isinstance(each, list) for number in each]
         if not all(type(each) is int and each >= 0 for each in [*numbers, *listed]) or type(known) is not bool:
             raise must("reading of embeddings", law, dict(record))
-        lists = {name: None if each is None else tuple(each) for name, each in by_class.items()}
+        lists: dict[str, Any] = {name: None if each is None else tuple(each) for name, each in by_class.items()}
         return cls(indices_known=known, **dict(zip(fields, numbers, strict=True)), **lists)
 
 
