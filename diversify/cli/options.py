@@ -72,6 +72,15 @@ Holdout = Annotated[
         show_default="0.2",
     ),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="Images that depend on each other (patient, scene, burst): a column of the table, or a .txt, .csv or .npy file with one"
+        " value per training image. The hold-out takes whole groups.",
+        metavar="COLUMN|FILE",
+        rich_help_panel="Data",
+    ),
+]
 Mean = Annotated[
     str | None, typer.Option(help="Mean per channel, for images in [0, 1]: M or M,M,M.", rich_help_panel="Data")
 ]
@@ -122,6 +131,7 @@ def data_options(
     diversity: str | None = None,
     narrow: float | None = None,
     narrow_order: str | None = None,
+    group: str | None = None,
 ) -> DataOptions:
     """The data flags as `DataOptions`."""
     from ..commands.options import DataOptions
@@ -141,6 +151,7 @@ def data_options(
         diversity=diversity,
         narrow=narrow,
         narrow_order=narrow_order,
+        group=group,
     )
 
 

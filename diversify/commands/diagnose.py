@@ -1,10 +1,9 @@
-"""The `diagnose` command, and the reader of the folder that it leaves."""
+"""The `diagnose` command."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from ..data.loader import Split, make_loader
 from ..data.view import View
 from ..diagnosis.exhibits import choose_exhibits
 from ..diagnosis.measure import diagnose, parse_top_k
-from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
-from ..errors import InputError, must, unknown
+from ..errors import InputError
 from ..files import atomic, checkpoints, digests, staging
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, write_groups
 from ..network.extraction import extract
-from ..network.head_file import load_head, save_head
+from ..network.head_file import save_head
 from ..network.linear_head import read_head
 from ..network.matching import Match, fits
 from ..network.networks import build_model, parameter_count, read_weights
@@ -35,27 +33,13 @@ from ..report.diagnosis import render_html, render_markdown
 from ..report.thumbnails import take_pictures
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress, stage
+from .diagnosed import HEAD, fingerprint
 from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
+from .heldout import choose_heldout, chosen_by, doubts_about
 from .options import DataOptions, channels_of, fit_channels
 from .recorded import Recorded, carried
 
-HEAD = Path("embeddings") / "head.safetensors"
 _MOST_FORWARD = 40_000  # forward passes, counted in images, that the leak may cost
-UNRECORDED = "there is no training record beside the weights: it is assumed that train holds the images that the network was trained on"
-OTHER_IMAGES = "these training images are not those that the checkpoint's record names"
-CHOSE_HEAD = (
-    "the head was chosen on this validation set, and perhaps the plan was made from it, so what is measured on it is somewhat"
-    " optimistic: only test can judge the result"
-)
-_CHOSE_HEAD_BEFORE = (  # in records of earlier versions
-    "this val chose the head and, where the plan was made from it, the plan, so what is measured on it is somewhat optimistic:"
-    " test has the last word"
-)
-
-
-def chose_head(caveats: Iterable[str]) -> bool:
-    """Return True if the caveats of a record say that the head was chosen on its held-out images."""
-    return not {CHOSE_HEAD, _CHOSE_HEAD_BEFORE}.isdisjoint(caveats)
 
 
 def load_trained(model: str, weights: Path, num_classes: int, channels: int) -> nn.Module:
@@ -69,43 +53,6 @@ def ready(network: nn.Module) -> nn.Module:
     """The network in eval mode, on the accelerator if there is one."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return network.to(device).eval()
-
-
-def _trained_on(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> bool:
-    """Return whether the record of a training run names exactly these training images.
-
-    A record without a digest of the images' content, such as that of a user's own data set, is compared by its rows alone.
-    """
-    if training is None:
-        return False
-    recorded = training["data"]["splits"]["train"]
-    same_rows = recorded["digest"] == data.train.digest() and training.get("files", files) == files
-    return bool(same_rows and recorded.get("content") in (None, data.train.content))
-
-
-def _heldout(
-    data: Data, wanted: str | None, training: dict[str, Any] | None, files: dict[str, str]
-) -> tuple[str, Split]:
-    """The name and images of the held-out split.
-
-    It is the validation set if the data set has one of its own, or if the checkpoint's record shows that the network was trained
-    without it; test only on request.
-    """
-    if wanted not in (None, "val", "test"):
-        raise unknown("heldout", str(wanted), ("val", "test"))
-    if wanted == "test":
-        if data.test is None:
-            raise must('heldout="test"', "find a test split", f"none in {data.spec}")
-        return "test", data.test
-    if data.val is not None and (data.val.origin == "source" or _trained_on(training, data, files)):
-        return "val", data.val
-    raise must(
-        "heldout",
-        "be images that the model was not trained on",
-        "none: there is no validation set, or no record beside the weights that shows that it was not trained on",
-        'bring a validation set (npz: or folder: with a val split, or train with a holdout), or pass heldout="test" for a diagnosis'
-        " that is for reading only",
-    )
 
 
 def _data_for(
@@ -155,27 +102,6 @@ def _network(name: str, num_classes: int, channels: int, weights: Path, weights_
         if fits(found, single.state_dict()):
             return single
     return network  # it fits neither: `read_weights` says why
-
-
-def _doubts(training: dict[str, Any] | None, data: Data, files: dict[str, str]) -> list[str]:
-    """Doubts about which images the network was trained on, one sentence each."""
-    if training is None:
-        return [UNRECORDED]
-    if not _trained_on(training, data, files):
-        return [OTHER_IMAGES]
-    return []
-
-
-def _chosen(known: Recorded | None, heldout: Split) -> list[str]:
-    """The caveat that these very images chose the head, if they did.
-
-    Raises:
-        InputError: The head was fitted on them.
-    """
-    if known is not None and known.fitted and known.chose_head_by(heldout):
-        law = "be images that the head was not fitted on"
-        raise must("heldout", law, "the validation set that `remedy` fitted it on", "use heldout=test")
-    return [CHOSE_HEAD] if known is not None and known.chose_head_by(heldout) else []
 
 
 def _left_out(data: Data) -> list[str]:
@@ -228,11 +154,6 @@ def _shown(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _fingerprint(digest: str, content: str | None, record: dict[str, Any]) -> str:
-    """The fingerprint that `extract` stores beside the embeddings of a split, to know them again."""
-    return digests.digest_json([digest, content, record["files"], record["view"]])
-
-
 def _training_plan(weights: Path, training: dict[str, Any] | None) -> Plan | None:
     """The plan that a network was trained with, in its final state; None without one, or if its file has changed since."""
     recorded = (training or {}).get("plan")
@@ -244,21 +165,6 @@ def _training_plan(weights: Path, training: dict[str, Any] | None) -> Plan | Non
         return Plan.from_dict((training or {}).get("plan_adapted") or values) if known else None
     except (InputError, OSError, KeyError):
         return None
-
-
-def require_recorded(folder: Path, record: dict[str, Any]) -> None:
-    """Check that both embeddings in a folder are of the images that its record names, and by one network.
-
-    Raises:
-        InputError: They are not.
-    """
-    splits, networks = record["data"]["splits"], set()
-    for name, split in (("train", splits["train"]), ("heldout", splits[record["heldout_split"]])):
-        index = atomic.read_json(folder / "embeddings" / name / "index.json", "embeddings index")
-        networks.add(index.get("model"))
-        if index.get("fingerprint") != _fingerprint(split["digest"], split.get("content"), record) or len(networks) > 1:
-            advice = "run `diversify diagnose` again"
-            raise must(f"{name} embeddings", "be those that the record names", f"others in {folder}", advice)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -305,7 +211,7 @@ class _Subject:
         files = options.digests()
         data = _data_for(weights, weights_key, name, options, training, progress)
         view = fit_channels(data.view, name)
-        heldout_split, unseen = _heldout(data, heldout, training, files)
+        heldout_split, unseen = choose_heldout(data, heldout, training, files)
         network = _network(name, data.num_classes, channels_of(data, view), weights, weights_key)
         match, read = read_weights(network, weights, weights_key=weights_key)
         network = ready(network)
@@ -324,7 +230,7 @@ class _Subject:
             view=view,
             view_origin=published or _view_origin(data_options, options, data),
             notes=[*data.notes, *read, *_against_record(data_options, view, known)],
-            doubts=[*_doubts(training, data, files), *_chosen(known, unseen)],
+            doubts=[*doubts_about(training, data, files), *chosen_by(known, unseen)],
         )
 
     def record(self, *, top_k: int, precision: str, seed: int) -> dict[str, Any]:
@@ -389,12 +295,15 @@ class _Subject:
                 make_loader(part, self.view, batch_size=batch_size, workers=workers),
                 precision=precision,  # type: ignore[arg-type]
                 out=out / "embeddings" / name,
-                fingerprint=_fingerprint(part.digest(), part.content, record),
+                fingerprint=fingerprint(part.digest(), part.content, record),
                 progress=stage(progress, f"reading {name}"),
             )
             for name, part in (("train", self.data.train), ("heldout", self.heldout))
         )
-        return train, heldout
+        for name, part in (("train", self.data.train), ("heldout", self.heldout)):
+            if part.groups is not None:
+                write_groups(out / "embeddings" / name, part.groups)
+        return train.with_groups(self.data.train.groups), heldout.with_groups(self.heldout.groups)
 
     def leak(self, *, precision: str, progress: StageProgress | None) -> dict[str, Any] | None:
         """The leak of the image policies that the network was trained with; None without them, or if they are unknown."""
@@ -514,25 +423,3 @@ def diagnose_run(
         record |= {"identity": identity, "finished": True}
         atomic.write_json(out / "run.json", record)
     return diagnosis, record
-
-
-def load_diagnosed(folder: Path, name: str = "folder") -> tuple[Diagnosis, Model, dict[str, Any]]:
-    """Read a folder that `diagnose_run` wrote.
-
-    Args:
-        folder: The folder.
-        name: Its name in errors.
-
-    Returns:
-        The diagnosis; the embeddings and the head; the record.
-
-    Raises:
-        InputError: It is no such folder, or one of its files is damaged.
-    """
-    if not folder.is_dir():
-        raise must(name, "be a folder that `diversify diagnose` wrote", folder)
-    record = atomic.read_json(folder / "run.json", "run.json")
-    diagnosis = Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
-    numbers = load_head(folder / HEAD)
-    sides = [Embeddings.load(folder / "embeddings" / name) for name in ("train", "heldout")]
-    return diagnosis, Model(name=folder.name, train=sides[0], heldout=sides[1], head=numbers), record

@@ -23,8 +23,9 @@ from ..report.diagnosis import render_html, render_markdown
 from ..report.thumbnails import take_pictures
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress, stage
-from .diagnose import HEAD, UNRECORDED, _fingerprint
+from .diagnosed import HEAD, fingerprint
 from .folders import OWNED, SCHEMA_VERSION, alone
+from .heldout import UNRECORDED
 
 COLUMNS = ("features", "labels", "logits", "groups", "class_names")
 FITTED = (
@@ -53,7 +54,7 @@ def diagnose_features(
 
     Args:
         features: The training and the held-out side: each a `.npz` file, a folder of `.npy` files or a `.parquet` file
-            with `features` and `labels`, and if wanted `logits` and `class_names`.
+            with `features` and `labels`, and if wanted `logits`, `class_names` and `groups`.
         head: A safetensors or `.npz` file with `weight` (C, D) and, if it has one, `bias`. None finds the head that gives
             the logits in the files; without logits, it fits a head.
         out: The folder to write, all or nothing.
@@ -74,22 +75,14 @@ def diagnose_features(
     staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
     if heldout not in (None, "val", "test"):
         raise unknown("heldout", str(heldout), ("val", "test"))
-    columns = [arrays.read_columns(path, COLUMNS, "features") for path in features]
-    for path, found in zip(features, columns, strict=True):
-        for column in ("features", "labels"):
-            if column not in found:
-                raise must(f"features {path}", "hold features and labels", f"no {column}")
+    columns = _read_sides(features)
+    width = columns[0]["features"].shape[1]
     names = _class_names(columns, features)
     notes: list[str] = []
     used = _read_head(head) if head is not None else None
-    width, other = (real_tensor("features", found["features"], 2).shape[1] for found in columns)
-    if other != width:
-        raise must("heldout features", f"have the {width} columns of the training features", other)
     if used is None:
         used, how = _found_head(columns, names)
         notes.append(how)
-    if any("groups" in found for found in columns):
-        notes.append("the files hold groups, which no measure of this diagnosis uses")
     sides = [
         Embeddings.from_arrays(
             found["features"],
@@ -97,6 +90,7 @@ def diagnose_features(
             head=used,
             logits=found.get("logits"),
             num_classes=len(names) if names else None,
+            groups=found.get("groups"),
         )
         for found in columns
     ]
@@ -134,7 +128,7 @@ def write_folder(
     record["weights"] = {"path": str(HEAD), "sha256": digests.sha256(folder / HEAD), "key": "", "prefix": ""}
     splits = record["data"]["splits"]
     for name, split, side in (("train", "train", sides[0]), ("heldout", record["heldout_split"], sides[1])):
-        mark = _fingerprint(splits[split]["digest"], splits[split]["content"], record)
+        mark = fingerprint(splits[split]["digest"], splits[split]["content"], record)
         side.save(folder / "embeddings" / name, {"fingerprint": mark})
     atomic.write_json(folder / "diagnosis.json", diagnosis.to_dict())
     exhibits = choose_exhibits(sides[0], sides[1], head=head, diagnosis=diagnosis)
@@ -150,6 +144,19 @@ def write_folder(
 def fitted_record() -> dict[str, Any]:
     """The settings of `fit_head`, for the record."""
     return {"loss": "cross entropy", "weight_decay": WEIGHT_DECAY, "most_steps": STEPS}
+
+
+def _read_sides(paths: tuple[Path, Path]) -> list[dict[str, atomic.Array]]:
+    """The columns of both files, with features of as many columns."""
+    columns = [arrays.read_columns(path, COLUMNS, "features") for path in paths]
+    for path, found in zip(paths, columns, strict=True):
+        for column in ("features", "labels"):
+            if column not in found:
+                raise must(f"features {path}", "hold features and labels", f"no {column}")
+    width, other = (real_tensor("features", found["features"], 2).shape[1] for found in columns)
+    if other != width:
+        raise must("heldout features", f"have the {width} columns of the training features", other)
+    return columns
 
 
 def _class_names(columns: list[dict[str, atomic.Array]], paths: tuple[Path, Path]) -> list[str] | None:

@@ -43,6 +43,7 @@ class DataOptions:
         diversity: `neighbours:S`, `kinds:K`, `bursts:M` or `none`: less diverse training images in narrow classes.
         narrow: Share of the classes that are narrow.
         narrow_order: A seed, `small` or `large`: which classes are narrow.
+        group: A column or a file that says which images depend on each other.
     """
 
     spec: str | None = None
@@ -61,6 +62,7 @@ class DataOptions:
     diversity: str | None = None
     narrow: float | None = None
     narrow_order: str | None = None
+    group: str | None = None
 
     def load(self, *, measure_view: bool, progress: StageProgress | None = None) -> Data:
         """Load the data, with the defaults in place of options that are None.
@@ -88,12 +90,14 @@ class DataOptions:
             diversity=self.diversity or "none",
             narrow=self.narrow,
             narrow_order=self.narrow_order,
+            group=self.group,
         )
 
     def inputs(self) -> list[Path]:
         """The file or folder that `spec` names, if it names one; a command never writes to it."""
         kind, _, place = (self.spec or "").partition(":")
-        return [Path(place)] if kind in ("npz", "folder") and place else []
+        files = [Path(self.group)] if self.group is not None and Path(self.group).is_file() else []
+        return ([Path(place)] if kind in ("npz", "folder") and place else []) + files
 
     def digests(self) -> dict[str, str]:
         """The sha256 of an `npz:` file, by its name; empty for other data sets."""
@@ -112,6 +116,8 @@ class DataOptions:
         recorded |= {name: view[name] for name in ("resize", "crop", "interpolation") if view.get(name) is not None}
         if self.diversity in (None, data.get("diversity")):  # a share of classes belongs to its form
             recorded |= {name: data[name] for name in ("diversity", "narrow", "narrow_order") if name in data}
+        if data.get("group", "given") != "given":
+            recorded["group"] = data["group"]
         given = {name: value for name, value in recorded.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **given, skip_bad=self.skip_bad or bool(data.get("skipped")))
 

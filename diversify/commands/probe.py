@@ -101,7 +101,10 @@ def probe_run(
         for side, part in (("train", data.train), ("heldout", unseen))
     ]
     head = fit_head(read[0].features, read[0].labels, data.num_classes)
-    sides = [dataclasses.replace(side, logits=head.logits(side.features.cpu())) for side in read]
+    sides = [
+        dataclasses.replace(side, logits=head.logits(side.features.cpu())).with_groups(part.groups)
+        for side, part in zip(read, (data.train, unseen), strict=True)
+    ]
     diagnosis = diagnose(
         sides[0],
         sides[1],

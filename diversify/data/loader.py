@@ -43,6 +43,7 @@ class Split:
         source: Name of the list of the source that `indices` points into.
         content: Digest of the images before any resizing: of the pixels in memory, or of the names and bytes of files. None
             for Hugging Face tables and data sets of your own, whose content is known only by reading every image.
+        groups: `(N,)` int64, equal for images that depend on each other; None if no groups are known.
 
     Example:
         >>> import diversify as dv
@@ -57,6 +58,7 @@ class Split:
     origin: str
     source: str
     content: str | None = None
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ..errors import must
 from ..files import atomic
+from ..functional.groups import group_numbers
 from ..functional.multilabel import read_multilabels
 from ..runtime.user_code import call_object, import_object
 from .images import Array, ImageArray, Images, Own
@@ -41,6 +42,7 @@ class Source:
         ready: True if the images are already preprocessed.
         test_share: Share of train to split off as test, for a source without a test set.
         notes: Remarks for a reader of the results, one line each.
+        groups: The group of each image, by split, for the splits that the source gives groups for.
     """
 
     splits: Mapping[str, tuple[Images, Tensor]]
@@ -51,6 +53,7 @@ class Source:
     ready: bool = False
     test_share: float = 0.0
     notes: tuple[str, ...] = ()
+    groups: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def on_one_line(text: str) -> str:
@@ -114,7 +117,13 @@ def read_npz(path: Path, *, several: bool = False) -> Source:
     names = stored.get("class_names")
     if names is not None and (names.ndim != 1 or names.dtype.kind not in "US"):
         raise must("class_names", "be a list of names", f"{names.dtype} of shape {names.shape}")
-    return Source(splits=splits, class_names=None if names is None else [_text(name) for name in names.tolist()])
+    groups = {
+        split: group_numbers(f"{split}_groups", stored[f"{split}_groups"], rows=len(labels))
+        for split, (_, labels) in splits.items()
+        if f"{split}_groups" in stored
+    }
+    named = None if names is None else [_text(name) for name in names.tolist()]
+    return Source(splits=splits, class_names=named, groups=groups)
 
 
 def _text(name: str | bytes) -> str:
@@ -126,7 +135,7 @@ def _text(name: str | bytes) -> str:
 
 def _stored_arrays(path: Path) -> dict[str, Array]:
     """The arrays of an `.npz` file under known names; arrays under other names are not read, and returned empty."""
-    known = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")} | {"class_names"}
+    known = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels", "groups")} | {"class_names"}
     try:
         stored = np.load(path, allow_pickle=False)
         if isinstance(stored, np.lib.npyio.NpzFile):

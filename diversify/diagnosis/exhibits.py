@@ -16,6 +16,7 @@ from ..functional import draws, metrics, neighbors, projection
 from ..functional.multilabel import require_one_label
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
+from .near_copies import copies_of_embeddings, largest_groups
 from .result import Diagnosis
 from .sides import query_rows
 
@@ -29,6 +30,7 @@ MAP_ROWS = 1200
 SUSPECTS = 16  # images with suspect labels, per side
 IN_CLUSTER, OUTSIDE = 8, 4  # images per failing cluster, and of the rest of its class
 CLUSTERS = 6  # failing clusters with pictures
+COPY_CLASSES, COPIES = 6, 6  # classes with a group of near copies, and images of it on either side
 _PICTURE = r"^(data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*)?$"
 SAFE, BORDER, OUTLIER = 0, 1, 3  # of `neighbors.archetypes`
 
@@ -117,6 +119,24 @@ class Suspect(Value):
     name: str = ""
 
 
+class CopyExamples(Value):
+    """The largest group of near copies of a class.
+
+    Attributes:
+        class_index: The class.
+        train: Training images of the group, some of them.
+        heldout: Held-out images that are near copies of them, some of them.
+        in_train: How many training images the group has.
+        in_heldout: How many held-out images are near copies of them.
+    """
+
+    class_index: int
+    train: tuple[Example, ...]
+    heldout: tuple[Example, ...]
+    in_train: int
+    in_heldout: int
+
+
 class ClusterExamples(Value):
     """Images of one failing cluster, and of the rest of its class.
 
@@ -172,6 +192,7 @@ class Exhibits(Value):
         suspects_train: Training images whose label is suspect, the most suspect first.
         suspects_heldout: The same for held-out images.
         clusters: Images of the failing clusters with the lowest recall.
+        near_copies: The largest group of near copies of some classes.
 
     Example:
         >>> import diversify as dv
@@ -191,6 +212,7 @@ class Exhibits(Value):
     suspects_train: tuple[Suspect, ...] = ()
     suspects_heldout: tuple[Suspect, ...] = ()
     clusters: tuple[ClusterExamples, ...] = ()
+    near_copies: tuple[CopyExamples, ...] = ()
 
     def require_of(self, diagnosis: Diagnosis) -> None:
         """Check that the exhibits belong to the diagnosis.
@@ -204,6 +226,8 @@ class Exhibits(Value):
         classes |= {c for each in (*self.suspects_train, *self.suspects_heldout) for c in (each.given, each.suggested)}
         for cluster in self.clusters:
             classes |= {cluster.class_index, *(each.predicted for each in (*cluster.inside, *cluster.outside))}
+        for group in self.near_copies:
+            classes |= {group.class_index, *(each.predicted for each in (*group.train, *group.heldout))}
         if self.feature_map is not None:
             classes |= {*self.feature_map.labels, *self.feature_map.predicted}
         last = len(diagnosis.class_names) - 1
@@ -295,6 +319,34 @@ def choose_exhibits(
         clusters=tuple(
             _cluster(heldout, diagnosis, place) for place in range(min(CLUSTERS, len(diagnosis.failing_clusters)))
         ),
+        near_copies=_near_copies(train, heldout, diagnosis),
+    )
+
+
+def _near_copies(train: Embeddings, heldout: Embeddings, diagnosis: Diagnosis) -> tuple[CopyExamples, ...]:
+    """The largest groups of near copies, where the diagnosis has found near copies."""
+    columns = diagnosis.columns
+    if "effective_count" not in columns or not (
+        bool((columns["effective_count"] < columns["count"]).any())
+        or bool((columns.get("near_copies_heldout", columns["count"] * 0) > 0).any())
+    ):
+        return ()
+    found = copies_of_embeddings(train, heldout, seed=diagnosis.seed)
+
+    def some(side: Embeddings, rows: Tensor) -> tuple[Example, ...]:
+        rows = rows[:COPIES]
+        margin = metrics.margin(side.logits[rows], side.labels[rows])
+        return tuple(_example(side, row, margin=one) for row, one in zip(rows.tolist(), margin.tolist(), strict=True))
+
+    return tuple(
+        CopyExamples(
+            class_index=c,
+            train=some(train, seen),
+            heldout=some(heldout, unseen),
+            in_train=len(seen),
+            in_heldout=len(unseen),
+        )
+        for c, seen, unseen in largest_groups(found, train.labels, COPY_CLASSES)
     )
 
 

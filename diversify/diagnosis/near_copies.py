@@ -109,9 +109,11 @@ def find_near_copies(
 _Rows = tuple[Tensor, Tensor, Tensor]  # features, labels, and the rows that are compared
 
 
-def _among_features(train: _Rows, heldout: _Rows | None = None, *, num_classes: int) -> NearCopies:
+def _among_features(train: _Rows, heldout: _Rows | None = None, *, num_classes: int, pairs: bool = True) -> NearCopies:
+    """The near copies; `copy_of` of classes that are compared as a whole only if `pairs` is set."""
     features, labels, rows = train
-    space = copy_space(features[rows], labels[rows], num_classes)
+    unseen = None if heldout is None else counts.class_counts(heldout[1][heldout[2]], num_classes)
+    space = copy_space(features[rows], labels[rows], num_classes, unseen)
     sizes = counts.class_counts(labels, num_classes)
     copy_of, component = (torch.full_like(labels, -1) for _ in range(2))
     effective = torch.full((num_classes,), torch.nan, dtype=torch.float64, device=labels.device)
@@ -124,8 +126,9 @@ def _among_features(train: _Rows, heldout: _Rows | None = None, *, num_classes: 
         limit, own, all_own = float(space.limits[c]), chosen[c], members[c]
         placed = space.place(features[all_own], labels[all_own])
         same = torch.searchsorted(all_own, own)
-        nearest, _, number = nearest_copy(placed[same], placed, limit, same=same)
-        copy_of[own] = torch.where(nearest >= 0, all_own[nearest], -1)
+        if pairs or len(own) < len(all_own):
+            nearest, _, number = nearest_copy(placed[same], placed, limit, same=same)
+            copy_of[own] = torch.where(nearest >= 0, all_own[nearest], -1)
         parts = copy_components(placed[same], limit)
         component[own] = first + parts
         first += len(parts)
@@ -134,7 +137,8 @@ def _among_features(train: _Rows, heldout: _Rows | None = None, *, num_classes: 
             effective[c] = len(all_own) * float((1 / (1.0 + number)).mean())
         if heldout is not None and others is not None and len(others[c]):
             mine = others[c]
-            found, _, _ = nearest_copy(space.place(heldout[0][mine], heldout[1][mine]), placed, limit)
+            away = space.place(heldout[0][mine], heldout[1][mine])
+            found, _, _ = nearest_copy(away, placed, float(space.limits_others[c]))
             leaked_from[mine] = torch.where(found >= 0, all_own[found], -1)
     return NearCopies(copy_of=copy_of, component=component, effective_count=effective, leaked_from=leaked_from)
 
@@ -173,6 +177,7 @@ def copies_of_sides(train: Side, heldout: Side, num_classes: int) -> NearCopies:
         (train.raw, train.labels, train.queries),
         (heldout.raw, heldout.labels, heldout.queries),
         num_classes=num_classes,
+        pairs=False,
     )
 
 
@@ -182,7 +187,43 @@ def copies_of_embeddings(train: Embeddings, heldout: Embeddings, *, seed: int) -
         (side.features, side.labels, query_rows(side.labels, side.num_classes, QUERY_ROWS, seed=seed, name=name))
         for side, name in ((train, "queries train"), (heldout, "queries heldout"))
     )
-    return _among_features(*sides, num_classes=train.num_classes)
+    return _among_features(*sides, num_classes=train.num_classes, pairs=False)
+
+
+def largest_groups(copies: NearCopies, labels: Tensor, most: int) -> list[tuple[int, Tensor, Tensor]]:
+    """Return the largest groups of near copies, at most one of each class: the class, its training and held-out rows.
+
+    Args:
+        copies: The near copies.
+        labels: `(N,)`, the classes of the training rows.
+        most: Number of groups.
+
+    Example:
+        >>> copies = NearCopies(
+        ...     copy_of=torch.tensor([1, 0, -1, -1]), component=torch.tensor([0, 0, 1, 2]),
+        ...     effective_count=torch.tensor([1.0, 2.0]), leaked_from=torch.tensor([-1, 3]),
+        ... )
+        >>> [(c, *map(Tensor.tolist, rows)) for c, *rows in largest_groups(copies, torch.tensor([0, 0, 1, 1]), 5)]
+        [(0, [0, 1], []), (1, [3], [1])]
+    """
+    numbers = copies.component
+    known = (numbers >= 0).nonzero()[:, 0]
+    if not len(known):
+        return []
+    size = torch.bincount(numbers[known])
+    leaked = (copies.leaked_from >= 0).nonzero()[:, 0]
+    of_leaked = numbers[copies.leaked_from[leaked]]
+    leaked, of_leaked = leaked[of_leaked >= 0], of_leaked[of_leaked >= 0]
+    size += torch.bincount(of_leaked, minlength=len(size))
+    label = torch.zeros_like(size).scatter_(0, numbers[known], labels[known])
+    found: dict[int, tuple[int, Tensor, Tensor]] = {}
+    for one in size.argsort(descending=True, stable=True).tolist():
+        c = int(label[one])
+        if int(size[one]) < 2 or len(found) == most:
+            break
+        if c not in found:
+            found[c] = (c, (numbers == one).nonzero()[:, 0], leaked[of_leaked == one])
+    return list(found.values())
 
 
 def put_near_copies(table: ClassTable, train: Side, heldout: Side) -> None:

@@ -52,7 +52,8 @@ def stratified_folds(labels: Tensor, folds: int, *, seed: int, name: str, groups
 
 def _group_folds(labels: Tensor, folds: int, groups: Tensor, seed: int) -> Tensor:
     """Folds that split no group, by scikit-learn's greedy rule on groups in a random order."""
-    most = min(folds, int(torch.bincount(labels).max()))  # scikit-learn wants a class with as many rows as folds
+    # scikit-learn wants as many groups as folds, and a class with as many rows
+    most = min(folds, len(groups.unique()), int(torch.bincount(labels).max()))
     fold = torch.zeros_like(labels)
     if most < 2:
         return fold
@@ -99,7 +100,7 @@ def cross_fitted_predictions(
 
 
 class CrossFit(NamedTuple):
-    """What heads say of rows that they were not fitted on.
+    """The predictions for each row by a head that was fitted without it.
 
     Attributes:
         predictions: `(N,)` int64, the predicted classes.

@@ -22,8 +22,9 @@ CLOSEST = 0.9  # of the smallest distance between rows of different classes
 CHANCE = 0.05  # expected number of independent pairs of a class below the limit
 LEAST_SCALE = 0.25  # of a class's median distance, as a share of the median over the classes
 _SAMPLE = 400  # rows of a class that its distances are learned from, evenly spaced
-_BETWEEN = 5000  # rows whose distances to rows of other classes are computed, evenly spaced
+_BETWEEN = 3000  # rows whose distances to rows of other classes are computed, evenly spaced
 _BLOCK = 512
+_ROUNDS = 4
 _FREEDOM = torch.logspace(-0.5, 2, 251, dtype=torch.float64)
 _HALF_TO_QUARTER = torch.from_numpy(chdtri(_FREEDOM.numpy(), 0.5) / chdtri(_FREEDOM.numpy(), 0.75))  # falls
 
@@ -40,6 +41,7 @@ class CopySpace:
         directions: `(D, k)`, the directions, divided by their standard deviations.
         scales: `(C,)`, the median distance between two rows of each class; NaN where nothing can be compared.
         limits: `(C,)`, the distance below which two rows of the class are near copies; 0 where nothing can be compared.
+        limits_others: `(C,)`, the same for another row and a row of the class; lower where there are many other rows.
 
     Example:
         >>> from diversify.functional import draws
@@ -53,6 +55,7 @@ class CopySpace:
     directions: Tensor
     scales: Tensor
     limits: Tensor
+    limits_others: Tensor
 
     def place(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the places `(N, k)` float64 of rows with these classes; NaN for rows that are all 0, which say nothing."""
@@ -61,19 +64,20 @@ class CopySpace:
         return placed.masked_fill(~features.any(1)[:, None], torch.nan)
 
 
-def copy_space(features: Tensor, labels: Tensor, num_classes: int) -> CopySpace:
+def copy_space(features: Tensor, labels: Tensor, num_classes: int, others: Tensor | None = None) -> CopySpace:
     """Learn from training rows how close two independent rows of a class come.
 
     The limit of a class is the smallest of three distances: a third of the median distance in the class; 0.9 of the
     smallest distance between rows of different classes, which are no copies of each other; and the distance below which
     0.05 pairs of the class are expected if squared distances follow a scaled chi-squared distribution, whose degrees of
     freedom come from the median and the lower quartile (the geometric mean of those of the class and of the median
-    class).
+    class). Near copies found with these limits are then counted as one row, and the distances are learned again.
 
     Args:
         features: `(N, D)`.
         labels: `(N,)`.
         num_classes: C.
+        others: `(C,)`, how many other rows, such as held-out ones, are compared with those of each class.
 
     Returns:
         The space, on the device of the features.
@@ -90,21 +94,53 @@ def copy_space(features: Tensor, labels: Tensor, num_classes: int) -> CopySpace:
     values, vectors = torch.linalg.eigh(rest.T @ rest / max(len(rest), 1))
     wide = int((values > LEAST_VARIANCE * values.max()).sum()) if float(values.max()) > 0 else 0
     kept = min(DIMENSIONS, wide, max(1, len(features) // ROWS_PER_DIMENSION))
-    first = len(values) - kept
-    directions = vectors[:, first:] / values[first:].sqrt()
-    placed = (rest @ directions).cpu()
-    half, quarter = _quartiles(placed, labels.cpu(), num_classes)
+    least = len(values) - kept
+    directions = vectors[:, least:] / values[least:].sqrt()
+    placed, own, there = (rest @ directions).cpu(), labels.cpu(), features.device
+    half, quarter = _quartiles(placed, own, num_classes)
     scales = half.sqrt()
     usual = scales.nanmedian()
     if not kept or not float(usual) > 0:  # NaN where no class has two rows
         nothing = torch.full((num_classes,), torch.nan, dtype=torch.float64, device=features.device)
-        return CopySpace(means=means, directions=directions, scales=nothing, limits=torch.zeros_like(nothing))
-    scales = scales.nan_to_num(float(usual)).clamp(min=LEAST_SCALE * float(usual))
-    some = torch.linspace(0, len(placed) - 1, min(len(placed), _BETWEEN)).round().long()
-    between = _smallest_between((placed / scales[labels.cpu()][:, None])[some], labels.cpu()[some])
-    limits = _expected(half, quarter, sizes.cpu(), scales).clamp(max=min(MOST, CLOSEST * between))
-    there = features.device
-    return CopySpace(means=means, directions=directions, scales=scales.to(there), limits=limits.to(there))
+        zeros = torch.zeros_like(nothing)
+        return CopySpace(means=means, directions=directions, scales=nothing, limits=zeros, limits_others=zeros)
+    sizes, speaks = sizes.cpu(), features.any(1).cpu()
+    for _ in range(_ROUNDS):  # copies are counted once when the distances of the class are learned again
+        scales = half.sqrt().nan_to_num(float(usual)).clamp(min=LEAST_SCALE * float(usual))
+        scaled = placed / scales[own][:, None]
+        some = torch.linspace(0, len(placed) - 1, min(len(placed), _BETWEEN)).round().long()
+        between = _smallest_between(scaled[some], own[some])
+        within, across = sizes * (sizes - 1) / 2, sizes * (torch.zeros_like(sizes) if others is None else others.cpu())
+        limits, limits_others = (
+            _expected(half, quarter, sizes, pairs, scales).clamp(max=min(MOST, CLOSEST * between))
+            for pairs in (within, torch.maximum(within, across))
+        )
+        first = _first_of_copies(scaled.masked_fill(~speaks[:, None], torch.nan), own, limits)
+        different = torch.bincount(own[first], minlength=num_classes)
+        if torch.equal(different, sizes):
+            break
+        sizes = different
+        half, quarter = _quartiles(placed[first], own[first], num_classes)
+    return CopySpace(
+        means=means,
+        directions=directions,
+        scales=scales.to(there),
+        limits=limits.to(there),
+        limits_others=limits_others.to(there),
+    )
+
+
+def _first_of_copies(placed: Tensor, labels: Tensor, limits: Tensor) -> Tensor:
+    """The rows that are no near copy of an earlier one, directly or through others, ascending."""
+    rows = []
+    order = torch.argsort(labels, stable=True)
+    for c, members in enumerate(order.split(torch.bincount(labels, minlength=len(limits)).tolist())):
+        component = copy_components(placed[members], float(limits[c]))
+        first = torch.full((len(members),), len(members)).scatter_reduce_(
+            0, component, torch.arange(len(members)), "amin"
+        )
+        rows.append(members[first[first < len(members)]])
+    return torch.cat(rows).sort().values
 
 
 def _quartiles(placed: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -121,27 +157,32 @@ def _quartiles(placed: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
     return found[0], found[1]
 
 
-def _expected(half: Tensor, quarter: Tensor, sizes: Tensor, scales: Tensor) -> Tensor:
-    """The distances below which `CHANCE` pairs of each class are expected, in units of the scales; 0 where undefined."""
+def _expected(half: Tensor, quarter: Tensor, sizes: Tensor, pairs: Tensor, scales: Tensor) -> Tensor:
+    """The distances below which `CHANCE` pairs of each class of these are expected, in units of the scales; 0 where undefined."""
     freedom = torch.full_like(half, torch.nan)
     known = (quarter > 0) & (sizes >= 5)
     place = (_HALF_TO_QUARTER[None] > (half / quarter)[known][:, None]).sum(1).clamp(1, len(_FREEDOM)) - 1
     freedom[known] = _FREEDOM[place] * sizes[known] / (sizes[known] + 3)
     usual = freedom.nanmedian()
     shared = (freedom * usual).sqrt().nan_to_num(float(usual)).nan_to_num(float(_FREEDOM[0]))
-    pairs = (sizes * (sizes - 1) / 2).clamp(min=1).double()
-    quantile = chdtri(shared.numpy(), 1 - np.minimum(CHANCE / pairs.numpy(), 0.5))
+    quantile = chdtri(shared.numpy(), 1 - np.minimum(CHANCE / pairs.clamp(min=1).double().numpy(), 0.5))
     ratio = torch.from_numpy(quantile / chdtri(shared.numpy(), 0.5))
     return torch.where(half > 0, (half * ratio).sqrt() / scales, 0.0)
+
+
+def _squares(rows: Tensor, others: Tensor) -> Tensor:
+    """The squared distances `(R, O)` in float64, where the rounding of a matrix product is far below any limit."""
+    rows, others = rows.double(), others.double()
+    products = torch.addmm(others.square().sum(1)[None], rows, others.T, alpha=-2)
+    return products.add_(rows.square().sum(1, keepdim=True)).clamp_(min=0)
 
 
 def _smallest_between(placed: Tensor, labels: Tensor) -> float:
     """The smallest distance between two rows of different classes; infinity if there is one class."""
     smallest = math.inf
-    square = placed.square().sum(1)
     for start in range(0, len(placed), _BLOCK):
         part = slice(start, start + _BLOCK)
-        squares = square[part, None] + square[start:] - 2 * placed[part] @ placed[start:].T
+        squares = _squares(placed[part], placed[start:])
         squares.masked_fill_(labels[part, None] == labels[start:], torch.inf)
         smallest = min(smallest, float(squares.min()))
     return math.sqrt(max(smallest, 0.0))
@@ -160,8 +201,8 @@ def copy_components(placed: Tensor, limit: float) -> Tensor:
     """
     component, count = np.arange(len(placed)), len(placed)
     for start in range(0, len(placed), _BLOCK):
-        near = torch.cdist(placed[start : start + _BLOCK], placed[start:], compute_mode="donot_use_mm_for_euclid_dist")
-        row, column = ((near < limit).nonzero() + start).T.cpu().numpy()
+        near = _squares(placed[start : start + _BLOCK], placed[start:]) < limit**2
+        row, column = (near.nonzero() + start).T.cpu().numpy()
         links = coo_array((np.ones(len(row), bool), (component[row], component[column])), shape=(count, count))
         count, merged = connected_components(links, directed=False)
         component = merged[component]
@@ -183,18 +224,20 @@ def nearest_copy(queries: Tensor, reference: Tensor, limit: float, *, same: Tens
 
     Example:
         >>> reference = torch.tensor([[0.0], [0.1], [4.0]])
-        >>> [found.tolist() for found in nearest_copy(torch.tensor([[0.02], [2.0]]), reference, 0.5)]
-        [[0, -1], [0.019999999552965164, inf], [2, 0]]
+        >>> index, distance, number = nearest_copy(torch.tensor([[0.02], [2.0]]), reference, 0.5)
+        >>> [index.tolist(), [round(one, 3) for one in distance.tolist()], number.tolist()]
+        [[0, -1], [0.02, inf], [2, 0]]
     """
     index = torch.full((len(queries),), -1, dtype=torch.int64, device=queries.device)
-    distance = torch.full((len(queries),), torch.inf, dtype=queries.dtype, device=queries.device)
+    distance = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
     number = torch.zeros_like(index)
     for start in range(0, len(queries) if len(reference) else 0, _BLOCK):
         part = slice(start, start + _BLOCK)
-        near = torch.cdist(queries[part], reference, compute_mode="donot_use_mm_for_euclid_dist")
-        near = near.masked_fill(~(near < limit), torch.inf)
+        near = _squares(queries[part], reference)
+        near.masked_fill_(~(near < limit**2), torch.inf)
         if same is not None:
             near.scatter_(1, same[part, None], torch.inf)
         number[part] = near.isfinite().sum(1)
-        distance[part], index[part] = near.min(1)
+        squares, index[part] = near.min(1)
+        distance[part] = squares.sqrt()
     return index.masked_fill(distance.isinf(), -1), distance, number

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.decode import as_image
 from ..data.images import ImageFiles, Images, Own, Relabelled
 from ..data.sources import on_one_line
-from ..diagnosis.exhibits import ClassExamples, ClusterExamples, Example, Exhibits, Suspect
+from ..diagnosis.exhibits import ClassExamples, ClusterExamples, CopyExamples, Example, Exhibits, Suspect
 from ..network.extraction import unchanged_randomness
 
 _Shown = TypeVar("_Shown", Example, Suspect)
@@ -69,8 +69,17 @@ def take_pictures(exhibits: Exhibits, train: Images, heldout: Images) -> Exhibit
         }
         return one.model_copy(update=update)
 
+    def copies_with_pictures(one: CopyExamples) -> CopyExamples:
+        kinds = {"train": train} if exhibits.train_indices_known else {}
+        kinds |= {"heldout": heldout} if exhibits.heldout_indices_known else {}
+        update = {
+            kind: tuple(with_picture(each, dataset) for each in getattr(one, kind)) for kind, dataset in kinds.items()
+        }
+        return one.model_copy(update=update)
+
     with unchanged_randomness(torch.device("cpu"), None):
         update: dict[str, Any] = {"examples": tuple(with_pictures(one) for one in exhibits.examples)}
+        update["near_copies"] = tuple(map(copies_with_pictures, exhibits.near_copies))
         if exhibits.train_indices_known:
             update["suspects_train"] = tuple(with_picture(each, train) for each in exhibits.suspects_train)
         if exhibits.heldout_indices_known:

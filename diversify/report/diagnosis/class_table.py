@@ -84,7 +84,9 @@ def _headings(columns: Iterable[str]) -> tuple[Heading, ...]:
 def _rows(
     diagnosis: Diagnosis, names: Sequence[str], classes: Sequence[int], columns: Iterable[str]
 ) -> tuple[Row, ...]:
-    evidence = {finding.class_index: {one.measure for one in finding.evidence} for finding in diagnosis.findings}
+    evidence: dict[int, set[str]] = {}
+    for finding in diagnosis.findings:
+        evidence.setdefault(finding.class_index, set()).update(one.measure for one in finding.evidence)
     listed = list(columns)
 
     def cell(c: int, column: str) -> Cell:

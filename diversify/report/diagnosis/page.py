@@ -23,6 +23,7 @@ from .clusters import clusters_section
 from .diversity import diversity_section
 from .head import head_section
 from .images import images_section
+from .near_copies import COPY_COLUMNS, classes_with_copies, copies_section
 from .neighbors import neighbors_section
 from .size import size_section
 from .subject import Subject
@@ -140,7 +141,14 @@ def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits |
         sections=_sections(diagnosis, names, order, exhibits),
         beyond_note=beyond_size_note(diagnosis),
         beyond=beyond_size_table(diagnosis),
-        definitions=_definitions([*CLASS_COLUMNS, *SECTION_COLUMNS, *diagnosis.beyond_log_count]),
+        definitions=_definitions(
+            [
+                *CLASS_COLUMNS,
+                *SECTION_COLUMNS,
+                *(COPY_COLUMNS if classes_with_copies(diagnosis) else ()),
+                *diagnosis.beyond_log_count,
+            ]
+        ),
         origin=(
             *wording.origin_of(run),
             ("held-out images", f"{split} split"),
@@ -171,6 +179,7 @@ def _sections(
         head_section(subject),
         *([suspects_section(subject, exhibits)] if diagnosis.label_errors else []),
         *([clusters_section(subject, exhibits)] if diagnosis.failing_clusters else []),
+        *([copies_section(subject, copied, exhibits)] if (copied := classes_with_copies(diagnosis)) else []),
         *([images_section(subject, exhibits)] if exhibits else []),
     )
 

@@ -1,0 +1,208 @@
+"""Near copies in a diagnosis: bursts are counted right, leaked held-out images are named, and groups widen intervals."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import NAMES, embeddings_of, synthetic, synthetic_head
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import diversify as dv
+from diversify.diagnosis import near_copies
+from diversify.diagnosis.near_copies import KIND, LEAK_KIND, find_near_copies
+from diversify.errors import InputError
+from diversify.functional import draws
+from diversify.network.embeddings import Embeddings
+from diversify.repair import choose
+
+CLASSES, EACH, COPIES = 4, 12, 8
+
+
+def pictures(number, key):
+    """Smooth random images of 3 x 36 x 36 pixels."""
+    coarse = draws.normal(key, torch.arange(number * 3 * 25)).view(number, 3, 5, 5)
+    return functional.interpolate(coarse, size=36, mode="bicubic")
+
+
+def bursts(images, copies, key):
+    """Each image `copies` times, shifted by up to a pixel, and a little lighter or darker."""
+    shifts = draws.integers(3, key, torch.arange(len(images) * copies * 2)).view(-1, 2) - 1
+    light = 1 + 0.02 * draws.normal(key, torch.arange(len(images) * copies))
+    many = images.repeat_interleave(copies, 0)
+    moved = [image.roll(shift.tolist(), (1, 2)) for image, shift in zip(many, shifts, strict=True)]
+    return torch.stack(moved)[:, :, 2:-2, 2:-2] * light[:, None, None, None]
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(12, 24, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, CLASSES)),
+    )
+
+
+def trained(network, images, labels, steps=25):
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return network
+
+
+@pytest.mark.parametrize("steps", [0, 25], ids=["untrained", "trained"])
+def test_bursts_of_images_are_counted_once(steps):
+    labels = torch.arange(CLASSES).repeat_interleave(EACH)
+    train = bursts(pictures(len(labels), "train"), COPIES, "burst"), labels.repeat_interleave(COPIES)
+    fresh = pictures(len(labels), "fresh")[:, :, 2:-2, 2:-2]
+    leaked = bursts(pictures(len(labels), "train")[:3], 4, "leak")  # 12 images of class 0 that are in training, too
+    heldout = torch.cat([fresh, leaked]), torch.cat([labels, torch.zeros(12, dtype=torch.int64)])
+    network = trained(small_network(), *train, steps)
+    loaders = [DataLoader(TensorDataset(*side), batch_size=200) for side in (train, heldout)]
+    diagnosis = dv.diagnose_model(network, *loaders, class_names=NAMES[:CLASSES])
+    assert diagnosis["count"].tolist() == [EACH * COPIES] * CLASSES
+    assert torch.allclose(diagnosis["effective_count"], torch.full((CLASSES,), float(EACH)).double(), atol=2)
+    assert diagnosis["near_copies_heldout"].tolist() == pytest.approx([0.5, 0, 0, 0], abs=0.05)
+    kinds = [(one.kind, one.class_name) for one in diagnosis.findings if one.kind in (KIND, LEAK_KIND)]
+    assert kinds == [*((KIND, name) for name in NAMES[:CLASSES]), (LEAK_KIND, NAMES[0])]
+    right = network(heldout[0][:EACH]).argmax(1) == 0
+    assert float(diagnosis["recall_heldout_clean"][0]) == pytest.approx(float(right.double().mean()), abs=0.1)
+    assert torch.equal(diagnosis["recall_heldout_clean"][1:], diagnosis["recall_heldout"][1:])
+
+
+def test_independent_images_have_no_finding(diagnosis):
+    assert diagnosis["effective_count"].tolist() == diagnosis["count"].tolist()
+    assert not [one for one in diagnosis.findings if one.kind in (KIND, LEAK_KIND)]
+
+
+def copied(embeddings, rows):
+    return embeddings.select(torch.cat([torch.arange(len(embeddings)), rows]))
+
+
+def test_copies_of_training_images_among_the_held_out_are_left_out_of_the_clean_recall(sides):
+    train, heldout, head = sides
+    chosen = train.select((train.labels == 7).nonzero()[:15, 0])
+    both = Embeddings(
+        **{
+            name: torch.cat([getattr(heldout, name), getattr(chosen, name)])
+            for name in ("features", "labels", "logits", "indices")
+        }
+    )
+    before, after = (dv.diagnose(train, side, head=head) for side in (heldout, both))
+    assert float(after["near_copies_heldout"][7]) == pytest.approx(15 / 65)
+    assert float(after["recall_heldout_clean"][7]) == pytest.approx(float(before["recall_heldout"][7]))
+    assert float(after["recall_heldout_clean_low"][7]) == pytest.approx(float(before["recall_heldout_low"][7]))
+    finding = next(one for one in after.findings if one.kind == LEAK_KIND)
+    assert (finding.class_index, finding.evidence[0].measure) == (7, "near_copies_heldout")
+    assert "23% of the 65 held-out images" in finding.text
+
+
+def test_a_sample_of_a_class_estimates_its_effective_images(sides, monkeypatch):
+    train, heldout, _ = sides
+    many = train.select(torch.arange(len(train)).repeat_interleave(3))
+    every = find_near_copies(many, heldout).effective_count
+    assert every.tolist() == torch.bincount(train.labels).tolist()
+    monkeypatch.setattr(near_copies, "QUERY_ROWS", 300)
+    some = near_copies.copies_of_embeddings(many, heldout, seed=0)
+    assert torch.allclose(some.effective_count, every)
+    assert 280 < int((some.component >= 0).sum()) <= 300
+
+
+def test_absent_classes_and_features_that_say_nothing_are_nan():
+    features, labels = synthetic([20, 15], "absent")
+    side = embeddings_of(features, labels, synthetic_head(features, labels, 3))
+    assert find_near_copies(side).effective_count.tolist()[:2] == [20, 15]
+    assert bool(find_near_copies(side).effective_count[2].isnan())
+    blank = dataclasses.replace(side, features=torch.ones_like(side.features))
+    assert bool(find_near_copies(blank).effective_count.isnan().all())
+
+
+def test_two_sides_of_different_kinds_are_refused(sides):
+    train, heldout, _ = sides
+    with pytest.raises(InputError, match="heldout must be embeddings"):
+        find_near_copies(train, TensorDataset(torch.zeros(1)))
+    with pytest.raises(
+        InputError, match="heldout embeddings must have the features of the training embeddings, 16, got 8"
+    ):
+        find_near_copies(train, dataclasses.replace(heldout, features=heldout.features[:, :8]))
+
+
+def test_hashes_find_copies_that_were_resized_or_changed_in_light():
+    pytest.importorskip("imagehash")
+    images = functional.interpolate(pictures(12, "hash"), size=96, mode="bilinear").sigmoid()
+    labels = torch.arange(12) % 2
+    changed = functional.interpolate(functional.interpolate(images, size=64, mode="area"), size=96) * 0.9
+    train = TensorDataset(torch.cat([images, changed[:4]]), torch.cat([labels, labels[:4]]))
+    heldout = TensorDataset(changed[6:8], labels[6:8])
+    train.labels, heldout.labels = train.tensors[1], heldout.tensors[1]
+    copies = find_near_copies(train, heldout)
+    assert copies.effective_count.tolist() == [6, 6]
+    assert copies.copy_of[:6].tolist() == [12, 13, 14, 15, -1, -1]
+    assert copies.leaked_from.tolist() == [6, 7]
+
+
+def test_without_imagehash_the_error_names_it(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "imagehash", None)
+    data = TensorDataset(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(InputError, match="imagehash must be installed"):
+        find_near_copies(data)
+
+
+# Groups
+
+
+def test_groups_widen_intervals_and_are_reported(sides, tmp_path):
+    train, heldout, head = sides
+    groups = torch.arange(len(heldout)) // 10  # five groups of ten images in each class
+    plain = dv.diagnose(train, heldout, head=head)
+    grouped = dv.diagnose(train, heldout, head=head, groups_train=[-1] * len(train), groups_heldout=groups)
+    for name in ("recall_heldout", "ce_magnitude_ratio", "precision_heldout"):
+        assert torch.equal(plain[name].nan_to_num(), grouped[name].nan_to_num())
+    width = [(one["recall_heldout_high"] - one["recall_heldout_low"]).mean() for one in (plain, grouped)]
+    assert width[1] > width[0]
+    assert grouped["groups_heldout"].tolist() == [5] * 10
+    assert grouped["groups_train"].tolist() == [1] * 10
+    assert grouped["groups_shared"].tolist() == [0] * 10
+    assert bool(plain["groups_heldout"].isnan().all())
+    assert [note for note in grouped.notes if "count groups, not images" in note]
+    again = dv.Diagnosis.from_json(grouped.to_json())
+    assert again.notes == grouped.notes
+    heldout.with_groups(groups).save(tmp_path / "side")
+    loaded = Embeddings.load(tmp_path / "side")
+    assert torch.equal(loaded.groups, groups)
+    own = dv.diagnose(train.with_groups(["all"] * len(train)), loaded, head=head)
+    assert torch.equal(own["recall_heldout_low"], grouped["recall_heldout_low"])
+    with pytest.raises(InputError, match="groups_heldout must be one value per row, 500, got 3"):
+        dv.diagnose(train, heldout, head=head, groups_heldout=[1, 2, 3])
+
+
+def test_groups_on_both_sides_are_reported_as_leaks(sides):
+    train, heldout, head = sides
+    found = dv.diagnose(
+        train,
+        heldout,
+        head=head,
+        groups_train=train.labels,
+        groups_heldout=torch.where(heldout.labels < 2, 0, 100),
+        class_names=NAMES,
+    )
+    assert found["groups_shared"].tolist() == [1, 1] + [0] * 8
+    assert any("airplane 100%, automobile 100%" in note for note in found.notes)
+
+
+def test_the_folds_of_choose_head_split_no_group(sides, monkeypatch):
+    train, heldout, head = sides
+    seen = []
+    real = choose.stratified_folds
+    monkeypatch.setattr(choose, "stratified_folds", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    groups = torch.arange(len(heldout)) % 60 // 4
+    candidates = dv.default_candidates(train, head)[:2]
+    choice = dv.choose_head(train, heldout.with_groups(groups), head, candidates)
+    assert choice.folds == 5
+    assert len(seen) == 2
+    assert all(len(fold[groups == group].unique()) == 1 for fold in seen for group in groups.unique())
+    assert dv.choose_head(train, heldout.with_groups(groups % 3), head, candidates).folds == 3
+    with pytest.raises(InputError, match="held-out groups must be at least 2"):
+        dv.choose_head(train, heldout.with_groups(groups * 0), head, candidates)
