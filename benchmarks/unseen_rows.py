@@ -42,7 +42,7 @@ from diversify.network.split import split_head
 from diversify.network.wrappers import evaluating
 from diversify.plan.make import make_plan
 from diversify.plan.plan import Plan
-from diversify.repair.candidate import even_plan
+from diversify.repair.candidate import even_plan, evened
 from diversify.repair.fitted import ROUNDS, bias_fitted, slope_fitted
 from diversify.repair.post_hoc import adjust_logits, log_prior_of
 from diversify.repair.retrain import DEFAULT, HeadRecipe, retrain_with
@@ -274,6 +274,10 @@ METHODS: Mapping[str, tuple[str, Callable[[Heads], LinearHead]]] = {
         lambda heads: heads.trained(heads.plan(permuted=True), unseen=True),
     ),
     "plan + unseen": ("the plan with unseen rows", lambda heads: heads.trained(heads.plan(), unseen=True)),
+    "half-even plan + unseen": (
+        "the same with draws half way to even ones",
+        lambda heads: heads.trained(evened(heads.plan(), 0.5), unseen=True),
+    ),
     "unseen alone": ("nothing but unseen rows", lambda heads: heads.alone()),
 }
 SAME_FOR_ALL = ("untouched", "logit adjustment", "even draws")  # they use no unseen row

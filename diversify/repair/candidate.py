@@ -83,3 +83,25 @@ def even_plan(class_counts: Tensor) -> Plan:
         ClassPlan(name=str(c), count=count, draws=share if count else 0.0) for c, count in enumerate(listed)
     )
     return Plan(classes=classes)
+
+
+def evened(plan: Plan, share: float) -> Plan:
+    """Return the plan with its draws moved toward even draws of the classes that it draws at all.
+
+    Args:
+        plan: The plan.
+        share: 0 leaves the draws as they are; 1 makes them even.
+
+    Example:
+        >>> import torch
+        >>> plan = even_plan(torch.tensor([9, 9]))
+        >>> classes = tuple(one.model_copy(update={"draws": draws}) for one, draws in zip(plan.classes, (0.75, 0.25)))
+        >>> [one.draws for one in evened(plan.model_copy(update={"classes": classes}), 0.5).classes]
+        [0.625, 0.375]
+    """
+    even = 1 / max(1, sum(one.draws > 0 for one in plan.classes))
+    classes = tuple(
+        one.model_copy(update={"draws": (1 - share) * one.draws + share * even}) if one.draws > 0 else one
+        for one in plan.classes
+    )
+    return plan.model_copy(update={"classes": classes})

@@ -166,10 +166,14 @@ def _never_made(train: Embeddings, head: LinearHead) -> list[str]:
 
 
 def takes_heldout(unseen: str | None, dialled: bool) -> bool:
-    """Return whether repairs may learn from held-out rows.
+    """Return whether repairs may learn from held-out rows: as `unseen` says, or if there is an objective beside the mean.
 
     Raises:
         InputError: `unseen` is neither `heldout` nor `none`.
+
+    Example:
+        >>> takes_heldout(None, False), takes_heldout(None, True), takes_heldout("none", True)
+        (False, True, False)
     """
     if unseen is None:
         return dialled

@@ -130,6 +130,13 @@ def slope_fitted(heldout: Embeddings, head: LinearHead, log_prior: Tensor, *, us
         head: The head.
         log_prior: `(C,)`.
         usual: See `fit_slope`.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> found = slope_fitted(heldout, head, dv.repair.log_prior_of(torch.tensor([200, 80, 30, 10])))
+        >>> round(float((found.logits(heldout.features).argmax(1) == heldout.labels).float().mean()), 2)
+        0.95
     """
     return adjust_logits(head, log_prior, fit_slope(heldout, head, log_prior, usual=usual))
 
@@ -160,6 +167,14 @@ def bias_fitted(
 
     Returns:
         A head for each of `rounds`.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> prior = dv.repair.log_prior_of(torch.tensor([200, 80, 30, 10]))
+        >>> (found,) = bias_fitted(heldout, head, prior)
+        >>> round(float((found.logits(heldout.features).argmax(1) == heldout.labels).float().mean()), 2)
+        0.95
     """
     base = slope_fitted(heldout, head, log_prior, usual=usual)
     side = _Rows.of(heldout, base)

@@ -147,7 +147,7 @@ class Metric:
         return max(0.0, value - down), min(1.0, value + up)
 
     def difference(self, one: Tensor, other: Tensor, labels: Tensor, num_classes: int) -> tuple[float, float]:
-        """Return the metric of one classifier less that of another on the same rows, and its standard error.
+        """Return the metric of one classifier minus that of another on the same rows, and the standard error of this difference.
 
         The error is that of `balanced_difference`, for each row's share in the metric (the delta method): a row that both
         predict alike adds nothing, and one row is added on each side of every class that counts.

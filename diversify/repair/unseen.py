@@ -50,6 +50,15 @@ class UnseenRows:
 
     Raises:
         InputError: The share is not in [0, 1].
+
+    Example:
+        >>> import diversify as dv
+        >>> _, heldout, _ = dv.make_embeddings()
+        >>> rows = UnseenRows(heldout, share=0.5, batch_size=8, seed=0, device=torch.device("cpu"))
+        >>> classes = torch.zeros(1, 8, dtype=torch.int64)
+        >>> features, targets, taken = rows.replace(torch.zeros(1, 8, 16), classes, classes, torch.tensor([0]))
+        >>> int(taken.sum())
+        4
     """
 
     def __init__(self, unseen: Embeddings, share: float, batch_size: int, seed: int, device: torch.device) -> None:
@@ -95,6 +104,9 @@ def require_share(share: float) -> None:
 
     Raises:
         InputError: It is not one.
+
+    Example:
+        >>> require_share(0.5)
     """
     real = isinstance(share, numbers.Real) and not isinstance(share, bool)
     if not real or not (math.isfinite(share) and 0 <= share <= 1):
@@ -106,6 +118,11 @@ def require_unseen(unseen: Embeddings, embeddings: Embeddings) -> None:
 
     Raises:
         InputError: They are not `Embeddings`, differ in size, have several labels per row, or are the training rows.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> require_unseen(heldout, train)
     """
     if not isinstance(unseen, Embeddings):
         raise must("unseen", "be Embeddings", type(unseen).__name__, "extract makes them")

@@ -12,13 +12,14 @@ from ..functional import counts
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 from ..plan.plan import Plan
-from .candidate import MORE_TAUS, Candidate, Make, MakePlan, even_plan
+from .candidate import MORE_TAUS, Candidate, Make, MakePlan, even_plan, evened
 from .fitted import ROUNDS, bias_fitted, slope_fitted
 from .post_hoc import log_prior_of
 from .retrain import HeadRecipe, retrain_with
 from .unseen import SHARE
 
 SHARES = (SHARE, 1.0)  # of a class's draws that come from its unseen rows where it has many
+EVENED = {"draws of the plan": 0.0, "half way to even draws": 0.5}
 _FROM_HELDOUT = " It is fitted on held-out images; each third of them is predicted by one fitted without that third."
 _OFFSETS = (
     "moved toward the classes that fare worst, as far as their likelihood says. The option is the number of rounds."
@@ -36,7 +37,16 @@ def heldout_candidates(
     recipe: HeadRecipe,
     offsets: bool,
 ) -> list[Candidate]:
-    """Return the repairs that learn from held-out rows; see `default_candidates`."""
+    """Return the repairs that learn from held-out rows; see `default_candidates`.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, _ = dv.make_embeddings()
+        >>> recipe = dv.HeadRecipe(steps=50)
+        >>> found = heldout_candidates(train, heldout, plan=None, replan=None, recipe=recipe, offsets=False)
+        >>> [one.name for one in found][:3]
+        ['fitted slope', 'fitted bias', 'temperature + bias']
+    """
     prior = log_prior_of(counts.class_counts(train.labels, train.num_classes)).cpu()
     taus = MORE_TAUS if recipe.bias else (0.0,)
 
@@ -85,8 +95,9 @@ def heldout_candidates(
         needs_bias = plan.prior_correction.after > 0
         one = mixed(
             "plan + unseen",
-            "The head trained further by the plan, with held-out rows in every batch. The option is their share.",
-            partial(_mixed, make_plan, recipe),
+            "The head trained further by the plan, with held-out rows in every batch. The option is how classes are drawn: even"
+            " draws show the held-out rows of rare classes more often.",
+            partial(_planned, make_plan, recipe),
             reweighted,
         )
         found.append(replace(one, needs_bias=needs_bias))
@@ -134,6 +145,16 @@ def _mixed(make_plan: MakePlan, recipe: HeadRecipe, rows: Embeddings) -> dict[st
         )
 
     return {f"share {share:g}": of(share) for share in SHARES}
+
+
+def _planned(make_plan: MakePlan, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
+    plan = make_plan(rows)
+
+    def of(share: float) -> Make:
+        drawn = evened(plan, share)
+        return lambda train, head, seed: retrain_with(train, head, drawn, recipe, unseen=rows, seed=seed)
+
+    return {name: of(share) for name, share in EVENED.items()}
 
 
 def _planned_and_dialled(prior: Tensor, make_plan: MakePlan, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:

@@ -13,6 +13,9 @@ from .candidate import Candidate
 def without_bias(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
     """Return the candidates that need no bias, with the options that need none, and the names of what is left out.
 
+    Args:
+        candidates: The candidates to compare.
+
     Example:
         >>> import diversify as dv
         >>> train, heldout, head = dv.make_embeddings()
@@ -36,6 +39,9 @@ def without_bias(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list
 
 def left_out_in_words(names: Sequence[str]) -> tuple[str, ...]:
     """Return why candidates are missing from a comparison, in a sentence; nothing where none are.
+
+    Args:
+        names: What is left out.
 
     Example:
         >>> left_out_in_words(["logit adjustment"])
