@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from diversify.commands.diagnose import load_diagnosed
+from diversify.commands.diagnosed import load_diagnosed
 from diversify.diagnosis.catalogue import MEASURES
 from diversify.files import atomic
 from diversify.functional import diversity, draws, stats

@@ -62,8 +62,8 @@ class DiversifiedDataset(Dataset[Any]):
     """A map-style data set of `(image, label)`, or of mappings, whose images are augmented by their class's policy in a plan.
 
     Only the image of an example changes, and its kind, type and size stay the same. A mapping, as the examples of Hugging
-    Face data sets are, comes back with all its other entries. On a share `probability` of a class's
-    draws, `layers` operations are drawn from the policy's and applied at the policy's strength. The epoch is 0 until
+    Face data sets are, comes back with all its other entries. For a share `probability`
+    of a class's draws, `layers` operations of the policy are drawn and applied at its strength. The epoch is 0 until
     `set_epoch` is called.
 
     An image that is drawn several times in an epoch is augmented differently each time if the index says how often it came
@@ -274,7 +274,7 @@ class DiversifiedDataset(Dataset[Any]):
         return number
 
     def _number_of(self, row: int, label: Any) -> int:
-        """The class of a label that is no integer: a whole float, a one-hot row, or the name of a class."""
+        """The class of a label that is not an integer: a float without decimals, a one-hot row, or the name of a class."""
         try:
             return int(read_labels("label", [label], class_names=[one.name for one in self.plan.classes])[0])
         except InputError as error:

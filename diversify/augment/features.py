@@ -161,7 +161,7 @@ class FeatureAugmenter(nn.Module):
         Args:
             features: `(N, D)` of any floating type, on the device of this module.
             targets: Classes `(N,)`, or class probabilities `(N, C)`; the largest one counts as the class.
-            key: Which training images these are, and what the draws depend on.
+            key: The training images of the batch, and the key of the draws.
 
         Raises:
             InputError: features or targets have another form, or the key names images that are not in the bank.

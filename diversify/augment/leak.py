@@ -114,7 +114,7 @@ class Leak:
 
     @property
     def beyond_doubt(self) -> list[int]:
-        """The classes whose whole leak interval lies above `LIMIT`, largest leak first."""
+        """The classes whose leak is above `LIMIT` with its whole interval, largest leak first."""
         found = (self.leak_low > LIMIT).nonzero().flatten().tolist()
         return sorted(found, key=lambda c: -float(self.leak[c]))
 

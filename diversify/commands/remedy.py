@@ -30,8 +30,9 @@ from ..report.remedy import render_remedy_html, render_remedy_markdown
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress, stage
 from .deployment import cost_from, target_prior_from
-from .diagnose import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, chose_head, load_diagnosed, require_recorded
+from .diagnosed import load_diagnosed, require_recorded
 from .folders import OWNED, SCHEMA_VERSION, alone
+from .heldout import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, chose_head
 
 REPEATS = 10  # of the cross-validation; it costs little compared with making the heads
 FITTED_ON_HELDOUT = (

@@ -17,7 +17,7 @@ from ..errors import InputError, must
 
 Size = tuple[int, int]  # (width, height)
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are read, whatever the ending of the file; none that runs a program, as EPS does."""
+"""Formats that are read, with any file extension; none of them runs a program, as EPS would."""
 
 
 def read_image(path: Path) -> Tensor:
@@ -150,7 +150,7 @@ def _too_large(pixels: int) -> _RefusedError:
 
 
 def what_is_wrong(error: Exception, otherwise: str = "damaged") -> str:
-    """Return in a word or two why a file or an image cannot be read."""
+    """Return the reason why a file or an image cannot be read, in a word or two."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, _RefusedError):

@@ -178,7 +178,7 @@ def _each(found: Any, change: Callable[[Any], Any]) -> list[Any]:
 
 
 def _is_plain(dataset: Any) -> bool:
-    """True if the class is known to give the labels that `_candidates` puts first, so that no example need be read."""
+    """True if data sets of this class always give the labels that `_candidates` puts first, so that no example is read."""
     kind = type(dataset)
     if isinstance(dataset, Subset):
         return kind.__getitem__ is Subset.__getitem__ and kind.__getitems__ is Subset.__getitems__

@@ -17,7 +17,7 @@ from .checkpoints import read_content
 _VERSION = "pytorch-lightning_version"
 _WEIGHTS = "state_dict"
 _OF_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state", "averaging_state")
-"""What only a training that goes on reads; it belongs to the weights as they were."""
+"""The entries that only a resumed training reads; they belong to the old weights."""
 
 
 def write_lightning(path: Path, source: Path, tensors: Mapping[str, Tensor]) -> bool:

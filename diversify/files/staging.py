@@ -57,7 +57,7 @@ def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], i
         inputs: Files and folders that the command reads; `target` must not be one of them or contain one.
 
     Raises:
-        InputError: The run must not write there; the message says why.
+        InputError: The run must not write there, for the reason in the message.
 
     Example:
         >>> import tempfile

@@ -15,7 +15,7 @@ _BLOCK = 1 << 20
 def apportion(shares: Tensor, total: int, seed: int, epochs: Tensor) -> Tensor:
     """Divide `total` draws among the classes in each of several epochs.
 
-    Each class gets its share of `total`, rounded down or up. Which classes are rounded up is drawn anew for every
+    Each class gets its share of `total`, rounded down or up. The classes that are rounded up are drawn for every
     (seed, epoch), with a probability equal to the remainder, so that over epochs every share is met on average. A share
     of 0 gives no draws.
 

@@ -27,7 +27,7 @@ def _distance_to_own_mean(features: Tensor, labels: Tensor, means: Tensor) -> Te
 def scatter(features: Tensor, labels: Tensor, num_classes: int, means: Tensor) -> Tensor:
     """Average the squared distance of each class's rows to its row of `means`.
 
-    With training means and held-out rows, it says how far unseen images lie from the place that training gave the
+    With training means and held-out rows, it measures how far unseen images lie from the place that training gave the
     class.
 
     Args:

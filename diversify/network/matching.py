@@ -197,7 +197,7 @@ def _common_prefixes(want: Mapping[str, Tensor]) -> list[str]:
 
 
 def _prefixes(tensors: Mapping[str, Tensor], want: Mapping[str, Tensor], added: str) -> list[str]:
-    """The prefixes under which names in the file are the network's, those of most names first."""
+    """The prefixes that the file has before the network's names, the most frequent first."""
     wanted = {name.removeprefix(added) for name in want if name.startswith(added) and not _is_counter(name)}
     counts: Counter[str] = Counter()
     for name in tensors:

@@ -370,7 +370,7 @@ def _leaves(plan: Plan) -> dict[str, object]:
 
 
 def _shown(value: object, other: object) -> str:
-    """A value as a line of `diff` shows it: six digits, or all if six do not tell it from the other value."""
+    """A value as a line of `diff` shows it: with six digits, or with all if the other value has the same six."""
     if isinstance(value, float):
         short = f"{value:.6g}"
         return repr(value) if isinstance(other, float) and short == f"{other:.6g}" else short

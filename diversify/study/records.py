@@ -177,7 +177,7 @@ class Follower:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return all records of a file in order. An incomplete last line is left out.
+    """Return all records of a file in order, without an incomplete last line.
 
     Args:
         path: A `.jsonl` file that `run_study` wrote.

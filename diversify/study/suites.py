@@ -1,4 +1,4 @@
-"""The protocols that `diversify benchmark` knows by name."""
+"""The protocols that the command `diversify benchmark` finds by name."""
 
 from __future__ import annotations
 

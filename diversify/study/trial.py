@@ -136,7 +136,7 @@ def run_trial(
 
 
 def build_setting(images: RunImages, epochs: int, seed: int) -> Setting:
-    """Return what a method may know of a run on these images."""
+    """Return the facts of a run on these images that a method may use."""
     side = min(collate([images.data.train.dataset[0]])[0].shape[2:])
     return Setting(
         images=None if images.train is None else images.train.images,
@@ -210,7 +210,7 @@ class Run:
             return 0.0
 
     def train(self, progress: Progress | None = None, state: Path | None = None) -> Iterator[EpochRecord]:
-        """Train and yield one record per epoch. The slot `after` is left to `outcome`."""
+        """Train and yield one record per epoch. The ingredient `after` is applied later, by `outcome`."""
         train, num_classes = self.images.train, self.setting.num_classes
         ingredients = dataclasses.replace(self.ingredients, after=None)
         if self.on_device and train is not None:

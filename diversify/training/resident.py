@@ -130,7 +130,7 @@ def fit_resident(
     captured = device.type == "cuda" if captured is None else captured
     loop = _Loop(model, train, recipe, num_classes, ingredients, prepare, captured, compiled, progress)
     setters = ingredients.epoch_setters(cast(Any, train), recipe.epochs)
-    if hasattr(loop.sampler, "set_epoch"):  # first, in case one of the setters tells the sampler more
+    if hasattr(loop.sampler, "set_epoch"):  # first, because another setter may change the sampler afterwards
         setters = (loop.sampler.set_epoch, *setters)
     history: list[EpochRecord] = []
     run = saved_as(recipe, identity)

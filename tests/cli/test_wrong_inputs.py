@@ -636,7 +636,7 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.compare_models(m.model, m.other)": (
         lambda m: dv.compare_models(m.model, m.other),
-        "held-out images of both models must be the same, to match the channels of networks that began with different weights, got 500 and 7 others",
+        "held-out images of both models must be the same, to match the channels of networks that began with different weights, got different ones, 500 and 7",
     ),
     "dv.compare_models(m.model, m.model, class_names=['a'], shared_start=True)": (
         lambda m: dv.compare_models(m.model, m.model, class_names=["a"], shared_start=True),

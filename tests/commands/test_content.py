@@ -11,7 +11,7 @@ from PIL import Image
 
 from diversify.cli.entry import run
 from diversify.commands import diagnose as module
-from diversify.commands.diagnose import _heldout, _trained_on
+from diversify.commands.heldout import choose_heldout, trained_on
 from diversify.commands.options import DataOptions
 from diversify.data.images import ImageArray, ImageFiles, check_files
 from diversify.data.load import Data, load_data
@@ -120,15 +120,15 @@ def test_a_cut_is_held_out_only_of_the_images_that_the_model_learned_from(tmp_pa
     options = DataOptions(spec=f"folder:{tree(tmp_path / 'tree')}", **VIEW)
     record = trained_record(options.load(measure_view=True))
     same = options.load(measure_view=False)
-    assert _trained_on(record, same, {})
+    assert trained_on(record, same, {})
     replaced(tmp_path / "tree")
     swapped(tmp_path / "tree")
     other = options.load(measure_view=False)
-    assert not _trained_on(record, other, {})
+    assert not trained_on(record, other, {})
     with pytest.raises(InputError, match="be images that the model was not trained on"):
-        _heldout(other, None, record, {})
-    assert _trained_on(without_content(record), same, {})
-    assert _heldout(same, None, without_content(record), {}) == ("val", same.val)
+        choose_heldout(other, None, record, {})
+    assert trained_on(without_content(record), same, {})
+    assert choose_heldout(same, None, without_content(record), {}) == ("val", same.val)
 
 
 def npz(path: Path, key: int = 0) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import diversify as dv
 from diversify.cli.entry import run
 from diversify.commands import remedy as module
-from diversify.commands.diagnose import load_diagnosed
+from diversify.commands.diagnosed import load_diagnosed
 from diversify.files import atomic
 
 pytestmark = pytest.mark.usefixtures("reports_without_figures")

@@ -10,10 +10,10 @@ import torch
 
 from diversify.cli.entry import run
 from diversify.commands import remedy as module
-from diversify.commands.diagnose import load_diagnosed
+from diversify.commands.diagnosed import load_diagnosed
 from diversify.files import atomic, checkpoints, digests
 from diversify.functional.metrics import balanced_accuracy
-from diversify.network.linear_head import read_head
+from diversify.network.linear_head import LinearHead, read_head
 from diversify.network.networks import build_model, load_weights
 from diversify.network.split import split_head
 from diversify.plan.plan import Plan
@@ -211,7 +211,13 @@ def test_a_plan_that_has_seen_the_held_out_images_says_so(
 def test_what_a_head_without_bias_changes_in_the_plan_is_said(
     place: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    real = module.read_head
 
+    def without_bias(head: object) -> LinearHead:
+        found = real(head)
+        return dataclasses.replace(found, bias=torch.zeros_like(found.bias))
+
+    monkeypatch.setattr(module, "read_head", without_bias)
     monkeypatch.setattr(module, "_takes_bias", lambda *_: False)
     monkeypatch.setattr(module, "replace_head", lambda tensors, *_: tensors)
     plan = tmp_path / "plan.json"
@@ -236,7 +242,7 @@ def test_an_interruption_leaves_nothing(place: Path, tmp_path: Path, monkeypatch
 
 
 def other_images(folder: Path) -> None:
-    from diversify.commands.diagnose import OTHER_IMAGES
+    from diversify.commands.heldout import OTHER_IMAGES
 
     changed(folder, lambda record: record.update(caveats=[OTHER_IMAGES]))
 
@@ -340,7 +346,7 @@ def test_a_repaired_network_is_diagnosed_on_the_images_of_the_one_before(place: 
 def test_that_this_val_chose_the_head_is_said_recorded_and_shown(
     place: Path, again: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from diversify.commands.diagnose import CHOSE_HEAD, chose_head
+    from diversify.commands.heldout import CHOSE_HEAD, chose_head
 
     before = "this val chose the head and, where the plan was made from it, the plan, so what is measured on it is somewhat optimistic: test has the last word"
     assert chose_head([before])

@@ -1,4 +1,4 @@
-"""The methods that a study knows by name.
+"""The methods that a study finds by name.
 
 `METHODS` lists them; `+images`, `+mix` and `+head` may follow any name. A method is a record of what it searches, what it
 puts into the slots of the training loop, and what it does to the head afterwards.
