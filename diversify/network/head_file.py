@@ -38,6 +38,9 @@ def save_head(path: Path, head: LinearHead) -> None:
 def head_metadata(head: LinearHead) -> dict[str, str]:
     """Return what a file says of a head beside its numbers.
 
+    Args:
+        head: The head.
+
     Example:
         >>> head_metadata(LinearHead(weight=torch.ones(2, 3), bias=torch.zeros(2), cosine=True, scale=16.0))
         {'cosine': '1', 'scale': '16.0'}
