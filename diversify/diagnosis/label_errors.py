@@ -275,8 +275,8 @@ def put_suspects(table: ClassTable, errors: Mapping[str, LabelErrors]) -> dict[s
     unknown = torch.full((table.num_classes,), torch.nan)
     for side, column in COLUMNS.items():
         found = errors.get(side)
-        table.put(column, found.count if found else unknown)
-        table.put(f"{column}_expected", found.expected if found else unknown)
+        table.put(column, found.count if found is not None else unknown)
+        table.put(f"{column}_expected", found.expected if found is not None else unknown)
     return {f"label_noise_{side}": found.noise for side, found in errors.items()}
 
 

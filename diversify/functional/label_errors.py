@@ -16,7 +16,8 @@ from .stats import holm
 
 _LEAST = 1e-12  # smallest probability that is told from 0
 _WORK = 2e8  # rows x classes x iterations of a calibration, at most
-_MOST, _FEWEST = 40, 5  # iterations
+_MOST, _FEWEST = 60, 5  # iterations
+_STARTS = ((-0.5, -4.0), (0.7, -2.0))  # log scale and log odds of the noise: unsure labels, or wrong ones
 _MARGIN, _FLOOR = 1.1, 0.01  # suspects are too many beyond 1.1 times the expected share plus 1%
 FEWEST_ROWS = 20  # of a class that is judged: with fewer, the classifier hardly knows the class
 
@@ -40,7 +41,7 @@ class Calibrated(NamedTuple):
 
     Attributes:
         probabilities: `(N, C)` float64, of classes as large as in the labels.
-        noise: Share of the labels that are independent of the features; of these, 1 in C is right by chance.
+        noise: Share of the labels that are independent of the features; some of these are right by chance.
     """
 
     probabilities: Tensor
@@ -139,9 +140,9 @@ def calibrate(probabilities: Tensor, labels: Tensor) -> Calibrated:
     """Return the probabilities under which the labels are most likely if a share of them is random.
 
     The log probability of each class is scaled and shifted (vector scaling). With probability 1 - noise, a label is a draw
-    from the result, else from all classes alike. Without this second part, wrong labels would make the classifier look
-    unsure of right ones. Deviations from one common scale have a normal prior with standard deviation 1, and so have
-    shifts.
+    from the result, else it is independent of the features. Without this second part, wrong labels would make the
+    classifier look unsure of right ones. Each class has a frequency of its own among the random labels. Shifts, and
+    deviations of a class from the common scale and from the frequency in all labels, have a standard normal prior.
 
     Args:
         probabilities: `(N, C)` of equally large classes, as from `ceiling.cross_fit` with balanced weights.
@@ -168,31 +169,38 @@ def calibrate(probabilities: Tensor, labels: Tensor) -> Calibrated:
 
     def chances(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scale = np.exp(parameters[0] + parameters[2 : 2 + num_classes])
-        score = logits * scale + parameters[2 + num_classes :] + prior
+        score = logits * scale + parameters[2 + num_classes : 2 + 2 * num_classes] + prior
         odds = np.exp(score - score.max(1, keepdims=True))
         return odds / odds.sum(1, keepdims=True), scale
 
+    def random_labels(parameters: np.ndarray) -> np.ndarray:
+        odds = np.exp(parameters[1] + parameters[2 + 2 * num_classes :] + prior)
+        return odds / (1 + odds.sum())
+
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         chance, scale = chances(parameters)
-        noise = 1 / (1 + math.exp(-parameters[1]))
+        noise = random_labels(parameters)
         right = chance[row, own]
-        mixed = np.maximum((1 - noise) * right + noise / num_classes, _LEAST)
-        weight = (1 - noise) * right / mixed  # how sure it is that the label is no random one
+        mixed = np.maximum((1 - noise.sum()) * right + noise[own], _LEAST)
+        weight = (1 - noise.sum()) * right / mixed  # how sure it is that the label is no random one
         slope = weight[:, None] * chance
         slope[row, own] -= weight
         by_scale = (slope * logits).sum(0) * scale
-        by_noise = -((1 / num_classes - right) / mixed).sum() * noise * (1 - noise)
+        by_noise = noise * (rows - np.bincount(own, 1 / mixed, num_classes))
         penalty = parameters[2:]
-        gradient = np.concatenate([[by_scale.sum(), by_noise], by_scale, slope.sum(0)])
+        gradient = np.concatenate([[by_scale.sum(), by_noise.sum()], by_scale, slope.sum(0), by_noise])
         gradient[2:] += penalty
         return float(-np.log(mixed).sum() + (penalty**2).sum() / 2), gradient
 
-    starts = [np.concatenate([[scale, -3.0], np.zeros(2 * num_classes)]) for scale in (-1.0, 0.0)]
-    start = min(starts, key=lambda one: loss(one)[0])
     iterations = int(min(_MOST, max(_FEWEST, _WORK / max(logits.size, 1))))
-    limits = [(-4.0, 4.0), (-12.0, 2.0), *[(-6.0, 6.0)] * (2 * num_classes)]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": iterations}).x
-    return Calibrated(torch.from_numpy(chances(found)[0]).to(labels.device), 1 / (1 + math.exp(-float(found[1]))))
+    limits = [(-4.0, 4.0), (-12.0, 2.0), *[(-6.0, 6.0)] * (3 * num_classes)]
+    fits = [
+        minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": iterations})
+        for scale, noise in _STARTS
+        for start in [np.concatenate([[scale, noise], np.zeros(3 * num_classes)])]
+    ]
+    found = min(fits, key=lambda fit: float(fit.fun)).x
+    return Calibrated(torch.from_numpy(chances(found)[0]).to(labels.device), float(random_labels(found).sum()))
 
 
 def expected_suspects(probabilities: Tensor, labels: Tensor) -> Expectation:
