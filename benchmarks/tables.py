@@ -13,7 +13,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import cifar10_lt_diagnosis, cifar10_lt_unused, head_study, resident, unseen_rows, validity
+from benchmarks import (
+    cifar10_lt_diagnosis,
+    cifar10_lt_unused,
+    diversity_page,
+    head_study,
+    multilabel,
+    resident,
+    unseen_rows,
+    validity,
+)
 from diversify.files import atomic
 from diversify.report.benchmark import page
 from diversify.study import read
@@ -117,6 +126,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "unseen_rows_worst": partial(unseen_rows.curve_table, score="worst"),
     "unseen_rows_slope": unseen_rows.difference_table,
     "unseen_rows_development": partial(unseen_rows.curve_table, unseen_rows.HALVES[0]),
+    "multilabel_text": multilabel.text,
+    "multilabel": multilabel.table,
     "resident": resident.table,
     "cifar10_lt_text": cifar10_lt_diagnosis.text,
     "cifar10_lt_classes": cifar10_lt_diagnosis.class_table,
