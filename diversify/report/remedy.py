@@ -412,6 +412,7 @@ def _mean_against_worst(choice: HeadChoice) -> tuple[Section, ...]:
             series=series,
             percent=True,
             joined=True,
+            longest=32,
         ),
     )
     cells = (
