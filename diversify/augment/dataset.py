@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from ..data.decode import is_pil
-from ..data.examples import ExampleForm, Key
+from ..data.examples import ExampleForm, Key, require_map_style
 from ..data.images import Batch
 from ..data.labels import shown_labels
 from ..data.tables import is_table, is_transformed
@@ -120,8 +120,7 @@ class DiversifiedDataset(Dataset[Any]):
         label_key: Key | None = None,
     ) -> None:
         name = type(dataset).__name__
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            raise must("data set", "be map-style, with a length and an index", name)
+        require_map_style(dataset)
         if not callable(backend) and backend not in get_args(Named):
             raise unknown("backend", str(backend), [*get_args(Named), "a function"])
         self.dataset, self.plan, self.seed, self.backend = dataset, plan, seed, backend

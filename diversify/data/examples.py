@@ -16,6 +16,26 @@ Key = int | str
 """A place in an example or in a batch: a position, or a key of a mapping."""
 
 
+def require_map_style(dataset: object) -> None:
+    """Raise an InputError unless a data set has a length and an index by number.
+
+    Args:
+        dataset: The data set.
+
+    Raises:
+        InputError: It is a stream, or holds several data sets by name, as `DatasetDict` of Hugging Face does.
+
+    Example:
+        >>> require_map_style([(0.5, 1)])
+    """
+    law, name = "be map-style, with a length and an index", type(dataset).__name__
+    if isinstance(dataset, Mapping) and any(isinstance(key, str) for key in dataset):
+        splits = [str(key) for key in dataset]
+        raise must("data set", law, f"a {name} of {', '.join(splits)}", f"pass one of them, such as [{splits[0]!r}]")
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise must("data set", law, name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExampleForm:
     """Where the examples of a data set hold their image and their label.

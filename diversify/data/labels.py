@@ -15,6 +15,7 @@ from ..errors import InputError, must
 from ..functional.labels import read_labels
 from ..runtime.randomness import random_state_kept
 from ..runtime.user_code import describe, is_passed_on
+from .examples import require_map_style
 from .images import Images
 from .tables import LABEL_COLUMNS, is_table, is_transformed, table_class_names, table_labels
 
@@ -70,8 +71,7 @@ def shown_labels(dataset: Any, class_names: Sequence[str] | None = None) -> tupl
         (tensor([0, 1]), '')
     """
     name, note = type(dataset).__name__, ""
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise must("data set", "be map-style, with a length and an index", name)
+    require_map_style(dataset)
     found = _found(dataset)
     if found is not None:
         candidates = _candidates(dataset, found, class_names)

@@ -17,7 +17,7 @@ from ..runtime.progress import Progress, Ticker
 from ..runtime.randomness import random_state_kept
 from ..runtime.user_code import describe
 from .decode import what_is_wrong
-from .examples import IMAGE_KEYS
+from .examples import IMAGE_KEYS, require_map_style
 from .images import in_threads
 from .labels import shown_labels
 
@@ -112,10 +112,9 @@ def skip_bad(dataset: Dataset[Any], *, progress: Progress | None = None) -> Read
         ...     len(photos), dv.labels_of(photos).tolist(), str(photos.left_out[0])
         (2, [0, 1], 'row 1 (OSError: image file is truncated)')
     """
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise must("data set", "be map-style, with a length and an index", type(dataset).__name__)
+    require_map_style(dataset)
     wrong = unreadable_rows(dataset, progress)
-    rows = len(dataset)
+    rows = len(dataset)  # type: ignore[arg-type]
     if len(wrong) == rows:
         first = next(iter(wrong.values()), "it is empty")
         raise must("skip_bad", "leave the data set an image", f"none of {rows:,}", f"the first: {first}")

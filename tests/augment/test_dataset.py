@@ -496,7 +496,11 @@ WRONG: list[tuple[str, Any, str]] = [
         "labels of Pairs must be classes of the plan, in [0, 2], got 3 at row 2",
     ),
     ("labels", [0, 1], "labels of Pairs must be as many as the images, 3, got 2"),
-    ("example", "text", "an example of the data set must be a pair (image, label), or a mapping that holds both, got str at row 0"),
+    (
+        "example",
+        "text",
+        "an example of the data set must be a pair (image, label), or a mapping that holds both, got str at row 0",
+    ),
     (
         "example",
         (torch.zeros(1, 4, 4), "x"),

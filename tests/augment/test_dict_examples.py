@@ -84,6 +84,13 @@ def test_an_uncertain_entry_is_asked_for(plan, example, options, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("use", [dv.labels_of, dv.skip_bad, lambda splits: dv.DiversifiedDataset(splits, None)])
+def test_several_data_sets_by_name_are_not_one(use):
+    law = "data set must be map-style, with a length and an index, got a dict of train, test; pass one of them, such as"
+    with pytest.raises(dv.InputError, match=rf"{law} \['train'\]"):
+        use({"train": Examples(usual), "test": Examples(usual)})
+
+
 def test_a_stream_of_mappings_gives_mappings(plan):
     source = [usual(row) for row in range(10)]
     stream = dv.DiversifyStream(source, plan, backend="torch", seed=1)
