@@ -41,9 +41,9 @@ class NearCopies:
     Example:
         >>> import diversify as dv
         >>> train, heldout, head = dv.make_embeddings((60, 30))
-        >>> copies = dv.find_near_copies(train.select(torch.arange(90) // 3 * 3), heldout)
-        >>> copies.effective_count.tolist(), int((copies.leaked_from >= 0).sum())
-        ([20.0, 10.0], 0)
+        >>> copies = dv.find_near_copies(train.select(torch.arange(90) // 3 * 3), train.select(torch.arange(0, 6)))
+        >>> copies.effective_count.tolist(), copies.leaked_from.tolist()
+        ([20.0, 10.0], [0, -1, -1, 3, -1, -1])
     """
 
     copy_of: Tensor

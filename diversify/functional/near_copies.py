@@ -20,6 +20,7 @@ LEAST_VARIANCE = 1e-3  # of a direction, as a share of the largest
 MOST = 1 / 3  # of the median distance within the class: no copy is farther away
 CLOSEST = 0.9  # of the smallest distance between rows of different classes
 CHANCE = 0.05  # expected number of independent pairs of a class below the limit
+ACROSS = 5  # how much rarer these are to be between a class and other rows, whose distances taught nothing
 LEAST_SCALE = 0.25  # of a class's median distance, as a share of the median over the classes
 _SAMPLE = 400  # rows of a class that its distances are learned from, evenly spaced
 _BETWEEN = 3000  # rows whose distances to rows of other classes are computed, evenly spaced
@@ -113,7 +114,7 @@ def copy_space(features: Tensor, labels: Tensor, num_classes: int, others: Tenso
         within, across = sizes * (sizes - 1) / 2, sizes * (torch.zeros_like(sizes) if others is None else others.cpu())
         limits, limits_others = (
             _expected(half, quarter, sizes, pairs, scales).clamp(max=min(MOST, CLOSEST * between))
-            for pairs in (within, torch.maximum(within, across))
+            for pairs in (within, torch.maximum(within, ACROSS * across))
         )
         first = _first_of_copies(scaled.masked_fill(~speaks[:, None], torch.nan), own, limits)
         different = torch.bincount(own[first], minlength=num_classes)

@@ -85,7 +85,7 @@ class HeadChoice:
         curve: For an objective other than `mean`: the recalls of the untouched head and of each option of the candidates
             that lead from the best mean to the best worst class. No row is predicted by a head that was fitted on it.
         fits_heldout: Whether each candidate's heads are fitted on held-out rows, which then cannot judge them any more.
-        notes: What was left out of the comparison, and why, one sentence each.
+        notes: What was left out of the comparison, and why, and what groups mean for it; one sentence each.
         heads: The head of each candidate's final option; empty in a choice read from a file.
 
     Example:

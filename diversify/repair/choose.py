@@ -30,6 +30,10 @@ _COLUMNS = (
     *("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "spread"),
     *("gain", "gain_low", "gain_high", "behind", "behind_error"),
 )
+GROUPED = (
+    "The held-out images have groups, and no fold splits one. Intervals count images, so they are too narrow where images of a"
+    " group are alike."
+)
 _BLOCK = 1 << 24  # logits that are computed at a time
 
 
@@ -152,7 +156,7 @@ def choose_head(
         if one.remade is not None:
             predicted[family == place] = _cross_fitted(one, one.remade, train, heldout, head, judge, seed, tick)
     found = _compared(listed, heads, predicted, family, train, heldout, judge, folds=folds, repeats=repeats, seed=seed)
-    found = replace(found, notes=left_out_in_words(left_out))
+    found = replace(found, notes=(*left_out_in_words(left_out), *(() if heldout.groups is None else (GROUPED,))))
     if dialled is None:
         return found
     return replace(found, objective=objective, curve=_curve(found, listed, predicted, heldout))

@@ -37,6 +37,8 @@ GROUPS: Mapping[str, Callable[[str], bool]] = {
         ("top_k", "needed", "ce_magnitude", "fe_magnitude", "identity", "feature_deviation", "range_gap")
     ),
     "Neighbours": lambda name: name in ("safe", "border", "rare", "outlier"),
+    "Near copies and groups": lambda name: name.startswith(("effective", "near_copies", "groups")),
+    "Suspect labels and failing clusters": lambda name: name.startswith(("suspect", "cluster")),
     "Diversity at matched n, and collapse": lambda name: name.startswith(("diversity_", "nc1")),
 }
 

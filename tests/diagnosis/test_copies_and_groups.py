@@ -201,6 +201,7 @@ def test_the_folds_of_choose_head_split_no_group(sides, monkeypatch):
     candidates = dv.default_candidates(train, head)[:2]
     choice = dv.choose_head(train, heldout.with_groups(groups), head, candidates)
     assert choice.folds == 5
+    assert choice.notes == (choose.GROUPED,)
     assert len(seen) == 2
     assert all(len(fold[groups == group].unique()) == 1 for fold in seen for group in groups.unique())
     assert dv.choose_head(train, heldout.with_groups(groups % 3), head, candidates).folds == 3

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from reference import near_copies as reference
+from scipy.special import stdtrit
 
 from diversify.errors import InputError
 from diversify.functional import draws
@@ -105,3 +107,11 @@ def test_a_refitted_head_does_not_profit_from_copies_in_its_group():
     with pytest.raises(InputError, match="groups must be at least 2"):
         cross_fit(rows, labels, 2, seed=0, groups=torch.zeros(120))
     assert group_counts(labels, groups, 3).tolist() == [30, 30, 0]
+
+
+def test_the_interval_of_groups_is_that_of_a_plain_loop():
+    hits, groups = draws.uniform("hit", torch.arange(60)) < 0.7, draws.integers(9, "group", torch.arange(60))
+    low, high = cluster_share_interval(hits, torch.zeros(60, dtype=torch.int64), groups, 1)
+    student = float(stdtrit(len(groups.unique()) - 1, 0.975))
+    wanted = reference.share_interval([float(hit) for hit in hits], groups.tolist(), student)
+    assert (float(low), float(high)) == pytest.approx(wanted)

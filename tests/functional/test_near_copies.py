@@ -1,6 +1,7 @@
 """Near copies among features: false alarms on independent rows, copies that are found, and components."""
 
 import torch
+from reference import near_copies as reference
 
 from diversify.functional import draws
 from diversify.functional.near_copies import copy_components, copy_space, nearest_copy
@@ -90,3 +91,11 @@ def test_the_nearest_copy_leaves_out_the_row_itself():
     assert number.tolist() == [1, 2, 1, 0]
     assert bool(distance[3].isinf())
     assert nearest_copy(rows, rows[:0], 0.2)[0].tolist() == [-1] * 4
+
+
+def test_components_and_nearest_copies_are_those_of_a_plain_loop():
+    rows = draws.uniform("plain", torch.arange(80)[:, None], torch.arange(3)).double()
+    for limit in (0.05, 0.12, 0.2, 0.4):
+        assert len(copy_components(rows, limit).unique()) == reference.components(rows.tolist(), limit)
+        found = nearest_copy(rows[:10], rows[10:], limit)[0].tolist()
+        assert found == [reference.nearest(row, rows[10:].tolist(), limit) for row in rows[:10].tolist()]
