@@ -51,7 +51,7 @@ def left_out_in_words(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def require_writable(made: LinearHead, head: LinearHead, name: str) -> None:
-    """Raise an InputError if a candidate's head has a bias and the present head has none to hold it.
+    """Raise an InputError if a candidate's head has another bias than the present head, which has none to hold it.
 
     Args:
         made: The candidate's head.
@@ -61,6 +61,7 @@ def require_writable(made: LinearHead, head: LinearHead, name: str) -> None:
     Raises:
         InputError: It has one.
     """
-    if not head.has_bias and bool((made.bias != made.bias[0]).any()):
+    offsets = made.bias - head.bias.to(made.bias)
+    if not head.has_bias and bool((offsets != offsets[0]).any()):
         advice = "set needs_bias=True, so that it is left out"
         raise must(f"result of candidate {name!r}", "have no bias where the head has none", "one", advice)

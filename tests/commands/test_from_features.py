@@ -113,7 +113,10 @@ WRONG = {
     ),
     "objects": (lambda side: side.update(features=np.array([{}], dtype=object)), "must be an array of numbers or text"),
     "logits": (lambda side: side.update(logits=np.zeros((70, 3))), "logits must differ from row to row"),
-    "logits of other rows": (lambda side: side.update(logits=np.eye(3)), "logits must have one row per row of features"),
+    "logits of other rows": (
+        lambda side: side.update(logits=np.eye(3)),
+        "logits must have one row per row of features",
+    ),
 }
 
 
