@@ -183,7 +183,7 @@ def values_of(diagnosis: Diagnosis) -> dict[str, torch.Tensor]:
     drawn = {
         "recall_ceiling",
         "ceiling_gain",
-        *(name for name in diagnosis.columns if name.startswith("suspect_labels")),
+        *(name for name in diagnosis.columns if name.startswith(("suspect_labels", "cluster"))),
     }
     return {
         name: column
@@ -213,7 +213,7 @@ def test_permuted_features_change_nothing_but_their_names(sides: tuple[Embedding
     before = diagnose(train, heldout, head=head, top_k=5)
     after = diagnose(*permuted, head=LinearHead(weight=head.weight[:, order], bias=head.bias), top_k=5)
     for name, column in before.columns.items():
-        if name != "recall_ceiling" and not name.startswith(("ceiling_gain", "suspect_labels")):
+        if name != "recall_ceiling" and not name.startswith(("ceiling_gain", "suspect_labels", "cluster")):
             torch.testing.assert_close(after[name], column, equal_nan=True, rtol=1e-4, atol=1e-5, msg=name)
     assert order[after.top_k_features].tolist() == before.top_k_features.tolist()
 
