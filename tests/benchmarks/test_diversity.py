@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import diversity, diversity_page
+from benchmarks import diversity, diversity_analysis, diversity_page
 from diversify.files import atomic
 from diversify.functional import draws
 
@@ -38,7 +38,7 @@ def made_record(assignment, sizes, form, recall_of, measures_of=lambda n, narrow
 
 def made_table(recall_of, measures_of=lambda n, narrow: {}, sizes=("equal", "independent")):
     records = [made_record(a, each, "bursts:10", recall_of, measures_of) for a in range(8) for each in sizes]
-    return diversity_page.table_of(records)
+    return diversity_analysis.table_of(records)
 
 
 def noise(n, narrow, c=0):
@@ -46,14 +46,14 @@ def noise(n, narrow, c=0):
 
 
 def test_size_alone_and_diversity_alone_are_told_apart():
-    size = diversity_page.shares_explained(made_table(lambda n, narrow, c: 0.1 * math.log(n) + 0.03 * c))
+    size = diversity_analysis.shares_explained(made_table(lambda n, narrow, c: 0.1 * math.log(n) + 0.03 * c))
     assert size["size"].value == pytest.approx(1)
     assert size["diversity beyond size"].value == pytest.approx(0, abs=1e-9)
     assert size["size beyond diversity"].low > 0.5
-    thin = diversity_page.shares_explained(made_table(lambda n, narrow, c: 0.9 - 0.5 * narrow + 0.01 * c))
+    thin = diversity_analysis.shares_explained(made_table(lambda n, narrow, c: 0.9 - 0.5 * narrow + 0.01 * c))
     assert thin["diversity"].value == pytest.approx(1)
     assert thin["size beyond diversity"].value == pytest.approx(0, abs=1e-9)
-    both = diversity_page.shares_explained(made_table(lambda n, narrow, c: 0.1 * math.log(n) - 0.3 * narrow))
+    both = diversity_analysis.shares_explained(made_table(lambda n, narrow, c: 0.1 * math.log(n) - 0.3 * narrow))
     assert both["both"].value == pytest.approx(1)
     assert both["size"].value < 0.7
 
@@ -67,7 +67,7 @@ def test_shares_are_those_of_a_regression_by_hand():
         matrix = np.column_stack([identity, *columns])
         return float(np.square(recall - matrix @ np.linalg.lstsq(matrix, recall, rcond=None)[0]).sum())
 
-    share = diversity_page.shares_explained(table)
+    share = diversity_analysis.shares_explained(table)
     assert share["size"].value == pytest.approx(1 - left(table.log_n) / left())
     assert share["diversity"].value == pytest.approx(1 - left(table.narrow) / left())
     assert share["both"].low < share["both"].value < share["both"].high
@@ -80,12 +80,12 @@ def test_the_exchange_rate_is_the_factor_by_which_a_narrow_class_would_have_to_g
         return 1 / (1 + math.exp(-(0.8 * math.log(effective) - 3 + 0.1 * c)))
 
     table = made_table(recall, sizes=("independent",))
-    assert diversity_page.exchange_rate(table, "bursts:10").value == pytest.approx(worth, rel=1e-6)
+    assert diversity_analysis.exchange_rate(table, "bursts:10").value == pytest.approx(worth, rel=1e-6)
 
 
 def test_no_number_of_narrow_images_is_worth_a_diverse_one_where_more_of_them_do_not_help():
     table = made_table(lambda n, narrow, c: 0.3 - 0.01 * math.log(n) if narrow else 0.7, sizes=("independent",))
-    assert diversity_page.exchange_rate(table, "bursts:10").value == math.inf
+    assert diversity_analysis.exchange_rate(table, "bursts:10").value == math.inf
 
 
 def test_a_measure_is_judged_beyond_size_and_by_how_it_tells_narrow_classes():
@@ -102,18 +102,18 @@ def test_a_measure_is_judged_beyond_size_and_by_how_it_tells_narrow_classes():
         }
 
     table = made_table(recall, measures)
-    assert diversity_page.narrow_auc(table, "pixels_vendi").value == 1
-    assert diversity_page.narrow_auc(table, "pixels_cosine").value == 0
-    assert diversity_page.narrow_auc(table, "latent_hill").value == 0.5
-    assert diversity_page.narrow_auc(table, "early_vendi").value == 1
-    assert diversity_page.rank_correlation(table, "pixels_cosine").value < -0.7
-    assert diversity_page.rank_correlation(table, "pixels_cosine", ("size", "diversity")).shown() == "–"
-    assert diversity_page.rank_correlation(table, "latent_vendi", ()).value > 0.2
-    assert math.isnan(diversity_page.rank_correlation(table, "latent_vendi").value)  # it is log n itself
-    assert math.isnan(diversity_page.rank_correlation(table, "latent_hill").value)
-    names = [one.name for one in diversity_page.judged([table])]
+    assert diversity_analysis.narrow_auc(table, "pixels_vendi").value == 1
+    assert diversity_analysis.narrow_auc(table, "pixels_cosine").value == 0
+    assert diversity_analysis.narrow_auc(table, "latent_hill").value == 0.5
+    assert diversity_analysis.narrow_auc(table, "early_vendi").value == 1
+    assert diversity_analysis.rank_correlation(table, "pixels_cosine").value < -0.7
+    assert diversity_analysis.rank_correlation(table, "pixels_cosine", ("size", "diversity")).shown() == "–"
+    assert diversity_analysis.rank_correlation(table, "latent_vendi", ()).value > 0.2
+    assert math.isnan(diversity_analysis.rank_correlation(table, "latent_vendi").value)  # it is log n itself
+    assert math.isnan(diversity_analysis.rank_correlation(table, "latent_hill").value)
+    names = [one.name for one in diversity_analysis.judged((table,))]
     assert set(names[:3]) == {"pixels_vendi", "pixels_cosine", "early_vendi"}
-    development, confirmation = diversity_page.halves(table)
+    development, confirmation = diversity_analysis.halves(table)
     assert set(development.assignment) == {0, 1, 2, 3}
     assert set(confirmation.assignment) == {4, 5, 6, 7}
 
@@ -125,19 +125,19 @@ def test_a_rank_correlation_within_runs_is_that_of_scipy_where_there_is_one_run(
         lambda n, narrow, c: noise(n, narrow, c), lambda n, narrow: {"pixels_vendi": noise(n + 1, narrow)}
     )
     one = table.where(table.run == 3)
-    found = diversity_page.rank_correlation(one, "pixels_vendi", ()).value
+    found = diversity_analysis.rank_correlation(one, "pixels_vendi", ()).value
     assert found == pytest.approx(spearmanr(one.columns["pixels_vendi"], one.columns["recall_test"]).statistic)
 
 
 def test_intervals_draw_whole_assignments():
-    constant = diversity_page.narrow_auc(
+    constant = diversity_analysis.narrow_auc(
         made_table(lambda n, narrow, c: 0.5, lambda n, narrow: {"pixels_vendi": -narrow}), "pixels_vendi"
     )
     assert (constant.low, constant.high) == (1, 1)
-    weights = diversity_page.weights_of(4)
+    weights = diversity_analysis.weights_of(4)
     assert (weights.sum(1) == 4).all()
     assert weights[0].tolist() == [1, 1, 1, 1]
-    assert math.isnan(diversity_page.estimate_of(np.ones(5), 1).low)
+    assert math.isnan(diversity_analysis.estimate_of(np.ones(5), 1).low)
 
 
 def filled(monkeypatch, folder, listed):
@@ -177,7 +177,7 @@ def test_the_page_is_made_from_records_alone_and_is_the_same_every_time(monkeypa
             for form in ("bursts:10", "none")
         ],
     )
-    monkeypatch.setattr(diversity_page, "BOOTSTRAPS", 100)
+    monkeypatch.setattr(diversity_analysis, "BOOTSTRAPS", 100)
     drawn = diversity_page.draw_figures(tmp_path)
     assert [path.name for path in drawn] == list(diversity_page.FIGURES.values())
     before = [path.read_bytes() for path in drawn]
@@ -235,7 +235,7 @@ def test_a_run_leaves_a_record_with_all_that_the_analysis_reads(monkeypatch, tmp
     assert records[1]["classes"]["recall_like"] == records[1]["classes"]["recall_wide"]
     measures = {f"{space}_{kind}" for space in diversity.SPACES for kind in diversity.KINDS}
     assert measures | {"top_k_share", "head_norm"} <= set(first["measures"])
-    table = diversity_page.table_of(records)
+    table = diversity_analysis.table_of(records)
     assert set(table.form.tolist()) == {"wide", "bursts:10"}
     assert len(table) == 40
 
