@@ -31,7 +31,7 @@ from .diagnose import ready
 from .diagnosed import HEAD, fingerprint
 from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
 from .from_features import FROM_LOGITS, _class_names, _read_head
-from .heldout import UNRECORDED
+from .heldout import CHOSE_HEAD, UNRECORDED
 from .options import DataOptions, fit_channels
 
 FITTED = (
@@ -102,6 +102,7 @@ def diagnose_multilabel_run(
     split = split_head(network, head)
     k = parse_top_k(top_k, read_head(split.head).num_features)
     notes = [*data.notes, *read]
+    caveats = [UNRECORDED, *_chosen_on(weights, split_name, unseen)]
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": "diagnose",
@@ -126,11 +127,11 @@ def diagnose_multilabel_run(
         "precision": precision,
         "seed": seed,
         "notes": notes,
-        "caveats": [UNRECORDED],
+        "caveats": caveats,
         **provenance.origin(split.device),
     }
     say(f"data: {data.spec}; {len(data.train)} train, {len(unseen)} held out ({split_name})")
-    for note in [*notes, UNRECORDED]:
+    for note in [*notes, *caveats]:
         say(f"note: {note}")
     say(f"the model sees: {view or 'images as the data set gives them'} ({data.view_origin})")
     identity = digests.digest_json(
@@ -352,6 +353,17 @@ def _heldout(data: MultilabelData, wanted: str | None) -> tuple[str, Split]:
             "data", f"have a {name} split of images that the model was not trained on", f"none in {data.spec}", advice
         )
     return name, found
+
+
+def _chosen_on(weights: Path, split_name: str, heldout: Split) -> list[str]:
+    """The caveat that `remedy` chose the head and thresholds on these very images, if it did."""
+    file = weights.parent / "run.json"
+    record = atomic.read_json(file, "run.json") if file.is_file() else {}
+    try:
+        chosen = record["of"]["data"]["splits"][split_name]["digest"] if record["command"] == "remedy" else None
+    except (KeyError, TypeError):  # the record of something else
+        return []
+    return [CHOSE_HEAD] if chosen == heldout.digest() else []
 
 
 def _found_head(columns: list[dict[str, atomic.Array]]) -> tuple[LinearHead, str]:

@@ -13,6 +13,9 @@ from .loader import Split as Split
 from .loader import clean_loader as clean_loader
 from .loader import collate as collate
 from .loader import make_loader as make_loader
+from .multilabel import MultilabelData as MultilabelData
+from .multilabel import load_multilabel_data as load_multilabel_data
+from .multilabel import multilabel_loader as multilabel_loader
 from .skip_bad import LeftOut as LeftOut
 from .skip_bad import Readable as Readable
 from .skip_bad import skip_bad as skip_bad

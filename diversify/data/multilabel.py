@@ -41,6 +41,15 @@ class MultilabelData:
         view: The preprocessing; None if the images are used as the source gives them.
         view_origin: Where the preprocessing comes from.
         notes: Remarks for a reader of the results, one line each.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> arrays = {"train_images": np.zeros((2, 8, 8), np.uint8), "train_labels": [[0, 1], [1, 1]]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/a.npz", **arrays, class_names=["sky", "tree"])
+        ...     load_multilabel_data(f"npz:{folder}/a.npz", mean=[0.5], std=[0.5]).label_names
+        ('sky', 'tree')
     """
 
     spec: str
@@ -160,6 +169,17 @@ def multilabel_loader(split: Split, view: View | None, *, batch_size: int = 256,
         view: The preprocessing; None leaves images as they are.
         batch_size: Images per batch.
         workers: Processes that read images.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> arrays = {"train_images": np.zeros((2, 8, 8), np.uint8), "train_labels": [[0, 1], [1, 1]]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/a.npz", **arrays)
+        ...     data = load_multilabel_data(f"npz:{folder}/a.npz", mean=[0.5], std=[0.5])
+        >>> images, labels = next(iter(multilabel_loader(data.train, data.view)))
+        >>> images.shape, labels.tolist()
+        (torch.Size([2, 1, 8, 8]), [[False, True], [True, True]])
     """
     return DataLoader(split.dataset, batch_size=batch_size, num_workers=workers, collate_fn=_Collated(view))
 

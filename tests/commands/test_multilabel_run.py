@@ -150,6 +150,9 @@ def test_a_checkpoint_is_diagnosed_and_repaired(network, spec, channels, names):
     assert (out / "diagnosis.json").read_text() == before
     remedy_multilabel_run(out, out=network / "remedy", say=quiet)
     assert load_file(network / "remedy" / "model.safetensors").keys() == load_file(weights).keys()
+    repaired = network / "remedy" / "model.safetensors"
+    _, record = diagnose_multilabel_run(data, model=None, weights=repaired, out=network / "again", say=quiet)
+    assert any("the head was chosen on this validation set" in caveat for caveat in record["caveats"])
 
 
 @pytest.mark.parametrize(
