@@ -442,7 +442,8 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
         for line in pool.imap_unordered(work, tasks):
             print(line, flush=True)
-    print(text(), curve_table(), difference_table(), sep="\n\n")
+    if options.out == RESULTS:
+        print(text(), curve_table(), difference_table(), sep="\n\n")
 
 
 if __name__ == "__main__":
