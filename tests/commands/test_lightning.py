@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from quick import draw_nothing
+from quick import draw_nothing, judge_once
 from torch.utils.data import DataLoader, TensorDataset
 
 import diversify as dv
@@ -123,7 +123,7 @@ def test_averaged_weights_are_those_that_lightning_evaluates(lightning, own, tmp
 
 def test_a_repaired_checkpoint_is_loaded_by_the_module(lightning, own, tmp_path, monkeypatch):
     draw_nothing(monkeypatch)
-    monkeypatch.setattr("diversify.commands.remedy.REPEATS", 1)
+    judge_once(monkeypatch)
     module = train(lightning, own, tmp_path / "a.ckpt", lr=0.05)
     arrays = {f"{split}_images": IMAGES.permute(0, 2, 3, 1).numpy() for split in ("train", "val")}
     np.savez(tmp_path / "data.npz", **arrays, **{f"{split}_labels": LABELS.numpy() for split in ("train", "val")})

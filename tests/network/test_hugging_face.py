@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hugging_face import COUNTS, LABELS, NAMES, package, pixels, table
-from quick import draw_nothing
+from quick import draw_nothing, judge_once
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
@@ -182,7 +182,7 @@ def own_models(tmp_path, monkeypatch):
 
 def test_the_commands_repair_what_save_pretrained_wrote(transformers, rows, tmp_path, own_models, monkeypatch):
     draw_nothing(monkeypatch)
-    monkeypatch.setattr("diversify.commands.remedy.REPEATS", 1)
+    judge_once(monkeypatch)
     model = make(transformers)
     model.save_pretrained("vit")
     package("datasets").DatasetDict({"train": rows, "validation": rows.select(range(0, 36, 2))}).save_to_disk("animals")
