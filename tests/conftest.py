@@ -83,6 +83,8 @@ def repeated(diagnosis: Diagnosis, classes: list[int], names: tuple[str, ...] | 
         enemies=enemies,
         log_count=diagnosis.log_count if known else {},
         findings=find(columns, names, enemies, lines, top_k=10),
+        label_errors={},
+        failing_clusters=(),
         **tops,
     )
 
