@@ -214,7 +214,8 @@ _DEFINED: dict[str, Measure] = {
         formula="number of connected components of the pairs of training images of the class with distance below the limit."
         " Distance: |P (z_i - z_j)| / median over the class, P = at most 32 directions of largest variance within classes,"
         " divided by their standard deviations. Limit: the smallest of 1/3, 0.9 of the smallest distance between images of"
-        " different classes, and the distance below which 0.05 pairs are expected if squared distances are chi-squared."
+        " different classes, and the distance below which 0.05 pairs are expected if squared distances are chi-squared;"
+        " learned again with each group of copies as one image."
         " Of a class with more images than are measured: n_train times the mean of 1 / (1 + near copies of an image)",
         high="Near n_train: the images differ.",
         low="Far below n_train: the class consists of bursts, frames of a film, or copies of few images, and teaches the model as"
@@ -228,7 +229,8 @@ _DEFINED: dict[str, Measure] = {
         title="near copies among held-out images",
         meaning="Share of the held-out images of the class that are near copies of its training images; Wilson interval.",
         unit="share",
-        formula="share of held-out images whose distance to a training image of the class is below the limit of `effective_count`",
+        formula="share of held-out images whose distance to a training image of the class is below the limit of `effective_count`,"
+        " which is lower here: 0.01 pairs are expected",
         high="The held-out images are not new: the cut put near copies on both sides, and held-out recall is too high.",
         low="The held-out images are new.",
         pitfalls="Copies under another label are not found.",
