@@ -34,6 +34,7 @@ from .options import (
     data_options,
     objective_given,
     recipe_from,
+    threshold_given,
 )
 from .screen import counted, print_line, progress_bar, study_progress
 from .tables import show_choice, show_comparison, show_diagnosis, show_outcome, show_plan
@@ -207,9 +208,11 @@ def diagnose(
         ),
     ] = False,
     threshold: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="With --multilabel: probability at which a label is predicted.", metavar="P", show_default="0.5"
+            help="With --multilabel: probability at which a label is predicted, or the thresholds.json of a remedy.",
+            metavar="P|FILE",
+            show_default="0.5",
         ),
     ] = None,
     top_k: Annotated[
@@ -242,7 +245,7 @@ def diagnose(
             out=directory,
             heldout=heldout,
             top_k=top_k,
-            threshold=0.5 if threshold is None else threshold,
+            threshold=threshold_given(threshold),
             seed=seed,
             overwrite=overwrite,
             say=print_line,
@@ -302,7 +305,7 @@ def diagnose(
                 head=head,
                 heldout=heldout,
                 top_k=top_k,
-                threshold=0.5 if threshold is None else threshold,
+                threshold=threshold_given(threshold),
                 batch_size=batch_size,
                 precision=precision,
                 workers=workers,

@@ -182,3 +182,13 @@ def objective_given(text: str) -> str | float:
         return float(text)
     except ValueError:
         return text
+
+
+def threshold_given(text: str | None) -> float | Path:
+    """The value of `--threshold`: a number, or the file that `remedy` wrote."""
+    if text is None:
+        return 0.5
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)

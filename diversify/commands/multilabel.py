@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def diagnose_multilabel_run(
     head: str | None = None,
     heldout: str | None = None,
     top_k: int | str = 10,
-    threshold: float = 0.5,
+    threshold: float | Path = 0.5,
     batch_size: int = 256,
     precision: str = "fp32",
     workers: int = 0,
@@ -73,7 +73,7 @@ def diagnose_multilabel_run(
         head: Name of the head, if the network has several.
         heldout: `val` (the default) or `test`.
         top_k: Number of strongest features per label: an integer, or a percentage such as `"25%"`.
-        threshold: Probability at and above which a label is predicted.
+        threshold: Probability at and above which a label is predicted; or the `thresholds.json` of a remedy, one for each.
         batch_size: Images per step.
         precision: `fp32`, `bf16` or `auto`.
         workers: Number of data loader processes.
@@ -91,8 +91,8 @@ def diagnose_multilabel_run(
     atomic.require_file(weights, "weights")
     free = overwrite or unfinished(out, "diagnose")
     staging.ensure_available(out, free, owned=OWNED, inputs=[weights, *_inputs(data_options)])
-    thresholds_of(threshold, 2)
     data = _load(data_options, progress)
+    used = _thresholds(threshold, data.label_names)
     view = fit_channels(data.view, model or "small_cnn")
     split_name, unseen = _heldout(data, heldout)
     channels = len(view.mean) if view is not None else int(next(iter(multilabel_loader(data.train, None)))[0].shape[1])
@@ -123,7 +123,7 @@ def diagnose_multilabel_run(
         "training": None,
         "heldout_split": split_name,
         "top_k": k,
-        "threshold": threshold,
+        "threshold": used,
         "precision": precision,
         "seed": seed,
         "notes": notes,
@@ -154,7 +154,7 @@ def diagnose_multilabel_run(
             held,
             head=split.head,
             label_names=data.label_names,
-            threshold=threshold,
+            threshold=used,
             top_k=k,
             heldout_split=split_name,
             seed=seed,
@@ -174,7 +174,7 @@ def diagnose_multilabel_features(
     out: Path,
     heldout: str | None = None,
     top_k: int | str = 10,
-    threshold: float = 0.5,
+    threshold: float | Path = 0.5,
     seed: int = 0,
     overwrite: bool = False,
     say: Say,
@@ -189,7 +189,7 @@ def diagnose_multilabel_features(
         out: The folder to write, all or nothing.
         heldout: `val` (the default), or `test` for a diagnosis that is for reading only.
         top_k: Number of strongest features per label, or a percentage of all.
-        threshold: Probability at and above which a label is predicted.
+        threshold: Probability at and above which a label is predicted; or the `thresholds.json` of a remedy, one for each.
         seed: Random seed of the resampling.
         overwrite: Replace an earlier run in `out`.
         say: Called with each note.
@@ -204,7 +204,6 @@ def diagnose_multilabel_features(
     staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
     if heldout not in (None, "val", "test"):
         raise unknown("heldout", str(heldout), ("val", "test"))
-    thresholds_of(threshold, 2)
     columns = [
         arrays.read_columns(path, ("features", "labels", "logits", "groups", "class_names"), "features")
         for path in features
@@ -222,7 +221,7 @@ def diagnose_multilabel_features(
         held,
         head=used,
         label_names=names,
-        threshold=threshold,
+        threshold=_thresholds(threshold, names or [f"label {c}" for c in range(used.num_classes)]),
         top_k=parse_top_k(top_k, used.num_features),
         heldout_split=split,
         seed=seed,
@@ -265,7 +264,7 @@ def diagnose_multilabel_features(
         "training": None,
         "heldout_split": split,
         "top_k": diagnosis.top_k,
-        "threshold": threshold,
+        "threshold": diagnosis["threshold"].tolist(),
         "seed": seed,
         "notes": notes,
         "caveats": [UNRECORDED],
@@ -333,6 +332,20 @@ def _load(options: DataOptions, progress: StageProgress | None) -> MultilabelDat
         interpolation=options.interpolation or "bilinear",
         check_progress=progress,
     )
+
+
+def _thresholds(threshold: float | Path, label_names: Sequence[str]) -> list[float]:
+    """The threshold of each label: one number for all, or those of a file that `remedy` wrote."""
+    if not isinstance(threshold, Path):
+        return thresholds_of(threshold, len(label_names)).tolist()
+    values = atomic.read_json(threshold, "threshold")
+    found = []
+    for name in label_names:
+        try:
+            found.append(float(values[name]["threshold"]))
+        except (KeyError, TypeError, ValueError):
+            raise must("threshold", "name a threshold for each label", f"none for {name} in {threshold}") from None
+    return thresholds_of(found, len(found)).tolist()
 
 
 def _inputs(options: DataOptions) -> list[Path]:

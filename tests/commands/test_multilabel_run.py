@@ -98,6 +98,18 @@ def test_commands_for_one_label_refuse_the_folder(diagnosed, tmp_path):
         remedy_run(diagnosed, out=tmp_path / "remedy", say=quiet)
 
 
+def test_the_thresholds_of_a_remedy_are_those_in_use(features, diagnosed, tmp_path):
+    choice, _ = remedy_multilabel_run(diagnosed, out=tmp_path / "remedy", say=quiet)
+    paths, file = (features / "train.npz", features / "heldout.npz"), tmp_path / "remedy" / "thresholds.json"
+    head = tmp_path / "remedy" / "model.safetensors"
+    found, _ = diagnose_multilabel_features(paths, head=head, threshold=file, out=tmp_path / "again", say=quiet)
+    assert found["threshold"].tolist() == pytest.approx(choice.thresholds.tolist(), rel=1e-5)
+    assert float(found["f1_heldout"].mean()) > float(choice.f1_before.mean())
+    file.write_text('{"sky": {"threshold": 0.5}}')
+    with pytest.raises(InputError, match="threshold must name a threshold for each label, got none for tree"):
+        diagnose_multilabel_features(paths, head=head, threshold=file, out=tmp_path / "wrong", say=quiet)
+
+
 def test_a_diagnosis_on_test_chooses_no_remedy(features, tmp_path):
     paths = (features / "train.npz", features / "heldout.npz")
     diagnose_multilabel_features(paths, out=tmp_path / "test", heldout="test", say=quiet)
