@@ -145,3 +145,9 @@ def test_every_public_name_has_an_example_that_runs(name: str) -> None:
     """`--doctest-modules` runs them; here each has to have one."""
     documented = inspect.getdoc(PUBLIC[name]) or ""
     assert ">>> " in documented, f"{name} has no example"
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """Without packages, two test files with one name cannot be collected together."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
