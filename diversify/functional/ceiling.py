@@ -105,6 +105,12 @@ class CrossFit(NamedTuple):
     Attributes:
         predictions: `(N,)` int64, the predicted classes.
         probabilities: `(N, C)` float32; 0 for a class without rows in the other folds.
+
+    Example:
+        >>> features = torch.tensor([[0.0], [0.1], [0.2], [1.0], [1.1], [1.2]])
+        >>> found = cross_fit(features, torch.tensor([0, 0, 0, 1, 1, 1]), 2, folds=3, seed=0)
+        >>> bool((found.probabilities.argmax(1) == found.predictions).all())
+        True
     """
 
     predictions: Tensor

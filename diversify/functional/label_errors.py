@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from .counts import class_counts
 from .stats import holm
 
+_Array = np.ndarray[Any, np.dtype[np.float64]]
 _LEAST = 1e-12  # smallest probability that is told from 0
 _WORK = 2e8  # rows x classes x iterations of a calibration, at most
 _MOST, _FEWEST = 60, 5  # iterations
@@ -29,6 +30,11 @@ class Suspects(NamedTuple):
         rows: `(S,)` int64, places among the rows.
         suggested: `(S,)` int64, the class that each row rather belongs to.
         score: `(S,)` in (0, 1], how much more probable the most probable other class is than the given one.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.95, 0.05]])
+        >>> suspect_labels(probabilities, torch.tensor([0, 0, 1, 1, 1])).rows
+        tensor([4])
     """
 
     rows: Tensor
@@ -42,6 +48,11 @@ class Calibrated(NamedTuple):
     Attributes:
         probabilities: `(N, C)` float64, of classes as large as in the labels.
         noise: Share of the labels that are independent of the features; some of these are right by chance.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).repeat(20, 1)
+        >>> calibrate(probabilities, torch.arange(40) % 2).probabilities.shape
+        torch.Size([40, 2])
     """
 
     probabilities: Tensor
@@ -54,6 +65,11 @@ class Expectation(NamedTuple):
     Attributes:
         share: `(C,)` float64, the expected share of each class's rows; NaN for a class without rows.
         noise: Share of all labels that are independent of the features.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).repeat(20, 1)
+        >>> expected_suspects(probabilities, torch.arange(40) % 2).share.shape
+        torch.Size([2])
     """
 
     share: Tensor
@@ -161,46 +177,66 @@ def calibrate(probabilities: Tensor, labels: Tensor) -> Calibrated:
         >>> bool(found.probabilities.amax() < 0.8) or found.noise > 0.4
         True
     """
-    rows, num_classes = probabilities.shape
-    logits = probabilities.detach().cpu().double().clamp(min=_LEAST).log().numpy()
-    own = labels.cpu().numpy()
-    share = class_counts(labels, num_classes).cpu().double().clamp(min=_LEAST).numpy() / rows
-    prior, row = np.log(share), np.arange(rows)
+    model = _LabelModel(probabilities, labels)
+    iterations = int(min(_MOST, max(_FEWEST, _WORK / max(model.logits.size, 1))))
+    limits = [(-4.0, 4.0), (-12.0, 2.0), *[(-6.0, 6.0)] * (3 * model.num_classes)]
+    fits = [
+        minimize(model.loss, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": iterations})
+        for first in _STARTS
+        for start in [np.concatenate([first, np.zeros(3 * model.num_classes)])]
+    ]
+    found = min(fits, key=lambda fit: float(fit.fun)).x
+    chances = torch.from_numpy(model.chances(found)[0]).to(labels.device)
+    return Calibrated(chances, float(model.random_labels(found).sum()))
 
-    def chances(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scale = np.exp(parameters[0] + parameters[2 : 2 + num_classes])
-        score = logits * scale + parameters[2 + num_classes : 2 + 2 * num_classes] + prior
+
+class _LabelModel:
+    """The likelihood of labels under scaled and shifted log probabilities and a share of random labels.
+
+    Parameters are one vector: the log scale, the log odds of the noise, then for each class the deviation of its log scale,
+    its shift, and the deviation of its log odds among random labels.
+    """
+
+    def __init__(self, probabilities: Tensor, labels: Tensor) -> None:
+        self.logits = probabilities.detach().cpu().double().clamp(min=_LEAST).log().numpy()
+        self.own = labels.cpu().numpy()
+        self.rows, self.num_classes = self.logits.shape
+        share = class_counts(labels, self.num_classes).cpu().double().clamp(min=_LEAST).numpy() / self.rows
+        self.log_prior = np.log(share)
+
+    def chances(self, parameters: _Array) -> tuple[_Array, _Array]:
+        """The calibrated probabilities `(N, C)`, and the scale of each class."""
+        _, deviation, shift, _ = self._parts(parameters)
+        scale = np.exp(parameters[0] + deviation)
+        score = self.logits * scale + shift + self.log_prior
         odds = np.exp(score - score.max(1, keepdims=True))
         return odds / odds.sum(1, keepdims=True), scale
 
-    def random_labels(parameters: np.ndarray) -> np.ndarray:
-        odds = np.exp(parameters[1] + parameters[2 + 2 * num_classes :] + prior)
-        return odds / (1 + odds.sum())
+    def random_labels(self, parameters: _Array) -> _Array:
+        """The share of all labels that is random and falls into each class, `(C,)`."""
+        odds = np.exp(parameters[1] + self._parts(parameters)[3] + self.log_prior)
+        share: _Array = odds / (1 + odds.sum())
+        return share
 
-    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        chance, scale = chances(parameters)
-        noise = random_labels(parameters)
-        right = chance[row, own]
-        mixed = np.maximum((1 - noise.sum()) * right + noise[own], _LEAST)
+    def loss(self, parameters: _Array) -> tuple[float, _Array]:
+        """The negative log posterior, and its gradient."""
+        chance, scale = self.chances(parameters)
+        noise, row = self.random_labels(parameters), np.arange(self.rows)
+        right = chance[row, self.own]
+        mixed = np.maximum((1 - noise.sum()) * right + noise[self.own], _LEAST)
         weight = (1 - noise.sum()) * right / mixed  # how sure it is that the label is no random one
         slope = weight[:, None] * chance
-        slope[row, own] -= weight
-        by_scale = (slope * logits).sum(0) * scale
-        by_noise = noise * (rows - np.bincount(own, 1 / mixed, num_classes))
+        slope[row, self.own] -= weight
+        by_scale = (slope * self.logits).sum(0) * scale
+        by_noise = noise * (self.rows - np.bincount(self.own, 1 / mixed, self.num_classes))
         penalty = parameters[2:]
         gradient = np.concatenate([[by_scale.sum(), by_noise.sum()], by_scale, slope.sum(0), by_noise])
         gradient[2:] += penalty
         return float(-np.log(mixed).sum() + (penalty**2).sum() / 2), gradient
 
-    iterations = int(min(_MOST, max(_FEWEST, _WORK / max(logits.size, 1))))
-    limits = [(-4.0, 4.0), (-12.0, 2.0), *[(-6.0, 6.0)] * (3 * num_classes)]
-    fits = [
-        minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": iterations})
-        for scale, noise in _STARTS
-        for start in [np.concatenate([[scale, noise], np.zeros(3 * num_classes)])]
-    ]
-    found = min(fits, key=lambda fit: float(fit.fun)).x
-    return Calibrated(torch.from_numpy(chances(found)[0]).to(labels.device), float(random_labels(found).sum()))
+    def _parts(self, parameters: _Array) -> tuple[_Array, _Array, _Array, _Array]:
+        first, second = 2 + self.num_classes, 2 + 2 * self.num_classes
+        return parameters[:2], parameters[2:first], parameters[first:second], parameters[second:]
 
 
 def expected_suspects(probabilities: Tensor, labels: Tensor) -> Expectation:

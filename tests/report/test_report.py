@@ -158,6 +158,7 @@ def test_the_page_says_everything_in_order_and_is_whole(page: str, diagnosis: Di
         "Latent diversity",
         "Neighbours",
         "Head",
+        "Suspect labels",
         "Example images",
         report_page.BEYOND_SIZE,
         report_page.DEFINITIONS,
@@ -166,9 +167,9 @@ def test_the_page_says_everything_in_order_and_is_whole(page: str, diagnosis: Di
     counted = Counter(parsed.tags)
     fragile = int(diagnosis["fragile"].sum())
     assert counted["figure"] == counted["svg"] == 10 + min(fragile, top_k.PROFILES - 1) + 1
-    assert counted["table"] == 4
-    assert counted["caption"] == 2  # the other two are heat maps with a note above
-    assert counted["article"] == fragile
+    assert counted["table"] == 5
+    assert counted["caption"] == 3  # the other two are heat maps with a note above
+    assert counted["article"] == fragile + 2  # and the suspect labels of each side
     assert counted["script"] == 1
     assert counted["img"] == 0  # no pictures have been taken
     assert len(page) < 1_000_000
@@ -209,7 +210,8 @@ def test_tables_and_figures_can_be_read_without_seeing_them(page: str, diagnosis
     headers = [dict(cell) for row in parsed.rows for cell in row if "scope" in cell]
     assert {cell["scope"] for cell in headers} == {"col", "row"}
     explained = [value for tag, name, value in parsed.attributes if tag == "a" and name == "title"]
-    assert len(explained) == len(report_diagnosis.CLASS_COLUMNS) + len(diagnosis.beyond_log_count)
+    suspects = 2 * len(diagnosis.label_errors)  # counted and expected on each side
+    assert len(explained) == len(report_diagnosis.CLASS_COLUMNS) + suspects + len(diagnosis.beyond_log_count)
     assert any("Dablain et al. 2023" in text for text in explained)  # with its source
     labels = [value for tag, name, value in parsed.attributes if tag == "div" and name == "aria-label"]
     assert len(labels) == Counter(parsed.tags)["svg"] + Counter(parsed.tags)["table"]
