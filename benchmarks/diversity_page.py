@@ -228,7 +228,7 @@ def draw_figures(folder: Path = DOCS) -> list[Path]:
             ("measures", _draw_measures, 1),
             ("ratio", _draw_ratio, 2),
         ):
-            size = (3.6 * len(listed) + 0.6, 3.4 * columns) if name != "measures" else (3.6 * len(listed) + 1.6, 4.2)
+            size = (3.6 * len(listed) + 1.4, 3.4 * columns) if name != "measures" else (3.6 * len(listed) + 1.6, 4.2)
             figure = Figure(figsize=size, layout="constrained")
             draw(figure, listed)
             drawn[folder / FIGURES[name]] = figure
@@ -255,8 +255,13 @@ def _draw_size(figure: Any, listed: tuple[Table, ...]) -> None:
                 ms=4,
             )
         axis.set(xscale="log", title=table.data, xlabel="training images of the class")
+        counts = table.columns["count"]
+        ticks = [n for n in (5, 10, 20, 50, 100, 200, 500, 1000) if counts.min() <= n <= counts.max()]
+        axis.set_xticks(ticks, [str(n) for n in ticks])
+        axis.minorticks_off()
     axes[0].set_ylabel("test recall")
-    axes[-1].legend(title="training images", fontsize=8, frameon=False)
+    shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), title="training images", frameon=False, loc="outside right center")
 
 
 def _draw_measures(figure: Any, listed: tuple[Table, ...]) -> None:
@@ -268,10 +273,10 @@ def _draw_measures(figure: Any, listed: tuple[Table, ...]) -> None:
             x = [math.nan if pair is None else pair[half].value for pair in pairs]
             axis.plot(x, range(len(best)), marker, ms=5, label=words, fillstyle="none" if half == 0 else "full")
         axis.axvline(0.5, color="0.6", lw=0.8)
-        axis.set(title=table.data, xlabel="AUC: a narrow class has a lower value", xlim=(-0.02, 1.02))
+        axis.set(title=table.data, xlabel="AUC", xlim=(-0.02, 1.02))
     axes[0].set_yticks(range(len(best)), [title_of(one.name) for one in best])
     axes[0].invert_yaxis()
-    axes[-1].legend(fontsize=8, frameon=False)
+    axes[-1].legend(fontsize=8, frameon=False, loc="lower left")
 
 
 def _draw_ratio(figure: Any, listed: tuple[Table, ...]) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from diversify.cli.entry import run
 from diversify.commands.options import DataOptions
 from diversify.data.diversity import Diversity, choose_images, small_pixels, with_frames
 from diversify.data.images import ImageArray
@@ -242,3 +243,23 @@ def test_the_options_of_a_training_run_are_taken_from_its_record():
     assert (other.diversity, other.narrow, other.narrow_order) == ("bursts:4", None, None)
     assert DataOptions(diversity="none").filled_from(record).load(measure_view=False).diversity == "none"
     assert DataOptions(diversity="neighbours:3").filled_from(record).narrow == 0.3
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--narrow", "0.3"], "--narrow must stand beside diversity, got 0.3; pass --diversity neighbours:3"),
+        (["--diversity", "bursts:4", "--narrow-order", "big"], "--narrow-order must be a seed, small, large"),
+        (["--diversity", "near:4"], "--diversity must be neighbours:S, kinds:K, bursts:M or none, got 'near:4'"),
+    ],
+)
+def test_the_command_line_names_its_flags(flags, told, capsys, tmp_path):
+    assert run(["train", "--data", "digits", "--imbalance", "exp:1:40", *flags, "--out", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["diagnose", "probe"])
+def test_every_command_with_an_imbalance_has_the_flags(command, capsys):
+    assert run([command, "--diversity", "bursts:4", "--narrow-order", "small", "--narrow", "x"]) == 2
+    assert "--narrow must be a number, got 'x'" in capsys.readouterr().err
