@@ -125,8 +125,8 @@ def diagnose(
         >>> diagnosis = dv.diagnose(train, heldout, head=head)
         >>> diagnosis["recall_heldout"].tolist()
         [0.86, 0.64, 0.64, 0.04]
-        >>> [finding.class_name for finding in diagnosis.findings]
-        ['class 3']
+        >>> [(finding.class_name, finding.kind) for finding in diagnosis.findings]
+        [('class 3', 'low recall'), ('class 1', 'failing cluster')]
     """
     head = _checked_head(head, train, heldout)
     train, heldout = _grouped(train, groups_train, "train"), _grouped(heldout, groups_heldout, "heldout")
