@@ -360,7 +360,9 @@ class _File(pydantic.BaseModel):
                 raise broken(f"be {count} numbers, one per class", measured, at=f"label_errors.{side}.measured")
         for place, one in enumerate(self.failing_clusters):
             if max(one.class_index, one.predicted) >= count:
-                raise broken(f"be one of the {count} classes", one.class_index, at=f"failing_clusters.{place}.class_index")
+                raise broken(
+                    f"be one of the {count} classes", one.class_index, at=f"failing_clusters.{place}.class_index"
+                )
         for side, reading in self.readings.items():
             by_class = reading.get("left_out_by_class")
             if by_class is not None and (not isinstance(by_class, list) or len(by_class) != count):
