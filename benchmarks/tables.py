@@ -19,6 +19,7 @@ from benchmarks import (
     diversity_page,
     head_study,
     multilabel,
+    paper_claims,
     resident,
     unseen_rows,
     validity,
@@ -136,6 +137,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "validity_gap": validity.gap_table,
     "validity_gain": validity.gain_table,
     **diversity_page.TABLES,
+    **paper_claims.TABLES,
 }
 
 
