@@ -43,7 +43,7 @@ from diversify.network.wrappers import evaluating
 from diversify.runtime import provenance
 from diversify.study.methods import losses as library
 from diversify.study.protocol import Protocol
-from diversify.study.task import RunImages, Task, default_device
+from diversify.study.task import RunImages, Task, default_device, load_task
 from diversify.study.trial import Run
 
 RESULTS = Path(__file__).parent / "results"
@@ -406,6 +406,8 @@ def run(
     planned = {"design": design.record()}
     jobs = [(loss, seed) for seed in range(seeds) for loss in losses]
     missing = [(loss, seed) for loss, seed in jobs if key_of({**planned, "loss": loss, "seed": seed}) not in done]
+    if missing:
+        load_task(design.protocol(design.imbalance, 0), root=root, device=device)  # finds what would stop every run
     path.parent.mkdir(parents=True, exist_ok=True)
     make = partial(run_one, design, root=root, device=device, states=path.parent)
     if workers == 1:

@@ -13,6 +13,7 @@ from diversify.files import atomic
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 from diversify.network.synthetic import make_embeddings
+from diversify.study import trial
 
 CLASSES = 6
 CLAIMS = {claim.measured: claim for claim in paper_claims.CLAIMS}
@@ -186,12 +187,33 @@ def test_a_run_is_recorded_once_and_leaves_no_state(tmp_path):
     assert list(paper.run(design, losses=("ldam_drw",), seeds=3, device="cpu", path=path)) == []
 
 
+def test_a_stopped_run_goes_on_inside_a_network(tmp_path, monkeypatch):
+    small = {"imbalance": "exp:2:6", "balanced": "exp:1:6", "epochs": 2}
+    design = dataclasses.replace(paper.DESIGNS["digits"], **small)
+    monkeypatch.setattr(trial, "SAVE_EVERY", 0.0)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(paper, "record_of", stop)
+        with pytest.raises(KeyboardInterrupt):
+            paper.run_one(design, "ce", 0, "data", "cpu", tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(paper.NETWORKS)
+    resumed = paper.run_one(design, "ce", 0, "data", "cpu", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    whole = paper.run_one(design, "ce", 0, "data", "cpu", tmp_path)
+    assert resumed["networks"] == whole["networks"]
+    assert resumed["against_balanced"] == whole["against_balanced"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"seeds": 2}, "seeds must be at least 3, got 2"),
         ({"losses": ("ce", "ce")}, "losses must be different, got ce, ce"),
         ({"losses": ("plan",)}, "loss must be one of .*, got 'plan'"),
+        ({"device": "tpu9"}, "device must be one that torch knows, got 'tpu9'"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(options, message, tmp_path):
