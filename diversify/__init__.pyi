@@ -58,6 +58,8 @@ from .network.synthetic import make_embeddings as make_embeddings
 from .plan.adaptive import AdaptivePlan as AdaptivePlan
 from .plan.make import make_plan as make_plan
 from .plan.plan import Plan as Plan
+from .plan.suggest_images import Suggestion as Suggestion
+from .plan.suggest_images import suggest_images as suggest_images
 from .repair.candidate import Candidate as Candidate
 from .repair.candidates import default_candidates as default_candidates
 from .repair.choice import HeadChoice as HeadChoice

@@ -15,3 +15,6 @@ from .rules import Rule as Rule
 from .rules import RunRule as RunRule
 from .strengths import STRENGTHS as STRENGTHS
 from .strengths import Strengths as Strengths
+from .suggest_images import SuggestedImage as SuggestedImage
+from .suggest_images import Suggestion as Suggestion
+from .suggest_images import suggest_images as suggest_images
