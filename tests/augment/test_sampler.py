@@ -158,7 +158,9 @@ def processes(tmp_path_factory):
     if importlib.util.find_spec("lightning"):
         lines["lightning"] = (__file__,)
     started = {
-        mode: subprocess.Popen([sys.executable, *line, mode, str(folder)], env=environment, start_new_session=True, **pipes)
+        mode: subprocess.Popen(
+            [sys.executable, *line, mode, str(folder)], env=environment, start_new_session=True, **pipes
+        )
         for mode, line in lines.items()
     }
     yield folder, started

@@ -101,7 +101,10 @@ def test_a_diagnosis_on_test_is_refused(
     assert run(["plan", folder, "--out", str(tmp_path / "plan.json")]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "diagnosis must be made on the validation set to make a plan from, got one made on test; bring a validation set" in shown.err
+    assert (
+        "diagnosis must be made on the validation set to make a plan from, got one made on test; bring a validation set"
+        in shown.err
+    )
     assert not (tmp_path / "plan.json").exists()
 
 
