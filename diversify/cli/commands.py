@@ -577,6 +577,68 @@ def remedy(
 
 
 @app.command()
+def collect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", readable=False, help="A folder that diagnose wrote.")],
+    *,
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            help="The images to choose from: folder:DIR, npz:FILE with images, or another data set, whose labels are not used.",
+            metavar="DATA",
+        ),
+    ] = None,
+    pool_features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Their features instead: a .npz file or folder with features, and if wanted logits, groups and paths.",
+            metavar="FILE",
+            readable=False,
+        ),
+    ] = None,
+    budget: Annotated[int, typer.Option(help="Number of images to suggest.", metavar="N")],
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="coverage | margin | entropy | random | k-center | badge | typical, with `needed ` before coverage, margin or badge"
+            " to favour classes with low recall, or `balanced ` before any for equal shares.",
+            show_default="needed coverage",
+        ),
+    ] = None,
+    root: Root = Path("data"),
+    skip_bad: SkipBad = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 256,
+    workers: Workers = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")] = 0,
+    directory: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Suggest which images of a pool to label next: those that the diagnosed network would learn the most from."""
+    from ..commands.collect import collect_run
+    from ..plan.suggest_images import DEFAULT
+
+    with progress_bar() as progress:
+        found, _ = collect_run(
+            folder,
+            pool=pool,
+            pool_features=pool_features,
+            budget=budget,
+            method=method or DEFAULT,
+            root=str(root),
+            out=directory,
+            batch_size=batch_size,
+            workers=workers,
+            skip_bad=skip_bad,
+            seed=seed,
+            overwrite=overwrite,
+            say=print_line,
+            progress=progress,
+        )
+    print_line(found.in_words())
+    print_line(f"list: {directory / 'picks.csv'}")
+    print_line(f"report: {directory / 'report.html'}")
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="DIR_A", readable=False, help="A folder that diagnose wrote.")],
     second: Annotated[Path, typer.Argument(metavar="DIR_B", readable=False, help="Another such folder.")],

@@ -87,7 +87,7 @@ def _data_for(
     return dataclasses.replace(options, relabel=False).load(measure_view=False)
 
 
-def _network(name: str, num_classes: int, channels: int, weights: Path, weights_key: str | None) -> nn.Module:
+def network_for(name: str, num_classes: int, channels: int, weights: Path, weights_key: str | None) -> nn.Module:
     """The network with an output per class; for two classes with one output, if the checkpoint fits that alone."""
     network = build_model(name, num_classes, channels=channels)
     if num_classes != 2:
@@ -212,7 +212,7 @@ class _Subject:
         data = _data_for(weights, weights_key, name, options, training, progress)
         view = fit_channels(data.view, name)
         heldout_split, unseen = choose_heldout(data, heldout, training, files)
-        network = _network(name, data.num_classes, channels_of(data, view), weights, weights_key)
+        network = network_for(name, data.num_classes, channels_of(data, view), weights, weights_key)
         match, read = read_weights(network, weights, weights_key=weights_key)
         network = ready(network)
         return cls(

@@ -21,6 +21,7 @@ OWNED = frozenset(
         *("diagnosis.json", "exhibits.json", "embeddings", "report.html", "report.md"),  # diagnose
         *("comparison.json", "train", "diagnosis"),  # compare, demo
         *("remedy.json", "lightning.ckpt", "thresholds.json"),  # remedy
+        *("picks.csv", "picks.json"),  # collect
         *("digits.npz", "seeds", "test.json"),  # demo
     }
 )

@@ -47,7 +47,7 @@ def read_folder(top: Path) -> Source:
         files: list[tuple[Path, int]] = []
         for number, key in enumerate(keys):
             if key in folders[split]:
-                every = _files_below(folders[split][key])
+                every = files_below(folders[split][key])
                 files += [(path, number) for path in every if path.suffix.lower() in IMAGE_ENDINGS]
                 others.update(ending for path in every if (ending := path.suffix.lower()) in OTHER_ENDINGS)
         labels = check_labels(f"image folder {place}", [number for _, number in files])
@@ -97,7 +97,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name)]
 
 
-def _files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """The files in a folder and its subfolders, sorted, without hidden ones; broken links to files are included.
 
     Links to folders are followed, but no folder is read twice and none that contains this one, so links cannot form a circle.

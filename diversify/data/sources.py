@@ -105,7 +105,7 @@ def read_npz(path: Path, *, several: bool = False) -> Source:
         if f"{split}_images" in stored:
             if f"{split}_labels" not in stored:
                 raise must("npz file", f"have {split}_labels beside {split}_images", ", ".join(stored))
-            images = _image_array(f"{split}_images", stored[f"{split}_images"])
+            images = image_array(f"{split}_images", stored[f"{split}_images"])
             labels = read(f"{split}_images", stored[f"{split}_labels"], rows=len(images))
             splits[split] = (ImageArray(images, labels), labels)
     if "train" not in splits:
@@ -162,7 +162,7 @@ def _about_shape(shape: tuple[int, ...]) -> str:
     return ""
 
 
-def _image_array(name: str, array: Array) -> Tensor:
+def image_array(name: str, array: Array) -> Tensor:
     """`(N, C, H, W)` uint8, or float32 in [0, 1], from `(N, H, W)` or `(N, H, W, C)`."""
     if array.ndim == 3:
         array = array[..., None]
