@@ -47,6 +47,13 @@ class SuggestedImage:
         score: What the method ranks by; see `diversify.functional.acquisition`.
         reason: Why it is suggested.
         name: Its path, if it is known.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, _ = dv.make_embeddings((80, 30, 5))
+        >>> one = dv.suggest_images(None, train, heldout, budget=1, method="random").images[0]
+        >>> one.row, one.predicted_class
+        (102, 'class 2')
     """
 
     row: int

@@ -1,0 +1,88 @@
+"""Which images to label next, method against method: `benchmarks.collect`."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks import collect as bench
+from diversify.data.images import ImageArray
+from diversify.files import atomic
+from diversify.functional import counts, draws
+from diversify.network.synthetic import make_embeddings
+
+
+@pytest.fixture
+def bank() -> bench.Bank:
+    train, heldout, head = make_embeddings((60, 30, 10))
+    pool, _, _ = make_embeddings((40, 40, 40), seed=0)
+    return bench.Bank(
+        setting="tail",
+        assignment=4,
+        weak=(1, 2),
+        head=head,
+        train=train,
+        heldout=heldout,
+        pool=dataclasses.replace(pool, logits=head.logits(pool.features)),
+        test=heldout,
+    )
+
+
+def test_every_method_is_judged_at_every_budget(bank, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "BUDGETS", (2, 5))
+    monkeypatch.setattr(bench, "COMPARED", ("random", "margin", "needed coverage"))
+    monkeypatch.setattr(bench, "DRAWN", 2)
+    monkeypatch.setattr(bench, "ROUNDS", 5)
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "records.jsonl")
+    assert bench.table("tail", "confirmation") == "No records yet."
+    records = list(bench.run(bank, set()))
+    made = {(one["method"], one["budget"], one["method_seed"]) for one in records}
+    assert len(made) == len(records) == 1 + 2 * (2 + 1 + 2)
+    assert {"versions", "commit", "device", "started"} <= set(records[0])
+    assert all(sum(one["labelled"]) == one["budget"] for one in records)
+    assert list(bench.run(bank, made)) == []
+    atomic.write_jsonl(bench.RESULTS, records)
+    lines = bench.table("tail", "confirmation").splitlines()
+    gain = {(one["method"], one["budget"]): 100 * one["balanced_accuracy"] for one in records}
+    assert (
+        lines[3] == "| `margin` | " + " | ".join(f"{gain['margin', k] - gain['none', 0]:+.1f}" for k in (2, 5)) + " |"
+    )
+    assert lines[4].startswith("| **`needed coverage`** |")
+    assert bench.table("tail", "development") == "No records yet."
+
+
+def test_new_rows_of_a_class_count_for_more_the_more_there_are(bank) -> None:
+    """Rows that all lie in one place move the head toward themselves."""
+    start = bench.refitted(bank.head, bank.train)
+    place = bank.pool.select(torch.zeros(40, dtype=torch.int64))
+    place = dataclasses.replace(place, labels=torch.full((40,), 2))
+    chance = [
+        float(
+            bench.refitted(start, bank.train, place.select(torch.arange(k))).logits(place.features[:1]).softmax(1)[0, 2]
+        )
+        for k in (1, 10, 40)
+    ]
+    assert chance == sorted(chance)
+
+
+@pytest.mark.parametrize("setting", bench.SETTINGS)
+def test_training_heldout_and_pool_images_are_different_ones(setting, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "SETTINGS", {"narrow": ("exp:1:20", "neighbours:3"), "tail": ("exp:10:30", "none")})
+    monkeypatch.setattr(bench, "HELDOUT", 5)
+    monkeypatch.setattr(bench, "POOL", 100)
+    labels = torch.arange(600) % 10
+    images = (draws.uniform("collect test", torch.arange(600 * 16).view(600, 1, 4, 4)) * 255).to(torch.uint8)
+    rows, weak = bench.rows_of(setting, 1, ImageArray(images, labels), labels)
+    every = torch.cat(list(rows.values()))
+    assert len(every.unique()) == len(every)
+    assert len(rows["pool"]) == 100
+    assert counts.class_counts(labels[rows["heldout"]], 10).tolist() == [5] * 10
+    assert len(weak) == 5
+    if setting == "tail":
+        sizes = counts.class_counts(labels[rows["train"]], 10)
+        assert int(sizes[weak].max()) <= int(sizes[[c for c in range(10) if c not in weak.tolist()]].min())
+
+
+def test_halves_share_no_assignment(bank) -> None:
+    halves = [dataclasses.replace(bank, assignment=k).half for k in range(bench.ASSIGNMENTS)]
+    assert halves == ["development"] * 3 + ["confirmation"] * 3
