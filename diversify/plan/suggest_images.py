@@ -260,6 +260,7 @@ def suggest_images(
         raise must("pool", "have images that are no near copies of training images", "none", "bring other images")
     taken = Taken(budget, ~seen, copies.of, shares)
     METHODS[wanted](rows, taken)
+    predicted = rows.predicted.tolist()
     names = diagnosis.class_names if diagnosis is not None else tuple(f"class {c}" for c in range(train.num_classes))
     reason = _Reasons(probabilities, names, diagnosis)
     return Suggestion(
@@ -267,8 +268,8 @@ def suggest_images(
             SuggestedImage(
                 row=row,
                 index=int(pool.indices[row]),
-                predicted=int(rows.predicted[row]),
-                predicted_class=names[int(rows.predicted[row])],
+                predicted=predicted[row],
+                predicted_class=names[predicted[row]],
                 probability=float(probabilities[row].max()),
                 score=score,
                 reason=reason.of(row),
