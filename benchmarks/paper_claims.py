@@ -169,10 +169,12 @@ FEW, DIFFERS, SPACES, UNSEEN, DIVERSE = (
     "Magnitude on unseen data",
     "Diversity against size",
 )
-INFORMATION = "“important information regarding the ability … to generalize to minority classes resides in the class top-K CE and FE”"
+BOTH = "names both as where the “information … resides”, and the abstract does not compare them"
 LIMITED = "“a CNN learns a limited number of class top-K CE per category”"
 VARY = "their “number and magnitudes vary based on whether the same class is balanced or imbalanced”"
-PROPERTIES = "frequency, magnitude and identity are class properties that show what was learned of a class"
+INTRINSIC = (
+    "“calls into question whether a CNN has learned intrinsic class features, or merely frequently occurring ones”"
+)
 MATCH = (
     "“difficulty generalizing to test data if the magnitude of its top-K latent features do not match the training set”"
 )
@@ -219,35 +221,35 @@ CLAIMS = (
     ),
     Claim(
         group=DIFFERS,
-        says=PROPERTIES,
+        says=INTRINSIC,
         measured="frequency with which each CE is needed: distance to the balanced network, beyond that of another balanced one",
         effect=_beyond_chance("frequency", 1),
         threshold=OVERLAP_MATTERS,
     ),
     Claim(
         group=DIFFERS,
-        says=PROPERTIES,
+        says=INTRINSIC,
         measured="identity of the top-K CE: share that differs from the balanced network, beyond that of another balanced one",
         effect=_beyond_chance("identity_ce", -1),
         threshold=OVERLAP_MATTERS,
     ),
     Claim(
         group=DIFFERS,
-        says=PROPERTIES,
+        says=INTRINSIC,
         measured="identity of the top-K FE: the same",
         effect=_beyond_chance("identity_fe", -1),
         threshold=OVERLAP_MATTERS,
     ),
     Claim(
         group=SPACES,
-        says=INFORMATION,
+        says=BOTH,
         measured="share of common features in the top-K CE and the top-K FE of a class",
         effect=lambda record: _mean(column(record, "imbalanced", "overlap_spaces")),
         threshold=0.5,
     ),
     Claim(
         group=SPACES,
-        says=INFORMATION,
+        says=BOTH,
         measured="share of common top-K features of two classes: FE minus CE, so that above 0 CE sets classes further apart",
         effect=lambda record: _mean(
             column(record, "imbalanced", "overlap_classes_fe") - column(record, "imbalanced", "overlap_classes_ce")
@@ -256,7 +258,7 @@ CLAIMS = (
     ),
     Claim(
         group=SPACES,
-        says=INFORMATION,
+        says=BOTH,
         measured="rank correlation over classes of test recall with top-K magnitude, test over train: CE minus FE",
         effect=lambda record: (
             _goes_with_recall("imbalanced", "ce")(record) - _goes_with_recall("imbalanced", "fe")(record)
@@ -437,7 +439,7 @@ def text() -> str:
         found = verdicts(records)
         numbers = [sum(verdict == one for _, _, verdict in found) for one in (HOLDS, DOES_NOT, UNTOLD)]
         lines.append(
-            f"- {described(records)} Of {len(found)} measured claims {numbers[0]} hold for all losses, {numbers[1]} hold for none, and {numbers[2]} cannot be told."
+            f"- {described(records)} Of {len(found)} measured claims {numbers[0]} hold for every loss, {numbers[1]} for no loss, and of {numbers[2]} it cannot be told."
         )
     return "\n".join(lines) or NO_RECORDS
 
