@@ -29,6 +29,7 @@ from ..runtime.progress import Say, StageProgress, stage
 from .diagnose import network_for, ready
 from .diagnosed import load_diagnosed, require_recorded
 from .folders import OWNED, SCHEMA_VERSION, alone, refuse_multilabel
+from .probe import backbone_split
 
 MOST_PICTURES = 500  # on the page
 
@@ -90,11 +91,13 @@ def collect_run(
     if pool_features is not None:
         rows, names = _read_features(pool_features, model)
     else:
-        split = _network(diagnosed, model)
+        known = _weights(diagnosed)
         images = read_pool(str(pool), _view(diagnosed), root=root, skip_bad=skip_bad, progress=progress)
+        split = _network(diagnosed, model, known, images)
         loader = make_loader(images.split, _view(diagnosed), batch_size=batch_size, workers=workers)
         read = extract(split, loader, progress=stage(progress, "reading pool"))
-        rows = dataclasses.replace(read, indices=images.split.indices[read.indices]).with_groups(images.split.groups)
+        read = dataclasses.replace(read, indices=images.split.indices[read.indices])
+        rows = read.seen_by(read_head(model.head)).with_groups(images.split.groups)
         names = images.names
     found = suggest_images(
         diagnosis,
@@ -147,20 +150,33 @@ def _view(diagnosed: dict[str, Any]) -> View | None:
     return View(**values)
 
 
-def _network(diagnosed: dict[str, Any], model: Model) -> SplitModel:
-    """The network that was diagnosed, with the very weights."""
-    if diagnosed.get("from_features"):
+def _weights(diagnosed: dict[str, Any]) -> Path | None:
+    """The file of the weights that were diagnosed; None for a backbone that needs none."""
+    if diagnosed.get("from_features") and not diagnosed.get("probe"):
         advice = "compute them as those of the training images, and pass pool_features=FILE"
         raise must("pool", "be features for a diagnosis of features", "images", advice)
-    weights = diagnosed["weights"]
-    path, advice = Path(weights["path"]), "put the file back, or run `diversify diagnose` on the present weights"
+    weights = diagnosed["backbone" if diagnosed.get("probe") else "weights"]
+    if "path" not in weights:
+        return None
+    path, advice = Path(weights["path"]), "put the file back, or diagnose the present weights"
     if not path.is_file():
         raise must("weights", "be where they were diagnosed", f"no file {path}", advice)
     if digests.sha256(path) != weights["sha256"]:
         raise must("weights", "be those that were diagnosed", f"another content of {path}", advice)
-    view, key = _view(diagnosed), weights.get("key") or None
-    channels = 3 if view is None else len(view.mean)
-    network = network_for(diagnosed["model"]["name"], model.train.num_classes, channels, path, key)
+    return path
+
+
+def _network(diagnosed: dict[str, Any], model: Model, path: Path | None, images: PoolImages) -> SplitModel:
+    """The network that was diagnosed; of a frozen backbone, with any head."""
+    view, classes = _view(diagnosed), model.train.num_classes
+    channels = len(view.mean) if view is not None else int(as_image(images.split.dataset[0][0]).shape[0])
+    if diagnosed.get("probe"):
+        of = diagnosed["backbone"]
+        return backbone_split(of["name"], path, of.get("key") or None, classes, channels)[0]
+    if path is None:
+        raise must("weights", "be recorded with the diagnosis", "none", "run `diversify diagnose` again")
+    key = diagnosed["weights"].get("key") or None
+    network = network_for(diagnosed["model"]["name"], classes, channels, path, key)
     read_weights(network, path, weights_key=key)
     return split_head(ready(network), diagnosed["model"]["head"] or None)
 

@@ -11,7 +11,6 @@ from torch import nn
 
 from ..data.load import Data
 from ..data.loader import Split, make_loader
-from ..data.view import View
 from ..diagnosis.measure import diagnose, parse_top_k
 from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
@@ -86,7 +85,7 @@ def probe_run(
     data = data_options.load(measure_view=False, progress=progress)
     view = fit_channels(data.view, backbone)
     name, unseen = _heldout(data, heldout)
-    split, place, notes = _backbone(backbone, weights, weights_key, data, view)
+    split, place, notes = backbone_split(backbone, weights, weights_key, data.num_classes, channels_of(data, view))
     notes = [FITTED, *data.notes, *notes]
     for note in notes:
         say(f"note: {note}")
@@ -161,14 +160,13 @@ def _heldout(data: Data, wanted: str | None) -> tuple[str, Split]:
     return name, split
 
 
-def _backbone(
-    backbone: str, weights: Path | None, weights_key: str | None, data: Data, view: View | None
+def backbone_split(
+    backbone: str, weights: Path | None, weights_key: str | None, num_classes: int, channels: int
 ) -> tuple[SplitModel, dict[str, str], list[str]]:
-    """The network, split at a new head of the data's classes; where its weights are; and notes on reading them."""
-    channels = channels_of(data, view)
+    """The network, split at a new head of so many classes; where its weights are; and notes on reading them."""
     place: dict[str, str] = {}
     notes: list[str] = []
-    outputs = data.num_classes
+    outputs = num_classes
     if weights is not None:
         found = checkpoints.read_state_dicts(weights)
         if weights_key is not None:
@@ -184,8 +182,8 @@ def _backbone(
         place = {"path": str(weights), "sha256": digests.sha256(weights), "key": match.key, "prefix": match.prefix}
     split = split_head(ready(network))
     old = split.head
-    if isinstance(old, nn.Linear) and old.out_features != data.num_classes and type(network) is not nn.Linear:
-        new = nn.utils.skip_init(nn.Linear, old.in_features, data.num_classes, device=old.weight.device)
+    if isinstance(old, nn.Linear) and old.out_features != num_classes and type(network) is not nn.Linear:
+        new = nn.utils.skip_init(nn.Linear, old.in_features, num_classes, device=old.weight.device)
         with torch.no_grad():
             new.weight.zero_()
             new.bias.zero_()

@@ -160,3 +160,46 @@ def test_weights_that_changed_are_refused(diagnosed: Path, tmp_path: Path, capsy
     assert run(["collect", str(diagnosed), *arguments]) == 2
     assert "weights must be those that were diagnosed" in capsys.readouterr().err
     weights.write_bytes(content)
+
+
+def test_a_frozen_backbone_reads_the_pool_with_the_head_that_was_fitted(tmp_path: Path) -> None:
+    labels = np.tile(np.arange(3), 10)
+    images = (pixels(30, "probe") // 4 + 60 * labels[:, None, None]).astype(np.uint8)
+    np.savez(
+        tmp_path / "d.npz", train_images=images, train_labels=labels, val_images=images[::-1], val_labels=labels[::-1]
+    )
+    backbone = dv.build_model("small_cnn", 7, channels=1)
+    atomic.write_tensors(tmp_path / "b.safetensors", backbone.state_dict())
+    arguments = ["--data", f"npz:{tmp_path / 'd.npz'}", "--mean", ".5", "--std", ".5", "--backbone", "small_cnn"]
+    arguments += ["--weights", str(tmp_path / "b.safetensors"), "--out", str(tmp_path / "probe")]
+    assert run(["probe", *arguments]) == 0
+    pool = pixels(8, "other")
+    np.savez(tmp_path / "pool.npz", images=pool)
+    arguments = ["collect", str(tmp_path / "probe"), "--pool", f"npz:{tmp_path / 'pool.npz'}", "--budget", "3"]
+    assert run([*arguments, "--out", str(tmp_path / "out")]) == 0
+    diagnosis, model, _ = load_diagnosed(tmp_path / "probe")
+    features = backbone.eval().features(torch.from_numpy(pool)[:, None].float().div(255).sub(0.5).div(0.5)).detach()
+    expected = dv.suggest_images(
+        diagnosis,
+        model.train,
+        dv.Embeddings.from_arrays(features, np.zeros(8), head=model.head),
+        budget=3,
+        heldout=model.heldout,
+    )
+    assert [int(line["index"]) for line in listed(tmp_path / "out")] == expected.indices.tolist()
+
+
+def test_features_need_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, heldout, _ = dv.make_embeddings((20, 10, 5))
+    for name, side in (("a", train), ("b", heldout)):
+        np.savez(tmp_path / f"{name}.npz", features=side.features.numpy(), labels=side.labels.numpy())
+    files = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
+    assert run(["diagnose", "--features", *files, "--out", str(tmp_path / "diagnosis")]) == 0
+    arguments = ["collect", str(tmp_path / "diagnosis"), "--budget", "3", "--out", str(tmp_path / "out")]
+    assert run([*arguments, "--pool", f"npz:{files[0]}"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --pool must be features for a diagnosis of features, got images; compute them as those of the training images,"
+        " and pass --pool-features FILE\n"
+    )
+    assert run([*arguments, "--pool-features", files[1]]) == 0
+    assert len(listed(tmp_path / "out")) == 3
