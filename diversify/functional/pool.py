@@ -192,8 +192,10 @@ class PoolCopies:
         self.scales = torch.where(space.scales > 0, space.scales, torch.ones_like(space.scales))
         self.limits = space.limits_others.nan_to_num(0.0).clamp(min=_LEAST_LIMIT)
 
+        known = bool((space.scales > 0).any())  # else no class has two rows that differ, and only equal rows are copies
+
         def placed(rows: Tensor) -> Tensor:
-            found = rows.double() @ space.directions
+            found = rows.double() @ space.directions if known else rows.double()
             return found.masked_fill(~rows.any(1)[:, None], torch.nan)
 
         self.placed, self.train = placed(pool.features), placed(pool.train)

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +234,7 @@ def suggest_images(
     wanted, balanced = _method(method)
     _require_fit(diagnosis, train, pool, heldout)
     _require_numbers(budget, len(pool), seed)
+    budget, seed = int(budget), int(seed)
     sides = [train, pool] if heldout is None else [train, pool, heldout]
     if head is not None:
         used = read_head(head)
@@ -325,9 +327,9 @@ def _require_fit(diagnosis: Diagnosis | None, train: Embeddings, pool: Embedding
 
 
 def _require_numbers(budget: int, rows: int, seed: int) -> None:
-    if type(budget) is not int or not 1 <= budget <= rows:
+    if not isinstance(budget, numbers.Integral) or isinstance(budget, bool) or not 1 <= budget <= rows:
         raise must("budget", f"be an integer in [1, {rows}], the number of images in the pool", repr(budget))
-    if type(seed) is not int or seed < 0:
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
         raise must("seed", "be an integer of at least 0", repr(seed))
 
 

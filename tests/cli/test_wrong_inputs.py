@@ -197,7 +197,7 @@ def made(place: dict[str, str], sides: Any, diagnosis: dv.Diagnosis) -> SimpleNa
 
 LINES = {
     # Usage
-    "tran": "command must be one of train, diagnose, probe, plan, check, remedy, compare, benchmark, report, demo, got 'tran'; did you mean 'train'?",
+    "tran": "command must be one of train, diagnose, probe, plan, check, remedy, collect, compare, benchmark, report, demo, got 'tran'; did you mean 'train'?",
     "train": "--out must be given, got none; see `diversify train --help`",
     "diagnose --out {dir}/out": "--weights must be given, got none; see `diversify diagnose --help`",
     "compare --out {dir}/out": "DIR_A must be given, got none; see `diversify compare --help`",

@@ -6,6 +6,7 @@ import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,6 +122,21 @@ def test_the_suggestion_is_written_as_json_csv_and_a_data_frame(given: Any) -> N
     assert list(named.to_dataframe()["predicted_class"]) == [one.predicted_class for one in found.images]
     with pytest.raises(dv.InputError, match="names must be one per row of the pool, 60, got 1"):
         found.with_names(["a"])
+
+
+def test_classes_without_two_rows_or_without_any_are_taken(given: Any) -> None:
+    """Nothing says there how near near copies lie, so only equal rows are copies."""
+    _, train, heldout, head = given
+    one_each = train.select(torch.tensor([int((train.labels == c).nonzero()[0, 0]) for c in range(3)]))
+    pool = pool_of(30)
+    doubled = pool.select(torch.arange(60) % 30)
+    found = dv.suggest_images(None, one_each, doubled, budget=60, head=head)
+    assert len(found) == 30
+    without = train.select(train.labels != 2)
+    diagnosis = dv.diagnose(without, heldout, head=head)
+    assert len(dv.suggest_images(diagnosis, without, pool, budget=np.int64(5), head=head, heldout=heldout)) == 5
+    zeros = dataclasses.replace(pool, features=torch.zeros_like(pool.features))
+    assert len(dv.suggest_images(None, train, zeros, budget=5)) == 5  # rows of zeros say nothing about each other
 
 
 @pytest.mark.parametrize(
