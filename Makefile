@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all benchmark docs lint types wheel clean
+.PHONY: demo test test-all benchmark paper docs lint types wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,10 @@ test-all: $(READY)
 benchmark: $(READY)
 	$(BIN)/diversify benchmark digits --workers 2 --out runs/digits.jsonl
 	$(BIN)/diversify report runs/digits.jsonl --out runs/digits-report --overwrite
+
+# The paper's claims, one by one, on digits.
+paper: $(READY)
+	$(BIN)/python -m benchmarks.paper digits --workers 2 --out runs/paper_digits.jsonl
 
 # The documentation, in docs/_build/html; warnings are errors, and nothing is downloaded.
 docs: $(READY)

@@ -44,7 +44,7 @@ from .options import DataOptions
 from .remedy import remedy_run
 from .train import read_plan, train_run
 
-DEMO_RECIPE = Recipe(epochs=60, batch_size=32, learning_rate=0.05, schedule="cosine", warmup_epochs=3, precision="fp32")
+DEMO_RECIPE = Recipe(epochs=48, batch_size=32, learning_rate=0.05, schedule="cosine", warmup_epochs=3, precision="fp32")
 IMBALANCE = "exp:20:40"  # with more images this network recognises 95% of unseen digits under any method: little is left to improve
 SEEDS = 5
 MODEL = "small_cnn"
