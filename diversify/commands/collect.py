@@ -212,8 +212,8 @@ def _notes(found: Suggestion, images: PoolImages | None) -> list[str]:
         kind = "image that cannot be read was" if count == 1 else "images that cannot be read were"
         notes.append(f"{count:,} {kind} left out on request")
     if found.copies:
-        kind = "image is a near copy of a training image and was"
-        kind = kind if found.copies == 1 else "images are near copies of training images and were"
+        kind = "image is a near copy of a training or held-out image and was"
+        kind = kind if found.copies == 1 else "images are near copies of training or held-out images and were"
         notes.append(f"{found.copies:,} {kind} left out")
     if len(found) < found.budget:
         notes.append(f"fewer images than the budget of {found.budget:,} are no near copies: {len(found):,}")

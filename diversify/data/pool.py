@@ -15,7 +15,7 @@ from ..runtime.progress import StageProgress
 from .image_folder import files_below
 from .images import IMAGE_ENDINGS, ImageArray, ImageFiles, Images
 from .loader import Split
-from .prepare import readable, require_one_size, shaped, with_labels
+from .prepare import readable, require_one_size, shaped, with_labels, with_test
 from .public import read_source
 from .sources import Source, image_array, on_one_line
 from .view import View
@@ -100,7 +100,7 @@ def _source(spec: str, root: Path) -> tuple[Source, Tensor | None]:
             images = image_array("images", found["images"])
             groups = group_numbers("groups", found["groups"], rows=len(images)) if "groups" in found else None
             return _unlabelled(ImageArray(images, torch.zeros(len(images), dtype=torch.int64))), groups
-    source = read_source(spec, root)
+    source = with_test(read_source(spec, root))
     dataset, labels = source.splits["train"]
     whole = dataclasses.replace(source, splits={"train": (dataset, torch.zeros_like(labels))}, groups={})
     return whole, source.groups.get("train")

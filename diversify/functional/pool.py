@@ -180,12 +180,12 @@ class PoolCopies:
         ...     need=torch.ones(2), train=rows, labels=labels, seed=0,
         ... )
         >>> copies = PoolCopies(pool)
-        >>> copies.of_training().tolist(), copies.of(1).nonzero().flatten().tolist()
+        >>> copies.of_known(rows, labels).tolist(), copies.of(1).nonzero().flatten().tolist()
         ([True, False, False, False, False], [1, 4])
     """
 
     def __init__(self, pool: Pool) -> None:
-        self.classes, self.labels = pool.predicted, pool.labels
+        self.classes = pool.predicted
         num_classes = len(pool.need)
         others = torch.bincount(self.classes, minlength=num_classes)
         space = copy_space(pool.train, pool.labels, num_classes, others)
@@ -198,7 +198,8 @@ class PoolCopies:
             found = rows.double() @ space.directions if known else rows.double()
             return found.masked_fill(~rows.any(1)[:, None], torch.nan)
 
-        self.placed, self.train = placed(pool.features), placed(pool.train)
+        self._place = placed
+        self.placed = placed(pool.features)
 
     def of(self, row: int) -> Tensor:
         """Return which rows of the pool are near copies of a row, itself included, `(N,)` bool."""
@@ -208,10 +209,11 @@ class PoolCopies:
         found[row] = True
         return found
 
-    def of_training(self) -> Tensor:
-        """Return which rows of the pool are near copies of a training row, `(N,)` bool."""
+    def of_known(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return which rows of the pool are near copies of one of these rows of known classes, `(N,)` bool."""
         found = torch.zeros(len(self.placed), dtype=torch.bool, device=self.placed.device)
-        for c in self.labels.unique().tolist():
-            reference = self.train[self.labels == c] / self.scales[c]
+        rows = self._place(features)
+        for c in labels.unique().tolist():
+            reference = rows[labels == c] / self.scales[c]
             found |= nearest_copy(self.placed / self.scales[c], reference, float(self.limits[c]))[0] >= 0
         return found

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DEFAULT = "needed coverage"
 BALANCED = "balanced "  # before the name of a method: at most a fair share for each predicted class
 LEAST_NEED = 0.02  # of a class that is always recognised, where a class that is never recognised has 1
+ADDED = 4  # images with the mean recall that are added to those of a class: a recall of few images says little
 _TAUS = tuple(step / 4 for step in range(7))  # shares of the log prior that are tried on held-out rows
 _TEMPERATURES = tuple(2 ** (step / 2) for step in range(-2, 9))
 _COLUMNS = ("path", "index", "predicted_class", "probability", "score", "reason")
@@ -78,7 +79,7 @@ class Suggestion:
         method: The method that chose.
         budget: The number of images that was asked for.
         pool: Number of images in the pool.
-        copies: How many of these are near copies of training images and so were left out.
+        copies: How many of these are near copies of training or held-out images and so were left out.
         seed: Seed of the draws.
 
     Example:
@@ -191,12 +192,13 @@ def suggest_images(
     """Return which images of a pool to label next, in order, with the predicted class, a score and a reason for each.
 
     The labels of the pool are not read. Of images that are near copies of each other at most one is suggested, and none
-    that is a near copy of a training image. Probabilities are those that the head would give if classes were equally
-    frequent.
+    that is a near copy of a training image, or of a held-out image if these are given. Probabilities are those that the
+    head would give if classes were equally frequent.
 
     Args:
         diagnosis: Of the same network, made on the validation set: a label is worth more in a class with lower held-out
-            recall (`need` is 1 minus the recall, at least 0.02, divided by the mean). None: every class has the same need.
+            recall (`need` is 1 minus the recall, with 4 images of the mean recall added to those of a class, and at least 0.02,
+            divided by the mean). None: every class has the same need.
         train: The training images.
         pool: The images to choose from, from the same network; `extract` with any labels makes them.
         budget: Number of images to suggest.
@@ -216,7 +218,7 @@ def suggest_images(
 
     Raises:
         InputError: The arguments do not fit each other, the diagnosis was made on test, the budget is larger than the
-            pool, or every image of the pool is a near copy of a training image.
+            pool, or every image of the pool is a near copy of a training or held-out image.
 
     See Also:
         `diversify collect`: The same for a folder of images, with a page of pictures.
@@ -229,7 +231,7 @@ def suggest_images(
         >>> len(found), found.images[0].predicted_class in diagnosis.class_names
         (10, True)
         >>> print(found.images[0].reason)
-        predicted as cat (69%), then dog (31%); held-out recall of cat is 96%
+        predicted as dog (55%), then cat (45%); held-out recall of dog is 92%
     """
     wanted, balanced = _method(method)
     _require_fit(diagnosis, train, pool, heldout)
@@ -257,9 +259,12 @@ def suggest_images(
     own = pool.groups if groups is None else group_numbers("groups", groups, rows=len(pool))
     shares = [*([] if own is None else [own.cpu()]), *([rows.predicted] if balanced else [])]
     copies = PoolCopies(rows)
-    seen = copies.of_training()
+    seen = copies.of_known(rows.train, rows.labels)
+    if heldout is not None:
+        seen |= copies.of_known(heldout.features.cpu() / scale, heldout.labels.cpu())
     if bool(seen.all()):
-        raise must("pool", "have images that are no near copies of training images", "none", "bring other images")
+        law = "have images that are no near copies of training or held-out images"
+        raise must("pool", law, "none", "bring other images")
     taken = Taken(budget, ~seen, copies.of, shares)
     METHODS[wanted](rows, taken)
     predicted = rows.predicted.tolist()
@@ -352,11 +357,12 @@ def _calibrated(heldout: Embeddings, prior: Tensor) -> tuple[float, float]:
 
 
 def _need(diagnosis: Diagnosis | None, num_classes: int) -> Tensor:
-    """`(C,)` float64 of mean 1: 1 minus the held-out recall; the mean for a class without held-out images."""
+    """`(C,)` float64 of mean 1: 1 minus the held-out recall, to which 4 images with the mean recall are added."""
     if diagnosis is None:
         return torch.ones(num_classes, dtype=torch.float64)
-    need = (1 - diagnosis["recall_heldout"].double()).clamp(min=LEAST_NEED)
-    need = torch.where(need.isnan(), need.nanmean().nan_to_num(1.0), need)
+    recall, rows = diagnosis["recall_heldout"].double(), diagnosis["count_heldout"].double().nan_to_num(0.0)
+    usual = recall.nanmean().nan_to_num(0.0)
+    need = (1 - (rows * recall.nan_to_num(0.0) + ADDED * usual) / (rows + ADDED)).clamp(min=LEAST_NEED)
     return need / need.mean()
 
 

@@ -33,7 +33,11 @@ def render_suggestion_html(
             warnings=tuple(("Note:", wording.sentence(wording.plain(text))) for text in run.get("notes") or ()),
             headlines=(
                 Headline(label="Images to label", value=f"{len(found):,}", detail=f"of {found.pool:,} in the pool"),
-                Headline(label="Near copies of training images", value=f"{found.copies:,}", detail="left out"),
+                Headline(
+                    label="Near copies of known images",
+                    value=f"{found.copies:,}",
+                    detail="training or held-out; left out",
+                ),
                 Headline(label="Method", value=found.method, detail=f"seed {found.seed}"),
             ),
             findings_note="The class of an image is a guess. The list is also in picks.csv and picks.json.",
@@ -59,7 +63,8 @@ def render_suggestion_html(
 _DEFINITIONS = (
     Definition(
         title="need",
-        text="What a label of the class is worth: 1 minus its held-out recall, at least 0.02, divided by the mean over the classes.",
+        text="What a label of the class is worth: 1 minus its held-out recall, to which 4 images with the mean recall are added because"
+        " a recall of few images says little; at least 0.02, and divided by the mean over the classes.",
         anchor="measure-need",
     ),
     Definition(

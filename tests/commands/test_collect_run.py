@@ -64,7 +64,7 @@ def test_images_of_an_array_are_listed_and_shown(
     assert run([*arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "5 of 16 images to label; predicted" in printed
-    assert "images are near copies of training images and were left out" in printed
+    assert "images are near copies of training or held-out images and were left out" in printed
     lines = listed(out)
     rows = [int(line["index"]) for line in lines]
     assert len(set(rows)) == 5
@@ -201,5 +201,7 @@ def test_features_need_features(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "error: --pool must be features for a diagnosis of features, got images; compute them as those of the training images,"
         " and pass --pool-features FILE\n"
     )
-    assert run([*arguments, "--pool-features", files[1]]) == 0
+    pool, _, _ = dv.make_embeddings((5, 5, 5), seed=4)
+    np.savez(tmp_path / "c.npz", features=pool.features.numpy())
+    assert run([*arguments, "--pool-features", str(tmp_path / "c.npz")]) == 0
     assert len(listed(tmp_path / "out")) == 3

@@ -169,6 +169,6 @@ def test_near_copies_are_found_in_the_pool_and_against_training_rows() -> None:
     probabilities = torch.cat([pool.probabilities, pool.probabilities[2:4], pool.probabilities[:3]])
     pool = Pool(**{**vars(pool), "features": features, "probabilities": probabilities})
     copies = PoolCopies(pool)
-    assert copies.of_training().nonzero()[:, 0].tolist() == [42, 43, 44]
+    assert copies.of_known(pool.train, pool.labels).nonzero()[:, 0].tolist() == [42, 43, 44]
     assert bool(copies.of(0)[40])
     assert bool(copies.of(40)[0])

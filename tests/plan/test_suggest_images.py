@@ -65,9 +65,18 @@ def test_near_copies_of_training_images_and_of_each_other_are_left_out(given: An
     assert len({row % 40 for row in rows}) == len(rows) <= 30
     assert "the others are near copies" in found.in_words()
     with pytest.raises(
-        dv.InputError, match="pool must have images that are no near copies of training images, got none"
+        dv.InputError, match="pool must have images that are no near copies of training or held-out images, got none"
     ):
         dv.suggest_images(diagnosis, train, train, budget=1)
+
+
+def test_near_copies_of_heldout_images_are_left_out_where_these_are_given(given: Any) -> None:
+    """Training on them would spoil the validation set."""
+    diagnosis, train, heldout, _ = given
+    plain = dv.suggest_images(diagnosis, train, heldout, budget=5)
+    assert plain.copies == 0
+    with pytest.raises(dv.InputError, match="pool must have images that are no near copies"):
+        dv.suggest_images(diagnosis, train, heldout, budget=5, heldout=heldout)
 
 
 def test_a_group_gives_at_most_its_fair_share(given: Any) -> None:
@@ -83,13 +92,16 @@ def test_a_group_gives_at_most_its_fair_share(given: Any) -> None:
 def test_a_label_is_worth_more_where_recall_is_lower(given: Any) -> None:
     diagnosis, train, _, head = given
     found = dv.suggest_images(diagnosis, train, pool_of(), budget=3, head=head)
-    recall = diagnosis["recall_heldout"]
-    need = (1 - recall).clamp(min=0.02)
-    assert found.need == pytest.approx((need / need.mean()).tolist())
+    recall, rows = (diagnosis[name].tolist() for name in ("recall_heldout", "count_heldout"))
+    usual = sum(recall) / 3
+    need = [max(0.02, 1 - (n * r + 4 * usual) / (n + 4)) for r, n in zip(recall, rows, strict=True)]
+    assert found.need == pytest.approx([3 * each / sum(need) for each in need])
     assert dv.suggest_images(None, train, pool_of(), budget=3, head=head).need == (1.0, 1.0, 1.0)
-    columns = diagnosis.columns | {"recall_heldout": torch.tensor([0.5, torch.nan, 0.9], dtype=torch.float64)}
+    few = {"recall_heldout": [0.5, torch.nan, 0.9], "count_heldout": [4, 0, 4]}
+    columns = diagnosis.columns | {name: torch.tensor(values).double() for name, values in few.items()}
     unknown = dataclasses.replace(diagnosis, columns=columns)
-    assert dv.suggest_images(unknown, train, pool_of(), budget=3, head=head).need == pytest.approx((5 / 3, 1.0, 1 / 3))
+    need = dv.suggest_images(unknown, train, pool_of(), budget=3, head=head).need
+    assert need == pytest.approx((4 / 3, 1.0, 2 / 3))  # 0.4, 0.3 and 0.2
 
 
 def test_probabilities_are_those_of_equally_frequent_classes(given: Any) -> None:
