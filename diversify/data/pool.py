@@ -17,6 +17,7 @@ from .images import IMAGE_ENDINGS, ImageArray, ImageFiles, Images
 from .loader import Split
 from .prepare import readable, require_one_size, shaped, with_labels, with_test
 from .public import read_source
+from .saved_tables import is_saved
 from .sources import Source, image_array, on_one_line
 from .view import View
 
@@ -49,8 +50,8 @@ def read_pool(
 
     Args:
         spec: `folder:DIR`, every image file in the folder and its subfolders; `npz:FILE`, the array `images`, and `groups` if
-            there is one; or another data source of `load_data`, whose training images are taken and whose labels are not
-            used. An `.npz` file without `images` is such a source.
+            there is one (without `images`, `train_images` and `train_groups`); or another data source of `load_data`, whose
+            training images are taken and whose labels are not used.
         view: The preprocessing; None leaves images as the source gives them.
         root: Folder of the public data sets.
         skip_bad: Leave out images that cannot be read.
@@ -89,28 +90,36 @@ def read_pool(
 
 def _source(spec: str, root: Path) -> tuple[Source, Tensor | None]:
     kind, _, place = spec.partition(":")
-    if kind == "folder" and place and _holds_files(Path(place)):
-        paths = [path for path in files_below(Path(place)) if path.suffix.lower() in IMAGE_ENDINGS]
-        if not paths:
-            raise must("pool", f"have image files ({' '.join(IMAGE_ENDINGS)})", f"none in {place}")
-        return _unlabelled(ImageFiles(paths, torch.zeros(len(paths), dtype=torch.int64), top=Path(place))), None
+    if kind == "folder" and place and not is_saved(Path(place)):
+        return _files(Path(place)), None
     if kind == "npz" and place:
-        found = arrays.read_columns(Path(place), ("images", "groups"), "pool")
-        if "images" in found:
-            images = image_array("images", found["images"])
-            groups = group_numbers("groups", found["groups"], rows=len(images)) if "groups" in found else None
-            return _unlabelled(ImageArray(images, torch.zeros(len(images), dtype=torch.int64))), groups
+        return _array(Path(place))
     source = with_test(read_source(spec, root))
     dataset, labels = source.splits["train"]
-    whole = dataclasses.replace(source, splits={"train": (dataset, torch.zeros_like(labels))}, groups={})
-    return whole, source.groups.get("train")
+    unlabelled = dataclasses.replace(source, splits={"train": (dataset, torch.zeros_like(labels))}, groups={})
+    return unlabelled, source.groups.get("train")
 
 
-def _holds_files(folder: Path) -> bool:
-    """Whether there are image files below a folder; without any, it may hold the tables of a data set."""
-    if not folder.is_dir():
-        raise must("pool", "be an existing folder", folder)
-    return any(path.suffix.lower() in IMAGE_ENDINGS for path in files_below(folder))
+def _files(top: Path) -> Source:
+    """The image files below a folder."""
+    if not top.is_dir():
+        raise must("pool", "be an existing folder", top)
+    paths = [path for path in files_below(top) if path.suffix.lower() in IMAGE_ENDINGS]
+    if not paths:
+        raise must("pool", f"have image files ({' '.join(IMAGE_ENDINGS)})", f"none in {top}")
+    return _unlabelled(ImageFiles(paths, torch.zeros(len(paths), dtype=torch.int64), top=top))
+
+
+def _array(path: Path) -> tuple[Source, Tensor | None]:
+    """The array `images` or `train_images` of a file, and its groups."""
+    found = arrays.read_columns(path, ("images", "groups", "train_images", "train_groups"), "pool")
+    before = "" if "images" in found else "train_"
+    if f"{before}images" not in found:
+        raise must("pool", "hold the array images", f"none in {path}")
+    images = image_array(f"{before}images", found[f"{before}images"])
+    own = found.get(f"{before}groups")
+    groups = None if own is None else group_numbers(f"{before}groups", own, rows=len(images))
+    return _unlabelled(ImageArray(images, torch.zeros(len(images), dtype=torch.int64))), groups
 
 
 def _unlabelled(dataset: Images) -> Source:

@@ -141,11 +141,17 @@ def test_a_folder_for_a_network_of_colour_images(tmp_path: Path) -> None:
         ([], "--pool must be one set of images or features, got none; pass --pool DATA or --pool-features FILE"),
         (["--pool", "npz:none.npz"], "--pool must be an existing file, got none.npz"),
         (["--pool", "folder:none"], "--pool must be an existing folder, got none"),
+        (["--pool", "folder:{empty}"], "--pool must have image files (.jpg"),
+        (["--pool", "npz:{features}"], "--pool must hold the array images, got none in "),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(
     diagnosed: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "features.npz", features=np.eye(3))
+    places = {"empty": tmp_path / "empty", "features": tmp_path / "features.npz"}
+    arguments = [one.format(**places) for one in arguments]
     assert run(["collect", str(diagnosed), *arguments, "--budget", "3", "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.strip().startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
