@@ -48,6 +48,7 @@ def test_backbones_are_named_by_tail_order_and_their_own_seed() -> None:
     assert head_study.names_of(head_study.PROTOCOL) == ["canonical-0", "canonical-1", "canonical-2", "0-0", "1-0"]
 
 
+@pytest.mark.slow
 def test_every_method_goes_all_the_way(banks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_methods, "STEPS", 3)
     protocol = head_study.PROTOCOL.model_copy(update={"trials": 2, "seeds": (0, 1, 7)})

@@ -204,6 +204,7 @@ def run(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
+@pytest.mark.slow
 def test_runs_are_recorded_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "validity.jsonl"
     made = run(options(path))

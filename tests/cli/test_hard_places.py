@@ -39,6 +39,7 @@ from diversify.network.networks import build_model
 from diversify.network.split import split_head
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.usefixtures("reports_without_figures"),
 ]

@@ -445,6 +445,7 @@ def test_only_the_val_that_chose_the_head_is_said_to_have(place: Path, told: dic
     assert not dataclasses.replace(known, chosen_on=None).chose_head_by(val)
 
 
+@pytest.mark.slow
 def test_the_head_is_chosen_by_the_metric_that_is_asked_for(
     place: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -509,6 +510,7 @@ def test_a_metric_that_cannot_be_ends_in_one_line_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_learned_from_held_out_images_is_recorded_and_shown(
     place: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,7 @@ def test_pulls_of_a_cosine_head_are_in_its_own_logits(sides: Sides) -> None:
     assert error.pulls[0].logits == pytest.approx(float(parts.max()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_class_of_one_image_and_a_sound_network(sides: Sides) -> None:
     train, heldout, head = sides
     keep = torch.cat([(train.labels != 9).nonzero()[:, 0], (train.labels == 9).nonzero()[:1, 0]])

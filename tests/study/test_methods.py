@@ -143,6 +143,7 @@ def test_a_method_runs_as_a_trial_and_as_a_final_run(name: str, task: Task) -> N
         assert one.class_counts == counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ldam_drw", "eos", "diversify"])
 def test_the_same_seed_gives_the_same_outcome_and_another_another(name: str, task: Task) -> None:
     method = method_named(name)
@@ -304,6 +305,7 @@ def test_the_rarer_the_class_the_more_its_images_are_varied() -> None:
     assert [one.mixing.probability for one in image_plan(setting_of(), 0.5, mix=0.3).classes] == [0.3] * 4
 
 
+@pytest.mark.slow
 def test_ablations_are_diversify_without_a_part(task: Task) -> None:
     whole = METHODS["diversify"]
     no_head = but_for_time(run(task, whole, changed={"head_share": 0.0})) | {"carried": None}

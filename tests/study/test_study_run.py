@@ -198,6 +198,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, *, after: int | None) -> list[int]:
     return trained
 
 
+@pytest.mark.slow
 def test_a_long_run_goes_on_from_its_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_trial, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(provenance, "commit", lambda: "abc")
@@ -315,6 +316,7 @@ def lines_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_records_after_twenty_kills_are_those_of_a_study_without_one(tmp_path: Path, undisturbed: list[Record]) -> None:
     """SIGKILL at seeded moments. Processes are forked, so everything is imported already.
 
@@ -339,6 +341,7 @@ def test_records_after_twenty_kills_are_those_of_a_study_without_one(tmp_path: P
     assert all(one.endswith(b"}") for one in study.results.read_bytes().splitlines())
 
 
+@pytest.mark.slow
 def test_a_lost_journal_and_a_lost_results_file_are_made_good(tmp_path: Path, undisturbed: list[Record]) -> None:
     study = study_of(tmp_path / "r.jsonl", ALL)
     steps = run_study(study)
@@ -354,6 +357,7 @@ def test_a_lost_journal_and_a_lost_results_file_are_made_good(tmp_path: Path, un
     assert_same(records_of(study), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_database_holds_a_search_as_well(tmp_path: Path, undisturbed: list[Record]) -> None:
     protocol = study_runner.protocol(methods=("tuned",), trials=12)
     study = study_of(tmp_path / "r.jsonl", protocol, storage=f"sqlite:///{tmp_path}/search.db")
