@@ -203,7 +203,7 @@ def suggest_images(
         pool: The images to choose from, from the same network; `extract` with any labels makes them.
         budget: Number of images to suggest.
         method: `needed coverage` (the default), `coverage`, `margin`, `entropy`, `random`, `k-center`, `badge`,
-            `typical`, `needed margin` or `needed badge`; with `balanced ` before the name, at most a fair share for each
+            `typical`, `needed margin` or `needed badge`; as "balanced margin", with at most a fair share for each
             predicted class.
         head: Gives the logits, if those of `train` and `pool` are of another head.
         heldout: The images of the validation set. They say how much the head favours frequent classes and how sure of

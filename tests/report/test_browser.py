@@ -111,6 +111,7 @@ def test_each_section_is_there_and_the_contents_lead_to_it(browser: Browser, pag
         "diversity",
         "neighbors",
         "head",
+        "labels",
         "images",
         "beyond",
         "meanings",
