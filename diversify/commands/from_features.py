@@ -75,11 +75,11 @@ def diagnose_features(
     staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
     if heldout not in (None, "val", "test"):
         raise unknown("heldout", str(heldout), ("val", "test"))
-    columns = _read_sides(features)
+    columns = read_sides(features)
     width = columns[0]["features"].shape[1]
-    names = _class_names(columns, features)
+    names = class_names_of(columns, features)
     notes: list[str] = []
-    used = _read_head(head) if head is not None else None
+    used = read_head_file(head) if head is not None else None
     if used is None:
         used, how = _found_head(columns, names)
         notes.append(how)
@@ -146,7 +146,7 @@ def fitted_record() -> dict[str, Any]:
     return {"loss": "cross entropy", "weight_decay": WEIGHT_DECAY, "most_steps": STEPS}
 
 
-def _read_sides(paths: tuple[Path, Path]) -> list[dict[str, atomic.Array]]:
+def read_sides(paths: tuple[Path, Path]) -> list[dict[str, atomic.Array]]:
     """The columns of both files, with features of as many columns."""
     columns = [arrays.read_columns(path, COLUMNS, "features") for path in paths]
     for path, found in zip(paths, columns, strict=True):
@@ -159,7 +159,7 @@ def _read_sides(paths: tuple[Path, Path]) -> list[dict[str, atomic.Array]]:
     return columns
 
 
-def _class_names(columns: list[dict[str, atomic.Array]], paths: tuple[Path, Path]) -> list[str] | None:
+def class_names_of(columns: list[dict[str, atomic.Array]], paths: tuple[Path, Path]) -> list[str] | None:
     """The names of the classes, which both files must give alike where both give them."""
     found = [list(map(str, each["class_names"].tolist())) for each in columns if "class_names" in each]
     if len(found) == 2 and found[0] != found[1]:
@@ -167,7 +167,7 @@ def _class_names(columns: list[dict[str, atomic.Array]], paths: tuple[Path, Path
     return found[0] if found else None
 
 
-def _read_head(path: Path) -> LinearHead:
+def read_head_file(path: Path) -> LinearHead:
     """The head in a file."""
     atomic.require_file(path, "head")
     if path.suffix != ".npz":

@@ -15,7 +15,7 @@ from ..data.multilabel import MultilabelData, load_multilabel_data, multilabel_l
 from ..diagnosis.measure import parse_top_k
 from ..diagnosis.multilabel import MultilabelDiagnosis, diagnose_multilabel, thresholds_of
 from ..errors import must, unknown
-from ..files import arrays, atomic, digests, staging
+from ..files import atomic, digests, staging
 from ..network.embeddings import real_tensor
 from ..network.head_file import load_head, save_head
 from ..network.head_from_logits import head_from_logits
@@ -30,7 +30,7 @@ from ..runtime.progress import Say, StageProgress, stage
 from .diagnose import ready
 from .diagnosed import HEAD, fingerprint
 from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
-from .from_features import FROM_LOGITS, _class_names, _read_head
+from .from_features import FROM_LOGITS, class_names_of, read_head_file, read_sides
 from .heldout import CHOSE_HEAD, UNRECORDED
 from .options import DataOptions, fit_channels
 
@@ -204,16 +204,9 @@ def diagnose_multilabel_features(
     staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
     if heldout not in (None, "val", "test"):
         raise unknown("heldout", str(heldout), ("val", "test"))
-    columns = [
-        arrays.read_columns(path, ("features", "labels", "logits", "groups", "class_names"), "features")
-        for path in features
-    ]
-    for path, found in zip(features, columns, strict=True):
-        for column in ("features", "labels"):
-            if column not in found:
-                raise must(f"features {path}", "hold features and labels", f"no {column}")
-    names = _class_names(columns, features)
-    used, note = (_read_head(head), None) if head is not None else _found_head(columns)
+    columns = read_sides(features)
+    names = class_names_of(columns, features)
+    used, note = (read_head_file(head), None) if head is not None else _found_head(columns)
     train, held = (MultilabelEmbeddings.from_arrays(found["features"], found["labels"], head=used) for found in columns)
     split = heldout or "val"
     diagnosis = diagnose_multilabel(
@@ -385,8 +378,10 @@ def _found_head(columns: list[dict[str, atomic.Array]]) -> tuple[LinearHead, str
     if with_logits:
         logits = [real_tensor("logits", found["logits"], 2) for found in with_logits]
         features = [real_tensor("features", found["features"], 2) for found in with_logits]
-        if len({each.shape[1] for each in logits}) > 1 or len({each.shape[1] for each in features}) > 1:
-            raise must("both files", "have the same number of features and of logits", "two numbers")
+        if len({each.shape[1] for each in logits}) > 1:
+            raise must(
+                "heldout logits", f"have the {logits[0].shape[1]} columns of the training logits", logits[1].shape[1]
+            )
         return head_from_logits(torch.cat(features), torch.cat(logits)), FROM_LOGITS
     rows = real_tensor("features", columns[0]["features"], 2)
     return fit_multilabel_head(rows, torch.from_numpy(columns[0]["labels"])), FITTED

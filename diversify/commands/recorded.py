@@ -70,12 +70,6 @@ class Recorded:
         return heldout.content is None or self.chosen_on.get("content") in (None, heldout.content)
 
 
-def recorded_training(weights: Path) -> dict[str, Any] | None:
-    """The record of the training of exactly this checkpoint, from the `run.json` beside it; None if there is none."""
-    known = Recorded.beside(weights)
-    return None if known is None else known.training
-
-
 def carried(training: dict[str, Any], weights: Path) -> dict[str, Any]:
     """The part of a training run's record that a diagnosis keeps; `_training_in` reads it back."""
     kept = {"seed": training["seed"], "recipe": training["recipe"], **training["model"]}

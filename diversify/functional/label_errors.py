@@ -19,6 +19,7 @@ _LEAST = 1e-12  # smallest probability that is told from 0
 _WORK = 2e8  # rows x classes x iterations of a calibration, at most
 _MOST, _FEWEST = 60, 5  # iterations
 _STARTS = ((-0.5, -4.0), (0.7, -2.0))  # log scale and log odds of the noise: unsure labels, or wrong ones
+_MOST_NOISE = 0.4  # share of random labels beyond which no class is judged
 _MARGIN, _FLOOR = 1.1, 0.01  # suspects are too many beyond 1.1 times the expected share plus 1%
 FEWEST_ROWS = 20  # of a class that is judged: with fewer, the classifier hardly knows the class
 
@@ -243,7 +244,8 @@ def expected_suspects(probabilities: Tensor, labels: Tensor) -> Expectation:
     """Return the share of each class's rows that would be suspect if every label were right.
 
     The labels are then draws from the calibrated probabilities (`calibrate`), so that an image which the classifier is
-    unsure of is suspect now and then. The thresholds are those of the given labels.
+    unsure of is suspect now and then. The thresholds are those of the given labels. The share is not known (NaN) where more
+    than 40% of the labels look random: wrong labels cannot then be told from features that do not tell the classes apart.
 
     Args:
         probabilities: `(N, C)` of equally large classes, as from `ceiling.cross_fit` with balanced weights.
@@ -264,7 +266,8 @@ def expected_suspects(probabilities: Tensor, labels: Tensor) -> Expectation:
     there = probabilities.gather(1, likely.clamp(min=0)[:, None])
     suspect = (likely >= 0)[:, None] & (probabilities < there)  # had the row the label of the column
     share = (chance * suspect).sum(0) / chance.sum(0)
-    return Expectation(share.where(class_counts(labels, probabilities.shape[1]) > 0, torch.nan), noise)
+    known = (class_counts(labels, probabilities.shape[1]) > 0) & (noise <= _MOST_NOISE)
+    return Expectation(share.where(known, torch.nan), noise)
 
 
 def too_many_suspects(suspects: Tensor, totals: Tensor, expected: Tensor) -> Tensor:

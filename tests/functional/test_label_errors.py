@@ -111,6 +111,15 @@ def test_wrong_labels_of_digits_are_found(share: float) -> None:
     assert int((p_values < 0.05).sum()) >= 4
 
 
+@pytest.mark.parametrize(("rows", "width", "classes"), [(60, 4, 2), (90, 16, 3)])
+def test_no_label_is_surely_wrong_where_features_do_not_tell_the_classes(rows: int, width: int, classes: int) -> None:
+    labels = torch.arange(rows) % classes
+    for seed in range(10):
+        features = torch.rand(rows, width, generator=torch.Generator().manual_seed(seed))
+        _, p_values = judged(features, labels, classes)
+        assert not bool((p_values < 0.05).any())
+
+
 def test_p_values_are_exact_binomial_ones_adjusted_by_holm() -> None:
     suspects, totals = torch.tensor([6, 1, 5]), torch.tensor([40, 40, 10])
     p_values = label_errors.too_many_suspects(suspects, totals, torch.tensor([0.02, 0.02, 0.02]))
