@@ -80,7 +80,7 @@ def _parameters(arguments: Sequence[str]) -> tuple[str, list[Any]]:
 def _flags(arguments: Sequence[str]) -> dict[str, str]:
     """Return each parameter of the command as it is typed: `tail_order` as `--tail-order`, `folder` as `DIR`.
 
-    An option is known by its flag and by its name in `commands.py`: `--out` of the benchmark as `out` and as `results`.
+    An option is known by its flag and by the name of its parameter: `--out` of the benchmark as `out` and as `results`.
     """
     typed: dict[str, str] = {}
     for each in _parameters(arguments)[1]:

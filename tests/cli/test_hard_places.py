@@ -94,7 +94,9 @@ for line in sys.stdin:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         sys.argv = ["diversify", *task["arguments"]]
         process.open_streams()
-        importlib.reload(diversify.cli.screen); importlib.reload(diversify.cli.tables); importlib.reload(diversify.cli.commands); importlib.reload(diversify.cli.entry)
+        commands = sorted(name for name in sys.modules if name.startswith("diversify.cli.") and name.endswith("_commands"))
+        for name in ("screen", "tables", "multilabel_tables", *(name.rpartition(".")[2] for name in commands), "commands", "entry"):
+            importlib.reload(sys.modules[f"diversify.cli.{name}"])
         begun, to_send = 0, list(task["at_calls"])
         def count(frame, event, _):
             global begun
