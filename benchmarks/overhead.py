@@ -23,7 +23,7 @@ from diversify.augment.draw_key import CropFlip, DrawKey
 from diversify.data.images import ImageArray
 from diversify.data.loader import Split, collate, make_loader
 from diversify.data.view import View
-from diversify.diagnosis.exhibits import choose_exhibits
+from diversify.diagnosis.choose_exhibits import choose_exhibits
 from diversify.diagnosis.measure import diagnose
 from diversify.files import atomic
 from diversify.functional import counts, draws

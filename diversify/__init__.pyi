@@ -22,10 +22,10 @@ from .data.view import View as View
 from .diagnosis.catalogue import MEASURES as MEASURES
 from .diagnosis.check import Check as Check
 from .diagnosis.check import check as check
+from .diagnosis.choose_exhibits import choose_exhibits as choose_exhibits
 from .diagnosis.clusters import FailingCluster as FailingCluster
 from .diagnosis.clusters import find_failing_clusters as find_failing_clusters
 from .diagnosis.exhibits import Exhibits as Exhibits
-from .diagnosis.exhibits import choose_exhibits as choose_exhibits
 from .diagnosis.findings import Finding as Finding
 from .diagnosis.label_errors import LabelErrors as LabelErrors
 from .diagnosis.label_errors import find_label_errors as find_label_errors

@@ -16,7 +16,7 @@ from ..data.duplicates import copies_in_words, find_duplicates
 from ..data.load import Data
 from ..data.loader import Split, make_loader
 from ..data.view import View
-from ..diagnosis.exhibits import choose_exhibits
+from ..diagnosis.choose_exhibits import choose_exhibits
 from ..diagnosis.measure import diagnose, parse_top_k
 from ..diagnosis.result import Diagnosis
 from ..errors import InputError

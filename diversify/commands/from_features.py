@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..diagnosis.exhibits import choose_exhibits
+from ..diagnosis.choose_exhibits import choose_exhibits
 from ..diagnosis.measure import diagnose, parse_top_k
 from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown

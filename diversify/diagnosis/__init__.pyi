@@ -4,10 +4,10 @@ from .catalogue import Measure as Measure
 from .check import Check as Check
 from .check import ClassCheck as ClassCheck
 from .check import check as check
+from .choose_exhibits import choose_exhibits as choose_exhibits
 from .clusters import FailingCluster as FailingCluster
 from .clusters import find_failing_clusters as find_failing_clusters
 from .exhibits import Exhibits as Exhibits
-from .exhibits import choose_exhibits as choose_exhibits
 from .findings import Evidence as Evidence
 from .findings import Finding as Finding
 from .label_errors import LabelErrors as LabelErrors

@@ -16,7 +16,8 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset
 
 from diversify.data.images import ImageArray
-from diversify.diagnosis.exhibits import EACH, ERRORS, PER_ENEMY, PULLS, Exhibits, choose_exhibits
+from diversify.diagnosis.choose_exhibits import EACH, ERRORS, PER_ENEMY, PULLS, choose_exhibits
+from diversify.diagnosis.exhibits import Exhibits
 from diversify.diagnosis.measure import diagnose
 from diversify.diagnosis.result import Diagnosis
 from diversify.errors import InputError

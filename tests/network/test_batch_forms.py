@@ -7,7 +7,7 @@ import torch
 from small_network import Images, make_net, message_of, seeded
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
-from diversify.diagnosis.exhibits import choose_exhibits
+from diversify.diagnosis.choose_exhibits import choose_exhibits
 from diversify.diagnosis.measure import diagnose
 from diversify.errors import InputError
 from diversify.network.embeddings import Embeddings, Reading

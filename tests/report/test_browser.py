@@ -15,7 +15,7 @@ from conftest import NAMES, repeated
 from PIL import Image
 
 from diversify.data.images import ImageArray
-from diversify.diagnosis.exhibits import choose_exhibits
+from diversify.diagnosis.choose_exhibits import choose_exhibits
 from diversify.diagnosis.measure import diagnose
 from diversify.diagnosis.model_comparison import Model, compare_models
 from diversify.diagnosis.result import Diagnosis

@@ -14,7 +14,8 @@ from scipy.stats import t as student
 
 from diversify.augment.leak import Leak
 from diversify.diagnosis import catalogue, findings
-from diversify.diagnosis.exhibits import Exhibits, choose_exhibits
+from diversify.diagnosis.choose_exhibits import choose_exhibits
+from diversify.diagnosis.exhibits import Exhibits
 from diversify.diagnosis.findings import find
 from diversify.diagnosis.model_comparison import ModelComparison
 from diversify.diagnosis.result import Diagnosis

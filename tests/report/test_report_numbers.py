@@ -14,7 +14,8 @@ import torch
 from conftest import NAMES, embeddings_of, repeated, synthetic, synthetic_head
 
 from diversify.diagnosis.catalogue import MEASURES
-from diversify.diagnosis.exhibits import EACH, ClassExamples, Exhibits, choose_exhibits
+from diversify.diagnosis.choose_exhibits import EACH, choose_exhibits
+from diversify.diagnosis.exhibits import ClassExamples, Exhibits
 from diversify.diagnosis.measure import diagnose
 from diversify.diagnosis.model_comparison import Model, ModelComparison, compare_models
 from diversify.diagnosis.result import Diagnosis
