@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..diagnosis.choose_exhibits import choose_exhibits
 from ..diagnosis.measure import diagnose, parse_top_k
@@ -18,6 +20,7 @@ from ..network.embeddings import Embeddings, integer_tensor, logits_tensor, real
 from ..network.head_file import head_of_tensors, load_head, save_head
 from ..network.head_from_logits import head_from_logits
 from ..network.linear_head import LinearHead
+from ..network.multilabel import MultilabelEmbeddings
 from ..repair.fit_head import STEPS, WEIGHT_DECAY, fit_head
 from ..report.diagnosis import render_html, render_markdown
 from ..report.thumbnails import take_pictures
@@ -107,7 +110,20 @@ def diagnose_features(
         seed=seed,
         progress=stage(progress, "measuring"),
     )
-    record = _record(features, head, sides, diagnosis, split=split, notes=notes, seed=seed)
+    fitted = FITTED in notes
+    record = features_record(
+        features,
+        head,
+        sides,
+        class_names=diagnosis.class_names,
+        class_counts=counts.class_counts(sides[0].labels, sides[0].num_classes),
+        fitted=fitted,
+        split=split,
+        top_k=diagnosis.top_k,
+        seed=seed,
+        notes=notes,
+    )
+    record["head_fitted"] = fitted_record() if fitted else None
     say(f"note: {UNRECORDED}")
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
         write_folder(staged, diagnosis, sides, used, record)
@@ -186,12 +202,17 @@ def _found_head(columns: list[dict[str, atomic.Array]], names: list[str] | None)
     if not with_logits:
         return _fitted(columns, names), FITTED
     logits = [logits_tensor(found["logits"], two_classes=False) for found in with_logits]
+    return head_of_columns(with_logits, logits), FROM_LOGITS
+
+
+def head_of_columns(columns: list[dict[str, atomic.Array]], logits: list[Tensor]) -> LinearHead:
+    """The head that turns the features of these files into their logits."""
     if len({side.shape[1] for side in logits}) > 1:
         raise must(
             "heldout logits", f"have the {logits[0].shape[1]} columns of the training logits", logits[1].shape[1]
         )
-    features = [real_tensor("features", found["features"], 2) for found in with_logits]
-    return head_from_logits(torch.cat(features), torch.cat(logits)), FROM_LOGITS
+    features = [real_tensor("features", found["features"], 2) for found in columns]
+    return head_from_logits(torch.cat(features), torch.cat(logits))
 
 
 def _fitted(columns: list[dict[str, atomic.Array]], names: list[str] | None) -> LinearHead:
@@ -205,26 +226,38 @@ def _fitted(columns: list[dict[str, atomic.Array]], names: list[str] | None) -> 
     return fit_head(rows, labels[0], len(names) if names else 1 + largest)
 
 
-def _name_of(head: Path | None, notes: list[str]) -> str:
-    if head is not None:
-        return f"the head {head.name}"
-    return "a head fitted here" if FITTED in notes else "the head of the logits in the files"
-
-
-def _record(
+def features_record(
     features: tuple[Path, Path],
     head: Path | None,
-    sides: list[Embeddings],
-    diagnosis: Diagnosis,
+    sides: Sequence[Embeddings | MultilabelEmbeddings],
     *,
+    class_names: Sequence[str],
+    class_counts: Tensor,
+    fitted: bool,
     split: str,
-    notes: list[str],
+    top_k: int,
     seed: int,
+    notes: list[str],
 ) -> dict[str, Any]:
+    """The record of a diagnosis of features, with one label or several.
+
+    Args:
+        features: The files of both sides.
+        head: The file of the head, if there is one.
+        sides: Training and held-out embeddings.
+        class_names: The names of the classes or labels.
+        class_counts: The number of training rows of each.
+        fitted: Whether the head was fitted here.
+        split: The held-out split, `val` or `test`.
+        top_k: Number of strongest features.
+        seed: Seed of the resampling.
+        notes: What is to be known of the head and the files.
+    """
     splits = {}
-    for name, path, side in (("train", features[0], sides[0]), (split, features[1], sides[1])):
+    for name, path, side in zip(("train", split), features, sides, strict=True):
         digest = hashlib.sha256(side.features.numpy().tobytes() + side.labels.numpy().tobytes()).hexdigest()
         splits[name] = {"images": len(side), "origin": str(path), "digest": digest, "content": None}
+    model = "a head fitted here" if fitted else "the head of the logits in the files"
     return {
         "schema_version": SCHEMA_VERSION,
         "command": "diagnose",
@@ -236,19 +269,18 @@ def _record(
             "imbalance": "none",
             "tail_order": "canonical",
             "holdout": 0.0,
-            "class_names": list(diagnosis.class_names),
-            "class_counts": counts.class_counts(sides[0].labels, sides[0].num_classes).tolist(),
+            "class_names": list(class_names),
+            "class_counts": class_counts.tolist(),
             "splits": splits,
         },
         "files": {f"head {head.name}": digests.sha256(head)} if head is not None else {},
         "view": None,
         "view_origin": "features, without images",
-        "model": {"name": _name_of(head, notes), "head": ""},
+        "model": {"name": model if head is None else f"the head {head.name}", "head": ""},
         "head_given": None,
-        "head_fitted": fitted_record() if FITTED in notes else None,
         "training": None,
         "heldout_split": split,
-        "top_k": diagnosis.top_k,
+        "top_k": top_k,
         "seed": seed,
         "notes": notes,
         "caveats": [UNRECORDED],

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..data.loader import Split
 from ..data.multilabel import MultilabelData, load_multilabel_data, multilabel_loader
+from ..data.view import View
 from ..diagnosis.measure import parse_top_k
 from ..diagnosis.multilabel import MultilabelDiagnosis, diagnose_multilabel, thresholds_of
 from ..errors import must, unknown
 from ..files import atomic, digests, staging
 from ..network.embeddings import real_tensor
 from ..network.head_file import load_head, save_head
-from ..network.head_from_logits import head_from_logits
 from ..network.linear_head import LinearHead, read_head
+from ..network.matching import Match
 from ..network.multilabel import MultilabelEmbeddings, extract_multilabel
 from ..network.networks import build_model, parameter_count, read_weights
-from ..network.split import split_head
+from ..network.split import SplitModel, split_head
 from ..repair.multilabel import fit_multilabel_head
 from ..report.diagnosis import render_html, render_markdown
 from ..runtime import provenance
@@ -30,7 +31,7 @@ from ..runtime.progress import Say, StageProgress, stage
 from .diagnose import ready
 from .diagnosed import HEAD, fingerprint
 from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
-from .from_features import FROM_LOGITS, class_names_of, read_head_file, read_sides
+from .from_features import FROM_LOGITS, class_names_of, features_record, head_of_columns, read_head_file, read_sides
 from .heldout import CHOSE_HEAD, UNRECORDED
 from .options import DataOptions, fit_channels
 
@@ -93,47 +94,22 @@ def diagnose_multilabel_run(
     staging.ensure_available(out, free, owned=OWNED, inputs=[weights, *_inputs(data_options)])
     data = _load(data_options, progress)
     used = _thresholds(threshold, data.label_names)
-    view = fit_channels(data.view, model or "small_cnn")
     split_name, unseen = _heldout(data, heldout)
-    channels = len(view.mean) if view is not None else int(next(iter(multilabel_loader(data.train, None)))[0].shape[1])
-    network = build_model(model or "small_cnn", len(data.label_names), channels=channels)
-    match, read = read_weights(network, weights, weights_key=weights_key)
-    network = ready(network)
-    split = split_head(network, head)
-    k = parse_top_k(top_k, read_head(split.head).num_features)
-    notes = [*data.notes, *read]
-    caveats = [UNRECORDED, *_chosen_on(weights, split_name, unseen)]
-    record: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "command": "diagnose",
-        "several_labels": True,
-        "finished": False,
-        "started": provenance.now(),
-        "data": data.record(),
+    subject = _Subject.load(data, model or "small_cnn", weights, weights_key=weights_key, head=head)
+    split, k = subject.split, parse_top_k(top_k, read_head(subject.split.head).num_features)
+    record = subject.record() | {
         "files": {place.name: digests.sha256(place) for place in _inputs(data_options)},
-        "view": dataclasses.asdict(view) if view else None,
-        "view_origin": data.view_origin,
-        "model": {
-            "name": model or "small_cnn",
-            "parameters": parameter_count(network),
-            "head": split.head_name,
-        },
-        "head_given": head,
-        "weights": {"path": str(weights), "sha256": digests.sha256(weights), "key": match.key, "prefix": match.prefix},
-        "training": None,
         "heldout_split": split_name,
         "top_k": k,
         "threshold": used,
         "precision": precision,
         "seed": seed,
-        "notes": notes,
-        "caveats": caveats,
-        **provenance.origin(split.device),
+        "caveats": [UNRECORDED, *_chosen_on(weights, split_name, unseen)],
     }
     say(f"data: {data.spec}; {len(data.train)} train, {len(unseen)} held out ({split_name})")
-    for note in [*notes, *caveats]:
+    for note in [*record["notes"], *record["caveats"]]:
         say(f"note: {note}")
-    say(f"the model sees: {view or 'images as the data set gives them'} ({data.view_origin})")
+    say(f"the model sees: {subject.view or 'images as the data set gives them'} ({data.view_origin})")
     identity = digests.digest_json(
         {n: record[n] for n in ("data", "files", "view", "model", "weights", "precision", "heldout_split")}
     )
@@ -141,7 +117,7 @@ def diagnose_multilabel_run(
         train, held = (
             extract_multilabel(
                 split,
-                multilabel_loader(part, view, batch_size=batch_size, workers=workers),
+                multilabel_loader(part, subject.view, batch_size=batch_size, workers=workers),
                 precision=precision,  # type: ignore[arg-type]
                 out=out / "embeddings" / name,
                 fingerprint=fingerprint(part.digest(), part.content, record),
@@ -164,6 +140,71 @@ def diagnose_multilabel_run(
         record |= {"identity": identity, "finished": True}
         atomic.write_json(out / "run.json", record)
     return diagnosis, record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """The network to be diagnosed, and how its images are prepared."""
+
+    data: MultilabelData
+    view: View | None
+    model: str
+    network: nn.Module
+    split: SplitModel
+    head_given: str | None
+    weights: Path
+    match: Match  # how the names in the checkpoint are those of the network
+    notes: list[str]
+
+    @classmethod
+    def load(
+        cls, data: MultilabelData, model: str, weights: Path, *, weights_key: str | None, head: str | None
+    ) -> _Subject:
+        """Build the network for these data, and read its checkpoint."""
+        view = fit_channels(data.view, model)
+        channels = len(view.mean) if view is not None else _channels(data)
+        network = build_model(model, len(data.label_names), channels=channels)
+        match, read = read_weights(network, weights, weights_key=weights_key)
+        network = ready(network)
+        return cls(
+            data=data,
+            view=view,
+            model=model,
+            network=network,
+            split=split_head(network, head),
+            head_given=head,
+            weights=weights,
+            match=match,
+            notes=[*data.notes, *read],
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The record of a diagnosis that has not begun, without its settings."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "diagnose",
+            "several_labels": True,
+            "finished": False,
+            "started": provenance.now(),
+            "data": self.data.record(),
+            "view": dataclasses.asdict(self.view) if self.view else None,
+            "view_origin": self.data.view_origin,
+            "model": {
+                "name": self.model,
+                "parameters": parameter_count(self.network),
+                "head": self.split.head_name,
+            },
+            "head_given": self.head_given,
+            "weights": {
+                "path": str(self.weights),
+                "sha256": digests.sha256(self.weights),
+                "key": self.match.key,
+                "prefix": self.match.prefix,
+            },
+            "training": None,
+            "notes": self.notes,
+            **provenance.origin(self.split.device),
+        }
 
 
 @alone
@@ -224,50 +265,24 @@ def diagnose_multilabel_features(
         notes.append("the files hold groups, which no measure of several labels per image uses")
     for text in [*notes, UNRECORDED]:
         say(f"note: {text}")
-    splits = {
-        name: {
-            "images": len(side),
-            "origin": str(path),
-            "digest": hashlib.sha256(side.features.numpy().tobytes() + side.labels.numpy().tobytes()).hexdigest(),
-            "content": None,
-        }
-        for name, path, side in (("train", features[0], train), (split, features[1], held))
-    }
-    record: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "command": "diagnose",
-        "several_labels": True,
-        "from_features": True,
-        "finished": True,
-        "started": provenance.now(),
-        "data": {
-            "spec": f"features {features[0]}",
-            "imbalance": "none",
-            "tail_order": "canonical",
-            "holdout": 0.0,
-            "class_names": list(diagnosis.label_names),
-            "class_counts": train.labels.sum(0).tolist(),
-            "splits": splits,
-        },
-        "files": {f"head {head.name}": digests.sha256(head)} if head is not None else {},
-        "view": None,
-        "view_origin": "features, without images",
-        "model": {"name": _model_name(head, note), "head": ""},
-        "head_given": None,
-        "training": None,
-        "heldout_split": split,
-        "top_k": diagnosis.top_k,
-        "threshold": diagnosis["threshold"].tolist(),
-        "seed": seed,
-        "notes": notes,
-        "caveats": [UNRECORDED],
-        **provenance.origin(torch.device("cpu")),
-    }
+    record = features_record(
+        features,
+        head,
+        (train, held),
+        class_names=diagnosis.label_names,
+        class_counts=train.labels.sum(0),
+        fitted=note == FITTED,
+        split=split,
+        top_k=diagnosis.top_k,
+        seed=seed,
+        notes=notes,
+    )
+    record |= {"several_labels": True, "threshold": diagnosis["threshold"].tolist()}
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
         save_head(staged / HEAD, used)
         record["weights"] = {"path": str(HEAD), "sha256": digests.sha256(staged / HEAD), "key": "", "prefix": ""}
         for name, part, side in (("train", "train", train), ("heldout", split, held)):
-            mark = fingerprint(splits[part]["digest"], None, record)  # type: ignore[arg-type]
+            mark = fingerprint(record["data"]["splits"][part]["digest"], None, record)
             side.save(staged / "embeddings" / name, {"fingerprint": mark})
         _write(staged, diagnosis, record)
         atomic.write_json(staged / "run.json", record)
@@ -341,6 +356,11 @@ def _thresholds(threshold: float | Path, label_names: Sequence[str]) -> list[flo
     return thresholds_of(found, len(found)).tolist()
 
 
+def _channels(data: MultilabelData) -> int:
+    """The number of channels of the images as the data set gives them."""
+    return int(next(iter(multilabel_loader(data.train, None)))[0].shape[1])
+
+
 def _inputs(options: DataOptions) -> list[Path]:
     """The file that the data are in, if there is one."""
     kind, _, place = (options.spec or "").partition(":")
@@ -377,17 +397,6 @@ def _found_head(columns: list[dict[str, atomic.Array]]) -> tuple[LinearHead, str
     with_logits = [found for found in columns if "logits" in found]
     if with_logits:
         logits = [real_tensor("logits", found["logits"], 2) for found in with_logits]
-        features = [real_tensor("features", found["features"], 2) for found in with_logits]
-        if len({each.shape[1] for each in logits}) > 1:
-            raise must(
-                "heldout logits", f"have the {logits[0].shape[1]} columns of the training logits", logits[1].shape[1]
-            )
-        return head_from_logits(torch.cat(features), torch.cat(logits)), FROM_LOGITS
+        return head_of_columns(with_logits, logits), FROM_LOGITS
     rows = real_tensor("features", columns[0]["features"], 2)
     return fit_multilabel_head(rows, torch.from_numpy(columns[0]["labels"])), FITTED
-
-
-def _model_name(head: Path | None, note: str | None) -> str:
-    if head is not None:
-        return f"the head {head.name}"
-    return "a head fitted here" if note == FITTED else "the head of the logits in the files"

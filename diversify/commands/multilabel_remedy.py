@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from .diagnosed import require_recorded
 from .folders import OWNED, SCHEMA_VERSION, alone
 from .heldout import UNRECORDED
 from .multilabel import load_multilabel_diagnosed
-from .remedy import _checkpoint, _takes_bias, _with_head
+from .replaced_head import checkpoint_of, replaceable_head, with_head
 
 THRESHOLDS = "thresholds.json"
 
@@ -62,12 +61,10 @@ def remedy_multilabel_run(
     if diagnosed.get("finished") is False:
         raise must("diagnosis", "be finished", f"an interrupted one in {folder}", "run `diversify diagnose` again")
     require_recorded(folder, diagnosed)
-    tensors = _checkpoint(diagnosed, folder)
-    old = read_head(old)
-    has_bias = _takes_bias(tensors, diagnosed, old)
-    old = dataclasses.replace(old, has_bias=has_bias)
+    tensors = checkpoint_of(diagnosed, folder)
+    old = replaceable_head(tensors, diagnosed, read_head(old))
     caveats = [UNRECORDED]
-    if not has_bias and not old.cosine:
+    if not old.has_bias and not old.cosine:
         caveats.append("the head has no bias: retrained heads have none")
     for caveat in caveats:
         say(f"note: {caveat}")
@@ -87,7 +84,7 @@ def remedy_multilabel_run(
         "caveats": caveats,
         **provenance.origin(torch.device("cpu")),
     }
-    repaired = _with_head(tensors, diagnosed, old, repair.head) if choice.recommended else tensors
+    repaired = with_head(tensors, diagnosed, old, repair.head) if choice.recommended else tensors
     kept = MultilabelChoice.from_dict(choice.to_dict())  # rounded as in the file, as `report` reads it
     thresholds = {
         name: {"threshold": float(f"{value:.6g}"), "fitted": fitted}

@@ -12,12 +12,12 @@ from ..diagnosis.measure import diagnose
 from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
 from ..errors import must
-from ..files import atomic, checkpoints, digests, staging
+from ..files import atomic, digests, staging
 from ..files.lightning import write_lightning
 from ..functional import counts
 from ..network.embeddings import Embeddings
 from ..network.head_file import head_metadata
-from ..network.linear_head import LinearHead, read_head, replace_head
+from ..network.linear_head import LinearHead, read_head
 from ..plan.make import make_plan
 from ..plan.plan import Plan
 from ..repair.candidate import Candidate
@@ -33,6 +33,7 @@ from .deployment import cost_from, target_prior_from
 from .diagnosed import load_diagnosed, require_recorded
 from .folders import OWNED, SCHEMA_VERSION, alone
 from .heldout import CHOSE_HEAD, OTHER_IMAGES, UNRECORDED, chose_head
+from .replaced_head import checkpoint_of, replaceable_head, with_head
 
 REPEATS = 10  # of the cross-validation; it costs little compared with making the heads
 FITTED_ON_HELDOUT = (
@@ -99,15 +100,13 @@ def remedy_run(
     metric_of(metric, target_prior=shares, cost=costs, heldout_counts=held)
     dialled = objective_of(metric, objective) is not None
     learns = takes_heldout(unseen, dialled)
-    old = read_head(model.head)
-    tensors = _checkpoint(diagnosed, folder)
-    has_bias = _takes_bias(tensors, diagnosed, old)
-    old = dataclasses.replace(old, has_bias=has_bias)
-    wanted, about_plan = _usable_plan(plan, diagnosis, has_bias=has_bias)
+    tensors = checkpoint_of(diagnosed, folder)
+    old = replaceable_head(tensors, diagnosed, read_head(model.head))
+    wanted, about_plan = _usable_plan(plan, diagnosis, has_bias=old.has_bias)
     warnings += about_plan
     for warning in warnings:
         say(f"note: {warning}")
-    recipe = HeadRecipe(bias=has_bias)
+    recipe = HeadRecipe(bias=old.has_bias)
     candidates = _candidates(
         diagnosis,
         model,
@@ -136,12 +135,8 @@ def remedy_run(
     if used:
         warnings.append(FITTED_ON_HELDOUT)
         say(f"note: {FITTED_ON_HELDOUT}")
-    record: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "command": "remedy",
-        "finished": True,
-        "started": provenance.now(),
-        "of": {"path": str(folder), **diagnosed},
+    record = {
+        **_record(folder, diagnosed, choice, seed=seed, caveats=warnings),
         "plan": {"path": str(plan) if plan else None, "made_from": wanted.made_from},
         "metric": {
             "name": metric,
@@ -149,23 +144,36 @@ def remedy_run(
             "target_prior": str(target_prior) if target_prior else None,
             "cost": str(cost) if cost else None,
         },
-        "recommended": {
-            "candidate": choice.names[choice.recommended],
-            "option": choice.option(choice.recommended),
-            "text": choice.in_words(),
-        },
         "recipe": dataclasses.asdict(recipe),
         "unseen": {"learned_from": "heldout" if learns else "none", "rows_in_head": len(used)},
-        "seed": seed,
-        "caveats": warnings,
-        **provenance.origin(torch.device("cpu")),
     }
-    repaired = _with_head(tensors, diagnosed, old, choice.head)
+    repaired = with_head(tensors, diagnosed, old, choice.head)
     metadata = head_metadata(old) if diagnosed.get("from_features") else None
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
         record["weights"] = _write_weights(staged, repaired, metadata, diagnosed)
         _write_choice(staged, choice, diagnosis.class_names, wanted, used, record)
     return choice, record
+
+
+def _record(
+    folder: Path, diagnosed: dict[str, Any], choice: HeadChoice, *, seed: int, caveats: list[str]
+) -> dict[str, Any]:
+    """The record of a remedy, without its settings."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": "remedy",
+        "finished": True,
+        "started": provenance.now(),
+        "of": {"path": str(folder), **diagnosed},
+        "recommended": {
+            "candidate": choice.names[choice.recommended],
+            "option": choice.option(choice.recommended),
+            "text": choice.in_words(),
+        },
+        "seed": seed,
+        "caveats": caveats,
+        **provenance.origin(torch.device("cpu")),
+    }
 
 
 def _write_weights(
@@ -258,46 +266,6 @@ def _require_trusted(folder: Path, diagnosis: Diagnosis, record: dict[str, Any])
     require_recorded(folder, record)
     unrecorded = UNRECORDED in caveats or not (record.get("training") or record.get("probe"))
     return [*([UNRECORDED] if unrecorded else []), *([CHOSE_HEAD] if chose_head(caveats) else [])]
-
-
-def _checkpoint(record: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of the weights file that was diagnosed, under their names in the file."""
-    path, digest = Path(record["weights"]["path"]), record["weights"]["sha256"]
-    if record.get("from_features"):  # the folder has a copy of the head, and there is nothing else
-        path = folder / path
-    advice = "put the file back, or run `diversify diagnose` on the present weights"
-    if not path.is_file():
-        raise must("weights", "be where they were diagnosed", f"no file {path}", advice)
-    if digests.sha256(path) != digest:
-        raise must("weights", "be those that were diagnosed", f"another content of {path}", advice)
-    return checkpoints.load_checkpoint(path, as_named=True, weights_key=record["weights"].get("key"))
-
-
-def _with_head(
-    tensors: dict[str, torch.Tensor], record: dict[str, Any], old: LinearHead, new: LinearHead
-) -> dict[str, torch.Tensor]:
-    """The checkpoint with another head in the network that was diagnosed; what the file has beside it stays."""
-    prefix = record["weights"].get("prefix", "")
-    inside = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)} or tensors
-    return tensors | replace_head(inside, record["model"]["head"], old, new)
-
-
-def _takes_bias(tensors: dict[str, torch.Tensor], record: dict[str, Any], head: LinearHead) -> bool:
-    """Return whether the checkpoint's head can hold a bias.
-
-    Raises:
-        InputError: The checkpoint's head cannot be replaced at all.
-    """
-    without = head if head.cosine else dataclasses.replace(head, bias=torch.zeros_like(head.bias))
-    _with_head(tensors, record, head, without)
-    if head.cosine:
-        return bool(head.bias.any())
-    probe = dataclasses.replace(head, bias=torch.arange(head.num_classes, dtype=torch.float32))
-    try:
-        _with_head(tensors, record, head, probe)
-    except ValueError:
-        return False
-    return True
 
 
 def _usable_plan(path: Path | None, diagnosis: Diagnosis, *, has_bias: bool) -> tuple[Plan, list[str]]:

@@ -10,6 +10,7 @@ import torch
 
 from diversify.cli.entry import run
 from diversify.commands import remedy as module
+from diversify.commands import replaced_head
 from diversify.commands.diagnosed import load_diagnosed
 from diversify.files import atomic, checkpoints, digests
 from diversify.functional.metrics import balanced_accuracy
@@ -218,8 +219,8 @@ def test_what_a_head_without_bias_changes_in_the_plan_is_said(
         return dataclasses.replace(found, bias=torch.zeros_like(found.bias))
 
     monkeypatch.setattr(module, "read_head", without_bias)
-    monkeypatch.setattr(module, "_takes_bias", lambda *_: False)
-    monkeypatch.setattr(module, "replace_head", lambda tensors, *_: tensors)
+    monkeypatch.setattr(replaced_head, "_takes_bias", lambda *_: False)
+    monkeypatch.setattr(replaced_head, "replace_head", lambda tensors, *_: tensors)
     plan = tmp_path / "plan.json"
     made = atomic.read_json(place / "remedy" / "plan.json", "plan.json")
     atomic.write_json(plan, made | {"prior_correction": {"training": 0.5, "after": 0.25}})
@@ -486,7 +487,7 @@ WRONG_METRICS = {
     "--metric must be one of balanced, prior, macro-f1, worst, cost, got 'luck'": ["--metric", "luck"],
     "--target-prior must be given for --metric prior, got none": ["--metric", "prior"],
     "--target-prior must be an existing file": ["--metric", "prior", "--target-prior", "{dir}/none.csv"],
-    "class of --target-prior must be one of the diagnosed classes, got 'unicorn'": [
+    "class of --target-prior must be one of the classes, got 'unicorn'": [
         *("--metric", "prior", "--target-prior", "{dir}/prior.csv")
     ],
     "--cost must have 10 rows of 10 numbers, one for each class, got 1 x 1": [
