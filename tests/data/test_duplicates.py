@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from small_data import VIEW
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from diversify.cli import entry
@@ -17,8 +18,6 @@ from diversify.data.load import load_data
 from diversify.data.loader import Split
 from diversify.data.tables import Table
 from diversify.functional import draws
-
-VIEW = {"mean": (0.5,), "std": (0.5,)}
 
 
 def noise(*shape, key=0):

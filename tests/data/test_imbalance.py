@@ -3,18 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from small_data import message_of
 
 from diversify.data.imbalance import Imbalance, class_order, holdout_indices, imbalance_indices
 from diversify.data.load import load_data
-from diversify.errors import InputError
 from diversify.functional import draws
-
-
-def message_of(call):
-    with pytest.raises(InputError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def cao(targets, imbalance_type, factor):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from small_data import message_of
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from diversify.data.labels import labels_of
-from diversify.errors import InputError
 
 
 class Unreadable(Dataset):
@@ -22,13 +22,6 @@ class Unreadable(Dataset):
 
     def __getitem__(self, index):
         raise AssertionError("an image was loaded")
-
-
-def message_of(call):
-    with pytest.raises(InputError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 class Given(Dataset):

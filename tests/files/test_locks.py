@@ -5,11 +5,13 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diversify.errors import InputError
 from diversify.files import atomic, locks
+from diversify.files import locks as files_locks
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -62,3 +64,50 @@ def test_a_folder_that_was_removed_and_made_again_is_not_written_to(tmp_path: Pa
         with pytest.raises(FileNotFoundError, match="removed while the run was writing to it"):
             atomic.write_text(folder / "a", "half a run")
     assert list(folder.iterdir()) == []
+
+
+def hold(path: Path, name: str, ready: Any) -> None:
+    with files_locks.Locks(path) as locks:
+        assert locks.take(name)
+        ready.set()
+        time.sleep(60)
+
+
+def test_locks_of_a_killed_process_are_gone(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    member = context.Process(target=hold, args=(tmp_path / "lock", "one", ready))
+    member.start()
+    assert ready.wait(10)
+    with files_locks.Locks(tmp_path / "lock") as locks:
+        assert locks.is_taken("one")
+        assert not locks.take("one")
+        assert locks.take("two")
+        assert not locks.is_sole()
+        member.kill()
+        member.join()
+        assert locks.is_sole()
+        assert locks.take("one")
+        assert not locks.take("one")
+        locks.free("one")
+        assert not locks.is_taken("one")
+        with pytest.raises(InputError, match="results must not be in use by another run"):
+            files_locks.Locks(tmp_path / "lock")
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_lock_file_that_its_last_user_removes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    make = os.open
+
+    def removed_once(path: Any, *options: Any) -> int:
+        descriptor = make(path, *options)
+        if not opened:
+            os.unlink(path)
+        opened.append(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", removed_once)
+    with files_locks.Locks(tmp_path / "lock"):
+        assert len(opened) == 2
+        assert (tmp_path / "lock").exists()

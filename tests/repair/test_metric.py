@@ -15,7 +15,7 @@ from diversify.repair.candidate import Candidate
 from diversify.repair.candidates import default_candidates
 from diversify.repair.choice import HeadChoice
 from diversify.repair.choose import choose_head
-from diversify.repair.metric import TITLES, Metric, balanced_difference, metric_of
+from diversify.repair.metric import TITLES, Metric, balanced_difference, metric_of, objective_of
 from diversify.repair.post_hoc import log_prior_of
 
 Sides = tuple[Embeddings, Embeddings, LinearHead]
@@ -271,3 +271,33 @@ def test_a_share_for_a_class_that_nothing_is_known_of_is_refused(sides: Sides) -
     assert rounded.target_prior is not None
     assert float(rounded.target_prior.sum()) == pytest.approx(1)
     assert dataclasses.is_dataclass(rounded)
+
+
+LABELS = torch.arange(6).repeat_interleave(4)
+
+
+PREDICTED = LABELS.clone()
+PREDICTED[[0, 1, 2, 4, 5, 8]] = 5  # recalls of 1/4, 1/2, 3/4, 1, 1, 1
+
+
+def test_objectives_are_what_they_say() -> None:
+    mean = 4.5 / 6
+    for objective, wanted in {"worst": 0.25, "worst third": 0.375, 0.2: 0.8 * mean + 0.2 * 0.25, 1: 0.25}.items():
+        metric = objective_of("balanced", objective)
+        assert metric is not None
+        assert float(metric.value(PREDICTED[None], LABELS, 6)) == pytest.approx(wanted)
+        low, high = metric.interval(PREDICTED[None], LABELS, 6)
+        assert low < wanted < high
+        assert metric.difference(PREDICTED[None], PREDICTED[None], LABELS, 6)[0] == 0
+        gain, error = metric.difference(LABELS[None], PREDICTED[None], LABELS, 6)
+        assert gain == pytest.approx(1 - wanted)
+        assert 0 < error < 1
+    assert objective_of("balanced", "mean") is None
+    assert objective_of("macro-f1", 0.0) is None
+
+
+def test_the_worst_class_is_as_it_was_as_a_metric() -> None:
+    found, named = objective_of("balanced", "worst"), Metric(name="worst")
+    assert found is not None
+    assert found.name == "worst"
+    assert float(named.value(PREDICTED[None], LABELS, 7)) == 0.25  # a seventh class without rows does not count

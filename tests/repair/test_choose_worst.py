@@ -1,0 +1,87 @@
+"""A head chosen by its worst classes."""
+
+import pytest
+
+import diversify as dv
+from diversify.errors import InputError
+from diversify.network.embeddings import Embeddings
+from diversify.network.linear_head import LinearHead
+from diversify.repair.candidate import Candidate
+from diversify.repair.candidates import default_candidates
+from diversify.repair.choice import HeadChoice
+from diversify.repair.retrain import HeadRecipe
+
+SHORT = HeadRecipe(steps=20, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[Embeddings, Embeddings, LinearHead]:
+    return dv.make_embeddings()
+
+
+@pytest.fixture(scope="module")
+def listed(rows) -> tuple[Candidate, ...]:
+    train, heldout, head = rows
+    plan = dv.Plan.from_counts(list("abcd"), [200, 80, 30, 10])
+    return default_candidates(train, head, plan=plan, recipe=SHORT, unseen=heldout, offsets=True)
+
+
+def test_the_objective_mean_changes_nothing(rows) -> None:
+    train, heldout, head = rows
+    some = default_candidates(train, head, recipe=SHORT)[:5]
+    plain = dv.choose_head(train, heldout, head, some, repeats=1).to_dict()
+    assert dv.choose_head(train, heldout, head, some, repeats=1, objective="mean").to_dict() == plain
+    assert dv.choose_head(train, heldout, head, some, repeats=1, objective=0).to_dict() == plain
+
+
+def test_the_curve_holds_every_round_and_comes_back(rows, listed) -> None:
+    train, heldout, head = rows
+    some = [one for one in listed if one.name in ("untouched", "class offsets")]
+    found = dv.choose_head(train, heldout, head, some, objective="worst third", repeats=1)
+    assert (found.metric, found.objective) == ("worst third", "worst third")
+    assert [one.option for one in found.curve] == ["", "0 rounds", "2 rounds", "4 rounds", "8 rounds", "16 rounds"]
+    assert sum(one.chosen for one in found.curve) == (found.recommended > 0)
+    first = found.curve[0]
+    assert first.mean == pytest.approx(
+        float((head.logits(heldout.features).argmax(1) == heldout.labels).float().mean())
+    )
+    assert first.worst <= first.worst_third <= first.mean
+    again = HeadChoice.from_dict(found.to_dict())
+    assert again.to_dict() == found.to_dict()
+    assert again.fitted_on_heldout is (found.recommended > 0)
+    assert "worst third of classes" in found.in_words()
+
+
+def test_an_older_record_has_no_curve(rows) -> None:
+    train, heldout, head = rows
+    record = dv.choose_head(train, heldout, head, default_candidates(train, head)[:2], repeats=1).to_dict()
+    for name in ("objective", "curve", "fits_heldout"):
+        del record[name]
+    old = HeadChoice.from_dict(record)
+    assert (old.objective, old.curve, old.fitted_on_heldout) == ("mean", (), False)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"objective": "wurst"},
+            r"^objective must be one of mean, worst, worst third, or a number in \[0, 1\], got 'wurst'$",
+        ),
+        ({"objective": 1.2}, r"^objective must be one of mean, worst, worst third, or a number in \[0, 1\], got 1\.2$"),
+        ({"objective": True}, "^objective must be one of mean"),
+        ({"objective": float("nan")}, "^objective must be one of mean"),
+        (
+            {"objective": "worst", "metric": "macro-f1"},
+            "^objective must be mean for metric=macro-f1, got worst; use metric=balanced$",
+        ),
+        ({"unseen": "all"}, "^unseen must be one of heldout, none, got 'all'$"),
+        (
+            {"unseen": "heldout", "candidates": ()},
+            r"^unseen must be left out where candidates are given, got 'heldout'; make candidates with ",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(rows, given: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dv.choose_head(*rows, **given)
