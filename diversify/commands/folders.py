@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,13 +60,16 @@ def run_folder(out: Path, record: dict[str, Any], *, overwrite: bool) -> Iterato
         out: The folder.
         record: The run's record, written to `run.json`; its `identity` tells runs apart.
         overwrite: Replace an earlier run.
+
+    Raises:
+        InputError: The folder holds an interrupted run with other settings, which stays, or anything else.
     """
     resumed = False
-    if (out / "run.json").is_file() and not overwrite:
-        resumed = (
-            unfinished(out, record["command"])
-            and atomic.read_json(out / "run.json", "run.json").get("identity") == record["identity"]
-        )
+    if not overwrite and unfinished(out, record["command"]):
+        earlier = atomic.read_json(out / "run.json", "run.json")
+        resumed = earlier.get("identity") == record["identity"]
+        if not resumed:
+            raise _other_settings(out, earlier, record)
     staging.ensure_available(out, overwrite or resumed, owned=OWNED)
     if not resumed:
         staging.clear(out, owned=OWNED)
@@ -75,6 +79,43 @@ def run_folder(out: Path, record: dict[str, Any], *, overwrite: bool) -> Iterato
     except InputError:
         staging.clear(out, owned=OWNED)
         raise
+
+
+_SETTINGS = {  # options, and where a run's record has them
+    "data": ("data", "spec"),
+    **{each: ("data", each) for each in ("imbalance", "tail_order", "holdout", "diversity", "narrow", "narrow_order")},
+    "group": ("data", "group"),
+    **{each: ("view", each) for each in ("mean", "std", "resize", "crop", "interpolation")},
+    "backbone": ("backbone", "name"),
+    "model": ("model", "name"),
+    "precision": ("precision",),
+    "heldout": ("heldout_split",),
+}
+
+
+def _other_settings(out: Path, earlier: dict[str, Any], record: dict[str, Any]) -> InputError:
+    """Return the error for an interrupted run that began with other settings; it names the first that differs."""
+    advice = "choose another folder, or pass overwrite=True to start anew"
+    record = json.loads(json.dumps(record))  # tuples as JSON has them
+    for name, path in _SETTINGS.items():
+        before, now = _at(earlier, path), _at(record, path)
+        if before != now:
+            return must(f"{name} of a resumed run", f"stay {_shown(before)}", _shown(now), advice)
+    same = all(_at(earlier, ("data", each)) == _at(record, ("data", each)) for each in ("splits", "class_names"))
+    name = "weights" if same and earlier.get("files") == record.get("files") else "images"
+    return must(f"{name} of a resumed run", f"be those that the run in {out} began with", "others", advice)
+
+
+def _at(record: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def unfinished(out: Path, command: str) -> bool:

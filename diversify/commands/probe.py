@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data.load import Data
 from ..data.loader import Split, make_loader
+from ..data.view import View
 from ..diagnosis.measure import diagnose, parse_top_k
 from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
@@ -24,9 +25,13 @@ from ..repair.fit_head import fit_head
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress, stage
 from .diagnose import ready
-from .folders import OWNED, SCHEMA_VERSION, alone
+from .diagnosed import fingerprint
+from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
 from .from_features import FITTED, fitted_record, write_folder
 from .options import DataOptions, channels_of, fit_channels
+
+FEATURES = Path("state")
+"""The folder in `out` that holds features while they are extracted."""
 
 _TRIED = 12  # numbers of outputs that the tensors of a checkpoint suggest
 
@@ -45,24 +50,29 @@ def probe_run(
     precision: str = "fp32",
     workers: int = 0,
     seed: int = 0,
+    resume: bool = False,
     overwrite: bool = False,
     say: Say,
     progress: StageProgress | None = None,
 ) -> tuple[Diagnosis, dict[str, Any]]:
     """Fit a head on the features of a frozen backbone, and leave the folder that `diagnose_run` leaves.
 
+    An interrupted probe resumes when it is called again with the same arguments: features that are in `out` are not
+    extracted again, and the result is that of a run without the interruption.
+
     Args:
         data_options: The data; the head is fitted on train.
         backbone: A network as for `build_model`; the layer before its own head gives the features.
         weights: Its checkpoint, with any number of outputs; None only for a function of the user's own.
         weights_key: Which weights of the checkpoint, if it holds several; see `load_weights`.
-        out: The folder to write, all or nothing.
+        out: Receives what `diagnose_run` leaves; until then, the features extracted so far.
         heldout: `val` (the default), or `test` for a diagnosis that is for reading only.
         top_k: Number of strongest features per class, or a percentage of all.
         batch_size: Images per step.
         precision: Of the network's forward passes.
         workers: Processes that load images.
         seed: Random seed of the resampling.
+        resume: Refuse to start anew: `out` must hold an interrupted probe.
         overwrite: Replace an earlier run in `out`.
         say: Called with each note.
         progress: Called as work is done.
@@ -72,13 +82,18 @@ def probe_run(
 
     Raises:
         InputError: An argument is wrong, there are no weights, or no held-out images; `out` is then as it was before.
+            Or `out` holds a probe that was interrupted and had other settings, or `resume` finds none.
     """
     if weights is not None:
         atomic.require_file(weights, "weights")
     elif backbone in MODELS or backbone.startswith(("torchvision:", "timm:")):
         raise must("weights", f"be given for backbone={backbone}", "none", "pass weights=FILE")
     inputs = [*([weights] if weights else []), *data_options.inputs()]
-    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
+    begun = unfinished(out, "diagnose")
+    if resume and (overwrite or not begun):
+        got = "overwrite=True" if overwrite else f"none in {out}"
+        raise must("resume=True", "find an interrupted probe", got, "start a new one without resume=True")
+    staging.ensure_available(out, overwrite or begun, owned=OWNED, inputs=inputs)  # `run_folder` looks closer
     published = None
     if weights is not None:
         data_options, published = data_options.with_published(backbone, weights, weights_key)
@@ -90,41 +105,67 @@ def probe_run(
     for note in notes:
         say(f"note: {note}")
     k = parse_top_k(top_k, read_head(split.head).num_features)
-    read = [
-        extract(
-            split,
-            make_loader(part, view, batch_size=batch_size, workers=workers),
-            precision=precision,  # type: ignore[arg-type]
-            progress=stage(progress, f"reading {side}"),
+    record = _record(data, data_options, view, split, backbone, place, heldout=name, precision=precision)
+    record |= {"view_origin": published or data.view_origin, "top_k": k, "seed": seed, "notes": notes}
+    with run_folder(out, record, overwrite=overwrite):
+        if begun and not overwrite:
+            say(f"going on with the features in {out / FEATURES}")
+        read = [
+            extract(
+                split,
+                make_loader(part, view, batch_size=batch_size, workers=workers),
+                precision=precision,  # type: ignore[arg-type]
+                out=out / FEATURES / side,
+                fingerprint=fingerprint(part.digest(), part.content, record),
+                progress=stage(progress, f"reading {side}"),
+            )
+            for side, part in (("train", data.train), ("heldout", unseen))
+        ]
+        head = fit_head(read[0].features, read[0].labels, data.num_classes)
+        sides = [
+            dataclasses.replace(side, logits=head.logits(side.features.cpu())).with_groups(part.groups)
+            for side, part in zip(read, (data.train, unseen), strict=True)
+        ]
+        diagnosis = diagnose(
+            sides[0],
+            sides[1],
+            head=head,
+            class_names=data.class_names,
+            heldout_split=name,
+            top_k=k,
+            seed=seed,
+            progress=stage(progress, "measuring"),
         )
-        for side, part in (("train", data.train), ("heldout", unseen))
-    ]
-    head = fit_head(read[0].features, read[0].labels, data.num_classes)
-    sides = [
-        dataclasses.replace(side, logits=head.logits(side.features.cpu())).with_groups(part.groups)
-        for side, part in zip(read, (data.train, unseen), strict=True)
-    ]
-    diagnosis = diagnose(
-        sides[0],
-        sides[1],
-        head=head,
-        class_names=data.class_names,
-        heldout_split=name,
-        top_k=k,
-        seed=seed,
-        progress=stage(progress, "measuring"),
-    )
+        record |= {"finished": True}
+        staging.remove_folder(out / "embeddings")  # of a run that was stopped while it wrote them
+        write_folder(out, diagnosis, sides, head, record, images=(data.train.dataset, unseen.dataset))
+        staging.remove_folder(out / FEATURES)
+    return diagnosis, record
+
+
+def _record(
+    data: Data,
+    data_options: DataOptions,
+    view: View | None,
+    split: SplitModel,
+    backbone: str,
+    place: dict[str, str],
+    *,
+    heldout: str,
+    precision: str,
+) -> dict[str, Any]:
+    """The record of a probe that has not begun; its `identity` is of all that the features depend on."""
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": "diagnose",
         "from_features": True,
         "probe": True,
-        "finished": True,
+        "finished": False,
         "started": provenance.now(),
         "data": data.record(),
         "files": data_options.digests(),
         "view": dataclasses.asdict(view) if view else None,
-        "view_origin": published or data.view_origin,
+        "view_origin": data.view_origin,
         "model": {
             "name": f"a head on {backbone}",
             "parameters": parameter_count(split),
@@ -134,17 +175,17 @@ def probe_run(
         "head_given": None,
         "head_fitted": fitted_record(),
         "training": None,
-        "heldout_split": name,
-        "top_k": k,
+        "heldout_split": heldout,
+        "top_k": 0,
         "precision": precision,
-        "seed": seed,
-        "notes": notes,
+        "seed": 0,
+        "notes": [],
         "caveats": [],
         **provenance.origin(split.device),
     }
-    with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
-        write_folder(staged, diagnosis, sides, head, record, images=(data.train.dataset, unseen.dataset))
-    return diagnosis, record
+    names = ("data", "files", "view", "model", "precision", "heldout_split")
+    record["identity"] = digests.digest_json([*(record[n] for n in names), digests.digest_tensors(split.tensors())])
+    return record
 
 
 def _heldout(data: Data, wanted: str | None) -> tuple[str, Split]:

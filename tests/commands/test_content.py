@@ -191,7 +191,7 @@ def test_an_interrupted_diagnosis_does_not_go_on_with_other_images(
     swapped(tmp_path / "tree" / "train")
     capsys.readouterr()
     assert run(arguments) == 2
-    assert "--out must be new or empty" in capsys.readouterr().err
+    assert "images of a resumed run must be those that the run in" in capsys.readouterr().err
     swapped(tmp_path / "tree" / "train")
     assert run(arguments) == 0
 

@@ -8,9 +8,11 @@ import torch
 
 import diversify as dv
 from diversify.cli.entry import run
+from diversify.commands import from_features, probe
 from diversify.commands import remedy as module
 from diversify.commands.diagnosed import load_diagnosed
-from diversify.files import atomic
+from diversify.data.loader import Loaded
+from diversify.files import atomic, digests
 
 pytestmark = pytest.mark.usefixtures("reports_without_figures")
 
@@ -74,3 +76,121 @@ def test_weights_of_another_network_are_refused(
     arguments = ["--backbone", "small_cnn", "--weights", str(tmp_path / "b.pt"), "--out", str(tmp_path / "out")]
     assert run(["probe", *data, *arguments]) == 2
     assert "must fit the model" in capsys.readouterr().err
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """The content of every file but of the record and the pages, which have times."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    head = folder / "embeddings" / "head.safetensors"  # its metadata have no order
+    heads = {"head": digests.digest_tensors(atomic.read_tensors(head)[0]).encode()} if head.exists() else {}
+    left_out = ("run.json", "report.html", "report.md", "embeddings/head.safetensors")
+    return heads | {name: content for name, content in found.items() if name not in left_out}
+
+
+@pytest.fixture
+def probed(tmp_path: Path, data: list[str]) -> list[str]:
+    torch.save(dv.build_model("small_cnn", 7, channels=1).state_dict(), tmp_path / "b.pt")
+    return ["probe", *data, "--backbone", "small_cnn", "--weights", str(tmp_path / "b.pt"), "--batch-size", "7"]
+
+
+def _interrupted(probed: list[str], out: Path, monkeypatch: pytest.MonkeyPatch, side: str, image: int) -> None:
+    """Run until so many images of a side are read."""
+
+    def stop(done: int, total: int | None) -> None:
+        if done >= image:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(probe, "stage", lambda _, name: stop if name == f"reading {side}" else None)
+        assert run([*probed, "--out", str(out)]) == 130
+
+
+@pytest.mark.parametrize(("side", "image", "left"), [("train", 14, (16, 30)), ("heldout", 7, (0, 23))])
+def test_an_interrupted_probe_goes_on_to_the_same_result(
+    tmp_path: Path,
+    probed: list[str],
+    side: str,
+    image: int,
+    left: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert run([*probed, "--out", str(tmp_path / "whole")]) == 0
+    out = tmp_path / "out"
+    _interrupted(probed, out, monkeypatch, side, image)
+    assert atomic.read_json(out / "run.json", "run.json")["finished"] is False
+    for command in ("remedy", "plan", "report"):
+        assert run([command, str(out), "--out", str(tmp_path / "none")]) == 2
+    read: list[tuple[int, int | None]] = []
+    loaded = Loaded.__call__
+    seen = []
+    monkeypatch.setattr(Loaded, "__call__", lambda self, rows: seen.append(len(rows)) or loaded(self, rows))
+    monkeypatch.setattr(probe, "stage", lambda _, name: (lambda *at: read.append(at)) if "reading" in name else None)
+    assert run([*probed, "--out", str(out), "--resume"]) == 0
+    assert sum(seen) == sum(left)
+    assert read[0] == ((21, 30) if side == "train" else (14, 30))  # progress counts the images of before
+    assert _files(out) == _files(tmp_path / "whole")
+    assert not (out / "state").exists()
+    records = [atomic.read_json(each / "run.json", "run.json") for each in (out, tmp_path / "whole")]
+    assert records[0] | {"started": ""} == records[1] | {"started": ""}
+
+
+def test_a_probe_that_was_stopped_while_it_wrote_goes_on(
+    tmp_path: Path, probed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run([*probed, "--out", str(tmp_path / "whole")]) == 0
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(from_features, "choose_exhibits", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+        assert run([*probed, "--out", str(out)]) == 2
+    assert (out / "embeddings" / "train" / "index.json").exists()
+    assert run([*probed, "--out", str(out)]) == 0
+    assert _files(out) == _files(tmp_path / "whole")
+
+
+OTHERS = {
+    "--precision bf16": "--precision of a resumed run must stay fp32, got bf16",
+    "--imbalance step:2:0.5": "--imbalance of a resumed run must stay none, got step:2:0.5",
+    "--heldout test": "--heldout of a resumed run must stay val, got test",
+    "--std .25": "--std of a resumed run must stay 0.5, got 0.25",
+    "--backbone resnet20 --weights {dir}/c.pt": "--backbone of a resumed run must stay small_cnn, got resnet20",
+    "--weights {dir}/d.pt": "--weights of a resumed run must be those that the run in {dir}/out began with, got others",
+}
+
+
+def test_an_interrupted_probe_does_not_go_on_with_other_settings(
+    tmp_path: Path, probed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "d.npz"
+    arrays = dict(np.load(file))
+    np.savez(file, **arrays, test_images=arrays["val_images"], test_labels=arrays["val_labels"])
+    torch.save(dv.build_model("resnet20", 3, channels=1).state_dict(), tmp_path / "c.pt")
+    torch.save(dv.build_model("small_cnn", 7, channels=1, seed=1).state_dict(), tmp_path / "d.pt")
+    out = tmp_path / "out"
+    _interrupted(probed, out, monkeypatch, "train", 14)
+    kept = _files(out)
+    advice = "; choose another folder, or pass --overwrite to start anew"
+    capsys.readouterr()
+    for options, message in OTHERS.items():
+        given = options.format(dir=tmp_path).split()
+        for resume in ([], ["--resume"]):
+            assert run([*probed, *given, "--out", str(out), *resume]) == 2
+            assert capsys.readouterr().err == f"error: {message.format(dir=tmp_path)}{advice}\n"
+    np.savez(file, **(arrays | {"train_images": arrays["train_images"][::-1]}))
+    assert run([*probed, "--out", str(out)]) == 2
+    assert f"images of a resumed run must be those that the run in {out} began with" in capsys.readouterr().err
+    assert _files(out) == kept
+
+
+def test_resume_needs_an_interrupted_probe(
+    tmp_path: Path, probed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run([*probed, "--out", str(out), "--resume"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --resume must find an interrupted probe, got none in {out}; start a new one without --resume\n"
+    )
+    assert not out.exists()
+    assert run([*probed, "--out", str(out)]) == 0
+    for more in ([], ["--overwrite"]):
+        assert run([*probed, "--out", str(out), "--resume", *more]) == 2
+    assert (out / "diagnosis.json").exists()
