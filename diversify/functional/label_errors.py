@@ -18,6 +18,7 @@ _Array = np.ndarray[Any, np.dtype[np.float64]]
 _LEAST = 1e-12  # smallest probability that is told from 0
 _WORK = 2e8  # rows x classes x iterations of a calibration, at most
 _MOST, _FEWEST = 60, 5  # iterations
+_CACHED = 1 << 15  # numbers at a time: 256 kB, which stay in the cache
 _STARTS = ((-0.5, -4.0), (0.7, -2.0))  # log scale and log odds of the noise: unsure labels, or wrong ones
 _MOST_NOISE = 0.4  # share of random labels beyond which no class is judged
 _MARGIN, _FLOOR = 1.1, 0.01  # suspects are too many beyond 1.1 times the expected share plus 1%
@@ -179,7 +180,7 @@ def calibrate(probabilities: Tensor, labels: Tensor) -> Calibrated:
         True
     """
     model = _LabelModel(probabilities, labels)
-    iterations = int(min(_MOST, max(_FEWEST, _WORK / max(model.logits.size, 1))))
+    iterations = int(min(_MOST, max(_FEWEST, _WORK / max(probabilities.numel(), 1))))
     limits = [(-4.0, 4.0), (-12.0, 2.0), *[(-6.0, 6.0)] * (3 * model.num_classes)]
     fits = [
         minimize(model.loss, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": iterations})
@@ -187,8 +188,7 @@ def calibrate(probabilities: Tensor, labels: Tensor) -> Calibrated:
         for start in [np.concatenate([first, np.zeros(3 * model.num_classes)])]
     ]
     found = min(fits, key=lambda fit: float(fit.fun)).x
-    chances = torch.from_numpy(model.chances(found)[0]).to(labels.device)
-    return Calibrated(chances, float(model.random_labels(found).sum()))
+    return Calibrated(model.chances(found).to(labels.device), float(model.random_labels(found).sum()))
 
 
 class _LabelModel:
@@ -199,19 +199,25 @@ class _LabelModel:
     """
 
     def __init__(self, probabilities: Tensor, labels: Tensor) -> None:
-        self.logits = probabilities.detach().cpu().double().clamp(min=_LEAST).log().numpy()
-        self.own = labels.cpu().numpy()
-        self.rows, self.num_classes = self.logits.shape
-        share = class_counts(labels, self.num_classes).cpu().double().clamp(min=_LEAST).numpy() / self.rows
-        self.log_prior = np.log(share)
+        self.rows, self.num_classes = probabilities.shape
+        self.own = labels.cpu()
+        share = class_counts(self.own, self.num_classes).double().clamp(min=_LEAST).numpy() / self.rows
+        self.log_prior: _Array = np.log(share)
+        # (C, n) each: sums over the classes then run along memory, and a block stays in the cache
+        self.size = max(1, _CACHED // self.num_classes)
+        self.blocks = []
+        for part, own in zip(probabilities.split(self.size), self.own.split(self.size), strict=True):
+            logits = part.detach().cpu().double().clamp_(min=_LEAST).log_().T.contiguous()
+            self.blocks.append((logits, own, logits.gather(0, own[None])[0]))
 
-    def chances(self, parameters: _Array) -> tuple[_Array, _Array]:
-        """The calibrated probabilities `(N, C)`, and the scale of each class."""
-        _, deviation, shift, _ = self._parts(parameters)
-        scale = np.exp(parameters[0] + deviation)
-        score = self.logits * scale + shift + self.log_prior
-        odds = np.exp(score - score.max(1, keepdims=True))
-        return odds / odds.sum(1, keepdims=True), scale
+    def chances(self, parameters: _Array) -> Tensor:
+        """The calibrated probabilities `(N, C)`."""
+        scale, shift = self._scale_and_shift(parameters)
+        chances = torch.empty(self.rows, self.num_classes, dtype=torch.float64)
+        for rows, (logits, _, _) in zip(chances.split(self.size), self.blocks, strict=True):
+            odds = _odds(logits, scale, shift)
+            rows.copy_((odds / odds.sum(0)).T)
+        return chances
 
     def random_labels(self, parameters: _Array) -> _Array:
         """The share of all labels that is random and falls into each class, `(C,)`."""
@@ -221,23 +227,41 @@ class _LabelModel:
 
     def loss(self, parameters: _Array) -> tuple[float, _Array]:
         """The negative log posterior, and its gradient."""
-        chance, scale = self.chances(parameters)
-        noise, row = self.random_labels(parameters), np.arange(self.rows)
-        right = chance[row, self.own]
-        mixed = np.maximum((1 - noise.sum()) * right + noise[self.own], _LEAST)
-        weight = (1 - noise.sum()) * right / mixed  # how sure it is that the label is no random one
-        slope = weight[:, None] * chance
-        slope[row, self.own] -= weight
-        by_scale = (slope * self.logits).sum(0) * scale
-        by_noise = noise * (self.rows - np.bincount(self.own, 1 / mixed, self.num_classes))
+        noise, (scale, shift) = self.random_labels(parameters), self._scale_and_shift(parameters)
+        shares, clean, loss = torch.from_numpy(noise), 1 - float(noise.sum()), 0.0
+        by_scale, by_shift, by_label = (torch.zeros(self.num_classes, dtype=torch.float64) for _ in range(3))
+        for logits, own, own_logit in self.blocks:
+            odds = _odds(logits, scale, shift)
+            total = odds.sum(0)
+            right = odds.gather(0, own[None])[0].mul_(clean).div_(total)
+            mixed = shares.index_select(0, own).add_(right).clamp_(min=_LEAST)
+            loss -= float(mixed.log().sum())
+            weight = right.div_(mixed)  # how sure it is that the label is no random one
+            part = weight / total
+            by_shift += (odds @ part).index_add_(0, own, weight, alpha=-1)
+            by_scale += (odds.mul_(logits) @ part).index_add_(0, own, weight.mul_(own_logit), alpha=-1)
+            by_label.index_add_(0, own, mixed.reciprocal_())
+        scaled = by_scale.mul_(scale).numpy()
+        by_noise = noise * (self.rows - by_label.numpy())
         penalty = parameters[2:]
-        gradient = np.concatenate([[by_scale.sum(), by_noise.sum()], by_scale, slope.sum(0), by_noise])
+        gradient = np.concatenate([[scaled.sum(), by_noise.sum()], scaled, by_shift.numpy(), by_noise])
         gradient[2:] += penalty
-        return float(-np.log(mixed).sum() + (penalty**2).sum() / 2), gradient
+        return loss + float((penalty**2).sum()) / 2, gradient
+
+    def _scale_and_shift(self, parameters: _Array) -> tuple[Tensor, Tensor]:
+        """The scale of the log probability of each class and what is added to it, `(C,)` each."""
+        _, deviation, shift, _ = self._parts(parameters)
+        return torch.from_numpy(np.exp(parameters[0] + deviation)), torch.from_numpy(shift + self.log_prior)
 
     def _parts(self, parameters: _Array) -> tuple[_Array, _Array, _Array, _Array]:
         first, second = 2 + self.num_classes, 2 + 2 * self.num_classes
         return parameters[:2], parameters[2:first], parameters[first:second], parameters[second:]
+
+
+def _odds(logits: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """The probabilities `(C, n)` of scaled and shifted logits, but for a factor of each row."""
+    score = torch.addcmul(shift[:, None], logits, scale[:, None])
+    return score.sub_(score.amax(0)).exp_()
 
 
 def expected_suspects(probabilities: Tensor, labels: Tensor) -> Expectation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from scipy.special import chdtri
 from torch import Tensor
 
 from .counts import class_counts, class_mean
+from .neighbors import float32_is_whole
 
 DIMENSIONS = 32  # most directions that are compared
 ROWS_PER_DIMENSION = 10
@@ -25,6 +27,7 @@ LEAST_SCALE = 0.25  # of a class's median distance, as a share of the median ove
 _SAMPLE = 400  # rows of a class that its distances are learned from, evenly spaced
 _BETWEEN = 3000  # rows whose distances to rows of other classes are computed, evenly spaced
 _BLOCK = 512
+_BOUNDS = 1 << 20  # distances at a time in float32: 4 MB
 _ROUNDS = 4
 _FREEDOM = torch.logspace(-0.5, 2, 251, dtype=torch.float64)
 _HALF_TO_QUARTER = torch.from_numpy(chdtri(_FREEDOM.numpy(), 0.5) / chdtri(_FREEDOM.numpy(), 0.75))  # falls
@@ -180,13 +183,59 @@ def _squares(rows: Tensor, others: Tensor) -> Tensor:
 
 def _smallest_between(placed: Tensor, labels: Tensor) -> float:
     """The smallest distance between two rows of different classes; infinity if there is one class."""
-    smallest = math.inf
-    for start in range(0, len(placed), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        squares = _squares(placed[part], placed[start:])
-        squares.masked_fill_(labels[part, None] == labels[start:], torch.inf)
-        smallest = min(smallest, float(squares.min()))
-    return math.sqrt(max(smallest, 0.0))
+    bounds, least = _Bounds(placed), torch.full((len(placed),), torch.inf, dtype=torch.float64)
+    for part in bounds.parts(placed):
+        least[part] = bounds.of(placed[part]).masked_fill_(labels[part, None] == labels, torch.inf).amin(1).double()
+    slack, smallest = bounds.slack(placed), math.inf
+    for rows in (least.isfinite() & (least - slack <= (least + slack).min())).nonzero()[:, 0].split(_BLOCK):
+        squares = _squares(placed[rows], placed).masked_fill_(labels[rows, None] == labels, torch.inf)
+        smallest = min(smallest, float(squares.min())) if len(rows) else smallest
+    return math.sqrt(smallest)
+
+
+class _Bounds:
+    """Squared distances to reference rows in float32 on the CPU, several times faster, with the most that rounding can do.
+
+    Args:
+        reference: `(R, k)`; rows of NaN are infinitely far away.
+    """
+
+    def __init__(self, reference: Tensor) -> None:
+        square = reference.double().square().sum(1, keepdim=True)
+        empty = square.isnan()
+        rows = torch.cat([-2 * reference.double(), torch.ones_like(square), square], 1).masked_fill(empty, 0.0)
+        rows[:, -1:].masked_fill_(empty, torch.inf)
+        self.reach = square.nan_to_num(0).sqrt().max() if len(square) else square.sum()
+        narrow = float32_is_whole(reference.device) and 1e-15 < float(self.reach) < 1e15
+        self.dtype = torch.float32 if narrow else torch.float64
+        self.rows = rows.to(self.dtype)
+
+    def parts(self, queries: Tensor) -> Iterator[slice]:
+        """The queries in parts whose distances to all reference rows take at most 4 MB."""
+        size = max(1, min(_BLOCK, _BOUNDS // max(len(self.rows), 1)))
+        for start in range(0, len(queries) if len(self.rows) else 0, size):
+            yield slice(start, start + size)
+
+    def of(self, queries: Tensor) -> Tensor:
+        """The squared distances `(Q, R)`, up to rounding."""
+        queries = queries.double()
+        left = torch.cat([queries, queries.square().sum(1, keepdim=True), queries.new_ones(len(queries), 1)], 1)
+        return torch.mm(left.to(self.dtype), self.rows.T)
+
+    def slack(self, queries: Tensor) -> Tensor:
+        """What rounding can add to or take from each row's squared distances at most, `(Q,)`."""
+        rounding = 4 * (queries.shape[1] + 8) * torch.finfo(self.dtype).eps
+        return rounding * (queries.double().norm(dim=1) + self.reach).square()
+
+    def near(self, queries: Tensor, limit: float, same: Tensor | None = None) -> Iterator[Tensor]:
+        """The queries that may have a reference row nearer than `limit`, other than `same`, ascending, a part at a time."""
+        for part in self.parts(queries):
+            bound = self.of(queries[part])
+            if same is not None:
+                bound.scatter_(1, same[part, None], torch.inf)
+            near = (bound.amin(1) <= limit**2 + self.slack(queries[part])).nonzero()[:, 0]
+            if len(near):
+                yield near + part.start
 
 
 def copy_components(placed: Tensor, limit: float) -> Tensor:
@@ -201,9 +250,10 @@ def copy_components(placed: Tensor, limit: float) -> Tensor:
         [0, 1, 0, 0]
     """
     component, count = np.arange(len(placed)), len(placed)
-    for start in range(0, len(placed), _BLOCK):
-        near = _squares(placed[start : start + _BLOCK], placed[start:]) < limit**2
-        row, column = (near.nonzero() + start).T.cpu().numpy()
+    for own in _Bounds(placed).near(placed, limit, torch.arange(len(placed), device=placed.device)):
+        start = int(own[0])  # pairs with earlier rows are known
+        pairs = (_squares(placed[own], placed[start:]) < limit**2).nonzero()
+        row, column = own[pairs[:, 0]].cpu().numpy(), (pairs[:, 1] + start).cpu().numpy()
         links = coo_array((np.ones(len(row), bool), (component[row], component[column])), shape=(count, count))
         count, merged = connected_components(links, directed=False)
         component = merged[component]
@@ -232,8 +282,7 @@ def nearest_copy(queries: Tensor, reference: Tensor, limit: float, *, same: Tens
     index = torch.full((len(queries),), -1, dtype=torch.int64, device=queries.device)
     distance = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
     number = torch.zeros_like(index)
-    for start in range(0, len(queries) if len(reference) else 0, _BLOCK):
-        part = slice(start, start + _BLOCK)
+    for part in _Bounds(reference).near(queries, limit, same):
         near = _squares(queries[part], reference)
         near.masked_fill_(~(near < limit**2), torch.inf)
         if same is not None:

@@ -47,8 +47,16 @@ def _among_first_equals(rows: Tensor, k: int) -> Tensor:
     return torch.empty_like(group, dtype=torch.bool).scatter_(0, order, earlier < k)
 
 
-def _float32_is_whole(device: torch.device) -> bool:
-    """True if float32 products keep all their bits; off the CPU they may not, because TF32 may be in use."""
+def float32_is_whole(device: torch.device) -> bool:
+    """Return True if float32 products keep all their bits; off the CPU they may not, because TF32 may be in use.
+
+    Args:
+        device: Where the product is computed.
+
+    Example:
+        >>> float32_is_whole(torch.device("cuda"))
+        False
+    """
     try:
         return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # torch refuses to answer after its two ways to set the precision were mixed
@@ -147,7 +155,7 @@ def nearest_neighbors(
         centred = rows.double() - centre
         tiles: dict[torch.dtype, _Tile] = {}
         first_equals: Tensor | None = None
-        narrow = _float32_is_whole(queries.device) and _within_float32(centred)
+        narrow = float32_is_whole(queries.device) and _within_float32(centred)
         for start in range(0, len(queries), block):
             part = slice(start, start + block)
             query = queries[part].double() - centre

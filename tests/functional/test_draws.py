@@ -112,3 +112,14 @@ def test_permutations_are_equally_likely():
     _, counts = index.unique(return_counts=True)
     assert len(counts) == 6
     assert chi_square(index.unique(return_inverse=True)[1], 6) < 30  # 5 degrees of freedom: p = 1e-5
+
+
+def test_keys_of_any_layout_give_the_same_draws_and_stay_as_they_are() -> None:
+    key = torch.arange(12).view(3, 4)
+    turned, kept = key.T, key.clone()
+    assert torch.equal(draws.bits("layout", turned), draws.bits("layout", key).T)
+    assert torch.equal(draws.bits("layout", key[:, :1].expand(3, 5), 7)[:, 4], draws.bits("layout", key[:, 0], 7))
+    assert torch.equal(draws.bits(turned, "layout"), draws.bits(key, "layout").T)
+    assert draws.bits("layout", torch.tensor(3)) == draws.bits("layout", torch.arange(4))[3]
+    assert draws.bits("layout", torch.arange(0)).shape == (0,)
+    assert torch.equal(key, kept)

@@ -99,3 +99,21 @@ def test_components_and_nearest_copies_are_those_of_a_plain_loop():
         assert len(copy_components(rows, limit).unique()) == reference.components(rows.tolist(), limit)
         found = nearest_copy(rows[:10], rows[10:], limit)[0].tolist()
         assert found == [reference.nearest(row, rows[10:].tolist(), limit) for row in rows[:10].tolist()]
+
+
+def test_float32_rules_out_no_pair():
+    rows = normal("near the limit", dimensions=8)[:120] * 0.3 + 40  # far from 0, so that float32 rounds much
+    limit = float(torch.pdist(rows).quantile(0.02))
+    rows[7] = torch.nan
+    squares = (rows[:, None] - rows[None]).square().sum(2)
+    squares.fill_diagonal_(torch.inf)
+    near = squares < limit**2
+    index, distance, number = nearest_copy(rows, rows, limit, same=torch.arange(120))
+    assert number.tolist() == near.sum(1).tolist()
+    nearest = squares.nan_to_num(torch.inf, posinf=torch.inf).argmin(1)
+    assert index.tolist() == torch.where(near.any(1), nearest, -1).tolist()
+    parts, reached = copy_components(rows, limit), near | torch.eye(120, dtype=torch.bool)
+    for _ in range(7):
+        reached = (reached.double() @ reached.double()) > 0
+    assert torch.equal(parts[:, None] == parts[None], reached)
+    assert int(near.sum()) > 0 and len(parts.unique()) > 5

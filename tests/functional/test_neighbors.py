@@ -95,7 +95,7 @@ def test_half_precision_products_are_not_relied_on():
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        assert not neighbors._float32_is_whole(rows.device)
+        assert not neighbors.float32_is_whole(rows.device)
         assert torch.equal(neighbors.nearest_neighbors(queries, rows, 4)[1], expected)
     finally:
         torch.set_float32_matmul_precision(before)
