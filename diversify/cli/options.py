@@ -72,6 +72,22 @@ Holdout = Annotated[
         show_default="0.2",
     ),
 ]
+TargetPrior = Annotated[
+    Path | None,
+    typer.Option(
+        help="Share of each class where the model will be used: CSV with class,share, or JSON.",
+        metavar="FILE",
+        readable=False,
+    ),
+]
+Cost = Annotated[
+    Path | None,
+    typer.Option(
+        help="Cost of predicting a class (column) for an image of another (row): CSV with class names, or JSON.",
+        metavar="FILE",
+        readable=False,
+    ),
+]
 Group = Annotated[
     str | None,
     typer.Option(

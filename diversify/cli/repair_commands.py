@@ -10,7 +10,7 @@ import typer
 from ..errors import must
 from ..runtime import signals
 from .multilabel_tables import show_multilabel_choice
-from .options import Out, Overwrite, Root, SkipBad, Workers, objective_given
+from .options import Cost, Out, Overwrite, Root, SkipBad, TargetPrior, Workers, objective_given
 from .screen import print_line, progress_bar
 from .tables import show_choice, show_plan
 
@@ -69,22 +69,8 @@ def remedy(
             show_default="none; heldout with an --objective other than mean",
         ),
     ] = None,
-    target_prior: Annotated[
-        Path | None,
-        typer.Option(
-            help="Share of each class where the model will be used: CSV with class,share, or JSON.",
-            metavar="FILE",
-            readable=False,
-        ),
-    ] = None,
-    cost: Annotated[
-        Path | None,
-        typer.Option(
-            help="Cost of predicting a class (column) for an image of another (row): CSV with class names, or JSON.",
-            metavar="FILE",
-            readable=False,
-        ),
-    ] = None,
+    target_prior: TargetPrior = None,
+    cost: Cost = None,
     directory: Out,
     seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")] = 0,
     overwrite: Overwrite = False,

@@ -137,9 +137,11 @@ def _record_line(record: Record) -> str:
     run = f"final run, seed {record.seed}" if record.number is None else f"trial {record.number}"
     if record.state == "failed":
         return f"{record.method}, {run}: failed; {record.reason}"
-    accuracy = math.nan if record.balanced_accuracy is None else record.balanced_accuracy
+    value = math.nan if record.value is None else record.value
+    shown = f"{value:.3g}" if record.metric == "cost" else f"{value:.1%}"
+    shown = shown if record.metric == "balanced" else f"{record.metric_title} {shown}"
     stopped = f"stopped after {record.epochs} epochs, " if record.state == "pruned" else ""
-    return f"{record.method}, {run}: {stopped}{accuracy:.1%} on {record.split}, {_duration(record.seconds)}"
+    return f"{record.method}, {run}: {stopped}{shown} on {record.split}, {_duration(record.seconds)}"
 
 
 def counted(count: int, what: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import (
+    Cost,
     Crop,
     Data,
     DiversityOption,
@@ -27,6 +28,7 @@ from .options import (
     SkipBad,
     Std,
     TailOrder,
+    TargetPrior,
     Workers,
     data_options,
     recipe_from,
@@ -157,6 +159,17 @@ def benchmark(
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of the final runs: S,S,S.", show_default="those of the suite")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What methods are tuned and compared by: the mean recall, the accuracy under --target-prior, the mean F1 score,"
+            " the lowest recall of a class, or the expected --cost.",
+            metavar="balanced|prior|macro-f1|worst|cost",
+            show_default="that of the suite",
+        ),
+    ] = None,
+    target_prior: TargetPrior = None,
+    cost: Cost = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes that run trials in parallel.")] = 1,
     storage: Annotated[
         str | None,
@@ -183,6 +196,9 @@ def benchmark(
             methods=methods,
             trials=trials,
             seeds=seeds,
+            metric=metric,
+            target_prior=target_prior,
+            cost=cost,
             workers=workers,
             storage=storage,
             root=root,

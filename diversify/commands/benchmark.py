@@ -13,6 +13,7 @@ import torch
 
 from ..errors import InputError, must, unknown
 from ..files.schema import refusal
+from ..repair.metric import TITLES
 from ..runtime.progress import Say
 from ..runtime.user_code import import_file
 from ..study.ledger import Step
@@ -20,6 +21,8 @@ from ..study.protocol import Protocol
 from ..study.records import read_records
 from ..study.run import run_study
 from ..study.study import Study
+from ..study.task import data_of
+from .deployment import cost_from, target_prior_from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,9 @@ def benchmark_run(
     methods: str | None = None,
     trials: int | None = None,
     seeds: str | None = None,
+    metric: str | None = None,
+    target_prior: Path | None = None,
+    cost: Path | None = None,
     workers: int = 1,
     storage: str | None = None,
     root: Path = Path("data"),
@@ -61,6 +67,10 @@ def benchmark_run(
         methods: Names separated by commas; None takes those of the suite.
         trials: Trials of each method; None takes those of the suite.
         seeds: Seeds of the final runs, separated by commas; None takes those of the suite.
+        metric: What methods are tuned and compared by, as in `choose_head`; None takes that of the suite, with its target
+            prior and cost.
+        target_prior: File of the share of each class where the model will be used; see `target_prior_from`.
+        cost: File of the cost of each mistake; see `cost_from`.
         workers: Processes that run trials in parallel.
         storage: URL of the search's database; None keeps a journal beside the records.
         root: Folder of the public data sets.
@@ -71,12 +81,16 @@ def benchmark_run(
         progress: Called with each step of the study.
 
     Raises:
-        InputError: An argument is wrong, or `out` holds records of another study.
+        InputError: An argument is wrong, the target prior or the cost does not fit the classes of the data, or `out` holds
+            records of another study.
     """
     declared = Path(suite) if suite.endswith(".py") else None
     protocol = _protocol(suite) if declared is None else _declared_protocol(declared)
+    protocol = _changed(protocol, methods, trials, seeds)
+    if (metric, target_prior, cost) != (None, None, None):
+        protocol = _judged(protocol, metric, target_prior, cost, root=root, download=download)
     study = Study(
-        protocol=_changed(protocol, methods, trials, seeds),
+        protocol=protocol,
         results=out,
         root=str(root),
         device=_device(device),
@@ -138,6 +152,25 @@ def _changed(protocol: Protocol, methods: str | None, trials: int | None, seeds:
         raise refusal("protocol", error, Protocol.model_fields) from None
 
 
+def _judged(
+    protocol: Protocol, metric: str | None, target_prior: Path | None, cost: Path | None, *, root: Path, download: bool
+) -> Protocol:
+    """The protocol with another metric; its own target prior and cost stay only with its own metric."""
+    values: dict[str, Any] = {}
+    if metric is not None and metric != protocol.metric:
+        if metric not in TITLES:
+            raise unknown("metric", metric, TITLES)
+        values = {"metric": metric, "target_prior": None, "cost": None}
+    if target_prior or cost:
+        order = protocol.tail_orders[0]
+        names = data_of(protocol, root=str(root), tail_order=order, holdout=0.0, download=download).class_names
+        values |= {"target_prior": tuple(target_prior_from(target_prior, names))} if target_prior else {}
+        values |= {"cost": tuple(map(tuple, cost_from(cost, names)))} if cost else {}
+    changed = protocol.model_copy(update=values)
+    changed.metric_on(torch.ones(len(changed.target_prior or changed.cost or ()), dtype=torch.int64))
+    return changed
+
+
 def _seeds(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and part.isascii() and len(part) < 19 for part in parts):
@@ -173,3 +206,5 @@ def _describe(study: Study, say: Say) -> None:
         f"each method: {protocol.trials} trials, evaluated on the validation set; then one final run for each of the seeds"
         f" {seeds}, on the test set"
     )
+    if protocol.metric != "balanced":
+        say(f"methods are tuned and compared by {TITLES[protocol.metric]}")

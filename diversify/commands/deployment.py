@@ -1,4 +1,4 @@
-"""The files of `remedy` that say where a model will be used: the share of each class, and the cost of each mistake."""
+"""The files that say where a model will be used: the share of each class, and the cost of each mistake."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _order(name: str, given: Sequence[str], class_names: Sequence[str]) -> list[
         if one not in class_names:
             near = difflib.get_close_matches(one, class_names, n=1)
             advice = f"did you mean {near[0]!r}?" if near else ""
-            raise must(f"class of {name}", "be one of the diagnosed classes", repr(one), advice)
+            raise must(f"class of {name}", "be one of the classes", repr(one), advice)
         if one in given[:place]:
             raise must(name, "name each class once", f"{one!r} twice")
     missing = [one for one in class_names if one not in given]

@@ -47,7 +47,7 @@ from .comparison import (
     replicate_of,
 )
 from .estimates import Difference, Estimate, Network, difference
-from .read import Record
+from .read import Record, metric_of, value_of
 from .scores import finite_mean, inside_columns, inside_of, network_of, number_or_nan, recall_by_rank, scores_of
 
 Importances = Callable[[Sequence[Record], Sequence[str]], Mapping[str, float] | None]
@@ -74,7 +74,8 @@ def compare(
         One comparison per suite and protocol.
 
     Raises:
-        InputError: a method has two final runs with one seed, or two complete trials with one number.
+        InputError: a method has two final runs with one seed, or two complete trials with one number, or records of one
+            protocol have different metrics.
 
     Example:
         >>> def final(method, seed, accuracy):
@@ -136,6 +137,9 @@ def _suite(
     importances: Importances | None,
 ) -> SuiteComparison:
     _require_unique(records)
+    metrics = sorted({metric_of(one) for one in records})
+    if len(metrics) > 1:
+        raise must("results", "hold one metric under one protocol", f"{' and '.join(metrics)} in {records[0]['suite']}")
     finals = [one for one in records if one["kind"] == "final"]
     planned_seeds = _listed(protocol, "seeds", int) or tuple(sorted({one["seed"] for one in finals}))
     names = (*_listed(protocol, "methods", str), *sorted({one["method"] for one in records}))
@@ -158,6 +162,7 @@ def _suite(
         label=label,
         digest=str(records[0].get("protocol") or ""),
         protocol=protocol,
+        metric=metrics[0],
         counts=next(iter(sizes)) if len(sizes) == 1 else (),
         seeds=planned_seeds,
         tail_orders=tuple(dict.fromkeys(str(one["tail_order"]) for one in finals if one.get("tail_order") is not None)),
@@ -195,8 +200,8 @@ def _different(records: Iterable[Record], name: str) -> tuple[str, ...]:
 
 
 def _place(one: MethodResult) -> tuple[bool, float, str]:
-    mean, val = one.scores["balanced_accuracy"].mean, one.budget.val
-    return not one.seeds, -mean if one.seeds else -(val if val is not None else -1.0), one.name
+    mean, val = one.scores["score"].mean, one.budget.val
+    return not one.seeds, -mean if one.seeds else -(val if val is not None else -math.inf), one.name
 
 
 def _method(
@@ -212,6 +217,12 @@ def _method(
     ranked = {seed: recall_by_rank(one) for seed, one in finals.items()}
     complete = _complete(records)
     parameters = sorted({key for one in complete for key in one.get("params") or {}})
+    by_cost = any(metric_of(one) == "cost" for one in records)
+
+    def limits(score: str) -> tuple[float, float]:
+        if score == "score" and by_cost:
+            return -math.inf, 0.0
+        return (-math.inf, math.inf) if score in COSTS else (0.0, 1.0)
 
     def inside(*, third: bool) -> dict[str, Estimate]:
         return {
@@ -229,7 +240,7 @@ def _method(
         networks=networks,
         scores={
             score: Estimate.of(
-                {seed: found[score] for seed, found in scored.items()}, networks=networks, share=score not in COSTS
+                {seed: found[score] for seed, found in scored.items()}, networks=networks, limits=limits(score)
             )
             for score in SCORES
         },
@@ -250,7 +261,7 @@ def _budget(records: Sequence[Record], finals: Sequence[Record]) -> Budget:
     trials = [one for one in records if one["kind"] == "trial"]
     states = Counter(str(one.get("state", "complete")) for one in trials)
     complete = _complete(trials)
-    best = max(complete, key=lambda one: one["balanced_accuracy"], default=None)  # the earliest of equals
+    best = max(complete, key=value_of, default=None)  # the earliest of equals
     first = next((one for one in complete if one.get("number") == 0), None)
     params = (best or (finals[0] if finals else {})).get("params") or {}
     return Budget(
@@ -263,8 +274,8 @@ def _budget(records: Sequence[Record], finals: Sequence[Record]) -> Budget:
         seconds=math.fsum(
             number_or_nan(one.get("seconds_shared")) for one in trials if number_or_nan(one.get("seconds_shared")) >= 0
         ),
-        val_default=float(first["balanced_accuracy"]) if first else None,
-        val=float(best["balanced_accuracy"]) if best else None,
+        val_default=float(value_of(first)) if first else None,
+        val=float(value_of(best)) if best else None,
         params=dict(params),
         kept=best is None or all((one.get("params") or {}).get(key) == params[key] for one in finals for key in params),
     )
@@ -275,10 +286,10 @@ def _references(
 ) -> dict[Role, Reference]:
     known = {one.name: one for one in methods}
     candidates = [known[name] for name in reweighting if known[name].budget.val is not None]
-    top = max((one.budget.val or 0.0 for one in candidates), default=0.0)
+    top = max((one.budget.val for one in candidates if one.budget.val is not None), default=0.0)
     tied = [one for one in candidates if one.budget.val == top]
     # a tie on the validation set goes to the method that is hardest to beat, so that it favours no rival
-    best = max(tied, key=lambda one: (_or_low(one.scores["balanced_accuracy"].mean), one.name), default=None)
+    best = max(tied, key=lambda one: (_or_low(one.scores["score"].mean), one.name), default=None)
     if best:
         why = f"the best reweighting method on the validation set is {best.name}"
         if len(tied) > 1:
@@ -323,14 +334,15 @@ def _reference(
             for one in rivals
         }
 
-    differences = over("balanced_accuracy")
+    differences = over("score")
+    by_another = any(metric_of(one) != "balanced" for one in finals)
     adjusted = holm({method: one.p for method, one in differences.items()})
     return Reference(
         role=role,
         name=name,
         why=why,
         differences={method: dataclasses.replace(one, p_holm=adjusted[method]) for method, one in differences.items()},
-        others={score: over(score) for score in (*ACCURACIES[1:], "ece")},
+        others={score: over(score) for score in (*ACCURACIES, "ece") if score != "balanced_accuracy" or by_another},
         inside={column: _inside_over(column, other, rivals, networks, finals) for column in inside_columns(finals)},
     )
 

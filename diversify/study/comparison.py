@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from ..repair.metric import TITLES
 from .estimates import Difference, Estimate, Network
 
 BASELINE, OURS = "ce", "diversify"
@@ -35,7 +36,7 @@ SHOTS = ("many", "medium", "few")
 THIRDS = ("largest_third", "middle_third", "smallest_third")
 ACCURACIES = ("balanced_accuracy", *SHOTS, *THIRDS, "worst_class", "macro_f1", "g_mean")
 COSTS = ("seconds", "seconds_shared", "peak_memory", "epochs")
-SCORES = (*ACCURACIES, "ece", *COSTS)
+SCORES = ("score", *ACCURACIES, "ece", *COSTS)
 DIVERSITY = "diversity_heldout"
 
 Role = Literal["baseline", "reweighting", "ours"]
@@ -52,7 +53,7 @@ class Budget:
         failed: Number of trials that could not be trained.
         epochs: Epochs of all trials.
         seconds: Seconds of all trials, each with its share of the device.
-        val_default: Balanced accuracy on the validation set of trial 0, which has the published parameters; None if that
+        val_default: The metric on the validation set of trial 0, which has the published parameters; None if that
             trial is not complete.
         val: The same for the chosen trial, the best complete one; None without a complete trial.
         params: Parameters of the chosen trial; of the first final run if no trial is complete.
@@ -84,13 +85,13 @@ class MethodResult:
         seeds: Seeds with a final run.
         missing: Seeds of the study without a final run.
         networks: The network of every seed.
-        scores: Estimates by the names in `SCORES`. Thirds and shot groups are mean recalls, NaN for a group without
-            classes.
+        scores: Estimates by the names in `SCORES`. `score` is the metric of the study. Thirds and shot groups are mean
+            recalls, NaN for a group without classes.
         recall: Mean recall over the networks by rank of class size, largest class first; NaN where unknown.
         budget: The search.
         inside: Diagnostics by column, averaged over the smallest third of the classes.
         inside_all: The same, averaged over all classes.
-        importances: Importance of each parameter for the validation accuracy; None if not asked for or not known.
+        importances: Importance of each parameter for the metric on the validation set; None if not asked for or not known.
     """
 
     name: str
@@ -118,7 +119,7 @@ class Reference:
         role: Why it is a reference.
         name: The method; None if there is none, and `why` gives the reason.
         why: How it was chosen, or why it is missing.
-        differences: Differences in balanced accuracy by method. Their p values form one family for Holm's method.
+        differences: Differences in the metric by method. Their p values form one family for Holm's method.
         others: Differences by score and method for the other accuracies and `ece`, without adjustment.
         inside: Differences by column of `MethodResult.inside` and method, also paired by class.
     """
@@ -146,9 +147,10 @@ class SuiteComparison:
         devices: Devices of all runs.
         commits: Commits of the library of all runs.
         versions: Library versions of the latest run.
-        methods: Best balanced accuracy first, methods without a final run last.
+        metric: What the study tunes and compares by; see `Protocol`.
+        methods: The best by the metric first, methods without a final run last.
         references: The references by role.
-        hindsight: The reweighting method that is best on the test set. It is reported and chooses nothing.
+        hindsight: The reweighting method that is best on the test set by the metric. It is reported and chooses nothing.
         reweighting: Names of the reweighting methods in the study.
         unfinished: What is missing, in words; empty if the study is complete.
         caveats: What limits the conclusions, in words.
@@ -158,6 +160,7 @@ class SuiteComparison:
     label: str
     digest: str
     protocol: Mapping[str, Any]
+    metric: str
     counts: tuple[int, ...]
     seeds: tuple[int, ...]
     tail_orders: tuple[str, ...]
@@ -170,6 +173,16 @@ class SuiteComparison:
     reweighting: tuple[str, ...]
     unfinished: tuple[str, ...]
     caveats: tuple[str, ...]
+
+    @property
+    def metric_title(self) -> str:
+        """The metric in words, for example "balanced accuracy"."""
+        return TITLES[self.metric]
+
+    @property
+    def in_shares(self) -> bool:
+        """True if the metric is a share of 1, so that differences are written in points; False for a cost."""
+        return self.metric != "cost"
 
     @property
     def finished(self) -> tuple[MethodResult, ...]:

@@ -30,11 +30,11 @@ class Estimate:
         by_seed: The value of every seed that has one.
         values: The value of every network, averaged over its seeds, in the order in which the networks first appear.
         mean: Mean over the networks; NaN without any.
-        low: Low end of the t interval over the networks; NaN with fewer than 2. Clipped to 0 for a share.
-        high: High end, in the same way. Clipped to 1 for a share.
+        low: Low end of the t interval over the networks; NaN with fewer than 2. Clipped to what the number can be.
+        high: High end, in the same way.
 
     Example:
-        >>> accuracy = Estimate.of({0: 0.70, 1: 0.74, 2: 0.72}, share=True)
+        >>> accuracy = Estimate.of({0: 0.70, 1: 0.74, 2: 0.72}, limits=(0.0, 1.0))
         >>> round(accuracy.mean, 2), round(accuracy.low, 2), round(accuracy.high, 2)
         (0.72, 0.67, 0.77)
     """
@@ -47,14 +47,18 @@ class Estimate:
 
     @classmethod
     def of(
-        cls, by_seed: Mapping[int, float], *, networks: Mapping[int, Network] | None = None, share: bool = False
+        cls,
+        by_seed: Mapping[int, float],
+        *,
+        networks: Mapping[int, Network] | None = None,
+        limits: tuple[float, float] = (-math.inf, math.inf),
     ) -> Estimate:
         """Return the estimate from one value per seed.
 
         Args:
             by_seed: Value per seed. Seeds whose value is not finite are left out.
             networks: The network of each seed. A seed that is not listed has a network of its own.
-            share: True for a proportion, whose interval is clipped to [0, 1].
+            limits: The least and the greatest value that the number can have; its interval is clipped to them.
         """
         known = {seed: by_seed[seed] for seed in sorted(by_seed) if math.isfinite(by_seed[seed])}
         grouped: dict[Network, list[float]] = {}
@@ -62,8 +66,8 @@ class Estimate:
             grouped.setdefault((networks or {}).get(seed, seed), []).append(value)
         values = tuple(map(fmean, grouped.values()))
         low, high = mean_interval(values, CONFIDENCE)
-        if share and len(values) > 1:
-            low, high = max(low, 0.0), min(high, 1.0)
+        if len(values) > 1:
+            low, high = max(low, limits[0]), min(high, limits[1])
         return cls(by_seed=known, values=values, mean=fmean(values) if values else math.nan, low=low, high=high)
 
     @property

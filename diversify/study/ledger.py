@@ -13,6 +13,7 @@ from .study import Study
 from .tune import describe_space
 
 SCHEMA_VERSION = 1
+LONGEST = 60  # characters of a value in an error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,11 +124,15 @@ def require_same(study: Study, follower: Follower) -> None:
     kept = sidecar(study)
     other = next((one for one in records if one.protocol != study.digest), None)
     if other is not None:
-        unset: dict[str, Any] = dict.fromkeys(OPTIONAL)
+        unset = dict(OPTIONAL)
         recorded = kept.get("protocol")
         then = unset | recorded if recorded else {}
         new = unset | fixed_of(study.protocol)
-        differ = [f"{name} {new[name]}, not {then[name]}" for name in new if name in then and then[name] != new[name]]
+        differ = [
+            f"{name} {_short(new[name])}, not {_short(then[name])}"
+            for name in new
+            if name in then and then[name] != new[name]
+        ]
         law, advice = "belong to one protocol", "choose another file"
         if other.suite != study.protocol.suite:
             raise must(f"records in {study.results}", law, f"suite {study.protocol.suite}, not {other.suite}", advice)
@@ -140,6 +145,12 @@ def require_same(study: Study, follower: Follower) -> None:
             law = f"be that of the trials in {study.results}"
             raise must(f"search space of {name}", law, f"another {', '.join(differ)}", "choose another file")
     _require_seeds(study, records)
+
+
+def _short(value: Any) -> str:
+    """Return a value of a protocol for an error, cut where a list is long."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _require_seeds(study: Study, records: list[Record]) -> None:

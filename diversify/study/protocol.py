@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
+import torch
 from torch import Tensor
 
-from ..errors import must
+from ..errors import InputError, must
 from ..files.schema import Value, broken
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
+from ..repair.metric import Metric, metric_of
 from ..training.ingredients import Augment, Ingredients
 
 Parameter = float | int | str
@@ -126,6 +128,7 @@ class Trained:
         train: Embeddings of the training images, without augmentation.
         heldout: Embeddings of the validation set in a trial; None in a final run, which has none.
         head: The trained head.
+        balances: How far training alone makes the head's logits treat classes alike; see `HeadStep`.
         carried: What the head step of the chosen trial passed on to the final run (JSON), for example a plan; None in
             a trial.
     """
@@ -133,6 +136,7 @@ class Trained:
     train: Embeddings
     heldout: Embeddings | None
     head: LinearHead
+    balances: float = 0.0
     carried: Any = None
 
 
@@ -145,6 +149,8 @@ class HeadStep:
         carry: What the step derived from the validation set for the final run (JSON), for example a plan; None if it
             used no validation images. A trial whose step carries something is cross-validated: for each fold, the step
             is repeated without that fold.
+        balances: How far the logits of `head` treat classes alike, whatever their shares in training: 0 as after plain
+            training, 1 in full. Where the protocol has a target prior, this many times its logarithm is added to them.
 
     Example:
         >>> import diversify as dv
@@ -155,6 +161,7 @@ class HeadStep:
 
     head: LinearHead
     carry: Any = None
+    balances: float = 0.0
 
 
 def plain(setting: Setting, parameters: Parameters) -> Ingredients:
@@ -167,6 +174,10 @@ MakeIngredients = Callable[[Setting, Parameters], Ingredients]
 
 TakeStep = Callable[[Setting, Parameters, Trained], HeadStep]
 """Makes a new head after training."""
+
+
+Balances = float | Callable[[Setting, Parameters], float]
+"""How far training makes logits treat classes alike, or a function of the trial that says it; see `HeadStep`."""
 
 
 def number(parameters: Parameters, name: str) -> float:
@@ -188,6 +199,9 @@ class Method:
         ingredients: Makes the slots from the training images and the parameters of a trial.
         head_step: Makes a new head after training; None keeps the trained one.
         cosine_head: Scale of the cosine head that LDAM needs; 0 for a linear head.
+        balances: How far training makes the logits treat classes alike, whatever their shares in training: 0 as cross
+            entropy, 1 as balanced softmax, or a function of the trial. Where the protocol has a target prior, this many
+            times its logarithm is added to the logits. A head step says it for the head that it makes.
 
     Raises:
         InputError: the name is not one word, or the space holds the protocol's parameters or something that is neither
@@ -213,6 +227,7 @@ class Method:
     ingredients: MakeIngredients = plain
     head_step: TakeStep | None = None
     cosine_head: float = 0.0
+    balances: Balances = 0.0
 
     def __post_init__(self) -> None:
         if not self.name or any(mark in self.name for mark in ", \n/"):
@@ -222,6 +237,10 @@ class Method:
                 raise must(f"space of {self.name}", f"leave {name} to the protocol", name)
             if not isinstance(one, Range | Choice):
                 raise must(f"{name} in the space of {self.name}", "be a Range or a Choice", repr(one))
+
+    def balances_in(self, setting: Setting, parameters: Parameters) -> float:
+        """Return how far training with these parameters makes the logits treat classes alike."""
+        return float(self.balances(setting, parameters) if callable(self.balances) else self.balances)
 
 
 class Protocol(Value):
@@ -256,6 +275,11 @@ class Protocol(Value):
         seeds: One final run per seed. A seed sets the initial weights, the order of the images and all draws.
         rungs: Epochs after which a trial that is behind the others may be stopped, by the same rule for every method.
         confirmation: True if rules and defaults were frozen before the study was run.
+        metric: What a trial maximises on the validation set and what methods are compared by: `balanced`, the mean recall,
+            `prior`, `macro-f1`, `worst` or `cost`, as in `choose_head`.
+        target_prior: Share of each class where the model will be used, in the order of the classes. `prior` needs it,
+            `macro-f1` and `cost` can use it. Methods that correct for the class prior then aim at it.
+        cost: Cost of predicting an image of class i as class j, for `cost` alone.
         note: Free text.
 
     Raises:
@@ -290,6 +314,9 @@ class Protocol(Value):
     seeds: tuple[int, ...] = (0, 1, 2)
     rungs: tuple[int, ...] = ()
     confirmation: bool = False
+    metric: Literal["balanced", "prior", "macro-f1", "worst", "cost"] = "balanced"
+    target_prior: tuple[float, ...] | None = None
+    cost: tuple[tuple[float, ...], ...] | None = None
     note: str = ""
 
     @pydantic.model_validator(mode="after")
@@ -312,7 +339,27 @@ class Protocol(Value):
             raise broken("have as many numbers as mean", f"{len(std)} for {len(mean)}", at="std")
         if min(std, default=1) <= 0:
             raise broken("be positive", str(std), at="std")
+        try:
+            self.metric_on(torch.ones(len(self.target_prior or self.cost or ()), dtype=torch.int64))
+        except InputError as error:
+            name, law, got, advice = error.parts or ("metric", "be valid", str(error), "")
+            raise broken(law, "; ".join(filter(None, (got, advice))), at=name) from None
         return self
+
+    def metric_on(self, evaluation_counts: Tensor) -> Metric:
+        """Return the metric for images that an evaluation has so many of per class, `(C,)`.
+
+        Raises:
+            InputError: The target prior or the cost does not fit the classes, or the target prior gives a share to one
+                without images.
+
+        Example:
+            >>> import torch
+            >>> protocol = Protocol(suite="mine", data="digits", methods=("ce",), metric="prior", target_prior=(0.9, 0.1))
+            >>> protocol.metric_on(torch.tensor([5, 5])).title
+            'accuracy under the target prior'
+        """
+        return metric_of(self.metric, target_prior=self.target_prior, cost=self.cost, heldout_counts=evaluation_counts)
 
     def epochs_of(self, split: str) -> int:
         """Return the epochs of a trial ("val") or of a final run ("test")."""
@@ -354,11 +401,12 @@ class Outcome:
         seconds: Wall-clock time from the first step to the last prediction.
         images_per_second: Training images per second.
         peak_memory: Largest memory in use on the device, in bytes; None on a CPU.
-        curve: Balanced accuracy after each rung of a trial.
+        curve: The protocol's metric after each rung of a trial.
         inside: Diagnostics of a final run, per class or as one number: top-K magnitude ratio, held-out diversity at
             matched n, leak. They are reported and choose nothing. A run on a frozen network gives the network's name as
             `backbone`, since runs that share one are not independent.
         carried: What the head step passes on to the final run (JSON).
+        score: The protocol's metric; None stands for the balanced accuracy.
     """
 
     recall: tuple[float | None, ...]
@@ -374,6 +422,7 @@ class Outcome:
     curve: tuple[float, ...] = ()
     inside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     carried: Any = None
+    score: float | None = None
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -381,4 +430,4 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 
 Report = Callable[[int, float], None]
-"""Called with (epochs done, balanced accuracy on the validation set) at each rung; may raise `Stopped`."""
+"""Called with (epochs done, the protocol's metric on the validation set) at each rung; may raise `Stopped`."""

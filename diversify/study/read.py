@@ -9,10 +9,31 @@ from typing import Any
 
 from ..errors import must
 from ..files import atomic
+from ..repair.metric import TITLES
 
 Record = Mapping[str, Any]
 BACKBONE = "backbone"
 """Key in a record's `inside`: the name of the frozen network that the run used."""
+
+
+def metric_of(record: Record) -> str:
+    """Return the name of the metric that a record's study tunes and compares by; a record without one has `balanced`.
+
+    Example:
+        >>> metric_of({"metric": "macro-f1"}), metric_of({})
+        ('macro-f1', 'balanced')
+    """
+    return str(record.get("metric") or "balanced")
+
+
+def value_of(record: Record) -> Any:
+    """Return the metric of a record: its `score`, or its balanced accuracy where that is the metric.
+
+    Example:
+        >>> value_of({"balanced_accuracy": 0.5}), value_of({"metric": "worst", "score": 0.2, "balanced_accuracy": 0.5})
+        (0.5, 0.2)
+    """
+    return record.get("balanced_accuracy" if metric_of(record) == "balanced" else "score")
 
 
 def load(path: Path | str, name: str = "results.jsonl") -> list[dict[str, Any]]:
@@ -92,11 +113,14 @@ def _wrong(record: Record) -> str:
         return f"seed {record.get('seed')!r}"
     if not isinstance(record.get("params", {}), Mapping):
         return f"params {record['params']!r}"
+    if metric_of(record) not in TITLES:
+        return f"metric {record['metric']!r}"
+    if kind == "final" or record.get("state", "complete") == "complete":
+        for name in ("balanced_accuracy", *(() if metric_of(record) == "balanced" else ("score",))):
+            if not _is_number(record.get(name)):
+                return f"{name} {record.get(name)!r}"
     if kind == "trial":
-        done = record.get("state", "complete") == "complete"
-        return f"balanced_accuracy {record.get('balanced_accuracy')!r}" if done and not _is_number(record) else ""
-    if not _is_number(record):
-        return f"balanced_accuracy {record.get('balanced_accuracy')!r}"
+        return ""
     recall, sizes = record.get("recall"), record.get("class_counts")
     if not isinstance(recall, list) or not recall:
         return f"recall {recall!r}"
@@ -110,6 +134,5 @@ def _wrong(record: Record) -> str:
     return ""
 
 
-def _is_number(record: Record) -> bool:
-    value = record.get("balanced_accuracy")
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,14 +12,19 @@ import pydantic
 from ..errors import must
 from ..files import atomic, digests
 from ..files.schema import Value, broken, refusal
+from ..repair.metric import TITLES
 from .protocol import Protocol
 
 SUFFIX = ".jsonl"
 FREE = ("note", "methods", "trials", "seeds")
 """Fields of a protocol that may differ between records of one file: the methods, and how often each is run."""
 
-OPTIONAL = ("resize", "crop", "mean", "std")
-"""Fields that enter the digest of a protocol only if they are set, so that older records keep their digest."""
+OPTIONAL: Mapping[str, Any] = {
+    **dict.fromkeys(("resize", "crop", "mean", "std")),
+    "metric": "balanced",
+    **dict.fromkeys(("target_prior", "cost")),
+}
+"""Fields that enter the digest of a protocol only if they differ from this, so that older records keep their digest."""
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 Amount = Annotated[float, pydantic.Field(ge=0)]
@@ -40,7 +46,8 @@ class Record(Value):
         state: "complete"; "pruned" if the trial was stopped at a rung; "failed" if its parameters cannot be trained with.
             Only complete runs have recalls.
         reason: Why a trial failed.
-        balanced_accuracy: Mean recall; that of the last rung in a pruned trial, None in a failed one.
+        balanced_accuracy: Mean recall; that of the last rung in a pruned trial, None in a failed one. With another metric
+            also None in a pruned trial.
         macro_f1: Mean F1 score.
         g_mean: Geometric mean of the recalls.
         ece: Expected calibration error.
@@ -48,7 +55,7 @@ class Record(Value):
         class_counts: Training images per class.
         params: Values of all parameters that are searched.
         epochs: Epochs trained.
-        curve: (epochs done, balanced accuracy) at each rung.
+        curve: (epochs done, value of the metric) at each rung.
         inside: Diagnostics of a final run.
         carried: What the head step passed on (JSON).
         tail_order: Which classes are rare.
@@ -62,6 +69,9 @@ class Record(Value):
         commit: Commit of the library; it ends in "+" if files were changed.
         started: When the run started.
         protocol: sha256 of what the protocol holds fixed.
+        metric: What the study tunes and compares by. A line without it stands for `balanced`.
+        score: The metric, where it is not `balanced`; that of the last rung in a pruned trial, None in a failed one. For
+            `cost` it is minus the mean cost.
 
     Raises:
         pydantic.ValidationError: a field breaks its rule.
@@ -89,7 +99,7 @@ class Record(Value):
     class_counts: tuple[Count, ...] = ()
     params: dict[str, float | int | str]
     epochs: Count
-    curve: tuple[tuple[int, Share], ...] = ()
+    curve: tuple[tuple[int, float], ...] = ()
     inside: dict[str, Any] = pydantic.Field(default_factory=dict)
     carried: Any = None
     tail_order: Word
@@ -103,6 +113,8 @@ class Record(Value):
     commit: str | None
     started: Word
     protocol: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+    metric: Literal["balanced", "prior", "macro-f1", "worst", "cost"] = "balanced"
+    score: float | None = None
 
     @pydantic.model_validator(mode="after")
     def _possible(self) -> Self:
@@ -122,7 +134,27 @@ class Record(Value):
         if self.class_counts and self.recall and len(self.class_counts) != len(self.recall):
             law = f"be as many as the recalls, {len(self.recall)}"
             raise broken(law, str(len(self.class_counts)), at="class_counts")
+        if self.metric == "balanced" and self.score is not None:
+            raise broken("be left out where the metric is balanced", str(self.score), at="score")
+        if self.metric != "balanced" and self.state == "complete" and self.score is None:
+            raise broken(f"be given in a complete run where the metric is {self.metric}", "null", at="score")
+        least, most = (-math.inf, 0.0) if self.metric == "cost" else (0.0, 1.0)
+        for at, value in (("score", self.score), *(("curve", each) for _, each in self.curve)):
+            if value is not None and not least <= value <= most:
+                raise broken(
+                    f"be at {'most' if value > most else 'least'} {max(min(value, most), least):g}", str(value), at=at
+                )
         return self
+
+    @property
+    def value(self) -> float | None:
+        """The metric: the balanced accuracy, or `score` where the metric is another."""
+        return self.balanced_accuracy if self.metric == "balanced" else self.score
+
+    @property
+    def metric_title(self) -> str:
+        """The metric in words, for example "balanced accuracy"."""
+        return TITLES[self.metric]
 
     @property
     def key(self) -> Key:
@@ -197,18 +229,21 @@ def read_records(path: Path) -> list[Record]:
 
 def append_record(path: Path, record: Record) -> None:
     """Append a record as one line, completely or not at all."""
-    atomic.append_jsonl(path, record.model_dump(mode="json"))
+    usual = {"metric", "score"} if record.metric == "balanced" else None  # a line without them means the same
+    atomic.append_jsonl(path, record.model_dump(mode="json", exclude=usual))
 
 
 def fixed_of(protocol: Protocol) -> dict[str, Any]:
-    """Return what a protocol holds fixed, as JSON: all fields except those in `FREE`, and unset ones in `OPTIONAL`."""
+    """Return what a protocol holds fixed, as JSON: all fields except those in `FREE`, and those that are as in `OPTIONAL`."""
     return fixed_in(protocol.model_dump(mode="json"))
 
 
 def fixed_in(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same for a protocol that is already JSON."""
     return {
-        name: value for name, value in values.items() if name not in FREE and not (name in OPTIONAL and value is None)
+        name: value
+        for name, value in values.items()
+        if name not in FREE and not (name in OPTIONAL and value == OPTIONAL[name])
     }
 
 
@@ -218,9 +253,9 @@ def digest_of(protocol: Protocol) -> str:
 
 
 def chosen(trials: Iterable[Record]) -> Record | None:
-    """Return the complete trial with the best balanced accuracy, the earliest of equals; None if no trial is complete."""
-    complete = [record for record in trials if record.state == "complete" and record.balanced_accuracy is not None]
-    return min(complete, key=lambda record: (-(record.balanced_accuracy or 0.0), record.number), default=None)
+    """Return the complete trial that is best by the metric, the earliest of equals; None if no trial is complete."""
+    complete = [record for record in trials if record.state == "complete" and record.value is not None]
+    return min(complete, key=lambda record: (-(record.value or 0.0), record.number), default=None)
 
 
 def require_results_file(path: Path) -> None:

@@ -32,7 +32,8 @@ def run_study(study: Study) -> Iterator[Step]:
         One step per method with its progress so far, then one step per new record, which is already written.
 
     Raises:
-        InputError: the file holds records of another study, a method is unknown, the data are not available, final runs
+        InputError: the file holds records of another study, a method is unknown, the runner does not measure the metric,
+            the data are not available or do not fit the metric, final runs
             belong to a trial that is no longer the best, or a final run failed (raised after all others are recorded).
 
     Example:
@@ -53,6 +54,8 @@ def run_study(study: Study) -> Iterator[Step]:
         raise must("workers", "be 1 on a system without file locks", study.workers)
     ledger = Ledger(study)
     ledger.follower.look()
+    if study.protocol.metric != "balanced" and not study.made.measures:
+        raise must("metric", "be balanced with this runner, which measures nothing else", study.protocol.metric)
     study.methods  # noqa: B018 - an unknown method is an error before anything is loaded
     require_same(study, ledger.follower)
     yield from map(ledger.step, study.protocol.methods)

@@ -12,7 +12,7 @@ import torch
 from ..functional import counts
 from .comparison import DIVERSITY, SCORES, SHOTS, THIRDS
 from .estimates import Network
-from .read import BACKBONE, Record
+from .read import BACKBONE, Record, value_of
 
 
 def scores_of(record: Record) -> dict[str, float]:
@@ -24,6 +24,7 @@ def scores_of(record: Record) -> dict[str, float]:
         found |= {name: finite_mean(recall[group == place].tolist()) for place, name in enumerate(names)}
     known = [value for value in recall.tolist() if math.isfinite(value)]
     found["worst_class"] = min(known, default=math.nan)
+    found["score"] = number_or_nan(value_of(record))
     return found
 
 

@@ -25,6 +25,8 @@ class Runner:
         method: Returns the method with a name.
         suffixed: Returns a declared method with suffixes applied; None if there are no suffixes.
         resumes: True if `run` also takes `state`, a file of its own from which an interrupted run is resumed.
+        measures: True if `run` gives an outcome the `score` of the protocol's metric; else only the balanced accuracy can
+            be tuned and compared.
 
     Example:
         >>> from diversify.study.study import standard_runner
@@ -37,6 +39,7 @@ class Runner:
     method: Callable[[str], Method]
     suffixed: Callable[[Method, Sequence[str]], Method] | None = None
     resumes: bool = False
+    measures: bool = False
 
 
 def standard_runner() -> Runner:
@@ -46,7 +49,9 @@ def standard_runner() -> Runner:
     from .task import load_task
     from .trial import run_trial
 
-    return Runner(load=load_task, run=run_trial, method=method_named, suffixed=with_suffixes, resumes=True)
+    return Runner(
+        load=load_task, run=run_trial, method=method_named, suffixed=with_suffixes, resumes=True, measures=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

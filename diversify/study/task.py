@@ -78,7 +78,8 @@ class Task:
         """Check data, network and device once, before any run.
 
         Raises:
-            InputError: something is missing or does not fit, so that every run would fail.
+            InputError: something is missing or does not fit, so that every run would fail; a target prior or cost that does
+                not fit the classes of the data is one.
         """
         protocol = self.protocol
         for split in ("val", "test"):
@@ -88,6 +89,9 @@ class Task:
         except (RuntimeError, AssertionError) as error:
             raise must("device", "be available", repr(str(self.device)), describe(error)) from error
         found = self.images(protocol.tail_orders[0], "val")
+        for part in (found.data.val, found.data.test):
+            if part is not None:
+                protocol.metric_on(counts.class_counts(part.labels, found.data.num_classes))
         first, num_classes = found.data.train, found.data.num_classes
         for tail_order in protocol.tail_orders:
             class_order(tail_order, num_classes)
@@ -102,19 +106,8 @@ class Task:
 
     def _load(self, tail_order: str, split: str) -> RunImages:
         protocol = self.protocol
-        data = load_data(
-            protocol.data,
-            root=self.root,
-            imbalance=protocol.imbalance,
-            tail_order=tail_order,
-            holdout=protocol.holdout if split == "val" else 0.0,
-            mean=protocol.mean,
-            std=protocol.std,
-            resize=protocol.resize,
-            crop=protocol.crop,
-            download=self.download,
-            measure_view=True,
-        )
+        holdout = protocol.holdout if split == "val" else 0.0
+        data = data_of(protocol, root=self.root, tail_order=tail_order, holdout=holdout, download=self.download)
         present = counts.class_counts(data.train.labels, data.num_classes)
         if int(present.min()) == 0:
             absent = ", ".join(data.class_names[c] for c in (present == 0).nonzero()[:, 0].tolist())
@@ -138,6 +131,27 @@ class Task:
             evaluation_split=evaluation,
             class_counts=present,
         )
+
+
+def data_of(protocol: Protocol, *, root: str, tail_order: str, holdout: float, download: bool) -> Data:
+    """Return the data of a protocol for one tail order, with a share `holdout` of the training images as the validation set.
+
+    Raises:
+        InputError: The data are unknown, missing or damaged, or an option is out of range.
+    """
+    return load_data(
+        protocol.data,
+        root=root,
+        imbalance=protocol.imbalance,
+        tail_order=tail_order,
+        holdout=holdout,
+        mean=protocol.mean,
+        std=protocol.std,
+        resize=protocol.resize,
+        crop=protocol.crop,
+        download=download,
+        measure_view=True,
+    )
 
 
 def _resident(split: Split, device: torch.device) -> ResidentImages | None:

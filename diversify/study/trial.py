@@ -19,7 +19,7 @@ from ..augment.leak import MOST_IMAGES, evenly_spread, measure_leak
 from ..data.loader import collate, make_loader
 from ..diagnosis.measure import diagnose, usual_top_k
 from ..errors import InputError, must, unknown
-from ..functional import metrics
+from ..functional import counts, metrics
 from ..functional.ceiling import stratified_folds
 from ..network.embeddings import Embeddings
 from ..network.extraction import extract
@@ -27,6 +27,7 @@ from ..network.linear_head import LinearHead, read_head
 from ..network.networks import build_model
 from ..network.split import SplitModel, split_head
 from ..network.wrappers import evaluating
+from ..repair.metric import Metric
 from ..repair.post_hoc import adjust_logits
 from ..runtime.progress import Progress
 from ..training.ingredients import Ingredients
@@ -34,7 +35,7 @@ from ..training.loop import fit
 from ..training.recipe import Recipe
 from ..training.resident import features_of, fit_resident
 from ..training.state import EpochRecord, read_state, saved_as
-from .protocol import Method, Outcome, Parameters, Protocol, Report, Setting, TakeStep, Trained
+from .protocol import HeadStep, Method, Outcome, Parameters, Protocol, Report, Setting, TakeStep, Trained
 from .task import RunImages, Task, recipe_of
 
 SAVE_EVERY = 60.0  # seconds between two saves of a run's state
@@ -101,7 +102,7 @@ def run_trial(
             evaluates on the test set. A head step that uses the validation set is repeated for each of five folds,
             without the fold it is evaluated on.
         carried: What the head step of the chosen trial passed on, for a final run.
-        report: Called after each of the protocol's rungs with the balanced accuracy on the validation set. It may raise
+        report: Called after each of the protocol's rungs with its metric on the validation set. It may raise
             `Stopped`.
         state: File in which the state of this run is saved about once a minute. If it exists, training resumes from it,
             with the same outcome. Trials with rungs save no state.
@@ -126,7 +127,7 @@ def run_trial(
     for record in run.train(progress, state):
         seen += record.images
         if split == "val" and record.epoch + 1 in protocol.rungs:
-            curve.append(run.balanced_accuracy())
+            curve.append(run.value())
             if report is not None:
                 report(record.epoch + 1, curve[-1])
     training = time.perf_counter() - training
@@ -178,6 +179,8 @@ class Run:
     recipe: Recipe
     ingredients: Ingredients
     setting: Setting
+    metric: Metric
+    balances: float  # how far training makes the logits treat classes alike
 
     @classmethod
     def start(
@@ -191,6 +194,8 @@ class Run:
             recipe=recipe_of(protocol, parameters, epochs, seed),
             ingredients=method.ingredients(setting, parameters),
             setting=setting,
+            metric=protocol.metric_on(counts.class_counts(images.evaluation_labels, setting.num_classes)),
+            balances=method.balances_in(setting, parameters),
         )
 
     @property
@@ -237,13 +242,27 @@ class Run:
             progress=progress,
         )
 
-    def balanced_accuracy(self) -> float:
-        """Return the balanced accuracy of the network as it stands, on the evaluation images."""
+    def value(self) -> float:
+        """Return the metric of the network as it stands, on the evaluation images."""
         split = split_head(self.model)
         with evaluating(self.model):
-            head, features = self.head(split), self.features(split, evaluation=True)
-        predicted = head.logits(features).argmax(1)
-        return metrics.balanced_accuracy(self.images.evaluation_labels, predicted, self.setting.num_classes)
+            head, features = self.aimed(self.head(split), self.balances), self.features(split, evaluation=True)
+        return self.measured(head.logits(features).argmax(1))
+
+    def measured(self, predicted: Tensor) -> float:
+        """Return the metric of the predicted classes `(M,)` of the evaluation images."""
+        labels, num_classes = self.images.evaluation_labels, self.setting.num_classes
+        if self.metric.name == "balanced":
+            return metrics.balanced_accuracy(labels, predicted, num_classes)
+        value = float(self.metric.value(predicted[None], labels, num_classes))
+        return (
+            value if self.metric.name == "cost" else min(1.0, value)
+        )  # weights of a prior may sum to a little more than 1
+
+    def aimed(self, head: LinearHead, balances: float) -> LinearHead:
+        """Return the head with `balances` times the logarithm of the target prior added to its logits, if there is one."""
+        target = self.metric.log_target
+        return head if target is None else adjust_logits(head, -target, balances)
 
     def head(self, split: SplitModel) -> LinearHead:
         """Return the head on the CPU, with the ingredients' slot `after` subtracted from its logits."""
@@ -286,16 +305,17 @@ class Run:
             evaluation = self.embeddings(split, head, evaluation=True)
             needs_train = method.head_step or split_name == "test"
             train = self.embeddings(split, head, evaluation=False) if needs_train else None
-        carry, logits = None, head.logits(evaluation.features)
+        made, logits = HeadStep(head=head, balances=self.balances), None
         if method.head_step is not None and train is not None:
             heldout = evaluation if split_name == "val" else None
-            trained = Trained(train=train, heldout=heldout, head=head, carried=carried)
-            step = method.head_step(self.setting, parameters, trained)
-            head, carry = step.head, step.carry
-            logits = head.logits(evaluation.features)
-            if heldout is not None and carry is not None and len(heldout) > 1:
+            trained = Trained(train=train, heldout=heldout, head=head, balances=self.balances, carried=carried)
+            made = method.head_step(self.setting, parameters, trained)
+            if heldout is not None and made.carry is not None and len(heldout) > 1:
                 logits = self.cross_validated_logits(method.head_step, parameters, trained, heldout)
-        confusion = metrics.confusion_matrix(evaluation.labels, logits.argmax(1), self.setting.num_classes)
+        head = self.aimed(made.head, made.balances)
+        logits = head.logits(evaluation.features) if logits is None else logits
+        predicted = logits.argmax(1)
+        confusion = metrics.confusion_matrix(evaluation.labels, predicted, self.setting.num_classes)
         recall = metrics.recall(confusion)
         seconds = time.perf_counter() - started
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
@@ -313,7 +333,8 @@ class Run:
             peak_memory=peak,
             curve=curve,
             inside=inside,
-            carried=carry,
+            carried=made.carry,
+            score=None if self.metric.name == "balanced" else self.measured(predicted),
         )
 
     def cross_validated_logits(
@@ -326,7 +347,7 @@ class Run:
             rows = fold_of == fold
             others = heldout.select(~rows)
             made = step(self.setting, parameters, dataclasses.replace(trained, heldout=others))
-            logits[rows] = made.head.logits(heldout.features[rows])
+            logits[rows] = self.aimed(made.head, made.balances).logits(heldout.features[rows])
         return logits
 
     def inside(

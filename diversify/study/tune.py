@@ -259,7 +259,7 @@ class Search:
         from optuna.trial import TrialState
 
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        value = record.balanced_accuracy if record.state == "complete" else None
+        value = record.value if record.state == "complete" else None
         self._study.tell(trial, value, state=states[record.state])
 
     def begin(self, number: int) -> Trial:
@@ -296,7 +296,7 @@ class Trial:
         self.trial, self.number, self.parameters = trial, number, dict(parameters)
 
     def stops(self, epoch: int, value: float) -> bool:
-        """Return True if a trial with this balanced accuracy after this epoch should stop. Every method has the same rule."""
+        """Return True if a trial with this value of the metric after this epoch should stop. Every method has the same rule."""
         with _quiet():
             self.trial.report(value, epoch)
             return self.trial.should_prune()
@@ -307,7 +307,7 @@ def _as_trial(record: Record, distributions: Mapping[str, Any], *, pruned: bool)
 
     return create_trial(
         state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
-        value=record.balanced_accuracy,
+        value=record.value,
         params={name: record.params[name] for name in distributions},
         distributions=dict(distributions),
         user_attrs={_NUMBER: record.number},
@@ -323,9 +323,9 @@ def importances(records: Sequence[Record], space: Space) -> dict[str, float | No
         space: Its search space.
 
     Returns:
-        The share of the explained variance of the balanced accuracy on the validation set, by parameter; shares add up to
+        The share of the explained variance of the metric on the validation set, by parameter; shares add up to
         1. None for a parameter that had the same value in all complete trials; None for all parameters if fewer than four
-        trials are complete or all have the same accuracy. With few trials the shares are rough.
+        trials are complete or all have the same value. With few trials the shares are rough.
 
     Raises:
         InputError: the records belong to several methods or protocols.
@@ -340,7 +340,7 @@ def importances(records: Sequence[Record], space: Space) -> dict[str, float | No
     complete = [one for one in trials if one.state == "complete" and space.keys() <= one.params.keys()]
     shares: dict[str, float | None] = dict.fromkeys(space)
     varied = [name for name in space if len({one.params[name] for one in complete}) > 1]
-    if len(complete) < FEWEST_FOR_IMPORTANCE or len({one.balanced_accuracy for one in complete}) < 2 or not varied:
+    if len(complete) < FEWEST_FOR_IMPORTANCE or len({one.value for one in complete}) < 2 or not varied:
         return shares
     import optuna
 

@@ -19,6 +19,7 @@ import torch
 from ..errors import InputError
 from ..files import digests, staging
 from ..files.locks import Locks
+from ..repair.metric import TITLES
 from ..runtime import provenance, signals, user_code
 from .ledger import Ledger
 from .protocol import Outcome, Stopped
@@ -90,7 +91,7 @@ def _run(
         if trial is None:
             return
         if math.isnan(value):
-            raise FloatingPointError(f"balanced accuracy of {value} after epoch {epoch}")
+            raise FloatingPointError(f"{TITLES[protocol.metric]} of {value} after epoch {epoch}")
         curve.append((int(epoch), float(value)))
         if trial.stops(*curve[-1]):
             raise Stopped
@@ -109,6 +110,8 @@ def _run(
         )
         if not math.isfinite(outcome.balanced_accuracy):
             raise FloatingPointError(f"balanced accuracy of {outcome.balanced_accuracy}")
+        if protocol.metric != "balanced" and not math.isfinite(math.nan if outcome.score is None else outcome.score):
+            raise FloatingPointError(f"{TITLES[protocol.metric]} of {outcome.score}")
     except Stopped:
         state = "pruned"
     except (InputError, ArithmeticError) as error:
@@ -133,20 +136,27 @@ def _run(
         workers=study.workers,
         started=started,
         protocol=study.digest,
-        **_scores(outcome, curve, state),
+        metric=protocol.metric,
+        **_scores(outcome, curve, state, protocol.metric),
         **made_by,
     )
     return record, ""
 
 
-def _scores(outcome: Outcome | None, curve: list[tuple[int, float]], state: str) -> dict[str, Any]:
-    """Return the fields of a record that hold the result; a pruned trial has the accuracy of its last rung."""
+def _scores(outcome: Outcome | None, curve: list[tuple[int, float]], state: str, metric: str) -> dict[str, Any]:
+    """Return the fields of a record that hold the result; a pruned trial has the metric of its last rung."""
     if outcome is None:
-        accuracy = curve[-1][1] if state == "pruned" else None
-        return {"balanced_accuracy": accuracy, "recall": (), "epochs": curve[-1][0] if curve else 0}
+        last = curve[-1][1] if state == "pruned" else None
+        found = {"balanced_accuracy": last} if metric == "balanced" else {"balanced_accuracy": None, "score": last}
+        return {**found, "recall": (), "epochs": curve[-1][0] if curve else 0}
     measured = ("balanced_accuracy", "macro_f1", "g_mean", "ece", "recall", "images_per_second", "inside")
     kept = ("class_counts", "epochs", "peak_memory", "carried")
-    return {name: _plain(getattr(outcome, name)) for name in measured} | {name: getattr(outcome, name) for name in kept}
+    score = {} if metric == "balanced" else {"score": outcome.score}
+    return (
+        {name: _plain(getattr(outcome, name)) for name in measured}
+        | {name: getattr(outcome, name) for name in kept}
+        | score
+    )
 
 
 def _plain(value: Any) -> Any:

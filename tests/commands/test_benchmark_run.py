@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import study_runner
 from processes import default_signals, wait_until
+from tiny_study import protocol_of, write_data
 
 from diversify.cli import entry, screen
+from diversify.commands import benchmark
 from diversify.commands.benchmark import Benchmarked, benchmark_run
 from diversify.errors import InputError
 from diversify.files.locks import Locks
@@ -100,6 +102,93 @@ def test_the_command_tells_every_record(
     assert lines[-1] == f"{out}: 3 trials and 1 final run"
     assert entry.run(command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"nothing to do: {out} holds all 3 trials and 1 final run"
+
+
+# The metric
+
+
+PRIOR = "class,share\n0,0.55\n" + "".join(f"{digit},0.05\n" for digit in range(1, 10))
+
+
+def judged(tmp_path: Path, **more: Any) -> tuple[Benchmarked, list[str]]:
+    """Runs of the suite of digits that cost nothing."""
+    options = {"methods": "plain", "trials": 1, "seeds": "0", "runner": "study_runner:measuring", **more}
+    return run("digits", tmp_path / "r.jsonl", **options)
+
+
+def test_a_metric_is_part_of_the_protocol(tmp_path: Path) -> None:
+    (tmp_path / "prior.csv").write_text(PRIOR)
+    _, said = judged(tmp_path, metric="prior", target_prior=tmp_path / "prior.csv")
+    assert said[-1] == "methods are tuned and compared by accuracy under the target prior"
+    kept = json.loads((tmp_path / "r.protocol.json").read_text())["protocol"]
+    assert (kept["metric"], kept["target_prior"], kept["cost"]) == ("prior", [0.55, *[0.05] * 9], None)
+    assert {one.metric for one in read_records(tmp_path / "r.jsonl")} == {"prior"}
+    assert judged(tmp_path, metric="prior", target_prior=tmp_path / "prior.csv")[0].new == 0
+    for metric in (None, "worst"):
+        differs = f"metric {metric or 'balanced'}, not prior; target_prior None, not"
+        with pytest.raises(InputError, match=f"must belong to one protocol, got {differs}"):
+            judged(tmp_path, metric=metric)
+
+
+def test_a_cost_is_read_by_the_names_of_the_classes(tmp_path: Path) -> None:
+    rows = [[3.0 * (i < j) + 1.0 * (i > j) for j in range(10)] for i in range(10)]
+    (tmp_path / "cost.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="cost must be left out for metric=worst, which does not use it"):
+        judged(tmp_path, metric="worst", cost=tmp_path / "cost.json")
+    assert not (tmp_path / "r.jsonl").exists()
+    (tmp_path / "own.py").write_text(
+        "from diversify.study.protocol import Protocol\n"
+        "PROTOCOL = Protocol(suite='own', data='digits', methods=('plain',), metric='prior', target_prior=(0.1,) * 10)\n"
+    )
+    own = str(tmp_path / "own.py")
+    changed = benchmark._judged(
+        benchmark._declared_protocol(Path(own)), "cost", None, tmp_path / "cost.json", root=Path("data"), download=False
+    )
+    assert (changed.metric, changed.target_prior) == ("cost", None)  # the suite's own prior belonged to its own metric
+    assert changed.cost is not None
+    assert changed.cost[0][1] == 3.0
+
+
+def test_classes_are_known_for_data_whose_preprocessing_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "prior.json").write_text("[0.1, 0.7, 0.1, 0.1]")
+    protocol = protocol_of(write_data(tmp_path / "tiny.npz"))
+    found = benchmark._judged(protocol, "prior", tmp_path / "prior.json", None, root=Path("data"), download=False)
+    assert found.target_prior == (0.1, 0.7, 0.1, 0.1)
+
+
+def test_a_wrong_metric_is_refused_by_its_flag(tmp_path: Path, fake: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prior.csv").write_text(PRIOR.replace("0.55", "0.5"))
+    (tmp_path / "names.csv").write_text(PRIOR.replace("9,", "ten,"))
+    command = ["benchmark", "digits", "--out", str(tmp_path / "r.jsonl"), "--methods", "plain"]
+    refused = {
+        ("--metric", "area"): "--metric must be one of balanced, prior, macro-f1, worst, cost, got 'area'",
+        ("--metric", "prior"): "--target-prior must be given for --metric prior, got none",
+        ("--metric", "prior", "--target-prior", "prior.csv"): "--target-prior must sum to 1 within 0.001, got 0.95",
+        (
+            "--metric",
+            "prior",
+            "--target-prior",
+            "names.csv",
+        ): "class of --target-prior must be one of the classes, got 'ten'",
+        (
+            "--target-prior",
+            "prior.csv",
+        ): "--target-prior must be left out for --metric balanced, which does not use it, got one",
+        ("--metric", "worst"): "--metric must be balanced with this runner, which measures nothing else, got worst",
+    }
+    for flags, message in refused.items():
+        given = [str(tmp_path / each) if each.endswith(".csv") else each for each in flags]
+        assert entry.run([*command, *given]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_record_is_told_in_its_metric(tmp_path: Path) -> None:
+    judged(tmp_path, metric="macro-f1")
+    first = read_records(tmp_path / "r.jsonl")[0]
+    assert screen._record_line(first).startswith("plain, trial 0: macro F1 ")
+    costly = first.model_copy(update={"metric": "cost", "score": -1.25})
+    assert screen._record_line(costly).startswith("plain, trial 0: negative expected cost -1.25 on val")
 
 
 @pytest.mark.parametrize(

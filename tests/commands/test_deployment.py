@@ -38,7 +38,7 @@ def test_costs_are_read_in_the_order_of_the_classes(name: str, text: str, tmp_pa
 
 
 WRONG_PRIORS = {
-    "class of target_prior must be one of the diagnosed classes, got 'dig'; did you mean 'dog'?": "cat,0.5\ndig,0.5\n",
+    "class of target_prior must be one of the classes, got 'dig'; did you mean 'dog'?": "cat,0.5\ndig,0.5\n",
     "target_prior must name each class once, got 'cat' twice": "cat,0.5\ncat,0.5\n",
     "target_prior must name every class, got none of 'red, fox'": "cat,0.5\ndog,0.5\n",
     "target_prior must hold a class and its share in each row, got cat": "cat\n",

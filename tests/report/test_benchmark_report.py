@@ -421,3 +421,74 @@ def test_the_command_makes_the_report_of_a_study(tmp_path: Path, capsys: pytest.
         assert not (tmp_path / "not").exists()
     assert run(["report", str(path), "--out", str(tmp_path), "--overwrite"]) == 2
     assert "--out must not hold" in capsys.readouterr().err
+
+
+# Metrics
+
+
+def scored(metric: str, score: dict[str, float], records: Records) -> Records:
+    """Return the records of a study by another metric: the score of a method, less in trials."""
+    return [
+        {**one, "metric": metric, "score": score[one["method"]] + 0.001 * one["seed"] - 0.05 * (one["kind"] == "trial")}
+        for one in records
+    ]
+
+
+SCORE = {"ce": 0.9, "focal": 0.2, "vs": 0.5, "balanced_softmax": 0.55, "vs+images": 0.6, "diversify": 0.7}
+
+
+def test_the_page_says_which_metric_it_shows() -> None:
+    suite, made = told(scored("prior", SCORE, study()))
+    cells = cells_of(made.table)
+    assert next(iter(cells)) == "ce"
+    assert cells["diversify"]["accuracy under the target prior"][0] == "70.1%"
+    assert cells["diversify"]["balanced accuracy"][0] == wording.percent(
+        suite.method(OURS).scores["balanced_accuracy"].mean
+    )
+    assert cells["diversify"]["over ce, points"][0] == "−20.0"
+    assert made.headlines[0].value == "90.1%"
+    assert "tuned and compared by accuracy under the target prior" in made.subtitle
+    assert made.findings_note.startswith(
+        "Methods are tuned on validation and compared on test by accuracy under the target prior"
+    )
+    assert made.definitions[0].title == "accuracy under the target prior"
+    budget = section_of(made, "budget").table
+    assert budget.caption.startswith("Values are accuracy under the target prior.")
+    assert cells_of(budget)["diversify"]["validation, chosen parameters"][0] == "65.0%"
+    (cost,) = section_of(made, "cost").charts
+    assert cost.data.label == "accuracy under the target prior on test"
+    page = render_benchmark_html(compare(scored("prior", SCORE, study())))
+    assert "alanced test accuracy" not in page
+    anchors = {heading.anchor for heading in made.table.headings if heading.anchor}
+    assert anchors <= {one.anchor for one in made.definitions}
+    assert headline_table(scored("prior", SCORE, study())).startswith("| method | accuracy under the target prior, % |")
+
+
+def test_a_cost_is_no_percentage() -> None:
+    score = {name: -value for name, value in SCORE.items()}
+    records = scored("cost", score, study())
+    _, made = told(records)
+    cells = cells_of(made.table)
+    assert next(iter(cells)) == "focal"
+    assert cells["focal"]["negative expected cost"][0] == "−0.199"
+    assert cells["focal"]["over ce, saved cost"] == ("+0.7", "[+0.7, +0.7]")
+    assert "Gain over ce: +0.2 saved cost" in statement_of(made, "ranking").text
+    (chart,) = section_of(made, "cost").charts
+    assert not chart.data.percent
+    assert plots.draw(chart.data, name="costs")
+    assert "| **`diversify`** | −0.699 ± " in headline_table(records)
+    assert "Gain over ce: +0.2 saved cost" in text(records)
+    assert render_benchmark_html(compare(records))
+
+
+def test_the_table_of_worst_classes_does_not_name_them_twice() -> None:
+    _, made = told(scored("worst", SCORE, study()))
+    titles = [heading.title for heading in made.table.headings]
+    assert "recall of the worst class" in titles
+    assert "worst class" not in titles
+
+
+def test_suites_of_different_metrics_share_a_page() -> None:
+    records = [*study(), *scored("macro-f1", SCORE, study(suite="other"))]
+    made = benchmark_report_of(compare(records))
+    assert "the metric of each suite (balanced accuracy, macro F1) on test" in made.table.caption

@@ -182,12 +182,15 @@ def test_the_digest_is_of_what_a_protocol_holds_fixed() -> None:
 
 def test_what_is_optional_counts_where_it_is_set() -> None:
     values: dict[str, Any] = {"resize": 16, "crop": 12, "mean": (0.5,), "std": (0.25,)}
-    assert set(values) == set(OPTIONAL)
+    assert {*values, "metric", "target_prior", "cost"} == set(OPTIONAL)
     pair = {"mean": (0.4,), "std": (0.25,)}
     changed = [{"resize": 16}, {"resize": 15}, {"crop": 16}, {"mean": (0.5,), "std": (0.25,)}, pair]
+    changed += [{"metric": "worst"}, {"metric": "macro-f1"}, {"metric": "macro-f1", "target_prior": (0.5, 0.5)}]
+    changed += [{"metric": "prior", "target_prior": (0.5, 0.5)}, {"metric": "cost", "cost": ((0, 1), (2, 0))}]
     digests = {digest_of(study_runner.protocol(**one)) for one in [{}, *changed]}
     assert len(digests) == 1 + len(changed)
     assert digest_of(study_runner.protocol(**dict.fromkeys(values))) == digest_of(study_runner.protocol())
+    assert digest_of(study_runner.protocol(metric="balanced")) == digest_of(study_runner.protocol())
 
 
 KEPT = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.protocol.json"))

@@ -23,11 +23,15 @@ from .words import (
     YARDSTICKS,
     definitions_of,
     has_score,
+    metric_gain,
+    metric_title,
+    metric_value,
     origin_of,
     paired_by_seed,
     replicate_of,
     seconds,
     tenths,
+    unit_of,
     what_was_run,
 )
 
@@ -59,7 +63,7 @@ def benchmark_report_of(comparison: Comparison) -> Report:
         headlines=tuple(
             one for suite in suites for one in (headlines_of(suite) if alone else short_headlines_of(suite))
         ),
-        findings_note=f"Accuracy is balanced test accuracy, averaged over the {replicate}s. Brackets show 95% t intervals over"
+        findings_note=f"{_compared(suites)}, averaged over the {replicate}s. Brackets show 95% t intervals over"
         f" {replicate}s."
         f" Differences between methods are computed {paired_by_seed(replicate)}; a difference whose interval contains 0 may be chance.",
         findings=tuple(one for suite in suites for one in statements_of(suite, "" if alone else f"{suite.label}: ")),
@@ -70,6 +74,13 @@ def benchmark_report_of(comparison: Comparison) -> Report:
         definitions=definitions_of(comparison),
         origin=tuple(pair for suite in suites for pair in origin_of(suite, "" if alone else f"{suite.label}: ")),
     )
+
+
+def _compared(suites: Sequence[SuiteComparison]) -> str:
+    """Return which metric the numbers are, as the start of a sentence."""
+    if all(suite.metric == "balanced" for suite in suites):
+        return "Accuracy is balanced test accuracy"
+    return f"Methods are tuned on validation and compared on test by {metric_title(suites)}"
 
 
 def _sections(suite: SuiteComparison, place: int, alone: bool) -> tuple[Section, ...]:
@@ -135,11 +146,12 @@ def text(records: Sequence[Record], protocol: Mapping[str, Any] | None = None) -
 
 def _markdown_table(suite: SuiteComparison) -> str:
     over = [role for role in YARDSTICKS if suite.references[role].differences]
-    groups = [name for name in ("few", "smallest_third", "worst_class", "ece") if has_score(suite, name)]
+    first = () if suite.metric == "balanced" else ("balanced_accuracy",)
+    groups = [name for name in (*first, "few", "smallest_third", "worst_class", "ece") if has_score(suite, name)]
     titles = (
         "method",
-        "balanced accuracy, %",
-        *(f"over {_md(str(suite.references[role].name))}, points" for role in over),
+        f"{suite.metric_title}, %" if suite.in_shares else suite.metric_title,
+        *(f"over {_md(str(suite.references[role].name))}, {unit_of(suite)}" for role in over),
         *(f"{TITLES[name]}, %" for name in groups),
         "seconds",
     )
@@ -150,9 +162,9 @@ def _markdown_table(suite: SuiteComparison) -> str:
             rows.append(f"| {name} | {DASH} |{'  |' * (len(titles) - 2)}")
             continue
         cells = (
-            _plus_minus(one.scores["balanced_accuracy"])
+            _plus_minus(suite, one.scores["score"])
             + (f" ({len(one.seeds)} of {len(suite.seeds)} seeds)" if one.missing else ""),
-            *(_lead(suite.references[role].differences.get(one.name)) for role in over),
+            *(_lead(suite, suite.references[role].differences.get(one.name)) for role in over),
             *(tenths(one.scores[score].mean) for score in groups),
             seconds(one.scores["seconds_shared"].mean),
         )
@@ -164,13 +176,15 @@ def _md(name: str) -> str:
     return f"`{name}`"
 
 
-def _plus_minus(estimate: Estimate) -> str:
-    half = f" ± {tenths(estimate.half)}" if math.isfinite(estimate.half) else ""
-    return tenths(estimate.mean) + half
+def _plus_minus(suite: SuiteComparison, estimate: Estimate) -> str:
+    return metric_value(suite, estimate.mean).removesuffix("%") + _half(suite, estimate)
 
 
-def _lead(found: Difference | None) -> str:
+def _lead(suite: SuiteComparison, found: Difference | None) -> str:
     if found is None:
         return DASH
-    half = f" ± {tenths(found.paired.half)}" if math.isfinite(found.paired.half) else ""
-    return wording.points(found.paired.mean) + half
+    return metric_gain(suite, found.paired.mean) + _half(suite, found.paired)
+
+
+def _half(suite: SuiteComparison, estimate: Estimate) -> str:
+    return f" ± {metric_value(suite, estimate.half).removesuffix('%')}" if math.isfinite(estimate.half) else ""

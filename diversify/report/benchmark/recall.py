@@ -18,7 +18,9 @@ RANKS = 20  # with more classes there is no map of recalls
 
 def recall_section(suite: SuiteComparison) -> Section:
     """Return the section on recall by group of classes and by class, and on the other scores."""
-    shown = [name for name in (*SHOTS, *THIRDS, "worst_class", "macro_f1", "g_mean", "ece") if has_score(suite, name)]
+    first = () if suite.metric == "balanced" else ("balanced_accuracy",)
+    names = (*first, *SHOTS, *THIRDS, "worst_class", "macro_f1", "g_mean", "ece")
+    shown = [name for name in names if has_score(suite, name)]
     rows = [marked(suite, one, [share_cell(one.scores[name]) for name in shown]) for one in suite.finished]
     absent = [name for name in SHOTS if name not in shown]
     none = f" No class belongs to {' or '.join(absent)}." if absent and len(absent) < len(SHOTS) else ""

@@ -13,8 +13,17 @@ from ..plots import Against, Rows
 from ..record import Cell, Chart, Heading, Row, Section, Table
 from ..wording import DASH
 from .statements import diversifies
-from .tables import NAME, marked, series, share_cell, signs
-from .words import INSIDE, has_score, inside_meaning, inside_words, seconds
+from .tables import NAME, marked, metric_cell, series, signs
+from .words import (
+    INSIDE,
+    capital,
+    has_score,
+    inside_meaning,
+    inside_words,
+    metric_on_test,
+    metric_value,
+    seconds,
+)
 
 
 def cost_section(suite: SuiteComparison) -> Section:
@@ -40,24 +49,25 @@ def cost_section(suite: SuiteComparison) -> Section:
                 else wording.unsigned(one.scores["epochs"].mean, 0)
             ),
             *([Cell(value=_memory(one.scores["peak_memory"].mean))] if memory else []),
-            share_cell(one.scores["balanced_accuracy"]),
+            metric_cell(suite, one.scores["score"]),
         ]
         rows.append(marked(suite, one, cells))
     shown = suite.finished
     listed = "; ".join(
-        f"{one.name} {seconds(one.scores['seconds_shared'].mean)} s, {wording.percent(one.scores['balanced_accuracy'].mean)}"
+        f"{one.name} {seconds(one.scores['seconds_shared'].mean)} s, {metric_value(suite, one.scores['score'].mean)}"
         for one in shown
     )
     drawn = Against(
-        label="balanced accuracy on test",
+        label=f"{suite.metric_title} on test",
         across="seconds of a final run",
         names=tuple(one.name for one in shown),
         x=tuple(one.scores["seconds_shared"].mean for one in shown),
-        y=tuple(one.scores["balanced_accuracy"].mean for one in shown),
-        low=tuple(one.scores["balanced_accuracy"].low for one in shown),
-        high=tuple(one.scores["balanced_accuracy"].high for one in shown),
+        y=tuple(one.scores["score"].mean for one in shown),
+        low=tuple(one.scores["score"].low for one in shown),
+        high=tuple(one.scores["score"].high for one in shown),
         marked=tuple(one.name == OURS for one in shown),
         kinds=("other methods", OURS),
+        percent=suite.in_shares,
     )
     timed = has_score(suite, "seconds_shared")
     return Section(
@@ -75,14 +85,14 @@ def cost_section(suite: SuiteComparison) -> Section:
                 Heading(title="seconds, total"),
                 Heading(title="epochs"),
                 *([Heading(title="peak memory")] if memory else []),
-                Heading(title="balanced accuracy"),
+                Heading(title=suite.metric_title),
             ),
             rows=tuple(rows),
         ),
         charts=(
             Chart(
                 title="How much accuracy does the time buy?",
-                caption="Balanced test accuracy with its 95% t interval, against the seconds of a final run.",
+                caption=f"{capital(metric_on_test([suite]))} with its 95% t interval, against the seconds of a final run.",
                 alt=f"Scatter plot: {listed}.",
                 data=drawn,
             ),
@@ -193,6 +203,7 @@ def _inside_chart(suite: SuiteComparison, column: str) -> Chart:
 
 def budget_section(suite: SuiteComparison) -> Section:
     """Return the section on tuning: the trials of each method, the parameters chosen, and their accuracy."""
+    what = "accuracy" if suite.metric in ("balanced", "prior") else "values"
     with_importance = any(one.importances for one in suite.methods)
     rows = []
     for one in suite.methods:
@@ -209,9 +220,9 @@ def budget_section(suite: SuiteComparison) -> Section:
             Cell(value=str(budget.trials), interval=", ".join(ended)),
             Cell(value=f"{budget.epochs:,}"),
             Cell(value=seconds(budget.seconds)),
-            Cell(value=wording.percent(budget.val_default) if budget.val_default is not None else DASH),
-            Cell(value=wording.percent(budget.val) if budget.val is not None else DASH),
-            Cell(value=wording.percent(one.scores["balanced_accuracy"].mean)),
+            Cell(value=metric_value(suite, budget.val_default) if budget.val_default is not None else DASH),
+            Cell(value=metric_value(suite, budget.val) if budget.val is not None else DASH),
+            Cell(value=metric_value(suite, one.scores["score"].mean)),
             *([Cell(value=mattered or DASH)] if with_importance else []),
             Cell(value=chosen or DASH),
         ]
@@ -223,10 +234,10 @@ def budget_section(suite: SuiteComparison) -> Section:
         " parameters of the final runs. Trial 0 uses the published parameters.",
         table=Table(
             title="How parameters were chosen",
-            caption="Values are balanced accuracy. The validation set is part of the long-tailed training set, so validation and test"
-            " accuracy cannot be compared."
+            caption=f"Values are {suite.metric_title}. The validation set is part of the long-tailed training set, so validation and test"
+            f" {what} cannot be compared."
             + (
-                " Parameter importance: the share of the variation of validation accuracy over trials due to a parameter."
+                f" Parameter importance: the share of the variation of validation {what} over trials due to a parameter."
                 if with_importance
                 else ""
             ),

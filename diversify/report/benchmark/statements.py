@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +11,19 @@ from ...study.estimates import CONFIDENCE, Difference
 from .. import wording
 from ..record import Headline, Statement
 from ..wording import DASH
-from .words import YARDSTICKS, inside_words, interval_of, number_of_runs, ordinal, seconds
+from .words import (
+    YARDSTICKS,
+    gain_interval,
+    inside_words,
+    interval_of,
+    metric_gain,
+    metric_interval,
+    metric_value,
+    number_of_runs,
+    ordinal,
+    seconds,
+    unit_of,
+)
 
 
 def warnings_of(suite: SuiteComparison, alone: bool) -> list[tuple[str, str]]:
@@ -30,22 +43,22 @@ def headlines_of(suite: SuiteComparison) -> tuple[Headline, ...]:
     found = []
     if suite.finished:
         best = suite.finished[0]
-        scored = best.scores["balanced_accuracy"]
+        scored = best.scores["score"]
         found.append(
             Headline(
                 label="Best on test",
-                value=wording.percent(scored.mean),
-                detail=f"{interval_of(scored, 'percent')} {wording.named(best.name)}".strip(),
+                value=metric_value(suite, scored.mean),
+                detail=f"{metric_interval(suite, scored)} {wording.named(best.name)}".strip(),
             )
         )
     if ours and ours.seeds:
-        scored = ours.scores["balanced_accuracy"]
+        scored = ours.scores["score"]
         place = suite.finished.index(ours) + 1
         found.append(
             Headline(
                 label=OURS,
-                value=wording.percent(scored.mean),
-                detail=f"{interval_of(scored, 'percent')} {ordinal(place)} of {len(suite.finished)}".strip(),
+                value=metric_value(suite, scored.mean),
+                detail=f"{metric_interval(suite, scored)} {ordinal(place)} of {len(suite.finished)}".strip(),
             )
         )
     for role in YARDSTICKS:
@@ -55,9 +68,9 @@ def headlines_of(suite: SuiteComparison) -> tuple[Headline, ...]:
             of = " best reweighting on validation" if role == "reweighting" else ""
             found.append(
                 Headline(
-                    label=f"Gain over {reference.name}, points",
-                    value=wording.points(gained.paired.mean),
-                    detail=f"{interval_of(gained.paired)}{of}".strip(),
+                    label=f"Gain over {reference.name}, {unit_of(suite)}",
+                    value=metric_gain(suite, gained.paired.mean),
+                    detail=f"{gain_interval(suite, gained.paired)}{of}".strip(),
                 )
             )
     return tuple(found)
@@ -72,8 +85,8 @@ def short_headlines_of(suite: SuiteComparison) -> tuple[Headline, ...]:
     return (
         Headline(
             label=f"{suite.label}: {OURS} over {reference.name}",
-            value=wording.points(gained.paired.mean),
-            detail=f"{interval_of(gained.paired)} points, best reweighting on validation".strip(),
+            value=metric_gain(suite, gained.paired.mean),
+            detail=f"{gain_interval(suite, gained.paired)} {unit_of(suite)}, best reweighting on validation".strip(),
         ),
     )
 
@@ -105,7 +118,7 @@ def _standing(suite: SuiteComparison) -> Statement:
     if ours is None or not ours.seeds:
         gains = [
             f"Gain over {reference.name}{' (best reweighting on validation)' * (role == 'reweighting')}:"
-            f" {wording.points(gained.paired.mean)} points {interval_of(gained.paired)}".strip()
+            f" {metric_gain(suite, gained.paired.mean)} {unit_of(suite)} {gain_interval(suite, gained.paired)}".strip()
             + "."
             for role in YARDSTICKS
             for reference in (suite.references[role],)
@@ -165,8 +178,8 @@ def _ours_over(suite: SuiteComparison, name: str) -> str:
     found = suite.references["ours"].differences.get(name)
     if found is None:
         return DASH
-    paired = found.paired
-    return f"{wording.points(-paired.mean)} points {wording.between(-paired.high, -paired.low, 'tenths')}".rstrip()
+    paired = dataclasses.replace(found.paired, mean=-found.paired.mean, low=-found.paired.high, high=-found.paired.low)
+    return f"{metric_gain(suite, paired.mean)} {unit_of(suite)} {gain_interval(suite, paired)}".rstrip()
 
 
 def _hindsight(suite: SuiteComparison) -> tuple[Statement, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,18 +14,26 @@ from ..plots import Rows, Series
 from ..record import Cell, Chart, Heading, Row, Section, Table
 from ..wording import DASH
 from .words import (
+    METRIC_MEANINGS,
     SCORE_MEANINGS,
     TITLES,
     YARDSTICKS,
+    capital,
+    gain_interval,
     has_score,
     interval_of,
+    metric_anchor,
+    metric_gain,
+    metric_interval,
+    metric_on_test,
+    metric_value,
     number_of_runs,
     ordinal,
     paired_by_seed,
     replicate_of,
     runs_of,
     seconds,
-    tenths,
+    unit_of,
 )
 
 NAME = 24  # characters of a method's name in a drawing
@@ -40,12 +49,19 @@ def share_cell(estimate: Estimate, *, strong: bool = False) -> Cell:
     return Cell(value=wording.percent(estimate.mean), interval=interval_of(estimate, "percent"), strong=strong)
 
 
-def _difference_cell(found: Difference | None) -> Cell:
-    """Return the cell of a difference in points, in bold if its interval does not contain 0."""
+def metric_cell(suite: SuiteComparison, estimate: Estimate) -> Cell:
+    """Return the cell of a suite's metric, with its interval."""
+    return Cell(value=metric_value(suite, estimate.mean), interval=metric_interval(suite, estimate))
+
+
+def _difference_cell(suite: SuiteComparison, found: Difference | None) -> Cell:
+    """Return the cell of a difference in the metric, in bold if its interval does not contain 0."""
     if found is None:
         return Cell(value=DASH)
     return Cell(
-        value=wording.points(found.paired.mean), interval=interval_of(found.paired), strong=found.verdict != "open"
+        value=metric_gain(suite, found.paired.mean),
+        interval=gain_interval(suite, found.paired),
+        strong=found.verdict != "open",
     )
 
 
@@ -93,9 +109,22 @@ def score_heading(score: str, short: str = "") -> Heading:
     return Heading(title=TITLES[score], short=short, meaning=meaning, anchor=f"measure-{group}")
 
 
+def metric_heading(suite: SuiteComparison) -> Heading:
+    """Return the heading of a suite's metric, with a link to its definition."""
+    title, meaning = suite.metric_title, METRIC_MEANINGS[suite.metric]
+    return Heading(title=title, short=title, meaning=meaning, anchor=metric_anchor(suite))
+
+
+def _other_scores(suite: SuiteComparison) -> list[str]:
+    """Return the scores that the table of methods shows beside the metric."""
+    own = {"balanced": "balanced_accuracy", "worst": "worst_class"}.get(suite.metric)
+    names = ("balanced_accuracy", "few", "smallest_third", "worst_class")
+    return [name for name in names if name != own and has_score(suite, name)]
+
+
 def method_table(suite: SuiteComparison) -> Table:
     """Return the table of a suite's methods, best on test first, then those without a final run."""
-    groups = [name for name in ("few", "smallest_third", "worst_class") if has_score(suite, name)]
+    groups = _other_scores(suite)
     over = [role for role in YARDSTICKS if suite.references[role].differences]
     replicate = suite.replicate
     most = len(suite.seeds) if replicate == "seed" else max(one.replicates for one in suite.finished)
@@ -109,10 +138,10 @@ def method_table(suite: SuiteComparison) -> Table:
                 )
             )
             continue
-        scored = one.scores["balanced_accuracy"]
+        scored = one.scores["score"]
         lacking = f"{len(one.seeds)} of {len(suite.seeds)} seeds" if one.missing else ""
         if listed:
-            runs = " / ".join(tenths(value) for value in scored.values)
+            runs = " / ".join(metric_value(suite, value).removesuffix("%") for value in scored.values)
         else:
             runs = str(len(one.seeds)) if replicate == "seed" else number_of_runs(one.replicates, len(one.seeds))
         rows.append(
@@ -120,9 +149,9 @@ def method_table(suite: SuiteComparison) -> Table:
                 suite,
                 one,
                 [
-                    share_cell(scored),
+                    metric_cell(suite, scored),
                     Cell(value=runs, interval=lacking),
-                    *(_difference_cell(suite.references[role].differences.get(one.name)) for role in over),
+                    *(_difference_cell(suite, suite.references[role].differences.get(one.name)) for role in over),
                     *(share_cell(one.scores[name]) for name in groups),
                     Cell(value=seconds(one.scores["seconds_shared"].mean)),
                 ],
@@ -130,17 +159,17 @@ def method_table(suite: SuiteComparison) -> Table:
         )
     return Table(
         title="Methods",
-        caption=f"Best balanced test accuracy first. {_legend(suite)} Brackets show 95% t intervals over {replicate}s."
+        caption=f"Best {metric_on_test([suite])} first. {_legend(suite)} Brackets show 95% t intervals over {replicate}s."
         f" {_bold(replicate)} {DASH} is undefined.",
         headings=(
             Heading(title="method", short="method"),
-            score_heading("balanced_accuracy", short="balanced accuracy"),
+            metric_heading(suite),
             Heading(title=f"by {replicate}") if listed else _runs_heading(replicate),
             *(
                 Heading(
-                    title=f"over {suite.references[role].name}, points",
+                    title=f"over {suite.references[role].name}, {unit_of(suite)}",
                     short=f"over {suite.references[role].name}",
-                    meaning=f"Difference of balanced accuracy, {_paired(replicate)}.",
+                    meaning=f"Difference of {suite.metric_title}, {_paired(replicate)}.",
                     anchor="measure-difference",
                 )
                 for role in over
@@ -168,6 +197,7 @@ def _paired(replicate: Replicate) -> str:
 def suite_table(suites: Sequence[SuiteComparison]) -> Table:
     """Return the table of several suites: the rank and the gains of our method in each."""
     rows, replicate = [], replicate_of(suites)
+    what = "accuracy" if all(suite.metric == "balanced" for suite in suites) else "value"
     for place, suite in enumerate(suites):
         ours = suite.method(OURS)
         best = suite.finished[0] if suite.finished else None
@@ -175,10 +205,10 @@ def suite_table(suites: Sequence[SuiteComparison]) -> Table:
         cells = [
             Cell(
                 value=best.name if best else DASH,
-                interval=wording.percent(best.scores["balanced_accuracy"].mean) if best else "",
+                interval=metric_value(suite, best.scores["score"].mean) if best else "",
             ),
             Cell(value=rank),
-            *(_difference_cell(suite.references[role].differences.get(OURS)) for role in YARDSTICKS),
+            *(_difference_cell(suite, suite.references[role].differences.get(OURS)) for role in YARDSTICKS),
             Cell(value=str(suite.references["reweighting"].name or DASH)),
             Cell(value=f"{len(suite.seeds)}" if replicate == "seed" else runs_of(suite)),
         ]
@@ -190,17 +220,19 @@ def suite_table(suites: Sequence[SuiteComparison]) -> Table:
                 anchor=f"suite-{place}-methods",
             )
         )
+    units = {unit_of(suite) for suite in suites}
+    of = f", {units.pop()}" if len(units) == 1 else ""
     titles = (
         "best on test",
         f"rank of {OURS}",
-        f"{OURS} over {BASELINE}, points",
-        f"{OURS} over the best reweighting, points",
+        f"{OURS} over {BASELINE}{of}",
+        f"{OURS} over the best reweighting{of}",
         "best reweighting",
     )
     return Table(
         title="Suites",
-        caption=f"Differences in balanced test accuracy are {_paired(replicate)}. Brackets show 95% t intervals over {replicate}s."
-        f" {_bold(replicate)} The best reweighting method is the one with the best validation accuracy.",
+        caption=f"Differences in {metric_on_test(suites)} are {_paired(replicate)}. Brackets show 95% t intervals over {replicate}s."
+        f" {_bold(replicate)} The best reweighting method is the one with the best validation {what}.",
         headings=(Heading(title="suite"), *(Heading(title=title) for title in titles), _runs_heading(replicate)),
         rows=tuple(rows),
         rows_are="suites",
@@ -220,13 +252,17 @@ def difference_sections(suite: SuiteComparison) -> tuple[Section, ...]:
     for role in roles:
         over = f"over {suite.references[role].name}"
         headings += [
-            Heading(title=f"{over}, points", short=over, meaning=paired, anchor="measure-difference"),
+            Heading(title=f"{over}, {unit_of(suite)}", short=over, meaning=paired, anchor="measure-difference"),
             *shown.values(),
         ]
     rows = []
     for one in suite.finished:
         found = [suite.references[role].differences.get(one.name) for role in roles]
-        cells = [cell for each in found for cell in (_difference_cell(each), *(_beside(each, name) for name in shown))]
+        cells = [
+            cell
+            for each in found
+            for cell in (_difference_cell(suite, each), *(_beside(suite, each, name) for name in shown))
+        ]
         rows.append(marked(suite, one, cells))
     notes = []
     if size < FEWEST_FOR_P:
@@ -240,13 +276,13 @@ def difference_sections(suite: SuiteComparison) -> tuple[Section, ...]:
             anchor="differences",
             note=" ".join(
                 (
-                    f"Balanced test accuracy of each method minus that of the method named, {paired_by_seed(replicate)}.",
+                    f"{capital(metric_on_test([suite]))} of each method minus that of the method named, {paired_by_seed(replicate)}.",
                     *notes,
                 )
             ),
             table=Table(
                 title="Differences",
-                caption=f"In points, with 95% t intervals over {replicate}s. {_bold(replicate)}"
+                caption=f"In {unit_of(suite)}, with 95% t intervals over {replicate}s. {_bold(replicate)}"
                 + (" p values are from paired t tests, corrected per column (Holm)." if "p, Holm" in shown else ""),
                 headings=tuple(headings),
                 rows=tuple(rows),
@@ -270,12 +306,13 @@ def _columns_beside(every: Sequence[Difference], replicate: Replicate, size: int
     return found
 
 
-def _beside(found: Difference | None, column: str) -> Cell:
+def _beside(suite: SuiteComparison, found: Difference | None, column: str) -> Cell:
     """Return the cell of a column beside a difference."""
     if found is None:
         return Cell(value=DASH)
     if column == "bootstrap":
-        ends = wording.between(found.bootstrap_low, found.bootstrap_high, "tenths")
+        drawn = dataclasses.replace(found.paired, low=found.bootstrap_low, high=found.bootstrap_high)
+        ends = gain_interval(suite, drawn)
         return Cell(value="" if ends else DASH, interval=ends)
     if column == "ahead":
         values = found.paired.values
@@ -291,7 +328,7 @@ def _difference_chart(suite: SuiteComparison, role: Role) -> Chart:
     reference = suite.references[role]
     shown = [one for one in suite.finished if one.name in reference.differences]
     found = [reference.differences[one.name] for one in shown]
-    listed = "; ".join(f"{one.method} {wording.points(one.paired.mean)}" for one in found)
+    listed = "; ".join(f"{one.method} {metric_gain(suite, one.paired.mean)}" for one in found)
     title = {
         "baseline": f"Which methods are better than {reference.name}?",
         "reweighting": f"Which methods are better than {reference.name}?",
@@ -303,14 +340,14 @@ def _difference_chart(suite: SuiteComparison, role: Role) -> Chart:
     }.get(role, "")
     return Chart(
         title=title,
-        caption=f"Balanced accuracy minus that of {reference.name}{what}. In points, with 95% t intervals.",
-        alt=f"Difference in points: {listed}.",
+        caption=f"{capital(suite.metric_title)} minus that of {reference.name}{what}. In {unit_of(suite)}, with 95% t intervals.",
+        alt=f"Difference in {unit_of(suite)}: {listed}.",
         data=Rows(
             names=tuple(one.name for one in shown),
             signs=signs(suite, shown),
             series=(series([one.paired for one in found], "difference"),),
             reference=0.0,
             longest=NAME,
-            points=True,
+            points=suite.in_shares,
         ),
     )

@@ -48,6 +48,7 @@ SCORE_MEANINGS = {
         "Mean recall of the largest, middle and smallest third of the classes by training images. Classes of equal size stay in one third.",
     ),
     "worst_class": ("worst class", "The lowest recall of any class, for each seed."),
+    "score": ("metric", "What the study tunes and compares by."),
     "macro_f1": ("macro F1", "Mean F1 of the classes."),
     "g_mean": ("G-mean", "Geometric mean of the recalls; 0 if any class has recall 0."),
     "ece": (
@@ -55,6 +56,75 @@ SCORE_MEANINGS = {
         "Expected calibration error: mean distance between confidence and accuracy over bins of confidence. Lower is better.",
     ),
 }
+
+
+METRIC_MEANINGS = {
+    "balanced": SCORE_MEANINGS["balanced_accuracy"][1],
+    "prior": "Mean recall of the classes, each weighted by its share where the model will be used: the accuracy there.",
+    "macro-f1": "Mean F1 of the classes; where the protocol has a target prior, images count by it.",
+    "worst": SCORE_MEANINGS["worst_class"][1],
+    "cost": "Minus the mean cost of a prediction, by the protocol's table of costs; classes count alike, or by the target prior."
+    " Higher is better.",
+}
+
+
+def metric_anchor(suite: SuiteComparison) -> str:
+    """Return the anchor of the definition of a suite's metric."""
+    return "measure-balanced-accuracy" if suite.metric == "balanced" else f"measure-metric-{suite.metric}"
+
+
+def metric_title(suites: Iterable[SuiteComparison]) -> str:
+    """Return the metric of several suites in words, for the middle of a sentence."""
+    titles = sorted({suite.metric_title for suite in suites})
+    return titles[0] if len(titles) == 1 else f"the metric of each suite ({', '.join(titles)})"
+
+
+def metric_on_test(suites: Iterable[SuiteComparison]) -> str:
+    """Return the same, on the test set."""
+    title = metric_title(suites)
+    return "balanced test accuracy" if title == "balanced accuracy" else f"{title} on test"
+
+
+def capital(text: str) -> str:
+    """Return the text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def unit_of(suite: SuiteComparison) -> str:
+    """Return the unit of a difference in the metric."""
+    return "points" if suite.in_shares else "saved cost"
+
+
+def metric_value(suite: SuiteComparison, value: float) -> str:
+    """Return a value of the metric: a share in percent with one decimal, a cost with three digits."""
+    return wording.percent(value) if suite.in_shares else _digits(value)
+
+
+def metric_interval(suite: SuiteComparison, estimate: Estimate) -> str:
+    """Return the interval of a value of the metric in brackets; "" if there is none."""
+    if suite.in_shares:
+        return interval_of(estimate, "percent")
+    known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
+    return f"[{_digits(estimate.low)}, {_digits(estimate.high)}]" if known else ""
+
+
+def metric_gain(suite: SuiteComparison, value: float) -> str:
+    """Return a difference in the metric with its sign: in points, or as a cost with three digits."""
+    if suite.in_shares:
+        return wording.points(value)
+    return ("+" if value > 0 else "") + _digits(value)
+
+
+def gain_interval(suite: SuiteComparison, estimate: Estimate) -> str:
+    """Return the interval of a difference in the metric in brackets; "" if there is none."""
+    if suite.in_shares:
+        return interval_of(estimate)
+    low, high = (metric_gain(suite, end) for end in (estimate.low, estimate.high))
+    return f"[{low}, {high}]" if math.isfinite(estimate.low) and math.isfinite(estimate.high) else ""
+
+
+def _digits(value: float) -> str:
+    return f"{value or 0.0:.3g}".replace("-", "−") if math.isfinite(value) else DASH
 
 
 def tenths(value: float) -> str:
@@ -136,6 +206,8 @@ def what_was_run(suite: SuiteComparison) -> str:
         known.append(f"{epochs[0]:,.0f} epochs")
     if suite.counts:
         known.append(f"{len(suite.counts)} classes of {suite.counts[0]:,} to {suite.counts[-1]:,} training images")
+    if suite.metric != "balanced":
+        known.append(f"tuned and compared by {suite.metric_title}")
     if suite.tail_orders:
         known.append(f"tail order {', '.join(suite.tail_orders)}")
     text = f" ({'; '.join(known)})" if known else ""
@@ -176,15 +248,22 @@ def definitions_of(comparison: Comparison) -> tuple[Definition, ...]:
         "diversity_train": "diversity_vendi_train",
     }
     over = f"{replicate_of(comparison.suites)}s"
+    others = {suite.metric: suite for suite in comparison.suites if suite.metric != "balanced"}
+    named, what = capital(metric_title(comparison.suites)), "value" if others else "accuracy"
     return (
+        *(
+            Definition(title=suite.metric_title, text=METRIC_MEANINGS[metric], anchor=metric_anchor(suite))
+            for metric, suite in others.items()
+        ),
         *(
             Definition(title=title, text=meaning, anchor=f"measure-{name.replace('_', '-')}")
             for name, (title, meaning) in SCORE_MEANINGS.items()
+            if name != "score"
         ),
         *_network_definitions(over),
         Definition(
             title="difference",
-            text=f"Balanced accuracy of one method minus that of another with the same seed, with a 95% t interval over {over}. The"
+            text=f"{named} of one method minus that of another with the same seed, with a 95% t interval over {over}. The"
             " interval covers the randomness of training; it does not cover the choice of test images.",
             anchor="measure-difference",
         ),
@@ -203,7 +282,7 @@ def definitions_of(comparison: Comparison) -> tuple[Definition, ...]:
         ),
         Definition(
             title="best reweighting on validation",
-            text="The method with the best validation accuracy among those that only change weights, sampling counts or margins. The test"
+            text=f"The method with the best validation {what} among those that only change weights, sampling counts or margins. The test"
             " set plays no part in this choice.",
             anchor="measure-best-reweighting",
         ),

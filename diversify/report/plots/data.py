@@ -154,11 +154,12 @@ class Against:
         across: The name of the cost, at the horizontal axis.
         names: The names of the points.
         x: Costs.
-        y: Shares in [0, 1].
+        y: Shares in [0, 1], or other values.
         low: Lower ends of their intervals; NaN for none.
         high: Upper ends.
         marked: Whether each point has the second colour and marker.
         kinds: What unmarked and marked points are called in the legend.
+        percent: Whether the values are shares in [0, 1].
     """
 
     label: str
@@ -170,6 +171,7 @@ class Against:
     high: tuple[float, ...]
     marked: tuple[bool, ...]
     kinds: tuple[str, str]
+    percent: bool = True
 
 
 Plot = ByCount | Rows | Profile | Stacked | Points | Against

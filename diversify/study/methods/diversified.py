@@ -40,6 +40,7 @@ DIVERSIFIED = (
         source="this library",
         space={**_OURS, **HEAD_SPACE, **_ADAPT},
         ingredients=_diversified(),
+        balances=1.0,
         head_step=_DIAGNOSED,
     ),
     Method(
@@ -48,6 +49,7 @@ DIVERSIFIED = (
         source="this library",
         space={**_OURS, **HEAD_SPACE},
         ingredients=_diversified(adaptive=False),
+        balances=1.0,
         head_step=_DIAGNOSED,
     ),
     Method(
@@ -56,6 +58,7 @@ DIVERSIFIED = (
         source="this library",
         space={**_OURS, **_ADAPT},
         ingredients=_diversified(),
+        balances=1.0,
     ),
     Method(
         name="diversify_features",
@@ -63,6 +66,7 @@ DIVERSIFIED = (
         source="this library",
         space=HEAD_SPACE,
         ingredients=_diversified(images=False),
+        balances=1.0,
         head_step=_DIAGNOSED,
     ),
     Method(
@@ -71,6 +75,7 @@ DIVERSIFIED = (
         source="control",
         space={**_OURS, **HEAD_SPACE, **_ADAPT},
         ingredients=_diversified(),
+        balances=1.0,
         head_step=by_counts,
     ),
     Method(
@@ -79,6 +84,7 @@ DIVERSIFIED = (
         source="control",
         space={**_OURS, **HEAD_SPACE, **_ADAPT},
         ingredients=_diversified(),
+        balances=1.0,
         head_step=_PERMUTED,
     ),
 )

@@ -31,9 +31,15 @@ def between(old: LinearHead, new: LinearHead, share: float) -> LinearHead:
     )
 
 
-def step_of(make: Callable[[Setting, Parameters, Trained], LinearHead]) -> TakeStep:
-    """Return the head step of a function that uses no validation images."""
-    return lambda setting, parameters, trained: HeadStep(head=make(setting, parameters, trained))
+def step_of(make: Callable[[Setting, Parameters, Trained], LinearHead], balances: float = 0.0) -> TakeStep:
+    """Return the head step of a function that uses no validation images; for `balances` see `HeadStep`."""
+    return lambda setting, parameters, trained: HeadStep(head=make(setting, parameters, trained), balances=balances)
+
+
+def _partly(trained: Trained, new: LinearHead, share: float, carry: Any = None) -> HeadStep:
+    """Return the step that goes part of the way to a head that was retrained to treat classes alike."""
+    balances = (1 - share) * trained.balances + share
+    return HeadStep(head=between(trained.head, new, share), carry=carry, balances=balances)
 
 
 def _normalized(setting: Setting, parameters: Parameters, trained: Trained) -> LinearHead:
@@ -74,7 +80,7 @@ def _eos(setting: Setting, parameters: Parameters, trained: Trained) -> LinearHe
 def by_counts(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
     """Retrain the head by a plan from class counts, and go part of the way to it."""
     new = retrain_head(trained.train, trained.head, _plan_from_counts(setting), seed=setting.seed)
-    return HeadStep(head=between(trained.head, new, number(parameters, "head_share")))
+    return _partly(trained, new, number(parameters, "head_share"))
 
 
 def _plan_from_counts(setting: Setting) -> Plan:
@@ -113,7 +119,7 @@ def planned(make: Callable[[int, Diagnosis], Plan], variants: int = 1) -> TakeSt
             plan = _plan_from_counts(setting)
             carry = _carried([plan])
         new = retrain_head(trained.train, trained.head, plan.for_counts(setting.class_counts), seed=setting.seed)
-        return HeadStep(head=between(trained.head, new, number(parameters, "head_share")), carry=carry)
+        return _partly(trained, new, number(parameters, "head_share"), carry)
 
     return step
 
@@ -135,7 +141,7 @@ HEADS = (
         name="crt",
         meaning="Cross entropy; then a new head trained on evenly drawn classes",
         source="Kang et al. 2020",
-        head_step=step_of(_from_zero),
+        head_step=step_of(_from_zero, 1.0),
     ),
     Method(
         name="tau_norm",
@@ -148,20 +154,20 @@ HEADS = (
         name="random_oversampling",
         meaning="Cross entropy; then the head trained further on features drawn evenly from the classes",
         source="Dablain et al. 2022, as its control",
-        head_step=step_of(_evenly),
+        head_step=step_of(_evenly, 1.0),
     ),
     Method(
         name="smote",
         meaning="Cross entropy; then the head trained further with features between two neighbours of a class",
         source="Chawla et al. 2002",
         space={"neighbors": Choice(values=(5, 10, 50), default=5)},
-        head_step=step_of(_smote),
+        head_step=step_of(_smote, 1.0),
     ),
     Method(
         name="eos",
         meaning="Cross entropy; then the head trained further with features moved toward their nearest enemies",
         source="Dablain et al. 2022",
         space={"neighbors": Choice(values=(5, 10, 50), default=10)},
-        head_step=step_of(_eos),
+        head_step=step_of(_eos, 1.0),
     ),
 )

@@ -11,7 +11,7 @@ from ...plan.policies import ImagePolicy, Schedule
 from ...training.ingredients import Ingredients
 from ...training.losses import Always, BalancedSoftmax
 from ..protocol import MakeIngredients, Method, Parameters, Range, Setting, number
-from .losses import BETA, cross_entropy, deferred, weighted
+from .losses import BETA, balance_of_weights, cross_entropy, deferred, weighted
 from .plans import IMAGE_OPERATIONS, MIX_SPACE, drawn_plan, from_plan, mixing_of, with_mixing
 
 CMO_UNMIXED = 3  # epochs at the beginning and at the end in which CMO mixes nothing
@@ -68,12 +68,14 @@ SAMPLING = (
         meaning="Every class drawn equally often",
         source="Kang et al. 2020",
         ingredients=_sampled(0.0),
+        balances=1.0,
     ),
     Method(
         name="square_root_sampling",
         meaning="Classes drawn in proportion to the square root of their size",
         source="Kang et al. 2020",
         ingredients=_sampled(0.5),
+        balances=0.5,
     ),
 )
 IMAGES = (
@@ -83,6 +85,7 @@ IMAGES = (
         source="Zhang et al. 2018, Cao et al. 2019",
         space=BETA,
         ingredients=_mixed_and_deferred("mixup"),
+        balances=balance_of_weights,
     ),
     Method(
         name="remix_drw",
@@ -90,6 +93,7 @@ IMAGES = (
         source="Chou et al. 2020",
         space=BETA,
         ingredients=_mixed_and_deferred("remix"),
+        balances=balance_of_weights,
     ),
     Method(
         name="cmo",
@@ -97,6 +101,7 @@ IMAGES = (
         source="Park et al. 2022",
         space=MIX_SPACE,
         ingredients=_context_rich_minority,
+        balances=1.0,
     ),
     Method(
         name="cuda",
@@ -104,6 +109,7 @@ IMAGES = (
         source="Ahn et al. 2023",
         space={"image_probability": Range(low=0.2, high=0.9, default=0.5)},
         ingredients=_adaptive_strength(("too few hits", "enough hits")),
+        balances=1.0,
     ),
     Method(
         name="doda",
@@ -111,5 +117,6 @@ IMAGES = (
         source="Wang et al. 2024",
         space={"image_probability": Range(low=0.2, high=0.9, default=0.5)},
         ingredients=_adaptive_strength(("hits fell", "enough hits")),
+        balances=1.0,
     ),
 )

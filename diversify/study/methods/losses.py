@@ -97,9 +97,19 @@ def _asymmetric(setting: Setting, parameters: Parameters) -> Criterion:
     )
 
 
+def balance_of_weights(setting: Setting, parameters: Parameters) -> float:
+    """Return how far effective-number weights balance the classes: 1 if they fall like 1 / n, 0 if they are equal."""
+    weight = class_weights(setting.class_counts, "effective_number", beta=number(parameters, "beta")).double().log()
+    sizes = setting.class_counts.double().log()
+    sizes, weight = sizes - sizes.mean(), weight - weight.mean()
+    spread = float(sizes.square().sum())
+    return min(1.0, max(0.0, -float((sizes * weight).sum()) / spread)) if spread > 0 else 0.0
+
+
 def _adjusted(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
     """Subtract `tau` times the log prior from the logits."""
-    return HeadStep(head=adjust_logits(trained.head, log_prior_of(setting.class_counts), number(parameters, "tau")))
+    tau = number(parameters, "tau")
+    return HeadStep(head=adjust_logits(trained.head, log_prior_of(setting.class_counts), tau), balances=tau)
 
 
 LOSSES = (
@@ -109,12 +119,14 @@ LOSSES = (
         meaning="Cross entropy weighted by 1 / n",
         source="Huang et al. 2016",
         ingredients=_by_rule("inverse_frequency"),
+        balances=1.0,
     ),
     Method(
         name="square_root",
         meaning="Cross entropy weighted by 1 / sqrt(n)",
         source="Mahajan et al. 2018",
         ingredients=_by_rule("square_root"),
+        balances=0.5,
     ),
     Method(
         name="effective_number",
@@ -122,6 +134,7 @@ LOSSES = (
         source="Cui et al. 2019",
         space=BETA,
         ingredients=with_loss(_effective),
+        balances=balance_of_weights,
     ),
     Method(
         name="focal",
@@ -136,6 +149,7 @@ LOSSES = (
         source="Cui et al. 2019",
         space={"gamma": Range(low=0.25, high=3.0, default=1.0), **BETA},
         ingredients=with_loss(_class_balanced_focal),
+        balances=balance_of_weights,
     ),
     Method(
         name="ldam",
@@ -152,6 +166,7 @@ LOSSES = (
         space={**_MARGIN, **BETA},
         ingredients=deferred(_ldam, _ldam),
         cosine_head=LDAM_SCALE,
+        balances=balance_of_weights,
     ),
     Method(
         name="ce_drw",
@@ -159,12 +174,14 @@ LOSSES = (
         source="Cao et al. 2019",
         space=BETA,
         ingredients=deferred(cross_entropy, weighted),
+        balances=balance_of_weights,
     ),
     Method(
         name="balanced_softmax",
         meaning="Cross entropy with the log prior added to the logits",
         source="Ren et al. 2020",
         ingredients=with_loss(_balanced_softmax),
+        balances=1.0,
     ),
     Method(
         name="logit_adjustment",
@@ -179,6 +196,7 @@ LOSSES = (
         source="Kini et al. 2021",
         space={"gamma": Range(low=0.0, high=0.4, default=0.15), "tau": Range(low=0.5, high=2.0, default=1.25)},
         ingredients=with_loss(_vector_scaling),
+        balances=lambda _, parameters: number(parameters, "tau"),
     ),
     Method(
         name="asymmetric",

@@ -63,9 +63,10 @@ def with_head(method: Method) -> Method:
 
     def step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
         own = None if method.head_step is None else method.head_step(setting, parameters, trained)
-        head = trained.head if own is None else own.head
-        new = by_counts(setting, parameters, dataclasses.replace(trained, head=head)).head
-        return HeadStep(head=new, carry=None if own is None else own.carry)
+        if own is not None:
+            trained = dataclasses.replace(trained, head=own.head, balances=own.balances)
+        new = by_counts(setting, parameters, trained)
+        return dataclasses.replace(new, carry=None if own is None else own.carry)
 
     made = _with(method, "head", "the head retrained by a plan from counts", HEAD_SPACE, method.ingredients)
     return dataclasses.replace(made, head_step=step)
