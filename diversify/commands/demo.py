@@ -116,22 +116,7 @@ def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: StageProgress | 
     seconds: dict[str, float] = {}
     steps = _Steps(out=out, say=say, progress=progress, seconds=seconds)
     seeds = range(seed, seed + SEEDS)
-    with steps.timed("data"):
-        data = steps.data()
-    with steps.timed("training"):
-        for one in seeds:
-            steps.train(dataclasses.replace(recipe, seed=one), "before")
-    with steps.timed("diagnosis"):
-        before = steps.diagnose(seed, "before", "diagnosis")
-    with steps.timed("plan and head"):
-        for one in seeds:
-            steps.repair(data, one)
-    with steps.timed("choice of a head"):
-        choice = steps.remedy(seed)
-    with steps.timed("training with the plan"):
-        for one in seeds:
-            steps.train(dataclasses.replace(recipe, seed=one), "balanced", "balanced.json")
-            steps.train(dataclasses.replace(recipe, seed=one), "planned", "plan.json")
+    data, before, choice = _up_to_the_plan(steps, recipe, seeds)
     with steps.timed("diagnosis again"):
         after = steps.diagnose(seed, "planned", "diagnosis-after")
         plan = read_plan(steps.folder(seed) / "plan.json")
@@ -174,6 +159,27 @@ def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: StageProgress | 
     atomic.write_text(out / "report.md", render_demo_markdown(demo, record))
     atomic.write_json(out / "run.json", record)
     return demo, record
+
+
+def _up_to_the_plan(steps: _Steps, recipe: Recipe, seeds: range) -> tuple[Data, Diagnosis, str]:
+    """Take the steps up to the networks trained with the plan; return the data, the first diagnosis and the choice of a head."""
+    with steps.timed("data"):
+        data = steps.data()
+    with steps.timed("training"):
+        for one in seeds:
+            steps.train(dataclasses.replace(recipe, seed=one), "before")
+    with steps.timed("diagnosis"):
+        before = steps.diagnose(seeds[0], "before", "diagnosis")
+    with steps.timed("plan and head"):
+        for one in seeds:
+            steps.repair(data, one)
+    with steps.timed("choice of a head"):
+        choice = steps.remedy(seeds[0])
+    with steps.timed("training with the plan"):
+        for one in seeds:
+            steps.train(dataclasses.replace(recipe, seed=one), "balanced", "balanced.json")
+            steps.train(dataclasses.replace(recipe, seed=one), "planned", "plan.json")
+    return data, before, choice
 
 
 @dataclasses.dataclass(kw_only=True)

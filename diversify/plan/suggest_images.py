@@ -237,16 +237,7 @@ def suggest_images(
     _require_fit(diagnosis, train, pool, heldout)
     _require_numbers(budget, len(pool), seed)
     budget, seed = int(budget), int(seed)
-    sides = [train, pool] if heldout is None else [train, pool, heldout]
-    if head is not None:
-        used = read_head(head)
-        if (used.num_features, used.num_classes) != (train.num_features, train.num_classes):
-            law = f"have the {train.num_features} features and {train.num_classes} classes of the training rows"
-            raise must("head", law, f"{used.num_features} and {used.num_classes}")
-        sides = [side.seen_by(used) for side in sides]
-    prior = _log_prior(train.labels, train.num_classes)
-    tau, temperature = (1.0, 1.0) if heldout is None else _calibrated(sides[2], prior)
-    probabilities = ((sides[1].logits.cpu().double() - tau * prior) / temperature).softmax(1)
+    probabilities = _probabilities(train, pool, heldout, head)
     scale = float(train.features.double().square().mean().sqrt()) or 1.0
     rows = Pool(
         features=pool.features.cpu() / scale,
@@ -336,6 +327,22 @@ def _require_numbers(budget: int, rows: int, seed: int) -> None:
         raise must("budget", f"be an integer in [1, {rows}], the number of images in the pool", repr(budget))
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
         raise must("seed", "be an integer of at least 0", repr(seed))
+
+
+def _probabilities(
+    train: Embeddings, pool: Embeddings, heldout: Embeddings | None, head: LinearHead | torch.nn.Module | None
+) -> Tensor:
+    """The probabilities of the pool's rows, `(N, C)` float64, if classes were equally frequent."""
+    sides = [pool] if heldout is None else [pool, heldout]
+    if head is not None:
+        used = read_head(head)
+        if (used.num_features, used.num_classes) != (train.num_features, train.num_classes):
+            law = f"have the {train.num_features} features and {train.num_classes} classes of the training rows"
+            raise must("head", law, f"{used.num_features} and {used.num_classes}")
+        sides = [side.seen_by(used) for side in sides]
+    prior = _log_prior(train.labels, train.num_classes)
+    tau, temperature = (1.0, 1.0) if heldout is None else _calibrated(sides[1], prior)
+    return ((sides[0].logits.cpu().double() - tau * prior) / temperature).softmax(1)
 
 
 def _log_prior(labels: Tensor, num_classes: int) -> Tensor:

@@ -21,6 +21,7 @@ from .unseen import SHARE
 SHARES = (SHARE, 1.0)  # of a class's draws that come from its unseen rows where it has many
 EVENED = {"draws of the plan": 0.0, "half way to even draws": 0.5}
 _FROM_HELDOUT = " It is fitted on held-out images; each third of them is predicted by one fitted without that third."
+_REWEIGHTED = "Kirichenko et al. 2023 (deep feature reweighting)"
 _OFFSETS = (
     "moved toward the classes that fare worst, as far as their likelihood says. The option is the number of rounds."
 )
@@ -49,25 +50,12 @@ def heldout_candidates(
     """
     prior = log_prior_of(counts.class_counts(train.labels, train.num_classes)).cpu()
     taus = MORE_TAUS if recipe.bias else (0.0,)
-
-    def fitted(name: str, meaning: str, options: _Options, *, dial: bool = False, source: str = "") -> Candidate:
-        return Candidate(
-            name=name,
-            meaning=f"{meaning}{_FROM_HELDOUT}",
-            options=options(unseen),
-            source=source,
-            needs_bias=True,
-            balances=True,
-            remade=options,
-            fits_heldout=True,
-            dial=dial,
-        )
+    fitted = partial(_fitted_on, unseen)
 
     def mixed(name: str, meaning: str, options: _Options, source: str = "") -> Candidate:
         found = fitted(name, meaning, options, source=source)
         return replace(found, taus=taus, needs_bias=False, balances=recipe.bias)
 
-    reweighted = "Kirichenko et al. 2023 (deep feature reweighting)"
     found = [
         fitted(
             "fitted slope",
@@ -87,7 +75,7 @@ def heldout_candidates(
             "even draws + unseen",
             "Even draws, with held-out rows in every batch. The option is their share.",
             partial(_mixed, lambda _: even_plan(counts.class_counts(train.labels, train.num_classes)), recipe),
-            reweighted,
+            _REWEIGHTED,
         ),
     ]
     make_plan = replan if replan is not None else (lambda _: plan) if plan is not None else None
@@ -98,7 +86,7 @@ def heldout_candidates(
             "The head trained further by the plan, with held-out rows in every batch. The option is how classes are drawn: even"
             " draws show the held-out rows of rare classes more often.",
             partial(_planned, make_plan, recipe),
-            reweighted,
+            _REWEIGHTED,
         )
         found.append(replace(one, needs_bias=needs_bias))
     if offsets:
@@ -117,6 +105,23 @@ def heldout_candidates(
                 )
             )
     return found
+
+
+def _fitted_on(
+    unseen: Embeddings, name: str, meaning: str, options: _Options, *, dial: bool = False, source: str = ""
+) -> Candidate:
+    """Return a candidate that is fitted on the held-out rows, and anew on each two thirds of them to be judged."""
+    return Candidate(
+        name=name,
+        meaning=f"{meaning}{_FROM_HELDOUT}",
+        options=options(unseen),
+        source=source,
+        needs_bias=True,
+        balances=True,
+        remade=options,
+        fits_heldout=True,
+        dial=dial,
+    )
 
 
 def _as_it_is(train: Embeddings, head: LinearHead, seed: int) -> LinearHead:

@@ -10,6 +10,7 @@ from ..plan.plan import Plan
 from ..repair.candidate import UNTOUCHED
 from ..repair.choice import HeadChoice
 from . import page, wording
+from .mean_against_worst import mean_against_worst
 from .plan_section import plan_section
 from .plots import Rows, Series
 from .record import Cell, Chart, Definition, Heading, Headline, Report, Row, Section, Statement, Table
@@ -46,7 +47,7 @@ def remedy_report_of(choice: HeadChoice, class_names: Sequence[str], plan: Plan,
         table=_class_table(choice, names, order, gap),
         sections=(
             _candidates(choice),
-            *_mean_against_worst(choice),
+            *mean_against_worst(choice),
             _change(choice, names),
             plan_section(plan, names),
         ),
@@ -371,77 +372,6 @@ def _made_from(choice: HeadChoice) -> str:
     return (
         f"Made from held-out images as well: {', '.join(learning)}; each third of these images was predicted by heads fitted"
         " without it. The others were made from training images alone. Each was made once for each of its options."
-    )
-
-
-def _mean_against_worst(choice: HeadChoice) -> tuple[Section, ...]:
-    """Return the curve of the mean recall against the lowest recall; nothing for the objective `mean`."""
-    if not choice.curve:
-        return ()
-    names = tuple(" ".join(part for part in (one.candidate, one.option) if part) for one in choice.curve)
-    kinds = (
-        ("mean recall", "mean", "blue", "o"),
-        ("worst third", "worst_third", "orange", "s"),
-        ("worst class", "worst", "vermillion", "D"),
-    )
-    none = (math.nan,) * len(names)
-    series = tuple(
-        Series(
-            name=title,
-            values=tuple(getattr(one, field) for one in choice.curve),
-            low=none,
-            high=none,
-            color=color,
-            marker=marker,
-        )
-        for title, field, color, marker in kinds
-    )
-    listed = "; ".join(
-        f"{name}: mean {wording.percent(one.mean)}, worst class {wording.percent(one.worst)}"
-        for name, one in zip(names, choice.curve, strict=True)
-    )
-    chosen = any(one.chosen for one in choice.curve)
-    chart = Chart(
-        title="What does the worst class gain, and what does the mean lose?",
-        caption="Each row is a head: the mean recall of the classes, the mean of the lowest third, and the lowest recall."
-        + (" ● marks the recommended head." if chosen else " The recommended head is none of these."),
-        alt=f"{listed}.",
-        data=Rows(
-            names=names,
-            signs=tuple("●" if one.chosen else "" for one in choice.curve),
-            series=series,
-            percent=True,
-            joined=True,
-            longest=32,
-        ),
-    )
-    cells = (
-        Row(
-            name=name,
-            mark="recommended" if one.chosen else "",
-            good=True,
-            cells=tuple(Cell(value=wording.percent(value)) for value in (one.mean, one.worst_third, one.worst)),
-        )
-        for name, one in zip(names, choice.curve, strict=True)
-    )
-    title = "Mean against worst class"
-    return (
-        Section(
-            title=title,
-            anchor="mean-against-worst",
-            note="A bias per class is fitted on held-out images and then moved, round by round, toward the classes that fare worst."
-            " No image is predicted by a head that was fitted on it.",
-            table=Table(
-                title=title,
-                caption="Recall on held-out images.",
-                headings=(
-                    Heading(title="head"),
-                    *(Heading(title=kind[0]) for kind in kinds),
-                ),
-                rows=tuple(cells),
-            ),
-            charts=(chart,),
-        ),
     )
 
 

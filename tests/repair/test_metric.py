@@ -273,11 +273,11 @@ def test_a_share_for_a_class_that_nothing_is_known_of_is_refused(sides: Sides) -
     assert dataclasses.is_dataclass(rounded)
 
 
-LABELS = torch.arange(6).repeat_interleave(4)
+# How much the worst classes count
 
-
-PREDICTED = LABELS.clone()
-PREDICTED[[0, 1, 2, 4, 5, 8]] = 5  # recalls of 1/4, 1/2, 3/4, 1, 1, 1
+SIX = torch.arange(6).repeat_interleave(4)
+PREDICTED_SIX = SIX.clone()
+PREDICTED_SIX[[0, 1, 2, 4, 5, 8]] = 5  # recalls of 1/4, 1/2, 3/4, 1, 1, 1
 
 
 def test_objectives_are_what_they_say() -> None:
@@ -285,11 +285,11 @@ def test_objectives_are_what_they_say() -> None:
     for objective, wanted in {"worst": 0.25, "worst third": 0.375, 0.2: 0.8 * mean + 0.2 * 0.25, 1: 0.25}.items():
         metric = objective_of("balanced", objective)
         assert metric is not None
-        assert float(metric.value(PREDICTED[None], LABELS, 6)) == pytest.approx(wanted)
-        low, high = metric.interval(PREDICTED[None], LABELS, 6)
+        assert float(metric.value(PREDICTED_SIX[None], SIX, 6)) == pytest.approx(wanted)
+        low, high = metric.interval(PREDICTED_SIX[None], SIX, 6)
         assert low < wanted < high
-        assert metric.difference(PREDICTED[None], PREDICTED[None], LABELS, 6)[0] == 0
-        gain, error = metric.difference(LABELS[None], PREDICTED[None], LABELS, 6)
+        assert metric.difference(PREDICTED_SIX[None], PREDICTED_SIX[None], SIX, 6)[0] == 0
+        gain, error = metric.difference(SIX[None], PREDICTED_SIX[None], SIX, 6)
         assert gain == pytest.approx(1 - wanted)
         assert 0 < error < 1
     assert objective_of("balanced", "mean") is None
@@ -300,4 +300,4 @@ def test_the_worst_class_is_as_it_was_as_a_metric() -> None:
     found, named = objective_of("balanced", "worst"), Metric(name="worst")
     assert found is not None
     assert found.name == "worst"
-    assert float(named.value(PREDICTED[None], LABELS, 7)) == 0.25  # a seventh class without rows does not count
+    assert float(named.value(PREDICTED_SIX[None], SIX, 7)) == 0.25  # a seventh class without rows does not count

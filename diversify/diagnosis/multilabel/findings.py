@@ -46,38 +46,45 @@ def find_in_labels(
     return (*found, *(one for one in listed if one is not None))
 
 
-def _finding(
-    columns: Mapping[str, Tensor], names: Sequence[str], companion: Companion | None, c: int
-) -> Finding | None:
-    """The finding on one label; None if there is nothing to say."""
-    recall = _evidence(columns, "recall_heldout", c)
-    if math.isnan(recall.value):
-        return None
-    fragile = bool(columns["fragile"][c])
-    evidence, causes = [recall], []
-    sentences = [
-        f"Recall of {names[c]} on held-out images is {_interval(recall)}; mean over labels {recall.compared_with:.0%}. It has"
-        f" {float(columns['count'][c]):,.0f} training and {float(columns['count_heldout'][c]):,.0f} held-out images, and its"
-        f" precision is {_share(float(columns['precision_heldout'][c]))}."
-    ]
+class _Story:
+    """What is found on one label, step by step: sentences, their evidence and the remedies that they point to."""
 
-    def add(measure: str, remedy: str, text: str) -> None:
-        one = _evidence(columns, measure, c)
-        evidence.append(one)
-        causes.append(remedy)
-        sentences.append(text.format(one=one, interval=_interval(one), points=_points(one)))
+    def __init__(self, columns: Mapping[str, Tensor], names: Sequence[str], c: int) -> None:
+        recall = _evidence(columns, "recall_heldout", c)
+        self.columns, self.names, self.c = columns, names, c
+        self.known = not math.isnan(recall.value)
+        self.evidence, self.causes = [recall], list[str]()
+        self.sentences = [
+            f"Recall of {names[c]} on held-out images is {_interval(recall)}; mean over labels {recall.compared_with:.0%}. It has"
+            f" {float(columns['count'][c]):,.0f} training and {float(columns['count_heldout'][c]):,.0f} held-out images, and its"
+            f" precision is {_share(float(columns['precision_heldout'][c]))}."
+        ]
 
-    gain = _evidence(columns, "f1_gain", c, 0.0)
-    if gain.low > 0:
-        best, used = float(columns["threshold_best"][c]), float(columns["threshold"][c])
-        add(
-            "f1_gain",
-            "threshold",
-            f"Its threshold is off: the best one is near {best:.2g} and not {used:.2g}, and with thresholds fitted on other"
-            " held-out images F1 rises by {points}.",
-        )
-    if companion is not None:
-        evidence.append(
+    def add(self, measure: str, remedy: str, text: str) -> None:
+        """Add a sentence with the numbers of a measure."""
+        one = self.measured(measure)
+        self.evidence.append(one)
+        self.causes.append(remedy)
+        self.sentences.append(text.format(one=one, interval=_interval(one), points=_points(one)))
+
+    def measured(self, measure: str) -> Evidence:
+        """The numbers of a measure, beside their mean over labels."""
+        return _evidence(self.columns, measure, self.c)
+
+    def on_threshold(self) -> None:
+        """Say it if another threshold is better."""
+        if self.measured("f1_gain").low > 0:
+            best, used = (float(self.columns[name][self.c]) for name in ("threshold_best", "threshold"))
+            self.add(
+                "f1_gain",
+                "threshold",
+                f"Its threshold is off: the best one is near {best:.2g} and not {used:.2g}, and with thresholds fitted on other"
+                " held-out images F1 rises by {points}.",
+            )
+
+    def on_companion(self, companion: Companion) -> None:
+        """Say that the label is recognised less without another one."""
+        self.evidence.append(
             Evidence(
                 measure="recall_without",
                 value=companion.recall_without - companion.recall_with,
@@ -86,49 +93,65 @@ def _finding(
                 compared_with=0.0,
             )
         )
-        causes.append("break co-occurrence")
-        other = names[companion.other]
-        sentences.append(
+        self.causes.append("break co-occurrence")
+        other = self.names[companion.other]
+        self.sentences.append(
             f"It depends on {other}: recall is {companion.recall_with:.0%} with {other} and {companion.recall_without:.0%}"
             f" without it (interval of the difference, corrected for all pairs, {100 * companion.low:+.0f} to"
             f" {100 * companion.high:+.0f} points); {companion.share_train:.0%} of its training images show {other}."
         )
-    if fragile:
-        trained = _evidence(columns, "recall_train", c)
+
+    def on_fragility(self) -> None:
+        """Say what may explain a low recall."""
+        trained = self.measured("recall_train")
         if trained.high < min(0.9, trained.compared_with):
-            add("recall_train", "draw more often", "Already on its training images, recall is only {interval}.")
-        if _evidence(columns, "ap_gain", c).low > 0:
+            self.add("recall_train", "draw more often", "Already on its training images, recall is only {interval}.")
+        if self.measured("ap_gain").low > 0:
             text = "A head refitted on held-out features would raise its average precision by {points}."
-            add("ap_gain", "head repair", text)
-        ratio = _evidence(columns, "ce_magnitude_ratio", c)
+            self.add("ap_gain", "head repair", text)
+        ratio = self.measured("ce_magnitude_ratio")
         if ratio.high < min(1.0, ratio.compared_with):
             text = "On held-out images its top-K features reach {interval} of their magnitude on training images."
-            add("ce_magnitude_ratio", "feature space", text)
-        varied = _evidence(columns, "diversity_vendi_heldout", c)
+            self.add("ce_magnitude_ratio", "feature space", text)
+        varied = self.measured("diversity_vendi_heldout")
         if varied.high < varied.compared_with:
             text = (
                 "Its held-out positives have little diversity: 20 have {one.value:.2f} effective directions (95% interval"
                 " {one.low:.2f} to {one.high:.2f}; mean over labels {one.compared_with:.2f})."
             )
-            add("diversity_vendi_heldout", "image space", text)
-    if not (fragile or causes):
+            self.add("diversity_vendi_heldout", "image space", text)
+
+
+def _finding(
+    columns: Mapping[str, Tensor], names: Sequence[str], companion: Companion | None, c: int
+) -> Finding | None:
+    """The finding on one label; None if there is nothing to say."""
+    story = _Story(columns, names, c)
+    if not story.known:
         return None
-    causes = list(dict.fromkeys(causes)) or ["more images"]
+    story.on_threshold()
+    if companion is not None:
+        story.on_companion(companion)
+    fragile = bool(columns["fragile"][c])
+    if fragile:
+        story.on_fragility()
+    if not (fragile or story.causes):
+        return None
+    causes = list(dict.fromkeys(story.causes)) or ["more images"]
     also = f"; other possible remedies: {', '.join(causes[1:])}" if causes[1:] else ""
-    sentences.append(f"Points to: {REMEDIES[causes[0]]}{also}.")
     return Finding(
         class_index=c,
         class_name=names[c],
-        text=" ".join(sentences),
-        evidence=tuple(evidence),
+        text=" ".join([*story.sentences, f"Points to: {REMEDIES[causes[0]]}{also}."]),
+        evidence=tuple(story.evidence),
         causes=tuple(causes),
         remedy=causes[0],
     )
 
 
-def _evidence(columns: Mapping[str, Tensor], measure: str, c: int, mark: float | None = None) -> Evidence:
+def _evidence(columns: Mapping[str, Tensor], measure: str, c: int) -> Evidence:
     value, low, high = (float(columns[f"{measure}{end}"][c]) for end in ("", "_low", "_high"))
-    mean = float(columns[measure].nanmean()) if mark is None else mark
+    mean = float(columns[measure].nanmean())
     return Evidence(measure=measure, value=value, low=low, high=high, compared_with=mean)
 
 

@@ -1,0 +1,187 @@
+"""Compare candidates by what their heads predict on held-out rows: cross-validation, intervals, and which one wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from ..functional import counts, draws, stats
+from ..functional.ceiling import stratified_folds
+from ..network.embeddings import Embeddings
+from ..network.linear_head import LinearHead
+from .candidate import Candidate
+from .choice import HeadChoice
+from .metric import Metric, class_sums
+
+_Z = NormalDist().inv_cdf(0.975)
+_COLUMNS = (
+    *("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "spread"),
+    *("gain", "gain_low", "gain_high", "behind", "behind_error"),
+)
+
+
+def compare_candidates(
+    listed: Sequence[Candidate],
+    heads: Sequence[LinearHead],
+    predicted: Tensor,
+    family: Tensor,
+    train: Embeddings,
+    heldout: Embeddings,
+    judge: Metric,
+    *,
+    folds: int,
+    repeats: int,
+    seed: int,
+) -> HeadChoice:
+    """Return the choice, from the class that each option predicts for each row, `(O, N)`, and its candidate, `(O,)`."""
+    labels, classes = heldout.labels.cpu(), heldout.num_classes
+    places = [(family == place).nonzero().flatten().tolist() for place in range(len(listed))]
+    groups = None if heldout.groups is None else heldout.groups.cpu()
+    chosen, taken, overall = _cross_validated(predicted, places, labels, classes, judge, folds, repeats, seed, groups)
+    whole = judge.ranked(predicted[:, None], labels, classes)
+    final = [highest(options, whole) for options in places]
+    score = judge.value(taken, labels, classes)
+    best = highest(list(range(len(listed))), judge.ranked(taken, labels, classes))
+    held = counts.class_counts(labels, classes)
+    recalls = _recalls(taken, labels, classes, held)
+    columns = _accuracies(taken, recalls["recall"], recalls["recall_low"], recalls["recall_high"], labels, classes)
+    columns |= _differences(taken, best, labels, classes, judge)
+    spread = judge.value(taken[:, :, None], labels, classes)
+    columns["spread"] = spread.std(1, correction=1) if repeats > 1 else torch.full_like(score, torch.nan)
+    columns = {name: columns[name] for name in _COLUMNS}
+    if judge.name != "balanced":
+        columns |= _scores(score, taken, labels, classes, judge)
+    total, total_error = judge.difference(overall, taken[0], labels, classes)
+    most = judge.largest_difference
+    return HeadChoice(
+        names=tuple(one.name for one in listed),
+        meanings=tuple(one.meaning for one in listed),
+        sources=tuple(one.source for one in listed),
+        options=tuple(one.labels for one in listed),
+        times_chosen=tuple(tuple(chosen[options].tolist()) for options in places),
+        final_option=tuple(options.index(one) for options, one in zip(places, final, strict=True)),
+        columns=columns,
+        recall=recalls["recall"],
+        recall_low=recalls["recall_low"],
+        recall_high=recalls["recall_high"],
+        change_low=recalls["change_low"],
+        change_high=recalls["change_high"],
+        class_counts=counts.class_counts(train.labels, classes).cpu(),
+        heldout_counts=held,
+        best=best,
+        recommended=0 if float(columns["behind"][0]) <= float(columns["behind_error"][0]) else best,
+        overall={
+            "gain": total,
+            "gain_low": max(total - _Z * total_error, -most),
+            "gain_high": min(total + _Z * total_error, most),
+        },
+        folds=folds,
+        repeats=repeats,
+        seed=seed,
+        metric=judge.name,
+        target_prior=() if judge.target_prior is None else tuple(judge.target_prior.tolist()),
+        cost=() if judge.cost is None else tuple(map(tuple, judge.cost.tolist())),
+        fits_heldout=tuple(one.fits_heldout for one in listed),
+        heads=tuple(heads[one] for one in final),
+    )
+
+
+def _recalls(taken: Tensor, labels: Tensor, classes: int, held: Tensor) -> dict[str, Tensor]:
+    """Return each candidate's recall of each class with its interval, and the interval of its change."""
+    mean = (taken == labels).double().mean(1)
+    recall = torch.stack([counts.class_mean(one, labels, classes) for one in mean])
+    low, high = stats.wilson_interval(recall.nan_to_num(0.0) * held, held.expand_as(recall))
+    hits, both = (class_sums(values, labels, classes) for values in (mean, mean * mean[0]))
+    change = stats.paired_difference_interval(hits[:1].expand_as(hits), hits, both, held.expand_as(hits))
+    ends = {"recall_low": low, "recall_high": high, "change_low": change[0], "change_high": change[1]}
+    return {"recall": recall} | ends
+
+
+def _cross_validated(
+    predicted: Tensor,
+    places: Sequence[Sequence[int]],
+    labels: Tensor,
+    classes: int,
+    judge: Metric,
+    folds: int,
+    repeats: int,
+    seed: int,
+    groups: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Judge each fold by the options that are best on the other folds.
+
+    Args:
+        predicted: The class that each option predicts for each row, `(O, N)`.
+        places: The options of each of the F candidates.
+        labels: Classes of the rows, `(N,)`.
+        classes: Number of classes.
+        judge: What is best.
+        folds: Number of folds.
+        repeats: How many times the rows are cut into folds.
+        seed: Seed of the folds.
+        groups: The group of each row, `(N,)`, which no fold splits; None if no groups are known.
+
+    Returns:
+        How often each option was chosen, `(O,)`; the classes that each candidate predicts, `(F, repeats, N)`; and those
+        that the best option of all candidates predicts, `(repeats, N)`.
+    """
+    everything = list(range(len(predicted)))
+    chosen = torch.zeros(len(predicted), dtype=torch.int64)
+    taken = torch.zeros(len(places), repeats, len(labels), dtype=predicted.dtype)
+    overall = torch.zeros(repeats, len(labels), dtype=predicted.dtype)
+    for turn in range(repeats):
+        fold = stratified_folds(
+            labels, folds, seed=draws.seed_for("head choice", seed, turn), name="head choice", groups=groups
+        )
+        for index in range(folds):
+            judged = fold == index
+            elsewhere = judge.ranked(predicted[:, None, ~judged], labels[~judged], classes)
+            for place, options in enumerate(places):
+                option = highest(options, elsewhere)
+                chosen[option] += 1
+                taken[place, turn, judged] = predicted[option, judged]
+            overall[turn, judged] = predicted[highest(everything, elsewhere), judged]
+    return chosen, taken, overall
+
+
+def _accuracies(
+    taken: Tensor, recall: Tensor, low: Tensor, high: Tensor, labels: Tensor, classes: int
+) -> dict[str, Tensor]:
+    """Return the balanced accuracy of each candidate with its interval, from the intervals of the recalls."""
+    ends = [stats.mean_share_interval(*one) for one in zip(recall, low, high, strict=True)]
+    return {"balanced_accuracy": Metric().value(taken, labels, classes)} | _ends_of("balanced_accuracy", ends)
+
+
+def _scores(score: Tensor, taken: Tensor, labels: Tensor, classes: int, judge: Metric) -> dict[str, Tensor]:
+    """Return the metric of each candidate with its interval."""
+    return {"score": score} | _ends_of("score", [judge.interval(one, labels, classes) for one in taken])
+
+
+def _ends_of(name: str, ends: Sequence[tuple[float, float]]) -> dict[str, Tensor]:
+    low, high = (torch.tensor([one[key] for one in ends], dtype=torch.float64) for key in (0, 1))
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _differences(taken: Tensor, best: int, labels: Tensor, classes: int, judge: Metric) -> dict[str, Tensor]:
+    """Return each candidate's gain over the untouched head, and its distance to the best one."""
+    gains = [judge.difference(one, taken[0], labels, classes) for one in taken]
+    behinds = [judge.difference(taken[best], one, labels, classes) for one in taken]
+    behind, error = (torch.tensor([one[key] for one in behinds], dtype=torch.float64) for key in (0, 1))
+    error[best] = 0.0
+    gain, gain_error = (torch.tensor([one[key] for one in gains], dtype=torch.float64) for key in (0, 1))
+    gain_error[0] = 0.0
+    return {
+        "gain": gain,
+        "gain_low": (gain - _Z * gain_error).clamp(min=-judge.largest_difference),
+        "gain_high": (gain + _Z * gain_error).clamp(max=judge.largest_difference),
+        "behind": behind,
+        "behind_error": error,
+    }
+
+
+def highest(options: Sequence[int], values: Sequence[float]) -> int:
+    """Return the first of the options with the highest value."""
+    return max(options, key=lambda one: values[one])
