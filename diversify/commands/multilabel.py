@@ -16,7 +16,7 @@ from ..data.view import View
 from ..diagnosis.measure import parse_top_k
 from ..diagnosis.multilabel import MultilabelDiagnosis, diagnose_multilabel, thresholds_of
 from ..errors import must, unknown
-from ..files import atomic, digests, staging
+from ..files import atomic, digests, shards, staging
 from ..network.embeddings import real_tensor
 from ..network.head_file import load_head, save_head
 from ..network.linear_head import LinearHead, read_head
@@ -39,6 +39,11 @@ FITTED = (
     "the head was fitted here, on the training features by binary cross entropy: the diagnosis describes this head, and not one"
     " that came with the network"
 )
+CUT_HERE = (
+    "the held-out images were split off from the training images here: what is measured on them is right only if the network"
+    " was trained without them, with the same holdout and group in load_multilabel_data"
+)
+GROUPED = "groups decide the hold-out alone: no measure of several labels per image uses them"
 
 
 @alone
@@ -66,7 +71,8 @@ def diagnose_multilabel_run(
     An interrupted diagnosis resumes when it is called again with the same arguments.
 
     Args:
-        data_options: The data, see `load_multilabel_data`; imbalance and hold-out are not for several labels.
+        data_options: The data, see `load_multilabel_data`; an imbalance is not for several labels. Without a val of the
+            source, a hold-out that is given is split off from train.
         model: The network.
         weights: The checkpoint.
         weights_key: Which weights of the checkpoint, if it holds several.
@@ -89,7 +95,7 @@ def diagnose_multilabel_run(
     Raises:
         InputError: An argument is wrong, or no images are known to be held out; `out` is then as it was before.
     """
-    atomic.require_file(weights, "weights")
+    weights = shards.checkpoint_file(weights)
     free = overwrite or unfinished(out, "diagnose")
     staging.ensure_available(out, free, owned=OWNED, inputs=[weights, *_inputs(data_options)])
     data = _load(data_options, progress)
@@ -104,7 +110,11 @@ def diagnose_multilabel_run(
         "threshold": used,
         "precision": precision,
         "seed": seed,
-        "caveats": [UNRECORDED, *_chosen_on(weights, split_name, unseen)],
+        "caveats": [
+            UNRECORDED,
+            *([CUT_HERE] if unseen.origin == "cut" else []),
+            *_chosen_on(weights, split_name, unseen),
+        ],
     }
     say(f"data: {data.spec}; {len(data.train)} train, {len(unseen)} held out ({split_name})")
     for note in [*record["notes"], *record["caveats"]]:
@@ -175,7 +185,7 @@ class _Subject:
             head_given=head,
             weights=weights,
             match=match,
-            notes=[*data.notes, *read],
+            notes=[*data.notes, *read, *([GROUPED] if data.group else [])],
         )
 
     def record(self) -> dict[str, Any]:
@@ -197,7 +207,7 @@ class _Subject:
             "head_given": self.head_given,
             "weights": {
                 "path": str(self.weights),
-                "sha256": digests.sha256(self.weights),
+                "sha256": shards.digest_checkpoint(self.weights),
                 "key": self.match.key,
                 "prefix": self.match.prefix,
             },
@@ -324,12 +334,12 @@ def _load(options: DataOptions, progress: StageProgress | None) -> MultilabelDat
     """The data; options that are not defined for several labels are refused by name."""
     if options.spec is None:
         raise must("data", "be given for several labels per image", None)
-    for name in ("imbalance", "tail_order", "holdout"):
+    for name in ("imbalance", "tail_order"):
         if getattr(options, name) is not None:
             raise must(name, "be left out for several labels per image", getattr(options, name))
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if field.name in ("download", "skip_bad", "diversity", "narrow", "narrow_order", "group") and value:
+        if field.name in ("download", "skip_bad", "diversity", "narrow", "narrow_order") and value:
             raise must(field.name, "be left out for several labels per image", value)
     return load_multilabel_data(
         options.spec,
@@ -339,6 +349,8 @@ def _load(options: DataOptions, progress: StageProgress | None) -> MultilabelDat
         crop=options.crop,
         interpolation=options.interpolation or "bilinear",
         check_progress=progress,
+        holdout=options.holdout or 0.0,
+        group=options.group,
     )
 
 
@@ -362,9 +374,12 @@ def _channels(data: MultilabelData) -> int:
 
 
 def _inputs(options: DataOptions) -> list[Path]:
-    """The file that the data are in, if there is one."""
+    """The files that the data and their groups are in, if there are any."""
     kind, _, place = (options.spec or "").partition(":")
-    return [Path(place)] if kind in ("npz", "csv") and place and Path(place).is_file() else []
+    places = [Path(place)] if kind in ("npz", "csv") and place else []
+    if options.group is not None:
+        places.append(Path(options.group))
+    return [each for each in places if each.is_file()]
 
 
 def _heldout(data: MultilabelData, wanted: str | None) -> tuple[str, Split]:
@@ -374,7 +389,10 @@ def _heldout(data: MultilabelData, wanted: str | None) -> tuple[str, Split]:
     name = wanted or "val"
     found = data.test if name == "test" else data.val
     if found is None:
-        advice = 'bring a validation set, or pass heldout="test" for a diagnosis that is for reading only'
+        advice = (
+            "bring a validation set, pass the holdout that the network was trained without,"
+            ' or pass heldout="test" for a diagnosis that is for reading only'
+        )
         raise must(
             "data", f"have a {name} split of images that the model was not trained on", f"none in {data.spec}", advice
         )

@@ -19,4 +19,5 @@ from .multilabel import multilabel_loader as multilabel_loader
 from .skip_bad import LeftOut as LeftOut
 from .skip_bad import Readable as Readable
 from .skip_bad import skip_bad as skip_bad
+from .stratify import multilabel_holdout as multilabel_holdout
 from .view import View as View

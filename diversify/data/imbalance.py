@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError, must, unknown
 from ..functional import counts, draws
+from .stratify import multilabel_holdout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,10 +179,11 @@ def _rows_per_class(labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:
 def holdout_indices(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """Return the positions that are kept and those that are held out: `round(n * fraction)` images of each class.
 
-    Every class keeps at least one image. The result depends on the labels alone, so two runs on the same data agree.
+    Every class keeps at least one image. The result depends on the labels alone, so two runs on the same data agree. Of images
+    with several labels each, every label is held out in proportion; see `multilabel_holdout`.
 
     Args:
-        labels: `(N,)` int64.
+        labels: `(N,)` int64; or `(N, C)`, 0 or 1 for each label.
         fraction: Share to hold out, in [0, 1).
 
     Returns:
@@ -200,6 +202,8 @@ def holdout_indices(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """
     if not 0 <= fraction < 1:
         raise must("holdout", "lie in [0, 1)", fraction)
+    if labels.ndim == 2:
+        return multilabel_holdout(labels, fraction)
     word = draws.bits("holdout", torch.arange(len(labels)))
     present, classes = torch.unique(labels, return_inverse=True)
     chosen = [torch.empty(0, dtype=torch.int64)]

@@ -14,15 +14,18 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from ..errors import must, unknown
 from ..files import atomic
+from ..functional.groups import group_numbers
 from ..functional.multilabel import read_multilabels
 from ..runtime.progress import StageProgress
 from ..runtime.user_code import call_object, import_object
 from .choose_view import choose_view
 from .decode import as_image
+from .grouping import groups_of_source
 from .images import Batch, ImageFiles, Images, Own, check_files, content_digest
 from .loader import Split
-from .prepare import require_one_size, shaped
+from .prepare import require_one_size, shaped, subset
 from .sources import SPLITS, Source, as_spelled, listed, on_one_line, read_as, read_npz, split_of
+from .stratify import multilabel_holdout
 from .view import View
 
 MULTILABEL_SOURCES = ("npz:FILE", "csv:FILE", "package.module:function")
@@ -41,6 +44,8 @@ class MultilabelData:
         view: The preprocessing; None if the images are used as the source gives them.
         view_origin: Where the preprocessing comes from.
         notes: Remarks for a reader of the results, one line each.
+        holdout: Share of train that was split off as val; 0 if nothing was.
+        group: Where the groups of images come from, as `Data.group`; "" if no groups are known.
 
     Example:
         >>> import tempfile
@@ -60,6 +65,8 @@ class MultilabelData:
     view: View | None
     view_origin: str
     notes: tuple[str, ...] = ()
+    holdout: float = 0.0
+    group: str = ""
 
     def record(self) -> dict[str, object]:
         """Return what `run.json` keeps: enough to check that the images are the same."""
@@ -67,7 +74,7 @@ class MultilabelData:
             "spec": self.spec,
             "imbalance": "none",
             "tail_order": "canonical",
-            "holdout": 0.0,
+            "holdout": self.holdout,
             "class_names": list(self.label_names),
             "class_counts": self.train.labels.sum(0).tolist(),
             "splits": {
@@ -80,6 +87,7 @@ class MultilabelData:
                 for name, split in (("train", self.train), ("val", self.val), ("test", self.test))
                 if split is not None
             },
+            **({"group": self.group} if self.group else {}),
         }
 
 
@@ -92,6 +100,8 @@ def load_multilabel_data(
     crop: int | None = None,
     interpolation: str = "bilinear",
     check_progress: StageProgress | None = None,
+    holdout: float = 0.0,
+    group: Any = None,
 ) -> MultilabelData:
     """Load a data source whose images have several labels each.
 
@@ -106,9 +116,15 @@ def load_multilabel_data(
         crop: Side of the centre crop, in pixels.
         interpolation: Of the resize, "bilinear" or "bicubic".
         check_progress: Called with ("checking images", images done, images in total).
+        holdout: Share of train to split off as val, in [0, 1), unless the source has a val of its own. Every label, and
+            every pair of labels, is in proportion on both sides, and a label with two images has one on each side, as far
+            as that is possible; see `multilabel_holdout`. Train the network on `train` alone.
+        group: Which images depend on each other: the hold-out then takes whole groups. A `.txt`, `.csv` or `.npy` file with
+            one value per training image; these values; or the name of a column of a `csv:FILE`, which is then no label. An
+            `.npz` file brings its groups under the keys `train_groups`, `val_groups` and `test_groups`.
 
     Raises:
-        InputError: The source is unknown, missing or damaged, or its labels are not 0 or 1.
+        InputError: The source is unknown, missing or damaged, its labels are not 0 or 1, or an option is out of range.
 
     Example:
         >>> import tempfile
@@ -118,8 +134,17 @@ def load_multilabel_data(
         ...     np.savez(f"{folder}/a.npz", train_images=images, train_labels=labels)
         ...     load_multilabel_data(f"npz:{folder}/a.npz", mean=[0.5], std=[0.5]).train.labels.sum(0).tolist()
         [2, 2]
+        >>> labels = np.tile([[0, 1], [1, 0], [1, 1], [0, 0], [1, 0]], (4, 1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/a.npz", train_images=np.zeros((20, 8, 8), np.uint8), train_labels=labels)
+        ...     data = load_multilabel_data(f"npz:{folder}/a.npz", mean=[0.5], std=[0.5], holdout=0.25)
+        >>> data.train.labels.sum(0).tolist(), data.val.labels.sum(0).tolist()
+        ([9, 6], [3, 2])
     """
-    source = _read(spec, check_progress)
+    if not 0 <= holdout < 1:
+        raise must("holdout", "lie in [0, 1)", holdout)
+    source = _read(spec, check_progress, group)
+    groups = groups_of_source(source, None if spec.startswith("csv:") and source.groups else group, spec)
     counts = {labels.shape[1] for _, labels in source.splits.values()}
     if len(counts) > 1:
         raise must("splits", "have the same labels", f"{' and '.join(map(str, sorted(counts)))} labels")
@@ -133,31 +158,53 @@ def load_multilabel_data(
     view = view and dataclasses.replace(view, interpolation=interpolation)
     require_one_size(source, view)
 
-    def split(name: str) -> Split | None:
-        if name not in source.splits:
-            return None
-        images, labels = source.splits[name]
-        return Split(
-            dataset=shaped(images, view),
-            labels=labels,
-            indices=torch.arange(len(labels)),
-            origin="source",
-            source=name,
-            content=content_digest(images),
-        )
-
-    train = split("train")
-    if train is None:
+    splits = {name: _split(source, name, view, groups.get(name)) for name in source.splits}
+    if "train" not in splits:
         raise must("data", "have a training split", spec)
+    cut = holdout if "val" not in splits else 0.0
+    if cut:
+        kept, held = multilabel_holdout(splits["train"].labels, cut, splits["train"].groups)
+        if len(held):
+            splits |= {"train": _part(splits["train"], kept, "source"), "val": _part(splits["train"], held, "cut")}
     return MultilabelData(
         spec=spec,
-        train=train,
-        val=split("val"),
-        test=split("test"),
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits.get("test"),
         label_names=tuple(on_one_line(str(name)) for name in names),
         view=view,
         view_origin=origin,
         notes=source.notes,
+        holdout=cut,
+        group="" if not groups else str(group) if isinstance(group, str | Path) else "given",
+    )
+
+
+def _split(source: Source, name: str, view: View | None, groups: Tensor | None) -> Split:
+    """A split of the source as it is."""
+    images, labels = source.splits[name]
+    return Split(
+        dataset=shaped(images, view),
+        labels=labels,
+        indices=torch.arange(len(labels)),
+        origin="source",
+        source=name,
+        content=content_digest(images),
+        groups=groups,
+    )
+
+
+def _part(split: Split, rows: Tensor, origin: str) -> Split:
+    """Some rows of the training split."""
+    dataset = subset(split.dataset, rows)
+    return dataclasses.replace(
+        split,
+        dataset=dataset,
+        labels=split.labels[rows],
+        indices=rows,
+        origin=origin,
+        content=content_digest(dataset),
+        groups=None if split.groups is None else split.groups[rows],
     )
 
 
@@ -206,17 +253,17 @@ class _Collated:
         return (images if self.view is None else self.view.normalize(images)), labels
 
 
-def _read(spec: str, progress: StageProgress | None) -> Source:
+def _read(spec: str, progress: StageProgress | None, group: Any) -> Source:
     kind, _, place = spec.partition(":")
     if not place or kind == "folder":
         raise unknown("data", spec, MULTILABEL_SOURCES)
     if kind == "npz":
         return read_npz(Path(place), several=True)
-    return _read_csv(Path(place), progress) if kind == "csv" else _read_python(spec)
+    return _read_csv(Path(place), progress, group) if kind == "csv" else _read_python(spec)
 
 
-def _read_csv(path: Path, progress: StageProgress | None) -> Source:
-    """The image files that a table names, relative to its folder, with their labels."""
+def _read_csv(path: Path, progress: StageProgress | None, group: Any) -> Source:
+    """The image files that a table names, relative to its folder, with their labels; `group` may name one of its columns."""
     atomic.require_file(path, "csv file")
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -228,8 +275,12 @@ def _read_csv(path: Path, progress: StageProgress | None) -> Source:
         raise must("csv file", "have a column path", ", ".join(columns) or "nothing")
     if len(set(columns)) < len(columns):
         raise must("csv file", "name each column once", next(name for name in columns if columns.count(name) > 1))
-    names = [name for name in columns if name not in ("path", "split")]
+    grouped = isinstance(group, str) and group in columns
+    if grouped and group in ("path", "split"):
+        raise must("group", f"name a column of {path} beside path and split", repr(group))
+    names = [name for name in columns if name not in ("path", "split") and not (grouped and name == group)]
     rows: dict[str, list[tuple[Path, list[float]]]] = {}
+    groups: dict[str, list[str]] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not line:
             continue
@@ -239,6 +290,7 @@ def _read_csv(path: Path, progress: StageProgress | None) -> Source:
         split = split_of(fields.get("split", "train"))
         if split is None:
             raise must(f"split in line {number} of {path}", f"be one of {', '.join(SPLITS)}", repr(fields["split"]))
+        groups.setdefault(split, []).append(fields[group] if grouped else "")
         rows.setdefault(split, []).append(
             (path.parent / fields["path"], [_mark(fields[name], name, number, path) for name in names])
         )
@@ -255,7 +307,11 @@ def _read_csv(path: Path, progress: StageProgress | None) -> Source:
         raise must(
             f"image files of {path}", "be readable images", f"{len(wrong):,} that cannot be read: {listed(wrong)}"
         )
-    return Source(splits={split: (part, part.targets) for split, part in parts.items()}, class_names=names)
+    return Source(
+        splits={split: (part, part.targets) for split, part in parts.items()},
+        class_names=names,
+        groups={split: group_numbers(f"column {group}", own) for split, own in groups.items()} if grouped else {},
+    )
 
 
 def _mark(text: str, name: str, number: int, path: Path) -> float:

@@ -1,6 +1,7 @@
 """`diagnose --multilabel`, `remedy`, `report`, and the commands that refuse several labels per image."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -12,12 +13,13 @@ from safetensors.torch import load_file, save_file
 import diversify as dv
 from diversify.commands.check import check_run
 from diversify.commands.compare import compare_run
-from diversify.commands.multilabel import diagnose_multilabel_features, diagnose_multilabel_run
+from diversify.commands.multilabel import CUT_HERE, diagnose_multilabel_features, diagnose_multilabel_run
 from diversify.commands.multilabel_remedy import remedy_multilabel_run
 from diversify.commands.options import DataOptions
 from diversify.commands.plan import plan_run
 from diversify.commands.remedy import remedy_run
 from diversify.commands.report import report_run
+from diversify.data.multilabel import load_multilabel_data
 from diversify.errors import InputError
 
 NAMES = ("sky", "tree", "car", "bird")
@@ -196,6 +198,24 @@ def test_without_a_validation_set_nothing_is_held_out(network):
             out=network / "out",
             say=quiet,
         )
+
+
+def test_a_hold_out_is_split_off_on_request_and_said(network):
+    with np.load(network / "data.npz") as stored:
+        np.savez(network / "one.npz", train_images=stored["train_images"], train_labels=stored["train_labels"])
+        rows = len(stored["train_labels"])
+    (network / "groups.txt").write_text("\n".join(str(row // 2) for row in range(rows)))
+    group = str(network / "groups.txt")
+    data = dataclasses.replace(options_of(f"npz:{network}/one.npz"), holdout=0.3, group=group)
+    weights = network / "model1.safetensors"
+    _, record = diagnose_multilabel_run(data, model=None, weights=weights, out=network / "cut", say=quiet)
+    assert (record["data"]["holdout"], record["data"]["group"]) == (0.3, group)
+    found = load_multilabel_data(data.spec, holdout=0.3, group=group, mean=(0.5,), std=(0.5,))
+    assert record["data"]["splits"]["val"]["digest"] == found.val.digest()
+    assert set(found.train.groups.tolist()).isdisjoint(found.val.groups.tolist())
+    assert {"groups.txt", "one.npz"} == set(record["files"])
+    assert CUT_HERE in record["caveats"]
+    assert "split off from the training images here" in (network / "cut" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -78,3 +78,44 @@ def calibration_error(logits, labels, bins):
         p = sigmoid(z)
         members.setdefault(min(max(math.ceil(p * bins) - 1, 0), bins - 1), []).append(y - p)
     return sum(abs(math.fsum(cell)) for cell in members.values()) / len(logits)
+
+
+def iterative_holdout(labels, fraction, order):
+    """Iterative stratification of images into (kept, held) with labels and pairs of labels; `order` breaks ties."""
+    evidence = []
+    for row in labels:
+        own = [c for c, mark in enumerate(row) if mark]
+        evidence.append([(c,) for c in own] + [(a, b) for a in own for b in own if a < b])
+    names = sorted({one for row in evidence for one in row}, key=lambda one: (len(one), one))
+    total = {one: sum(one in row for row in evidence) for one in names}
+    names = [one for one in names if len(one) == 1 or total[one] > 1]
+    evidence = [[one for one in row if one in names] for row in evidence]
+    total = {one: total[one] for one in names}
+    wanted = {}
+    for one, n in total.items():
+        held = n * fraction
+        if len(one) == 1:
+            held = min(max(round(held), 1 if n >= 2 else 0), n - 1)
+        wanted[one] = [n - held, held]
+    images = [len(labels) * (1 - fraction), len(labels) * fraction]
+    side = {}
+
+    def put(row, lacking):
+        one = 1 if lacking[1] > lacking[0] or (lacking[1] == lacking[0] and images[1] > images[0]) else 0
+        side[row] = one
+        images[one] -= 1
+        for name in evidence[row]:
+            wanted[name][one] -= 1
+
+    while True:
+        left = {one: [row for row in order if row not in side and one in evidence[row]] for one in names}
+        left = {one: rows for one, rows in left.items() if rows}
+        if not left:
+            break
+        rarest = min(left, key=lambda one: (len(left[one]), names.index(one)))
+        for row in left[rarest]:
+            put(row, wanted[rarest])
+    for row in order:
+        if row not in side:
+            put(row, images)
+    return [row for row in range(len(labels)) if side[row] == 0], [row for row in range(len(labels)) if side[row] == 1]
