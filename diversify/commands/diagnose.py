@@ -12,16 +12,20 @@ from torch import nn
 from torch.utils.data import Subset
 
 from ..augment.leak import MOST_IMAGES, different_policies, evenly_spread, measure_leak
-from ..data.duplicates import copies_in_words, find_duplicates
+from ..data.decode import as_image
+from ..data.duplicates import copies_in_words, duplicates_and_hashes, find_duplicates
+from ..data.hashes import INSTALL, SMALLEST, can_hash
 from ..data.load import Data
 from ..data.loader import Split, make_loader
 from ..data.view import View
 from ..diagnosis.choose_exhibits import choose_exhibits
 from ..diagnosis.measure import diagnose, parse_top_k
+from ..diagnosis.near_copies import NearCopies, copies_of_hashes
 from ..diagnosis.result import Diagnosis
 from ..errors import InputError
-from ..files import atomic, checkpoints, digests, staging
-from ..network.embeddings import Embeddings, write_groups
+from ..files import atomic, checkpoints, digests, shards, staging
+from ..network.embeddings import Embeddings
+from ..network.embeddings_folder import write_groups
 from ..network.extraction import extract
 from ..network.head_file import save_head
 from ..network.linear_head import read_head
@@ -253,7 +257,7 @@ class _Subject:
             "head_given": self.head_given,
             "weights": {
                 "path": str(self.weights),
-                "sha256": digests.sha256(self.weights),
+                "sha256": shards.digest_checkpoint(self.weights),
                 "key": self.match.key,
                 "prefix": self.match.prefix,
             },
@@ -325,19 +329,47 @@ class _Subject:
         )
         return found.to_dict()
 
+    def copies(self, record: dict[str, Any], say: Say, progress: StageProgress | None) -> NearCopies | None:
+        """Look for exact copies, for the record, and for near copies by perceptual hash; None if images are not hashed."""
+        train, heldout = self.data.train, self.heldout
+        hashes = None
+        if can_hash() and _shorter_side(train) >= SMALLEST:
+            found, hashes = duplicates_and_hashes(train, heldout, progress)
+        else:
+            found = find_duplicates(train, heldout, progress)
+        record["duplicates"] = found.record(self.heldout_split, len(heldout))
+        if note := copies_in_words(record["duplicates"]):
+            say(f"note: {note}")
+        if hashes is None:
+            if not can_hash():
+                say(f"note: near copies are looked for in features alone; `{INSTALL}` compares the images, too")
+            return None
+        sides = [(hashes[0], train.labels), (hashes[1], heldout.labels)]
+        return copies_of_hashes(sides, num_classes=self.data.num_classes)
+
     def write(
-        self, out: Path, diagnosis: Diagnosis, sides: tuple[Embeddings, Embeddings], record: dict[str, Any]
+        self,
+        out: Path,
+        diagnosis: Diagnosis,
+        sides: tuple[Embeddings, Embeddings],
+        record: dict[str, Any],
+        image_copies: NearCopies | None,
     ) -> None:
         """Write the head, the diagnosis, the exhibits and the report to `out`."""
         head = read_head(self.split.head)
         save_head(out / HEAD, head)
         atomic.write_json(out / "diagnosis.json", diagnosis.to_dict())
-        exhibits = choose_exhibits(*sides, head=head, diagnosis=diagnosis)
+        exhibits = choose_exhibits(*sides, head=head, diagnosis=diagnosis, image_copies=image_copies)
         exhibits = take_pictures(exhibits, self.data.train.dataset, self.heldout.dataset)
         atomic.write_json(out / "exhibits.json", exhibits.to_dict())
         kept = Diagnosis.from_dict(diagnosis.to_dict())  # rounded as in the file, so that `report` gives the same page
         atomic.write_text(out / "report.html", render_html(kept, record, exhibits))
         atomic.write_text(out / "report.md", render_markdown(kept, record, exhibits))
+
+
+def _shorter_side(split: Split) -> int:
+    """The shorter side of the first image of a split, in pixels."""
+    return min(as_image(split.dataset[0][0]).shape[1:])
 
 
 @alone
@@ -367,7 +399,7 @@ def diagnose_run(
         data_options: The data; parts that are None come from the record beside the weights, if a training run or a
             remedy left one.
         model: The network; None takes it from that record.
-        weights: The checkpoint.
+        weights: The checkpoint: a file, the index of its shards, or the folder that holds either.
         weights_key: Which weights of the checkpoint, if it holds several; see `load_weights`.
         out: Receives `diagnosis.json`, `exhibits.json`, `embeddings/`, `report.html`, `report.md` and `run.json`.
         head: Name of the head, if the network has several.
@@ -380,7 +412,7 @@ def diagnose_run(
     Raises:
         InputError: An argument is wrong, or no images are known to be held out; `out` is then as it was before.
     """
-    atomic.require_file(weights, "weights")
+    weights = shards.checkpoint_file(weights)
     staging.ensure_available(  # an unfinished run may be resumed: `run_folder` looks closer
         out, overwrite or unfinished(out, "diagnose"), owned=OWNED, inputs=[weights, *data_options.inputs()]
     )
@@ -406,10 +438,7 @@ def diagnose_run(
         leak = subject.leak(precision=precision, progress=progress)
         if leak is not None:
             record["leak"] = leak
-        copies = find_duplicates(subject.data.train, subject.heldout, progress)
-        record["duplicates"] = copies.record(subject.heldout_split, len(subject.heldout))
-        if note := copies_in_words(record["duplicates"]):
-            say(f"note: {note}")
+        image_copies = subject.copies(record, say, progress)
         diagnosis = diagnose(
             *sides,
             head=subject.split.head,
@@ -418,8 +447,9 @@ def diagnose_run(
             top_k=k,
             seed=seed,
             progress=stage(progress, "measuring"),
+            image_copies=image_copies,
         )
-        subject.write(out, diagnosis, sides, record)
+        subject.write(out, diagnosis, sides, record, image_copies)
         record |= {"identity": identity, "finished": True}
         atomic.write_json(out / "run.json", record)
     return diagnosis, record

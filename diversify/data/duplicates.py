@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..runtime.progress import StageProgress, Ticker, stage
 from .decode import as_image
+from .hashes import Hasher, ImageHashes, joined_hashes
 from .images import ImageArray, ImageFiles, Images, in_threads, traced
 from .loader import Split
 from .tables import Table
+
+Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,33 +64,65 @@ def find_duplicates(train: Split, heldout: Split, progress: StageProgress | None
         heldout: The held-out split.
         progress: Called with ("looking for copies", images done, images in total).
     """
+    return _exact(train, heldout, *_of_each(train, heldout, _digest, progress))
+
+
+def duplicates_and_hashes(
+    train: Split, heldout: Split, progress: StageProgress | None = None
+) -> tuple[Duplicates, tuple[ImageHashes, ImageHashes]]:
+    """Return what `find_duplicates` does, and the perceptual hashes of both sides; each image is read once for both.
+
+    Of each image 48 bytes are kept.
+
+    Raises:
+        InputError: The package imagehash is not installed.
+    """
+    hashed = Hasher()
+
+    def both(image: Tensor) -> tuple[bytes, bytes | None]:
+        return _digest(image), hashed(image)
+
+    sides = _of_each(train, heldout, both, progress)
+    digests = ([digest for digest, _ in side] for side in sides)
+    first, second = (joined_hashes([found for _, found in side]) for side in sides)
+    return _exact(train, heldout, *digests), (first, second)
+
+
+def _exact(train: Split, heldout: Split, digests: Sequence[bytes], others: Sequence[bytes]) -> Duplicates:
+    first: dict[bytes, int] = {}
+    for position, digest in enumerate(digests):
+        first.setdefault(digest, position)
+    copies = [(first.get(digest), position) for position, digest in enumerate(others)]
+    pairs = torch.tensor([pair for pair in copies if pair[0] is not None], dtype=torch.int64).view(-1, 2)
+    same = train.labels[pairs[:, 0]] == heldout.labels[pairs[:, 1]]
+    return Duplicates(pairs=pairs, same_label=int(same.sum()))
+
+
+def _of_each(
+    train: Split, heldout: Split, work: Callable[[Tensor], Found], progress: StageProgress | None
+) -> tuple[list[Found], list[Found]]:
+    """What `work` makes of each image of both sides, before any resizing; each image is read once, in order."""
     sides = [traced(split.dataset) for split in (train, heldout)]
     wanted: dict[int, tuple[Images, list[Tensor]]] = {}  # by the identity of the data set, which both sides may share
     for dataset, rows in sides:
         wanted.setdefault(id(dataset), (dataset, []))[1].append(rows)
     needed = {key: (dataset, torch.unique(torch.cat(rows))) for key, (dataset, rows) in wanted.items()}
     tick = Ticker(stage(progress, "looking for copies"), sum(len(rows) for _, rows in needed.values()))
-    digests = {key: _digests(dataset, rows.tolist(), tick) for key, (dataset, rows) in needed.items()}
-    first: dict[bytes, int] = {}
-    (train_set, train_rows), (heldout_set, heldout_rows) = sides
-    for position, row in enumerate(train_rows.tolist()):
-        first.setdefault(digests[id(train_set)][row], position)
-    copies = [(first.get(digests[id(heldout_set)][row]), row_of) for row_of, row in enumerate(heldout_rows.tolist())]
-    pairs = torch.tensor([pair for pair in copies if pair[0] is not None], dtype=torch.int64).view(-1, 2)
-    same = train.labels[pairs[:, 0]] == heldout.labels[pairs[:, 1]]
-    return Duplicates(pairs=pairs, same_label=int(same.sum()))
+    found = {key: _of_rows(dataset, rows.tolist(), work, tick) for key, (dataset, rows) in needed.items()}
+    first, second = ([found[id(dataset)][row] for row in rows.tolist()] for dataset, rows in sides)
+    return first, second
 
 
-def _digests(dataset: Images, rows: Sequence[int], tick: Ticker) -> dict[int, bytes]:
+def _of_rows(dataset: Images, rows: Sequence[int], work: Callable[[Tensor], Found], tick: Ticker) -> dict[int, Found]:
     if isinstance(dataset, ImageFiles):  # their decoder releases Python's lock
-        found = in_threads(lambda row: _digest(dataset.read(rows[row])), len(rows), tick)
-        return dict(zip(rows, found, strict=True))
-    digests: dict[int, bytes] = {}
+        done = in_threads(lambda row: work(dataset.read(rows[row])), len(rows), tick)
+        return dict(zip(rows, done, strict=True))
+    found: dict[int, Found] = {}
     for start in range(0, len(rows), 1000):
         part = rows[start : start + 1000]
-        digests |= {row: _digest(_stored(dataset, row)) for row in part}
+        found |= {row: work(_stored(dataset, row)) for row in part}
         tick(len(part))
-    return digests
+    return found
 
 
 def _stored(dataset: Images, row: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,49 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import must
+from ..functional.hash_copies import BITS
 from .decode import as_image
 from .images import Images
 
-HASH_BITS = 64
+HASH_BITS = BITS
+_SIDE = 16  # the hash is of 16 x 16 frequencies
+SMALLEST = 16  # pixels of the shorter side: smaller images have no such frequencies
+FLAT = 2.0  # grey levels: an image with a smaller standard deviation is of one colour
+INSTALL = "pip install 'diversify-imbalance[hash]'"
 
 
-def image_hashes(dataset: Images) -> Tensor:
-    """Return the perceptual hash of each image of a data set, `(N, 64)` float32 of zeros and ones.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageHashes:
+    """The perceptual hashes of N images.
+
+    Attributes:
+        packed: `(N, 32)` uint8, eight bits in each.
+        speaks: `(N,)` bool, False for an image of one colour or of fewer than 16 pixels a side, which is a copy of none.
+
+    Example:
+        >>> hashes = ImageHashes(packed=torch.tensor([[1] * 32], dtype=torch.uint8), speaks=torch.tensor([True]))
+        >>> hashes.bits().sum().item()
+        32
+    """
+
+    packed: Tensor
+    speaks: Tensor
+
+    def bits(self) -> Tensor:
+        """Return the hashes as `(N, 256)` bool."""
+        return torch.from_numpy(np.unpackbits(self.packed.numpy(), axis=1).astype(bool))
+
+
+def can_hash() -> bool:
+    """Return whether the package imagehash is installed."""
+    try:
+        return importlib.util.find_spec("imagehash") is not None
+    except ValueError:  # a module without a spec stands in its place
+        return False
+
+
+def image_hashes(dataset: Images) -> ImageHashes:
+    """Return the perceptual hash of each image of a data set; each image is read once, in order.
 
     Args:
         dataset: A map-style data set of `(image, label)`. Images with other values than [0, 255] or [0, 1] are stretched to
@@ -27,13 +64,46 @@ def image_hashes(dataset: Images) -> Tensor:
     Raises:
         InputError: The package imagehash is not installed.
     """
-    try:
-        imagehash: Any = importlib.import_module("imagehash")
-    except ImportError:
-        advice = "pip install 'diversify[hash]', or compare embeddings"
-        raise must("imagehash", "be installed to compare images", "no such package", advice) from None
-    found = [imagehash.phash(_picture(as_image(dataset[row][0]))).hash.reshape(-1) for row in range(len(dataset))]  # type: ignore[arg-type]
-    return torch.from_numpy(np.array(found, dtype=np.float32).reshape(-1, HASH_BITS))
+    hashed = Hasher()
+    return joined_hashes([hashed(as_image(dataset[row][0])) for row in range(len(dataset))])  # type: ignore[arg-type]
+
+
+class Hasher:
+    """Makes the hash of an image: its 16 x 16 lowest frequencies, each above or below their median.
+
+    Raises:
+        InputError: The package imagehash is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._library: Any = importlib.import_module("imagehash")
+        except ImportError:
+            raise must("imagehash", "be installed to compare images", "no such package", INSTALL) from None
+
+    def __call__(self, image: Tensor) -> bytes | None:
+        """Return the hash of an image `(C, H, W)` in 32 bytes; None if it is of one colour or too small."""
+        if min(image.shape[1:]) < SMALLEST:
+            return None
+        picture = _picture(image).convert("L").resize((4 * _SIDE, 4 * _SIDE), Image.Resampling.LANCZOS)
+        if float(np.asarray(picture, dtype=np.float64).std()) < FLAT:
+            return None
+        found = self._library.phash(picture, hash_size=_SIDE).hash
+        return np.packbits(np.asarray(found, dtype=bool).reshape(-1)).tobytes()
+
+
+def joined_hashes(found: list[bytes | None]) -> ImageHashes:
+    """Return what `Hasher` gave for some images as tensors.
+
+    Example:
+        >>> joined_hashes([None, bytes(32)]).speaks.tolist()
+        [False, True]
+    """
+    content = b"".join(bytes(HASH_BITS // 8) if one is None else one for one in found)
+    packed = np.frombuffer(bytearray(content), dtype=np.uint8).reshape(-1, HASH_BITS // 8)
+    return ImageHashes(
+        packed=torch.from_numpy(packed), speaks=torch.tensor([one is not None for one in found], dtype=torch.bool)
+    )
 
 
 def _picture(image: Tensor) -> Image.Image:

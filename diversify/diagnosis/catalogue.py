@@ -216,7 +216,8 @@ _DEFINED: dict[str, Measure] = {
         " divided by their standard deviations. Limit: the smallest of 1/3, 0.9 of the smallest distance between images of"
         " different classes, and the distance below which 0.05 pairs are expected if squared distances are chi-squared;"
         " learned again with each group of copies as one image."
-        " Of a class with more images than are measured: n_train times the mean of 1 / (1 + near copies of an image)",
+        " Of a class with more images than are measured: n_train times the mean of 1 / (1 + near copies of an image)."
+        " Where the images are compared, too, also pairs whose perceptual hashes differ in at most 16 to 32 of 256 bits",
         high="Near n_train: the images differ.",
         low="Far below n_train: the class consists of bursts, frames of a film, or copies of few images, and teaches the model as"
         " little as a class of this size.",
@@ -230,7 +231,7 @@ _DEFINED: dict[str, Measure] = {
         meaning="Share of the held-out images of the class that are near copies of its training images; Wilson interval.",
         unit="share",
         formula="share of held-out images whose distance to a training image of the class is below the limit of `effective_count`,"
-        " which is lower here: 0.01 pairs are expected",
+        " which is lower here: 0.01 pairs are expected; where the images are compared, too, also by their hashes",
         high="The held-out images are not new: the cut put near copies on both sides, and held-out recall is too high.",
         low="The held-out images are new.",
         pitfalls="Copies under another label are not found.",

@@ -12,8 +12,19 @@ from ..functional import draws, metrics, neighbors, projection
 from ..functional.multilabel import require_one_label
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
-from .exhibits import ClassExamples, ClusterExamples, CopyExamples, Example, Exhibits, FeatureMap, Pull, Suspect
-from .near_copies import copies_of_embeddings, largest_groups
+from .copy_pairs import Pair, least_alike
+from .exhibits import (
+    ClassExamples,
+    ClusterExamples,
+    CopyExamples,
+    CopyPair,
+    Example,
+    Exhibits,
+    FeatureMap,
+    Pull,
+    Suspect,
+)
+from .near_copies import NearCopies, copies_of_embeddings, joined_copies, largest_groups, of_embeddings
 from .result import Diagnosis
 from .sides import query_rows
 
@@ -31,7 +42,12 @@ SAFE, BORDER, OUTLIER = 0, 1, 3  # of `neighbors.archetypes`
 
 
 def choose_exhibits(
-    train: Embeddings, heldout: Embeddings, *, head: nn.Module | LinearHead, diagnosis: Diagnosis
+    train: Embeddings,
+    heldout: Embeddings,
+    *,
+    head: nn.Module | LinearHead,
+    diagnosis: Diagnosis,
+    image_copies: NearCopies | None = None,
 ) -> Exhibits:
     """Choose the images that a report shows, by fixed rules.
 
@@ -51,6 +67,7 @@ def choose_exhibits(
         heldout: The held-out embeddings that it was made from.
         head: The head of the network.
         diagnosis: The diagnosis.
+        image_copies: The near copies among the images, as they were given to `diagnose`.
 
     Returns:
         The exhibits, without pictures; `take_pictures` adds them.
@@ -79,6 +96,7 @@ def choose_exhibits(
     recall = diagnosis["recall_heldout"]
     fragile = (diagnosis["fragile"] > 0).nonzero()[:, 0].tolist()
     fragile.sort(key=lambda c: float(recall[c]))
+    copies, pairs = _near_copies(train, heldout, diagnosis, image_copies)
     return Exhibits(
         fragile=len(fragile),
         examples=tuple(_examples(train, heldout, numbers, diagnosis, c) for c in fragile[:CLASSES]),
@@ -90,26 +108,45 @@ def choose_exhibits(
         clusters=tuple(
             _cluster(heldout, diagnosis, place) for place in range(min(CLUSTERS, len(diagnosis.failing_clusters)))
         ),
-        near_copies=_near_copies(train, heldout, diagnosis),
+        near_copies=copies,
+        copy_pairs=pairs,
+        images_compared=image_copies is not None,
     )
 
 
-def _near_copies(train: Embeddings, heldout: Embeddings, diagnosis: Diagnosis) -> tuple[CopyExamples, ...]:
-    """The largest groups of near copies, where the diagnosis has found near copies."""
+def _near_copies(
+    train: Embeddings, heldout: Embeddings, diagnosis: Diagnosis, image_copies: NearCopies | None
+) -> tuple[tuple[CopyExamples, ...], tuple[CopyPair, ...]]:
+    """The largest groups and some pairs of near copies, where the diagnosis has found near copies."""
     columns = diagnosis.columns
     if "effective_count" not in columns or not (
         bool((columns["effective_count"] < columns["count"]).any())
         or bool((columns.get("near_copies_heldout", columns["count"] * 0) > 0).any())
     ):
-        return ()
-    found = copies_of_embeddings(train, heldout, seed=diagnosis.seed)
+        return (), ()
+    images = None if image_copies is None else of_embeddings(image_copies, train, heldout)
+    in_features = copies_of_embeddings(train, heldout, seed=diagnosis.seed, pairs=True)
+    found = joined_copies(in_features, images, train.labels)
 
     def some(side: Embeddings, rows: Tensor) -> tuple[Example, ...]:
         rows = rows[:COPIES]
         margin = metrics.margin(side.logits[rows], side.labels[rows])
         return tuple(_example(side, row, margin=one) for row, one in zip(rows.tolist(), margin.tolist(), strict=True))
 
-    return tuple(
+    def pair(one: Pair) -> CopyPair:
+        image = some(heldout if one.heldout else train, torch.tensor([one.row]))[0]
+        copy_of = some(train, torch.tensor([one.copy_of]))[0]
+        distance = None if one.distance is None else round(one.distance, 4)
+        return CopyPair(
+            class_index=one.class_index,
+            heldout=one.heldout,
+            image=image,
+            copy_of=copy_of,
+            bits=one.bits,
+            distance=distance,
+        )
+
+    groups = tuple(
         CopyExamples(
             class_index=c,
             train=some(train, seen),
@@ -119,6 +156,7 @@ def _near_copies(train: Embeddings, heldout: Embeddings, diagnosis: Diagnosis) -
         )
         for c, seen, unseen in largest_groups(found, train.labels, COPY_CLASSES)
     )
+    return groups, tuple(map(pair, least_alike(found, train.labels, heldout.labels)))
 
 
 def _require_rows(rows: Tensor, side: Embeddings, name: str) -> None:

@@ -117,6 +117,27 @@ class CopyExamples(Value):
     in_heldout: int
 
 
+class CopyPair(Value):
+    """Two images that are near copies.
+
+    Attributes:
+        class_index: Their class.
+        heldout: True if `image` is a held-out image, False if it is a training image.
+        image: An image.
+        copy_of: A training image that it is a near copy of.
+        bits: In how many of 256 bits their hashes differ; None if they were not found by that.
+        distance: How far their features lie apart, as a share of the median distance in the class; None if they were not
+            found by that.
+    """
+
+    class_index: int
+    heldout: bool
+    image: Example
+    copy_of: Example
+    bits: int | None = None
+    distance: float | None = None
+
+
 class ClusterExamples(Value):
     """Images of one failing cluster, and of the rest of its class.
 
@@ -173,6 +194,8 @@ class Exhibits(Value):
         suspects_heldout: The same for held-out images.
         clusters: Images of the failing clusters with the lowest recall.
         near_copies: The largest group of near copies of some classes.
+        copy_pairs: Pairs of near copies, of each class the least alike.
+        images_compared: True if near copies were also looked for by a perceptual hash of the images.
 
     Example:
         >>> import diversify as dv
@@ -193,6 +216,8 @@ class Exhibits(Value):
     suspects_heldout: tuple[Suspect, ...] = ()
     clusters: tuple[ClusterExamples, ...] = ()
     near_copies: tuple[CopyExamples, ...] = ()
+    copy_pairs: tuple[CopyPair, ...] = ()
+    images_compared: bool = False
 
     def require_of(self, diagnosis: Diagnosis) -> None:
         """Check that the exhibits belong to the diagnosis.
@@ -208,6 +233,8 @@ class Exhibits(Value):
             classes |= {cluster.class_index, *(each.predicted for each in (*cluster.inside, *cluster.outside))}
         for group in self.near_copies:
             classes |= {group.class_index, *(each.predicted for each in (*group.train, *group.heldout))}
+        for pair in self.copy_pairs:
+            classes |= {pair.class_index, pair.image.predicted, pair.copy_of.predicted}
         if self.feature_map is not None:
             classes |= {*self.feature_map.labels, *self.feature_map.predicted}
         last = len(diagnosis.class_names) - 1

@@ -40,7 +40,7 @@ from .columns import (
 )
 from .findings import find
 from .label_errors import KEPT, LabelErrors, errors_of_sides, label_findings, put_suspects, refit, without_suspects
-from .near_copies import copy_findings, put_near_copies
+from .near_copies import NearCopies, copy_findings, of_embeddings, put_near_copies
 from .result import Diagnosis
 from .sides import QUERY_ROWS, Side, make_side
 
@@ -87,6 +87,7 @@ def diagnose(
     progress: Progress | None = None,
     groups_train: Any = None,
     groups_heldout: Any = None,
+    image_copies: NearCopies | None = None,
 ) -> Diagnosis:
     """Diagnose a network from the embeddings of its own training images and of images it was not trained on.
 
@@ -105,6 +106,8 @@ def diagnose(
             patient, camera or burst. By default those of the embeddings. Intervals of recall, precision and magnitudes then
             count groups, not images, and held-out images whose group is also in training are reported.
         groups_heldout: The same for held-out images; a group has the same value on both sides.
+        image_copies: Near copies among the images, `find_near_copies(train_images, heldout_images)`, beside those that are
+            found in the features. Both count in `effective_count`, `near_copies_heldout` and `recall_heldout_clean`.
 
     Returns:
         The diagnosis, on the CPU. `MEASURES` defines its columns.
@@ -129,6 +132,7 @@ def diagnose(
         [('class 3', 'low recall'), ('class 1', 'failing cluster')]
     """
     head = _checked_head(head, train, heldout)
+    copies = None if image_copies is None else of_embeddings(image_copies, train, heldout)
     train, heldout = _grouped(train, groups_train, "train"), _grouped(heldout, groups_heldout, "heldout")
     if heldout_split not in ("val", "test"):
         raise must("heldout_split", "be val or test", repr(heldout_split))
@@ -139,7 +143,7 @@ def diagnose(
         for name, embeddings in (("train", train), ("heldout", heldout))
     )
     tick = Ticker(progress, 7)
-    columns, top_k_fields, enemies, summary, errors, clusters = _measure(seen, unseen, head, k, seed, tick)
+    columns, top_k_fields, enemies, summary, errors, clusters = _measure(seen, unseen, head, k, seed, tick, copies)
     lines, beyond = lines_on_log_count(columns)
     summary |= recall_of_groups(columns) | {
         "imbalance_ratio": counts.imbalance_ratio(columns["count"]),
@@ -253,7 +257,9 @@ class _Measured(NamedTuple):
     clusters: tuple[FailingCluster, ...]
 
 
-def _measure(seen: Side, unseen: Side, head: LinearHead, k: int, seed: int, tick: Ticker) -> _Measured:
+def _measure(
+    seen: Side, unseen: Side, head: LinearHead, k: int, seed: int, tick: Ticker, copies: NearCopies | None
+) -> _Measured:
     """Measure both sides, in 6 ticks."""
     table = ClassTable(head.num_classes, seed)
     put_recognition(table, seen, unseen)
@@ -274,7 +280,7 @@ def _measure(seen: Side, unseen: Side, head: LinearHead, k: int, seed: int, tick
         unseen.raw, unseen.labels, unseen.predictions, unseen.queries, head.num_classes, seed=seed
     )
     put_clusters(table, clusters)
-    put_near_copies(table, seen, unseen)
+    put_near_copies(table, seen, unseen, copies)
     put_groups(table, seen, unseen)
     tick()
     summary |= put_geometry(table, seen, unseen, head)
@@ -319,6 +325,7 @@ def diagnose_model(
     label_key: Key | None = None,
     groups_train: Any = None,
     groups_heldout: Any = None,
+    image_copies: NearCopies | None = None,
 ) -> Diagnosis:
     """Diagnose a model from two loaders: `split_head`, `extract` on each loader, and `diagnose`.
 
@@ -339,6 +346,7 @@ def diagnose_model(
         groups_train: One value per row that the training loader gives, in its order: patient, camera, burst; see
             `diagnose`.
         groups_heldout: The same for held-out images.
+        image_copies: Near copies among the images of the two data sets; see `diagnose`.
 
     Returns:
         The diagnosis, on the CPU.
@@ -374,4 +382,5 @@ def diagnose_model(
         seed=seed,
         groups_train=groups_train,
         groups_heldout=groups_heldout,
+        image_copies=image_copies,
     )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ..data.hashes import HASH_BITS, image_hashes
+from ..data.hashes import HASH_BITS, ImageHashes, image_hashes
 from ..data.images import Images
 from ..data.labels import labels_of
 from ..errors import must
 from ..functional import counts
+from ..functional.hash_copies import hash_components, hash_limits, nearest_hash
 from ..functional.near_copies import copy_components, copy_space, nearest_copy
 from ..network.embeddings import Embeddings
 from .class_table import ClassTable
@@ -20,7 +24,7 @@ from .findings import REMEDIES, Evidence, Finding
 from .sides import QUERY_ROWS, Side, query_rows
 
 KIND, LEAK_KIND = "near copies", "held-out too like training"
-MOST_BITS = 4  # that differ between the hashes of near copies
+FEATURES, HASH = "features", "image hash"  # the two ways in which near copies are found
 _FEWEST_COPIES = 5  # training images of a class that a finding says add nothing
 _LEAKED, _FEWEST_LEAKED = 0.05, 3  # share and number of held-out images of a class that make a finding
 
@@ -37,6 +41,11 @@ class NearCopies:
             class without training rows, and where nothing can be compared.
         leaked_from: `(M,)` int64, the nearest training row of its class that a held-out row is a near copy of; -1 if there
             is none, or if the row was not compared.
+        copy_distance: `(N,)` float64, how far apart each row and its `copy_of` are, NaN where there is none: the bits in
+            which two image hashes differ, or the distance of features as a share of the median distance in the class.
+        leaked_distance: `(M,)` float64, the same for `leaked_from`.
+        way: How they were found: "features", "image hash", or both.
+        parts: What each way found, if there were two.
 
     Example:
         >>> import diversify as dv
@@ -50,26 +59,36 @@ class NearCopies:
     component: Tensor
     effective_count: Tensor
     leaked_from: Tensor
+    copy_distance: Tensor | None = None
+    leaked_distance: Tensor | None = None
+    way: str = FEATURES
+    parts: tuple[NearCopies, ...] = ()
+
+    @property
+    def ways(self) -> tuple[NearCopies, ...]:
+        """What each way found."""
+        return self.parts or (self,)
 
 
 def find_near_copies(
-    train: Embeddings | Images, heldout: Embeddings | Images | None = None, *, most_bits: int = MOST_BITS
+    train: Embeddings | Images, heldout: Embeddings | Images | None = None, *, most_bits: int | None = None
 ) -> NearCopies:
     """Find near copies inside each class of the training images, and held-out images that are near copies of them.
 
     Embeddings are compared by the distance of their features. It is measured in the directions in which the images of a
     class vary most, relative to the median distance in the class. Its limit is learned from the rows themselves, so that a
     class of independent images has a false pair in about one case of a hundred; see `functional.near_copies.copy_space`.
-    Images are compared by their perceptual hash of 64 bits, which needs the package imagehash. It finds copies that are
-    resized, compressed, or changed in light, and few that are shifted or cropped; small images (below about 64 pixels) of
-    different things can have nearly the same hash, so compare their embeddings.
+    Images are compared by their perceptual hash of 256 bits, which needs the package imagehash. Its limit, 16 to 32 bits, is
+    learned for each class from the distances in it; see `functional.hash_copies.hash_limits`. It finds copies that are
+    resized, compressed, or changed in light. It finds few that are shifted or cropped, or that have no fine detail; features
+    find those. Images of one colour are copies of none, nor are images of fewer than 16 pixels a side.
 
     All rows are compared with all rows of their class: the time grows with the square of the class sizes.
 
     Args:
         train: Embeddings, or a map-style data set of `(image, label)`.
         heldout: The same for held-out images; None looks at training images alone.
-        most_bits: For data sets, how many bits the hashes of near copies may differ by.
+        most_bits: For data sets, how many of 256 bits the hashes of near copies may differ by; None learns it.
 
     Raises:
         InputError: One side is embeddings and the other a data set, they have different numbers of features or classes,
@@ -100,10 +119,10 @@ def find_near_copies(
         )
     if isinstance(heldout, Embeddings):
         raise must("heldout", "be a data set, as train", "embeddings")
-    if not 0 <= most_bits < HASH_BITS:
+    if most_bits is not None and not 0 <= most_bits < HASH_BITS:
         raise must("most_bits", f"lie in [0, {HASH_BITS - 1}]", most_bits)
     hashed = [(image_hashes(each), labels_of(each)) for each in (train, heldout) if each is not None]
-    return _among_hashes(hashed, most_bits)
+    return copies_of_hashes(hashed, most_bits=most_bits)
 
 
 _Rows = tuple[Tensor, Tensor, Tensor]  # features, labels, and the rows that are compared
@@ -118,6 +137,9 @@ def _among_features(train: _Rows, heldout: _Rows | None = None, *, num_classes: 
     copy_of, component = (torch.full_like(labels, -1) for _ in range(2))
     effective = torch.full((num_classes,), torch.nan, dtype=torch.float64, device=labels.device)
     leaked_from = torch.full_like(labels if heldout is None else heldout[1], -1)[: None if heldout else 0]
+    copy_distance, leaked_distance = (
+        torch.full(each.shape, torch.nan, dtype=torch.float64, device=labels.device) for each in (labels, leaked_from)
+    )
     first = 0
     members = _rows_by_class(labels, torch.arange(len(labels), device=labels.device), num_classes)
     chosen = _rows_by_class(labels, rows, num_classes)
@@ -127,8 +149,9 @@ def _among_features(train: _Rows, heldout: _Rows | None = None, *, num_classes: 
         placed = space.place(features[all_own], labels[all_own])
         same = torch.searchsorted(all_own, own)
         if pairs or len(own) < len(all_own):
-            nearest, _, number = nearest_copy(placed[same], placed, limit, same=same)
+            nearest, distance, number = nearest_copy(placed[same], placed, limit, same=same)
             copy_of[own] = torch.where(nearest >= 0, all_own[nearest], -1)
+            copy_distance[own] = distance.masked_fill(nearest < 0, torch.nan)
         parts = copy_components(placed[same], limit)
         component[own] = first + parts
         first += len(parts)
@@ -138,31 +161,120 @@ def _among_features(train: _Rows, heldout: _Rows | None = None, *, num_classes: 
         if heldout is not None and others is not None and len(others[c]):
             mine = others[c]
             away = space.place(heldout[0][mine], heldout[1][mine])
-            found, _, _ = nearest_copy(away, placed, float(space.limits_others[c]))
+            found, distance, _ = nearest_copy(away, placed, float(space.limits_others[c]))
             leaked_from[mine] = torch.where(found >= 0, all_own[found], -1)
-    return NearCopies(copy_of=copy_of, component=component, effective_count=effective, leaked_from=leaked_from)
+            leaked_distance[mine] = distance.masked_fill(found < 0, torch.nan)
+    return NearCopies(
+        copy_of=copy_of,
+        component=component,
+        effective_count=effective,
+        leaked_from=leaked_from,
+        copy_distance=copy_distance,
+        leaked_distance=leaked_distance,
+    )
 
 
-def _among_hashes(sides: Sequence[tuple[Tensor, Tensor]], most_bits: int) -> NearCopies:
-    """The near copies of hashes `(N, 64)` of zeros and ones with their labels, of training and perhaps held-out images."""
-    (bits, labels), *rest = sides
-    num_classes = 1 + max(int(own.max()) for _, own in sides)
-    copy_of, component = (torch.full_like(labels, -1) for _ in range(2))
+def copies_of_hashes(
+    sides: Sequence[tuple[ImageHashes, Tensor]], *, num_classes: int | None = None, most_bits: int | None = None
+) -> NearCopies:
+    """Return the near copies among the hashed images, with their labels, of training and perhaps held-out images."""
+    (hashes, labels), *rest = sides
+    other, other_labels = rest[0] if rest else (None, labels[:0])
+    num_classes = num_classes or 1 + max(int(own.max()) for _, own in sides)
+    unseen = torch.bincount(other_labels, minlength=num_classes)
+    bits, other_bits = hashes.bits(), None if other is None else other.bits()
+    limits = hash_limits(bits, hashes.speaks, labels, num_classes, unseen)
+    if most_bits is not None:
+        limits = (torch.full_like(limits[0], most_bits),) * 2
+    copy_of, leaked_from = torch.full_like(labels, -1), torch.full_like(other_labels, -1)
+    component, first = torch.arange(len(labels)), len(labels)
+    copy_distance, leaked_distance = (
+        torch.full((len(own),), torch.nan, dtype=torch.float64) for own in (labels, other_labels)
+    )
     effective = torch.full((num_classes,), torch.nan, dtype=torch.float64)
-    leaked_from = torch.full_like(rest[0][1] if rest else labels[:0], -1)
-    limit, first = (most_bits + 0.5) ** 0.5, 0
     for c in labels.unique().tolist():
-        own = (labels == c).nonzero()[:, 0]
-        nearest, _, _ = nearest_copy(bits[own], bits[own], limit, same=torch.arange(len(own)))
-        copy_of[own] = torch.where(nearest >= 0, own[nearest], -1)
-        parts = copy_components(bits[own], limit)
-        component[own], effective[c] = first + parts, len(parts.unique())
-        first += len(parts)
-        if rest:
-            mine = (rest[0][1] == c).nonzero()[:, 0]
-            found, _, _ = nearest_copy(rest[0][0][mine], bits[own], limit)
-            leaked_from[mine] = torch.where(found >= 0, own[found], -1)
-    return NearCopies(copy_of=copy_of, component=component, effective_count=effective, leaked_from=leaked_from)
+        own = ((labels == c) & hashes.speaks).nonzero()[:, 0]
+        nearest, copy_distance[own] = nearest_hash(bits[own], bits[own], float(limits[0][c]), same=True)
+        copy_of[own] = own[nearest.clamp(min=0)].where(nearest >= 0, -1)
+        parts = hash_components(bits[own], float(limits[0][c]))
+        component[own] = first + parts
+        first += len(own)
+        effective[c] = len(component[labels == c].unique())
+        if other is not None and other_bits is not None and len(own):
+            mine = ((other_labels == c) & other.speaks).nonzero()[:, 0]
+            nearest, leaked_distance[mine] = nearest_hash(other_bits[mine], bits[own], float(limits[1][c]))
+            leaked_from[mine] = own[nearest.clamp(min=0)].where(nearest >= 0, -1)
+    return NearCopies(
+        copy_of=copy_of,
+        component=component.unique(return_inverse=True)[1],
+        effective_count=effective,
+        leaked_from=leaked_from,
+        copy_distance=copy_distance,
+        leaked_distance=leaked_distance,
+        way=HASH,
+    )
+
+
+def of_embeddings(images: NearCopies, train: Embeddings, heldout: Embeddings) -> NearCopies:
+    """Return near copies of the rows of two data sets as those of the rows of their embeddings.
+
+    Raises:
+        InputError: They were not found among images, or it is not known which images the embeddings are of.
+    """
+    if images.way != HASH:
+        raise must("image_copies", "be what find_near_copies gives for two data sets of images", images.way)
+    for name, side, own in (("train", train, images.component), ("heldout", heldout, images.leaked_from)):
+        if not side.reading.indices_known:
+            law = "go with embeddings whose images are known"
+            raise must("image_copies", law, f"{name} embeddings of a shuffled loader", "extract them in order")
+        if len(side) and int(side.indices.max()) >= len(own):
+            raise must("image_copies", f"be of the data set of the {name} embeddings", f"{len(own):,} images")
+    indices, others = train.indices.cpu(), heldout.indices.cpu()
+    row = torch.full((len(images.component) + 1,), -1, dtype=torch.int64)  # the last stands for no copy
+    row[indices] = torch.arange(len(indices))
+    component, labels = images.component[indices], train.labels.cpu()
+    effective = torch.full((train.num_classes,), torch.nan, dtype=torch.float64)
+    for c in labels.unique().tolist():
+        effective[c] = len(component[labels == c].unique())
+    return dataclasses.replace(
+        images,
+        copy_of=row[images.copy_of[indices]],
+        component=component,
+        effective_count=effective,
+        leaked_from=row[images.leaked_from[others]],
+        copy_distance=None if images.copy_distance is None else images.copy_distance[indices],
+        leaked_distance=None if images.leaked_distance is None else images.leaked_distance[others],
+    )
+
+
+def joined_copies(features: NearCopies, images: NearCopies | None, labels: Tensor) -> NearCopies:
+    """Return the near copies that were found in features or among images, of training rows with these labels.
+
+    Where the features of a class were compared in a sample, its images after near copies are the smaller of the two numbers.
+    """
+    if images is None:
+        return features
+    device, rows = labels.device, np.arange(len(labels))
+    first, second = (each.component.cpu().numpy() for each in (features, images))
+    offset = len(labels) + 1 + int(first.max(initial=-1))
+    links = np.concatenate([np.stack([rows, len(labels) + first])[:, first >= 0], np.stack([rows, offset + second])], 1)
+    count = offset + 1 + int(second.max(initial=-1))
+    _, number = connected_components(coo_array((np.ones(links.shape[1], bool), tuple(links)), shape=(count, count)))
+    component = torch.from_numpy(number[: len(labels)].astype(np.int64)).unique(return_inverse=True)[1].to(device)
+    effective = torch.fmin(features.effective_count, images.effective_count.to(features.effective_count.device))
+    compared = features.component >= 0
+    for c in labels.unique().tolist():
+        own = labels == c
+        if bool(compared[own].all()):
+            effective[c] = len(component[own].unique())
+    return NearCopies(
+        copy_of=features.copy_of.where(features.copy_of >= 0, images.copy_of.to(device)),
+        component=component,
+        effective_count=effective,
+        leaked_from=features.leaked_from.where(features.leaked_from >= 0, images.leaked_from.to(device)),
+        way=f"{FEATURES} and {HASH}",
+        parts=(features, images),
+    )
 
 
 def _rows_by_class(labels: Tensor, rows: Tensor, num_classes: int) -> tuple[Tensor, ...]:
@@ -181,13 +293,13 @@ def copies_of_sides(train: Side, heldout: Side, num_classes: int) -> NearCopies:
     )
 
 
-def copies_of_embeddings(train: Embeddings, heldout: Embeddings, *, seed: int) -> NearCopies:
-    """Return the near copies that a diagnosis with this seed found."""
+def copies_of_embeddings(train: Embeddings, heldout: Embeddings, *, seed: int, pairs: bool = False) -> NearCopies:
+    """Return the near copies that a diagnosis with this seed found; `copy_of` is known for all if `pairs` is set."""
     sides = (
         (side.features, side.labels, query_rows(side.labels, side.num_classes, QUERY_ROWS, seed=seed, name=name))
         for side, name in ((train, "queries train"), (heldout, "queries heldout"))
     )
-    return _among_features(*sides, num_classes=train.num_classes, pairs=False)
+    return _among_features(*sides, num_classes=train.num_classes, pairs=pairs)
 
 
 def largest_groups(copies: NearCopies, labels: Tensor, most: int) -> list[tuple[int, Tensor, Tensor]]:
@@ -226,9 +338,16 @@ def largest_groups(copies: NearCopies, labels: Tensor, most: int) -> list[tuple[
     return list(found.values())
 
 
-def put_near_copies(table: ClassTable, train: Side, heldout: Side) -> None:
-    """Put the images after near copies, the share of held-out images with a near copy in training, and recall without them."""
-    copies = copies_of_sides(train, heldout, table.num_classes)
+def put_near_copies(table: ClassTable, train: Side, heldout: Side, images: NearCopies | None = None) -> None:
+    """Put the images after near copies, the share of held-out images with a near copy in training, and recall without them.
+
+    Args:
+        table: Receives the columns.
+        train: The training side.
+        heldout: The held-out side.
+        images: Near copies of their rows that were found among the images.
+    """
+    copies = joined_copies(copies_of_sides(train, heldout, table.num_classes), images, train.labels)
     table.put("effective_count", copies.effective_count)
     rows = heldout.queries
     labels, leaked = heldout.labels[rows], copies.leaked_from[rows] >= 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.decode import as_image
 from ..data.images import ImageFiles, Images, Own, Relabelled
 from ..data.sources import on_one_line
-from ..diagnosis.exhibits import ClassExamples, ClusterExamples, CopyExamples, Example, Exhibits, Suspect
+from ..diagnosis.exhibits import ClassExamples, ClusterExamples, CopyExamples, CopyPair, Example, Exhibits, Suspect
 from ..network.extraction import unchanged_randomness
 
 _Shown = TypeVar("_Shown", Example, Suspect)
@@ -77,8 +77,17 @@ def take_pictures(exhibits: Exhibits, train: Images, heldout: Images) -> Exhibit
         }
         return one.model_copy(update=update)
 
+    def pair_with_pictures(one: CopyPair) -> CopyPair:
+        dataset, known = (
+            (heldout, exhibits.heldout_indices_known) if one.heldout else (train, exhibits.train_indices_known)
+        )
+        update = {"image": with_picture(one.image, dataset)} if known else {}
+        update |= {"copy_of": with_picture(one.copy_of, train)} if exhibits.train_indices_known else {}
+        return one.model_copy(update=update)
+
     with unchanged_randomness(torch.device("cpu"), None):
         update: dict[str, Any] = {"examples": tuple(with_pictures(one) for one in exhibits.examples)}
+        update["copy_pairs"] = tuple(map(pair_with_pictures, exhibits.copy_pairs))
         update["near_copies"] = tuple(map(copies_with_pictures, exhibits.near_copies))
         if exhibits.train_indices_known:
             update["suspects_train"] = tuple(with_picture(each, train) for each in exhibits.suspects_train)

@@ -12,7 +12,8 @@ from small_data import VIEW
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from diversify.cli import entry
-from diversify.data.duplicates import find_duplicates
+from diversify.data.duplicates import duplicates_and_hashes, find_duplicates
+from diversify.data.hashes import image_hashes
 from diversify.data.images import ImageArray, ImageFiles, Relabelled
 from diversify.data.load import load_data
 from diversify.data.loader import Split
@@ -122,6 +123,20 @@ def test_each_image_is_read_once_even_where_the_splits_share_a_data_set(wrap):
     train, heldout = split_of(Subset(dataset, [0, 1, 2, 3, 3])), split_of(Subset(Subset(dataset, [5, 3, 6]), [2, 1]))
     assert find_duplicates(train, heldout).pairs.tolist() == [[3, 1]]
     assert counting.reads == [1, 1, 1, 1, 0, 0, 1, 0]
+
+
+def test_digests_and_hashes_come_from_one_reading():
+    pytest.importorskip("imagehash")
+    counting = Counting(noise(6, 3, 24, 24))
+    counting.images[5] = counting.images[1]
+    train, heldout = split_of(Subset(counting, [0, 1, 2, 3])), split_of(Subset(counting, [4, 5, 1]))
+    found, hashes = duplicates_and_hashes(train, heldout)
+    assert found.pairs.tolist() == find_duplicates(train, heldout).pairs.tolist() == [[1, 1], [1, 2]]
+    assert counting.reads == [2] * 6  # once by each of the two calls
+    expected = image_hashes(counting)
+    for side, rows in zip(hashes, ([0, 1, 2, 3], [4, 5, 1]), strict=True):
+        assert torch.equal(side.packed, expected.packed[rows])
+        assert bool(side.speaks.all())
 
 
 def test_data_sets_of_your_own_and_of_dicts():

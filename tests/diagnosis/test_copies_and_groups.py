@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import diversify as dv
-from diversify.diagnosis import near_copies
-from diversify.diagnosis.near_copies import KIND, LEAK_KIND, find_near_copies
+from diversify.diagnosis import copy_pairs, near_copies
+from diversify.diagnosis.near_copies import KIND, LEAK_KIND, NearCopies, find_near_copies
 from diversify.errors import InputError
 from diversify.functional import draws
 from diversify.network.embeddings import Embeddings
@@ -129,18 +129,127 @@ def test_two_sides_of_different_kinds_are_refused(sides):
         find_near_copies(train, dataclasses.replace(heldout, features=heldout.features[:, :8]))
 
 
+def detailed(number, key, size):
+    """Random images with detail, in [0, 1]."""
+    coarse = draws.normal(key, torch.arange(number * 3 * 14 * 14)).view(number, 3, 14, 14)
+    return functional.interpolate(coarse, size=size, mode="bicubic").sigmoid()
+
+
+def labelled(images, labels):
+    data = TensorDataset(images, labels)
+    data.labels = labels
+    return data
+
+
 def test_hashes_find_copies_that_were_resized_or_changed_in_light():
     pytest.importorskip("imagehash")
-    images = functional.interpolate(pictures(12, "hash"), size=96, mode="bilinear").sigmoid()
+    images = detailed(12, "hash", 96)
     labels = torch.arange(12) % 2
     changed = functional.interpolate(functional.interpolate(images, size=64, mode="area"), size=96) * 0.9
-    train = TensorDataset(torch.cat([images, changed[:4]]), torch.cat([labels, labels[:4]]))
-    heldout = TensorDataset(changed[6:8], labels[6:8])
-    train.labels, heldout.labels = train.tensors[1], heldout.tensors[1]
-    copies = find_near_copies(train, heldout)
+    train = labelled(torch.cat([images, changed[:4]]), torch.cat([labels, labels[:4]]))
+    copies = find_near_copies(train, labelled(changed[6:8], labels[6:8]))
     assert copies.effective_count.tolist() == [6, 6]
     assert copies.copy_of[:6].tolist() == [12, 13, 14, 15, -1, -1]
     assert copies.leaked_from.tolist() == [6, 7]
+    assert copies.way == "image hash"
+    assert float(copies.leaked_distance.max()) <= 32
+    assert find_near_copies(train, most_bits=0).effective_count.tolist() == [8, 8]
+    with pytest.raises(InputError, match=r"most_bits must lie in \[0, 255\], got 256"):
+        find_near_copies(train, most_bits=256)
+
+
+def test_images_of_one_colour_and_tiny_ones_are_copies_of_none():
+    pytest.importorskip("imagehash")
+    flat = torch.full((4, 3, 32, 32), 200, dtype=torch.uint8)
+    flat[1:] += draws.integers(3, "noise", torch.arange(3 * 3 * 32 * 32)).view(3, 3, 32, 32).to(torch.uint8)
+    mark = flat[:2].clone()
+    mark[:, :, 10:18, 6:20] = 0  # the same drawing twice
+    data = labelled(torch.cat([flat, mark]), torch.zeros(6, dtype=torch.int64))
+    copies = find_near_copies(data, data)
+    assert copies.copy_of.tolist() == [-1] * 4 + [5, 4]
+    assert copies.leaked_from.tolist()[:4] == [-1] * 4
+    assert copies.effective_count.tolist() == [5]
+    tiny = labelled(pictures(1, "tiny")[:, :, :8, :8].repeat(3, 1, 1, 1).sigmoid(), torch.zeros(3, dtype=torch.int64))
+    assert find_near_copies(tiny).effective_count.tolist() == [3]
+
+
+def test_copies_among_images_count_in_the_diagnosis(sides):
+    """Images tell copies that features do not: class 9 has pairs of them, and two held-out images are in training."""
+    pytest.importorskip("imagehash")
+    train, heldout, head = sides
+    seen, unseen = detailed(len(train), "seen", 32), detailed(len(heldout), "unseen", 32)
+    rows = (train.labels == 7).nonzero()[:, 0]
+    seen[rows[1]] = (seen[rows[0]] * 0.8).clamp(0, 1)
+    away = (heldout.labels == 7).nonzero()[:4, 0]
+    unseen[away] = seen[rows[2]] * 0.9
+    found = find_near_copies(labelled(seen, train.labels), labelled(unseen, heldout.labels))
+    plain = dv.diagnose(train, heldout, head=head)
+    both = dv.diagnose(train, heldout, head=head, image_copies=found)
+    assert (plain["effective_count"] - both["effective_count"]).tolist() == [0] * 7 + [1, 0, 0]
+    assert both["near_copies_heldout"].tolist() == pytest.approx([0] * 7 + [4 / 50, 0, 0])
+    kept = torch.ones(len(heldout), dtype=torch.bool)
+    kept[away] = False
+    right = (heldout.logits.argmax(1) == 7)[kept & (heldout.labels == 7)]
+    assert float(both["recall_heldout_clean"][7]) == pytest.approx(float(right.double().mean()))
+    assert [one.kind for one in both.findings if one.class_index == 7 and one.kind == LEAK_KIND] == [LEAK_KIND]
+    same = [name for name in plain.columns if name not in CHANGED and not name.startswith("recall_heldout_clean")]
+    assert all(torch.equal(plain[name].nan_to_num(), both[name].nan_to_num()) for name in same)
+    exhibits = dv.choose_exhibits(train, heldout, head=head, diagnosis=both, image_copies=found)
+    assert exhibits.images_compared
+    pairs = {(one.heldout, one.image.row, one.copy_of.row) for one in exhibits.copy_pairs}
+    assert (False, int(rows[0]), int(rows[1])) in pairs
+    assert len([one for one in pairs if one[0]]) == 2
+    assert all(one.bits is not None and one.bits <= 32 and one.distance is None for one in exhibits.copy_pairs)
+    assert dv.Exhibits.from_dict(exhibits.to_dict()) == exhibits
+    order = torch.arange(len(train) - 1, -1, -1)  # embeddings in another order than the data set
+    turned = dv.diagnose(train.select(order), heldout, head=head, image_copies=found)
+    assert torch.equal(turned["effective_count"], both["effective_count"])
+    assert torch.equal(turned["near_copies_heldout"], both["near_copies_heldout"])
+
+
+CHANGED = ("effective_count", "near_copies_heldout", "near_copies_heldout_low", "near_copies_heldout_high")
+
+
+def test_copies_of_other_rows_are_refused(sides):
+    pytest.importorskip("imagehash")
+    train, heldout, head = sides
+    few = labelled(pictures(3, "few"), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(InputError, match="image_copies must be of the data set of the train embeddings, got 3 images"):
+        dv.diagnose(train, heldout, head=head, image_copies=find_near_copies(few, few))
+    with pytest.raises(
+        InputError, match="image_copies must be what find_near_copies gives for two data sets of images"
+    ):
+        dv.diagnose(train, heldout, head=head, image_copies=find_near_copies(train, heldout))
+
+
+def test_what_both_ways_find_is_one_pair_and_one_component():
+    labels = torch.zeros(4, dtype=torch.int64)
+    shared = {"effective_count": torch.tensor([3.0]).double(), "leaked_from": torch.tensor([2, -1])}
+    features = NearCopies(
+        copy_of=torch.tensor([1, 0, -1, -1]),
+        component=torch.tensor([0, 0, 1, 2]),
+        copy_distance=torch.tensor([0.1, 0.1, torch.nan, torch.nan]),
+        leaked_distance=torch.tensor([0.2, torch.nan]),
+        **shared,
+    )
+    images = NearCopies(
+        copy_of=torch.tensor([-1, 2, 1, -1]),
+        component=torch.tensor([0, 1, 1, 2]),
+        copy_distance=torch.tensor([torch.nan, 4, 4, torch.nan]),
+        leaked_distance=torch.tensor([7.0, torch.nan]),
+        way="image hash",
+        **shared,
+    )
+    both = near_copies.joined_copies(features, images, labels)
+    assert both.component.tolist() == [0, 0, 0, 1]
+    assert both.effective_count.tolist() == [2]
+    pairs = copy_pairs.least_alike(both, labels, labels[:2])
+    assert [(one.heldout, one.row, one.copy_of, one.bits, one.distance) for one in pairs] == [
+        (True, 0, 2, 7, pytest.approx(0.2)),
+        (False, 1, 2, 4, None),
+    ]
+    sampled = dataclasses.replace(features, component=torch.tensor([0, 0, 1, -1]), effective_count=torch.tensor([3.5]))
+    assert near_copies.joined_copies(sampled, images, labels).effective_count.tolist() == [3]
 
 
 def test_without_imagehash_the_error_names_it(monkeypatch):

@@ -35,3 +35,19 @@ def share_interval(hits, groups, student):
     middle = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z / (1 + z**2 / effective) * math.sqrt(share * (1 - share) / effective + z**2 / (4 * effective**2))
     return max(0, middle - half), min(1, middle + half)
+
+
+def hash_copies(hashes, limit):
+    """The component of each hash, and the nearest copy with the bits that differ, or None, by comparing every pair."""
+    far = [[sum(a != b for a, b in zip(one, other, strict=True)) for other in hashes] for one in hashes]
+    component = list(range(len(hashes)))
+    for i in range(len(hashes)):
+        for j in range(len(hashes)):
+            if far[i][j] <= limit:
+                old, new = component[j], component[i]
+                component = [new if number == old else number for number in component]
+    nearest = []
+    for i, row in enumerate(far):
+        bits, j = min((bits, j) for j, bits in enumerate(row) if j != i)
+        nearest.append((j, bits) if bits <= limit else None)
+    return component, nearest

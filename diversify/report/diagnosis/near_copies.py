@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from ...diagnosis.catalogue import MEASURES
-from ...diagnosis.exhibits import CopyExamples, Example, Exhibits
+from ...diagnosis.exhibits import CopyExamples, CopyPair, Example, Exhibits
 from ...diagnosis.result import Diagnosis
 from .. import wording
-from ..record import Album, Cell, Gallery, Heading, Picture, Row, Section, Table
+from ..record import Album, Cell, Gallery, Heading, Picture, PictureTable, Row, Section, Table
 from ..wording import LONGEST_IN_TABLE, cut
 from .subject import Subject
 
@@ -46,12 +46,20 @@ def copies_section(subject: Subject, classes: Sequence[int], exhibits: Exhibits 
         " image that is a copy of a training image is recognised from memory: the last column leaves such images out. Copies"
         " that were changed strongly are not found."
     )
+    if exhibits and exhibits.images_compared:
+        note += (
+            " The images were compared, too, by a perceptual hash of 256 bits: it finds copies that were resized, compressed or"
+            " changed in light. A pair that either way finds counts."
+        )
     groups = exhibits.near_copies if exhibits else ()
+    pairs = exhibits.copy_pairs if exhibits else ()
     return Section(
         title="Near copies",
         anchor="near-copies",
         note=note,
         table=_table(subject, classes),
+        picture_tables=(_pictures(subject, pairs),) if any(one.image.picture for one in pairs) else (),
+        summary=_pairs(subject, pairs) if pairs else None,
         galleries=tuple(_gallery(subject, one) for one in groups),
     )
 
@@ -83,6 +91,64 @@ def _table(subject: Subject, classes: Sequence[int]) -> Table:
         headings=(Heading(title="class"), *headings),
         rows=tuple(rows),
     )
+
+
+_PAIRS = "Pairs of near copies"
+_CAPTION = "Of each class the least alike: if these are copies, the others are."
+
+
+def _pictures(subject: Subject, pairs: Sequence[CopyPair]) -> PictureTable:
+    """The pairs side by side."""
+    return PictureTable(
+        title=_PAIRS,
+        caption=_CAPTION,
+        corner="class and difference",
+        columns=("image", "training image"),
+        rows=tuple(
+            (
+                subject.names[one.class_index],
+                f"{_where(one.image, one.heldout)} and {_where(one.copy_of, False)}: {_difference(one)}",
+                (
+                    (one.image.picture,) if one.image.picture else (),
+                    (one.copy_of.picture,) if one.copy_of.picture else (),
+                ),
+            )
+            for one in pairs
+        ),
+    )
+
+
+def _pairs(subject: Subject, pairs: Sequence[CopyPair]) -> Table:
+    """The pairs in words."""
+    return Table(
+        title=_PAIRS,
+        caption=f"{_PAIRS}. {_CAPTION}",
+        headings=tuple(Heading(title=title) for title in ("class", "image", "training image", "difference")),
+        rows=tuple(
+            Row(
+                name=cut(subject.names[one.class_index], LONGEST_IN_TABLE),
+                cells=tuple(
+                    Cell(value=text)
+                    for text in (_where(one.image, one.heldout), _where(one.copy_of, False), _difference(one))
+                ),
+            )
+            for one in pairs
+        ),
+        prose=True,
+    )
+
+
+def _difference(one: CopyPair) -> str:
+    """How the two images of a pair were found and how far apart they are."""
+    found = [f"image hash, {one.bits} of 256 bits differ"] if one.bits is not None else []
+    if one.distance is not None:
+        found.append(f"features, {wording.percent(one.distance)} of the median distance in the class")
+    return "; ".join(found)
+
+
+def _where(example: Example, heldout: bool) -> str:
+    where = wording.plain(example.name) if example.name else f"{'held-out' if heldout else 'train'} {example.index}"
+    return cut(where.rpartition("/")[2] or where, _NAME) if example.name else where
 
 
 def _gallery(subject: Subject, one: CopyExamples) -> Gallery:
