@@ -18,10 +18,8 @@ import dataclasses
 import hashlib
 import json
 import math
-import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,10 @@ import pydantic
 import torch
 from torch import Tensor
 
+from benchmarks import records
 from diversify.diagnosis.columns import global_centre
 from diversify.diagnosis.measure import usual_top_k
 from diversify.errors import InputError, must, unknown
-from diversify.files import atomic
 from diversify.files.schema import refusal
 from diversify.functional import counts, diversity, magnitude, metrics
 from diversify.network.embeddings import Embeddings
@@ -369,15 +367,6 @@ def path_of(data: str) -> Path:
     return RESULTS / f"paper_{data.replace('-', '_')}.jsonl"
 
 
-def kept(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file; none if it is not there."""
-    return list(atomic.read_jsonl(path)) if path.exists() else []
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def run(
     design: Design,
     *,
@@ -402,7 +391,7 @@ def run(
     for loss in losses:
         if loss not in METHODS:
             raise unknown("loss", loss, METHODS)
-    done = {key_of(one) for one in kept(path)}
+    done = {key_of(one) for one in records.kept(path)}
     planned = {"design": design.record()}
     jobs = [(loss, seed) for seed in range(seeds) for loss in losses]
     missing = [(loss, seed) for loss, seed in jobs if key_of({**planned, "loss": loss, "seed": seed}) not in done]
@@ -410,18 +399,7 @@ def run(
         load_task(design.protocol(design.imbalance, 0), root=root, device=device)  # finds what would stop every run
     path.parent.mkdir(parents=True, exist_ok=True)
     make = partial(run_one, design, root=root, device=device, states=path.parent)
-    if workers == 1:
-        for job in missing:
-            record = make(*job)
-            atomic.append_jsonl(path, record)
-            yield record
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        for future in as_completed([pool.submit(make, *job) for job in missing]):
-            record = future.result()
-            atomic.append_jsonl(path, record)
-            yield record
+    yield from records.made(make, missing, path, workers=workers)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -445,7 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     options = _parser().parse_args(arguments)
     if options.workers == 1:
-        _one_thread()
+        records.one_thread()
     try:
         if options.data not in DESIGNS:
             raise unknown("data", options.data, DESIGNS)
@@ -469,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(line, flush=True)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
-    print(paper_claims.table([one for one in kept(path) if one["design"] == design.record()]))
+    print(paper_claims.table([one for one in records.kept(path) if one["design"] == design.record()]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ..network.embeddings import Reading
+from ..network.reading import Reading
 
 Columns = Mapping[str, Tensor]
 Lines = Mapping[str, Mapping[str, float]]

@@ -11,7 +11,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from ..network.embeddings import Reading
+from ..network.reading import Reading
 from .findings import LOW_RECALL, Evidence, Finding
 
 DIGITS = 6  # of a number in a file

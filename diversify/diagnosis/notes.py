@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..network.embeddings import Reading
+from ..network.reading import Reading
 
 SIDES = {"train": "training", "heldout": "held-out"}
 _MOST = 6  # classes named in a note

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import must
 from ..files.schema import broken, refusal
 from ..functional import draws, magnitude
-from ..network.embeddings import Reading
+from ..network.reading import Reading
 from .beyond_size import lines_on_log_count, recall_of_groups
 from .clusters import FailingCluster
 from .findings import Finding, find

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,84 +12,16 @@ import torch
 from torch import Tensor
 
 from ..errors import must
-from ..files import atomic
 from ..functional.groups import group_numbers
+from .embeddings_folder import COLUMNS, GROUPS, index_record, read_folder, read_groups, write_folder
 from .linear_head import LinearHead, read_head
 from .output_check import as_two_classes
+from .reading import Reading
 
-SCHEMA_VERSION = 1
-COLUMNS = ("features", "logits", "labels", "indices")
-INDEX = "index.json"
-GROUPS = "groups"  # a column that some folders have
-SEVERAL = "several"  # entry `labels` of an index whose images have several labels each
 BLOCK_ROWS = 4096  # rows checked at a time, and rows gathered on a device before they are copied to the CPU
 
 _COMPARED = 256  # rows whose logits are compared with a head's
 _ROUNDING = 0.02  # largest difference relative to the size of the logits: bfloat16 needs this much
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """The way in which a loader gave the rows of embeddings.
-
-    Attributes:
-        indices_known: True if `Embeddings.indices` are the images' places in the loader's data set; False if they only
-            number the rows.
-        left_out: How many images of the data set the loader did not give.
-        left_out_by_class: The same for each class; None where the classes are not known.
-        repeated: How many rows show an image that another row shows already.
-        last_batch: How many images of an incomplete last batch were read although the loader has `drop_last=True`.
-        unreadable: How many images `skip_bad` left out of the data set, because they cannot be read.
-        unreadable_by_class: The same for each class; None where the classes are not known.
-
-    Example:
-        >>> Reading(left_out=3, left_out_by_class=(0, 3)).lost(1)
-        3
-    """
-
-    indices_known: bool = True
-    left_out: int = 0
-    left_out_by_class: tuple[int, ...] | None = None
-    repeated: int = 0
-    last_batch: int = 0
-    unreadable: int = 0
-    unreadable_by_class: tuple[int, ...] | None = None
-
-    def lost(self, label: int) -> int | None:
-        """Return how many images of a class the loader left out; None where that is not known.
-
-        Args:
-            label: The class.
-        """
-        if not self.left_out:
-            return 0
-        return None if self.left_out_by_class is None else self.left_out_by_class[label]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        by_class = {name: getattr(self, name) for name in ("left_out_by_class", "unreadable_by_class")}
-        return asdict(self) | {name: None if each is None else list(each) for name, each in by_class.items()}
-
-    @classmethod
-    def from_dict(cls, record: object) -> Reading:
-        """Return the reading that `to_dict` was called on; None, as in older files, gives the default.
-
-        Raises:
-            InputError: A field is missing or damaged.
-        """
-        if record is None:
-            return cls()
-        law, fields = "be one that this library wrote", ("left_out", "repeated", "last_batch", "unreadable")
-        if not isinstance(record, Mapping):
-            raise must("reading of embeddings", law, type(record).__name__)
-        numbers = [record.get(name, 0) for name in fields]
-        known = record.get("indices_known", True)
-        by_class = {name: record.get(name) for name in ("left_out_by_class", "unreadable_by_class")}
-        listed = [number for each in by_class.values() if isinstance(each, list) for number in each]
-        if not all(type(each) is int and each >= 0 for each in [*numbers, *listed]) or type(known) is not bool:
-            raise must("reading of embeddings", law, dict(record))
-        lists: dict[str, Any] = {name: None if each is None else tuple(each) for name, each in by_class.items()}
-        return cls(indices_known=known, **dict(zip(fields, numbers, strict=True)), **lists)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,7 +55,7 @@ class Embeddings:
     labels: Tensor
     logits: Tensor
     indices: Tensor
-    reading: Reading = Reading()
+    reading: Reading = field(default_factory=Reading)
     groups: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -282,7 +214,7 @@ class Embeddings:
             InputError: The folder is missing, unfinished, truncated or inconsistent.
         """
         columns, index = read_folder(Path(folder))
-        groups = _read_groups(Path(folder), len(columns["labels"]))
+        groups = read_groups(Path(folder), len(columns["labels"]))
         return cls(**columns, reading=Reading.from_dict(index.get("reading")), groups=groups)
 
 
@@ -376,124 +308,3 @@ def require_finite(name: str, values: Tensor, first_row: int = 0) -> None:
             what = {"features": "feature", "logits": "class"}[name]
             got = f"{float(block[row, column])} at row {first_row + start + row}, {what} {column}"
             raise must(name, "be finite", got)
-
-
-def is_complete(index: Mapping[str, Any]) -> bool:
-    """Return True if an extraction has ended: all rows are there, or the loader gave fewer than it announced."""
-    return bool(index["rows_done"] == index["rows"] or index.get("ended") is True)
-
-
-def index_record(
-    rows: int,
-    rows_done: int,
-    num_features: int,
-    num_classes: int,
-    origin: Mapping[str, str],
-    reading: Reading | None = None,
-    *,
-    several: bool = False,
-) -> dict[str, object]:
-    """Return the content of the index file of a folder of embeddings, as a JSON object.
-
-    Args:
-        rows: Number of rows that the files have room for.
-        rows_done: Number of rows that are filled.
-        num_features: D.
-        num_classes: C.
-        origin: What the embeddings were made from.
-        reading: How the loader gave the rows, once all are read; None before that.
-        several: Whether images have several labels each.
-    """
-    ended: dict[str, object] = {} if reading is None or reading == Reading() else {"reading": reading.to_dict()}
-    if reading is not None and rows_done < rows:
-        ended["ended"] = True
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "rows": rows,
-        "rows_done": rows_done,
-        "num_features": num_features,
-        "num_classes": num_classes,
-        **({"labels": SEVERAL} if several else {}),
-        **{key: origin.get(key, "") for key in ("model", "head", "precision", "fingerprint")},
-        **ended,
-    }
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Return the checked index of a folder of embeddings."""
-    if not folder.is_dir():
-        raise must("embeddings", "be an existing folder", folder)
-    index = atomic.read_json(folder / INDEX, "embeddings index")
-    numbers = ("rows", "rows_done", "num_features", "num_classes")
-    if not isinstance(index, dict) or not all(isinstance(index.get(key), int) for key in numbers):
-        raise must("embeddings index", f"hold {', '.join(numbers)}", folder / INDEX)
-    if index.get("schema_version") != SCHEMA_VERSION:
-        raise must("embeddings index", f"have schema_version {SCHEMA_VERSION}", index.get("schema_version"))
-    return index
-
-
-def column_form(name: str, index: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
-    """Return the shape and dtype that a column has on disk."""
-    shapes = {"features": (index["rows"], index["num_features"]), "logits": (index["rows"], index["num_classes"])}
-    if name == "labels" and index.get("labels") == SEVERAL:
-        return shapes["logits"], "|b1"
-    return (shapes[name], "<f4") if name in shapes else ((index["rows"],), "<i8")
-
-
-def open_columns(folder: Path, index: Mapping[str, Any], *, writable: bool = False) -> dict[str, atomic.Array]:
-    """Return the columns of a folder of embeddings, memory-mapped."""
-    columns = {}
-    for name in COLUMNS:
-        shape, dtype = column_form(name, index)
-        column = atomic.open_array(folder / f"{name}.npy", f"embeddings {name}", writable=writable)
-        if column.shape != shape or column.dtype != np.dtype(dtype):
-            got = f"{column.dtype.str} of shape {column.shape}"
-            raise must(f"embeddings {name}", f"be {dtype} of shape {shape}", got)
-        columns[name] = column
-    return columns
-
-
-def write_folder(folder: Path, columns: Mapping[str, Tensor], index: Mapping[str, object]) -> None:
-    """Write columns into a new or empty folder and, last, their index."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise must("embeddings folder", "be new or empty", folder)
-    for name, values in columns.items():
-        atomic.write_array(folder / f"{name}.npy", values.detach().cpu().numpy())
-    atomic.write_json(folder / INDEX, index)
-
-
-def write_groups(folder: Path, groups: Tensor) -> None:
-    """Write the groups of the rows `(N,)` into a folder of embeddings."""
-    atomic.write_array(folder / f"{GROUPS}.npy", groups.detach().cpu().numpy())
-
-
-def _read_groups(folder: Path, rows: int) -> Tensor | None:
-    """The groups in a folder of embeddings; None if it has none."""
-    path = folder / f"{GROUPS}.npy"
-    if not path.is_file():
-        return None
-    groups = atomic.open_array(path, "embeddings groups")
-    if groups.shape != (rows,) or groups.dtype != np.int64:
-        raise must("embeddings groups", f"be <i8 of shape {(rows,)}", f"{groups.dtype.str} of shape {groups.shape}")
-    return torch.from_numpy(groups)
-
-
-def read_folder(folder: Path, *, several: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the finished rows of every column in a folder, memory-mapped, and the index.
-
-    Args:
-        folder: A folder of embeddings.
-        several: Whether images have several labels each.
-
-    Raises:
-        InputError: The folder is missing, unfinished, truncated or inconsistent, or is of the other kind.
-    """
-    index = read_index(folder)
-    if (index.get("labels") == SEVERAL) != several:
-        kinds = ("of images with one label each", "of images with several labels each")
-        raise must("embeddings", f"be {kinds[several]}", f"those in {folder}, {kinds[not several]}")
-    if not is_complete(index):
-        got = f"{index['rows_done']} of {index['rows']} rows in {folder}"
-        raise must("embeddings", "be complete", got, "run the extraction again to finish it")
-    columns = {name: torch.from_numpy(array) for name, array in open_columns(folder, index).items()}
-    return {name: column[: index["rows_done"]] for name, column in columns.items()}, index

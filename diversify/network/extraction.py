@@ -28,7 +28,9 @@ from ..runtime.randomness import random_state_kept
 from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
 from .batches import Batch, BatchForm, Collate, Key
-from .embeddings import BLOCK_ROWS, COLUMNS, Embeddings, Reading
+from .embeddings import BLOCK_ROWS, Embeddings
+from .embeddings_folder import COLUMNS
+from .reading import Reading
 from .resumable import Table, other_run
 from .split import SplitModel
 from .wrappers import evaluating

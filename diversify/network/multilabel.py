@@ -14,18 +14,11 @@ from ..errors import must
 from ..functional.multilabel import read_multilabels
 from ..runtime.progress import Progress
 from .batches import BatchForm, Key
-from .embeddings import (
-    COLUMNS,
-    Reading,
-    index_record,
-    read_folder,
-    real_tensor,
-    require_finite,
-    require_forms,
-    write_folder,
-)
+from .embeddings import real_tensor, require_finite, require_forms
+from .embeddings_folder import COLUMNS, index_record, read_folder, write_folder
 from .extraction import Precision, read_all
 from .linear_head import LinearHead, read_head
+from .reading import Reading
 from .split import SplitModel
 
 

@@ -14,21 +14,19 @@ from torch import Tensor
 
 from ..errors import InputError, must
 from ..files import atomic, staging
-from .embeddings import (
-    BLOCK_ROWS,
+from .embeddings import BLOCK_ROWS, require_finite, require_labels
+from .embeddings_folder import (
     COLUMNS,
     INDEX,
     SEVERAL,
-    Reading,
     column_form,
     index_record,
     is_complete,
     open_columns,
     read_folder,
     read_index,
-    require_finite,
-    require_labels,
 )
+from .reading import Reading
 
 RECORD_SECONDS = 5.0  # a killed run loses at most this much work
 

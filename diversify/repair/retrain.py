@@ -17,8 +17,9 @@ from ..errors import must
 from ..functional import counts, draws, oversample
 from ..functional.losses import prior_corrected_cross_entropy
 from ..functional.multilabel import require_one_label
-from ..network.embeddings import Embeddings, Reading
+from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead, read_head
+from ..network.reading import Reading
 from ..plan.plan import Plan
 from ..runtime.progress import Progress
 from ..runtime.signals import stop_if_interrupted

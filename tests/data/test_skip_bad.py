@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 import diversify as dv
 from diversify.data import LeftOut
 from diversify.diagnosis.notes import notes_of
-from diversify.network.embeddings import Reading
+from diversify.network.reading import Reading
 
 TRANSFORM = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 

@@ -9,7 +9,7 @@ from diversify.diagnosis.measure import diagnose
 from diversify.diagnosis.notes import notes_of
 from diversify.diagnosis.result import Diagnosis
 from diversify.errors import InputError
-from diversify.network.embeddings import Reading
+from diversify.network.reading import Reading
 from diversify.network.synthetic import make_embeddings
 from diversify.report.diagnosis import render_markdown
 

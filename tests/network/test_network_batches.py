@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from diversify.diagnosis.choose_exhibits import choose_exhibits
 from diversify.diagnosis.measure import diagnose
 from diversify.errors import InputError
-from diversify.network.embeddings import Embeddings, Reading
+from diversify.network.embeddings import Embeddings
 from diversify.network.extraction import extract
+from diversify.network.reading import Reading
 from diversify.network.split import split_head
 from diversify.network.synthetic import make_embeddings
 from diversify.report.thumbnails import take_pictures

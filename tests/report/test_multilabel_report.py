@@ -8,7 +8,7 @@ import torch
 
 import diversify as dv
 from diversify.errors import InputError
-from diversify.network.embeddings import Reading
+from diversify.network.reading import Reading
 from diversify.report.multilabel import render_multilabel_remedy_html, render_multilabel_remedy_markdown
 
 NAMES = ("sky", "tree", "car", "bird")

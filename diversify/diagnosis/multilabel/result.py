@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import must
 from ...files.schema import refusal
-from ...network.embeddings import Reading
+from ...network.reading import Reading
 from ..findings import Finding
 from ..json_form import (
     FindingFile,

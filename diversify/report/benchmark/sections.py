@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...study.comparison import BASELINE, DIVERSITY, OURS, SuiteComparison
+from ...study.comparison import BASELINE, DIVERSITY, OURS, MethodResult, SuiteComparison
 from ...study.estimates import Difference, Estimate
 from .. import wording
 from ..plots import Against, Rows
@@ -31,44 +31,6 @@ def cost_section(suite: SuiteComparison) -> Section:
     base = suite.method(BASELINE)
     spent = base.scores["seconds_shared"].mean if base and base.seeds else math.nan
     memory = has_score(suite, "peak_memory")
-    rows = []
-    for one in suite.finished:
-        shared = one.scores["seconds_shared"]
-        cells = [
-            Cell(
-                value=seconds(shared.mean),
-                interval=f"[{seconds(shared.low)}, {seconds(shared.high)}]"
-                if math.isfinite(shared.low) and shared.low > 0
-                else "",
-            ),
-            Cell(value=wording.unsigned(shared.mean / spent, 2) if spent > 0 and math.isfinite(shared.mean) else DASH),
-            Cell(value=seconds(one.scores["seconds"].mean)),
-            Cell(
-                value=seconds(one.scores["epochs"].mean)
-                if one.scores["epochs"].mean >= 10
-                else wording.unsigned(one.scores["epochs"].mean, 0)
-            ),
-            *([Cell(value=_memory(one.scores["peak_memory"].mean))] if memory else []),
-            metric_cell(suite, one.scores["score"]),
-        ]
-        rows.append(marked(suite, one, cells))
-    shown = suite.finished
-    listed = "; ".join(
-        f"{one.name} {seconds(one.scores['seconds_shared'].mean)} s, {metric_value(suite, one.scores['score'].mean)}"
-        for one in shown
-    )
-    drawn = Against(
-        label=f"{suite.metric_title} on test",
-        across="seconds of a final run",
-        names=tuple(one.name for one in shown),
-        x=tuple(one.scores["seconds_shared"].mean for one in shown),
-        y=tuple(one.scores["score"].mean for one in shown),
-        low=tuple(one.scores["score"].low for one in shown),
-        high=tuple(one.scores["score"].high for one in shown),
-        marked=tuple(one.name == OURS for one in shown),
-        kinds=("other methods", OURS),
-        percent=suite.in_shares,
-    )
     timed = has_score(suite, "seconds_shared")
     return Section(
         title="Cost against accuracy",
@@ -87,18 +49,59 @@ def cost_section(suite: SuiteComparison) -> Section:
                 *([Heading(title="peak memory")] if memory else []),
                 Heading(title=suite.metric_title),
             ),
-            rows=tuple(rows),
+            rows=tuple(_cost_row(suite, one, spent, memory=memory) for one in suite.finished),
         ),
-        charts=(
-            Chart(
-                title="How much accuracy does the time buy?",
-                caption=f"{capital(metric_on_test([suite]))} with its 95% t interval, against the seconds of a final run.",
-                alt=f"Scatter plot: {listed}.",
-                data=drawn,
-            ),
-        )
-        if timed
-        else (),
+        charts=(_cost_chart(suite),) if timed else (),
+    )
+
+
+def _cost_row(suite: SuiteComparison, one: MethodResult, spent: float, *, memory: bool) -> Row:
+    """What the final runs of a method cost, beside what they reach."""
+    shared = one.scores["seconds_shared"]
+    cells = [
+        Cell(
+            value=seconds(shared.mean),
+            interval=f"[{seconds(shared.low)}, {seconds(shared.high)}]"
+            if math.isfinite(shared.low) and shared.low > 0
+            else "",
+        ),
+        Cell(value=wording.unsigned(shared.mean / spent, 2) if spent > 0 and math.isfinite(shared.mean) else DASH),
+        Cell(value=seconds(one.scores["seconds"].mean)),
+        Cell(
+            value=seconds(one.scores["epochs"].mean)
+            if one.scores["epochs"].mean >= 10
+            else wording.unsigned(one.scores["epochs"].mean, 0)
+        ),
+        *([Cell(value=_memory(one.scores["peak_memory"].mean))] if memory else []),
+        metric_cell(suite, one.scores["score"]),
+    ]
+    return marked(suite, one, cells)
+
+
+def _cost_chart(suite: SuiteComparison) -> Chart:
+    """Balanced accuracy, or another metric, against the seconds of a final run."""
+    shown = suite.finished
+    listed = "; ".join(
+        f"{one.name} {seconds(one.scores['seconds_shared'].mean)} s, {metric_value(suite, one.scores['score'].mean)}"
+        for one in shown
+    )
+    drawn = Against(
+        label=f"{suite.metric_title} on test",
+        across="seconds of a final run",
+        names=tuple(one.name for one in shown),
+        x=tuple(one.scores["seconds_shared"].mean for one in shown),
+        y=tuple(one.scores["score"].mean for one in shown),
+        low=tuple(one.scores["score"].low for one in shown),
+        high=tuple(one.scores["score"].high for one in shown),
+        marked=tuple(one.name == OURS for one in shown),
+        kinds=("other methods", OURS),
+        percent=suite.in_shares,
+    )
+    return Chart(
+        title="How much accuracy does the time buy?",
+        caption=f"{capital(metric_on_test([suite]))} with its 95% t interval, against the seconds of a final run.",
+        alt=f"Scatter plot: {listed}.",
+        data=drawn,
     )
 
 
