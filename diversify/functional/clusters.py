@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.stats import hypergeom
 from sklearn.cluster import KMeans
-from sklearn.metrics import pairwise_distances, silhouette_score
+from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
 from ..errors import must
@@ -51,10 +53,21 @@ def clusters_of(features: Tensor, *, most: int = 4, least: int = 10, seed: int) 
         labels = KMeans(k, n_init=1, random_state=seed % _SEEDS).fit_predict(rows)
         if np.bincount(labels, minlength=k).min() < least:
             continue
-        silhouette = float(silhouette_score(distances, labels, metric="precomputed"))
+        silhouette = _silhouette(distances, labels)
         if best is None or silhouette > best[1]:
             best = torch.from_numpy(labels.astype(np.int64)), silhouette
     return best
+
+
+def _silhouette(distances: np.ndarray[Any, np.dtype[np.float64]], labels: np.ndarray[Any, np.dtype[np.int32]]) -> float:
+    """The mean silhouette, as scikit-learn's, from one product; clusters of one row count 0."""
+    inside = labels[:, None] == np.arange(labels.max() + 1)
+    sizes = inside.sum(0)
+    sums = distances @ inside
+    own = sums[inside] / np.maximum(sizes[labels] - 1, 1)
+    other = np.where(inside, np.inf, sums / sizes).min(1)
+    values = (other - own) / np.maximum(np.maximum(own, other), np.finfo(float).tiny)
+    return float(np.where(sizes[labels] > 1, values, 0.0).mean())
 
 
 def lower_share_p(hits: int, total: int, other_hits: int, other_total: int) -> float:

@@ -13,12 +13,10 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtri
 from torch import Tensor
 
-from .counts import class_counts, class_mean
+from .counts import class_counts
 from .neighbors import float32_is_whole
+from .whitening import within_class_directions
 
-DIMENSIONS = 32  # most directions that are compared
-ROWS_PER_DIMENSION = 10
-LEAST_VARIANCE = 1e-3  # of a direction, as a share of the largest
 MOST = 1 / 3  # of the median distance within the class: no copy is farther away
 CLOSEST = 0.9  # of the smallest distance between rows of different classes
 CHANCE = 0.05  # expected number of independent pairs of a class below the limit
@@ -92,14 +90,10 @@ def copy_space(features: Tensor, labels: Tensor, num_classes: int, others: Tenso
         >>> [round(limit, 2) for limit in copy_space(rows, torch.arange(400) % 2, 2).limits.tolist()]
         [0.33, 0.33]
     """
-    means = class_mean(features, labels, num_classes)
+    means, directions = within_class_directions(features, labels, num_classes)
     rest = features.double() - means[labels]
     sizes = class_counts(labels, num_classes)
-    values, vectors = torch.linalg.eigh(rest.T @ rest / max(len(rest), 1))
-    wide = int((values > LEAST_VARIANCE * values.max()).sum()) if float(values.max()) > 0 else 0
-    kept = min(DIMENSIONS, wide, max(1, len(features) // ROWS_PER_DIMENSION))
-    least = len(values) - kept
-    directions = vectors[:, least:] / values[least:].sqrt()
+    kept = directions.shape[1]
     placed, own, there = (rest @ directions).cpu(), labels.cpu(), features.device
     half, quarter = _quartiles(placed, own, num_classes)
     scales = half.sqrt()
@@ -205,7 +199,7 @@ class _Bounds:
         empty = square.isnan()
         rows = torch.cat([-2 * reference.double(), torch.ones_like(square), square], 1).masked_fill(empty, 0.0)
         rows[:, -1:].masked_fill_(empty, torch.inf)
-        self.reach = square.nan_to_num(0).sqrt().max() if len(square) else square.sum()
+        self.reach: Tensor = square.nan_to_num(0).sqrt().max() if len(square) else square.sum()
         narrow = float32_is_whole(reference.device) and 1e-15 < float(self.reach) < 1e15
         self.dtype = torch.float32 if narrow else torch.float64
         self.rows = rows.to(self.dtype)

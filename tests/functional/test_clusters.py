@@ -1,7 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import pairwise_distances, silhouette_score
 
 from diversify.errors import InputError
 from diversify.functional import clusters, draws
@@ -54,3 +56,12 @@ def test_the_p_value_sums_the_hypergeometric_chances(hits: int, total: int, othe
     ]
     expected = sum(ways) / math.comb(every, drawn)
     assert clusters.lower_share_p(hits, total, other_hits, other_total) == pytest.approx(expected)
+
+
+def test_the_silhouette_is_that_of_scikit_learn():
+    rows = draws.normal("silhouette", torch.arange(30)[:, None], torch.arange(4)).numpy()
+    labels = np.minimum(np.arange(30) // 9, 2).astype(np.int32)
+    distances = pairwise_distances(rows).astype(np.float64)
+    for own in (labels, np.array([3, *labels[1:]], dtype=np.int32)):
+        wanted = silhouette_score(distances, own, metric="precomputed")
+        assert abs(clusters._silhouette(distances, own) - wanted) < 1e-12
