@@ -24,6 +24,7 @@ from diversify.data.decode import as_image
 from diversify.data.hashes import Hasher, joined_hashes
 from diversify.diagnosis.near_copies import copies_of_hashes
 from diversify.functional.hash_copies import hash_limits
+from diversify.runtime import provenance
 
 SETS = ("fashion-mnist", "mnist", "cifar10")
 IMAGES, CHANGED = 10_000, 300
@@ -68,6 +69,7 @@ CHANGES: dict[str, _Change] = {
 
 def measured(name: str, root: Path) -> dict[str, Any]:
     """The record of one data set."""
+    started = provenance.now()
     train = dv.load_data(name, root=root, holdout=0).train
     rows = train.indices.argsort()[:IMAGES]
     labels = train.labels[rows]
@@ -89,6 +91,9 @@ def measured(name: str, root: Path) -> dict[str, Any]:
             "median_bits": int(bits.median()),
         }
     return {
+        "kind": "image_hashes",
+        "started": started,
+        **provenance.origin(torch.device("cpu")),
         "data": name,
         "images": len(labels),
         "pairs_compared": sum(n * (n - 1) // 2 for n in labels.bincount().tolist()),

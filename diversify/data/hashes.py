@@ -107,10 +107,13 @@ def joined_hashes(found: list[bytes | None]) -> ImageHashes:
 
 
 def _picture(image: Tensor) -> Image.Image:
-    values = image.detach().cpu().double()
-    low, high = float(values.min()), float(values.max())
-    if image.is_floating_point():
-        low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
-        values = (values - low) / max(high - low, 1e-12) * 255
-    array = values.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = image.detach().cpu()
+    if pixels.dtype != torch.uint8:
+        values = pixels.double().nan_to_num()
+        low, high = float(values.min()), float(values.max())
+        if image.is_floating_point():
+            low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+            values = (values - low) / max(high - low, 1e-12) * 255
+        pixels = values.clamp(0, 255).round().to(torch.uint8)
+    array = pixels.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array[..., :3] if array.shape[2] >= 3 else array[..., 0])

@@ -15,7 +15,7 @@ from diversify.diagnosis.near_copies import KIND, LEAK_KIND, NearCopies, find_ne
 from diversify.errors import InputError
 from diversify.functional import draws
 from diversify.network.embeddings import Embeddings
-from diversify.repair import choose
+from diversify.repair import choose, comparison
 
 CLASSES, EACH, COPIES = 4, 12, 8
 
@@ -304,8 +304,8 @@ def test_groups_on_both_sides_are_reported_as_leaks(sides):
 def test_the_folds_of_choose_head_split_no_group(sides, monkeypatch):
     train, heldout, head = sides
     seen = []
-    real = choose.stratified_folds
-    monkeypatch.setattr(choose, "stratified_folds", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    real = comparison.stratified_folds
+    monkeypatch.setattr(comparison, "stratified_folds", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
     groups = torch.arange(len(heldout)) % 60 // 4
     candidates = dv.default_candidates(train, head)[:2]
     choice = dv.choose_head(train, heldout.with_groups(groups), head, candidates)
