@@ -52,6 +52,7 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, log_prior: Te
         >>> [round(float(prior_corrected_cross_entropy(logits, targets, log_prior, s)), 2) for s in (0.0, 1.0)]
         [0.69, 2.3]
     """
+    _require_classes(logits)
     if log_prior.shape != logits.shape[1:]:
         raise must("log prior", f"have shape {tuple(logits.shape[1:])}", tuple(log_prior.shape))
     if not 0 <= strength < float("inf"):
@@ -374,8 +375,7 @@ def _of_mean_1(weights: Tensor, counts: Tensor) -> Tensor:
 
 def _checked(logits: Tensor, targets: Tensor, **columns: Tensor | None) -> tuple[Tensor, Tensor]:
     """Check all shapes; return logits in float32 or wider, and targets as int64 or in the dtype of the logits."""
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise must("logits", "have shape (N, C), of two classes at least", tuple(logits.shape))
+    _require_classes(logits)
     rows, classes = logits.shape
     if targets.shape != (logits.shape if targets.is_floating_point() else logits.shape[:1]):
         got = f"{tuple(targets.shape)} of {str(targets.dtype).removeprefix('torch.')}"
@@ -386,6 +386,13 @@ def _checked(logits: Tensor, targets: Tensor, **columns: Tensor | None) -> tuple
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     return logits, targets.to(logits.dtype) if targets.is_floating_point() else targets.long()
+
+
+def _require_classes(logits: Tensor) -> None:
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        single = logits.ndim == 2 and logits.shape[1] == 1
+        advice = "pass one logit z as torch.cat([torch.zeros_like(z), z], 1)" if single else ""
+        raise must("logits", "have shape (N, C), of two classes at least", tuple(logits.shape), advice)
 
 
 def _require_power(name: str, gamma: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,25 @@ def as_two_classes(logits: Tensor) -> Tensor:
     if logits.ndim != 2 or logits.shape[1] != 1:
         return logits
     return torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
+def class_logits(output: Any, num_classes: int) -> Any:
+    """Return a model's output as logits per class: one logit z of two classes, `(N, 1)`, `(N,)` or `()`, as `(0, z)`.
+
+    Anything else is returned as it is.
+    """
+    if num_classes != 2 or not isinstance(output, Tensor) or not output.is_floating_point():
+        return output
+    single = output.ndim < 2 or (output.ndim == 2 and output.shape[1] == 1)
+    return as_two_classes(output.reshape(-1, 1)) if single else output
+
+
+def is_probability(logit: Tensor, output: Tensor) -> bool:
+    """Return whether a model's output is the sigmoid of its head's one logit `(N, 1)`, and not the logit itself."""
+    output, logit = output.reshape(-1, 1).float(), logit.float()
+    if output.shape != logit.shape:
+        return False
+    return torch.allclose(output, logit.sigmoid(), 0, 1e-4) and not torch.allclose(output, logit, 0, 1e-4)
 
 
 def widths_of(output: object, rows: int) -> set[int]:

@@ -159,6 +159,9 @@ def network_of(protocol: Protocol, images: RunImages, method: Method, seed: int)
     head = split.head
     if not isinstance(head, nn.Linear):
         raise must(f"head of {protocol.model}", f"be nn.Linear for {method.name}", type(head).__name__)
+    if head.out_features != images.data.num_classes:
+        law = f"have an output per class for {method.name}, whose cosine head has no single logit"
+        raise must(f"head of {protocol.model}", law, head.out_features, "leave the method out")
     cosine = CosineHead(head.in_features, head.out_features, method.cosine_head, seed=seed)
     parent, _, name = split.head_name.rpartition(".")
     setattr(model.get_submodule(parent), name, cosine)

@@ -28,13 +28,14 @@ from ..augment.sampler import EpochSampler
 from ..errors import must
 from ..functional import draws, metrics
 from ..network.extraction import autocast, taking
-from ..network.output_check import describe_output
+from ..network.output_check import class_logits, describe_output
 from ..network.split import ADAPTER, require_usable, split_head
 from ..network.wrappers import evaluating
 from ..runtime.progress import Progress
 from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
 from .ingredients import Ingredients
+from .one_logit import require_defined, require_logit
 from .recipe import Recipe
 from .state import EpochRecord, load_state, read_state, save_state, saved_as
 
@@ -71,12 +72,16 @@ def _collated_already(batch: Any) -> Any:
 def _checked(labels: Tensor, num_classes: int) -> Tensor:
     """Return labels `(N,)` or `(N, 1)` of any integer type as `(N,)` int64.
 
+    Of two classes, booleans and the numbers 0.0 and 1.0 are taken too, as they are for `BCEWithLogitsLoss`.
+
     Raises:
         InputError: The labels are not integers, or one is outside `[0, num_classes - 1]`.
     """
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if num_classes == 2 and labels.ndim == 1 and bool(((labels == 0) | (labels == 1)).all()):
+        labels = labels.long()
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise must("labels", "be integers", str(labels.dtype).removeprefix("torch."))
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
         raise must("labels", f"lie in [0, {num_classes - 1}]", int(labels[outside][0]))
@@ -106,6 +111,7 @@ class _Rows:
     targets: Tensor
     own_logits: Tensor
     whole: Tensor  # `(N,)` bool: images that were not mixed with an image of another class
+    single: bool = False  # the network has one logit z; the logits are (0, z)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +163,8 @@ class _Loop:
                 logits, targets = rows.logits, rows.targets
                 if step == 0:
                     _check_logits(logits, self.num_classes)
+                    if rows.single:
+                        require_defined(criterion)
                 loss = criterion(self.adjusted(logits.float(), targets), targets)
                 self.accelerator.backward(loss)
                 self.optimizer.step()
@@ -192,19 +200,31 @@ class _Loop:
             first = key.epoch == self.first_epoch and key.step < self.accelerator.num_processes
             outputs = self.try_network(images) if first else self.network(images)
             if part is None or self.head is None:
-                return _Rows(logits=outputs, targets=targets, own_logits=outputs, whole=whole)
+                logits = class_logits(outputs, self.num_classes)
+                if first and logits is not outputs:
+                    require_logit(self.model, images)
+                return _Rows(
+                    logits=logits, targets=targets, own_logits=logits, whole=whole, single=logits is not outputs
+                )
             features, own_logits = outputs
             if isinstance(part, RemembersFeatures):
                 part.remember(*self.accelerator.gather((features.detach().float(), targets, key.indices)))
             features, targets = part(features, targets, key)
-            return _Rows(logits=self.head(features), targets=targets, own_logits=own_logits, whole=whole)
+            outputs = self.head(features)
+            logits = class_logits(outputs, self.num_classes)
+            return _Rows(
+                logits=logits, targets=targets, own_logits=own_logits, whole=whole, single=logits is not outputs
+            )
 
     def adjusted(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the logits that the loss sees: changed by the feature augmentation if it adjusts logits."""
         part = self.ingredients.augment_features
         if not isinstance(part, AdjustsLogits) or not isinstance(self.head, nn.Linear):
             return logits
-        return part.adjust_logits(logits, targets, self.head.weight)
+        weight = self.head.weight
+        if len(weight) == 1:  # one logit z, read as (0, z)
+            weight = torch.cat([torch.zeros_like(weight), weight])
+        return part.adjust_logits(logits, targets, weight)
 
     def try_network(self, images: Tensor) -> Any:
         """Return the network's output.
@@ -247,11 +267,14 @@ def fit(
     counts as frozen if it is in eval mode at the start while the model is in training mode, or if it is in eval mode
     with a weight and a bias that require no gradient.
 
+    A model with one logit z, `(N, 1)` or `(N,)`, has two classes with the logits (0, z): cross entropy is then binary
+    cross entropy of z, and everything that acts per class acts as with two outputs. Its labels may be 0.0 and 1.0.
+
     Args:
-        model: Any classifier that returns `(N, C)` logits.
+        model: Any classifier that returns `(N, C)` logits, or one logit of two classes.
         train: Map-style data set of `(image, label)`.
         recipe: Epochs, optimizer, learning rates and seed.
-        num_classes: Number of the model's outputs.
+        num_classes: C, the number of the model's outputs; 2 for one logit.
         ingredients: What a method adds to the loop; None is plain training.
         val: Batches of `(images, labels)` as the model takes them, for `balanced_accuracy_val`; never the test set.
         collate: Makes `(images, labels)` of a list of examples, or of the result of the data set's `__getitems__`.
@@ -266,7 +289,8 @@ def fit(
     Raises:
         InputError: The state belongs to another run or is damaged, the loss is not finite, a label is not a class, the
             data set fails, no parameter requires a gradient, or the model does not take the images or does not return
-            `(N, C)` logits.
+            `(N, C)` logits. Or the model has one logit and returns its sigmoid, or the loss is `VectorScaling`, whose
+            factors per class one logit does not define.
 
     See Also:
         `fit_resident`, which is faster when all images fit on the device.
@@ -321,6 +345,8 @@ def _prepared(
 ) -> _Loop:
     """Check the parts of a run and move them to the device."""
     require_usable(model)
+    if num_classes < 2:
+        raise must("num_classes", "be at least 2", num_classes, "a model with one logit has the classes 0 and 1")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         advice = "unfreeze some with requires_grad_(True)"
         raise must("model", "have a parameter that requires a gradient", "none", advice)
@@ -400,8 +426,9 @@ def _bias_lowered(head: nn.Linear | None, after: Callable[[], Tensor] | None, *,
     before = head.bias.detach().clone()
     done = False
     try:
+        correction = after().to(head.bias)
         with torch.no_grad():
-            head.bias.sub_(after().to(head.bias))
+            head.bias.sub_(correction if len(head.bias) > 1 else correction[1:] - correction[:1])
         yield
         done = True
     finally:
@@ -428,9 +455,9 @@ def evaluate(model: nn.Module, loader: DataLoader[Any], *, num_classes: int, pre
     draws random numbers draws the same ones in every call.
 
     Args:
-        model: A classifier that returns `(N, C)` logits.
+        model: A classifier that returns `(N, C)` logits, or one logit of two classes.
         loader: Batches of `(images, labels)` as the model takes them.
-        num_classes: Number of the model's outputs.
+        num_classes: C, the number of the model's outputs; 2 for one logit.
         precision: "fp32", "bf16" or "auto".
 
     Raises:
@@ -451,7 +478,7 @@ def evaluate(model: nn.Module, loader: DataLoader[Any], *, num_classes: int, pre
             images = images.to(device)
             if images.ndim == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
-            logits = model(images)
+            logits = class_logits(model(images), num_classes)
             _check_logits(logits, num_classes)
             confusion += metrics.confusion_matrix(_checked(labels, num_classes), logits.argmax(1).cpu(), num_classes)
     return metrics.recall(confusion)

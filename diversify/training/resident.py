@@ -23,9 +23,11 @@ from ..augment.sampler import EpochSampler
 from ..errors import must
 from ..functional import allocate
 from ..network.extraction import autocast, compute_dtype
+from ..network.output_check import class_logits
 from ..runtime.progress import Progress
 from ..runtime.signals import stop_if_interrupted
 from .ingredients import Criterion, Ingredients
+from .one_logit import require_defined, require_logit
 from .recipe import Recipe
 from .state import EpochRecord, load_state, save_state, saved_as
 
@@ -94,10 +96,10 @@ def fit_resident(
     change and another object when it changes, because numbers that a loss object holds are captured with it.
 
     Args:
-        model: Any classifier that returns `(N, C)` logits.
+        model: Any classifier that returns `(N, C)` logits, or one logit of two classes; see `fit`.
         train: The training images.
         recipe: Epochs, optimizer, learning rates and seed.
-        num_classes: Number of the model's outputs.
+        num_classes: C, the number of the model's outputs; 2 for one logit.
         ingredients: What a method adds to the loop; None is plain training.
         prepare: Turns images of `train` into images as the model takes them; runs after `ingredients.augment`.
         compiled: Compile the model with `torch.compile`, which takes tens of seconds once.
@@ -226,8 +228,9 @@ class _Loop:
         size = recipe.batch_size
         self.chunk = max(1, (_CHUNK_ON_CPU if self.device.type == "cpu" else _CHUNK) // size) * size
         self.optimizer = build_optimizer(recipe, model, captured=captured)
+        self.single: bool | None = None  # whether the model has one logit; known from its first batch
         self.step = (_Captured if captured else _Eager)(
-            torch.compile(model, dynamic=False) if compiled else model, self.optimizer, recipe, self.device
+            torch.compile(model, dynamic=False) if compiled else model, self.optimizer, recipe, num_classes, self.device
         )
 
     def run_epoch(self, epoch: int) -> tuple[float, float, int]:
@@ -244,6 +247,10 @@ class _Loop:
             stop_if_interrupted()
             rows = order[start : start + self.chunk]
             images, targets = self.make(rows, occurrences[start : start + self.chunk], epoch, start)
+            if self.single is None and self.num_classes == 2:
+                self.single = require_logit(self.model, images[: recipe.batch_size].permute(0, 3, 1, 2))
+            if self.single and start == 0:
+                require_defined(criterion)
             predicted = self.step.run(images, targets, criterion)
             if adapt is not None:
                 labels = self.train.labels[rows]
@@ -309,8 +316,11 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, captured: bool) -> torc
 class _Eager:
     """Steps run one after the other by Python."""
 
-    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, optimizer: torch.optim.Optimizer, recipe: Recipe, num_classes: int, device: torch.device
+    ) -> None:
         self.model, self.optimizer, self.recipe, self.device = model, optimizer, recipe, device
+        self.num_classes = num_classes
         self.totals = torch.zeros(2, dtype=torch.float64, device=device)
 
     def begin(self, rate: float) -> None:
@@ -328,7 +338,7 @@ class _Eager:
     def take(self, images: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
         """Take one step on images `(B, H, W, C)`; return the classes predicted before it, `(B,)`."""
         with autocast(self.device, self.recipe.precision):
-            logits = self.model(images.permute(0, 3, 1, 2))
+            logits = class_logits(self.model(images.permute(0, 3, 1, 2)), self.num_classes)
         loss = criterion(logits.float(), targets)
         loss.backward()
         self.optimizer.step()
@@ -346,8 +356,10 @@ class _Captured(_Eager):
     A graph reads its rows from fixed buffers at a position on the device, which each replay advances.
     """
 
-    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device) -> None:
-        super().__init__(model, optimizer, recipe, device)
+    def __init__(
+        self, model: Any, optimizer: torch.optim.Optimizer, recipe: Recipe, num_classes: int, device: torch.device
+    ) -> None:
+        super().__init__(model, optimizer, recipe, num_classes, device)
         self.place = torch.zeros((), dtype=torch.int64, device=device)
         self.graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Criterion]] = {}
         self.images = self.targets = self.predicted = torch.empty(0)

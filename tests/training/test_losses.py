@@ -521,7 +521,8 @@ REFUSED_BY_FUNCTIONS = [
     ),
     (
         lambda: functional_losses.focal_loss(LOGITS[:, :1], HARD, 1.0),
-        "logits must have shape (N, C), of two classes at least, got (7, 1)",
+        "logits must have shape (N, C), of two classes at least, got (7, 1);"
+        " pass one logit z as torch.cat([torch.zeros_like(z), z], 1)",
     ),
     (
         lambda: functional_losses.weighted_cross_entropy(LOGITS, HARD[:3], None),
