@@ -60,7 +60,11 @@ def diagnose(
     model: Model = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="The checkpoint: a .pt, .pth or .safetensors file.", metavar="FILE", readable=False),
+        typer.Option(
+            help="The checkpoint: a .pt, .pth or .safetensors file, or the folder that save_pretrained wrote.",
+            metavar="FILE",
+            readable=False,
+        ),
     ] = None,
     features: Annotated[
         tuple[Path, Path] | None,

@@ -15,7 +15,7 @@ from ..data.pool import PoolImages, read_pool
 from ..data.view import View
 from ..diagnosis.model_comparison import Model
 from ..errors import must
-from ..files import arrays, atomic, digests, staging
+from ..files import arrays, atomic, shards, staging
 from ..network.embeddings import Embeddings
 from ..network.extraction import extract
 from ..network.linear_head import read_head
@@ -161,7 +161,7 @@ def _weights(diagnosed: dict[str, Any]) -> Path | None:
     path, advice = Path(weights["path"]), "put the file back, or diagnose the present weights"
     if not path.is_file():
         raise must("weights", "be where they were diagnosed", f"no file {path}", advice)
-    if digests.sha256(path) != weights["sha256"]:
+    if shards.digest_checkpoint(path) != weights["sha256"]:
         raise must("weights", "be those that were diagnosed", f"another content of {path}", advice)
     return path
 

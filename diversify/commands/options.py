@@ -16,6 +16,7 @@ from ..data.view import View
 from ..errors import unknown
 from ..files import checkpoints
 from ..files.digests import sha256
+from ..files.shards import digest_checkpoint
 from ..runtime.progress import StageProgress
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
@@ -141,7 +142,7 @@ class DataOptions:
         outputs = (
             None if tagged else count_outputs(model, checkpoints.load_checkpoint(weights, weights_key=weights_key))
         )
-        found = published_view(model, sha256(weights), outputs)
+        found = published_view(model, digest_checkpoint(weights), outputs)
         if found is None:
             return self, None
         view, origin = found

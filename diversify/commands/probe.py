@@ -15,7 +15,7 @@ from ..data.view import View
 from ..diagnosis.measure import diagnose, parse_top_k
 from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
-from ..files import atomic, checkpoints, digests, staging
+from ..files import checkpoints, digests, shards, staging
 from ..network.extraction import extract
 from ..network.linear_head import read_head
 from ..network.matching import fits
@@ -85,7 +85,7 @@ def probe_run(
             Or `out` holds a probe that was interrupted and had other settings, or `resume` finds none.
     """
     if weights is not None:
-        atomic.require_file(weights, "weights")
+        weights = shards.checkpoint_file(weights)
     elif backbone in MODELS or backbone.startswith(("torchvision:", "timm:")):
         raise must("weights", f"be given for backbone={backbone}", "none", "pass weights=FILE")
     inputs = [*([weights] if weights else []), *data_options.inputs()]
@@ -220,7 +220,12 @@ def backbone_split(
     network = build_model(backbone, outputs, channels=channels)
     if weights is not None:
         match, notes = read_weights(network, weights, weights_key=weights_key)
-        place = {"path": str(weights), "sha256": digests.sha256(weights), "key": match.key, "prefix": match.prefix}
+        place = {
+            "path": str(weights),
+            "sha256": shards.digest_checkpoint(weights),
+            "key": match.key,
+            "prefix": match.prefix,
+        }
     split = split_head(ready(network))
     old = split.head
     if isinstance(old, nn.Linear) and old.out_features != num_classes and type(network) is not nn.Linear:

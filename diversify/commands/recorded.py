@@ -11,7 +11,7 @@ import pydantic
 from ..data.loader import Split
 from ..data.view import View
 from ..errors import InputError
-from ..files import atomic, digests
+from ..files import atomic, shards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Recorded:
             known = form.model_validate(record)
         except (InputError, pydantic.ValidationError, AttributeError):
             return None  # another program's file of that name
-        if known.weights.sha256 != digests.sha256(weights):
+        if known.weights.sha256 != shards.digest_checkpoint(weights):
             return None
         if form is not _Remedied:
             return cls(values=record, training=record)

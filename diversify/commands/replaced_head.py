@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import must
-from ..files import checkpoints, digests
+from ..files import checkpoints, shards
 from ..network.linear_head import LinearHead, replace_head
 
 
@@ -21,7 +21,7 @@ def checkpoint_of(record: dict[str, Any], folder: Path) -> dict[str, torch.Tenso
     advice = "put the file back, or run `diversify diagnose` on the present weights"
     if not path.is_file():
         raise must("weights", "be where they were diagnosed", f"no file {path}", advice)
-    if digests.sha256(path) != digest:
+    if shards.digest_checkpoint(path) != digest:
         raise must("weights", "be those that were diagnosed", f"another content of {path}", advice)
     return checkpoints.load_checkpoint(path, as_named=True, weights_key=record["weights"].get("key"))
 

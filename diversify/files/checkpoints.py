@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, must
-from .atomic import read_tensors, require_file
+from .atomic import read_tensors
+from .shards import checkpoint_file, is_index, read_shards
 
 _NESTS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -37,7 +38,7 @@ StateDicts = dict[str, dict[str, Tensor]]
 def load_checkpoint(
     path: Path, name: str = "weights", *, as_named: bool = False, weights_key: str | None = None
 ) -> dict[str, Tensor]:
-    """Return the state dict in a `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` file, on the CPU.
+    """Return the state dict in a `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` file, or in shards, on the CPU.
 
     The format is recognised by the file's content, not by its suffix. A state dict under `state_dict`,
     `model_state_dict` or `model` is unwrapped, and entries that are not tensors are left out; under other keys, the one
@@ -45,14 +46,16 @@ def load_checkpoint(
     begins with `module.` or `_orig_mod.`, the prefix is removed.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint: a file, the index of its shards (`model.safetensors.index.json`), or the folder that holds
+            either.
         name: The file as errors name it.
         as_named: Keep the prefixes.
         weights_key: Which state dict of the file; see `chosen`.
 
     Raises:
-        InputError: The file is missing, a folder, empty, truncated or not a checkpoint; it holds objects that only
-            unpickling could restore; it holds no tensors, or none under the key.
+        InputError: The file is missing, empty, truncated or not a checkpoint; it holds objects that only unpickling
+            could restore; it holds no tensors, or none under the key; or a shard is missing, lies outside the folder, or
+            lacks a tensor.
 
     Example:
         >>> import tempfile
@@ -107,7 +110,7 @@ def read_content(path: Path, name: str = "weights") -> object:
     """Return all that a checkpoint holds, on the CPU; paths are plain values that no file is opened by.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint: a file, the index of its shards, or the folder that holds either; see `checkpoint_file`.
         name: The file as errors name it.
 
     Raises:
@@ -120,8 +123,11 @@ def read_content(path: Path, name: str = "weights") -> object:
         ...     read_content(Path(folder) / "m.pt")
         {'epoch': 3}
     """
-    path = Path(path)
-    require_file(path, name)
+    path = checkpoint_file(path, name)
+    return read_shards(path, name, _read_file) if is_index(path) else _read_file(path, name)
+
+
+def _read_file(path: Path, name: str) -> object:
     kind = _checkpoint_kind(path, name)
     return read_tensors(path, name)[0] if kind == "safetensors" else _torch_load(path, name)
 

@@ -140,6 +140,11 @@ def _build(spec: str, num_classes: int, channels: int) -> nn.Module:
         return MODELS[spec](num_classes, channels)
     family, _, name = spec.partition(":")
     if not name:
+        from torchvision import models
+
+        if spec in models.list_models(module=models):
+            law = f"be one of {', '.join(MODEL_CHOICES)}"
+            raise must("model", law, repr(spec), f"write torchvision:{spec}")
         raise unknown("model", spec, MODEL_CHOICES)
     if family == "torchvision":
         return _torchvision_model(name, num_classes)
@@ -198,7 +203,8 @@ def load_weights(model: nn.Module, path: Path | str, *, weights_key: str | None 
 
     Args:
         model: The network.
-        path: A checkpoint: safetensors, or a file of `torch.save` that holds tensors only.
+        path: A checkpoint: safetensors, or a file of `torch.save` that holds tensors only; the index of its shards, such as
+            `model.safetensors.index.json`; or the folder that holds either.
         weights_key: Which weights to take if the file holds several: their key in the file, such as `state_dict_ema`, or
             what their names begin with, such as `ema_model`. None takes the raw weights rather than those that are
             averaged over training (EMA).
