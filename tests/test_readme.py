@@ -44,7 +44,14 @@ def test_an_output_that_was_typed_is_noticed() -> None:
     assert outputs.filled(typed)[0] == typed.replace("3", "2")
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/start.md", "docs/results/studies.md"])
+GUIDE = [
+    str(page.relative_to(ROOT))
+    for page in sorted((ROOT / "docs" / "guide").glob("*.md"))
+    if "$ diversify" in page.read_text()
+]
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/start.md", "docs/results/studies.md", *GUIDE])
 def test_the_commands_of_the_documents_are_commands(document: str) -> None:
     import typer
 
