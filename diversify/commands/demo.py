@@ -56,7 +56,7 @@ WAYS = {
     PLAIN: ("Every image once per epoch, without augmentation or reweighting: the network that was diagnosed.", ""),
     HEAD: (
         "The same network; only its last layer is retrained, on the frozen features of the training images, with the draws and"
-        " feature augmentation of the plan (`retrain_head`).",
+        " feature augmentation of the plan (dv.retrain_head).",
         "",
     ),
     CONTROL: (
@@ -65,7 +65,7 @@ WAYS = {
         "Ren et al. 2020",
     ),
     PLANNED: (
-        "Trained from scratch with the plan that `make_plan` gives: how often each class is drawn, how its images are"
+        "Trained from scratch with the plan that dv.make_plan gives: how often each class is drawn, how its images are"
         " augmented, and the class prior corrected as in balanced softmax. Its feature policies are for the head step.",
         "",
     ),

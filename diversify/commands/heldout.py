@@ -59,8 +59,8 @@ def choose_heldout(
         "heldout",
         "be images that the model was not trained on",
         "none: there is no validation set, or no record beside the weights that shows that it was not trained on",
-        'bring a validation set (npz: or folder: with a val split, or train with a holdout), or pass heldout="test" for a diagnosis'
-        " that is for reading only",
+        "give the data a val split (DIR/train and DIR/val in folder:DIR, val_images and val_labels in npz:FILE), or train with"
+        ' `diversify train`, which holds images out; heldout="test" makes a diagnosis that is for reading only',
     )
 
 

@@ -18,6 +18,8 @@ def load_diagnosis(folder: Path) -> Diagnosis:
     if not folder.is_dir():
         raise must("folder", "be a folder that `diversify diagnose` wrote", folder)
     refuse_multilabel("plan", folder)
+    if not (folder / "diagnosis.json").is_file():
+        raise must("folder", "be a folder that `diversify diagnose` wrote", folder)
     return Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
 
 

@@ -70,7 +70,7 @@ def read_pool(
     """
     source, groups = _source(spec, Path(root))
     source, positions, skipped = readable(source, spec, skip_bad, progress)
-    require_one_size(source, view)
+    require_one_size(source, view, "bring images of one size, or diagnose the model with resize=N and crop=N")
     dataset, _ = source.splits["train"]
     if not len(dataset):  # type: ignore[arg-type]
         raise must("pool", "have images", f"none in {spec}")
@@ -94,7 +94,7 @@ def _source(spec: str, root: Path) -> tuple[Source, Tensor | None]:
         return _files(Path(place)), None
     if kind == "npz" and place:
         return _array(Path(place))
-    source = with_test(read_source(spec, root))
+    source = with_test(read_source(spec, root, name="pool"))
     dataset, labels = source.splits["train"]
     unlabelled = dataclasses.replace(source, splits={"train": (dataset, torch.zeros_like(labels))}, groups={})
     return unlabelled, source.groups.get("train")

@@ -124,7 +124,7 @@ def subset(dataset: Images, rows: Tensor) -> Images:
     return Subset(dataset, rows.tolist())
 
 
-def require_one_size(source: Source, view: View | None) -> None:
+def require_one_size(source: Source, view: View | None, advice: str = "pass resize=N and crop=N") -> None:
     """Check that all images have one size after resize and crop.
 
     The sizes of images in memory are known, and those of files and PIL images that were checked; others are not tested.
@@ -140,7 +140,7 @@ def require_one_size(source: Source, view: View | None) -> None:
                 place = _place(dataset, row, split)
                 got = f"{first[0][0]} x {first[0][1]} in {first[1]} and {size[0]} x {size[1]} in {place}"
                 what = "image files" if isinstance(dataset, ImageFiles) else "images"
-                raise must(what, "have one size", got, "pass resize=N and crop=N")
+                raise must(what, "have one size", got, advice)
             first = first or (size, _place(dataset, row, split))
 
 

@@ -214,13 +214,14 @@ _PLACED: dict[str, Callable[[Path], Source]] = {
 SOURCES = (*_NAMED, "npz:FILE", "folder:DIR", "package.module:function")
 
 
-def read_source(spec: str, root: Path, *, download: bool = False) -> Source:
+def read_source(spec: str, root: Path, *, download: bool = False, name: str = "data") -> Source:
     """Read a data source.
 
     Args:
         spec: One of `SOURCES`.
         root: Folder of the public data sets.
         download: Download a public data set that is missing.
+        name: The parameter that an error names.
 
     Raises:
         InputError: The source is unknown, missing or damaged.
@@ -232,4 +233,7 @@ def read_source(spec: str, root: Path, *, download: bool = False) -> Source:
         return _PLACED[kind](Path(argument))
     if argument and kind not in (*_NAMED, *_PLACED):
         return read_python(spec)
-    raise unknown("data", spec, SOURCES)
+    if Path(spec).is_dir() or Path(spec).suffix == ".npz":
+        advice = f"write {'folder' if Path(spec).is_dir() else 'npz'}:{spec}"
+        raise must(name, f"be one of {', '.join(SOURCES)}", repr(spec), advice)
+    raise unknown(name, spec, SOURCES)

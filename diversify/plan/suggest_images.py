@@ -196,9 +196,9 @@ def suggest_images(
     head would give if classes were equally frequent.
 
     Args:
-        diagnosis: Of the same network, made on the validation set: a label is worth more in a class with lower held-out
-            recall (`need` is 1 minus the recall, with 4 images of the mean recall added to those of a class, and at least 0.02,
-            divided by the mean). None: every class has the same need.
+        diagnosis: Of the same network, made on the validation set. A label is worth more in a class with lower held-out
+            recall: the need of a class is 1 minus its recall, at least 0.02, divided by the mean of the classes. Its recall
+            counts 4 more images with the mean recall, so that few images say little. None: every class has the same need.
         train: The training images.
         pool: The images to choose from, from the same network; `extract` with any labels makes them.
         budget: Number of images to suggest.

@@ -72,7 +72,7 @@ def choose_head(
             expected `cost`. Classes without held-out rows do not count.
         objective: `mean` leaves the choice to the metric. `worst` chooses by the lowest recall of a class, `worst third` by
             the mean of the lowest third of recalls, and a number in [0, 1] by the mean recall and the lowest one, of which it
-            is the weight. These three are of the metric `balanced`.
+            is the weight. These three need the metric `balanced`.
         target_prior: Share of each class where the model will be used, `(C,)`. `prior` needs it, `macro-f1` and `cost` can
             use it. Every logit adjustment then aims at it: `tau * (log train prior - log target prior)` is subtracted,
             and a candidate that `balances` gets the whole log target prior with every tau. A class with share 0 is never
@@ -80,7 +80,7 @@ def choose_head(
         cost: Cost of predicting a row of class i as class j, `(C, C)`, not negative; classes weigh equally unless
             `target_prior` is given. For `cost` alone.
         unseen: `heldout` adds repairs that learn from held-out rows, `none` adds none; None is `heldout` for an objective
-            other than `mean`. To be left out where candidates are given.
+            other than `mean`. Leave it out if you give candidates.
         folds: Number of folds; at most the number of groups, where the held-out embeddings have groups, which no fold
             splits.
         repeats: How many times the rows are cut into folds.

@@ -234,7 +234,7 @@ def _what_it_cannot_tell(demo: Demo) -> Statement:
         title=title,
         text=f"Retrained from scratch, the plan gains {_gain_text(outcome, planned, control)} over {outcome.names[control]}; by seed"
         f" {_seeds(outcome.seed_gain(planned, control))}. {verdict} With {seeds} an observed difference below {detectable} points"
-        " cannot be told from 0. The command benchmark compares methods at equal budgets on larger data.",
+        " cannot be told from 0. The command diversify benchmark compares methods at equal budgets on larger data.",
         label="what this demo cannot tell",
     )
 

@@ -316,6 +316,8 @@ LINES = {
     "train --out {dir}/out --model torchvision:resnet81": "torchvision model must be one that torchvision has, got 'resnet81'; did you mean '<...>'?",
     "train --out {dir}/out --model no_such_module:net": "--model must name something that can be imported, got 'no_such_module:net'; No module named 'no_such_module'",
     "train --out {dir}/out --model os:getcwd": "os:getcwd() must return a torch.nn.Module, got str",
+    "train --out {dir}/out --model resnet18": "--model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function, got 'resnet18'; write torchvision:resnet18",
+    "train --out {dir}/out --data {trained}": "--data must be one of digits, cifar10, cifar100, svhn, mnist, fashion-mnist, places365, inaturalist, npz:FILE, folder:DIR, package.module:function, got '{trained}'; write folder:{trained}",
     "train --out {dir}/out --model torchvision:": "--model must be one of small_cnn, resnet20, resnet32, resnet56, torchvision:NAME, timm:NAME, package.module:function, got 'torchvision:'; did you mean 'torchvision:NAME'?",
     "diagnose --weights {dir}/missing.pt --heldout test --out {dir}/out": "--weights must be an existing file, got {dir}/missing.pt",
     "diagnose --weights {dir}/foreign --heldout test --out {dir}/out": "--weights must be a file, or a folder that holds model.safetensors or its index, got the folder {dir}/foreign",
