@@ -3,11 +3,12 @@
     python -m benchmarks.diversity digits
     python -m benchmarks.diversity fashion-mnist --root DATA --workers 2
     python -m benchmarks.diversity cifar10 --root DATA --workers 2
+    python -m benchmarks.diversity mnist --root DATA --workers 2
 
 Every run trains one small network on a training set in which class sizes and class diversity are set independently of each other,
 and writes one record: per class the number of images, the recall on test images and on held-out images that were chosen as the
-training images were, the ratio of top-K magnitudes on both kinds of held-out images, and every diversity measure that can be taken
-from the training images alone. Class sizes and narrow classes are permuted over the classes anew in each assignment. The first half
+training images were, the ratio of top-K magnitudes on both kinds of held-out images, how well the training images cover them, the
+troubles that a diagnosis names, and every diversity measure that can be taken from the training images alone. Class sizes and narrow classes are permuted over the classes anew in each assignment. The first half
 of the assignments is for development, the other half for confirmation. The same command goes on where it was stopped.
 """
 
@@ -36,6 +37,7 @@ from diversify.diagnosis.near_copies import find_near_copies
 from diversify.errors import InputError, must, unknown
 from diversify.files import atomic
 from diversify.functional import counts, diversity, draws, magnitude, metrics, stats
+from diversify.functional.coverage import class_coverage
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead, read_head
 from diversify.runtime import provenance
@@ -50,6 +52,10 @@ TOP_K = 10
 TEST_IMAGES = 300  # of a class, at most
 COMPONENTS = 30  # of the pixels
 HALVES = ("development", "confirmation")
+MOST_MATCHED = (
+    100  # images of every class on which `distinct_most` is compared, at most; as many as the smallest class has
+)
+FEW_HELDOUT = (5, 10, 20)  # images of a class on which coverage is measured, too
 SPACES = {
     "pixels": "pixels",
     "untrained": "untrained network",
@@ -66,6 +72,8 @@ KINDS = {
     "distance": "mean distance",
     "nearest": "distance to the nearest",
     "copies": "share left after near copies",
+    "distinct": "distinct images",
+    "distinct_most": "distinct images, of more",
 }
 OF_DIAGNOSIS = (
     "top_k_share",
@@ -153,6 +161,14 @@ DESIGNS = {
             epochs=12,
             widths=(16, 32, 64),
         ),
+        Design(  # five pairs of digits, each a class; without runs of other classes
+            data="mnist",
+            equal="exp:1:300",
+            unequal="exp:10:600",
+            cells=tuple((sizes, "kinds:1") for sizes in SIZES),
+            epochs=12,
+            widths=(16, 32, 64),
+        ),
     )
 }
 
@@ -231,7 +247,8 @@ def measures_of(
 ) -> dict[str, Tensor]:
     """Return each measure of `KINDS` per class `(C,)`, on n images of every class; NaN for a class with fewer.
 
-    All but `copies` are means over random draws of n images. `hill` counts the features among the strongest of each image.
+    All but `copies` are means over random draws of n images, `distinct_most` of as many as the smallest class has. `hill` counts
+    the features among the strongest of each image.
 
     Args:
         features: `(N, D)`.
@@ -256,6 +273,12 @@ def measures_of(
         distance = torch.cdist(chosen, chosen)
         found["distance"][c] = distance.sum((1, 2)).mean() / (n * (n - 1))
         found["nearest"][c] = (distance + torch.eye(n) * distance.amax()).amin(2).mean()
+    smallest = int(counts.class_counts(labels, num_classes).min())
+    for name, size in (("distinct", n), ("distinct_most", max(2, min(smallest, MOST_MATCHED)))):
+        drawn = diversity.distinct_rows(
+            features, labels, num_classes, n=size, draws=30, seed=0, name="diversity measures"
+        )
+        found[name] = drawn.mean(0)
     nothing = features.new_zeros(len(features), num_classes)
     embeddings = Embeddings(features=features, labels=labels, logits=nothing, indices=torch.arange(len(features)))
     found["copies"] = find_near_copies(embeddings).effective_count.double() / counts.class_counts(labels, num_classes)
@@ -328,7 +351,11 @@ def run_one(design: Design, sizes: str, form: str, assignment: int, root: str, a
     like = wide if data.val_like_train is None else embedded(*images_of(data.val_like_train))
     test = embedded(*some_of(data.test, num_classes))
     measures = _all_measures(design, data, model, images, train, untrained, head)
-    found = diagnose(train, like, head=head, class_names=data.class_names, top_k=TOP_K)
+    diagnoses = {
+        name: diagnose(train, side, head=head, class_names=data.class_names, top_k=TOP_K)
+        for name, side in (("wide", wide), ("like", like))
+    }
+    found = diagnoses["like"]
     measures |= {name: found[name] for name in OF_DIAGNOSIS if name in found.columns}
     distinct = torch.stack(
         [data.train.indices[labels == c].unique().numel() + torch.zeros(()) for c in range(num_classes)]
@@ -355,11 +382,28 @@ def run_one(design: Design, sizes: str, form: str, assignment: int, root: str, a
         "narrow": [c in data.narrow_classes for c in range(num_classes)],
         "classes": {name: listed(values.double()) for name, values in classes.items()},
         "measures": {name: listed(values.double()) for name, values in measures.items()},
+        "coverage": {
+            side: {
+                end: listed(one[f"coverage_heldout_{end}" if end else "coverage_heldout"])
+                for end in ("", "low", "high")
+            }
+            for side, one in diagnoses.items()
+        }
+        | {str(most): coverage_of_few(train, wide, most) for most in FEW_HELDOUT},
+        "trouble": {side: [list(each) for each in one.troubles] for side, one in diagnoses.items()},
         "seconds": round(time.perf_counter() - begun, 2),
         "seconds_of_training": round(trained - begun, 2),
         "started": started,
         **provenance.origin(torch.device("cpu")),
     }
+
+
+def coverage_of_few(train: Embeddings, heldout: Embeddings, most: int) -> dict[str, list[float | None]]:
+    """Return the coverage, and the ends of its interval, with the first held-out images of every class."""
+    rows = torch.cat([(heldout.labels == c).nonzero()[:most, 0] for c in range(heldout.num_classes)])
+    some = heldout.select(rows)
+    found = class_coverage(train.features, train.labels, some.features, some.labels, heldout.num_classes)
+    return {end: listed(values) for end, values in zip(("", "low", "high"), found, strict=True)}
 
 
 def _all_measures(

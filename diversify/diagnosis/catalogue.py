@@ -162,6 +162,22 @@ _DIVERSITIES = {
         source="",
         reference="Standard definition: the mean pairwise cosine similarity.",
     ),
+    "distinct": _Diversity(
+        title="distinct images",
+        meaning="Effective number of distinct images among 20 (Vendi score of order 2 with a Gaussian kernel)",
+        formula="1 / mean_ij exp(-|x_i - x_j|^2 / h^2), x = P z, P = at most 32 directions of largest variance within classes,"
+        " divided by their standard deviations, h = 0.35 times the mean distance between nearest images in the draws of the"
+        " median class",
+        high="Near n: no two images of the class lie unusually close together.",
+        low="Far below n: images of the class lie closer together than those of the usual class, as those of a burst or of a"
+        " narrow collection do.",
+        pitfalls="Classes differ in how alike their images are by nature, so a low value alone does not show that images are"
+        " missing; `coverage_heldout` does.",
+        bad="low",
+        source="Pasarkar and Dieng 2024",
+        reference="Pasarkar and Dieng (2024), Cousins of the Vendi Score: a family of similarity-based diversity metrics for"
+        " science and machine learning, AISTATS, arXiv:2310.12952",
+    ),
 }
 
 
@@ -252,6 +268,27 @@ _DEFINED: dict[str, Measure] = {
         interval=True,
         reference=_WILSON_FULL,
     ),
+    "coverage_heldout": Measure(
+        title="coverage of held-out images",
+        meaning="How often a held-out image of the class is nearer to its training images than a training image is to the others."
+        " 50% if both were drawn from the same images.",
+        unit="share",
+        formula="share of pairs (i, j) with min_t |x_i - x_t| < min_(t != j) |x_j - x_t|, ties half; i = held-out, j and t ="
+        " training images of the class, x = P z, P = at most 32 directions of largest variance within classes, divided by their"
+        " standard deviations. With groups, t is of another group than j",
+        high="Near 50%: the training images show what the held-out images show. Far above: the held-out images repeat training"
+        " images.",
+        low="The held-out images show what the training images do not: the class is narrow, or the network has drawn its"
+        " training features together (then coverage is low in all classes).",
+        pitfalls="It needs held-out images from where the model will be used. If they were split at random from the same narrow"
+        " collection, it is 50%, and nothing shows that images are missing. A few held-out images give a wide interval.",
+        bad="low",
+        interval=True,
+        source="",
+        reference="Mann and Whitney (1947), On a test of whether one of two random variables is stochastically larger than the"
+        " other, Annals of Mathematical Statistics 18. Interval: Newcombe (2006), Confidence intervals for an effect size measure"
+        " based on the Mann-Whitney statistic, part 2, Statistics in Medicine 25, method 5",
+    ),
     "groups_train": Measure(
         title="groups, training",
         meaning="Number of groups (patients, cameras, bursts) with training images of the class; undefined without groups.",
@@ -331,6 +368,18 @@ _DEFINED: dict[str, Measure] = {
         low="A class of this size is expected to be recognised poorly.",
         pitfalls="Undefined with fewer than 5 classes or when all classes are equally large. The line describes the classes"
         " of this diagnosis and no others.",
+        reference=f"{_OURS} Ordinary least squares.",
+    ),
+    "size_and_diversity_predict": Measure(
+        title="recall that log n and coverage predict",
+        meaning="Held-out recall expected from the number of training images and from how well they cover the held-out images:"
+        " a plane fitted to recall over the classes of this diagnosis, clipped to [0, 1].",
+        unit="share",
+        formula="clip(a + b log n_train + c coverage_heldout, 0, 1), a, b and c by least squares over the classes",
+        high="A class of this size and coverage is expected to be recognised well.",
+        low="Far below `recall_log_count`: the class is recognised poorly because its training images do not cover what it looks"
+        " like, not because they are few.",
+        pitfalls="Undefined with fewer than 6 classes that have a coverage. Over few classes a plane fits well by chance.",
         reference=f"{_OURS} Ordinary least squares.",
     ),
     "recall_ceiling": Measure(

@@ -82,14 +82,13 @@ def without_weights(weight: Tensor) -> Tensor:
 def _put_top_k_share(table: ClassTable, train: Side, weight: Tensor, means: Tensor, indices: Tensor) -> None:
     table.put("top_k_share", magnitude.top_k_share(means, indices))
     positive_weight = weight * (means > 0)
-    positive = (train.features * positive_weight[train.labels]).double().sum(1)
-    strength = magnitude.top_k_magnitude(train.features, positive_weight, train.labels, indices).double()
+    rows = train.queries
+    features, labels, group = train.features[rows], train.labels[rows], train.groups_of(rows)
+    positive = (features * positive_weight[labels]).double().sum(1)
+    strength = magnitude.top_k_magnitude(features, positive_weight, labels, indices).double()
     strength = strength * indices.shape[1]
-    rows, labels, group = train.queries, train.labels[train.queries], train.groups_of(train.queries)
-    drawn = torch.stack(
-        [table.bootstrap(values[rows], labels, "top_k_share", group) for values in (strength, positive)]
-    )
-    centre = table.means(strength[rows], labels) / table.means(positive[rows], labels)
+    drawn = torch.stack([table.bootstrap(values, labels, "top_k_share", group) for values in (strength, positive)])
+    centre = table.means(strength, labels) / table.means(positive, labels)
     table.put_draws("top_k_share", table.columns["top_k_share"], drawn[0] / drawn[1], centre)
 
 
@@ -204,6 +203,16 @@ def put_diversities(table: ClassTable, train: Side, heldout: Side, head: LinearH
         measured["hill"][:, without_weights(weight)] = torch.nan  # of the features as the head weighs them
         for measure, drawn in measured.items():
             table.put_matched(f"diversity_{measure}_{name}", drawn, side.labels)
+        distinct = diversity.distinct_rows(
+            side.raw,
+            side.labels,
+            head.num_classes,
+            n=MATCHED_N,
+            draws=DRAWS,
+            seed=table.seed,
+            name=f"diversity {name}",
+        )
+        table.put_matched(f"diversity_distinct_{name}", distinct, side.labels)
 
 
 def put_archetypes(table: ClassTable, train: Side) -> None:

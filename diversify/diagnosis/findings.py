@@ -10,14 +10,20 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from ..functional import stats
 from ..network.reading import Reading
 
 Columns = Mapping[str, Tensor]
 Lines = Mapping[str, Mapping[str, float]]
 
 LOW_RECALL = "low recall"  # the kind of the findings that `find` makes
+NARROW = "narrow"
+_BEST_COVERED = 0.75  # quantile of the coverage over the classes that a class is compared with, at most 0.5
+_NARROW_BELOW = 0.9  # of it: a class is narrow if its whole interval lies below
+_TROUBLES = {"ceiling_gain": "head", "ce_magnitude_ratio": "magnitude gap", "safe": "overlap"}  # of the rules
 
 REMEDIES = {
     "draw more often": "draw the class more often, or give it more weight in the loss, because the model underfits it",
@@ -32,6 +38,8 @@ REMEDIES = {
     "look at the cluster": "look at its images and collect training images like them, or correct their labels if these are wrong",
     "different images": "collect images of the class that differ (other scenes, objects and days), because near copies teach the"
     " model little",
+    "wider images": "collect training images like the held-out ones (other scenes, objects and days); no weighting makes up for"
+    " images that are missing",
     "new held-out images": "hold out images anew, whole groups at a time (scenes, patients, bursts), because the model has seen"
     " images like these in training",
     "read all images": "make the training loader give every image of the class, and diagnose again",
@@ -103,6 +111,8 @@ class Finding:
         causes: The kinds of remedy of all rules that fired, without repetition.
         remedy: The first of `causes`, a key of `REMEDIES`.
         kind: What the finding is about: "low recall", or a trouble that a class can have whether it is fragile or not.
+        trouble: The kinds of trouble that the class surely has, out of "small", "narrow", "near copies", "head",
+            "magnitude gap", "overlap", "suspect labels" and "held-out too like training"; empty where none explains it.
 
     Example:
         >>> import diversify as dv
@@ -119,6 +129,7 @@ class Finding:
     causes: tuple[str, ...]
     remedy: str
     kind: str = LOW_RECALL
+    trouble: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -365,6 +376,7 @@ def _finding(
             ).strip()
             + (" Suspect labels are left out of these numbers." if corrected else "")
         )
+    trouble = tuple(_TROUBLES[one.measure] for one in evidence if one.measure in _TROUBLES)
     causes = list(dict.fromkeys(causes)) or ["more images"]
     sentences.append(
         f"Points to: {REMEDIES[causes[0]]}"
@@ -377,7 +389,49 @@ def _finding(
         evidence=tuple(evidence),
         causes=tuple(causes),
         remedy=causes[0],
+        trouble=(
+            *(["small"] if is_small(columns, log_count, c) else []),
+            *([NARROW] if c in narrow_classes(columns) else []),
+            *trouble,
+        ),
     )
+
+
+def is_small(columns: Columns, log_count: Lines, c: int) -> bool:
+    """Return whether the size of a class explains low recall: recall surely rises with log n, and its line is below the mean here.
+
+    Args:
+        columns: The columns of a diagnosis.
+        log_count: The lines on log n.
+        c: The class.
+    """
+    line = log_count.get("recall_heldout")
+    if line is None or not line["slope"] > 0:
+        return False
+    recall = columns["recall_heldout"].double()
+    classes = int(recall.isfinite().sum())
+    if not math.sqrt(max(line["r_squared"], 0.0)) >= stats.critical_correlation(classes):
+        return False
+    return line["intercept"] + line["slope"] * math.log(_value(columns, "count", c)) < float(recall.nanmean())
+
+
+def usual_coverage(columns: Columns) -> float:
+    """Return the coverage of held-out images in the classes that are covered best, at most 0.5; NaN if no class has one.
+
+    A network that overfits moves held-out images away from the training images of every class, so that coverage is below
+    0.5 in all of them; a class is compared with those where it is highest.
+    """
+    known = columns["coverage_heldout"].double()
+    known = known[known.isfinite()]
+    return min(0.5, float(known.quantile(_BEST_COVERED))) if len(known) else math.nan
+
+
+def narrow_classes(columns: Columns) -> list[int]:
+    """Return the classes whose training images surely do not show what their held-out images show; none without coverage."""
+    if "coverage_heldout" not in columns:
+        return []
+    below: Tensor = columns["coverage_heldout_high"].double() < _NARROW_BELOW * usual_coverage(columns)
+    return torch.nonzero(below)[:, 0].tolist()
 
 
 def _enemy(class_names: Sequence[str], enemies: Tensor, c: int) -> str:

@@ -88,12 +88,14 @@ class FindingFile(pydantic.BaseModel):
     causes: list[str]
     remedy: str
     kind: str = LOW_RECALL
+    trouble: list[str] = []
 
 
 def finding_dict(finding: Finding) -> dict[str, Any]:
     """Return a finding as JSON values."""
     evidence = [json_fields(one) for one in finding.evidence]
-    return {**dataclasses.asdict(finding), "evidence": evidence, "causes": list(finding.causes)}
+    lists = {"causes": list(finding.causes), "trouble": list(finding.trouble)}
+    return {**dataclasses.asdict(finding), "evidence": evidence, **lists}
 
 
 def finding_from(record: FindingFile) -> Finding:
@@ -116,4 +118,5 @@ def finding_from(record: FindingFile) -> Finding:
         causes=tuple(record.causes),
         remedy=record.remedy,
         kind=record.kind,
+        trouble=tuple(record.trouble),
     )

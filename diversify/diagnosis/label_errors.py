@@ -376,6 +376,7 @@ def _finding(side: str, errors: LabelErrors, class_names: Sequence[str], c: int)
         causes=(REMEDY,),
         remedy=REMEDY,
         kind=KIND,
+        trouble=(KIND,),
     )
 
 

@@ -38,6 +38,7 @@ from .columns import (
     put_magnitudes,
     put_recognition,
 )
+from .coverage import coverage_findings, put_coverage, put_size_and_diversity
 from .findings import find
 from .label_errors import KEPT, LabelErrors, errors_of_sides, label_findings, put_suspects, refit, without_suspects
 from .near_copies import NearCopies, copy_findings, of_embeddings, put_near_copies
@@ -145,6 +146,7 @@ def diagnose(
     tick = Ticker(progress, 7)
     columns, top_k_fields, enemies, summary, errors, clusters = _measure(seen, unseen, head, k, seed, tick, copies)
     lines, beyond = lines_on_log_count(columns)
+    put_size_and_diversity(columns)
     summary |= recall_of_groups(columns) | {
         "imbalance_ratio": counts.imbalance_ratio(columns["count"]),
         "identity_chance": k / head.num_features,
@@ -152,7 +154,8 @@ def diagnose(
     }
     cleaned = without_suspects(errors, seen, unseen, head, k, seed)
     findings = find(columns, names, enemies, lines, top_k=k, reading=train.reading, without_suspects=cleaned)
-    findings += copy_findings(columns, names) + label_findings(errors, names) + cluster_findings(clusters, names)
+    findings += coverage_findings(columns, names) + copy_findings(columns, names)
+    findings += label_findings(errors, names) + cluster_findings(clusters, names)
     tick()
     return Diagnosis(
         heldout_split=heldout_split,
@@ -281,6 +284,7 @@ def _measure(
     )
     put_clusters(table, clusters)
     put_near_copies(table, seen, unseen, copies)
+    put_coverage(table, seen, unseen)
     put_groups(table, seen, unseen)
     tick()
     summary |= put_geometry(table, seen, unseen, head)

@@ -436,4 +436,5 @@ def _finding(name: str, c: int, text: str, evidence: Evidence, remedy: str, kind
         causes=(remedy,),
         remedy=remedy,
         kind=kind,
+        trouble=(kind,),
     )

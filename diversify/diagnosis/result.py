@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 
 SCHEMA_VERSION = 1
+_SIZE = "recall_log_count"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,6 +190,21 @@ class Diagnosis:
             failing_clusters=(),
         )
 
+    @property
+    def troubles(self) -> tuple[tuple[str, ...], ...]:
+        """The kinds of trouble of each class, of all its findings together; empty for a class without any.
+
+        Example:
+            >>> import diversify as dv
+            >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 6), spread=1.2)
+            >>> dv.diagnose(train, heldout, head=head).troubles
+            ((), (), (), ('head',))
+        """
+        found: list[dict[str, None]] = [{} for _ in self.class_names]
+        for finding in self.findings:
+            found[finding.class_index] |= dict.fromkeys(finding.trouble)
+        return tuple(map(tuple, found))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `diagnosis.json`: JSON values, with None for NaN."""
         classes: dict[str, Any] = {"name": list(self.class_names)}
@@ -198,6 +214,8 @@ class Diagnosis:
                 classes[name] = [bool(value) for value in column.tolist()]
             else:
                 classes[name] = [int(v) if name in whole else json_number(v) for v in column.tolist()]
+        if _SIZE in classes:
+            classes["size_predicts"] = classes[_SIZE]
         return {
             "schema_version": SCHEMA_VERSION,
             "heldout_split": self.heldout_split,
@@ -248,6 +266,7 @@ class Diagnosis:
         except pydantic.ValidationError as error:
             raise refusal("diagnosis", error) from None
         names = file.classes.pop("name")
+        file.classes.pop("size_predicts", None)  # `recall_log_count` under a second name
         unknown: Rows = [[None] * file.top_k for _ in names]
         return cls(
             heldout_split=file.heldout_split,

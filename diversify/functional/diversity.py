@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from .stats import matched_rows
+from .whitening import within_class_directions
 
 DIVERSITY_MEASURES = ("vendi", "effective_rank", "hill", "spread", "cosine")
+BANDWIDTH = 0.35  # of the kernel, as a share of the distance between nearest rows of a usual class
 
 
 def _directions(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,4 +204,66 @@ def matched_diversity(
         }
         for measure, column in columns.items():
             result[measure][:, index] = column.to(features.dtype)
+    return result
+
+
+def distinct_rows(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    n: int = 20,
+    draws: int = 50,
+    seed: int,
+    name: str,
+) -> Tensor:
+    """Count the effective number of distinct rows among n rows of each class, in several random draws.
+
+    The Vendi score of order 2 with a Gaussian kernel: 1 / mean of K_ij^2 over all pairs of the n rows, K_ij =
+    exp(-|x_i - x_j|^2 / 2 h^2). Distances are taken along `whitening.within_class_directions`, and h is 0.35 times the mean
+    distance between nearest rows in the draws of the median class. So the kernel sees only rows that lie unusually close
+    together, as those of a burst or of a narrow collection do, while `vendi_score` counts directions.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        num_classes: C.
+        n: Rows per class and draw.
+        draws: Number of draws.
+        seed: Seed of the draws.
+        name: First part of the key of the draws, see `stats.matched_rows`.
+
+    Returns:
+        `(draws, C)` float64 in [1, n]; NaN for a class with fewer than n rows.
+
+    References:
+        Pasarkar and Dieng, "Cousins of the Vendi score: a family of similarity-based diversity metrics for science and
+        machine learning", 2024.
+
+    Example:
+        >>> from diversify.functional import draws
+        >>> rows, labels = draws.normal("example", torch.arange(60)[:, None], torch.arange(4)), torch.arange(60) % 2
+        >>> rows[labels == 1] = rows[labels == 1][::3].repeat_interleave(3, 0)  # 10 rows, each three times
+        >>> found = distinct_rows(rows, labels, 2, n=30, draws=1, seed=0, name="example")
+        >>> [round(count, 1) for count in found[0].tolist()]
+        [30.0, 10.0]
+    """
+    means, directions = within_class_directions(features, labels, num_classes)
+    placed = (features.double() - means[labels]) @ directions
+    rows = matched_rows(labels, num_classes, n, draws, seed=seed, name=name)
+    present = (rows >= 0).flatten(1).any(1).nonzero().flatten().tolist()
+    distances, nearest = {}, []
+    for c in present:
+        chosen = placed[rows[c]]  # (draws, n, k)
+        distances[c] = torch.cdist(chosen, chosen, compute_mode="donot_use_mm_for_euclid_dist")
+        beside = distances[c].clone()
+        beside.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        nearest.append(beside.amin(2).mean())
+    result = torch.full((draws, num_classes), torch.nan, dtype=torch.float64, device=features.device)
+    if not present:
+        return result
+    width = BANDWIDTH * torch.stack(nearest).quantile(0.5)
+    for c in present:
+        squared_kernel = torch.where(distances[c] > 0, (-(distances[c] / width).square()).exp(), 1.0)
+        result[:, c] = 1 / squared_kernel.mean((1, 2))
     return result
