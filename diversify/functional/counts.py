@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import must
 
-_BLOCK = 1 << 16  # rows converted to float64 at a time, so that memory-mapped features stay on the disk
+_BLOCK = 1 << 20  # numbers converted to float64 at a time (8 MB), so that memory-mapped features stay on the disk
 
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:
@@ -46,7 +46,8 @@ def class_mean(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """
     dtype = values.dtype if values.is_floating_point() else torch.get_default_dtype()
     total = values.new_zeros((num_classes, *values.shape[1:]), dtype=torch.float64)
-    for block, block_labels in zip(values.split(_BLOCK), labels.split(_BLOCK), strict=True):
+    size = max(1, _BLOCK // max(values[:1].numel(), 1))
+    for block, block_labels in zip(values.split(size), labels.split(size), strict=True):
         total.index_add_(0, block_labels, block.double())
     counts = class_counts(labels, num_classes).view(-1, *[1] * (values.ndim - 1))
     return (total / counts).to(dtype)

@@ -112,6 +112,12 @@ def top_k_magnitude(features: Tensor, weight: Tensor | None, labels: Tensor, ind
         >>> top_k_magnitude(features, weight, torch.tensor([0]), torch.tensor([[1, 0]])).tolist()
         [2.5]
     """
+    size = max(1, _BLOCK // max(indices.shape[1], 1))
+    parts = zip(features.split(size), labels.split(size), strict=True)
+    return torch.cat([_block_magnitude(rows, weight, own, indices) for rows, own in parts])
+
+
+def _block_magnitude(features: Tensor, weight: Tensor | None, labels: Tensor, indices: Tensor) -> Tensor:
     chosen = indices[labels]  # (N, K)
     column = chosen.clamp(min=0)
     strength = features.gather(1, column).double()

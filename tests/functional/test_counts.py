@@ -105,3 +105,12 @@ def test_a_class_has_a_share_where_it_has_images_and_was_not_left_out():
     assert torch.allclose(found, torch.tensor([0.75, 0, 0, 0.25], dtype=torch.float64))
     equal = counts.shares_for_counts(torch.full((2,), 0.5), torch.tensor([9, 9]), torch.tensor([30, 10]))
     assert torch.allclose(equal, torch.tensor([0.75, 0.25], dtype=torch.float64))
+
+
+def test_blocks_of_rows_change_no_mean(monkeypatch):
+    values, labels = torch.linspace(-3, 7, 84).view(12, 7), torch.arange(12) % 3
+    whole = counts.class_mean(values, labels, 4)
+    monkeypatch.setattr(counts, "_BLOCK", 20)  # two rows at a time
+    assert torch.equal(counts.class_mean(values, labels, 4)[:3], whole[:3])
+    assert bool(whole[3].isnan().all())
+    assert counts.class_mean(values[:0], labels[:0], 2).shape == (2, 7)

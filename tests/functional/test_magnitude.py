@@ -273,3 +273,14 @@ def test_the_bootstrap_of_the_overlap_is_a_plain_loop() -> None:
             (top,) = plain.top_k([means], 2)
             assert float(drawn[draw, c]) == len(set(top) & set(indices[c].tolist())) / 2
     assert drawn[:, 2:].isnan().all()  # no rows; no top-K
+
+
+def test_blocks_of_rows_change_no_magnitude(monkeypatch):
+    features, weight = torch.arange(33.0).view(11, 3), torch.arange(6.0).view(2, 3)
+    labels, indices = torch.arange(11) % 2, torch.tensor([[2, 0], [-1, -1]])
+    whole = magnitude.top_k_magnitude(features, weight, labels, indices)
+    monkeypatch.setattr(magnitude, "_BLOCK", 8)
+    blocks = magnitude.top_k_magnitude(features, weight, labels, indices)
+    assert torch.equal(blocks.isnan(), labels == 1)
+    assert torch.equal(blocks[::2], whole[::2])
+    assert magnitude.top_k_magnitude(features[:0], weight, labels[:0], indices).shape == (0,)
