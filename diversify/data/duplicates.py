@@ -72,7 +72,7 @@ def duplicates_and_hashes(
 ) -> tuple[Duplicates, tuple[ImageHashes, ImageHashes]]:
     """Return what `find_duplicates` does, and the perceptual hashes of both sides; each image is read once for both.
 
-    Of each image 48 bytes are kept.
+    Of each image its digest and its hash are kept, never its pixels.
 
     Raises:
         InputError: The package imagehash is not installed.

@@ -144,6 +144,8 @@ def load_multilabel_data(
     if not 0 <= holdout < 1:
         raise must("holdout", "lie in [0, 1)", holdout)
     source = _read(spec, check_progress, group)
+    if "train" not in source.splits:
+        raise must("data", "have a training split", spec)
     groups = groups_of_source(source, None if spec.startswith("csv:") and source.groups else group, spec)
     counts = {labels.shape[1] for _, labels in source.splits.values()}
     if len(counts) > 1:
@@ -159,8 +161,6 @@ def load_multilabel_data(
     require_one_size(source, view)
 
     splits = {name: _split(source, name, view, groups.get(name)) for name in source.splits}
-    if "train" not in splits:
-        raise must("data", "have a training split", spec)
     cut = holdout if "val" not in splits else 0.0
     if cut:
         kept, held = multilabel_holdout(splits["train"].labels, cut, splits["train"].groups)
