@@ -249,12 +249,11 @@ def distinct_rows(
         [30.0, 10.0]
     """
     means, directions = within_class_directions(features, labels, num_classes)
-    placed = (features.double() - means[labels]) @ directions
     rows = matched_rows(labels, num_classes, n, draws, seed=seed, name=name)
     present = (rows >= 0).flatten(1).any(1).nonzero().flatten().tolist()
     distances, nearest = {}, []
     for c in present:
-        chosen = placed[rows[c]]  # (draws, n, k)
+        chosen = (features[rows[c]].double() - means[c]) @ directions  # (draws, n, k)
         distances[c] = torch.cdist(chosen, chosen, compute_mode="donot_use_mm_for_euclid_dist")
         beside = distances[c].clone()
         beside.diagonal(dim1=1, dim2=2).fill_(torch.inf)

@@ -10,6 +10,7 @@ from .counts import class_mean
 DIMENSIONS = 32  # most directions
 ROWS_PER_DIMENSION = 10
 LEAST_VARIANCE = 1e-3  # of a direction, as a share of the largest
+_BLOCK = 1 << 20  # numbers per float64 temporary: 8 MB
 
 
 def within_class_directions(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -34,8 +35,13 @@ def within_class_directions(features: Tensor, labels: Tensor, num_classes: int) 
         ([[1.0, 9.0], [6.0, 1.0]], [[1.0], [0.0]])
     """
     means = class_mean(features, labels, num_classes)
-    rest = features.double() - means[labels]
-    values, vectors = torch.linalg.eigh(rest.T @ rest / max(len(rest), 1))
+    width = features.shape[1]
+    total = torch.zeros(width, width, dtype=torch.float64, device=features.device)
+    size = max(1, _BLOCK // max(width, 1))
+    for rows, own in zip(features.split(size), labels.split(size), strict=True):
+        rest = rows.double() - means[own]
+        total += rest.T @ rest
+    values, vectors = torch.linalg.eigh(total / max(len(features), 1))
     wide = int((values > LEAST_VARIANCE * values.max()).sum()) if float(values.max()) > 0 else 0
     least = len(values) - min(DIMENSIONS, wide, max(1, len(features) // ROWS_PER_DIMENSION))
     return means, vectors[:, least:] / values[least:].sqrt()

@@ -3,7 +3,7 @@
 import torch
 from reference import near_copies as reference
 
-from diversify.functional import draws
+from diversify.functional import draws, whitening
 from diversify.functional.near_copies import copy_components, copy_space, nearest_copy
 
 SIZES = [80, 60, 40, 30, 20, 12, 8, 5]
@@ -118,3 +118,12 @@ def test_float32_rules_out_no_pair():
     assert torch.equal(parts[:, None] == parts[None], reached)
     assert bool(near.any())
     assert len(parts.unique()) > 5
+
+
+def test_blocks_of_rows_change_no_direction(monkeypatch):
+    rows = independent("relu", 2)
+    means, directions = whitening.within_class_directions(rows, LABELS, 8)
+    monkeypatch.setattr(whitening, "_BLOCK", 48 * 7)  # seven rows at a time
+    in_blocks = whitening.within_class_directions(rows, LABELS, 8)
+    assert torch.equal(in_blocks[0], means)
+    assert torch.allclose(in_blocks[1] @ in_blocks[1].T, directions @ directions.T)
