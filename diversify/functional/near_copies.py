@@ -61,7 +61,7 @@ class CopySpace:
 
     def place(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the places `(N, k)` float64 of rows with these classes; NaN for rows that are all 0, which say nothing."""
-        rest = features.double() - self.means[labels]
+        rest: Tensor = features.double() - self.means[labels]
         placed = rest @ self.directions / self.scales[labels][:, None]
         return placed.masked_fill(~features.any(1)[:, None], torch.nan)
 
@@ -219,7 +219,8 @@ class _Bounds:
     def slack(self, queries: Tensor) -> Tensor:
         """What rounding can add to or take from each row's squared distances at most, `(Q,)`."""
         rounding = 4 * (queries.shape[1] + 8) * torch.finfo(self.dtype).eps
-        return rounding * (queries.double().norm(dim=1) + self.reach).square()
+        most: Tensor = queries.double().norm(dim=1) + self.reach
+        return rounding * most.square()
 
     def near(self, queries: Tensor, limit: float, same: Tensor | None = None) -> Iterator[Tensor]:
         """The queries that may have a reference row nearer than `limit`, other than `same`, ascending, a part at a time."""
