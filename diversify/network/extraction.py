@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from ..data.labels import labels_of
 from ..data.skip_bad import left_out_below
@@ -179,6 +179,9 @@ def read_all(
     Raises:
         InputError: As `extract`.
     """
+    if isinstance(loader, Dataset) and not hasattr(loader, "__iter__"):
+        got, advice = f"the data set {type(loader).__name__}", "pass DataLoader(dataset, batch_size=64)"
+        raise must("loader", "give batches", got, advice)
     if precision not in PRECISIONS:
         raise unknown("precision", str(precision), PRECISIONS)
     target = torch.device(device) if device is not None else split.device

@@ -128,6 +128,13 @@ class Refusing(Net):
         return super().forward(images)
 
 
+def test_a_data_set_in_place_of_a_loader_is_named():
+    expected = "loader must give batches, got the data set Images; pass DataLoader(dataset, batch_size=64)"
+    with pytest.raises(InputError) as caught:
+        extract(split_head(make_net()), Images())
+    assert str(caught.value) == expected
+
+
 def test_images_that_the_model_does_not_take(tmp_path):
     half = RuntimeError("\"slow_conv2d_cpu\" not implemented for 'Half'")
     cases = (
