@@ -25,7 +25,7 @@ def within_class_directions(features: Tensor, labels: Tensor, num_classes: int) 
         num_classes: C.
 
     Returns:
-        The class means `(C, D)` float64, NaN for an absent class, and the directions `(D, k)` float64; k is 0 where no row
+        The class means `(C, D)` in the dtype of the features, NaN for an absent class, and the directions `(D, k)` float64; k is 0 where no row
         differs from its class mean.
 
     Example:

@@ -173,3 +173,25 @@ def test_diversity_grows_with_n_so_that_matching_it_matters():
     raw = [diversity.vendi_score(rows[labels == c] - rows.mean(0)).item() for c in range(2)]
     assert raw[1] > 1.2 * raw[0]
     assert abs(float(matched[1] / matched[0]) - 1) < 0.08
+
+
+def test_distinct_rows_count_groups_of_copies_once():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 4
+    rows = torch.randn(240, 5, generator=generator)
+    for c, copies in ((1, 2), (2, 4)):
+        own = (labels == c).nonzero()[:, 0]
+        rows[own] = rows[own[::copies]].repeat_interleave(copies, 0)
+    found = diversity.distinct_rows(rows, labels, 4, n=60, draws=2, seed=0, name="test").mean(0)
+    assert found[1].item() == pytest.approx(30, abs=1)
+    assert found[2].item() == pytest.approx(15, abs=1)
+    assert bool((found[[0, 3]] > 55).all())
+
+
+def test_distinct_rows_lie_between_1_and_n_and_need_n_rows():
+    rows = torch.cat([torch.zeros(20, 3), torch.randn(25, 3, generator=torch.Generator().manual_seed(0))])
+    labels = torch.tensor([0] * 20 + [1] * 20 + [2] * 5)
+    found = diversity.distinct_rows(rows, labels, 3, n=20, draws=3, seed=0, name="test")
+    assert found[:, 0].tolist() == [1.0] * 3
+    assert bool(((found[:, 1] > 1) & (found[:, 1] <= 20)).all())
+    assert bool(found[:, 2].isnan().all())

@@ -1,0 +1,137 @@
+"""A class is called narrow where its training images surely do not cover its held-out images, and only there."""
+
+import json
+
+import pytest
+import torch
+
+import diversify as dv
+from diversify.diagnosis.coverage import coverage_findings, put_size_and_diversity
+from diversify.diagnosis.findings import narrow_classes, usual_coverage
+from diversify.network.embeddings import Embeddings
+from diversify.network.linear_head import LinearHead
+
+CLASSES = 8
+
+
+def sides(narrow=(), *, heldout_alike=False, shift=0.0, seed=0):
+    """Gaussian classes; training rows of narrow ones lie in a few small clusters, and held-out rows too if `heldout_alike`."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def rows(count):
+        return torch.randn(count, 6, generator=generator)
+
+    def split(count, narrowed, moved):
+        features, labels = [], []
+        for c in range(CLASSES):
+            own = rows(count)
+            if c in narrowed:
+                own = centres[c][torch.arange(count) % 3] + 0.3 * own
+            features.append(own + 6 * torch.eye(6)[c % 6] * (1 + c // 6) + moved * rows(count))
+            labels.append(torch.full((count,), c))
+        return torch.cat(features), torch.cat(labels)
+
+    centres = [rows(3) for _ in range(CLASSES)]
+    weight = torch.stack([torch.eye(6)[c % 6] * (1 + c // 6) for c in range(CLASSES)])
+    head = LinearHead(weight=weight, bias=torch.zeros(CLASSES))
+
+    def embedded(features, labels):
+        return Embeddings(
+            features=features, labels=labels, logits=head.logits(features), indices=torch.arange(len(labels))
+        )
+
+    train = embedded(*split(80, narrow, 0.0))
+    return train, embedded(*split(40, narrow if heldout_alike else (), shift)), head
+
+
+def found(train, heldout, head):
+    diagnosis = dv.diagnose(train, heldout, head=head, top_k=3)
+    return diagnosis, [finding.class_index for finding in diagnosis.findings if finding.kind == "narrow"]
+
+
+def test_narrow_classes_are_found_and_no_others():
+    diagnosis, narrow = found(*sides(narrow=(1, 4, 6)))
+    assert narrow == [1, 4, 6]
+    assert [c for c, trouble in enumerate(diagnosis.troubles) if "narrow" in trouble] == [1, 4, 6]
+    assert bool((diagnosis["coverage_heldout_high"][[1, 4, 6]] < 0.4).all())
+    finding = next(one for one in diagnosis.findings if one.kind == "narrow")
+    assert finding.remedy == "wider images" and finding.evidence[0].measure == "coverage_heldout"
+    assert "coverage is" in finding.text and finding.text.endswith("images that are missing.")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_narrow_classes_there_is_no_finding(seed):
+    assert found(*sides(seed=seed))[1] == []
+
+
+def test_a_random_split_of_a_narrow_collection_shows_nothing():
+    assert found(*sides(narrow=(1, 4), heldout_alike=True))[1] == []
+
+
+def test_held_out_images_that_differ_in_every_class_accuse_no_class():
+    """As those of an overfitting network, or of another camera: coverage is low in all classes alike."""
+    diagnosis, narrow = found(*sides(shift=2.0))
+    assert float(diagnosis["coverage_heldout"].max()) < 0.45
+    assert narrow == []
+
+
+def test_one_held_out_image_is_not_enough():
+    train, heldout, head = sides(narrow=(1,))
+    few = heldout.select(torch.cat([(heldout.labels == c).nonzero()[:1, 0] for c in range(CLASSES)]))
+    assert found(train, few, head)[1] == []
+
+
+def test_a_class_is_compared_with_those_that_are_covered_best():
+    columns = {
+        "coverage_heldout": torch.tensor([0.30, 0.29, 0.31, 0.05]),
+        "coverage_heldout_high": torch.tensor([0.35, 0.34, 0.36, 0.10]),
+    }
+    assert usual_coverage(columns) == pytest.approx(0.3025)
+    assert narrow_classes(columns) == [3]
+    assert narrow_classes({}) == []
+    high = {"coverage_heldout": torch.tensor([0.9, 0.9]), "coverage_heldout_high": torch.tensor([0.95, 0.95])}
+    assert usual_coverage(high) == 0.5
+    nothing = torch.full((2,), torch.nan)
+    assert narrow_classes({"coverage_heldout": nothing, "coverage_heldout_high": nothing}) == []
+    assert coverage_findings({"coverage_heldout": nothing, "coverage_heldout_high": nothing}, ["a", "b"]) == ()
+
+
+def test_the_plane_is_that_of_least_squares():
+    count = torch.tensor([10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0]).double()
+    coverage = torch.tensor([0.5, 0.1, 0.4, 0.2, 0.5, 0.1, 0.3]).double()
+    columns = {
+        "count": count,
+        "coverage_heldout": coverage,
+        "recall_heldout": 0.1 + 0.08 * count.log() + 0.5 * coverage,
+    }
+    put_size_and_diversity(columns)
+    assert torch.allclose(columns["size_and_diversity_predict"], columns["recall_heldout"].clamp(0, 1))
+    equal = {**columns, "count": torch.full((7,), 50.0).double(), "recall_heldout": 0.2 + coverage}
+    put_size_and_diversity(equal)
+    assert torch.allclose(equal["size_and_diversity_predict"], equal["recall_heldout"])
+    few = {name: values[:5] for name, values in columns.items()}
+    put_size_and_diversity(few)
+    assert few["size_and_diversity_predict"].isnan().all()
+
+
+def test_the_file_has_the_new_fields_and_reads_back():
+    diagnosis, _ = found(*sides(narrow=(1,)))
+    record = json.loads(diagnosis.to_json())
+    assert record["classes"]["size_predicts"] == record["classes"]["recall_log_count"]
+    assert len(record["classes"]["size_and_diversity_predict"]) == CLASSES
+    assert ["narrow"] in [finding["trouble"] for finding in record["findings"]]
+    again = dv.Diagnosis.from_json(diagnosis.to_json())
+    assert again.troubles == diagnosis.troubles and "size_predicts" not in again.columns
+    for finding in record["findings"]:
+        del finding["trouble"]  # as in an older file
+    del record["classes"]["size_predicts"]
+    assert dv.Diagnosis.from_dict(record).troubles == ((),) * CLASSES
+
+
+def test_small_is_said_where_recall_surely_rises_with_log_n():
+    train, heldout, head = dv.make_embeddings((400, 200, 100, 50, 20, 8), spread=1.5)
+    diagnosis = dv.diagnose(train, heldout, head=head, top_k=3)
+    small = [c for c, trouble in enumerate(diagnosis.troubles) if "small" in trouble]
+    assert small and min(small) >= 2
+    equal = dv.diagnose(*(side.select(torch.arange(60)) for side in (train, heldout)), head=head, top_k=3)
+    assert not any("small" in trouble for trouble in equal.troubles)
