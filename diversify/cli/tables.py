@@ -94,6 +94,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     print_line(
         f"balanced accuracy, held out: {_plain(summary, 'balanced_accuracy_heldout', '{:.1%}')};"
         f" a refitted head would add {_plain(summary, 'head_ceiling', '{:+.1%}')}"
+        + (", as held-out images are too few to refit it" if summary.get("head_ceiling_high", math.nan) < 0 else "")
     )
     if absent := means_leave_out(diagnosis, diagnosis.class_names):
         print_line(absent)

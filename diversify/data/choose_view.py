@@ -40,23 +40,58 @@ def choose_view(
         InputError: An option does not fit the images, or nothing gives mean and standard deviation.
     """
     dataset, labels = source.splits["train"]
-    if (mean is None) != (std is None):
-        raise must("mean and std", "be given together", "only one of them")
+    require_view(source, mean, std, resize, crop, measure)
     if mean is not None and std is not None:
         return _given(dataset, View(mean=tuple(mean), std=tuple(std), resize=resize, crop=crop)), "given"
     if source.ready:
-        if resize is not None or crop is not None:
-            got = f"resize {resize}" if resize is not None else f"crop {crop}"
-            raise must("resize and crop", "be left out for a data set of your own", got, "let the data set resize")
         if not (image := _first_image(dataset)).is_floating_point():
             law, advice = "be floating point, as the model takes them", "scale them there, or pass mean=M and std=S"
             raise must("images of a data set of your own", law, image.dtype, advice)
         return None, "as the source gives them"
     if source.mean is not None and source.std is not None:
         return View(mean=source.mean, std=source.std, resize=resize, crop=crop), "usual"
-    if not measure:
-        raise must("mean and std", "be those that the model was trained with", "nothing", "pass mean=M and std=S")
     return _measured(dataset, len(labels), View(mean=(0.0,), std=(1.0,), resize=resize, crop=crop)), "measured"
+
+
+def require_view(
+    source: Source,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    resize: int | None,
+    crop: int | None,
+    measure: bool,
+) -> None:
+    """Check, before any image is read, that the arguments of `choose_view` give a mean and a standard deviation.
+
+    Args:
+        source: The data source.
+        mean: As `choose_view` takes it.
+        std: As `choose_view` takes it.
+        resize: Length of the shorter side.
+        crop: Side of the centre crop.
+        measure: Whether they may be measured.
+
+    Raises:
+        InputError: Nothing gives mean and standard deviation, one of the two is missing, or the source does its own
+            preprocessing.
+
+    Example:
+        >>> import torch
+        >>> from diversify.data.images import ImageArray
+        >>> images = ImageArray(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2))
+        >>> require_view(Source(splits={"train": (images, images.targets)}), None, None, 8, None, False)
+        Traceback (most recent call last):
+        diversify.errors.InputError: mean and std must be those that the model was trained with, got nothing; pass mean=M and std=S
+    """
+    if (mean is None) != (std is None):
+        raise must("mean and std", "be given together", "only one of them")
+    if mean is not None:
+        return
+    if source.ready and (resize is not None or crop is not None):
+        got = f"resize {resize}" if resize is not None else f"crop {crop}"
+        raise must("resize and crop", "be left out for a data set of your own", got, "let the data set resize")
+    if not source.ready and (source.mean is None or source.std is None) and not measure:
+        raise must("mean and std", "be those that the model was trained with", "nothing", "pass mean=M and std=S")
 
 
 def _given(dataset: Images, view: View) -> View:

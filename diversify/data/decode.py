@@ -180,7 +180,8 @@ def checked(image: Any) -> Size:
         image.draft("L", (1, 1))
         image.load()
     else:
-        _rgb(image)
+        image.load()
+        _rgb(image if image.mode.startswith("I") else image.crop((0, 0, 1, 1)))  # one pixel shows what a mode allows
         size = image.size  # a TIFF is rotated while it is loaded
     return (size[1], size[0]) if _orientation(image) >= 5 else size
 

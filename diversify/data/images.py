@@ -221,6 +221,31 @@ class ImageFiles(Images):
         return files
 
 
+def with_some_sizes(files: ImageFiles, most: int) -> ImageFiles:
+    """Return the same files with `sizes` of at most so many of them; None for the others, and for those that cannot be read.
+
+    Args:
+        files: The data set.
+        most: Number of files to read, evenly spaced.
+
+    Example:
+        >>> with_some_sizes(ImageFiles([Path("no-such-file.png")], torch.tensor([0])), 64).sizes
+        [None]
+    """
+    some = files.chosen(range(len(files)))
+    some.sizes = [None] * len(files)
+    rows = sorted({place * len(files) // most for place in range(most)}) if len(files) else []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for row in rows:
+            try:
+                with opened(files.paths[row]) as image:
+                    some.sizes[row] = checked(image)
+            except Exception:  # `check_files` names what cannot be read
+                continue
+    return some
+
+
 def check_files(parts: Sequence[ImageFiles], progress: StageProgress | None = None) -> list[dict[int, str]]:
     """Read every file once, and return for each part the rows that cannot be read, with the reason.
 

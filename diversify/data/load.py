@@ -13,14 +13,22 @@ from torch import Tensor
 from ..errors import must
 from ..functional import counts
 from ..runtime.progress import StageProgress
-from .choose_view import choose_view
+from .choose_view import choose_view, require_view
 from .diversity import Chosen, Diversity, choose_images, wide_rows, with_frames
 from .grouping import groups_of_source, holdout_groups
 from .images import Images, content_digest
 from .imbalance import Imbalance, holdout_indices, imbalance_indices
 from .kinds import joined_kinds
 from .loader import Split
-from .prepare import readable, relabelled, require_one_size, shaped, subset, with_test
+from .prepare import (
+    readable,
+    relabelled,
+    require_one_size,
+    require_one_size_of_some,
+    shaped,
+    subset,
+    with_test,
+)
 from .public import read_source
 from .sources import Source, on_one_line
 from .view import View
@@ -219,6 +227,8 @@ def load_data(
     profile = Imbalance.parse(imbalance) if isinstance(imbalance, str) else imbalance
     diverse = _diversity(diversity, narrow, narrow_order)
     source = read_source(spec, Path(root), download=download)
+    require_view(source, mean, std, resize, crop, measure_view)  # both before minutes of reading files
+    require_one_size_of_some(source, resize, crop)
     groups = groups_of_source(source, group, spec)
     source, fine = joined_kinds(source, spec) if diverse.kind == "kinds" else (source, None)
     source, positions, skipped = readable(source, spec, skip_bad, check_progress)

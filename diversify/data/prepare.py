@@ -11,12 +11,14 @@ from torch.utils.data import Subset
 from ..errors import InputError, must
 from ..runtime.progress import StageProgress, stage
 from .decode import Size
-from .images import ImageArray, ImageFiles, Images, Own, Relabelled, check_files
+from .images import ImageArray, ImageFiles, Images, Own, Relabelled, check_files, with_some_sizes
 from .imbalance import holdout_indices
 from .skip_bad import unreadable_rows
 from .sources import Source, listed, on_one_line
 from .tables import Table, check_tables
 from .view import View
+
+_FIRST = 64  # files whose size is looked at before all are read
 
 
 def readable(
@@ -122,6 +124,24 @@ def subset(dataset: Images, rows: Tensor) -> Images:
     if isinstance(dataset, ImageArray):
         return ImageArray(dataset.images[rows], dataset.targets[rows], dataset.shape)
     return Subset(dataset, rows.tolist())
+
+
+def require_one_size_of_some(source: Source, resize: int | None, crop: int | None) -> None:
+    """Check some image files first, so that a missing resize is not told only after minutes of reading all of them.
+
+    Args:
+        source: The data source; data sets other than image files are not looked at.
+        resize: Length of the shorter side, in pixels.
+        crop: Side of the centre crop, in pixels.
+
+    Raises:
+        InputError: Two of the files differ in size after resize and crop; the message names both.
+    """
+    files = {name: part for name, (part, _) in source.splits.items() if isinstance(part, ImageFiles)}
+    if crop is not None or not files:
+        return
+    splits = {name: (with_some_sizes(part, _FIRST), source.splits[name][1]) for name, part in files.items()}
+    require_one_size(dataclasses.replace(source, splits=splits), View(mean=(), std=(), resize=resize))
 
 
 def require_one_size(source: Source, view: View | None, advice: str = "pass resize=N and crop=N") -> None:

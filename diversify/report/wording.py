@@ -220,6 +220,23 @@ def none_fragile(diagnosis: Diagnosis, names: Sequence[str]) -> str:
     return f"{text} Too few held-out images may be the reason. Classes with less than half the mean recall: {shown} correct{more}."
 
 
+def ceiling_in_words(summary: Mapping[str, float]) -> str:
+    """Return what the head ceiling means; a refitted head that is surely worse says nothing of better ones.
+
+    Args:
+        summary: Of a diagnosis.
+
+    Example:
+        >>> ceiling_in_words({"head_ceiling": -0.08, "head_ceiling_high": -0.03})
+        'a head refitted on held-out images does worse: they are too few to say what a better last layer can gain'
+    """
+    if summary.get("head_ceiling_high", math.nan) < 0:
+        return (
+            "a head refitted on held-out images does worse: they are too few to say what a better last layer can gain"
+        )
+    return "optimistic estimate of what a better last layer can gain"
+
+
 def column_interval(columns: Mapping[str, Tensor], name: str, c: int, unit: str) -> str:
     """Return the interval of a column for one class, in brackets; "" if there is none."""
     return between(at(columns, f"{name}_low", c), at(columns, f"{name}_high", c), unit)

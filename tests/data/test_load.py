@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_data import VIEW, images_of, message_of
+from small_data import VIEW, images_of, message_of, saved
 
 from diversify.data.labels import labels_of
 from diversify.data.load import load_data
@@ -135,3 +135,25 @@ OWN_ERRORS = [
 @pytest.mark.parametrize(("arguments", "message"), OWN_ERRORS, ids=[text[:60] for _, text in OWN_ERRORS])
 def test_a_function_of_your_own_that_does_not_fit(arguments, message):
     assert message_of(lambda: load_data(**arguments)) == message
+
+
+@pytest.mark.parametrize(("options", "told"), [({}, "mean and std must be"), (VIEW, "image files must have one size")])
+def test_an_option_that_is_missing_is_told_before_all_files_are_read(tmp_path, monkeypatch, options, told):
+    for number in range(4):
+        saved(tmp_path / f"a/{number}.png", size=(6 + number, 5))
+
+    def read_all(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("diversify.data.prepare.check_files", read_all)
+    assert message_of(lambda: load_data(f"folder:{tmp_path}", **options)).startswith(told)
+
+
+def test_a_damaged_file_of_another_size_is_left_out_and_asks_for_no_resize(tmp_path):
+    for number in range(4):
+        saved(tmp_path / f"a/{number}.png")
+    saved(tmp_path / "a/9.png", size=(60, 50))
+    whole = (tmp_path / "a/9.png").read_bytes()
+    (tmp_path / "a/9.png").write_bytes(whole[: len(whole) // 2])
+    loaded = load_data(f"folder:{tmp_path}", holdout=0, skip_bad=True, **VIEW)
+    assert (len(loaded.train), loaded.skipped) == (4, ("a/9.png",))

@@ -10,6 +10,7 @@ import matplotlib
 import pytest
 import torch
 from conftest import NAMES, repeated
+from matplotlib.axes import Axes
 from scipy.stats import t as student
 
 from diversify.augment.leak import Leak
@@ -25,6 +26,7 @@ from diversify.report import diagnosis as report_diagnosis
 from diversify.report import page as report_page
 from diversify.report import plots, wording
 from diversify.report.diagnosis import top_k
+from diversify.report.plots.profile import draw_profile
 from diversify.report.plots.rows import range_of
 from diversify.report.plots.scatter import draw_by_count
 
@@ -555,6 +557,38 @@ def test_names_in_the_scatter_plot_do_not_meet(diagnosis: Diagnosis):
             across = min(box.x1, other.x1) - max(box.x0, other.x0)
             up = min(box.y1, other.y1) - max(box.y0, other.y0)
             assert across < 3 or up < 4  # boxes hold the space for accents and tails
+
+
+def must_not_touch(axes: Axes) -> None:
+    labels = [label for label in axes.get_xticklabels() if label.get_text()]
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: float(box.x0))
+    assert len(boxes) > 2
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize(("least", "most"), [(2, 1726), (3, 40), (1, 90_000), (12_000, 2_000_000)])
+def test_class_sizes_below_a_plot_do_not_touch(least: int, most: int):
+    sizes = (float(least), (least * most) ** 0.5, float(most))
+    none, false = (math.nan,) * 3, (False,) * 3
+    data = plots.ByCount(
+        label="recall", names=("a", "b", "c"), count=sizes, value=(0.1, 0.5, 0.9), low=none, high=none,
+        fragile=false, shown=(True,) * 3, line=None,
+    )  # fmt: skip
+    must_not_touch(draw_by_count(data, 4.8).axes[0])
+
+
+@pytest.mark.parametrize("largest", [7, 640, 2048, 99_999])
+def test_numbers_of_features_below_a_profile_do_not_touch(largest: int):
+    features = tuple(largest - place for place in range(7 if largest < 10 else 10))
+    none = (math.nan,) * len(features)
+    series = plots.Series(name="training", values=(1.0,) * len(features), low=none, high=none, color="blue", marker="o")
+    must_not_touch(draw_profile(plots.Profile(features=features, series=(series,), top=1.0), 3.7).axes[0])
+
+
+def test_a_refitted_head_that_is_surely_worse_is_no_ceiling():
+    assert "optimistic" in wording.ceiling_in_words({"head_ceiling": -0.01, "head_ceiling_high": 0.02})
+    assert "optimistic" in wording.ceiling_in_words({})
+    assert "does worse" in wording.ceiling_in_words({"head_ceiling": -0.08, "head_ceiling_high": -0.03})
 
 
 def test_two_models_are_compared_in_the_same_form():

@@ -309,6 +309,17 @@ def test_the_map_colours_the_weakest_fragile_classes(built: Report, diagnosis: D
     assert len(chart.data.groups) > 1
 
 
+def test_without_a_fragile_class_the_map_colours_the_lowest_recall(diagnosis: Diagnosis, exhibits: Exhibits) -> None:
+    none = torch.zeros_like(diagnosis["fragile"])
+    found = dataclasses.replace(diagnosis, columns={**diagnosis.columns, "fragile": none}, findings=())
+    section = section_of(report_diagnosis.report_of(found, {}, exhibits), "neighbors")
+    (chart,) = [chart for chart in section.charts if isinstance(chart.data, plots.Points)]
+    recall = diagnosis["recall_heldout"].tolist()
+    lowest = sorted(range(10), key=recall.__getitem__)
+    assert list(chart.data.groups) == [NAMES[c] for c in lowest if recall[c] < sum(recall) / 10][: plots.MAP_GROUPS]
+    assert "No class is fragile" in chart.caption
+
+
 def test_a_name_on_the_map_stands_on_an_image_of_its_class(built: Report, exhibits: Exhibits) -> None:
     (chart,) = [chart for chart in section_of(built, "neighbors").charts if isinstance(chart.data, plots.Points)]
     placed = exhibits.feature_map

@@ -13,6 +13,7 @@ from .subject import Subject
 GRID_ENEMIES = 30  # columns of the heat map, at most
 ENEMIES_NAMED = 3  # in a cell of the table
 _ALL_NAMED = 12  # up to so many classes, the map names all of them
+_FEWEST = 10  # held-out images on the map of a class that is coloured although it is not fragile
 _KINDS = ("safe", "border", "rare", "outlier")
 
 
@@ -97,28 +98,41 @@ def _enemy_cell(subject: Subject, c: int, enemy: int, value: float) -> GridCell 
 
 def _map_chart(subject: Subject, feature_map: FeatureMap) -> Chart:
     fragile = [c for c in subject.order if subject.fragile(c) and c in feature_map.labels][: plots.MAP_GROUPS]
+    weak = fragile or _weakest(subject, feature_map)
     named = sorted(set(feature_map.labels)) if len(subject.names) <= _ALL_NAMED else fragile
     colours = ""
     if len(fragile) > 1:
         colours = f" Colours mark the {len(fragile)} weakest fragile classes."
     elif fragile:
         colours = " The weakest fragile class is coloured."
+    elif weak:
+        colours = (
+            f" No class is fragile; colours mark the {len(weak)} of lowest recall with {_FEWEST} images or more here."
+        )
     return Chart(
         title="Where do the held-out images lie?",
         caption=f"{len(feature_map.rows):,} held-out images, placed by {feature_map.method} of their features; hollow images were"
         f" predicted as another class.{colours} Images that lie close together have similar features; distances between groups and"
         " the sizes of groups mean nothing.",
         alt=f"Map of {len(feature_map.rows):,} held-out images in two dimensions, by {feature_map.method} of their features."
-        + (f" Coloured: {', '.join(subject.names[c] for c in fragile)}." if fragile else ""),
+        + (f" Coloured: {', '.join(subject.names[c] for c in weak)}." if weak else ""),
         data=Points(
             x=feature_map.x,
             y=feature_map.y,
-            group=tuple(fragile.index(c) if c in fragile else -1 for c in feature_map.labels),
+            group=tuple(weak.index(c) if c in weak else -1 for c in feature_map.labels),
             missed=tuple(a != b for a, b in zip(feature_map.labels, feature_map.predicted, strict=True)),
-            groups=tuple(subject.names[c] for c in fragile),
+            groups=tuple(subject.names[c] for c in weak),
             places=_name_places(subject, feature_map, named),
         ),
     )
+
+
+def _weakest(subject: Subject, feature_map: FeatureMap) -> list[int]:
+    """Return the classes of lowest recall, where each has enough images on the map; none where all do equally well."""
+    recall = subject.columns["recall_heldout"]
+    below = [c for c in subject.order if float(recall[c]) < float(recall.nanmean())]
+    enough = [c for c in below if feature_map.labels.count(c) >= _FEWEST]
+    return sorted(enough, key=lambda c: float(recall[c]))[: plots.MAP_GROUPS]
 
 
 def _name_places(subject: Subject, feature_map: FeatureMap, classes: list[int]) -> tuple[tuple[str, float, float], ...]:

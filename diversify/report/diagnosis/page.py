@@ -273,7 +273,7 @@ def _headlines(summary: Mapping[str, float], num_classes: int, left_out: str = "
         Headline(
             label="Head ceiling",
             value=f"{wording.points(value('head_ceiling'))} points" if math.isfinite(value("head_ceiling")) else DASH,
-            detail=f"{interval('head_ceiling', 'tenths')} optimistic estimate of what a better last layer can gain".strip(),
+            detail=f"{interval('head_ceiling', 'tenths')} {wording.ceiling_in_words(summary)}".strip(),
         ),
         Headline(
             label="Imbalance ratio",

@@ -7,7 +7,7 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .canvas import Style, ink, new_figure
+from .canvas import FONT, Style, ink, new_figure
 from .data import Profile
 
 
@@ -24,6 +24,9 @@ def draw_profile(data: Profile, width: float) -> Figure:
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     marked = ranks if len(ranks) <= 12 else ranks[:: -(-len(ranks) // 6)]
     axes.set_xticks(marked, [str(data.features[rank - 1]) for rank in marked])
+    between = axes.bbox.width / (max(len(ranks), 2) - 0.2) * (marked[1] - marked[0] if len(marked) > 1 else 1)
+    longest = max((len(str(data.features[rank - 1])) for rank in marked), default=1)
+    axes.tick_params(axis="x", labelsize=min(FONT, between / (0.6 * (longest + 0.7))))  # numbers that touch read as one
     axes.set_xlabel("feature, strongest in training first", color=ink("muted"), labelpad=3)
     for series in data.series:
         style: Style = {"color": ink(series.color), "linewidth": 1.3, "zorder": 3}

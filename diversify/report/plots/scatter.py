@@ -30,7 +30,7 @@ def draw_by_count(data: ByCount, width: float) -> Figure:
     axes.set_xscale("log")
     axes.set_xlim(min(counts) / room, max(counts) * room**1.8)  # room for the name of the largest
     axes.set_ylim(*_heights(data, placed))
-    axes.xaxis.set_major_locator(FixedLocator(_apart(axes, _count_ticks(min(counts), max(counts), room))))
+    axes.xaxis.set_major_locator(FixedLocator(_apart(axes, _count_ticks(min(counts), max(counts), room), ",.0f")))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -79,7 +79,7 @@ def draw_against(data: Against, width: float) -> Figure:
         room = (most / least) ** 0.08
         axes.set_xscale("log")
         axes.set_xlim(least / room, most * room**2)
-        axes.xaxis.set_major_locator(FixedLocator(_apart(axes, _count_ticks(least, most, room))))
+        axes.xaxis.set_major_locator(FixedLocator(_apart(axes, _count_ticks(least, most, room), ",.4g")))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
@@ -157,12 +157,12 @@ def _count_ticks(low: float, high: float, room: float) -> list[float]:
     return inside if len(inside) > 1 else sorted({low, high})
 
 
-def _apart(axes: Axes, ticks: Sequence[float]) -> list[float]:
+def _apart(axes: Axes, ticks: Sequence[float], form: str) -> list[float]:
     """Return the ticks whose labels do not touch; of two that do, the rounder number stays, or else the larger."""
     kept: list[tuple[float, float, float]] = []
     for tick in sorted(ticks, key=lambda tick: (not math.log10(tick).is_integer(), -tick)):
         middle = float(axes.transData.transform((tick, 0.5))[0])
-        half = CHARACTER * (len(f"{tick:,.4g}") + 1) / 2
+        half = CHARACTER * (len(f"{tick:{form}}") + 1) / 2
         if all(middle + half <= low or middle - half >= high for _, low, high in kept):
             kept.append((tick, middle - half, middle + half))
     return sorted(tick for tick, _, _ in kept)
