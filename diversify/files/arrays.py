@@ -56,7 +56,7 @@ def _parquet(path: Path, columns: Sequence[str], name: str) -> dict[str, Array]:
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
-        advice = "pip install 'diversify[parquet]'"
+        advice = "pip install 'diversify-imbalance[parquet]'"
         raise must("pyarrow", "be installed to read .parquet files", "no such package", advice) from None
     try:
         table: Any = parquet.ParquetFile(path)

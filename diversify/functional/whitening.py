@@ -25,8 +25,8 @@ def within_class_directions(features: Tensor, labels: Tensor, num_classes: int) 
         num_classes: C.
 
     Returns:
-        The class means `(C, D)` in the dtype of the features, NaN for an absent class, and the directions `(D, k)` float64; k is 0 where no row
-        differs from its class mean.
+        The class means `(C, D)` in the dtype of the features, NaN for an absent class, and the directions `(D, k)` float64; k is 0
+        where no row differs from its class mean.
 
     Example:
         >>> rows, labels = torch.tensor([[0.0, 9.0], [2.0, 9.0], [5.0, 1.0], [7.0, 1.0]]), torch.tensor([0, 0, 1, 1])

@@ -55,8 +55,10 @@ def test_narrow_classes_are_found_and_no_others():
     assert [c for c, trouble in enumerate(diagnosis.troubles) if "narrow" in trouble] == [1, 4, 6]
     assert bool((diagnosis["coverage_heldout_high"][[1, 4, 6]] < 0.4).all())
     finding = next(one for one in diagnosis.findings if one.kind == "narrow")
-    assert finding.remedy == "wider images" and finding.evidence[0].measure == "coverage_heldout"
-    assert "coverage is" in finding.text and finding.text.endswith("images that are missing.")
+    assert finding.remedy == "wider images"
+    assert finding.evidence[0].measure == "coverage_heldout"
+    assert "coverage is" in finding.text
+    assert finding.text.endswith("images that are missing.")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -121,7 +123,8 @@ def test_the_file_has_the_new_fields_and_reads_back():
     assert len(record["classes"]["size_and_diversity_predict"]) == CLASSES
     assert ["narrow"] in [finding["trouble"] for finding in record["findings"]]
     again = dv.Diagnosis.from_json(diagnosis.to_json())
-    assert again.troubles == diagnosis.troubles and "size_predicts" not in again.columns
+    assert again.troubles == diagnosis.troubles
+    assert "size_predicts" not in again.columns
     for finding in record["findings"]:
         del finding["trouble"]  # as in an older file
     del record["classes"]["size_predicts"]
@@ -132,6 +135,7 @@ def test_small_is_said_where_recall_surely_rises_with_log_n():
     train, heldout, head = dv.make_embeddings((400, 200, 100, 50, 20, 8), spread=1.5)
     diagnosis = dv.diagnose(train, heldout, head=head, top_k=3)
     small = [c for c, trouble in enumerate(diagnosis.troubles) if "small" in trouble]
-    assert small and min(small) >= 2
+    assert small
+    assert min(small) >= 2
     equal = dv.diagnose(*(side.select(torch.arange(60)) for side in (train, heldout)), head=head, top_k=3)
     assert not any("small" in trouble for trouble in equal.troubles)

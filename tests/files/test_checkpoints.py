@@ -68,7 +68,10 @@ BROKEN_SAFETENSORS = "weights must be a whole safetensors file, got {path} ("
 
 CHECKPOINTS = {
     "missing": (lambda path: None, "weights must be an existing file, got {path}"),
-    "folder": (lambda path: path.mkdir(), "weights must be a file, or a folder that holds model.safetensors or its index, got the folder {path}"),
+    "folder": (
+        lambda path: path.mkdir(),
+        "weights must be a file, or a folder that holds model.safetensors or its index, got the folder {path}",
+    ),
     "empty": (lambda path: path.write_bytes(b""), "weights must not be empty, got 0 bytes in {path}"),
     "truncated": (lambda path: _save_cut(path, -40), DAMAGED),
     "truncated early": (lambda path: _save_cut(path, 40), DAMAGED),
