@@ -21,6 +21,7 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from benchmarks import diversity
+from diversify.diagnosis.findings import narrow_classes
 from diversify.functional import draws
 
 Array = NDArray[np.float64]
@@ -28,6 +29,7 @@ BOOTSTRAPS = 2000
 CONFIDENCE = 0.95
 FEWEST_IMAGES = 0.005  # recall is clipped to [this, 1 - this] before its logit is taken
 WIDE = "wide"
+TROUBLES = ("small", "narrow", "near copies", "head", "magnitude gap", "overlap", "held-out too like training")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +85,8 @@ def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
     """Return the classes of the records as one table."""
     found: dict[str, list[Any]] = {field.name: [] for field in dataclasses.fields(Table)}
     columns: dict[str, list[float]] = {}
-    names = sorted({name for one in records for part in ("classes", "measures") for name in one[part]})
+    rows = [{**one["classes"], **one["measures"], **_told(one)} for one in records]
+    names = sorted({name for one in rows for name in one})
     for number, one in enumerate(records):
         num_classes = len(one["narrow"])
         found["run"] += [number] * num_classes
@@ -91,15 +94,29 @@ def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
         for name, key in (("assignment", "assignment"), ("sizes", "sizes"), ("of_run", "diversity"), ("half", "half")):
             found[name] += [one[key]] * num_classes
         found["form"] += [one["diversity"] if narrow else WIDE for narrow in one["narrow"]]
-        values = {**one["classes"], **one["measures"]}
         for name in names:
-            row = values.get(name, [None] * num_classes)
+            row = rows[number].get(name, [None] * num_classes)
             columns.setdefault(name, []).extend(math.nan if value is None else value for value in row)
     return Table(
         data=records[0]["design"]["data"],
         columns={name: np.array(values, dtype=float) for name, values in columns.items()},
         **{name: np.array(found[name]) for name in found if name not in ("data", "columns")},
     )
+
+
+def _told(record: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """Return what the diagnoses of a run say of its classes, as columns: coverage, and 1 where a trouble is named."""
+    coverage = record.get("coverage", {})
+    found: dict[str, list[float | None]] = {f"coverage_{side}": one[""] for side, one in coverage.items()}
+    for side, named in record.get("trouble", {}).items():
+        for trouble in TROUBLES:
+            found[f"{trouble} {side}"] = [float(trouble in each) for each in named]
+    for most in (name for name in coverage if name.isdigit()):
+        ends = {f"coverage_heldout{end}": coverage[most][key] for end, key in (("", ""), ("_high", "high"))}
+        columns = {name: torch.tensor([math.nan if v is None else v for v in values]) for name, values in ends.items()}
+        narrow = narrow_classes(columns)
+        found[f"narrow {most}"] = [float(c in narrow) for c in range(len(record["narrow"]))]
+    return found
 
 
 # Statistics, with intervals over assignments
@@ -254,6 +271,17 @@ def rank_correlation(
     with np.errstate(invalid="ignore", divide="ignore"):
         found = left[:, 0, 1] / np.sqrt(first * second)
     return estimate_of(np.where((first > floor[:, 0]) & (second > floor[:, 1]), found.clip(-1, 1), np.nan), clusters)
+
+
+def share_where(table: Table, of: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
+    """Return the share of the rows `among` that are also in `of`, with an interval over assignments."""
+    clusters = np.unique(table.assignment)
+    hits, totals = (
+        np.array([float((rows & (table.assignment == a)).sum()) for a in clusters]) for rows in (of & among, among)
+    )
+    weights = weights_of(len(clusters))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return estimate_of((weights @ hits) / (weights @ totals), len(clusters))
 
 
 def narrow_auc(table: Table, name: str) -> Estimate:

@@ -7,21 +7,25 @@ Everything comes from `results/diversity_DATA.jsonl` alone, by way of `diversity
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from benchmarks import diversity
 from benchmarks.diversity_analysis import (
+    TROUBLES,
     WIDE,
     Estimate,
+    Judged,
     Table,
     estimate_of,
     exchange_rate,
     judged,
     rank_correlation,
+    share_where,
     shares_explained,
     tables,
     title_of,
@@ -31,6 +35,7 @@ from benchmarks.diversity_analysis import (
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 FIGURES = {"size": "diversity_size.svg", "measures": "diversity_measures.svg", "ratio": "diversity_ratio.svg"}
 NO_RECORDS = "No records yet."
+SHOWN = 20  # measures in a table
 
 
 # Tables
@@ -74,6 +79,14 @@ def text() -> str:
     lines.append(
         f"- The measure that tells narrow classes best on development assignments is **{title_of(best.name)}**; AUC on confirmation assignments: {told}."
     )
+    for table in (one for one in listed if "narrow wide" in one.columns):
+        some = table.where((table.half == "confirmation") & (table.of_run != "none"))
+        found = some.columns["narrow wide"] > 0
+        right, seen = share_where(some, some.narrow, found), share_where(some, found, some.narrow)
+        lines.append(
+            f"- {table.data}: with held-out images of the wide kind, the finding *narrow* is made in {seen.value:.0%} of the narrow"
+            f" classes of the confirmation assignments, and is right in {right.value:.0%} of cases."
+        )
     for table in listed:
         like, wide_kind = (
             rank_correlation(table, name, ("size", "diversity")) for name in ("ratio_like", "ratio_wide")
@@ -136,24 +149,119 @@ def measure_table() -> str:
     listed = tables()
     if not listed:
         return NO_RECORDS
-    heads = [f"{kind}, {table.data}" for table in listed for kind in ("AUC", "rank correlation")]
     rows = [
         *_figure("measures", "AUC of the best measures on development and confirmation assignments"),
-        f"| measure | {' | '.join(heads)} |",
-        f"|:--|{'--:|' * len(heads)}",
+        *_measure_rows(listed, "auc", judged(listed), ".2f"),
+        "",
+        f"The best {SHOWN} of {len(judged(listed))} measures; the records have all.",
     ]
-    for one in judged(listed):
-        cells = []
-        for table in listed:
-            for part, form in ((one.auc, ".2f"), (one.correlation, "+.2f")):
-                pair = part.get(table.data)
-                cells.append("–" if pair is None else f"{_plain(pair[0], form)}, {pair[1].shown(form)}")
-        rows.append(f"| {title_of(one.name)} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def correlation_table() -> str:
+    """Return each measure's rank correlation with test recall beyond class size, as a table, the strongest first."""
+    listed = tables()
+    if not listed:
+        return NO_RECORDS
+
+    def strength(one: Judged) -> float:
+        known = [pair[0].value for pair in one.correlation.values() if not math.isnan(pair[0].value)]
+        return -abs(sum(known)) / len(known) if known else 0.0
+
+    return "\n".join(_measure_rows(listed, "correlation", sorted(judged(listed), key=strength), "+.2f"))
+
+
+def _measure_rows(listed: tuple[Table, ...], part: str, measures: Sequence[Judged], form: str) -> list[str]:
+    """Return a table of the first measures: the value on development assignments, then that on confirmation ones."""
+    rows = [f"| measure | {' | '.join(table.data for table in listed)} |", f"|:--|{'--:|' * len(listed)}"]
+    for one in measures[:SHOWN]:
+        pairs = [getattr(one, part).get(table.data) for table in listed]
+        cells = ["–" if pair is None else f"{_plain(pair[0], form)}, {pair[1].shown(form)}" for pair in pairs]
+        rows.append(f"| {title_of(one.name)} | {' | '.join(cells)} |")
+    return rows
 
 
 def _plain(one: Estimate, form: str) -> str:
     return "–" if math.isnan(one.value) else f"{one.value:{form}}"
+
+
+def findings_table() -> str:
+    """Return how often the finding *narrow* is right, and how often it is made, as a table."""
+    listed = [table for table in tables() if "narrow wide" in table.columns]
+    if not listed:
+        return NO_RECORDS
+    rows = [
+        "| data, assignments | held-out images a class | precision | recall | false alarms without narrow classes | false alarms, random split |",
+        "|:--|--:|--:|--:|--:|--:|",
+    ]
+    for table in listed:
+        for half in diversity.HALVES:
+            here = table.where(table.half == half)
+            some = here.where(here.of_run != "none")
+            none = here.where(here.of_run == "none")
+            every = np.ones(len(none), dtype=bool)
+            found, split = some.columns["narrow wide"] > 0, some.columns["narrow like"] > 0
+            cells = [
+                share_where(some, some.narrow, found).shown(".0%"),
+                share_where(some, found, some.narrow).shown(".0%"),
+                share_where(none, none.columns["narrow wide"] > 0, every).shown(".1%") if len(none) else "–",
+                share_where(some, split, np.ones(len(some), dtype=bool)).shown(".1%"),
+            ]
+            rows.append(f"| {table.data}, {half} | {_heldout_images(some)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _heldout_images(table: Table) -> str:
+    """Return the range of the numbers of held-out images of a class: a share of the training images, at least one."""
+    share = diversity.DESIGNS[table.data].holdout
+    counts = table.columns["count"] * share / (1 - share)
+    low, high = (max(1, round(float(end))) for end in (counts.min(), counts.max()))
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def few_table() -> str:
+    """Return the precision and recall of the finding *narrow* by the number of held-out images, as a table."""
+    listed = [table for table in tables() if "narrow wide" in table.columns and table.data != "digits"]
+    if not listed:
+        return NO_RECORDS
+    numbers = [str(most) for most in diversity.FEW_HELDOUT]
+    rows = [
+        f"| precision, recall with at most | {' | '.join(f'{most} held-out images a class' for most in numbers)} | all |",
+        f"|:--|{'--:|' * (len(numbers) + 1)}",
+    ]
+    for table in listed:
+        some = table.where(table.of_run != "none")
+        cells = []
+        for name in (*(f"narrow {most}" for most in numbers), "narrow wide"):
+            found = some.columns[name] > 0
+            pair = share_where(some, some.narrow, found), share_where(some, found, some.narrow)
+            cells.append(", ".join(one.shown(".0%") for one in pair))
+        rows.append(f"| {table.data} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def trouble_table() -> str:
+    """Return how often each trouble is named in narrow, in wide and in small classes, as a table."""
+    listed = [table for table in tables() if "narrow wide" in table.columns]
+    if not listed:
+        return NO_RECORDS
+    rows = [
+        "| data | trouble | narrow classes | of bursts | wide classes | smallest third, sizes unequal | largest third |",
+        "|:--|:--|--:|--:|--:|--:|--:|",
+    ]
+    for table in listed:
+        bursts = table.narrow & np.char.startswith(table.form, "bursts")
+        rank = np.zeros(len(table))
+        for number in np.unique(table.run):
+            own = table.run == number
+            rank[own] = (rankdata(table.columns["count"][own]) - 1) / max(1, own.sum() - 1)
+        unequal = table.sizes != "equal"
+        among = (table.narrow, bursts, ~table.narrow, unequal & (rank <= 1 / 3), unequal & (rank >= 2 / 3))
+        for trouble in TROUBLES:
+            named = table.columns[f"{trouble} wide"] > 0
+            cells = [share_where(table, named, rows_of).shown(".0%") if rows_of.any() else "–" for rows_of in among]
+            rows.append(f"| {table.data} | {trouble} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def ratio_table() -> str:
@@ -190,6 +298,10 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "diversity_size": size_table,
     "diversity_exchange": exchange_table,
     "diversity_measures": measure_table,
+    "diversity_correlations": correlation_table,
+    "diversity_findings": findings_table,
+    "diversity_few": few_table,
+    "diversity_troubles": trouble_table,
     "diversity_ratio": ratio_table,
 }
 

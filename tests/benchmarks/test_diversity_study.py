@@ -140,6 +140,33 @@ def test_intervals_draw_whole_assignments():
     assert math.isnan(diversity_analysis.estimate_of(np.ones(5), 1).low)
 
 
+def test_the_finding_is_judged_against_what_was_made_narrow(monkeypatch, tmp_path):
+    """Four of five narrow classes are named, and one wide class in half of the runs; with 5 images, the coverage decides."""
+
+    def record(a, form):
+        one = made_record(a, "equal", form, lambda n, narrow, c: 0.8 - 0.3 * narrow)
+        narrow = [c for c in range(CLASSES) if one["narrow"][c]]
+        wide = [c for c in range(CLASSES) if not one["narrow"][c]]
+        named = {*narrow[:4], *(wide[:1] if a % 2 and form != "none" else [])}
+        one["trouble"] = {"wide": [["narrow"] if c in named else [] for c in range(CLASSES)], "like": [[]] * CLASSES}
+        value = [0.1 if c in narrow[:2] else 0.5 for c in range(CLASSES)]
+        ends = {"": value, "low": [v - 0.05 for v in value], "high": [v + 0.05 for v in value]}
+        one["coverage"] = {"wide": ends, "like": ends, "5": ends, "10": ends, "20": ends}
+        one["design"] = {"data": "fashion-mnist"}
+        return one
+
+    filled(monkeypatch, tmp_path, [record(a, form) for a in range(8) for form in ("bursts:10", "none")])
+    tables = {name: make() for name, make in diversity_page.TABLES.items() if name in FOUND}
+    line = tables["diversity_findings"].splitlines()[2]
+    assert line.startswith("| fashion-mnist, development | 75 | 89% (")  # 16 of 18
+    assert " | 80% (80% to 80%) | 0.0% (" in line and line.endswith("| 0.0% (0.0% to 0.0%) |")
+    assert "| fashion-mnist | 100% (100% to 100%), 40% (40% to 40%) |" in tables["diversity_few"]
+    assert "| fashion-mnist | narrow | 80% (80% to 80%) | 80% (80% to 80%) | 3% (" in tables["diversity_troubles"]
+
+
+FOUND = ("diversity_findings", "diversity_few", "diversity_troubles")
+
+
 def filled(monkeypatch, folder, listed):
     monkeypatch.setattr(diversity, "RESULTS", folder)
     monkeypatch.setattr(diversity_page, "DOCS", folder)
@@ -188,7 +215,8 @@ def test_the_page_is_made_from_records_alone_and_is_the_same_every_time(monkeypa
     assert "| digits | bursts:10 |" in tables["diversity_exchange"]
     assert "none" not in tables["diversity_exchange"]
     assert "| Vendi score, pixels | 1.00, 1.00" in tables["diversity_measures"]
-    assert "| top k share | –, – | –, – |" in tables["diversity_measures"]
+    assert "| top k share | –, – |" in tables["diversity_measures"]
+    assert "| top k share | –, – |" in tables["diversity_correlations"]
     assert "0.60, 0.90" in tables["diversity_ratio"]
     assert tables["diversity_size"].startswith("![")
 
@@ -235,7 +263,11 @@ def test_a_run_leaves_a_record_with_all_that_the_analysis_reads(monkeypatch, tmp
     assert records[1]["classes"]["recall_like"] == records[1]["classes"]["recall_wide"]
     measures = {f"{space}_{kind}" for space in diversity.SPACES for kind in diversity.KINDS}
     assert measures | {"top_k_share", "head_norm"} <= set(first["measures"])
+    assert {"wide", "like", "5", "10", "20"} == set(first["coverage"])
+    assert [len(first["trouble"][side]) for side in ("wide", "like")] == [10, 10]
+    assert records[1]["coverage"]["wide"] == records[1]["coverage"]["like"]
     table = diversity_analysis.table_of(records)
+    assert {"coverage_wide", "narrow wide", "narrow 5", "small like"} <= set(table.columns)
     assert set(table.form.tolist()) == {"wide", "bursts:10"}
     assert len(table) == 40
 
