@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import must
 from ..functional import draws, mixing, oversample
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead
 from ..plan.plan import Plan
 from .draw_key import DrawKey, is_whole
@@ -293,8 +293,7 @@ class FeatureAugmenter(nn.Module):
 def _require_fitting(plan: Plan, embeddings: Embeddings, head: LinearHead | None) -> None:
     if not isinstance(plan, Plan):
         raise must("plan", "be a Plan", type(plan).__name__, "Plan.from_dict makes one of JSON values")
-    if not isinstance(embeddings, Embeddings):
-        raise must("embeddings", "be Embeddings", type(embeddings).__name__, "extract makes them")
+    require_embeddings("embeddings", embeddings)
     _require_classes(plan, embeddings.num_classes)
     if head is not None and head.weight.shape != (embeddings.num_classes, embeddings.num_features):
         law = f"have weights of shape {(embeddings.num_classes, embeddings.num_features)}, as the embeddings"

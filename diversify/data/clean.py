@@ -105,6 +105,45 @@ def without_augmentation(dataset: Any) -> tuple[Any, list[str]]:
     return made, kept
 
 
+def random_transforms(dataset: Any) -> list[str]:
+    """Return the names of the random transforms of a data set that can be recognised, each once; nothing is read.
+
+    Args:
+        dataset: Transforms of torchvision and albumentations are found as in `without_augmentation`. A data set with a method
+            `without_augmentation()` of its own is named itself.
+
+    Example:
+        >>> from torchvision import datasets
+        >>> from torchvision.transforms import v2
+        >>> from diversify.data.clean import random_transforms
+        >>> random_transforms(datasets.FakeData(4, transform=v2.Compose([v2.RandomHorizontalFlip(), v2.ToImage()])))
+        ['RandomHorizontalFlip']
+    """
+    if callable(getattr(dataset, "without_augmentation", None)):
+        return [type(dataset).__name__]
+    found: list[str] = []
+    for value in getattr(dataset, "__dict__", {}).values():
+        if isinstance(value, Dataset):
+            found += random_transforms(value)
+        elif isinstance(value, list) and value and all(isinstance(each, Dataset) for each in value):
+            found += [name for each in value for name in random_transforms(each)]
+        else:
+            found += _random_in(value.transform if type(value).__name__ == "StandardTransform" else value)
+    return list(dict.fromkeys(found))
+
+
+def _random_in(transform: Any) -> list[str]:
+    """The names of the random transforms among the parts of a transform; none for one that is not recognised."""
+    name = type(transform).__name__
+    if not _library(transform) or getattr(transform, "p", None) == 0:
+        return []
+    if name == "Compose" or isinstance(transform, nn.Sequential):
+        parts = transform if isinstance(transform, nn.Sequential) else transform.transforms
+        return [each for part in parts for each in _random_in(part)]
+    new, kept = _cleaned(transform)
+    return [name] if new is not transform or kept else []
+
+
 def differs_when_read_again(dataset: Any, rows: Iterable[int]) -> bool:
     """True if an example differs when it is read twice; False if they cannot be read. No random state changes.
 

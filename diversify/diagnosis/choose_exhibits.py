@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import must
 from ..functional import draws, metrics, neighbors, projection
 from ..functional.multilabel import require_one_label
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from .copy_pairs import Pair, least_alike
 from .exhibits import (
@@ -83,8 +83,10 @@ def choose_exhibits(
         >>> [(one.class_index, one.misses) for one in exhibits.examples]
         [(3, 48)]
     """
-    for name, value in (("train", train), ("heldout", heldout), ("diagnosis", diagnosis)):
-        require_one_label(name, value, "archetypes and wrong classes are not defined for several labels")
+    several = "archetypes and wrong classes are not defined for several labels"
+    for name, value in (("train", train), ("heldout", heldout)):
+        require_embeddings(name, value, several)
+    require_one_label("diagnosis", diagnosis, several)
     numbers, device = read_head(head), heldout.features.device
     numbers = dataclasses.replace(numbers, weight=numbers.weight.to(device), bias=numbers.bias.to(device))
     for name, side in (("train", train), ("heldout", heldout)):

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ..files.schema import Value
 from ..functional import clusters, counts, draws, stats
-from ..functional.multilabel import require_one_label
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from .class_table import ClassTable
 from .findings import REMEDIES, Evidence, Finding
@@ -106,7 +105,7 @@ def find_failing_clusters(
         >>> [(one.class_index, len(one.rows), one.recall, one.rest_recall) for one in found]
         [(0, 20, 0.0, 1.0)]
     """
-    require_one_label("heldout", heldout, "it is defined for one label per image")
+    require_embeddings("heldout", heldout, "it is defined for one label per image")
     if head is not None:
         heldout = heldout.seen_by(read_head(head))
     rows = torch.arange(len(heldout))

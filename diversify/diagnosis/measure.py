@@ -15,9 +15,8 @@ from ..errors import must
 from ..files import digests
 from ..functional import counts, diversity, stats
 from ..functional.groups import group_numbers
-from ..functional.multilabel import require_one_label
 from ..network.batches import Key
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.extraction import extract
 from ..network.hugging_face import class_names_in
 from ..network.linear_head import LinearHead, read_head
@@ -43,6 +42,7 @@ from .findings import find
 from .label_errors import KEPT, LabelErrors, errors_of_sides, label_findings, put_suspects, refit, without_suspects
 from .near_copies import NearCopies, copy_findings, of_embeddings, put_near_copies
 from .result import Diagnosis
+from .shared_images import are_the_same, shared_of_loaders
 from .sides import QUERY_ROWS, Side, make_side
 
 TOP_K = 10
@@ -135,6 +135,8 @@ def diagnose(
     head = _checked_head(head, train, heldout)
     copies = None if image_copies is None else of_embeddings(image_copies, train, heldout)
     train, heldout = _grouped(train, groups_train, "train"), _grouped(heldout, groups_heldout, "heldout")
+    if not heldout.reading.shared and are_the_same(train, heldout):
+        heldout = _sharing(heldout, len(heldout))
     if heldout_split not in ("val", "test"):
         raise must("heldout_split", "be val or test", repr(heldout_split))
     names = class_names_of(class_names, head.num_classes)
@@ -176,6 +178,11 @@ def diagnose(
         label_errors={side: one.most_suspect(KEPT) for side, one in errors.items()},
         failing_clusters=clusters,
     )
+
+
+def _sharing(heldout: Embeddings, shared: int) -> Embeddings:
+    """The held-out embeddings with the number of their rows that show training images."""
+    return dataclasses.replace(heldout, reading=dataclasses.replace(heldout.reading, shared=shared))
 
 
 def _grouped(side: Embeddings, groups: Any, name: str) -> Embeddings:
@@ -239,9 +246,10 @@ def _class_number(value: Any, *, from_text: bool) -> int | None:
 
 def _checked_head(head: nn.Module | LinearHead, train: Embeddings, heldout: Embeddings) -> LinearHead:
     """Return the head as numbers on the device of the features; an InputError unless both embeddings fit it."""
+    for name, side in (("train", train), ("heldout", heldout)):
+        require_embeddings(name, side, "use dv.diagnose_multilabel")
     head = read_head(head)
     for name, side in (("train", train), ("heldout", heldout)):
-        require_one_label(name, side, "use dv.diagnose_multilabel")
         if (side.num_features, side.num_classes) != (head.num_features, head.num_classes):
             law = f"have the head's {head.num_features} features and {head.num_classes} classes"
             raise must(f"{name} embeddings", law, f"{side.num_features} features and {side.num_classes} classes")
@@ -375,6 +383,7 @@ def diagnose_model(
     train, heldout = (
         extract(split, loader, image_key=image_key, label_key=label_key) for loader in (train_loader, heldout_loader)
     )
+    heldout = _sharing(heldout, shared_of_loaders(train_loader, heldout_loader, train, heldout))
     names = class_names if class_names is not None else class_names_in(model, heldout.num_classes)
     return diagnose(
         train,

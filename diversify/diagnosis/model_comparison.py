@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from ..errors import must
 from ..files.schema import broken, refusal
 from ..functional import counts, diversity, magnitude, metrics, stats
-from ..functional.multilabel import require_one_label
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from .beyond_size import MATCHED_N
 from .class_table import BOOTSTRAPS, ClassTable
@@ -248,7 +247,7 @@ def _comparable_heads(*models: Model) -> list[LinearHead]:
     """
     for model in models:
         for name, side in (("train", model.train), ("heldout", model.heldout)):
-            require_one_label(name, side, "compare two results of dv.diagnose_multilabel")
+            require_embeddings(name, side, "compare two results of dv.diagnose_multilabel")
     heads = [read_head(model.head) for model in models]
     for what, one, two in (
         ("classes", heads[0].num_classes, heads[1].num_classes),

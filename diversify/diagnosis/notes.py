@@ -14,7 +14,7 @@ _MOST = 6  # classes named in a note
 
 
 def notes_of(readings: Mapping[str, Reading], class_names: Sequence[str]) -> tuple[str, ...]:
-    """Return a sentence on each thing that a loader left out, gave twice, or would have left out.
+    """Return a sentence on each thing that a loader left out, gave twice, would have left out, or changed at random.
 
     Args:
         readings: How the loader of each side, "train" and "heldout", gave its rows.
@@ -42,6 +42,17 @@ def notes_of(readings: Mapping[str, Reading], class_names: Sequence[str]) -> tup
             number = reading.last_batch
             read = f"its {_images(number)} {'was' if number == 1 else 'were'} read, too"
             found.append(f"{loader} drops an incomplete last batch; {read}.")
+        if reading.augmented_by:
+            names = ", ".join(reading.augmented_by)
+            found.append(
+                f"{loader} augments its images ({names}): their features are not those of the images themselves. Use"
+                " dv.clean_loader(loader), or the transform of evaluation."
+            )
+        if reading.shared:
+            found.append(
+                f"{reading.shared:,} of the {SIDES[side]} images {'is a training image' if reading.shared == 1 else 'are training images'}:"
+                " their recall says nothing about new images. Pass images that the model was not trained on."
+            )
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import must
 from ..functional.groups import group_numbers
+from ..functional.multilabel import require_one_label
 from .embeddings_folder import COLUMNS, GROUPS, index_record, read_folder, read_groups, write_folder
 from .linear_head import LinearHead, read_head
 from .output_check import as_two_classes
@@ -219,6 +220,28 @@ class Embeddings:
 
 
 _REAL, _WHOLE = (2, torch.float32), (1, torch.int64)
+
+
+def require_embeddings(name: str, value: object, several: str = "") -> None:
+    """Raise an InputError unless a value is `Embeddings`, of images with one label each.
+
+    Args:
+        name: The parameter.
+        value: What was given.
+        several: What to use instead for `MultilabelEmbeddings`.
+
+    Raises:
+        InputError: The value is something else, such as an array of features or a loader.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> require_embeddings("train", train)
+    """
+    require_one_label(name, value, several)
+    if not isinstance(value, Embeddings):
+        advice = "extract makes them of a model and a loader, Embeddings.from_arrays of features and labels"
+        raise must(name, "be Embeddings", type(value).__name__, advice)
 
 
 def require_forms(embeddings: object, forms: Mapping[str, tuple[int, torch.dtype]]) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
+from ..data.clean import random_transforms
 from ..data.labels import labels_of
 from ..data.skip_bad import left_out_below
 from ..errors import InputError, must, unknown
@@ -211,6 +212,7 @@ def read_all(
             raise must("loader", "yield at least one image", 0)
         known = batches is not None or form.index is not None
         reading = _reading_of(loader, table, indices_known=known, last_batch=last_batch)
+        reading = replace(reading, augmented_by=tuple(random_transforms(getattr(loader, "dataset", None))))
         return table.finish(_with_unreadable(reading, loader, table.filled("logits").shape[1]))
 
 

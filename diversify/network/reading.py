@@ -22,6 +22,8 @@ class Reading:
         last_batch: How many images of an incomplete last batch were read although the loader has `drop_last=True`.
         unreadable: How many images `skip_bad` left out of the data set, because they cannot be read.
         unreadable_by_class: The same for each class; None where the classes are not known.
+        augmented_by: Random transforms of the data set, as far as they can be recognised.
+        shared: Of held-out rows, how many show a training image.
 
     Example:
         >>> Reading(left_out=3, left_out_by_class=(0, 3)).lost(1)
@@ -35,6 +37,8 @@ class Reading:
     last_batch: int = 0
     unreadable: int = 0
     unreadable_by_class: tuple[int, ...] | None = None
+    augmented_by: tuple[str, ...] = ()
+    shared: int = 0
 
     def lost(self, label: int) -> int | None:
         """Return how many images of a class the loader left out; None where that is not known.
@@ -49,7 +53,8 @@ class Reading:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         by_class = {name: getattr(self, name) for name in ("left_out_by_class", "unreadable_by_class")}
-        return asdict(self) | {name: None if each is None else list(each) for name, each in by_class.items()}
+        lists = {name: None if each is None else list(each) for name, each in by_class.items()}
+        return asdict(self) | lists | {"augmented_by": list(self.augmented_by)}
 
     @classmethod
     def from_dict(cls, record: object) -> Reading:
@@ -60,14 +65,20 @@ class Reading:
         """
         if record is None:
             return cls()
-        law, fields = "be one that this library wrote", ("left_out", "repeated", "last_batch", "unreadable")
+        law, fields = "be one that this library wrote", ("left_out", "repeated", "last_batch", "unreadable", "shared")
         if not isinstance(record, Mapping):
             raise must("reading of embeddings", law, type(record).__name__)
         numbers = [record.get(name, 0) for name in fields]
         known = record.get("indices_known", True)
         by_class = {name: record.get(name) for name in ("left_out_by_class", "unreadable_by_class")}
         listed = [number for each in by_class.values() if isinstance(each, list) for number in each]
-        if not all(type(each) is int and each >= 0 for each in [*numbers, *listed]) or type(known) is not bool:
+        names = record.get("augmented_by", [])
+        named = isinstance(names, list) and all(isinstance(each, str) for each in names)
+        if (
+            not all(type(each) is int and each >= 0 for each in [*numbers, *listed])
+            or type(known) is not bool
+            or not named
+        ):
             raise must("reading of embeddings", law, dict(record))
         lists: dict[str, Any] = {name: None if each is None else tuple(each) for name, each in by_class.items()}
-        return cls(indices_known=known, **dict(zip(fields, numbers, strict=True)), **lists)
+        return cls(indices_known=known, augmented_by=tuple(names), **dict(zip(fields, numbers, strict=True)), **lists)

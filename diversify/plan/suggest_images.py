@@ -21,7 +21,7 @@ from ..functional.acquisition import METHODS
 from ..functional.groups import group_numbers
 from ..functional.multilabel import require_one_label
 from ..functional.pool import Pool, PoolCopies, Taken
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 
 if TYPE_CHECKING:
@@ -297,9 +297,7 @@ def _method(method: str) -> tuple[str, bool]:
 def _require_fit(diagnosis: Diagnosis | None, train: Embeddings, pool: Embeddings, heldout: Embeddings | None) -> None:
     given = {"train": train, "pool": pool} | ({} if heldout is None else {"heldout": heldout})
     for name, side in given.items():
-        require_one_label(name, side)
-        if not isinstance(side, Embeddings):
-            raise must(name, "be Embeddings", type(side).__name__, "extract makes them")
+        require_embeddings(name, side)
         if not len(side):
             raise must(name, "have rows", "none")
         for what in ("features", "classes"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import must
 from ..functional import counts
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..plan.plan import Plan
 from .candidate import MORE_TAUS, UNTOUCHED, Candidate, Make, MakePlan, even_plan
@@ -67,6 +67,7 @@ def default_candidates(
         >>> [one.name for one in dv.default_candidates(train, head)[:4]]
         ['untouched', 'logit adjustment', 'tau-norm', 'nearest mean']
     """
+    require_embeddings("train", train, "use dv.repair_multilabel")
     head = read_head(head)
     recipe = replace(recipe, bias=recipe.bias and head.has_bias)
     more = MORE_TAUS if recipe.bias else (0.0,)

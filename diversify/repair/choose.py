@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ..errors import must
 from ..functional import counts, draws
 from ..functional.ceiling import stratified_folds
-from ..functional.multilabel import require_one_label
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..runtime.progress import Progress, Ticker
 from .candidate import UNTOUCHED, Candidate, Make
@@ -117,7 +116,7 @@ def choose_head(
         ([0.4, 0.92, 0.9], '16 rounds')
     """
     for name, side in (("train", train), ("heldout", heldout)):
-        require_one_label(name, side, "use dv.repair_multilabel")
+        require_embeddings(name, side, "use dv.repair_multilabel")
     head = read_head(head)
     _require_sides(train, heldout, head)
     if not 2 <= folds <= len(heldout):

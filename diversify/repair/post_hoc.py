@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ..errors import must
 from ..functional import counts, losses
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead
 
 NEVER = -1e30  # the bias of a class that is never predicted, within the range of float32 and bfloat16
@@ -121,6 +121,7 @@ def nearest_mean(embeddings: Embeddings, *, like: LinearHead | None = None) -> L
         >>> round(float((predicted == heldout.labels).float().mean()), 2)
         0.94
     """
+    require_embeddings("embeddings", embeddings)
     cosine = like is not None and like.cosine
     features = functional.normalize(embeddings.features, dim=1) if cosine else embeddings.features
     means = counts.class_mean(features, embeddings.labels, embeddings.num_classes)

@@ -16,8 +16,7 @@ from ..augment.features import FeatureAugmenter
 from ..errors import must
 from ..functional import counts, draws, oversample
 from ..functional.losses import prior_corrected_cross_entropy
-from ..functional.multilabel import require_one_label
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..network.reading import Reading
 from ..plan.plan import Plan
@@ -224,7 +223,7 @@ def _on(head: LinearHead, device: torch.device) -> LinearHead:
 
 
 def _require_fit(embeddings: Embeddings, head: LinearHead, plan: Plan) -> None:
-    require_one_label("embeddings", embeddings, "use dv.repair_multilabel")
+    require_embeddings("embeddings", embeddings, "use dv.repair_multilabel")
     if head.num_features != embeddings.num_features:
         raise must("head", f"have the embeddings' {embeddings.num_features} features", head.num_features)
     for name, value in (("head", head), ("plan", plan)):

@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from ..errors import must
 from ..functional import counts, draws
-from ..functional.multilabel import require_one_label
-from ..network.embeddings import Embeddings
+from ..network.embeddings import Embeddings, require_embeddings
 
 SHARE = 0.5  # of a class's draws that come from unseen rows where it has many of them
 FEW = 10  # unseen rows of a class at which that share is halved
@@ -124,9 +123,7 @@ def require_unseen(unseen: Embeddings, embeddings: Embeddings) -> None:
         >>> train, heldout, head = dv.make_embeddings()
         >>> require_unseen(heldout, train)
     """
-    if not isinstance(unseen, Embeddings):
-        raise must("unseen", "be Embeddings", type(unseen).__name__, "extract makes them")
-    require_one_label("unseen", unseen, "use dv.repair_multilabel")
+    require_embeddings("unseen", unseen, "use dv.repair_multilabel")
     for what in ("features", "classes"):
         wanted, got = (getattr(side, f"num_{what}") for side in (embeddings, unseen))
         if wanted != got:

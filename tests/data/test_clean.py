@@ -22,7 +22,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 import diversify as dv
-from diversify.data.clean import without_augmentation
+from diversify.data.clean import random_transforms, without_augmentation
 from diversify.errors import InputError
 
 IMAGES = torch.arange(10 * 3 * 8 * 8, dtype=torch.uint8).view(10, 3, 8, 8)
@@ -208,3 +208,22 @@ def test_what_cannot_be_read_in_order_is_refused(loader, message):
     with pytest.raises(InputError) as caught:
         dv.clean_loader(loader)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("transform", "names"),
+    [
+        (None, []),
+        (v1.Compose([v1.RandomCrop(8, padding=1), v1.Resize(8), v1.RandomErasing()]), ["RandomCrop", "RandomErasing"]),
+        (v2.RandomApply([v2.ColorJitter(0.1)]), ["RandomApply"]),
+        (v2.RandomHorizontalFlip(p=0), []),
+        (v2.RandomHorizontalFlip(p=1), []),
+        (v2.RandomResizedCrop(8), ["RandomResizedCrop"]),
+        (nn.Sequential(v2.GaussianBlur(3, 1.0), v2.RandomRotation(9)), ["RandomRotation"]),
+        (albumentations.Compose([albumentations.HorizontalFlip(), albumentations.Normalize()]), ["HorizontalFlip"]),
+        (lambda image: image, []),
+    ],
+)
+def test_random_transforms_are_named(transform, names):
+    assert random_transforms(Pictures(transform)) == names
+    assert random_transforms(ConcatDataset([Pictures(transform), Subset(Pictures(transform), [0])])) == names

@@ -3,9 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torchvision.transforms import v2
 
 from diversify.cli.tables import show_diagnosis
-from diversify.diagnosis.measure import diagnose
+from diversify.data.loader import clean_loader
+from diversify.diagnosis.measure import diagnose, diagnose_model
 from diversify.diagnosis.notes import notes_of
 from diversify.diagnosis.result import Diagnosis
 from diversify.errors import InputError
@@ -14,6 +18,19 @@ from diversify.network.synthetic import make_embeddings
 from diversify.report.diagnosis import render_markdown
 
 NAMES = ("cat", "dog", "owl", "yak")
+
+
+class Shown(Dataset):
+    """Images with a transform."""
+
+    def __init__(self, images, labels, transform):
+        self.images, self.targets, self.transform = images, labels.tolist(), transform
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return self.transform(self.images[index]), self.targets[index]
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +109,49 @@ def test_many_classes_are_counted():
     by_class = tuple(range(9))
     note = notes_of({"train": Reading(left_out=36, left_out_by_class=by_class)}, [f"c{c}" for c in by_class])[0]
     assert note.endswith("c8 8, c7 7, c6 6, c5 5, c4 4, c3 3 and 2 more classes.")
+
+
+def test_random_transforms_of_a_loader_are_named():
+    images, labels = torch.rand(12, 3, 4, 4), torch.arange(12) % 2
+    chance = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.1)])
+    train, heldout = Shown(images, labels, chance), Shown(1 - images, labels, v2.RandomVerticalFlip(p=0.0))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    loader = DataLoader(Subset(train, range(12)), 6)
+    diagnosis = diagnose_model(model, loader, DataLoader(heldout, 6))
+    assert diagnosis.notes == (
+        "The training loader augments its images (RandomHorizontalFlip, ColorJitter): their features are not those of the"
+        " images themselves. Use dv.clean_loader(loader), or the transform of evaluation.",
+    )
+    assert Diagnosis.from_json(diagnosis.to_json()).notes == diagnosis.notes
+    assert diagnose_model(model, clean_loader(loader), DataLoader(heldout, 6)).notes == ()
+
+
+def test_training_images_among_held_out_ones_are_counted():
+    images, labels = torch.rand(12, 3, 4, 4), torch.arange(12) % 2
+    data = TensorDataset(images, labels)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    train = DataLoader(Subset(data, range(8)), 4)
+
+    def notes(rows: list[int]) -> tuple[str, ...]:
+        return diagnose_model(model, train, DataLoader(Subset(data, rows), 4)).notes
+
+    assert notes([8, 9, 10, 11]) == ()
+    assert notes([11, 7, 8, 9])[0].startswith("1 of the held-out images is a training image: their recall says nothing")
+    assert notes([8, 9, 1, 0])[0].startswith("2 of the held-out images are training images: ")
+
+
+def test_the_same_rows_on_both_sides_are_said():
+    train, heldout, head = make_embeddings((20, 10))
+    mixed = train.select(torch.arange(30).flip(0))
+    assert diagnose(train, mixed, head=head).notes[0].startswith("30 of the held-out images are training images: ")
+    assert diagnose(train, heldout, head=head).notes == ()
+
+
+@pytest.mark.parametrize("side", ["train", "heldout"])
+def test_features_without_a_head_are_no_embeddings(side):
+    train, heldout, head = make_embeddings((20, 10))
+    sides = {"train": train, "heldout": heldout, side: train.features.numpy()}
+    with pytest.raises(
+        InputError, match=f"^{side} must be Embeddings, got ndarray; .* Embeddings.from_arrays of features"
+    ):
+        diagnose(**sides, head=head)

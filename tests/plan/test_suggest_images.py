@@ -164,7 +164,7 @@ def test_classes_without_two_rows_or_without_any_are_taken(given: Any) -> None:
             {"head": dv.LinearHead(weight=torch.ones(2, 16), bias=torch.zeros(2))},
             "head must have the 16 features and 3",
         ),
-        ({"heldout": 3}, "heldout must be Embeddings, got int; extract makes them"),
+        ({"heldout": 3}, "heldout must be Embeddings, got int; extract makes them of a model and a loader"),
     ],
 )
 def test_what_does_not_fit_is_refused(given: Any, change: dict[str, Any], message: str) -> None:

@@ -119,7 +119,10 @@ def test_isda_leaves_the_logits_of_unseen_rows(rows, monkeypatch: pytest.MonkeyP
     [
         (lambda train, held: {"unseen": held, "unseen_share": 1.5}, r"^unseen_share must lie in \[0, 1\], got 1\.5$"),
         (lambda train, held: {"unseen_share": True}, r"^unseen_share must lie in \[0, 1\], got True$"),
-        (lambda train, held: {"unseen": held.features}, "^unseen must be Embeddings, got Tensor; extract makes them$"),
+        (
+            lambda train, held: {"unseen": held.features},
+            "^unseen must be Embeddings, got Tensor; extract makes them of a model and a loader, ",
+        ),
         (
             lambda train, held: {"unseen": dv.make_embeddings((9, 9, 9))[0]},
             "^unseen must have the embeddings' ",
