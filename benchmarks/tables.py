@@ -20,6 +20,7 @@ from benchmarks import (
     head_study,
     multilabel,
     paper_claims,
+    real_sets_page,
     resident,
     unseen_rows,
     validity,
@@ -138,6 +139,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "validity_gain": validity.gain_table,
     **diversity_page.TABLES,
     **paper_claims.TABLES,
+    **real_sets_page.TABLES,
 }
 
 

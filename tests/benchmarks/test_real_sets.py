@@ -1,0 +1,92 @@
+"""The benchmark on real image sets: its splits, its records and its page, on a bank of a few rows."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import real_sets, real_sets_page
+from diversify.files import atomic
+from diversify.functional import draws
+
+
+@pytest.fixture
+def bank() -> real_sets.Bank:
+    sizes = (60, 40, 30, 25, 22, 20, 20, 20, 20)
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    noise = draws.normal("real sets test", torch.arange(len(labels))[:, None], torch.arange(16)).float()
+    features = noise + 2 * torch.eye(len(sizes), 16)[labels]
+    names = tuple(f"class {c}" for c in range(len(sizes)))
+    return real_sets.Bank(
+        data="emoji", class_names=names, labels=labels, features=features, pixels=noise.tile(1, 3), other=features + 0.1
+    )
+
+
+def test_splits_share_no_row_and_hold_every_class(bank: real_sets.Bank) -> None:
+    one, other = (real_sets.parts(bank, number) for number in (0, 1))
+    for chosen in (one, other):
+        assert torch.cat(list(chosen.values())).sort().values.tolist() == list(range(len(bank.labels)))
+        assert all(bank.labels[rows].unique().numel() == 9 for rows in chosen.values())
+        assert bank.labels[chosen["test"]].bincount().tolist() == [30, 20, 15, 12, 11, 10, 10, 10, 10]
+    assert not torch.equal(one["test"], other["test"])
+    assert torch.equal(one["test"], real_sets.parts(bank, 0)["test"])
+
+
+def test_a_record_has_recall_and_measures_and_is_not_made_twice(bank: real_sets.Bank, tmp_path: Path) -> None:
+    path = tmp_path / "real_emoji.jsonl"
+    made = list(real_sets.run(bank, path, 2, ("split",)))
+    assert [(one["split"], one["half"]) for one in made] == [(0, "development"), (1, "development")]
+    assert list(real_sets.run(bank, path, 2, ("split",))) == []
+    one = made[0]
+    assert set(one["recall"]) == set(one["recall_other"]) == {"cross entropy", "balanced softmax", "slope"}
+    assert sum(map(sum, one["counts"].values())) == len(bank.labels)
+    assert "network_vendi" in one["measures"]
+    assert "pixels_copies" in one["measures"]
+    assert all(math.isfinite(value) for value in one["measures"]["network_vendi"])
+    head = real_sets.fit_head(bank.features, bank.labels, 9)
+    prior = torch.zeros(9)  # equal shares: both losses are the same
+    balanced = real_sets.balanced_head(bank.features, bank.labels, prior)
+    assert torch.allclose(balanced.weight, head.weight, atol=1e-5)
+
+
+def test_the_page_says_how_measures_and_heads_do(bank: real_sets.Bank, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "real_emoji.jsonl"
+    for one in list(real_sets.run(bank, tmp_path / "made.jsonl", 2, ("split",))):
+        for split in range(3):
+            again = {**one, "split": one["split"] + 10 * split, "half": real_sets.HALVES[split > 0]}
+            atomic.append_jsonl(path, again)
+    monkeypatch.setattr(real_sets, "path_of", lambda data: path if data == "emoji" else tmp_path / "none.jsonl")
+    real_sets_page.records.cache_clear()
+    try:
+        assert "emoji**: 257 images in 9 classes" in real_sets_page.text()
+        heads = real_sets_page.heads_table()
+        assert heads.count("| emoji |") == heads.count("| emoji, of another vendor |") == 3
+        measures = real_sets_page.measures_table().splitlines()
+        assert measures[2].startswith("| log n |")
+        assert len(measures) == 3 + 18
+    finally:
+        real_sets_page.records.cache_clear()
+
+
+def test_partial_rank_correlation_takes_size_out() -> None:
+    size = np.arange(12.0)
+    other = np.array([3.0, 1, 4, 1.5, 9, 2.6, 5, 3.5, 8, 9.7, 9.3, 2])
+    assert real_sets_page.partial_rank_correlation(size**3, np.exp(size)) == pytest.approx(1)
+    assert math.isnan(real_sets_page.partial_rank_correlation(size**3, other, size))
+    whole = real_sets_page.partial_rank_correlation(other + 20 * size, other, size)
+    assert -1 <= whole <= 1
+    assert real_sets_page.partial_rank_correlation(other, -other, size) == pytest.approx(-1)
+    assert math.isnan(real_sets_page.partial_rank_correlation(size[:5], other[:5]))
+
+
+def test_links_and_vague_folders_of_the_clip_art_are_left_out(tmp_path: Path) -> None:
+    top = tmp_path / "usr/share/openclipart/png"
+    for name in ("animals/cat.png", "animals/fish/cod.png", "unsorted/any.png"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(top / name)
+    (top / "animals/link.png").symlink_to(top / "animals/cat.png")
+    found = real_sets.clipart(tmp_path)
+    assert [(name, paths["image"].name) for name, paths in found] == [("animals", "cat.png"), ("animals", "cod.png")]
