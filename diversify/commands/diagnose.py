@@ -12,15 +12,12 @@ from torch import nn
 from torch.utils.data import Subset
 
 from ..augment.leak import MOST_IMAGES, different_policies, evenly_spread, measure_leak
-from ..data.decode import as_image
-from ..data.duplicates import copies_in_words, duplicates_and_hashes, find_duplicates
-from ..data.hashes import INSTALL, SMALLEST, can_hash
 from ..data.load import Data
 from ..data.loader import Split, make_loader
 from ..data.view import View
 from ..diagnosis.choose_exhibits import choose_exhibits
 from ..diagnosis.measure import diagnose, parse_top_k
-from ..diagnosis.near_copies import NearCopies, copies_of_hashes
+from ..diagnosis.near_copies import NearCopies
 from ..diagnosis.result import Diagnosis
 from ..errors import InputError
 from ..files import atomic, checkpoints, digests, shards, staging
@@ -37,6 +34,7 @@ from ..report.diagnosis import render_html, render_markdown
 from ..report.thumbnails import take_pictures
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress, stage
+from .copies import look_for_copies
 from .diagnosed import HEAD, fingerprint
 from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
 from .heldout import choose_heldout, chosen_by, doubts_about
@@ -329,24 +327,6 @@ class _Subject:
         )
         return found.to_dict()
 
-    def copies(self, record: dict[str, Any], say: Say, progress: StageProgress | None) -> NearCopies | None:
-        """Look for exact copies, for the record, and for near copies by perceptual hash; None if images are not hashed."""
-        train, heldout = self.data.train, self.heldout
-        hashes = None
-        if can_hash() and _shorter_side(train) >= SMALLEST:
-            found, hashes = duplicates_and_hashes(train, heldout, progress)
-        else:
-            found = find_duplicates(train, heldout, progress)
-        record["duplicates"] = found.record(self.heldout_split, len(heldout))
-        if note := copies_in_words(record["duplicates"]):
-            say(f"note: {note}")
-        if hashes is None:
-            if not can_hash():
-                say(f"note: near copies are looked for in features alone; `{INSTALL}` compares the images, too")
-            return None
-        sides = [(hashes[0], train.labels), (hashes[1], heldout.labels)]
-        return copies_of_hashes(sides, num_classes=self.data.num_classes)
-
     def write(
         self,
         out: Path,
@@ -365,11 +345,6 @@ class _Subject:
         kept = Diagnosis.from_dict(diagnosis.to_dict())  # rounded as in the file, so that `report` gives the same page
         atomic.write_text(out / "report.html", render_html(kept, record, exhibits))
         atomic.write_text(out / "report.md", render_markdown(kept, record, exhibits))
-
-
-def _shorter_side(split: Split) -> int:
-    """The shorter side of the first image of a split, in pixels."""
-    return min(as_image(split.dataset[0][0]).shape[1:])
 
 
 @alone
@@ -438,7 +413,7 @@ def diagnose_run(
         leak = subject.leak(precision=precision, progress=progress)
         if leak is not None:
             record["leak"] = leak
-        image_copies = subject.copies(record, say, progress)
+        image_copies = look_for_copies(subject.data, subject.heldout, record, say=say, progress=progress)
         diagnosis = diagnose(
             *sides,
             head=subject.split.head,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..diagnosis.choose_exhibits import choose_exhibits
 from ..diagnosis.measure import diagnose, parse_top_k
+from ..diagnosis.near_copies import NearCopies
 from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
 from ..files import arrays, atomic, digests, staging
@@ -138,6 +139,7 @@ def write_folder(
     record: dict[str, Any],
     *,
     images: tuple[Any, Any] | None = None,
+    image_copies: NearCopies | None = None,
 ) -> None:
     """Write what `plan`, `remedy` and `report` read."""
     save_head(folder / HEAD, head)
@@ -147,7 +149,7 @@ def write_folder(
         mark = fingerprint(splits[split]["digest"], splits[split]["content"], record)
         side.save(folder / "embeddings" / name, {"fingerprint": mark})
     atomic.write_json(folder / "diagnosis.json", diagnosis.to_dict())
-    exhibits = choose_exhibits(sides[0], sides[1], head=head, diagnosis=diagnosis)
+    exhibits = choose_exhibits(sides[0], sides[1], head=head, diagnosis=diagnosis, image_copies=image_copies)
     if images is not None:
         exhibits = take_pictures(exhibits, *images)
     atomic.write_json(folder / "exhibits.json", exhibits.to_dict())

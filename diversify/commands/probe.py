@@ -24,6 +24,7 @@ from ..network.split import SplitModel, split_head
 from ..repair.fit_head import fit_head
 from ..runtime import provenance
 from ..runtime.progress import Say, StageProgress, stage
+from .copies import look_for_copies
 from .diagnose import ready
 from .diagnosed import fingerprint
 from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
@@ -95,6 +96,8 @@ def probe_run(
         raise must("resume=True", "find an interrupted probe", got, "start a new one without resume=True")
     staging.ensure_available(out, overwrite or begun, owned=OWNED, inputs=inputs)  # `run_folder` looks closer
     published = None
+    if weights is not None and backbone.startswith(("torchvision:", "timm:")):
+        backbone_split(backbone, weights, weights_key, 2, 3)  # what does not fit is told before the images are read
     if weights is not None:
         data_options, published = data_options.with_published(backbone, weights, weights_key)
     data = data_options.load(measure_view=False, progress=progress)
@@ -126,6 +129,7 @@ def probe_run(
             dataclasses.replace(side, logits=head.logits(side.features.cpu())).with_groups(part.groups)
             for side, part in zip(read, (data.train, unseen), strict=True)
         ]
+        image_copies = look_for_copies(data, unseen, record, say=say, progress=progress)
         diagnosis = diagnose(
             sides[0],
             sides[1],
@@ -135,10 +139,12 @@ def probe_run(
             top_k=k,
             seed=seed,
             progress=stage(progress, "measuring"),
+            image_copies=image_copies,
         )
         record |= {"finished": True}
         staging.remove_folder(out / "embeddings")  # of a run that was stopped while it wrote them
-        write_folder(out, diagnosis, sides, head, record, images=(data.train.dataset, unseen.dataset))
+        images = data.train.dataset, unseen.dataset
+        write_folder(out, diagnosis, sides, head, record, images=images, image_copies=image_copies)
         staging.remove_folder(out / FEATURES)
     return diagnosis, record
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from diversify.cli.entry import run
-from diversify.commands import diagnose as module
+from diversify.commands import copies as module
 from diversify.commands.heldout import choose_heldout, trained_on
 from diversify.commands.options import DataOptions
 from diversify.data.images import ImageArray, ImageFiles, check_files

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from diversify.cli.entry import run
-from diversify.commands import diagnose as module
+from diversify.commands import copies as module
 from diversify.files import atomic
 from diversify.functional import draws
 from diversify.network.networks import build_model

@@ -78,6 +78,31 @@ def test_weights_of_another_network_are_refused(
     assert "must fit the model" in capsys.readouterr().err
 
 
+def test_weights_that_do_not_fit_are_told_before_any_image_is_read(
+    tmp_path: Path, data: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("diversify.commands.options.load_data", load)
+    torch.save({"_conv_stem.weight": torch.zeros(4, 3, 3, 3), "_fc.weight": torch.zeros(5, 4)}, tmp_path / "b.pt")
+    arguments = ["--backbone", "torchvision:squeezenet1_1", "--weights", str(tmp_path / "b.pt")]
+    assert run(["probe", *data, *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert "must fit the model" in capsys.readouterr().err
+
+
+def test_held_out_images_that_are_also_in_train_are_said(
+    probed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The held-out images are the training images in another order, with the labels of other images."""
+    assert run([*probed, "--out", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "30 of 30 val images are also in train (exact copies): recall on them is too high" in said
+    record = atomic.read_json(tmp_path / "out" / "run.json", "run.json")
+    assert record["duplicates"]["count"] == 30
+    assert "also in the training set" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     """The content of every file but of the record and the pages, which have times."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
