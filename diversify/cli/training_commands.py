@@ -142,7 +142,8 @@ def benchmark(
     suite: Annotated[
         str,
         typer.Argument(
-            metavar="SUITE|FILE.py", help="Name of a suite, or a Python file that declares PROTOCOL and METHODS."
+            metavar="SUITE|FILE.py",
+            help="Name of a suite or of an experiment (paper, diversity_digits, ...), or a Python file that declares PROTOCOL and METHODS.",
         ),
     ],
     *,
@@ -158,6 +159,10 @@ def benchmark(
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of the final runs: S,S,S.", show_default="those of the suite")
+    ] = None,
+    assignments: Annotated[
+        int | None,
+        typer.Option(min=2, help="Permutations of the classes, of the experiments diversity_...", show_default="8"),
     ] = None,
     metric: Annotated[
         str | None,
@@ -185,6 +190,9 @@ def benchmark(
 ) -> None:
     """Compare methods at equal budget: choose parameters on the validation set, then evaluate one final run per seed on test.
 
+    Or run an experiment: paper tests the claims of the paper by rules stated before; diversity_digits, diversity_fashion,
+    diversity_cifar10 and diversity_mnist set class size and class diversity independently of each other.
+
     Run the same command again to resume it.
     """
     from ..commands.benchmark import benchmark_run
@@ -196,6 +204,7 @@ def benchmark(
             methods=methods,
             trials=trials,
             seeds=seeds,
+            assignments=assignments,
             metric=metric,
             target_prior=target_prior,
             cost=cost,
@@ -207,7 +216,11 @@ def benchmark(
             say=say,
             progress=progress,
         )
-    done = f"{counted(found.trials, 'trial')} and {counted(found.finals, 'final run')}"
+    if found.summary:
+        print_line(found.summary)
+        done = counted(found.finals, "run")
+    else:
+        done = f"{counted(found.trials, 'trial')} and {counted(found.finals, 'final run')}"
     print_line(f"{results}: {done}" if found.new else f"nothing to do: {results} holds all {done}")
 
 

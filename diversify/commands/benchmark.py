@@ -16,6 +16,7 @@ from ..files.schema import refusal
 from ..repair.metric import TITLES
 from ..runtime.progress import Say
 from ..runtime.user_code import import_file
+from ..study.experiments.suites import EXPERIMENTS
 from ..study.ledger import Step
 from ..study.protocol import Protocol
 from ..study.records import read_records
@@ -23,6 +24,7 @@ from ..study.run import run_study
 from ..study.study import Study
 from ..study.task import data_of
 from .deployment import cost_from, target_prior_from
+from .experiment import experiment_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,14 +32,16 @@ class Benchmarked:
     """The number of records in the file at the end.
 
     Attributes:
-        trials: Trials of the methods that took part.
-        finals: Final runs of these methods.
+        trials: Trials of the methods that took part; 0 for an experiment.
+        finals: Final runs of these methods; for an experiment, its runs.
         new: Records that this call added.
+        summary: What the records of an experiment show, as a table; empty for a comparison of methods.
     """
 
     trials: int
     finals: int
     new: int
+    summary: str = ""
 
 
 def benchmark_run(
@@ -47,6 +51,7 @@ def benchmark_run(
     methods: str | None = None,
     trials: int | None = None,
     seeds: str | None = None,
+    assignments: int | None = None,
     metric: str | None = None,
     target_prior: Path | None = None,
     cost: Path | None = None,
@@ -59,14 +64,15 @@ def benchmark_run(
     say: Say,
     progress: Callable[[Step], None],
 ) -> Benchmarked:
-    """Run a suite, or the PROTOCOL that a Python file declares; runs that `out` already records are not repeated.
+    """Run a suite, an experiment, or the PROTOCOL that a Python file declares; runs that `out` already records are not repeated.
 
     Args:
-        suite: The name of a suite, or the path of a Python file, which ends in `.py`.
+        suite: The name of a suite or of an experiment, or the path of a Python file, which ends in `.py`.
         out: The records, a file that ends in `.jsonl`.
         methods: Names separated by commas; None takes those of the suite.
         trials: Trials of each method; None takes those of the suite.
         seeds: Seeds of the final runs, separated by commas; None takes those of the suite.
+        assignments: Permutations of the classes, for the experiments on diversity alone.
         metric: What methods are tuned and compared by, as in `choose_head`; None takes that of the suite, with its target
             prior and cost.
         target_prior: File of the share of each class where the model will be used; see `target_prior_from`.
@@ -84,6 +90,25 @@ def benchmark_run(
         InputError: An argument is wrong, the target prior or the cost does not fit the classes of the data, or `out` holds
             records of another study.
     """
+    if suite in EXPERIMENTS:
+        given = {
+            "methods": None if methods is None else _names(methods),
+            "trials": trials,
+            "seeds": None if seeds is None else _seeds(seeds),
+            "assignments": assignments,
+            "metric": metric,
+            "target_prior": target_prior,
+            "cost": cost,
+            "storage": storage,
+            "device": None if device == "auto" else _device(device),
+            "runner": runner,
+        }
+        given = {option: value for option, value in given.items() if value is not None}
+        where: dict[str, Any] = {"workers": workers, "root": root, "download": download}
+        found = experiment_run(suite, out=out, given=given, say=say, progress=progress, **where)
+        return Benchmarked(trials=0, finals=found.runs, new=found.new, summary=found.summary)
+    if assignments is not None:
+        raise must("assignments", "be left out for a comparison of methods", assignments)
     declared = Path(suite) if suite.endswith(".py") else None
     protocol = _protocol(suite) if declared is None else _declared_protocol(declared)
     protocol = _changed(protocol, methods, trials, seeds)
@@ -116,7 +141,7 @@ def benchmark_run(
 def _protocol(name: str) -> Protocol:
     suites: Mapping[str, Protocol] = importlib.import_module("diversify.study.suites").SUITES
     if name not in suites:
-        raise unknown("suite", name, [*suites, "FILE.py"])
+        raise unknown("suite", name, [*suites, *EXPERIMENTS, "FILE.py"])
     return suites[name]
 
 
@@ -138,10 +163,7 @@ def _changed(protocol: Protocol, methods: str | None, trials: int | None, seeds:
     """The protocol with other methods, trials and seeds, where given."""
     changes: dict[str, Any] = {}
     if methods is not None:
-        names = [name.strip() for name in methods.split(",")]
-        if "" in names or len(set(names)) < len(names):
-            raise must("methods", "be different names separated by commas", repr(methods))
-        changes["methods"] = tuple(names)
+        changes["methods"] = _names(methods)
     if trials is not None:
         changes["trials"] = trials
     if seeds is not None:
@@ -169,6 +191,13 @@ def _judged(
     changed = protocol.model_copy(update=values)
     changed.metric_on(torch.ones(len(changed.target_prior or changed.cost or ()), dtype=torch.int64))
     return changed
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if "" in names or len(set(names)) < len(names):
+        raise must("methods", "be different names separated by commas", repr(text))
+    return names
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 from diversify.network.synthetic import make_embeddings
 from diversify.study import trial
+from diversify.study.experiments import paper as runs_of_paper
 
 CLASSES = 6
 CLAIMS = {claim.measured: claim for claim in paper_claims.CLAIMS}
@@ -196,7 +197,7 @@ def test_a_stopped_run_goes_on_inside_a_network(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(paper, "record_of", stop)
+        patch.setattr(runs_of_paper, "record_of", stop)
         with pytest.raises(KeyboardInterrupt):
             paper.run_one(design, "ce", 0, "data", "cpu", tmp_path)
     assert len(list(tmp_path.iterdir())) == len(paper.NETWORKS)

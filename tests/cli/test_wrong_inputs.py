@@ -390,8 +390,8 @@ LINES = {
     # Studies
     "benchmark --out {dir}/r.jsonl": "SUITE|FILE.py must be given, got none; see `diversify benchmark --help`",
     "benchmark {dir}/study.py": "--out must be given, got none; see `diversify benchmark --help`",
-    "benchmark nosuch --out {dir}/r.jsonl": "SUITE|FILE.py must be one of digits, cifar10_lt_short, fashion_mnist_lt, cifar10_lt, cifar100_lt, FILE.py, got 'nosuch'",
-    "benchmark digit --out {dir}/r.jsonl": "SUITE|FILE.py must be one of digits, cifar10_lt_short, fashion_mnist_lt, cifar10_lt, cifar100_lt, FILE.py, got 'digit'; did you mean 'digits'?",
+    "benchmark nosuch --out {dir}/r.jsonl": "SUITE|FILE.py must be one of digits, cifar10_lt_short, fashion_mnist_lt, cifar10_lt, cifar100_lt, paper, diversity_digits, diversity_fashion, diversity_cifar10, diversity_mnist, paper_mnist, paper_fashion, paper_cifar10, paper_places365, paper_inaturalist, FILE.py, got 'nosuch'",
+    "benchmark digit --out {dir}/r.jsonl": "SUITE|FILE.py must be one of digits, cifar10_lt_short, fashion_mnist_lt, cifar10_lt, cifar100_lt, paper, diversity_digits, diversity_fashion, diversity_cifar10, diversity_mnist, paper_mnist, paper_fashion, paper_cifar10, paper_places365, paper_inaturalist, FILE.py, got 'digit'; did you mean 'digits'?",
     "benchmark digits --out {dir}/r.jsonl --methods ce+image": "suffix of ce+image must be one of images, mix, head, got 'image'; did you mean 'images'?",
     "benchmark cifar10_lt --out {dir}/r.jsonl --root {dir}/void": "CIFAR10 under --root must be there, got {dir}/void; pass --root FOLDER or --download",
     "benchmark {dir}/untested.py --out {dir}/r.jsonl": "data of a study must have images for test, got none in npz:{dir}/plain.npz",
