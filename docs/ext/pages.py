@@ -31,7 +31,7 @@ _SENTENCE = re.compile(r"\n\n|(?<=\.)\s")
 
 # Pages of the reference, in the order in which a reader meets them; every measure is in exactly one group.
 GROUPS: Mapping[str, Callable[[str], bool]] = {
-    "Size and accuracy": lambda name: name.startswith(("count", "recall", "precision", "ece", "margin")),
+    "Size and accuracy": lambda name: name.startswith(("count", "recall", "precision", "ece", "margin", "size_and_")),
     "What a better head would gain": lambda name: name.startswith(("ceiling", "head_norm")),
     "Strongest features": lambda name: name.startswith(
         ("top_k", "needed", "ce_magnitude", "fe_magnitude", "identity", "feature_deviation", "range_gap")
@@ -39,7 +39,7 @@ GROUPS: Mapping[str, Callable[[str], bool]] = {
     "Neighbours": lambda name: name in ("safe", "border", "rare", "outlier"),
     "Near copies and groups": lambda name: name.startswith(("effective", "near_copies", "groups")),
     "Suspect labels and failing clusters": lambda name: name.startswith(("suspect", "cluster")),
-    "Diversity at matched n, and collapse": lambda name: name.startswith(("diversity_", "nc1")),
+    "Diversity at matched n, coverage, and collapse": lambda name: name.startswith(("diversity_", "coverage", "nc1")),
 }
 
 
