@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from benchmarks import diversity
+from benchmarks import diversity, diversity_pretrained
 from diversify.diagnosis.findings import narrow_classes
 from diversify.functional import draws
 
@@ -29,6 +29,7 @@ BOOTSTRAPS = 2000
 CONFIDENCE = 0.95
 FEWEST_IMAGES = 0.005  # recall is clipped to [this, 1 - this] before its logit is taken
 WIDE = "wide"
+SPACES = {**diversity.SPACES, diversity_pretrained.SPACE: "pretrained network"}
 TROUBLES = ("small", "narrow", "near copies", "head", "magnitude gap", "overlap", "held-out too like training")
 
 
@@ -304,9 +305,23 @@ def narrow_auc(table: Table, name: str) -> Estimate:
 # The records
 
 
+Stamp = tuple[float, int]  # when a file was written, and its size
+
+
+def _stamp(path: Path) -> Stamp:
+    return (path.stat().st_mtime, path.stat().st_size) if path.exists() else (0.0, 0)
+
+
+def _with_pretrained(record: Mapping[str, Any], pretrained: Mapping[Any, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return a run's record with the measures from a frozen pretrained network, if there are any."""
+    more = pretrained.get(diversity.key_of(record))
+    return record if more is None else {**record, "measures": {**record["measures"], **more["measures"]}}
+
+
 @functools.lru_cache(maxsize=8)
-def _read(path: Path, changed: float, size: int) -> Table | None:
-    records = diversity.kept(path)
+def _read(path: Path, other: Path, *_: Stamp) -> Table | None:
+    pretrained = {diversity.key_of(one): one for one in diversity.kept(other)}
+    records = [_with_pretrained(one, pretrained) for one in diversity.kept(path)]
     by_design: dict[str, list[Mapping[str, Any]]] = {}
     for one in records:
         by_design.setdefault(str(one["design"]), []).append(one)
@@ -317,23 +332,23 @@ def tables() -> tuple[Table, ...]:
     """Return the table of each data set that has records: of its design with the most runs."""
     found = []
     for data in diversity.DESIGNS:
-        path = diversity.path_of(data)
-        if path.exists() and (table := _read(path, path.stat().st_mtime, path.stat().st_size)) is not None:
+        path, other = diversity.path_of(data), diversity_pretrained.path_of(data)
+        if path.exists() and (table := _read(path, other, _stamp(path), _stamp(other))) is not None:
             found.append(table)
     return tuple(found)
 
 
 def measure_names(table: Table) -> list[str]:
     """Return the columns that are measures from training images alone."""
-    spaces = [f"{space}_{kind}" for space in diversity.SPACES for kind in diversity.KINDS]
+    spaces = [f"{space}_{kind}" for space in SPACES for kind in diversity.KINDS]
     return [name for name in (*spaces, *diversity.OF_DIAGNOSIS) if name in table.columns]
 
 
 def title_of(name: str) -> str:
     """Return a measure in words."""
     space, _, kind = name.partition("_")
-    if space in diversity.SPACES and kind in diversity.KINDS:
-        return f"{diversity.KINDS[kind]}, {diversity.SPACES[space]}"
+    if space in SPACES and kind in diversity.KINDS:
+        return f"{diversity.KINDS[kind]}, {SPACES[space]}"
     return name.replace("_", " ")
 
 
