@@ -23,6 +23,7 @@ LOW_RECALL = "low recall"  # the kind of the findings that `find` makes
 NARROW = "narrow"
 _BEST_COVERED = 0.75  # quantile of the coverage over the classes that a class is compared with, at most 0.5
 _NARROW_BELOW = 0.9  # of it: a class is narrow if its whole interval lies below
+_LARGEST_POWER = 700.0  # of e, as a float
 _TROUBLES = {"ceiling_gain": "head", "ce_magnitude_ratio": "magnitude gap", "safe": "overlap"}  # of the rules
 
 REMEDIES = {
@@ -56,6 +57,7 @@ _TITLES = {
     "feature space": "feature augmentation",
     "image space": "stronger image augmentation",
     "toward the enemies": "oversample toward neighbouring classes (EOS)",
+    "wider images": "images like the held-out ones",
 }
 
 
@@ -405,14 +407,35 @@ def is_small(columns: Columns, log_count: Lines, c: int) -> bool:
         log_count: The lines on log n.
         c: The class.
     """
+    line = _rising_line(columns, log_count)
+    if line is None:
+        return False
+    mean = float(columns["recall_heldout"].double().nanmean())
+    return line["intercept"] + line["slope"] * math.log(_value(columns, "count", c)) < mean
+
+
+def small_below(columns: Columns, log_count: Lines) -> float:
+    """Return the number of training images below which `is_small` holds; NaN if recall does not surely rise with log n.
+
+    Args:
+        columns: The columns of a diagnosis.
+        log_count: The lines on log n.
+    """
+    line = _rising_line(columns, log_count)
+    if line is None:
+        return math.nan
+    power = (float(columns["recall_heldout"].double().nanmean()) - line["intercept"]) / line["slope"]
+    return math.exp(power) if power < _LARGEST_POWER else math.inf
+
+
+def _rising_line(columns: Columns, log_count: Lines) -> Mapping[str, float] | None:
+    """The line of held-out recall on log n; None unless recall surely rises with it."""
     line = log_count.get("recall_heldout")
     if line is None or not line["slope"] > 0:
-        return False
-    recall = columns["recall_heldout"].double()
-    classes = int(recall.isfinite().sum())
-    if not math.sqrt(max(line["r_squared"], 0.0)) >= stats.critical_correlation(classes):
-        return False
-    return line["intercept"] + line["slope"] * math.log(_value(columns, "count", c)) < float(recall.nanmean())
+        return None
+    classes = int(columns["recall_heldout"].isfinite().sum())
+    sure = math.sqrt(max(line["r_squared"], 0.0)) >= stats.critical_correlation(classes)
+    return line if sure else None
 
 
 def usual_coverage(columns: Columns) -> float:
@@ -426,11 +449,16 @@ def usual_coverage(columns: Columns) -> float:
     return min(0.5, float(known.quantile(_BEST_COVERED))) if len(known) else math.nan
 
 
+def narrow_below(columns: Columns) -> float:
+    """Return the coverage that the whole interval of a narrow class lies below; NaN if no class has a coverage."""
+    return _NARROW_BELOW * usual_coverage(columns)
+
+
 def narrow_classes(columns: Columns) -> list[int]:
     """Return the classes whose training images surely do not show what their held-out images show; none without coverage."""
     if "coverage_heldout" not in columns:
         return []
-    below: Tensor = columns["coverage_heldout_high"].double() < _NARROW_BELOW * usual_coverage(columns)
+    below: Tensor = columns["coverage_heldout_high"].double() < narrow_below(columns)
     return torch.nonzero(below)[:, 0].tolist()
 
 

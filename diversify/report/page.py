@@ -101,7 +101,9 @@ def _md_finding(number: int, finding: Statement) -> str:
     labels += [f"also {other}" for other in finding.others]
     indent = " " * len(f"{number}. ")
     paragraphs = [
-        f"{number}. **{_md(finding.title)}**" + (f" · {', '.join(labels)}" if labels else ""),
+        f"{number}. **{_md(finding.title)}**"
+        + (f" ({', '.join(map(_md, finding.troubles))})" if finding.troubles else "")
+        + (f" · {', '.join(labels)}" if labels else ""),
         _prose(finding.text, indent=indent).lstrip(),
     ]
     if finding.advice:

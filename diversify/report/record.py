@@ -129,6 +129,7 @@ class Statement:
         others: Further kinds of remedy that the evidence supports.
         advice: What to do.
         good: Whether the finding is good news; this sets its colour.
+        troubles: The kinds of trouble of the class, in a word or two each.
     """
 
     title: str
@@ -137,6 +138,7 @@ class Statement:
     others: tuple[str, ...] = ()
     advice: str = ""
     good: bool = False
+    troubles: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -217,7 +217,8 @@ def none_fragile(diagnosis: Diagnosis, names: Sequence[str]) -> str:
         return text
     shown = ", ".join(f"{names[c]} {round(float(recall[c] * held[c]))} of {int(held[c])}" for c in rare[:6])
     more = " …" if len(rare) > 6 else ""
-    return f"{text} Too few held-out images may be the reason. Classes with less than half the mean recall: {shown} correct{more}."
+    few = "groups" if any(math.isfinite(at(diagnosis.columns, "groups_heldout", c)) for c in rare) else "images"
+    return f"{text} Too few held-out {few} may be the reason. Classes with less than half the mean recall: {shown} correct{more}."
 
 
 def ceiling_in_words(summary: Mapping[str, float]) -> str:

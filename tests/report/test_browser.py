@@ -106,6 +106,7 @@ def test_each_section_is_there_and_the_contents_lead_to_it(browser: Browser, pag
     wanted = [
         "findings",
         "classes",
+        "coverage",
         "size",
         "top-k",
         "diversity",
@@ -134,7 +135,7 @@ def test_the_keyboard_reaches_everything(browser: Browser, page: Path) -> None:
     for _ in range(60):
         browser.press("Tab")
         seen.append(browser.run("document.activeElement.tagName + ' ' + (document.activeElement.hash || '')"))
-    assert seen[:3] == ["A #findings", "A #classes", "A #size"]
+    assert seen[:3] == ["A #findings", "A #classes", "A #coverage"]
     assert any(each.startswith("DIV") for each in seen)  # tables that scroll
     assert "A #measure-recall-heldout" in seen
     browser.run("document.querySelector('nav a[href=\"#images\"]').focus()")

@@ -156,6 +156,7 @@ def test_the_page_says_everything_in_order_and_is_whole(page: str, diagnosis: Di
         "Diagnosis of resnet32 on cifar10",
         "Findings",
         "Classes",
+        "Size and diversity",
         "Class size",
         "Top-K features",
         "Latent diversity",
@@ -169,7 +170,7 @@ def test_the_page_says_everything_in_order_and_is_whole(page: str, diagnosis: Di
     ]
     counted = Counter(parsed.tags)
     fragile = int(diagnosis["fragile"].sum())
-    assert counted["figure"] == counted["svg"] == 10 + min(fragile, top_k.PROFILES - 1) + 1
+    assert counted["figure"] == counted["svg"] == 12 + min(fragile, top_k.PROFILES - 1) + 1
     assert counted["table"] == 5
     assert counted["caption"] == 3  # the other two are heat maps with a note above
     assert counted["article"] == fragile + 2  # and the suspect labels of each side
@@ -219,7 +220,7 @@ def test_tables_and_figures_can_be_read_without_seeing_them(page: str, diagnosis
     labels = [value for tag, name, value in parsed.attributes if tag == "div" and name == "aria-label"]
     assert len(labels) == Counter(parsed.tags)["svg"] + Counter(parsed.tags)["table"]
     assert all("Lowest: " in label or "Sums in logits: " in label for label in labels if " plot " in label)
-    assert all(len(row) == 11 for row in parsed.rows[: 1 + len(NAMES)])
+    assert all(len(row) == 14 for row in parsed.rows[: 1 + len(NAMES)])
     assert all(len(row) == 5 for row in parsed.rows[-1 - len(diagnosis.beyond_log_count) :])
 
 
@@ -238,7 +239,9 @@ def test_findings_come_weakest_first_with_their_remedy(diagnosis: Diagnosis):
     ]
     for finding in diagnosis.findings:
         row = next(row for row in made.table.rows if row.name == finding.class_name)
-        strong = {column for column, cell in zip(report_diagnosis.CLASS_COLUMNS, row.cells, strict=True) if cell.strong}
+        assert row.cells[0].value == ", ".join(diagnosis.troubles[finding.class_index])
+        measured = zip(report_diagnosis.CLASS_COLUMNS, row.cells[1:], strict=True)
+        strong = {column for column, cell in measured if cell.strong}
         assert strong == {one.measure for one in finding.evidence} & report_diagnosis.CLASS_COLUMNS.keys()
 
 
@@ -337,7 +340,7 @@ def test_hostile_names_stay_text(diagnosis: Diagnosis):
         assert "\x00" not in text
         assert "\u202e" not in text
     headings = [line for line in markdown.split("\n") if line.startswith("#")]
-    assert len(headings) == 6 + 4
+    assert len(headings) == 7 + 4
     for table in tables_of(markdown):
         assert len({len(cells_of(line)) for line in table}) == 1
     prose = re.sub(r"\\.", "", markdown)
@@ -350,7 +353,7 @@ def test_markdown_tables_are_even(diagnosis: Diagnosis):
     tables = tables_of(
         report_diagnosis.render_markdown(repeated(diagnosis, list(range(10)), (*NAMES[:9], "猫" * 9)), RUN)
     )
-    assert [len(table) for table in tables] == [12, 12, 12, 12, 12, 19]
+    assert [len(table) for table in tables] == [12, 12, 12, 12, 12, 12, 19]
     for table in tables:
         assert len({len(cells_of(line)) for line in table}) == 1
         assert len({report_page._width(line) for line in table}) == 1
@@ -401,6 +404,9 @@ def test_any_number_of_classes(diagnosis: Diagnosis, num_classes: int):
         if isinstance(chart.data, plots.ByCount):
             assert len(chart.data.names) == num_classes
             assert sum(chart.data.shown) == shown
+        elif isinstance(chart.data, plots.ByCoverage):
+            assert len(chart.data.names) == num_classes
+            assert shown <= sum(chart.data.shown) <= 60
         else:
             counts = [float(made["count"][made.class_names.index(name)]) for name in chart.data.names]
             assert counts == sorted(counts, reverse=True)

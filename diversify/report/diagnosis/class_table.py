@@ -18,6 +18,8 @@ CLASS_COLUMNS = {  # measure: heading
     "recall_train": "recall, train",
     "recall_heldout": "recall, held-out",
     "recall_log_count": "recall expected from size",
+    "size_and_diversity_predict": "recall expected from size and coverage",
+    "coverage_heldout": "coverage, held-out",
     "ce_magnitude_ratio": "top-K magnitude ratio",
     "diversity_vendi_heldout": "Vendi, held-out",
     "safe": "safe",
@@ -32,7 +34,14 @@ _SHORT = {  # headings in Markdown, whose lines are to fit into a terminal
     "safe": "safe",
     "ceiling_gain": "ceiling",
 }
+_IF_KNOWN = ("size_and_diversity_predict", "coverage_heldout")  # left out where no class has a value
 _NO_INTERVAL = ("recall_train", "safe")  # their intervals are left out, because the table is wide
+_TROUBLE = Heading(
+    title="trouble",
+    short="trouble",
+    meaning="What is surely wrong with the class, of all its findings together. Small: size predicts a recall below the mean, and"
+    " recall surely rises with size. Narrow: its training images do not show what its held-out images show.",
+)
 ALL_COLUMNS = 2000  # with more classes, the table of the remaining classes has _FEW_COLUMNS only
 _FEW_COLUMNS = ("count", "count_heldout", "recall_heldout")
 
@@ -46,10 +55,15 @@ def class_table(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int]
         order: The classes shown, weakest first.
         gap: The place in `order` before which classes are left out.
     """
-    shown = {column: heading for column, heading in CLASS_COLUMNS.items() if column in diagnosis.columns}
+    shown = [
+        column
+        for column in CLASS_COLUMNS
+        if column in diagnosis.columns and (column not in _IF_KNOWN or diagnosis[column].isfinite().any())
+    ]
+    troubles = [", ".join(one) for one in diagnosis.troubles]
     shown_classes = set(order)
     rest = [c for c in wording.order_of(diagnosis["recall_heldout"]) if c not in shown_classes]
-    few = [name for name in shown if name in _FEW_COLUMNS] if len(names) > ALL_COLUMNS else list(shown)
+    few = [name for name in shown if name in _FEW_COLUMNS] if len(names) > ALL_COLUMNS else shown
     caption = "Weakest class first. "
     if diagnosis.findings:
         caption += f"{FRAGILE} marks fragile classes; bold values are the evidence for their findings. "
@@ -59,16 +73,16 @@ def class_table(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int]
     return Table(
         title="Classes",
         caption=caption + wording.left_out(len(names), len(order), "held-out recall"),
-        headings=_headings(shown),
-        rows=_rows(diagnosis, names, order, shown),
+        headings=_headings(shown, trouble=any(troubles)),
+        rows=_rows(diagnosis, names, order, shown, troubles),
         gap=gap,
         left_out=len(rest),
-        rest_headings=_headings(few) if rest else (),
-        rest=_rows(diagnosis, names, rest, few),
+        rest_headings=_headings(few, trouble=any(troubles)) if rest else (),
+        rest=_rows(diagnosis, names, rest, few, troubles),
     )
 
 
-def _headings(columns: Iterable[str]) -> tuple[Heading, ...]:
+def _headings(columns: Iterable[str], *, trouble: bool) -> tuple[Heading, ...]:
     explained = (
         Heading(
             title=CLASS_COLUMNS[name],
@@ -78,16 +92,20 @@ def _headings(columns: Iterable[str]) -> tuple[Heading, ...]:
         )
         for name in columns
     )
-    return (Heading(title="class"), *explained)
+    return (Heading(title="class"), *([_TROUBLE] if trouble else []), *explained)
 
 
 def _rows(
-    diagnosis: Diagnosis, names: Sequence[str], classes: Sequence[int], columns: Iterable[str]
+    diagnosis: Diagnosis,
+    names: Sequence[str],
+    classes: Sequence[int],
+    columns: Iterable[str],
+    troubles: Sequence[str],
 ) -> tuple[Row, ...]:
     evidence: dict[int, set[str]] = {}
     for finding in diagnosis.findings:
         evidence.setdefault(finding.class_index, set()).update(one.measure for one in finding.evidence)
-    listed = list(columns)
+    listed, any_trouble = list(columns), any(troubles)
 
     def cell(c: int, column: str) -> Cell:
         unit = "points" if column == "ceiling_gain" else MEASURES[column].unit
@@ -103,7 +121,10 @@ def _rows(
         rows.append(
             Row(
                 name=name,
-                cells=tuple(cell(c, column) for column in listed),
+                cells=(
+                    *([Cell(value=troubles[c] or DASH)] if any_trouble else []),
+                    *(cell(c, column) for column in listed),
+                ),
                 mark=_mark(diagnosis, c),
                 full_name=names[c] if names[c] != name else "",
             )

@@ -9,7 +9,7 @@ from typing import Any
 from ...augment.leak import Leak
 from ...diagnosis.catalogue import MEASURES
 from ...diagnosis.exhibits import Exhibits
-from ...diagnosis.findings import LOW_RECALL, REMEDIES, Finding, remedy_title
+from ...diagnosis.findings import LOW_RECALL, NARROW, REMEDIES, Finding, remedy_title
 from ...diagnosis.multilabel import MultilabelDiagnosis
 from ...diagnosis.result import Diagnosis
 from ...errors import InputError, must
@@ -20,6 +20,7 @@ from ..wording import DASH
 from .beyond_size import beyond_size_note, beyond_size_table
 from .class_table import CLASS_COLUMNS, class_table
 from .clusters import clusters_section
+from .coverage import coverage_section, has_coverage
 from .diversity import diversity_section
 from .head import head_section
 from .images import images_section
@@ -136,7 +137,7 @@ def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits |
         warnings=_warnings(diagnosis, run),
         headlines=_headlines(diagnosis.summary, len(names), wording.means_leave_out(diagnosis, names)),
         findings_note=_findings_note(diagnosis, names),
-        findings=tuple(_statement(finding) for finding in diagnosis.findings),
+        findings=tuple(_statement(finding, diagnosis) for finding in diagnosis.findings),
         table=class_table(diagnosis, names, order, gap),
         sections=_sections(diagnosis, names, order, exhibits),
         beyond_note=beyond_size_note(diagnosis),
@@ -172,6 +173,7 @@ def _sections(
         exhibits.require_of(diagnosis)
     subject = Subject(diagnosis, names, order)
     return (
+        *([coverage_section(subject)] if has_coverage(subject) else []),
         size_section(subject),
         top_k_section(subject),
         diversity_section(subject),
@@ -288,7 +290,7 @@ def _headlines(summary: Mapping[str, float], num_classes: int, left_out: str = "
 
 def _findings_note(diagnosis: Diagnosis, names: Sequence[str]) -> str:
     fragile = sum(finding.kind == LOW_RECALL for finding in diagnosis.findings)
-    others = " Findings on single images and groups of images follow." if fragile < len(diagnosis.findings) else ""
+    others = " Findings of other kinds follow." if fragile < len(diagnosis.findings) else ""
     if not fragile:
         return wording.none_fragile(diagnosis, names) + others
     mean = wording.percent(float(diagnosis["recall_heldout"].nanmean()))
@@ -307,14 +309,33 @@ def _by_chance(classes: int) -> str:
     return f" If all {classes} classes had the same true recall, about {classes / 40:.0f} would still count as fragile by chance."
 
 
-def _statement(finding: Finding) -> Statement:
+def _statement(finding: Finding, diagnosis: Diagnosis) -> Statement:
     text, _, advice = wording.plain(finding.text).rpartition(" Points to: ")
     return Statement(
         title=wording.named(finding.class_name) + ("" if finding.kind == LOW_RECALL else f": {finding.kind}"),
-        text=text or advice,
+        troubles=tuple(trouble for trouble in finding.trouble if trouble != finding.kind),
+        text=(text or advice) + _predicted(finding, diagnosis),
         label=remedy_title(finding.remedy),
         others=tuple(remedy_title(cause) for cause in finding.causes if cause != finding.remedy),
         advice=wording.sentence(REMEDIES.get(finding.remedy, "")),
+    )
+
+
+def _predicted(finding: Finding, diagnosis: Diagnosis) -> str:
+    """Return a sentence on what class size and coverage predict, for findings on low recall and on narrow classes."""
+    both, size, recall = (
+        wording.at(diagnosis.columns, name, finding.class_index)
+        for name in ("size_and_diversity_predict", "recall_log_count", "recall_heldout")
+    )
+    if finding.kind not in (LOW_RECALL, NARROW) or not math.isfinite(both):
+        return ""
+    if finding.kind == LOW_RECALL:
+        return f" Size and coverage together predict a recall of {wording.share(both)}."
+    if not math.isfinite(size):
+        return f" Coverage predicts a recall of {wording.share(both)}; it is {wording.share(recall)}."
+    return (
+        f" Class size alone predicts a recall of {wording.share(size)}, size and coverage together {wording.share(both)}; it is"
+        f" {wording.share(recall)}."
     )
 
 

@@ -3,6 +3,7 @@
 from .data import FRAGILE as FRAGILE
 from .data import Against as Against
 from .data import ByCount as ByCount
+from .data import ByCoverage as ByCoverage
 from .data import Plot as Plot
 from .data import Points as Points
 from .data import Profile as Profile

@@ -174,4 +174,48 @@ class Against:
     percent: bool = True
 
 
-Plot = ByCount | Rows | Profile | Stacked | Points | Against
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByCoverage:
+    """A scatter plot of coverage against the number of training images, one point per class, filled by its held-out recall.
+
+    If all classes have equally many images, coverage is drawn across and recall upwards.
+
+    Attributes:
+        names: The names of the classes.
+        count: Training images per class.
+        coverage: Coverage of held-out images per class.
+        low: Lower ends of its intervals; NaN for none.
+        high: Upper ends.
+        recall: Held-out recall per class.
+        fragile: Whether each class is fragile.
+        shown: Whether each class gets its interval; other classes are small dots.
+        named: Whether each class gets its name if there is room.
+        narrow_below: The coverage below which a class is narrow; NaN for no such line.
+        small_below: The number of training images below which a class is small; NaN for no such line.
+    """
+
+    names: tuple[str, ...]
+    count: tuple[float, ...]
+    coverage: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    recall: tuple[float, ...]
+    fragile: tuple[bool, ...]
+    shown: tuple[bool, ...]
+    named: tuple[bool, ...]
+    narrow_below: float = math.nan
+    small_below: float = math.nan
+
+    @property
+    def placed(self) -> list[int]:
+        """The classes that have a point."""
+        known = zip(self.count, self.coverage, self.recall, strict=True)
+        return [c for c, each in enumerate(known) if each[0] > 0 and all(map(math.isfinite, each))]
+
+    @property
+    def equal_counts(self) -> bool:
+        """Whether all classes drawn have equally many training images."""
+        return len({self.count[c] for c in self.placed}) < 2
+
+
+Plot = ByCount | ByCoverage | Rows | Profile | Stacked | Points | Against

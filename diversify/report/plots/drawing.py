@@ -12,7 +12,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from .canvas import FONT, svg_text
-from .data import Against, ByCount, Plot, Points, Profile, Rows, Stacked
+from .coverage import draw_by_coverage
+from .data import Against, ByCount, ByCoverage, Plot, Points, Profile, Rows, Stacked
 from .feature_map import draw_points
 from .profile import draw_profile
 from .rows import draw_rows, draw_stacked
@@ -38,6 +39,8 @@ def _drawn(data: Plot, width: float) -> Figure:
     match data:
         case ByCount():
             return draw_by_count(data, width)
+        case ByCoverage():
+            return draw_by_coverage(data, width)
         case Rows():
             return draw_rows(data, width)
         case Profile():

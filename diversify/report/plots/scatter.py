@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,7 +12,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from .canvas import CHARACTER, FONT, Style, add_legend, ink, new_figure, overlap, percent_label, value_range
 from .data import Against, ByCount
-from .text import NAME, cut
+from .names import Label, write_names
+from .text import cut
 
 MOST_DOTS = 2000  # pale dots that are drawn at most
 _LOG_FROM = 5.0  # the cost axis is logarithmic if the largest cost is this many times the smallest
@@ -27,13 +27,8 @@ def draw_by_count(data: ByCount, width: float) -> Figure:
     shown = [c for c in placed if data.shown[c]]
     counts = [data.count[c] for c in placed] or [1.0]
     room = max(1.15, (max(counts) / min(counts)) ** 0.08)
-    axes.set_xscale("log")
-    axes.set_xlim(min(counts) / room, max(counts) * room**1.8)  # room for the name of the largest
     axes.set_ylim(*_heights(data, placed))
-    axes.xaxis.set_major_locator(FixedLocator(_apart(axes, _count_ticks(min(counts), max(counts), room), ",.0f")))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    log_counts(axes, min(counts), max(counts), room)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     if data.percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}%"))
@@ -66,6 +61,23 @@ def draw_by_count(data: ByCount, width: float) -> Figure:
     add_legend(figure, handles, 0.48 / width)
     _name_points(axes, data, placed, shown)
     return figure
+
+
+def log_counts(axes: Axes, least: float, most: float, room: float) -> None:
+    """Make the horizontal axis one of class sizes, on a log scale.
+
+    Args:
+        axes: The axes.
+        least: The smallest class.
+        most: The largest class.
+        room: The axis starts at `least / room` and ends further beyond `most`, where the name of the largest class stands.
+    """
+    axes.set_xscale("log")
+    axes.set_xlim(least / room, most * room**1.8)
+    axes.xaxis.set_major_locator(FixedLocator(_apart(axes, _count_ticks(least, most, room), ",.0f")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_against(data: Against, width: float) -> Figure:
@@ -188,8 +200,7 @@ def _line(data: ByCount, counts: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _name_points(axes: Axes, data: ByCount, placed: Sequence[int], shown: Sequence[int]) -> None:
-    """Write names where there is room, weakest first: beside the point or above or below it, off the line if possible."""
-    left, bottom, right, top = (float(v) for v in axes.bbox.extents)
+    """Write names where there is room, weakest first, off the line if possible."""
 
     def spot(c: int, value: float) -> tuple[float, float]:
         x, y = axes.transData.transform((data.count[c], value))
@@ -205,20 +216,10 @@ def _name_points(axes: Axes, data: ByCount, placed: Sequence[int], shown: Sequen
         taken.append((x - 3, y - 3, x + 3, y + 3))
         if data.shown[c] and math.isfinite(data.low[c]):
             taken.append((x - 1, spot(c, data.low[c])[1], x + 1, spot(c, data.high[c])[1]))
+    labels = []
     for c in sorted(shown, key=lambda c: data.value[c] if data.bad == "low" else -data.value[c]):
-        name = cut(data.names[c], NAME)
-        width, height = CHARACTER * len(name), FONT
         x, y = spot(c, data.value[c])
         ends = (data.low[c], data.high[c]) if math.isfinite(data.low[c]) else (data.value[c], data.value[c])
         low, high = (spot(c, end)[1] for end in ends)
-        beside = [(x + 6, y + lift) for lift in (0, 7, -7)] + [(x - 6 - width, y + lift) for lift in (0, 7, -7)]
-        beyond = [(x - width / 2, low - 7), (x - width / 2, high + 7)]
-        for avoided, (start, middle) in itertools.product(([*taken, *line], taken), (*beside, *beyond)):
-            box = (start, middle - height / 2, start + width, middle + height / 2)
-            inside = box[0] >= left - 2 and box[2] <= right + 8 and box[1] >= bottom + 1 and box[3] <= top + 6
-            if inside and not any(overlap(box, other) for other in avoided):
-                taken.append(box)
-                weight = "bold" if data.fragile[c] else "normal"
-                place: Style = {"xycoords": "figure pixels", "va": "center_baseline", "annotation_clip": False}
-                axes.annotate(name, (start, middle), color=ink("ink"), weight=weight, parse_math=False, **place)
-                break
+        labels.append(Label(data.names[c], (x, y), (x, low, x, high), bold=data.fragile[c]))
+    write_names(axes, labels, taken, line)
