@@ -150,7 +150,7 @@ def test_marks_and_names_are_those_of_the_class(told: tuple[Diagnosis, Report]) 
             if isinstance(chart.data, plots.Points):
                 continue
             fragile = [float(found["fragile"][found.class_names.index(name)]) > 0 for name in chart.data.names]
-            if isinstance(chart.data, plots.ByCount):
+            if isinstance(chart.data, plots.ByCount | plots.ByCoverage):
                 assert chart.data.fragile == tuple(fragile)
             else:
                 assert [sign == plots.FRAGILE for sign in chart.data.signs] == fragile
