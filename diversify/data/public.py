@@ -233,7 +233,7 @@ def read_source(spec: str, root: Path, *, download: bool = False, name: str = "d
         return _PLACED[kind](Path(argument))
     if argument and kind not in (*_NAMED, *_PLACED):
         return read_python(spec)
-    if Path(spec).is_dir() or Path(spec).suffix == ".npz":
+    if spec and (Path(spec).is_dir() or Path(spec).suffix == ".npz"):
         advice = f"write {'folder' if Path(spec).is_dir() else 'npz'}:{spec}"
         raise must(name, f"be one of {', '.join(SOURCES)}", repr(spec), advice)
     raise unknown(name, spec, SOURCES)

@@ -197,7 +197,7 @@ def weights(tmp_path, monkeypatch) -> Path:
     """A file that is torchvision's ResNet-18 by its digest."""
     path = tmp_path / "weights.pt"
     torch.save({"fc.weight": torch.zeros(1000, 2)}, path)
-    monkeypatch.setattr(options, "sha256", lambda _: digest(models.ResNet18_Weights.IMAGENET1K_V1))
+    monkeypatch.setattr(options, "digest_checkpoint", lambda _: digest(models.ResNet18_Weights.IMAGENET1K_V1))
     return path
 
 
