@@ -84,7 +84,9 @@ def test_suites_are_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found, said = run("small", tmp_path / "r.jsonl")
     assert found == Benchmarked(trials=1, finals=0, new=1)
     assert said[-1] == "note: no trial of hopeless was completed, so it has no final run"
-    with pytest.raises(InputError, match="^suite must be one of small, paper, .*, FILE.py, got 'smal'; did you mean 'small'[?]$"):
+    with pytest.raises(
+        InputError, match="^suite must be one of small, paper, .*, FILE.py, got 'smal'; did you mean 'small'[?]$"
+    ):
         run("smal", tmp_path / "r.jsonl")
 
 
