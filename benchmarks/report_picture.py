@@ -20,13 +20,19 @@ MARGIN, GAP = 24, 28
 # Each part reaches from the top of the first element to the bottom of the second, given as JavaScript expressions.
 PARTS = (
     ("document.querySelector('h1')", "document.querySelector('.headlines')"),
-    ("document.querySelector('#findings')", "document.querySelectorAll('.findings li')[1]"),
-    ("document.querySelector('#size')", "document.querySelector('#size').closest('section').querySelector('.figures')"),
+    ("document.querySelectorAll('.findings li')[2]", "document.querySelectorAll('.findings li')[3]"),
+    (
+        "document.querySelector('#coverage')",
+        "document.querySelector('#coverage').closest('section').querySelector('.figures')",
+    ),
     (
         "document.querySelector('table.blue').closest('.scroll').previousElementSibling.previousElementSibling",
         "document.querySelector('table.blue').closest('.scroll')",
     ),
-    ("document.querySelector('.gallery')", "document.querySelector('.gallery')"),
+    (
+        "document.querySelector('#clusters')",
+        "document.querySelector('#clusters').closest('section').querySelector('.gallery')",
+    ),
 )
 
 
