@@ -91,8 +91,8 @@ Cost = Annotated[
 Group = Annotated[
     str | None,
     typer.Option(
-        help="Images that depend on each other (patient, scene, burst): a column of the table, or a .txt, .csv or .npy file with one"
-        " value per training image. The hold-out takes whole groups.",
+        help="Images that depend on each other (patient, scene, burst): a column of the table; a .txt, .csv or .npy file with one"
+        " value per training image; or a .csv file with the columns path and group. The hold-out takes whole groups.",
         metavar="COLUMN|FILE",
         rich_help_panel="Data",
     ),

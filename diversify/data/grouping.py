@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from ..errors import must
 from ..files import atomic
 from ..functional import draws
 from ..functional.groups import group_numbers
+from .images import ImageFiles
 from .sources import Source
 from .tables import Table
 
@@ -26,11 +29,12 @@ def groups_of_source(source: Source, group: Any, spec: str) -> dict[str, Tensor]
         source: The data source, before any image is left out.
         group: None for the groups that the source brings (the keys `train_groups`, `val_groups` and `test_groups` of an
             `.npz` file); the name of a column of a table; a `.txt` or `.csv` file with one value per line, or a `.npy`
-            file, one value per training image; or these values.
+            file, one value per training image; a `.csv` file with the columns `path` and `group`, for image files, with
+            paths as the data folder or table has them; or these values.
         spec: The source, as errors name it.
 
     Raises:
-        InputError: There is no such column or file, or not one value per image.
+        InputError: There is no such column or file, not one value per image, or another value for every image of a file.
 
     Example:
         >>> from diversify.data.images import ImageArray
@@ -58,7 +62,7 @@ def groups_of_source(source: Source, group: Any, spec: str) -> dict[str, Tensor]
             columns = ", ".join(tables["train"].rows.column_names) if "train" in tables else "no columns"
             law = f"name a column of {spec}, or a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file"
             raise must("group", law, f"{name!r}; there are {columns}")
-        group = _read(Path(name))
+        return _from_file(Path(name), source, spec)
     return {"train": group_numbers("group", group, rows=len(source.splits["train"][1]))}
 
 
@@ -71,13 +75,52 @@ def _column(rows: Any, name: str) -> Any:
     return column[:] if hasattr(column, "__getitem__") else list(column)
 
 
-def _read(path: Path) -> Any:
-    """The values in a file: one per line, or an array."""
+def _from_file(path: Path, source: Source, spec: str) -> dict[str, Tensor]:
+    """The groups that a file gives: one value per training image, or a table of image files."""
+    rows = len(source.splits["train"][1])
     if path.suffix == ".npy":
-        return np.asarray(atomic.open_array(path, "group"))
+        return {"train": group_numbers("group", np.asarray(atomic.open_array(path, "group")), rows=rows)}
     atomic.require_file(path, "group")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines]
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    fields = list(csv.reader(lines)) if path.suffix == ".csv" else []
+    if any(len(line) > 1 for line in fields):
+        found = _of_paths(path, fields, source, spec)
+    else:
+        found = {"train": group_numbers("group", [line.strip() for line in lines], rows=rows)}
+    if rows > 1 and len(found["train"].unique()) == rows:
+        got = f"another value for each of {rows:,} images in {path}"
+        raise must("group", "give images that belong together one value", got, "leave it out if none do")
+    return found
+
+
+def _of_paths(path: Path, fields: Sequence[Sequence[str]], source: Source, spec: str) -> dict[str, Tensor]:
+    """The groups of the splits whose images the columns path and group name; every training image has to be there."""
+    header = [name.strip() for name in fields[0]]
+    if any(header.count(name) != 1 for name in ("path", "group")):
+        law = f"have one value per line, or the columns path and group, in {path}"
+        raise must("group", law, f"a first line of {len(header)} fields: {','.join(header)[:60]!r}")
+    table: dict[str, str] = {}
+    for number, line in enumerate(fields[1:], start=2):
+        if not line:
+            continue
+        if len(line) != len(header):
+            raise must("group", f"have {len(header)} fields in each line of {path}", f"{len(line)} in line {number}")
+        image, value = (line[header.index(name)].strip() for name in ("path", "group"))
+        if table.setdefault(image, value) != value:
+            raise must("group", f"give each image one value in {path}", f"{table[image]} and {value} for {image}")
+    found: dict[str, Tensor] = {}
+    for split, (part, _) in source.splits.items():
+        if not isinstance(part, ImageFiles):
+            raise must("group", f"have one value per line for {spec}, whose images are not files", path)
+        names = [part.name(index) for index in range(len(part))]
+        missing = [name for name in names if name not in table]
+        if split != "train" and len(missing) == len(names):
+            continue
+        if missing:
+            law = f"name every image of {split} by its path, as {spec} has it, in {path}"
+            raise must("group", law, f"{len(missing):,} that are not there, such as {missing[0]}")
+        found[split] = group_numbers(f"group in {path}", [table[name] for name in names])
+    return found
 
 
 def holdout_groups(labels: Tensor, groups: Tensor, fraction: float) -> tuple[Tensor, Tensor]:

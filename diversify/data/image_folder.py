@@ -14,7 +14,10 @@ from .images import IMAGE_ENDINGS, ImageFiles, Images
 from .labels import check_labels
 from .sources import Source, as_spelled, listed, read_as, split_of
 
-OTHER_ENDINGS = (".apng", ".avif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pnm", ".tga")
+OTHER_ENDINGS = (
+    *(".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl"),
+    *(".nef", ".pbm", ".pnm", ".psd", ".svg", ".svgz", ".tga"),
+)
 """Endings of image files that are not read; a note counts them."""
 ARCHIVE_LEFTOVERS = "__MACOSX"
 """The folder of metadata in archives made by macOS."""

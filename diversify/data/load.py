@@ -202,8 +202,9 @@ def load_data(
             `diversity` that is text.
         group: Which images depend on each other, because they show one patient or scene, or are of one burst: the hold-out
             then takes whole groups. The name of a column of a table; a `.txt` or `.csv` file with one value per line, or a
-            `.npy` file, one value per training image of the source; or these values. An `.npz` file brings its groups under
-            the keys `train_groups`, `val_groups` and `test_groups`.
+            `.npy` file, one value per training image of the source; for image files, a `.csv` file with the columns `path`
+            and `group`; or these values. An `.npz` file brings its groups under the keys `train_groups`, `val_groups` and
+            `test_groups`.
 
     Returns:
         The splits, class names and preprocessing.

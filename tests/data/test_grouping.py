@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diversify.commands.options import DataOptions
 from diversify.data.grouping import holdout_groups
@@ -122,3 +123,69 @@ def test_a_record_gives_the_group_back(tmp_path):
     assert again.group == str(group)
     assert group in options.inputs()
     assert "groups.txt" in options.digests()
+
+
+def folder(tmp_path, splits=("",)):
+    top = tmp_path / "photos"
+    for split in splits:
+        for name in ("a", "b"):
+            (top / split / name).mkdir(parents=True)
+            for number in range(6):
+                Image.new("RGB", (4, 4), (40 * number, 9, 9)).save(top / split / name / f"{number}.png")
+    return top
+
+
+def table(top, group, left_out=()):
+    lines = [f"{path.relative_to(top).as_posix()},day {int(path.stem) // 2}" for path in sorted(top.rglob("*.png"))]
+    group.write_text(
+        "\n".join(["path,group", *(line for line in reversed(lines) if line.split(",")[0] not in left_out)])
+    )
+    return group
+
+
+def test_a_table_of_paths_and_groups_is_read_in_any_order(tmp_path):
+    top = folder(tmp_path)
+    data = load_data(f"folder:{top}", mean=(0.5,), std=(0.5,), holdout=0.3, group=table(top, tmp_path / "days.csv"))
+    days = torch.arange(12) % 6 // 2
+    assert set(days[data.train.indices].tolist()).isdisjoint(days[data.val.indices].tolist())
+    assert len(data.train) + len(data.val) == 12
+    assert len(data.train.groups.unique()) == 2
+
+
+def test_a_table_of_paths_may_name_held_out_images_too(tmp_path):
+    top = folder(tmp_path, ("train", "val"))
+    group = table(top, tmp_path / "days.csv")
+    data = load_data(f"folder:{top}", mean=(0.5,), std=(0.5,), group=group)
+    assert torch.equal(data.val.groups, data.train.groups)
+    table(top, group, [f"val/{name}/{number}.png" for name in "ab" for number in range(6)])
+    assert load_data(f"folder:{top}", mean=(0.5,), std=(0.5,), group=group).val.groups is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("a/0.png,1\na/1.png,1\n", "have one value per line, or the columns path and group"),
+        ("path,group\na/0.png,1\na/0.png,2\n", "give each image one value in .*, got 1 and 2 for a/0.png"),
+        ("path,group\na/0.png\n", "have 2 fields in each line of .*, got 1 in line 2"),
+        (
+            "path,group\na/0.png,1\n",
+            "name every image of train by its path.*, got 11 that are not there, such as a/1.png",
+        ),
+        (
+            "\n".join(map(str, range(12))),
+            "give images that belong together one value, got another value for each of 12",
+        ),
+    ],
+)
+def test_a_file_of_groups_that_cannot_be_meant_is_refused(tmp_path, lines, message):
+    top, group = folder(tmp_path), tmp_path / "days.csv"
+    group.write_text(lines)
+    with pytest.raises(InputError, match=f"^group must {message}"):
+        load_data(f"folder:{top}", mean=(0.5,), std=(0.5,), group=group)
+
+
+def test_a_table_of_paths_is_refused_for_arrays(tmp_path):
+    group = tmp_path / "days.csv"
+    group.write_text("path,group\na.png,1\n")
+    with pytest.raises(InputError, match="have one value per line for npz:.*, whose images are not files"):
+        load_data(npz(tmp_path), mean=(0.5,), std=(0.5,), group=group)

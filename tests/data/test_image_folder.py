@@ -85,11 +85,11 @@ def test_links_to_folders_are_followed_and_no_image_is_read_twice(tmp_path):
 def test_images_with_endings_that_are_not_read_are_counted(tmp_path):
     for name in ("a/1.png", "b/1.png"):
         saved(tmp_path / name)
-    for name in ("a/2.jfif", "a/3.JFIF", "b/4.avif", "b/5.txt", "b/.6.heic"):
+    for name in ("a/2.jfif", "a/3.JFIF", "b/4.avif", "b/5.txt", "b/.6.heic", "b/7.svg", "b/8.nef"):
         (tmp_path / name).write_bytes(b"")
     (note,) = load_data(f"folder:{tmp_path}", holdout=0, **VIEW).notes
     assert note.startswith("not read: images with other endings than .jpg .jpeg ")
-    assert note.endswith(": 1 .avif, 2 .jfif")
+    assert note.endswith(": 1 .avif, 2 .jfif, 1 .nef, 1 .svg")
 
 
 def test_splits_of_several_sizes_are_told_and_may_be_made_one(tmp_path):
