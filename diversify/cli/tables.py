@@ -61,9 +61,10 @@ def show_outcome(outcome: WaysOutcome, control: int) -> None:
 def show_diagnosis(diagnosis: Diagnosis) -> None:
     """Print the classes and the findings.
 
-    Of more than `MOST_ROWS` classes, only those of lowest recall are shown.
+    Of more than `MOST_ROWS` classes, only those of lowest recall are shown. Findings have the order of the report.
     """
     from ..diagnosis.findings import LOW_RECALL
+    from ..report.diagnosis.findings import in_order, text_of
     from ..report.wording import means_leave_out, none_fragile
 
     recall = diagnosis["recall_heldout"]
@@ -102,9 +103,9 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
         print_line(f"note: {note}")
     if all(finding.kind != LOW_RECALL for finding in diagnosis.findings):
         print_line(none_fragile(diagnosis, diagnosis.class_names))
-    for finding in diagnosis.findings:
+    for group in in_order(diagnosis):
         out.print()
-        out.print(escape(finding.text))
+        out.print(escape(text_of(group, diagnosis)))
     if not diagnosis.plan_ready:
         out.print()
         print_line("This diagnosis was made on the test split: read it, but do not choose a remedy by it.")

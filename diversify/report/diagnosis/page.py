@@ -22,6 +22,7 @@ from .class_table import CLASS_COLUMNS, class_table
 from .clusters import clusters_section
 from .coverage import coverage_section, has_coverage
 from .diversity import diversity_section
+from .findings import MOST_APART, classes_of, in_order, text_of
 from .head import head_section
 from .images import images_section
 from .near_copies import COPY_COLUMNS, classes_with_copies, copies_section
@@ -137,7 +138,7 @@ def report_of(diagnosis: Diagnosis, run: Mapping[str, Any], exhibits: Exhibits |
         warnings=_warnings(diagnosis, run),
         headlines=_headlines(diagnosis.summary, len(names), wording.means_leave_out(diagnosis, names)),
         findings_note=_findings_note(diagnosis, names),
-        findings=tuple(_statement(finding, diagnosis) for finding in diagnosis.findings),
+        findings=tuple(_statement(group, diagnosis) for group in in_order(diagnosis)),
         table=class_table(diagnosis, names, order, gap),
         sections=_sections(diagnosis, names, order, exhibits),
         beyond_note=beyond_size_note(diagnosis),
@@ -291,6 +292,8 @@ def _headlines(summary: Mapping[str, float], num_classes: int, left_out: str = "
 def _findings_note(diagnosis: Diagnosis, names: Sequence[str]) -> str:
     fragile = sum(finding.kind == LOW_RECALL for finding in diagnosis.findings)
     others = " Findings of other kinds follow." if fragile < len(diagnosis.findings) else ""
+    if any(len(group) > 1 for group in in_order(diagnosis)):
+        others = f" Findings of other kinds follow; a kind that more than {MOST_APART} classes have is one finding."
     if not fragile:
         return wording.none_fragile(diagnosis, names) + others
     mean = wording.percent(float(diagnosis["recall_heldout"].nanmean()))
@@ -309,12 +312,15 @@ def _by_chance(classes: int) -> str:
     return f" If all {classes} classes had the same true recall, about {classes / 40:.0f} would still count as fragile by chance."
 
 
-def _statement(finding: Finding, diagnosis: Diagnosis) -> Statement:
-    text, _, advice = wording.plain(finding.text).rpartition(" Points to: ")
+def _statement(group: Sequence[Finding], diagnosis: Diagnosis) -> Statement:
+    """Return a finding, or those of one kind that many classes have, as one statement."""
+    finding, alone = group[0], len(group) == 1
+    text, _, advice = wording.plain(text_of(group, diagnosis)).rpartition(" Points to: ")
+    title = wording.named(finding.class_name) if alone else f"{classes_of(group)} classes"
     return Statement(
-        title=wording.named(finding.class_name) + ("" if finding.kind == LOW_RECALL else f": {finding.kind}"),
-        troubles=tuple(trouble for trouble in finding.trouble if trouble != finding.kind),
-        text=(text or advice) + _predicted(finding, diagnosis),
+        title=title + ("" if finding.kind == LOW_RECALL else f": {finding.kind}"),
+        troubles=tuple(trouble for trouble in finding.trouble if trouble != finding.kind) if alone else (),
+        text=(text or advice) + (_predicted(finding, diagnosis) if alone else ""),
         label=remedy_title(finding.remedy),
         others=tuple(remedy_title(cause) for cause in finding.causes if cause != finding.remedy),
         advice=wording.sentence(REMEDIES.get(finding.remedy, "")),
