@@ -98,13 +98,26 @@ def group_notes(columns: Mapping[str, Tensor], class_names: Sequence[str]) -> tu
             f"The {' and '.join(sides)} images have groups: intervals of recall, precision, margin and magnitudes count groups, not"
             " images, and folds split no group. The other intervals count images."
         )
+    alone = known.get("groups_heldout", torch.empty(0)) == 1
+    if "count_heldout" in columns and len(alone):
+        alone &= columns["count_heldout"] > 1
+    if bool(alone.any()):
+        number = int(alone.sum())
+        named = ", ".join(class_names[c] for c in alone.nonzero()[:_MOST, 0].tolist()) + (
+            ", …" if number > _MOST else ""
+        )
+        found.append(
+            f"All held-out images of {'a class' if number == 1 else f'each of {number:,} classes'} are of one group: {named}."
+            f" How much recall varies between groups cannot be known from one, so its interval is 0% to 100%, and no finding"
+            " on low recall is possible. Hold out images of more groups."
+        )
     shared = known.get("groups_shared", torch.empty(0)).nan_to_num(0.0)
     if bool((shared > 0).any()):
         classes = shared.argsort(descending=True, stable=True).tolist()
-        named = [f"{class_names[c]} {shared[c]:.0%}" for c in classes[:_MOST] if shared[c] > 0]
-        more = int((shared > 0).sum()) - len(named)
+        shared_most = [f"{class_names[c]} {shared[c]:.0%}" for c in classes[:_MOST] if shared[c] > 0]
+        more = int((shared > 0).sum()) - len(shared_most)
         found.append(
-            f"Held-out images of groups that are also in training: {', '.join(named)}{f' and {more:,} more classes' if more else ''}."
+            f"Held-out images of groups that are also in training: {', '.join(shared_most)}{f' and {more:,} more classes' if more else ''}."
             " Recall on new groups may be lower."
         )
     return tuple(found)

@@ -16,6 +16,7 @@ from diversify.errors import InputError
 from diversify.network.reading import Reading
 from diversify.network.synthetic import make_embeddings
 from diversify.report.diagnosis import render_markdown
+from diversify.report.wording import none_fragile
 
 NAMES = ("cat", "dog", "owl", "yak")
 
@@ -155,3 +156,23 @@ def test_features_without_a_head_are_no_embeddings(side):
         InputError, match=f"^{side} must be Embeddings, got ndarray; .* Embeddings.from_arrays of features"
     ):
         diagnose(**sides, head=head)
+
+
+def test_classes_whose_held_out_images_are_of_one_group_are_named():
+    train, heldout, head = make_embeddings((30, 30, 30), spread=3.0)
+    groups = [0 if label == 1 else row for row, label in enumerate(heldout.labels.tolist())]
+    diagnosis = diagnose(train, heldout, head=head, groups_heldout=groups)
+    (note,) = [note for note in diagnosis.notes if "one group" in note]
+    assert note.startswith("All held-out images of a class are of one group: class 1. How much recall varies")
+    assert (float(diagnosis["recall_heldout_low"][1]), float(diagnosis["recall_heldout_high"][1])) == (0, 1)
+    alone = diagnose(train, heldout, head=head, groups_heldout=[0] * len(heldout))
+    (note,) = [note for note in alone.notes if "one group" in note]
+    assert note.startswith("All held-out images of each of 3 classes are of one group: class 0, class 1, class 2. How")
+
+
+def test_where_groups_are_few_images_are_not_blamed():
+    train, heldout, head = make_embeddings((30, 30, 30))
+    columns = {**diagnose(train, heldout, head=head, groups_heldout=[0] * len(heldout)).columns}
+    columns["recall_heldout"] = torch.tensor([0.1, 0.9, 0.9], dtype=torch.float64)
+    diagnosis = replace(diagnose(train, heldout, head=head), columns=columns)
+    assert "Too few held-out groups may be the reason." in none_fragile(diagnosis, diagnosis.class_names)
