@@ -15,7 +15,7 @@ from ..functional import clusters, counts, draws, stats
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from .class_table import ClassTable
-from .findings import REMEDIES, Evidence, Finding
+from .findings import COUNTS_IMAGES, REMEDIES, Evidence, Finding
 
 KIND = "failing cluster"
 REMEDY = "look at the cluster"
@@ -200,12 +200,20 @@ def put_clusters(table: ClassTable, found: Sequence[FailingCluster]) -> None:
     table.put(COLUMN, value, low, high)
 
 
-def cluster_findings(found: Sequence[FailingCluster], class_names: Sequence[str]) -> tuple[Finding, ...]:
-    """Return a finding for each failing cluster, in their order."""
-    return tuple(_finding(one, class_names) for one in found)
+def cluster_findings(
+    found: Sequence[FailingCluster], class_names: Sequence[str], *, grouped: bool = False
+) -> tuple[Finding, ...]:
+    """Return a finding for each failing cluster, in their order.
+
+    Args:
+        found: The clusters.
+        class_names: One name per class.
+        grouped: Whether the held-out images have groups, which the test does not know.
+    """
+    return tuple(_finding(one, class_names, grouped=grouped) for one in found)
 
 
-def _finding(one: FailingCluster, class_names: Sequence[str]) -> Finding:
+def _finding(one: FailingCluster, class_names: Sequence[str], *, grouped: bool) -> Finding:
     name, size = class_names[one.class_index], len(one.rows)
     rest_low, rest_high = (
         float(end) for end in stats.wilson_interval(torch.tensor(one.rest_hits), torch.tensor(one.rest))
@@ -216,7 +224,7 @@ def _finding(one: FailingCluster, class_names: Sequence[str]) -> Finding:
         f" {one.low:.0%} to {one.high:.0%}); recall of the other {one.rest:,} is {one.rest_recall:.0%} (95% interval"
         f" {rest_low:.0%} to {rest_high:.0%}). Of its {size - one.hits:,} errors, {one.predicted_count:,} are predicted as"
         f" {class_names[one.predicted]}. The cluster was found from the features alone; the difference is beyond chance (exact"
-        f" test, adjusted for all clusters: {chance}). Points to: {REMEDIES[REMEDY]}."
+        f" test, adjusted for all clusters: {chance}).{COUNTS_IMAGES if grouped else ''} Points to: {REMEDIES[REMEDY]}."
     )
     evidence = Evidence(measure=COLUMN, value=one.recall, low=one.low, high=one.high, compared_with=one.rest_recall)
     return Finding(

@@ -21,6 +21,7 @@ Lines = Mapping[str, Mapping[str, float]]
 
 LOW_RECALL = "low recall"  # the kind of the findings that `find` makes
 NARROW = "narrow"
+COUNTS_IMAGES = " The test counts images, not groups, so one group that looks different can be the reason, too."
 _BEST_COVERED = 0.75  # quantile of the coverage over the classes that a class is compared with, at most 0.5
 _NARROW_BELOW = 0.9  # of it: a class is narrow if its whole interval lies below
 _LARGEST_POWER = 700.0  # of e, as a float

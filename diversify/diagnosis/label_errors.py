@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 import pydantic
@@ -21,7 +21,7 @@ from ..network.linear_head import LinearHead
 from .beyond_size import MATCHED_N
 from .class_table import ClassTable
 from .columns import DRAWS, FOLDS, global_centre, put_magnitudes
-from .findings import REMEDIES, Evidence, Finding
+from .findings import COUNTS_IMAGES, REMEDIES, Evidence, Finding
 from .json_form import Number, json_number, number, tensor
 from .sides import Side
 
@@ -345,14 +345,22 @@ def _kept(side: Side, keep: Tensor, found: LabelErrors | None) -> Side:
     )
 
 
-def label_findings(errors: Mapping[str, LabelErrors], class_names: Sequence[str]) -> tuple[Finding, ...]:
-    """Return a finding for each class with surely more suspect labels than right labels explain, largest excess first."""
+def label_findings(
+    errors: Mapping[str, LabelErrors], class_names: Sequence[str], grouped: Collection[str] = ()
+) -> tuple[Finding, ...]:
+    """Return a finding for each class with surely more suspect labels than right labels explain, largest excess first.
+
+    Args:
+        errors: The suspect labels of each side.
+        class_names: One name per class.
+        grouped: The sides whose images have groups, which the test does not know.
+    """
     found = [(side, one, c) for side, one in errors.items() for c in one.wrong_classes]
     found.sort(key=lambda each: float(each[1].expected[each[2]] - each[1].count[each[2]]))
-    return tuple(_finding(side, one, class_names, c) for side, one, c in found)
+    return tuple(_finding(side, one, class_names, c, grouped=side in grouped) for side, one, c in found)
 
 
-def _finding(side: str, errors: LabelErrors, class_names: Sequence[str], c: int) -> Finding:
+def _finding(side: str, errors: LabelErrors, class_names: Sequence[str], c: int, *, grouped: bool) -> Finding:
     count, expected, measured = (float(column[c]) for column in (errors.count, errors.expected, errors.measured))
     suggested = errors.suggested[errors.given == c]
     most = counts.class_counts(suggested, len(class_names))
@@ -365,7 +373,7 @@ def _finding(side: str, errors: LabelErrors, class_names: Sequence[str], c: int)
         f"{count:,.0f} of {measured:,.0f} {SIDES[side]} images of {class_names[c]} look like images of another class:"
         f" {listed}. If all labels were right, {about} would, because they are hard; so labels are probably"
         f" wrong (exact test, adjusted for all classes: {_p_text(float(errors.p_value[c]))})."
-        f" Points to: {REMEDIES[REMEDY]}."
+        f"{COUNTS_IMAGES if grouped else ''} Points to: {REMEDIES[REMEDY]}."
     )
     evidence = Evidence(measure=COLUMNS[side], value=count, low=float("nan"), high=float("nan"), compared_with=expected)
     return Finding(

@@ -157,7 +157,9 @@ def diagnose(
     cleaned = without_suspects(errors, seen, unseen, head, k, seed)
     findings = find(columns, names, enemies, lines, top_k=k, reading=train.reading, without_suspects=cleaned)
     findings += coverage_findings(columns, names) + copy_findings(columns, names)
-    findings += label_findings(errors, names) + cluster_findings(clusters, names)
+    grouped = [name for name, side in (("train", seen), ("heldout", unseen)) if side.groups is not None]
+    findings += label_findings(errors, names, grouped)
+    findings += cluster_findings(clusters, names, grouped="heldout" in grouped)
     tick()
     return Diagnosis(
         heldout_split=heldout_split,

@@ -123,6 +123,19 @@ def test_a_diagnosis_has_the_cluster_its_recall_and_a_finding(
     assert diagnosis.permuted(1).failing_clusters == ()
 
 
+def test_where_images_have_groups_the_test_is_said_to_count_images(
+    sides: tuple[Embeddings, Embeddings, LinearHead], diagnosis: dv.Diagnosis
+) -> None:
+    train, heldout, head = sides
+    assert not any("not groups" in one.text for one in diagnosis.findings)
+    grouped = dv.diagnose(train, heldout, head=head, top_k=5, groups_heldout=list(range(len(heldout))))
+    (finding,) = [each for each in grouped.findings if each.kind == clusters.KIND]
+    assert (
+        ". The test counts images, not groups, so one group that looks different can be the reason, too. Points"
+        in finding.text
+    )
+
+
 def test_another_head_has_its_own_errors(sides: tuple[Embeddings, Embeddings, LinearHead]) -> None:
     blind = LinearHead(weight=torch.zeros(3, 24), bias=torch.tensor([1.0, 0.0, 0.0]))
     assert dv.find_failing_clusters(sides[1], head=blind) == ()

@@ -97,6 +97,14 @@ def test_a_diagnosis_counts_suspects_and_says_which_labels_are_wrong(diagnosis: 
     assert set(diagnosis.summary) >= {"label_noise_heldout", "label_noise_train"}
 
 
+def test_where_images_have_groups_the_test_is_said_to_count_images(diagnosis: dv.Diagnosis) -> None:
+    told = [
+        label_errors.label_findings(diagnosis.label_errors, diagnosis.class_names, sides)[0].text
+        for sides in ((), ("train",), ("heldout",))
+    ]
+    assert ["counts images, not groups" in text for text in told] == [False, False, True]
+
+
 def test_right_labels_make_no_finding() -> None:
     train, heldout, head = dv.make_embeddings((80, 40, 25), heldout=40, num_features=24, spread=0.9)
     diagnosis = dv.diagnose(train, heldout, head=head, top_k=5)
