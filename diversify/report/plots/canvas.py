@@ -14,6 +14,11 @@ from matplotlib.lines import Line2D
 
 FONT = 9.0  # points; a character is taken to be 0.6 of it wide
 CHARACTER = 0.6 * FONT
+_HANDLE, _PAD, _BETWEEN = (
+    1.6,
+    0.5,
+    1.4,
+)  # of a legend, in units of `FONT`: its signs, the gap to the text, and between entries
 
 # Each colour is drawn in a value that nothing else has and then replaced by a CSS variable with the light default.
 # The light defaults are those of Okabe and Ito 2008.
@@ -57,7 +62,10 @@ def new_figure(
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D], left: float) -> None:
-    """Add a legend in one line above the axes, from `left` (a share of the width) on."""
+    """Add a legend in one line above the axes, from `left` (a share of the width) on, or further left if it is too long."""
+    texts = sum(CHARACTER * len(str(handle.get_label())) for handle in handles)
+    length = texts + FONT * (_HANDLE + _PAD) * len(handles) + FONT * _BETWEEN * (len(handles) - 1)
+    left = max(0.0, min(left, 1 - length / (72 * figure.get_figwidth())))
     figure.legend(
         handles=handles,
         loc="upper left",
@@ -67,9 +75,9 @@ def add_legend(figure: Figure, handles: Sequence[Line2D], left: float) -> None:
         labelcolor=ink("ink"),
         borderpad=0,
         borderaxespad=0,
-        handlelength=1.6,
-        handletextpad=0.5,
-        columnspacing=1.4,
+        handlelength=_HANDLE,
+        handletextpad=_PAD,
+        columnspacing=_BETWEEN,
     )
 
 
