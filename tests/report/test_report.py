@@ -542,7 +542,7 @@ def test_small_classes_leave_no_empty_figure(diagnosis: Diagnosis):
         name: torch.full_like(column, torch.nan) if name.startswith("diversity_") else column
         for name, column in diagnosis.columns.items()
     }
-    section = report_diagnosis.report_of(dataclasses.replace(diagnosis, columns=columns), {}).sections[2]
+    section = report_diagnosis.report_of(dataclasses.replace(diagnosis, columns=columns), {}).sections[3]
     assert section.charts == ()
     assert "nothing can be compared here" in section.note
 
@@ -550,7 +550,7 @@ def test_small_classes_leave_no_empty_figure(diagnosis: Diagnosis):
 def test_names_in_the_scatter_plot_do_not_meet(diagnosis: Diagnosis):
     wide = (
         report_diagnosis.report_of(repeated(diagnosis, [place % 10 for place in range(60)]), {})
-        .sections[0]
+        .sections[1]
         .charts[0]
         .data
     )

@@ -32,7 +32,7 @@ def in_order(diagnosis: Diagnosis) -> tuple[Findings, ...]:
         >>> from diversify.report.diagnosis.findings import in_order
         >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 6), spread=1.2)
         >>> [[finding.class_name for finding in group] for group in in_order(dv.diagnose(train, heldout, head=head))]
-        [['class 3']]
+        [['class 3'], ['class 1']]
     """
     kinds = dict.fromkeys([*KINDS, *(finding.kind for finding in diagnosis.findings)])
     groups: list[Findings] = []
