@@ -366,11 +366,10 @@ class Judged:
     auc: Mapping[str, tuple[Estimate, Estimate]]
     correlation: Mapping[str, tuple[Estimate, Estimate]]
 
-    @property
-    def strength(self) -> float:
-        """How far the AUC is from chance on development assignments, mean over data sets."""
+    def strength(self, sets: int) -> float:
+        """How far the AUC is from chance on development assignments, mean over the data sets; one without the measure counts 0."""
         signed = [pair[0].value - 0.5 for pair in self.auc.values() if not math.isnan(pair[0].value)]
-        return abs(sum(signed)) / len(signed) if signed else -1.0
+        return abs(sum(signed)) / sets if signed else -1.0
 
 
 @functools.lru_cache(maxsize=4)
@@ -386,4 +385,4 @@ def judged(listed: tuple[Table, ...]) -> tuple[Judged, ...]:
                 auc[table.data] = narrow_auc(development, name), narrow_auc(confirmation, name)
                 correlation[table.data] = rank_correlation(development, name), rank_correlation(confirmation, name)
         found.append(Judged(name, auc, correlation))
-    return tuple(sorted(found, key=lambda one: -one.strength))
+    return tuple(sorted(found, key=lambda one: -one.strength(len(listed))))
