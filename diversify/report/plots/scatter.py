@@ -15,7 +15,7 @@ from .data import Against, ByCount
 from .names import Label, write_names
 from .text import cut
 
-MOST_DOTS = 2000  # pale dots that are drawn at most
+MOST_DOTS = 1000  # pale dots that are drawn at most
 _LOG_FROM = 5.0  # the cost axis is logarithmic if the largest cost is this many times the smallest
 _LONGEST = 24  # characters of a method's name beside its point
 
