@@ -30,6 +30,19 @@ def put_coverage(table: ClassTable, train: Side, heldout: Side) -> None:
     table.put("coverage_heldout", *ends)
 
 
+def without_suspects_where_known(columns: Mapping[str, Tensor], cleaned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the columns with the coverage that was measured without suspect labels, in the classes that have it.
+
+    A wrong label can put a held-out image far from the training images of its class, which says nothing of what these show.
+
+    Args:
+        columns: The columns of a diagnosis.
+        cleaned: Some of them, measured without suspects; NaN for classes without surely wrong labels.
+    """
+    names = [name for name in cleaned if name.startswith("coverage_heldout")]
+    return {**columns, **{name: columns[name].where(cleaned[name].isnan(), cleaned[name]) for name in names}}
+
+
 def put_size_and_diversity(columns: dict[str, Tensor]) -> None:
     """Put the recall that a plane on log n and coverage predicts; NaN where coverage is unknown or fewer than 6 classes have it.
 

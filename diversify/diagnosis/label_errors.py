@@ -21,6 +21,7 @@ from ..network.linear_head import LinearHead
 from .beyond_size import MATCHED_N
 from .class_table import ClassTable
 from .columns import DRAWS, FOLDS, global_centre, put_magnitudes
+from .coverage import put_coverage
 from .findings import COUNTS_IMAGES, REMEDIES, Evidence, Finding
 from .json_form import Number, json_number, number, tensor
 from .sides import Side
@@ -30,7 +31,12 @@ REMEDY = "check labels"
 LEVEL = 0.05  # of the tests over all classes of one side
 KEPT = 500  # suspect rows of each side that a diagnosis keeps, the most suspect ones
 TRAIN_WORK = 1e10  # multiply-adds per fold of the heads that are fitted on training features
-CLEANED = ("ce_magnitude_ratio", "identity_overlap", "diversity_vendi_heldout")  # measured again without suspects
+CLEANED = (  # measured again without suspects
+    "ce_magnitude_ratio",
+    "identity_overlap",
+    "diversity_vendi_heldout",
+    "coverage_heldout",
+)
 SIDES = {"heldout": "held-out", "train": "training"}
 COLUMNS = {"heldout": "suspect_labels", "train": "suspect_labels_train"}
 
@@ -304,11 +310,14 @@ def without_suspects(
     affected = torch.zeros(head.num_classes, dtype=torch.bool)
     affected[classes] = True
     centre = global_centre(train.raw, train.labels, head.num_classes)
-    train, heldout = (
-        _kept(side, affected.to(side.labels.device)[side.labels], errors.get(name))
-        for name, side in (("train", train), ("heldout", heldout))
-    )
     table = ClassTable(head.num_classes, seed)
+    named = (("train", train), ("heldout", heldout))
+    put_coverage(
+        table, *(_kept(side, torch.ones_like(side.labels, dtype=torch.bool), errors.get(name)) for name, side in named)
+    )
+    train, heldout = (
+        _kept(side, affected.to(side.labels.device)[side.labels], errors.get(name)) for name, side in named
+    )
     put_magnitudes(table, train, heldout, head, k)
     drawn = diversity.matched_diversity(
         heldout.raw,

@@ -37,7 +37,7 @@ from .columns import (
     put_magnitudes,
     put_recognition,
 )
-from .coverage import coverage_findings, put_coverage, put_size_and_diversity
+from .coverage import coverage_findings, put_coverage, put_size_and_diversity, without_suspects_where_known
 from .findings import find
 from .label_errors import KEPT, LabelErrors, errors_of_sides, label_findings, put_suspects, refit, without_suspects
 from .near_copies import NearCopies, copy_findings, of_embeddings, put_near_copies
@@ -155,8 +155,9 @@ def diagnose(
         "fragile_classes": float(columns["fragile"].sum()),
     }
     cleaned = without_suspects(errors, seen, unseen, head, k, seed)
-    findings = find(columns, names, enemies, lines, top_k=k, reading=train.reading, without_suspects=cleaned)
-    findings += coverage_findings(columns, names) + copy_findings(columns, names)
+    judged = without_suspects_where_known(columns, cleaned)
+    findings = find(judged, names, enemies, lines, top_k=k, reading=train.reading, without_suspects=cleaned)
+    findings += coverage_findings(judged, names) + copy_findings(columns, names)
     grouped = [name for name, side in (("train", seen), ("heldout", unseen)) if side.groups is not None]
     findings += label_findings(errors, names, grouped)
     findings += cluster_findings(clusters, names, grouped="heldout" in grouped)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import diversify as dv
-from diversify.diagnosis.coverage import coverage_findings, put_size_and_diversity
+from diversify.diagnosis.coverage import coverage_findings, put_size_and_diversity, without_suspects_where_known
 from diversify.diagnosis.findings import narrow_classes, usual_coverage
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
@@ -139,3 +139,27 @@ def test_small_is_said_where_recall_surely_rises_with_log_n():
     assert min(small) >= 2
     equal = dv.diagnose(*(side.select(torch.arange(60)) for side in (train, heldout)), head=head, top_k=3)
     assert not any("small" in trouble for trouble in equal.troubles)
+
+
+def test_suspect_labels_do_not_make_a_class_narrow():
+    """A wrong label puts a held-out image far from the training images of its class, which are not to blame."""
+    ends = ("", "_low", "_high")
+    columns = {f"coverage_heldout{end}": torch.tensor([0.2, 0.5, 0.2]) for end in ends}
+    columns["count_heldout"] = torch.tensor([50.0, 50.0, 50.0])
+    assert [one.class_index for one in coverage_findings(columns, "abc")] == [0, 2]
+    cleaned = {f"coverage_heldout{end}": torch.tensor([0.48, torch.nan, torch.nan]) for end in ends}
+    judged = without_suspects_where_known(columns, cleaned)
+    assert [one.class_index for one in coverage_findings(judged, "abc")] == [2]
+    assert without_suspects_where_known(columns, {}) == columns
+
+
+def test_coverage_is_measured_again_where_labels_are_surely_wrong():
+    train, heldout, head = sides()
+    labels = heldout.labels.clone()
+    labels[torch.cat([(labels == c).nonzero()[:4, 0] for c in (1, 2, 3, 4, 5)])] = 0
+    wrong = Embeddings(
+        features=heldout.features, labels=labels, logits=heldout.logits, indices=torch.arange(len(labels))
+    )
+    diagnosis, narrow = found(train, wrong, head)
+    assert "suspect labels" in diagnosis.troubles[0]
+    assert narrow == []
