@@ -347,12 +347,13 @@ def draw_figures(folder: Path = DOCS) -> list[Path]:
     style = {"svg.hashsalt": "diversity", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
     with mpl.rc_context(style | {"axes.spines.right": False}):
         drawn = {}
-        for name, draw, columns in (
-            ("size", _draw_size, 1),
-            ("measures", _draw_measures, 1),
-            ("ratio", _draw_ratio, 2),
-        ):
-            size = (3.6 * len(listed) + 1.4, 3.4 * columns) if name != "measures" else (3.6 * len(listed) + 1.6, 4.2)
+        sizes = {
+            "size": (3.6 * _across(listed) + 1.4, 3.2 * math.ceil(len(listed) / _across(listed))),
+            "measures": (2.2 * len(listed) + 2.4, 4.2),
+            "ratio": (3.0 * len(listed) + 0.6, 6.4),
+        }
+        for name, draw in (("size", _draw_size), ("measures", _draw_measures), ("ratio", _draw_ratio)):
+            size = sizes[name]
             figure = Figure(figsize=size, layout="constrained")
             draw(figure, listed)
             drawn[folder / FIGURES[name]] = figure
@@ -361,8 +362,16 @@ def draw_figures(folder: Path = DOCS) -> list[Path]:
     return list(drawn)
 
 
+def _across(listed: tuple[Table, ...]) -> int:
+    """Return how many panels stand beside each other: two of four, else all up to three."""
+    return 2 if len(listed) == 4 else min(3, len(listed))
+
+
 def _draw_size(figure: Any, listed: tuple[Table, ...]) -> None:
-    axes = figure.subplots(1, len(listed), squeeze=False, sharey=True)[0]
+    grid = figure.subplots(math.ceil(len(listed) / _across(listed)), _across(listed), squeeze=False, sharey=True)
+    for axis in grid.flat[len(listed) :]:
+        axis.set_visible(False)
+    axes = list(grid.flat[: len(listed)])
     for axis, table in zip(axes, listed, strict=True):
         for place, form in enumerate([WIDE, *sorted(set(table.form.tolist()) - {WIDE})]):
             points = size_bins(table, form)
@@ -383,7 +392,8 @@ def _draw_size(figure: Any, listed: tuple[Table, ...]) -> None:
         ticks = [n for n in (5, 10, 20, 50, 100, 200, 500, 1000) if counts.min() <= n <= counts.max()]
         axis.set_xticks(ticks, [str(n) for n in ticks])
         axis.minorticks_off()
-    axes[0].set_ylabel("test recall")
+    for row in grid:
+        row[0].set_ylabel("test recall")
     shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), title="training images", frameon=False, loc="outside right center")
 
