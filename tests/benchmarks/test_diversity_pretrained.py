@@ -35,6 +35,7 @@ def test_grey_and_coloured_images_of_either_type_have_the_features_of_the_networ
     assert torch.allclose(found, bytes_, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_recorded_run_gains_its_measures(model, monkeypatch, tmp_path):
     cells = (("equal", "bursts:10"),)
     design = diversity.Design(

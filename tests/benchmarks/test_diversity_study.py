@@ -238,6 +238,7 @@ def test_measures_at_matched_n_are_those_written_by_hand():
     assert all(math.isnan(float(values[2])) for values in found.values())
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_record_with_all_that_the_analysis_reads(monkeypatch, tmp_path):
     cells = (("with", "bursts:10"), ("equal", "none"))
     design = diversity.Design(

@@ -17,7 +17,7 @@ from diversify.files import atomic, digests
 from diversify.functional.counts import exponential_profile
 from diversify.repair.retrain import HeadRecipe, retrain_head
 
-pytestmark = pytest.mark.usefixtures("reports_without_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("reports_without_figures")]
 
 
 @pytest.fixture(scope="module")

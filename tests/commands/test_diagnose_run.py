@@ -173,6 +173,7 @@ def test_copies_and_caveats_are_there_when_the_report_is_made(
     assert shown == [(0, []), (20, record["caveats"])]
 
 
+@pytest.mark.slow
 def test_what_published_weights_see_is_found_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if torchvision had published the checkpoint at hand."""
 

@@ -60,6 +60,7 @@ def typed(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, 
     return code, (shown.out + shown.err).splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_through_the_command_line_leaves_records_that_the_analysis_reads(
     tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def test_the_diagnosis_is_that_of_the_same_embeddings(tmp_path: Path, sides: tup
     assert atomic.read_json(out / "run.json", "run.json")["head_fitted"] is None
 
 
+@pytest.mark.slow
 def test_a_head_is_fitted_said_and_repaired(
     tmp_path: Path, sides: tuple, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

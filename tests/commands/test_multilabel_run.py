@@ -22,6 +22,8 @@ from diversify.commands.report import report_run
 from diversify.data.multilabel import load_multilabel_data
 from diversify.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("sky", "tree", "car", "bird")
 
 

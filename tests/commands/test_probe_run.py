@@ -14,7 +14,7 @@ from diversify.commands.diagnosed import load_diagnosed
 from diversify.data.loader import Loaded
 from diversify.files import atomic, digests
 
-pytestmark = pytest.mark.usefixtures("reports_without_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("reports_without_figures")]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from diversify.network.networks import build_model, load_weights
 from diversify.network.split import split_head
 from diversify.plan.plan import Plan
 
-pytestmark = pytest.mark.usefixtures("reports_without_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("reports_without_figures")]
 
 RECIPE = [
     "--epochs",

@@ -77,6 +77,7 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_of_many_the_first_ten_are_named(tmp_path):
     spec = tree(tmp_path)
     for number in range(1012):

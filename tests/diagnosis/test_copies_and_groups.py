@@ -52,6 +52,7 @@ def trained(network, images, labels, steps=25):
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 25], ids=["untrained", "trained"])
 def test_bursts_of_images_are_counted_once(steps):
     labels = torch.arange(CLASSES).repeat_interleave(EACH)
@@ -173,6 +174,7 @@ def test_images_of_one_colour_and_tiny_ones_are_copies_of_none():
     assert find_near_copies(tiny).effective_count.tolist() == [3]
 
 
+@pytest.mark.slow
 def test_copies_among_images_count_in_the_diagnosis(sides):
     """Images tell copies that features do not: class 9 has pairs of them, and two held-out images are in training."""
     pytest.importorskip("imagehash")

@@ -104,6 +104,7 @@ def test_errors_say_where_they_went_and_what_pulled_them(
     assert seen > 5
 
 
+@pytest.mark.slow
 def test_pulls_of_a_cosine_head_are_in_its_own_logits(sides: Sides) -> None:
     train, heldout, head = sides
     cosine = LinearHead(weight=head.weight, bias=torch.zeros(10), cosine=True, scale=16.0)
@@ -162,6 +163,7 @@ def test_what_does_not_belong_to_the_diagnosis_is_refused(exhibits: Exhibits, di
         Exhibits.from_dict(record)
 
 
+@pytest.mark.slow
 def test_a_class_absent_from_training_shows_its_errors(sides: Sides) -> None:
     train, heldout, head = sides
     kept = train.select(train.labels != 9)

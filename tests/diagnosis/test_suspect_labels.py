@@ -183,6 +183,7 @@ def test_a_finding_that_rests_on_suspects_is_not_made(diagnosis: dv.Diagnosis) -
     assert "is not counted: it is not sure without the suspect labels." in falls.text
 
 
+@pytest.mark.slow
 def test_the_report_shows_suspects(sides: tuple[Embeddings, Embeddings, LinearHead], diagnosis: dv.Diagnosis) -> None:
     train, heldout, head = sides
     exhibits = dv.choose_exhibits(train, heldout, head=head, diagnosis=diagnosis)

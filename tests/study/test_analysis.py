@@ -111,6 +111,7 @@ def numbers(suite: SuiteComparison) -> list[Any]:
     return found + [(*one.values, one.mean, one.low, one.high) for one in estimates]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_runs_on_one_backbone_again_change_no_number(size: int) -> None:
     """Only networks are independent: repeating records of a network does not narrow an interval."""

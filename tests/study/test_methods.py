@@ -124,6 +124,7 @@ def trained_of(seed: str = "a", *, heldout: bool = True, carried: Any = None, co
 # Every method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMED)
 def test_a_method_runs_as_a_trial_and_as_a_final_run(name: str, task: Task) -> None:
     method = method_named(name)
@@ -323,6 +324,7 @@ def test_in_feature_space_alone_training_is_that_of_balanced_softmax() -> None:
     torch.testing.assert_close(ours.criterion(0)(logits, labels), theirs.criterion(0)(logits, labels))
 
 
+@pytest.mark.slow
 def test_a_trial_makes_the_plan_on_val_and_the_final_run_is_given_it(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_the_score_is_the_metric_on_the_evaluation_images(file: Path) -> None:
     assert all(value <= 0 for value in costly.curve)
 
 
+@pytest.mark.slow
 def test_what_treats_classes_alike_aims_at_the_target_prior(file: Path) -> None:
     task = load_task(protocol_of(file, **LAST), device="cpu")
     plain = run(load_task(protocol_of(file), device="cpu"), CE)
@@ -169,6 +170,7 @@ def test_how_far_training_balances_the_classes(name: str, expected: float) -> No
     assert 0 <= method.balances_in(same, defaults) <= 1.25
 
 
+@pytest.mark.slow
 def test_the_head_after_another_step_keeps_what_that_step_balances(file: Path) -> None:
     task = load_task(protocol_of(file, **LAST, rungs=()), device="cpu")
     halves = {"head_share": 0.0}
