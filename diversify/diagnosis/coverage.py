@@ -56,9 +56,8 @@ def put_size_and_diversity(columns: dict[str, Tensor]) -> None:
         rows = torch.stack([torch.ones_like(count), count.clamp(min=1).log(), coverage], 1)[known]
         centre = rows.mean(0)
         rows[:, 1:] -= centre[1:]
-        slopes = torch.linalg.lstsq(
-            rows, recall[known], driver="gelsd"
-        ).solution  # where all sizes are equal: coverage alone
+        # The least-norm solution: where all sizes are equal, log n has no slope and coverage alone predicts.
+        slopes = torch.linalg.lstsq(rows, recall[known], driver="gelsd").solution
         found[known] = (rows @ slopes).clamp(0, 1)
     columns["size_and_diversity_predict"] = found
 

@@ -244,9 +244,13 @@ def find(
     findings = [_absent(class_names[c], c, reading) for c in absent]
     fragile = [c for c in range(len(class_names)) if bool(columns["fragile"][c]) and c not in absent]
     fragile.sort(key=lambda c: float(columns["recall_heldout"][c]))
+    narrow = frozenset(narrow_classes(columns))
     return (
         *findings,
-        *(_finding(columns, class_names, enemies, log_count, top_k, c, without_suspects or {}) for c in fragile),
+        *(
+            _finding(columns, class_names, enemies, log_count, top_k, c, without_suspects or {}, narrow)
+            for c in fragile
+        ),
     )
 
 
@@ -348,6 +352,7 @@ def _finding(
     top_k: int,
     c: int,
     without_suspects: Columns,
+    narrow: frozenset[int],
 ) -> Finding:
     recall = _evidence(columns, "recall_heldout", c)
     sentences = _opening(columns, class_names, recall, log_count, c)
@@ -394,7 +399,7 @@ def _finding(
         remedy=causes[0],
         trouble=(
             *(["small"] if is_small(columns, log_count, c) else []),
-            *([NARROW] if c in narrow_classes(columns) else []),
+            *([NARROW] if c in narrow else []),
             *trouble,
         ),
     )
