@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from ..plan.policies import PriorCorrection
 from ..repair.retrain import retrain_head
 from ..report.demo import SHOWN_STRENGTHS, Demo, render_demo_html, render_demo_markdown
 from ..runtime import provenance
+from ..runtime.processes import SideBySide, one_by_one
 from ..runtime.progress import Say, StageProgress
 from ..study.outcome import TrainingWay, outcome_of
 from ..training.loop import evaluate
@@ -50,6 +52,7 @@ SEEDS = 5
 MODEL = "small_cnn"
 _PICTURES = 3  # of a class
 _LEAK_REPEATS = 5
+WORKERS = 2  # networks trained at a time, each in a process of its own
 
 PLAIN, HEAD, CONTROL, PLANNED = "cross entropy", "head repaired", "balanced softmax", "the plan"
 WAYS = {
@@ -114,9 +117,10 @@ def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: StageProgress | 
     }
     atomic.write_json(out / "run.json", record)
     seconds: dict[str, float] = {}
-    steps = _Steps(out=out, say=say, progress=progress, seconds=seconds)
     seeds = range(seed, seed + SEEDS)
-    data, before, choice = _up_to_the_plan(steps, recipe, seeds)
+    with SideBySide(WORKERS, [__name__]) as work:
+        steps = _Steps(out=out, work=work, say=say, progress=progress, seconds=seconds)
+        data, before, choice = _up_to_the_plan(steps, recipe, seeds)
     with steps.timed("diagnosis again"):
         after = steps.diagnose(seed, "planned", "diagnosis-after")
         plan = read_plan(steps.folder(seed) / "plan.json")
@@ -166,20 +170,109 @@ def _up_to_the_plan(steps: _Steps, recipe: Recipe, seeds: range) -> tuple[Data, 
     with steps.timed("data"):
         data = steps.data()
     with steps.timed("training"):
-        for one in seeds:
-            steps.train(dataclasses.replace(recipe, seed=one), "before")
+        steps.train([_Training(dataclasses.replace(recipe, seed=one), "before") for one in seeds])
     with steps.timed("diagnosis"):
         before = steps.diagnose(seeds[0], "before", "diagnosis")
     with steps.timed("plan and head"):
-        for one in seeds:
-            steps.repair(data, one)
-    with steps.timed("choice of a head"):
-        choice = steps.remedy(seeds[0])
-    with steps.timed("training with the plan"):
-        for one in seeds:
-            steps.train(dataclasses.replace(recipe, seed=one), "balanced", "balanced.json")
-            steps.train(dataclasses.replace(recipe, seed=one), "planned", "plan.json")
+        steps.repair(seeds)
+    with steps.timed("choice of a head, and training with the plan"):
+        choice = steps.remedy_and_train(
+            seeds[0],
+            [
+                _Training(dataclasses.replace(recipe, seed=one), name, plan)
+                for one in seeds
+                for name, plan in (("balanced", "balanced.json"), ("planned", "plan.json"))
+            ],
+        )
     return data, before, choice
+
+
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """A network to train: by which recipe, into which folder of its seed, and by which plan of its seed."""
+
+    recipe: Recipe
+    name: str
+    plan: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """What a job found: the line to print, the same in short, and a training's accuracy on the validation set."""
+
+    name: str
+    line: str
+    words: str
+    accuracy: float | None = None
+
+
+def _folder(out: Path, seed: int) -> Path:
+    return out / "seeds" / str(seed)
+
+
+def _options(out: Path) -> DataOptions:
+    return DataOptions(spec=f"npz:{out / 'digits.npz'}", imbalance=IMBALANCE)
+
+
+def _network(data: Data, folder: Path) -> nn.Module:
+    """Load the trained network of a folder."""
+    return load_trained(MODEL, folder / "model.safetensors", data.num_classes, 1)
+
+
+def _repaired(out: Path, seed: int) -> _Done:
+    """Diagnose the network of one seed, write its plan and the control, and retrain its head by the plan."""
+    folder, data = _folder(out, seed), _options(out).load(measure_view=True)
+    network = _network(data, folder / "before")
+    split = split_head(network)
+    unseen = data.val if data.val is not None else data.train
+    train, heldout = (extract(split, make_loader(part, data.view)) for part in (data.train, unseen))
+    diagnosis = diagnose(train, heldout, head=split.head, class_names=data.class_names, seed=seed)
+    counts = [int(count) for count in diagnosis["count"].tolist()]
+    control = Plan.untouched(diagnosis.class_names, counts).model_copy(
+        update={"prior_correction": PriorCorrection(training=1.0)}
+    )
+    plan = make_plan(diagnosis)
+    for name, one in (("plan", plan), ("balanced", control)):
+        atomic.write_text(folder / f"{name}.json", one.to_json())
+    start = time.monotonic()
+    write_head(split.head, retrain_head(train, split.head, plan, seed=seed))
+    seconds = time.monotonic() - start
+    atomic.write_tensors(folder / "head" / "model.safetensors", split.tensors())
+    recall = evaluate(network, make_loader(unseen, data.view), num_classes=data.num_classes)
+    accuracy = float(recall.nanmean())
+    rules = [reason.rule for one in plan.classes for reason in one.reasons if reason.measure != "count"]
+    fired = ", ".join(f"{rule} ({rules.count(rule)})" for rule in dict.fromkeys(rules)) or "none"
+    result = f"{accuracy:.1%} on the validation set, {seconds:.1f} s"
+    line = (
+        f"plan: seed {seed}, rules that fired, in how many classes: {fired}\n"
+        f"head: seed {seed}, retrained by the plan: {result}"
+    )
+    return _Done("head", line, result, accuracy)
+
+
+def _trained(out: Path, training: _Training) -> _Done:
+    """Train the network of one seed, with a plan if one is named."""
+    recipe, name, plan = training.recipe, training.name, training.plan
+    folder = _folder(out, recipe.seed)
+    record = train_run(
+        _options(out),
+        model=MODEL,
+        plan=None if plan is None else folder / plan,
+        recipe=recipe,
+        out=folder / name,
+        augment="none",
+        say=_quiet,
+    )
+    accuracy = record["balanced_accuracy_val"]
+    result = f"{accuracy:.1%} on the validation set, {record['seconds']:.1f} s"
+    return _Done(name, f"train: seed {folder.name}, {_title(name)}: {result}", result, accuracy)
+
+
+def _remedied(out: Path, seed: int) -> _Done:
+    """Compare repairs of one seed's head on folds of the validation set."""
+    folder = _folder(out, seed)
+    choice, _ = remedy_run(folder / "diagnosis", out=folder / "remedy", seed=seed, say=_quiet)
+    return _Done("remedy", f"remedy: seed {folder.name}: {choice.in_words()}", choice.in_words())
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -187,6 +280,7 @@ class _Steps:
     """The steps of the demo in the folder `out`; each runs the command that a user would type."""
 
     out: Path
+    work: SideBySide
     say: Say
     progress: StageProgress | None
     seconds: dict[str, float]
@@ -194,12 +288,12 @@ class _Steps:
 
     def folder(self, seed: int) -> Path:
         """The folder of a training seed."""
-        return self.out / "seeds" / str(seed)
+        return _folder(self.out, seed)
 
     @property
     def options(self) -> DataOptions:
         """The data options of every step."""
-        return DataOptions(spec=f"npz:{self.out / 'digits.npz'}", imbalance=IMBALANCE)
+        return _options(self.out)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -228,22 +322,36 @@ class _Steps:
         )
         return data
 
-    def train(self, recipe: Recipe, name: str, plan: str | None = None) -> None:
-        """Train the network of one seed, with a plan if one is named."""
-        folder = self.folder(recipe.seed)
-        record = train_run(
-            self.options,
-            model=MODEL,
-            plan=None if plan is None else folder / plan,
-            recipe=recipe,
-            out=folder / name,
-            augment="none",
-            say=_quiet,
-            progress=self.progress,
+    def train(self, trainings: Sequence[_Training]) -> None:
+        """Train networks in this process; the workers are still importing the library."""
+        self._keep(
+            "training", len(trainings), one_by_one([functools.partial(_trained, self.out, one) for one in trainings])
         )
-        self.accuracies.setdefault(name, []).append(record["balanced_accuracy_val"])
-        result = f"{record['balanced_accuracy_val']:.1%} on the validation set, {record['seconds']:.1f} s"
-        self.say(f"train: seed {folder.name}, {_title(name)}: {result}")
+
+    def repair(self, seeds: range) -> None:
+        """Diagnose the network of each seed, write its plan and the control, and retrain its head by the plan."""
+        jobs = [functools.partial(_repaired, self.out, one) for one in seeds]
+        self._keep("plan and head", len(jobs), self.work.results(jobs))
+
+    def remedy_and_train(self, seed: int, trainings: Sequence[_Training]) -> str:
+        """Compare repairs of one seed's head and train networks at the same time; return the recommendation in words."""
+        jobs = [
+            functools.partial(_remedied, self.out, seed),
+            *(functools.partial(_trained, self.out, one) for one in trainings),
+        ]
+        return self._keep("choice of a head, and training", len(jobs), self.work.results(jobs))[0].words
+
+    def _keep(self, stage: str, total: int, results: Iterable[_Done]) -> list[_Done]:
+        """Print the line of each finished job and keep its accuracy."""
+        found = []
+        for done in results:
+            if done.accuracy is not None:
+                self.accuracies.setdefault(done.name, []).append(done.accuracy)
+            self.say(done.line)
+            found.append(done)
+            if self.progress is not None:
+                self.progress(stage, len(found), total)
+        return found
 
     def diagnose(self, seed: int, name: str, out: str) -> Diagnosis:
         """Diagnose a network on the validation set."""
@@ -262,61 +370,16 @@ class _Steps:
         self.say(f"diagnose: seed {folder.name}, {_title(name)}: {result}")
         return diagnosis
 
-    def repair(self, data: Data, seed: int) -> None:
-        """Diagnose the network of one seed, write its plan and the control, and retrain its head by the plan."""
-        folder = self.folder(seed)
-        network = self.network(data, folder / "before")
-        split = split_head(network)
-        unseen = data.val if data.val is not None else data.train
-        train, heldout = (extract(split, make_loader(part, data.view)) for part in (data.train, unseen))
-        diagnosis = diagnose(train, heldout, head=split.head, class_names=data.class_names, seed=seed)
-        counts = [int(count) for count in diagnosis["count"].tolist()]
-        control = Plan.untouched(diagnosis.class_names, counts).model_copy(
-            update={"prior_correction": PriorCorrection(training=1.0)}
-        )
-        plan = make_plan(diagnosis)
-        for name, one in (("plan", plan), ("balanced", control)):
-            atomic.write_text(folder / f"{name}.json", one.to_json())
-        start = time.monotonic()
-        write_head(split.head, retrain_head(train, split.head, plan, seed=seed))
-        seconds = time.monotonic() - start
-        atomic.write_tensors(folder / "head" / "model.safetensors", split.tensors())
-        recall = evaluate(network, make_loader(unseen, data.view), num_classes=data.num_classes)
-        self.accuracies.setdefault("head", []).append(float(recall.nanmean()))
-        rules = [reason.rule for one in plan.classes for reason in one.reasons if reason.measure != "count"]
-        fired = ", ".join(f"{rule} ({rules.count(rule)})" for rule in dict.fromkeys(rules)) or "none"
-        self.say(f"plan: seed {seed}, rules that fired, in how many classes: {fired}")
-        self.say(
-            f"head: seed {seed}, retrained by the plan: {float(recall.nanmean()):.1%} on the validation set, {seconds:.1f} s"
-        )
-
-    def remedy(self, seed: int) -> str:
-        """Compare repairs of one seed's head on folds of the validation set; return the recommendation in words."""
-        folder = self.folder(seed)
-        choice, _ = remedy_run(
-            folder / "diagnosis",
-            out=folder / "remedy",
-            seed=seed,
-            say=_quiet,
-            progress=self.progress,
-        )
-        self.say(f"remedy: seed {folder.name}: {choice.in_words()}")
-        return choice.in_words()
-
     def leak(self, data: Data, plan: Plan, folder: Path) -> Leak:
         """Measure whether augmenting validation images makes a network predict the augmented class."""
-        network, unseen, view = self.network(data, folder), data.val, data.view
+        network, unseen, view = _network(data, folder), data.val, data.view
         if unseen is None or view is None:
             raise RuntimeError("the demo's data has a validation set and a view")
         return measure_leak(network, plan, unseen.dataset, prepare=view.normalize, repeats=_LEAK_REPEATS)
 
-    def network(self, data: Data, folder: Path) -> nn.Module:
-        """The trained network in a folder."""
-        return load_trained(MODEL, folder / "model.safetensors", data.num_classes, 1)
-
     def way(self, data: Data, name: str, folder: str, seeds: range) -> TrainingWay:
         """The test predictions of the networks of one way, one network per seed."""
-        networks = [self.network(data, self.folder(seed) / folder) for seed in seeds]
+        networks = [_network(data, self.folder(seed) / folder) for seed in seeds]
         right = torch.stack([_right(network, data) for network in networks])
         meaning, source = WAYS[name]
         accuracies = tuple(self.accuracies[folder])

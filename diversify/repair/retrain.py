@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.sgd import sgd
 
 from ..augment.features import FeatureAugmenter
 from ..errors import must
@@ -278,8 +279,7 @@ def _trained(
         augment = FeatureAugmenter(plan, bank, seed=seed, head=head)
     begin = functional.normalize(head.weight, dim=1) if head.cosine else head.weight / stretch
     weight, bias = (value.detach().clone().requires_grad_() for value in (begin, head.bias))
-    optimizer = _optimizer(weight, bias, _learning_rate(squared * stretch**2, head, recipe), head, recipe)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.steps)
+    descent = _Descent(weight, bias, _learning_rate(squared * stretch**2, head, recipe), head, recipe)
     rows = _Rows(embeddings, plan, recipe.batch_size, seed)
     log_prior, strength = plan.log_prior.to(device), plan.prior_correction.training
     adjusting = augment if "isda" in plan.feature_methods else None
@@ -306,10 +306,7 @@ def _trained(
                 raised = adjusting.adjust_logits(logits, targets, seen)
                 logits = raised if taken is None else torch.where(taken[step % size][:, None], logits, raised)
             loss = prior_corrected_cross_entropy(logits, targets, log_prior, strength)
-            optimizer.zero_grad()
-            loss.backward()
-        optimizer.step()
-        schedule.step()
+            descent.down(loss)
     if progress is not None:
         progress(recipe.steps, recipe.steps)
     found = stretch * weight.detach()
@@ -320,13 +317,42 @@ def _trained(
     return replace(head, weight=found, bias=bias.detach())
 
 
-def _optimizer(
-    weight: Tensor, bias: Tensor, learning_rate: float, head: LinearHead, recipe: HeadRecipe
-) -> torch.optim.Optimizer:
-    groups = [{"params": [weight], "weight_decay": recipe.weight_decay}]
-    if recipe.bias and (not head.cosine or bool(bias.any())):  # most cosine heads have none
-        groups.append({"params": [bias], "weight_decay": 0.0})
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=recipe.momentum)
+class _Descent:
+    """Stochastic gradient descent with momentum and a cosine schedule, in place.
+
+    The steps are those of `torch.optim.SGD` with `CosineAnnealingLR`, bit for bit, by torch's own function for a step.
+    These two objects take longer over a step than a small head takes to compute its gradient.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, learning_rate: float, head: LinearHead, recipe: HeadRecipe
+    ) -> None:
+        self.learned = [(weight, recipe.weight_decay)]
+        if recipe.bias and (not head.cosine or bool(bias.any())):  # most cosine heads have none
+            self.learned.append((bias, 0.0))
+        self.learning_rate, self.recipe, self.step = learning_rate, recipe, 0
+        self.momenta: list[list[Tensor | None]] = [[None] for _ in self.learned]
+
+    def down(self, loss: Tensor) -> None:
+        """Take one step down the loss's gradient."""
+        gradients = torch.autograd.grad(loss, [value for value, _ in self.learned])
+        with torch.no_grad():
+            for (value, decay), gradient, momentum in zip(self.learned, gradients, self.momenta, strict=True):
+                sgd(
+                    [value],
+                    [gradient],
+                    momentum,
+                    foreach=False,
+                    weight_decay=decay,
+                    momentum=self.recipe.momentum,
+                    lr=self.learning_rate,
+                    dampening=0.0,
+                    nesterov=False,
+                    maximize=False,
+                )
+        self.step += 1
+        now, before = (1 + math.cos(math.pi * step / self.recipe.steps) for step in (self.step, self.step - 1))
+        self.learning_rate *= now / before
 
 
 def _logits(

@@ -27,6 +27,7 @@ def quick() -> pytest.MonkeyPatch:
         recipe = dataclasses.replace(demo.DEMO_RECIPE, epochs=2, warmup_epochs=0)
         patch.setattr(demo, "DEMO_RECIPE", recipe)
         patch.setattr(demo, "SEEDS", 1)
+        patch.setattr(demo, "WORKERS", 1)  # what is patched here holds in this process only
         patch.setattr("diversify.commands.remedy.REPEATS", 1)
         head = lambda **options: HeadRecipe(steps=5, batch_size=16, **options)  # noqa: E731
         patch.setattr("diversify.commands.remedy.HeadRecipe", head)

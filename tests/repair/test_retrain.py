@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from conftest import embeddings_of, synthetic, synthetic_head
+from torch.nn import functional
 
 from diversify.functional import counts
 from diversify.functional.metrics import balanced_accuracy
@@ -15,7 +16,7 @@ from diversify.plan.policies import FeaturePolicy, PriorCorrection
 from diversify.repair.candidate import even_plan
 from diversify.repair.candidates import scaled
 from diversify.repair.post_hoc import adjust_logits
-from diversify.repair.retrain import retrain_head
+from diversify.repair.retrain import HeadRecipe, _Descent, retrain_head
 
 Sides = tuple[Embeddings, Embeddings, LinearHead]
 
@@ -144,3 +145,23 @@ def test_embeddings_are_left_alone(sides: Sides) -> None:
     retrain_head(side, head, even_plan(torch.tensor([30, 10, 4])), steps=3)
     assert torch.equal(side.features, features)
     assert equal(head, synthetic_head(features, labels, 3))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_steps_are_those_of_torch_to_the_last_bit(momentum: float) -> None:
+    recipe = HeadRecipe(steps=30, momentum=momentum, weight_decay=1e-3)
+    features, labels = torch.randn(30, 8, 5), torch.randint(3, (30, 8))
+    head = LinearHead(weight=torch.randn(3, 5), bias=torch.randn(3))
+    pairs = [[value.clone().requires_grad_() for value in (head.weight, head.bias)] for _ in range(2)]
+    groups = [{"params": pairs[0][:1], "weight_decay": 1e-3}, {"params": pairs[0][1:], "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.3, momentum=momentum, foreach=False)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.steps)
+    descent = _Descent(pairs[1][0], pairs[1][1], 0.3, head, recipe)
+    for rows, targets in zip(features, labels, strict=True):
+        optimizer.zero_grad()
+        functional.cross_entropy(functional.linear(rows, *pairs[0]), targets).backward()
+        optimizer.step()
+        schedule.step()
+        descent.down(functional.cross_entropy(functional.linear(rows, *pairs[1]), targets))
+    assert all(torch.equal(one, other) for one, other in zip(*pairs, strict=True))
+    assert not torch.equal(pairs[0][0], head.weight)
