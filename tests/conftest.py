@@ -103,6 +103,12 @@ def reports_without_figures() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have no figures in a test that uses this."""
+    draw_nothing(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def quiet(diagnosis: Diagnosis) -> Diagnosis:
     """A diagnosis without clear findings: every interval contains every mark, and no class's magnitudes are measured.

@@ -14,6 +14,7 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_code_of_the_readme_runs_in_order_and_prints_what_it_shows() -> None:
     import outputs
     import torch

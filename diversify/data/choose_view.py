@@ -13,15 +13,15 @@ from ..functional import draws
 from .decode import as_image
 from .images import Images
 from .sources import Source
-from .view import View
+from .view import View, per_channel
 
 MEASURED_IMAGES = 1000
 
 
 def choose_view(
     source: Source,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
     resize: int | None,
     crop: int | None,
     measure: bool,
@@ -42,7 +42,8 @@ def choose_view(
     dataset, labels = source.splits["train"]
     require_view(source, mean, std, resize, crop, measure)
     if mean is not None and std is not None:
-        return _given(dataset, View(mean=tuple(mean), std=tuple(std), resize=resize, crop=crop)), "given"
+        view = View(mean=per_channel("mean", mean), std=per_channel("std", std), resize=resize, crop=crop)
+        return _given(dataset, view), "given"
     if source.ready:
         if not (image := _first_image(dataset)).is_floating_point():
             law, advice = "be floating point, as the model takes them", "scale them there, or pass mean=M and std=S"
@@ -55,8 +56,8 @@ def choose_view(
 
 def require_view(
     source: Source,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
     resize: int | None,
     crop: int | None,
     measure: bool,

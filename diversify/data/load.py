@@ -148,8 +148,8 @@ def load_data(
     imbalance: Imbalance | str = "none",
     tail_order: str = "canonical",
     holdout: float = 0.2,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     resize: int | None = None,
     crop: int | None = None,
     interpolation: str = "bilinear",
@@ -179,8 +179,8 @@ def load_data(
         imbalance: An `Imbalance`, or `none`, `exp:RATIO[:NMAX]` or `step:RATIO:FRACTION`.
         tail_order: "canonical", or a seed that permutes which classes are rare.
         holdout: Share of each training class to split off as val, in [0, 1).
-        mean: Mean per channel, for images in [0, 1]; by default the usual one of the source.
-        std: Standard deviation per channel.
+        mean: Mean per channel, or one number for all, for images in [0, 1]; by default the usual one of the source.
+        std: Standard deviation per channel, or one number for all.
         resize: Length of the shorter side, in pixels.
         crop: Side of the centre crop, in pixels.
         interpolation: Of the resize, "bilinear" or "bicubic".

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +21,9 @@ class View:
     """The preprocessing of images: resize, centre crop, scaling to [0, 1], and normalisation by mean and deviation.
 
     Attributes:
-        mean: Mean per channel. Grey images are repeated to three channels if there are three numbers.
-        std: Standard deviation per channel.
+        mean: Mean per channel, kept as a tuple; or one number. Grey images are repeated to three channels if there are
+            three numbers.
+        std: Standard deviation per channel, as `mean`.
         resize: Length of the shorter side, in pixels; None for no resize.
         crop: Side of the centre crop, in pixels; None for no crop.
         interpolation: Of the resize, "bilinear" or "bicubic".
@@ -45,14 +48,18 @@ class View:
     def __post_init__(self) -> None:
         if self.interpolation not in ("bilinear", "bicubic"):
             raise unknown("interpolation", self.interpolation, ("bilinear", "bicubic"))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, per_channel(name, getattr(self, name)))
         if len(self.mean) != len(self.std):
             raise must("mean and std", "have the same length", f"{len(self.mean)} and {len(self.std)}")
         if not all(map(math.isfinite, (*self.mean, *self.std))):
-            got = f"{','.join(map(str, self.mean))} and {','.join(map(str, self.std))}"
+            got = f"{_numbers(self.mean)} and {_numbers(self.std)}"
             raise must("mean and std", "be finite", got)
         if not all(value > 0 for value in self.std):
-            raise must("std", "be positive", ",".join(map(str, self.std)))
+            raise must("std", "be positive", _numbers(self.std))
         for name, size in (("resize", self.resize), ("crop", self.crop)):
+            if size is not None and (isinstance(size, bool) or not isinstance(size, numbers.Integral)):
+                raise must(name, "be a whole number of pixels", repr(size))
             if size is not None and size < 1:
                 raise must(name, "be at least 1 pixel", size)
 
@@ -99,6 +106,28 @@ class View:
         size = "".join(f", {n} {v}" for n, v in (("resize", self.resize), ("crop", self.crop)) if v is not None)
         how = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
         return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}{size}{how}"
+
+
+def per_channel(name: str, value: Any) -> tuple[float, ...]:
+    """Return one number, or a sequence, array or tensor of them, as a tuple.
+
+    Args:
+        name: What the error calls it.
+        value: The numbers.
+
+    Raises:
+        InputError: It holds something else.
+
+    Example:
+        >>> per_channel("mean", 0.5), per_channel("mean", [0.5, 0.25, 0.5])
+        ((0.5,), (0.5, 0.25, 0.5))
+    """
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return tuple(map(float, [value] if isinstance(value, numbers.Real) else value))
+    except (TypeError, ValueError):
+        raise must(name, "be one number, or one per channel", repr(value)) from None
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -215,6 +215,8 @@ class HeadChoice:
             f"Recommended: {self.names[self.recommended]}{f' ({option})' if option else ''}, which {gains}"
             f" on held-out images (95% interval {low} to {high})."
         )
+        if float(self.columns["gain_low"][self.recommended]) <= 0:
+            text += " The interval contains 0: the gain may be chance."
         if self.simpler is not None:
             behind, error = self._behind(self.simpler)
             name = self.names[self.simpler]

@@ -388,6 +388,7 @@ def test_an_epoch_is_the_same_in_a_fresh_process():
     assert json.loads(done.stdout) == orders[6:]
 
 
+@pytest.mark.slow
 def test_a_million_images_of_a_thousand_classes():
     labels = torch.arange(1_000_000) % 1000
     shares = torch.arange(1, 1001, dtype=torch.float64) / 500_500

@@ -199,6 +199,7 @@ def with_copies(tmp_path):
 TRAIN = ("--epochs", "1", "--batch-size", "4", "--warmup-epochs", "0", "--augment", "none", "--precision", "fp32")
 
 
+@pytest.mark.slow
 def test_train_says_and_records_copies(tmp_path, capsys, with_copies):
     assert run("train", "--data", with_copies, *TRAIN, "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out

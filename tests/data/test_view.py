@@ -72,6 +72,14 @@ VIEW_ERRORS = [
     (lambda: View(mean=(0,), std=(float("inf"),)), "mean and std must be finite, got 0 and inf"),
     (lambda: View(mean=(0,), std=(1,), resize=0), "resize must be at least 1 pixel, got 0"),
     (lambda: View(mean=(0,), std=(1,), crop=-1), "crop must be at least 1 pixel, got -1"),
+    (lambda: View(mean=(0,), std=(1,), crop=1.5), "crop must be a whole number of pixels, got 1.5"),
+    (lambda: View(mean=(0,), std=(1,), resize="8"), "resize must be a whole number of pixels, got '8'"),
+    (lambda: View(mean="55", std="22"), "mean must be one number, or one per channel, got '55'"),
+    (lambda: load_data("digits", mean=0.5, std="x"), "std must be one number, or one per channel, got 'x'"),
+    (
+        lambda: load_data("digits", mean=[[0.5, 0.5]], std=1.0),
+        "mean must be one number, or one per channel, got [[0.5, 0.5]]",
+    ),
     (lambda: load_data("digits", mean=(0.5,)), "mean and std must be given together, got only one of them"),
     (of_two_channels, "mean and std must have one number, or one per channel, 1, got 2"),
     (
@@ -88,3 +96,9 @@ VIEW_ERRORS = [
 @pytest.mark.parametrize(("call", "message"), VIEW_ERRORS, ids=[text for _, text in VIEW_ERRORS])
 def test_a_view_out_of_range(call, message):
     assert message_of(call) == message
+
+
+@pytest.mark.parametrize("number", [0.5, (0.5,), [0.5], torch.tensor([0.5]), np.array([0.5])])
+def test_one_number_may_be_given_as_it_is(number):
+    assert View(mean=number, std=number) == View(mean=(0.5,), std=(0.5,))
+    assert load_data("digits", mean=number, std=number).view == View(mean=(0.5,), std=(0.5,))

@@ -124,6 +124,7 @@ def test_one_feature_in_ten_is_no_evidence() -> None:
         assert find(columns, "abc", ENEMIES, LINES, top_k=10)[0].remedy == remedy
 
 
+@pytest.mark.slow
 def test_diversity_does_not_fall_with_size_where_there_is_nothing_to_find() -> None:
     """Classes of the same kind and very different size: held-out diversity at matched n has no trend."""
     sizes = [500, 300, 180, 110, 65, 40, 24, 14, 8, 4]

@@ -124,6 +124,7 @@ def test_the_digest_is_of_index_and_shards(tmp_path: Path) -> None:
     assert shards.digest_checkpoint(index) != before
 
 
+@pytest.mark.slow
 def test_a_network_is_diagnosed_and_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def statement_of(made: Report, label: str) -> Statement:
 
 
 @pytest.mark.parametrize("seeds", [3, 8])
+@pytest.mark.usefixtures("without_figures")
 def test_the_numbers_are_those_of_the_comparison(seeds: int) -> None:
     suite, made = told(with_inside(study(seeds=range(seeds)), leak=0.03))
     cells = cells_of(made.table)
@@ -136,6 +137,7 @@ def test_the_drawings_have_the_numbers_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize(("number", "seeds"), [(2, 4), (3, 6), (6, 12)])
+@pytest.mark.usefixtures("without_figures")
 def test_where_seeds_share_networks_intervals_are_said_to_be_over_networks(number: int, seeds: int) -> None:
     records = on_backbones(with_inside(study(seeds=range(seeds)), diversity_heldout=2.0), number)
     runs = f"{number} networks, {seeds} seeds"
@@ -160,6 +162,7 @@ def test_where_seeds_share_networks_intervals_are_said_to_be_over_networks(numbe
     assert runs in text(records)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_networks_are_not_spoken_of_where_every_seed_has_its_own() -> None:
     """The same holds if each seed names its own backbone; several suites on one page are described alike."""
     plain = with_inside(study(), diversity_heldout=2.0)

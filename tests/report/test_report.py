@@ -245,6 +245,7 @@ def test_findings_come_weakest_first_with_their_remedy(diagnosis: Diagnosis):
         assert strong == {one.measure for one in finding.evidence} & report_diagnosis.CLASS_COLUMNS.keys()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_model_without_fragile_classes_gets_one_sentence(diagnosis: Diagnosis):
     sound = dataclasses.replace(diagnosis, findings=(), columns={**diagnosis.columns, "fragile": torch.zeros(10)})
     for text in (report_diagnosis.render_html(sound, {}), report_diagnosis.render_markdown(sound, {})):
@@ -275,12 +276,14 @@ def test_no_line_of_a_markdown_paragraph_begins_a_block(start: str):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.usefixtures("without_figures")
 def test_a_diagnosis_of_the_test_split_warns_against_choosing_by_it(diagnosis: Diagnosis, split: str):
     made = dataclasses.replace(diagnosis, heldout_split=split)
     for text in (report_diagnosis.render_html(made, RUN), report_diagnosis.render_markdown(made, RUN)):
         assert ("This diagnosis reads the test split." in text) == (split == "test")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_entries_missing_from_run_json_are_not_shown(diagnosis: Diagnosis):
     made = report_diagnosis.report_of(diagnosis, {})
     assert made.title == "Diagnosis of a network"
@@ -300,6 +303,7 @@ def test_entries_missing_from_run_json_are_not_shown(diagnosis: Diagnosis):
     Page(report_diagnosis.render_html(diagnosis, odd))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_certain_leak_is_a_warning_and_the_largest_leak_is_always_shown(diagnosis: Diagnosis):
     columns = {one.name: torch.zeros(10, dtype=torch.float64) for one in dataclasses.fields(Leak)[1:]}
     columns |= {"count": torch.full((10,), 200), "count_others": torch.full((10,), 1800)}
@@ -359,6 +363,7 @@ def test_markdown_tables_are_even(diagnosis: Diagnosis):
         assert len({report_page._width(line) for line in table}) == 1
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_undefined_is_a_dash_everywhere(diagnosis: Diagnosis):
     empty = {name: torch.full_like(column, torch.nan) for name, column in diagnosis.columns.items()}
     columns = {**empty, "count": torch.zeros(10), "count_heldout": torch.zeros(10), "fragile": torch.zeros(10)}
@@ -379,7 +384,7 @@ def test_undefined_is_a_dash_everywhere(diagnosis: Diagnosis):
             assert wording.DASH in text
 
 
-@pytest.mark.parametrize("num_classes", [1, 2, 40, 41, 60, 300])
+@pytest.mark.parametrize("num_classes", [1, 2, 41, *(pytest.param(n, marks=pytest.mark.slow) for n in (40, 60, 300))])
 def test_any_number_of_classes(diagnosis: Diagnosis, num_classes: int):
     made = repeated(diagnosis, [place % 10 for place in range(num_classes)])
     built = report_diagnosis.report_of(made, RUN)
@@ -752,6 +757,7 @@ def test_no_name_begins_a_block_of_markdown(diagnosis: Diagnosis, start: str):
     assert all(len(line) <= report_page.PROSE + 20 for line in lines if not line.startswith("|"))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_caveats_and_notes_of_the_record_are_shown(diagnosis: Diagnosis):
     run = {
         "caveats": ["that train holds the images it learned from is taken on trust"],

@@ -41,6 +41,7 @@ def test_an_interval_of_a_gain_grows_with_the_differences_between_seeds() -> Non
 
 
 @pytest.mark.parametrize("seed_spread", [0.0, 0.5])
+@pytest.mark.slow
 def test_the_interval_of_a_gain_covers_the_true_gain_as_often_as_it_says(seed_spread: float) -> None:
     """Two ways of equal accuracy: 5 seeds, 200 images; images are easy or hard, and seeds are good or bad."""
     labels = torch.arange(200) % 10

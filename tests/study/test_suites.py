@@ -70,6 +70,7 @@ def test_the_template_says_what_to_change(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_template_runs_on_a_folder_of_images(tmp_path: Path) -> None:
     write_images(tmp_path / "images", train=(20, 10, 5), test=(4, 4, 4))
     text, changes = (

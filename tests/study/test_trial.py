@@ -320,6 +320,7 @@ def test_the_leak_is_that_of_the_head_that_is_judged(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ce", "logit_adjustment"])
+@pytest.mark.slow
 def test_large_images_are_read_by_loaders_with_the_same_result(
     name: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -514,6 +515,7 @@ def test_a_device_that_is_not_there_is_refused_at_the_door(device: str, file: Pa
         load_task(protocol_of(file), device=device)
 
 
+@pytest.mark.slow
 def test_both_precisions_can_be_run_and_no_other(file: Path) -> None:
     protocol = protocol_of(file, precision="bf16")
     low = run(load_task(protocol, device="cpu"), CE, "test")
