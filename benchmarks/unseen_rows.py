@@ -122,8 +122,19 @@ def _shuffled(labels: Tensor, rows: Tensor, size: int) -> Tensor:
     return torch.cat([order[labels[order] == c][:size] for c in range(int(labels.max()) + 1)])
 
 
-def make_bank(one: Set, order: int, path: Path, *, root: Path, epochs: int | None = None) -> None:
-    """Train a network on a long tail and save its features."""
+def bank_name(one: Set, order: int) -> str:
+    """Return the file name of a bank."""
+    return f"{one.data}-{one.imbalance.replace(':', '_')}-{one.epochs}-{order}.safetensors"
+
+
+def make_bank(
+    one: Set, order: int, path: Path, *, root: Path, epochs: int | None = None
+) -> tuple[nn.Module, ResidentImages, Callable[[Tensor], Tensor]]:
+    """Train a network on a long tail and save its features.
+
+    Returns:
+        The network, its training images, and what turns images into inputs of the network.
+    """
     source = read_source(one.data, root)
     (train, labels), (test, test_labels) = source.splits["train"], source.splits["test"]
     if not isinstance(train, ImageArray) or not isinstance(test, ImageArray) or source.mean is None or not source.std:
@@ -159,6 +170,7 @@ def make_bank(one: Set, order: int, path: Path, *, root: Path, epochs: int | Non
             tensors[f"{name}_labels"] = side.labels
     metadata = {"epochs": str(recipe.epochs), "accuracy_train": str(records[-1].accuracy_train)}
     atomic.write_tensors(path, tensors, {"made": json.dumps(metadata)})
+    return model, data, prepare
 
 
 def read_bank(one: Set, order: int, path: Path) -> Bank:
@@ -325,7 +337,7 @@ def _assignment(task: tuple[int, int], *, root: Path, banks: Path, results: Path
     """Make what is missing of one network: its bank, and its records."""
     torch.set_num_threads(1)
     one, order = SETS[task[0]], task[1]
-    path = banks / f"{one.data}-{one.imbalance.replace(':', '_')}-{one.epochs}-{order}.safetensors"
+    path = banks / bank_name(one, order)
     if not path.exists():
         make_bank(one, order, path, root=root)
     done = {

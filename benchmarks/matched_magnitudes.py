@@ -1,0 +1,452 @@
+"""Training rows whose strongest features are scaled to what unseen images have: `benchmarks/results/matched_magnitudes.jsonl`.
+
+    python -m benchmarks.matched_magnitudes --root DATA --banks DIR [--half development|confirmation]
+
+A backbone has learned its training images, so a class's K strongest features are stronger on them than on unseen images. *Matched*
+training rows have these features multiplied by the ratio of the class means, unseen over training, shrunk toward the ratio of all
+classes together where a class has few unseen rows. The head step then learns from matched rows by the same plan, steps and seed as
+from the rows as they are. Controls have the ratio of all classes together, or the ratios of other classes.
+
+Without a held-out set the ratio, or the rows themselves, come from training images under the plan's augmentations, or from networks
+whose last block was trained further without them (*out of fold*).
+
+Networks, unseen rows and halves are those of `benchmarks.unseen_rows`. Features are kept in `--banks`, and a record that is there is
+not made again, so the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.unseen_rows import (
+    HALVES,
+    ROWS,
+    SETS,
+    Bank,
+    Heads,
+    Set,
+    bank_name,
+    half_of,
+    make_bank,
+    read_bank,
+    scores,
+)
+from diversify.augment.batches import BatchAugmenter
+from diversify.augment.draw_key import CropFlip, DrawKey
+from diversify.diagnosis.measure import usual_top_k
+from diversify.files import atomic
+from diversify.functional import counts, draws, magnitude, stats
+from diversify.functional.ceiling import stratified_folds
+from diversify.network.embeddings import Embeddings
+from diversify.network.linear_head import LinearHead
+from diversify.network.wrappers import evaluating
+from diversify.plan.plan import Plan
+from diversify.plan.policies import Mixing
+from diversify.repair.retrain import DEFAULT, HeadRecipe, retrain_with
+from diversify.repair.unseen import FEW
+from diversify.runtime import provenance
+from diversify.training.recipe import Recipe
+from diversify.training.resident import ResidentImages, features_of, fit_resident
+
+RESULTS = Path(__file__).parent / "results" / "matched_magnitudes.jsonl"
+SUITE = "matched_magnitudes"
+FOLDS, EPOCHS, VIEWS = 3, 5, 2  # of the last block trained further, and views of each training image under the plan
+LAST_BLOCK = 6  # where it begins in the network of `unseen_rows`
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StandIns:
+    """What may stand in for unseen rows where there are none: features of training images, seen differently.
+
+    `views` are images under the plan's augmentations. `out` are images in networks whose last block was trained further without
+    them, and `within` the same images in those that were trained further with them.
+    """
+
+    views: Embeddings
+    out: Embeddings
+    within: Embeddings
+
+
+def _views(model: nn.Module, data: ResidentImages, prepare: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return features and labels of `VIEWS` views of each image under the image policies of a plan from class sizes."""
+    sizes = counts.class_counts(data.labels, 10)
+    plan = Plan.from_counts([str(c) for c in range(10)], sizes.tolist())
+    classes = tuple(one.model_copy(update={"mixing": Mixing()}) for one in plan.classes)
+    augment = BatchAugmenter(
+        plan.model_copy(update={"classes": classes}), seed=0, base=CropFlip(padding=2, mirror=True)
+    )
+    rows, found = torch.arange(len(data)), []
+    for epoch in range(VIEWS):
+        images, _ = augment(data.images, data.labels, DrawKey(seed=0, epoch=epoch, step=0, indices=rows))
+        side = ResidentImages(images=images, labels=data.labels)
+        found.append(features_of(cast(Any, model)[:-1], side, prepare=prepare, batch_size=500))
+    return torch.cat(found), data.labels.repeat(VIEWS)
+
+
+def _out_of_fold(
+    model: nn.Module, data: ResidentImages, prepare: Callable[[Tensor], Tensor], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return features of every image in the network trained further without it, and their mean in those trained with it."""
+    layers = cast(nn.Sequential, model)
+    with evaluating(model):
+        early = features_of(layers[:LAST_BLOCK], data, prepare=prepare, batch_size=500).clone()
+    fold_of = stratified_folds(data.labels, FOLDS, seed=seed, name="out of fold")
+    recipe = Recipe(epochs=EPOCHS, schedule="cosine", warmup_epochs=1, precision="fp32", seed=seed)
+    out = within = torch.zeros(0)
+    for fold in range(FOLDS):
+        kept = fold_of != fold
+        late = copy.deepcopy(layers[LAST_BLOCK:])
+        list(
+            fit_resident(
+                late, ResidentImages(images=early[kept], labels=data.labels[kept]), recipe=recipe, num_classes=10
+            )
+        )
+        with evaluating(late):
+            found = features_of(late[:-1], ResidentImages(images=early, labels=data.labels)).clone()
+        if not fold:
+            out, within = torch.zeros_like(found), torch.zeros_like(found)
+        out[~kept] = found[~kept]
+        within[kept] += found[kept] / (FOLDS - 1)
+    return out, within
+
+
+def make_stand_ins(one: Set, order: int, banks: Path, *, root: Path) -> None:
+    """Train the network of a bank again and save features of its training images as `StandIns` has them."""
+    model, data, prepare = make_bank(one, order, banks / bank_name(one, order), root=root)
+    with evaluating(model):
+        views, labels = _views(model, data, prepare)
+    out, within = _out_of_fold(model, data, prepare, order)
+    tensors = {"views": views, "views_labels": labels, "out": out, "within": within, "labels": data.labels}
+    atomic.write_tensors(_stand_ins_path(one, order, banks), {name: value.clone() for name, value in tensors.items()})
+
+
+def _stand_ins_path(one: Set, order: int, banks: Path) -> Path:
+    return banks / f"stand-ins-{bank_name(one, order)}"
+
+
+def read_stand_ins(bank: Bank, path: Path) -> StandIns:
+    """Return what `make_stand_ins` saved."""
+    tensors, _ = atomic.read_tensors(path, "stand-ins for unseen rows")
+
+    def side(name: str, labels: str) -> Embeddings:
+        features = tensors[name]
+        rows = torch.arange(len(features))
+        return Embeddings(features=features, labels=tensors[labels], logits=bank.head.logits(features), indices=rows)
+
+    return StandIns(views=side("views", "views_labels"), out=side("out", "labels"), within=side("within", "labels"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ratios:
+    """How strong each class's top-K features are on unseen images, as a share of what they are on training images.
+
+    Attributes:
+        features: The top K of each class, `(C, K)`.
+        values: Their ratios, `(C, K)`.
+        pooled: The ratio of all classes together.
+    """
+
+    features: Tensor
+    values: Tensor
+    pooled: float
+
+    @classmethod
+    def between(
+        cls, bank: Bank, train: Embeddings, unseen: Embeddings, *, k: int | None = None, few: float = FEW
+    ) -> Ratios:
+        """Return the ratios of class means, unseen over training.
+
+        Args:
+            bank: The network; the top K are those of its training images.
+            train: Rows that the ratio compares with.
+            unseen: Rows whose magnitudes are wanted.
+            k: Features of a class; None for as many as a diagnosis takes.
+            few: A class with this many unseen rows is half way to the pooled ratio; infinity takes the pooled ratio.
+        """
+        classes, head = bank.train.num_classes, bank.head
+        k = usual_top_k(head.num_features) if k is None else k
+        means = counts.class_mean(bank.train.features, bank.train.labels, classes)
+        features = magnitude.top_k(means * head.weight, k)
+        ours, theirs = (
+            counts.class_mean(side.features, side.labels, classes).gather(1, features).double()
+            for side in (train, unseen)
+        )
+        rows = counts.class_counts(unseen.labels, classes)
+        there = (rows > 0)[:, None] & (ours > 0)
+        if not bool(there.any()):
+            return cls(features=features, values=torch.ones_like(ours), pooled=1.0)
+        pooled = float(theirs[there].sum() / ours[there].sum())
+        own = torch.where(there, theirs / ours, pooled)
+        share = torch.where(rows > 0, rows / (rows + few), 0)[:, None]
+        return cls(features=features, values=share * own + (1 - share) * pooled, pooled=pooled)
+
+    def of_other_classes(self, seed: int) -> Ratios:
+        """Return the same ratios for other classes: no class keeps its own."""
+        turn = draws.permutation(len(self.values), "matched magnitudes", seed)
+        other = torch.empty_like(turn)
+        other[turn] = turn.roll(1)
+        return dataclasses.replace(self, values=self.values[other])
+
+    def applied(self, bank: Bank) -> Embeddings:
+        """Return the training rows with the top-K features of their class multiplied by its ratios."""
+        factor = torch.ones(bank.train.num_classes, bank.train.num_features, dtype=torch.float64)
+        factor.scatter_(1, self.features, self.values)
+        features = bank.train.features * factor[bank.train.labels].float()
+        return dataclasses.replace(bank.train, features=features, logits=bank.head.logits(features))
+
+
+class Matched(Heads):
+    """The heads that every method makes of a bank, its stand-ins, and the first unseen rows of each class."""
+
+    def __init__(self, bank: Bank, stand_ins: StandIns, rows: int, recipe: HeadRecipe = DEFAULT) -> None:
+        super().__init__(bank, rows, recipe)
+        self.stand_ins = stand_ins
+        self.ours = self.plan()
+
+    def head(self, train: Embeddings, unseen: Embeddings | None = None) -> LinearHead:
+        """Return the head trained further on the rows by the plan, the same for all methods."""
+        return retrain_with(train, self.bank.head, self.ours, self.recipe, unseen=unseen)
+
+    def ratios(self, *, k: int | None = None, few: float = FEW) -> Ratios:
+        """Return the ratios of the unseen rows."""
+        return Ratios.between(self.bank, self.bank.train, self.unseen, k=k, few=few)
+
+    def matched(self, *, k: int | None = None, few: float = FEW) -> Embeddings:
+        """Return the training rows, matched to the unseen ones."""
+        return self.ratios(k=k, few=few).applied(self.bank)
+
+    def mismatched(self) -> Embeddings:
+        """Return the training rows with the ratios of other classes."""
+        return self.ratios().of_other_classes(self.bank.tail_order).applied(self.bank)
+
+    def view_ratios(self) -> Ratios:
+        """Return the ratios of training images under the plan's augmentations."""
+        return Ratios.between(self.bank, self.bank.train, self.stand_ins.views)
+
+    def fold_ratios(self) -> Ratios:
+        """Return the ratios of training images out of fold."""
+        return Ratios.between(self.bank, self.stand_ins.within, self.stand_ins.out)
+
+
+BASE, MATCHED, POOLED, PERMUTED = "training rows", "matched", "pooled ratio", "ratios of other classes"
+UNSEEN, BOTH = "unseen rows", "unseen rows + matched"
+METHODS: Mapping[str, tuple[str, Callable[[Matched], LinearHead]]] = {
+    BASE: ("as they are", lambda heads: heads.head(heads.bank.train)),
+    MATCHED: ("each class's top K multiplied by its ratios", lambda heads: heads.head(heads.matched())),
+    POOLED: ("by the ratio of all classes together", lambda heads: heads.head(heads.matched(few=math.inf))),
+    PERMUTED: ("by the ratios of another class", lambda heads: heads.head(heads.mismatched())),
+    UNSEEN: ("in every batch, beside training rows", lambda heads: heads.head(heads.bank.train, heads.unseen)),
+    BOTH: ("beside matched training rows", lambda heads: heads.head(heads.matched(), heads.unseen)),
+}
+TRIED: Mapping[str, tuple[str, Callable[[Matched], LinearHead]]] = {  # on the networks for development alone
+    "matched, all features": (
+        "not only the top K",
+        lambda heads: heads.head(heads.matched(k=heads.bank.head.num_features)),
+    ),
+    "matched, not shrunk": ("a class's own ratios alone", lambda heads: heads.head(heads.matched(few=0))),
+}
+WITHOUT: Mapping[str, tuple[str, Callable[[Matched], LinearHead]]] = {
+    BASE: METHODS[BASE],
+    "augmented: ratios": (
+        "training rows matched to images under the plan's augmentations",
+        lambda heads: heads.head(heads.view_ratios().applied(heads.bank)),
+    ),
+    "augmented: rows": (
+        "these images' rows in every batch",
+        lambda heads: heads.head(heads.bank.train, heads.stand_ins.views),
+    ),
+    "out of fold: ratios": (
+        "training rows matched to images that the last block was trained further without",
+        lambda heads: heads.head(heads.fold_ratios().applied(heads.bank)),
+    ),
+    "out of fold: rows": (
+        "these images' rows in every batch",
+        lambda heads: heads.head(heads.bank.train, heads.stand_ins.out),
+    ),
+}
+PAIRS = ((MATCHED, BASE), (MATCHED, PERMUTED), (POOLED, BASE), (POOLED, PERMUTED), (UNSEEN, BASE), (BOTH, UNSEEN))
+
+
+def run(
+    bank: Bank, stand_ins: StandIns, done: set[tuple[str, int]], recipe: HeadRecipe = DEFAULT
+) -> Iterator[dict[str, Any]]:
+    """Yield the record of each method and number of unseen rows that is not done."""
+    for rows in ROWS:
+        methods = WITHOUT if rows == 0 else METHODS if bank.half == HALVES[1] else {**METHODS, **TRIED}
+        missing = [name for name in methods if (name, rows) not in done]
+        heads = Matched(bank, stand_ins, rows, recipe) if missing else None
+        for name in missing:
+            assert heads is not None
+            begun, started = provenance.now(), time.perf_counter()
+            found = scores(bank, methods[name][1](heads))
+            seconds = round(time.perf_counter() - started, 3)
+            pooled = {"unseen": heads.ratios(), "augmented": heads.view_ratios(), "out of fold": heads.fold_ratios()}
+            yield {
+                "kind": "final",
+                "suite": SUITE,
+                "data": bank.data,
+                "tail_order": bank.tail_order,
+                "half": bank.half,
+                "method": name,
+                "rows": rows,
+                **found,
+                "pooled_ratio": {source: round(one.pooled, 4) for source, one in pooled.items()},
+                "seconds": seconds,
+                "started": begun,
+                **provenance.origin(torch.device("cpu")),
+            }
+
+
+def _records(half: str | None = None) -> list[dict[str, Any]]:
+    found = [dict(one) for one in atomic.read_jsonl(RESULTS)] if RESULTS.exists() else []
+    return [one for one in found if half in (None, one["half"])]
+
+
+NONE = "No records yet."
+_Network = tuple[str, int]
+
+
+def _values(half: str, score: str) -> dict[tuple[str, int], dict[_Network, float]]:
+    """Return a score in percent, by method and rows, then by network."""
+    found: dict[tuple[str, int], dict[_Network, float]] = {}
+    for one in _records(half):
+        network = str(one["data"]), int(one["tail_order"])
+        found.setdefault((str(one["method"]), int(one["rows"])), {})[network] = 100 * float(one[score])
+    return found
+
+
+def gains(half: str, method: str, base: str, score: str, rows: Sequence[int] = ROWS[1:]) -> list[float]:
+    """Return how far a method is ahead of another on each network, in points, as the mean over numbers of rows."""
+    values = _values(half, score)
+    by_network: dict[_Network, list[float]] = {}
+    for number in rows:
+        ours, theirs = (values.get((name, number), {}) for name in (method, base))
+        for network in sorted(set(ours) & set(theirs)):
+            by_network.setdefault(network, []).append(ours[network] - theirs[network])
+    return [mean(each) for each in by_network.values() if len(each) == len(rows)]
+
+
+def _shown(values: Sequence[float]) -> str:
+    """Return the mean with its bootstrap interval over networks."""
+    if not values:
+        return "–"
+    low, high = stats.bootstrap_mean_interval(values, name=SUITE)
+    return f"{mean(values):+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def curve_table(half: str = HALVES[1], score: str = "balanced_accuracy") -> str:
+    """Return the mean over networks of every method, by the number of unseen rows a class."""
+    found = _values(half, score)
+    if not found:
+        return NONE
+    lines = [f"| method | {' | '.join(f'{rows} rows' for rows in ROWS[1:])} |", f"|:--|{'--:|' * len(ROWS[1:])}"]
+    for name in {**METHODS, **TRIED}:
+        cells = [found.get((name, rows), {}) for rows in ROWS[1:]]
+        if any(cells):
+            shown = (f"{mean(one.values()):.1f}" if one else "–" for one in cells)
+            lines.append(f"| `{name}` | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def difference_table(half: str = HALVES[1]) -> str:
+    """Return how far each method is ahead of another, on the same networks and rows."""
+    if not _records(half):
+        return NONE
+    titles = ("balanced accuracy", "the same, 30 rows", "worst third")
+    lines = [f"| | {' | '.join(titles)} |", f"|:--|{'--:|' * len(titles)}"]
+    for method, base in PAIRS:
+        cells = (
+            gains(half, method, base, "balanced_accuracy"),
+            gains(half, method, base, "balanced_accuracy", (30,)),
+            gains(half, method, base, "worst_third"),
+        )
+        lines.append(f"| `{method}` over `{base}` | {' | '.join(map(_shown, cells))} |")
+    return "\n".join(lines)
+
+
+def without_table(half: str = HALVES[1]) -> str:
+    """Return how far what needs no held-out set is ahead of training rows as they are."""
+    if not _records(half):
+        return NONE
+    lines = ["| method | balanced accuracy | worst third |", "|:--|--:|--:|"]
+    for name in WITHOUT:
+        if name != BASE:
+            cells = (gains(half, name, BASE, score, (0,)) for score in ("balanced_accuracy", "worst_third"))
+            lines.append(f"| `{name}` | {' | '.join(map(_shown, cells))} |")
+    return "\n".join(lines)
+
+
+def text(half: str = HALVES[1]) -> str:
+    """Return what the records are of, and what they say."""
+    records = _records()
+    if not _records(half):
+        return NONE
+    networks = {
+        side: len({(one["data"], one["tail_order"]) for one in records if one["half"] == side}) for side in HALVES
+    }
+    most = [one["pooled_ratio"] for one in _records(half) if one["method"] == MATCHED and one["rows"] == ROWS[-1]]
+    pooled = ", ".join(
+        f"{mean(one[source] for one in most):.2f} {where}"
+        for source, where in (
+            ("unseen", f"by {ROWS[-1]} unseen images of each class"),
+            ("augmented", "by augmented training images"),
+            ("out of fold", "out of fold"),
+        )
+        if most
+    )
+    sides = [gains(half, MATCHED, base, "balanced_accuracy") for base in (BASE, PERMUTED)]
+    lows = [stats.bootstrap_mean_interval(side, name=SUITE)[0] for side in sides]
+    wins = all(low > 0 for low in lows)
+    said = (
+        "Matched rows are ahead of both, by more than the interval."
+        if wins
+        else "Matched rows are not ahead of both by more than the interval, so the library does not offer them."
+    )
+    return (
+        f"{networks[HALVES[0]]} networks for development, {networks[HALVES[1]]} for confirmation, the same as above. The ratio of the"
+        f" top {usual_top_k(64)} features of all classes together is {pooled}. As a mean over {', '.join(map(str, ROWS[1:]))} unseen rows a"
+        f" class, matched rows gain {_shown(sides[0])} points of balanced accuracy over training rows as they are, and"
+        f" {_shown(sides[1])} over rows with the ratios of other classes (bootstrap over networks). {said}"
+    )
+
+
+def main() -> None:
+    """Make the features and the records that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("data"))
+    parser.add_argument("--banks", type=Path, required=True)
+    parser.add_argument("--half", choices=HALVES, help="only this half; both by default")
+    options = parser.parse_args()
+    options.banks.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    tasks = [(one, order) for one in SETS for order in range(one.orders) if options.half in (None, half_of(one, order))]
+    for one, order in sorted(tasks, key=lambda task: task[1]):
+        path = _stand_ins_path(one, order, options.banks)
+        if not path.exists():
+            make_stand_ins(one, order, options.banks, root=options.root)
+        bank = read_bank(one, order, options.banks / bank_name(one, order))
+        done = {
+            (str(record["method"]), int(record["rows"]))
+            for record in _records()
+            if (record["data"], record["tail_order"]) == (one.data, order)
+        }
+        made = 0
+        for record in run(bank, read_stand_ins(bank, path), done):
+            atomic.append_jsonl(RESULTS, record)
+            made += 1
+        print(f"{one.data}, tail order {order} ({half_of(one, order)}): {made} records", flush=True)
+
+
+if __name__ == "__main__":
+    main()
