@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from .diagnosis_commands import diagnose, probe
 from .reading_commands import check, compare, report
 from .repair_commands import collect, plan, remedy
+from .screen import print_line
 from .training_commands import benchmark, demo, train
 
 COMMANDS: tuple[Callable[..., None], ...] = (
@@ -37,8 +40,19 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"diversify {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
+def _commands(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Find the classes that an image classifier fails on, learn why, and repair it."""
 
 

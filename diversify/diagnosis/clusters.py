@@ -7,7 +7,7 @@ from typing import Annotated
 
 import pydantic
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ..files.schema import Value

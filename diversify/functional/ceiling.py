@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
 from ..errors import must
 from .draws import bits, seed_for
+from .optimize import minimize
 
 HEAD_WORK = 5e10  # multiply-adds per fold above which the number of iterations is reduced
 _MOST, _FEWEST = 100, 10  # iterations
@@ -187,7 +187,47 @@ def cross_fit(
     return CrossFit(predictions.to(labels.device), probabilities.to(labels.device))
 
 
-def _fitted_head(rows: Tensor, labels: Tensor, *, balance: bool, iterations: int) -> Tensor:
+def balanced_head(rows: Tensor, labels: Tensor, *, start: Tensor | None = None, iterations: int = _MOST) -> Tensor:
+    """Return the coefficients of a logistic regression in which every class weighs the same.
+
+    Args:
+        rows: `(N, D)` float32, standardised.
+        labels: `(N,)`; every class from 0 to the largest label has a row.
+        start: Where the search begins, a result of this function; zeros by default. A start close to the end saves time.
+        iterations: Most iterations.
+
+    Returns:
+        `(C, D + 1)` float32 with the bias last; `(1, D + 1)` for two classes.
+
+    See Also:
+        head_scores: The logits.
+
+    Example:
+        >>> rows, labels = torch.tensor([[-1.0], [-0.8], [0.9], [1.0]]), torch.tensor([0, 0, 0, 1])
+        >>> head = balanced_head(rows, labels)
+        >>> head_scores(rows, head).argmax(1).tolist()
+        [0, 0, 1, 1]
+    """
+    return _fitted_head(rows, labels, balance=True, iterations=iterations, start=start)
+
+
+def head_scores(rows: Tensor, head: Tensor) -> Tensor:
+    """Return the logits `(N, C)` of rows under a result of `balanced_head`.
+
+    Args:
+        rows: `(N, D)` float32, standardised as for the fit.
+        head: The coefficients.
+
+    Example:
+        >>> head_scores(torch.tensor([[2.0]]), torch.tensor([[3.0, -1.0]])).tolist()
+        [[0.0, 5.0]]
+    """
+    return _scores(rows, head).T
+
+
+def _fitted_head(
+    rows: Tensor, labels: Tensor, *, balance: bool, iterations: int, start: Tensor | None = None
+) -> Tensor:
     """The coefficients of a logistic regression, `(C, D + 1)` with the bias last; `(1, D + 1)` for two classes.
 
     The objective, the start, the steps of L-BFGS and when they end are those of scikit-learn's `LogisticRegression`; its
@@ -198,6 +238,7 @@ def _fitted_head(rows: Tensor, labels: Tensor, *, balance: bool, iterations: int
         labels: `(N,)`, every class from 0 on has a row.
         balance: Weight rows by the inverse frequency of their class.
         iterations: Most iterations.
+        start: Where the search begins; zeros by default.
     """
     sizes = torch.bincount(labels)
     weight = (len(rows) / (len(sizes) * sizes.double())).float() if balance else torch.ones(len(sizes))
@@ -227,9 +268,8 @@ def _fitted_head(rows: Tensor, labels: Tensor, *, balance: bool, iterations: int
             slope[:, -1] += pull.sum(1)
         return value, slope.view(-1).numpy()
 
-    start = np.zeros(shape[0] * shape[1])
-    options = {"maxiter": iterations, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
+    begin = np.zeros(shape[0] * shape[1]) if start is None else start.double().view(-1).numpy()
+    found = minimize(loss, begin, maxiter=iterations, maxls=50, gtol=1e-4, ftol=64 * np.finfo(float).eps).x
     return torch.from_numpy(found).view(shape).float()
 
 

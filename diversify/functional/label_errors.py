@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from scipy.stats import binom
 from torch import Tensor
 
 from .counts import class_counts
+from .optimize import minimize
 from .stats import holm
 
 _Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -183,7 +183,7 @@ def calibrate(probabilities: Tensor, labels: Tensor) -> Calibrated:
     iterations = int(min(_MOST, max(_FEWEST, _WORK / max(probabilities.numel(), 1))))
     limits = [(-4.0, 4.0), (-12.0, 2.0), *[(-6.0, 6.0)] * (3 * model.num_classes)]
     fits = [
-        minimize(model.loss, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": iterations})
+        minimize(model.loss, start, limits=limits, maxiter=iterations)
         for first in _STARTS
         for start in [np.concatenate([first, np.zeros(3 * model.num_classes)])]
     ]

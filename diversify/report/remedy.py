@@ -36,7 +36,8 @@ def remedy_report_of(choice: HeadChoice, class_names: Sequence[str], plan: Plan,
     order, gap = wording.selection(choice.recall[shown] - choice.recall[0])
     methods = zip(choice.names, choice.meanings, choice.sources, strict=True)
     return Report(
-        title=f"Head repair: {wording.plain(model or 'a network')}" + (f" on {wording.data_name(data)}" if data else ""),
+        title=f"Head repair: {wording.plain(model or 'a network')}"
+        + (f" on {wording.data_name(data)}" if data else ""),
         subtitle=choice.in_words(),
         warnings=tuple(("Note:", wording.sentence(wording.plain(text))) for text in run.get("caveats") or ()),
         headlines=_headlines(choice),

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -310,10 +311,15 @@ def test_no_arguments_print_the_help_and_no_empty_error(capsys: pytest.CaptureFi
     assert "error" not in shown.out + shown.err
 
 
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"diversify {metadata.version('diversify-imbalance')}\n"
+
+
 TITLES = {
     40: {"class", "images", "recall"},
     80: {"class", "train", "images", "recall", "held-out", "log", "n", "predicts", "top-K", "magnitude"},
-    100: {"class", "train", "images", "recall", "held-out", "log", "n", "predicts", "top-K", "magnitude", "diversity"},
+    100: {"class", "train", "images", "recall", "held-out", "log", "n", "predicts", "top-K", "magnitude", "distinct", "of", "20"},
 }
 TITLES[59], TITLES[60], TITLES[99], TITLES[160] = TITLES[40], TITLES[80], TITLES[80], TITLES[100]
 

@@ -243,9 +243,9 @@ def test_profiles_are_of_the_class_and_of_the_side_they_name(told: tuple[Diagnos
 def test_diversity_charts_show_the_named_measures(told: tuple[Diagnosis, Report]) -> None:
     found, made = told
     charts = row_charts(section_of(made, "diversity"), "held-out", "training")
-    assert len(charts) == 2
+    assert len(charts) == 3
     for chart in charts:
-        (kind,) = [kind for kind in ("vendi", "spread") if MEASURES[f"diversity_{kind}_heldout"].title in chart.alt]
+        (kind,) = [kind for kind in ("distinct", "vendi", "spread") if MEASURES[f"diversity_{kind}_heldout"].title in chart.alt]
         must_draw(chart, found, {"held-out": f"diversity_{kind}_heldout", "training": f"diversity_{kind}_train"})
         must_say_the_extremes(chart, found, f"diversity_{kind}_heldout", "number")
 
@@ -411,6 +411,8 @@ SUMMARIES = {
         "identity overlap": "identity_overlap",
     },
     "diversity": {
+        "distinct, training": "diversity_distinct_train",
+        "distinct, held-out": "diversity_distinct_heldout",
         "Vendi, held-out": "diversity_vendi_heldout",
         "Vendi, training": "diversity_vendi_train",
         "effective rank, held-out": "diversity_effective_rank_heldout",

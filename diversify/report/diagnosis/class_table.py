@@ -21,7 +21,7 @@ CLASS_COLUMNS = {  # measure: heading
     "size_and_diversity_predict": "recall expected from size and coverage",
     "coverage_heldout": "coverage, held-out",
     "ce_magnitude_ratio": "top-K magnitude ratio",
-    "diversity_vendi_heldout": "Vendi, held-out",
+    "diversity_distinct_train": "distinct of 20, train",
     "safe": "safe",
     "ceiling_gain": "ceiling gain, points",
     "head_norm": "head norm",
@@ -67,9 +67,7 @@ def class_table(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int]
     caption = "Weakest class first. "
     if diagnosis.findings:
         caption += f"{FRAGILE} marks fragile classes; bold values are the evidence for their findings. "
-    caption += (
-        f"Brackets show the 95% interval of each class. {DASH} is undefined; the Vendi score needs {MATCHED_N} images."
-    )
+    caption += f"Brackets show the 95% interval of each class. {DASH} is undefined; distinct images need {MATCHED_N} training images."
     return Table(
         title="Classes",
         caption=caption + wording.left_out(len(names), len(order), "held-out recall"),

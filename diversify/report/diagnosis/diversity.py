@@ -12,6 +12,11 @@ from .subject import Subject
 
 _CHARTS = (  # measure, title, caption
     (
+        "distinct",
+        "How many distinct images?",
+        f"Effective number of distinct images among {MATCHED_N}: far fewer where images lie unusually close together.",
+    ),
+    (
         "vendi",
         "How diverse are the features?",
         f"Vendi score of {MATCHED_N} images: the effective number of directions that their features span.",
@@ -38,8 +43,9 @@ def diversity_section(subject: Subject) -> Section:
     return Section(
         title="Latent diversity",
         anchor="diversity",
-        note=f"Diversity grows with the number of images, so every class is measured on {MATCHED_N} images, drawn many times. Training"
-        " features collapse during training; the held-out value describes the class better."
+        note=f"Diversity grows with the number of images, so every class is measured on {MATCHED_N} images, drawn many times. Distinct"
+        " images of the training side tell narrow classes best of all measures that need training images alone; the other"
+        " measures describe the class better on held-out images, since training features collapse during training."
         + (
             ""
             if charts
@@ -50,6 +56,8 @@ def diversity_section(subject: Subject) -> Section:
             "Latent diversity",
             f"Measured on {MATCHED_N} images of every class.",
             {
+                "diversity_distinct_train": "distinct, training",
+                "diversity_distinct_heldout": "distinct, held-out",
                 "diversity_vendi_heldout": "Vendi, held-out",
                 "diversity_vendi_train": "Vendi, training",
                 "diversity_effective_rank_heldout": "effective rank, held-out",

@@ -34,7 +34,12 @@ from .top_k import top_k_section
 
 SECTION_COLUMNS = (  # measures that the sections show; the page defines them
     *("ce_magnitude_gap", "ce_magnitude_ratio_tp", "ce_magnitude_ratio_fn", "identity_overlap"),
-    *("diversity_vendi_train", "diversity_effective_rank_heldout"),
+    *(
+        "diversity_distinct_heldout",
+        "diversity_vendi_heldout",
+        "diversity_vendi_train",
+        "diversity_effective_rank_heldout",
+    ),
     *("diversity_spread_heldout", "diversity_spread_train"),
     *("border", "rare", "outlier", "recall_ceiling"),
     *(

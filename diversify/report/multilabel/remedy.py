@@ -30,7 +30,8 @@ def _report(choice: MultilabelChoice, label_names: Sequence[str], run: Mapping[s
     model, data = wording.look(of, "model", "name"), wording.look(of, "data", "spec")
     order, gap = wording.selection(choice.f1_before)
     return Report(
-        title=f"Head repair: {wording.plain(model or 'a network')}" + (f" on {wording.data_name(data)}" if data else ""),
+        title=f"Head repair: {wording.plain(model or 'a network')}"
+        + (f" on {wording.data_name(data)}" if data else ""),
         subtitle=choice.in_words(),
         warnings=tuple(("Note:", wording.sentence(wording.plain(text))) for text in run.get("caveats") or ()),
         headlines=_headlines(choice),
