@@ -63,6 +63,7 @@ class Set:
     imbalance: str
     epochs: int
     orders: int  # tail orders 0, 1, ...; the first half is for development
+    batch_size: int = 128
 
 
 SETS = (
@@ -153,6 +154,7 @@ def make_bank(
         model = network(train.images.shape[1])
     recipe = Recipe(
         epochs=one.epochs if epochs is None else epochs,
+        batch_size=one.batch_size,
         schedule="cosine",
         warmup_epochs=1,
         precision="fp32",
