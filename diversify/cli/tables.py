@@ -82,9 +82,9 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
             "recall" if out.width < NARROWEST else "recall held-out": interval_text(column, "recall_heldout", "{:.0%}"),
             "log n predicts": percent(column["recall_log_count"]),
             "top-K magnitude": interval_text(column, "ce_magnitude_ratio", "{:.2f}", bare=out.width < NARROW),
-            "distinct of 20": interval_text(column, "diversity_distinct_train", "{:.1f}"),
+            "coverage": interval_text(column, "coverage_heldout", "{:.0%}"),
         }
-        left_out = ["recall train", "distinct of 20"] if out.width < NARROW else []
+        left_out = ["recall train", "coverage"] if out.width < NARROW else []
         left_out += ["log n predicts", "top-K magnitude"] if out.width < NARROWEST else []
         rows.append({title: cell for title, cell in row.items() if title not in left_out})
     out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))

@@ -319,7 +319,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 TITLES = {
     40: {"class", "images", "recall"},
     80: {"class", "train", "images", "recall", "held-out", "log", "n", "predicts", "top-K", "magnitude"},
-    100: {"class", "train", "images", "recall", "held-out", "log", "n", "predicts", "top-K", "magnitude", "distinct", "of", "20"},
+    100: {"class", "train", "images", "recall", "held-out", "log", "n", "predicts", "top-K", "magnitude", "coverage"},
 }
 TITLES[59], TITLES[60], TITLES[99], TITLES[160] = TITLES[40], TITLES[80], TITLES[80], TITLES[100]
 
