@@ -17,7 +17,7 @@ from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
 from ..files import arrays, atomic, digests, staging
 from ..functional import counts
-from ..network.embeddings import Embeddings, integer_tensor, logits_tensor, real_tensor, require_finite
+from ..network.embeddings import Embeddings, class_indices, logits_tensor, real_tensor, require_finite
 from ..network.head_file import head_of_tensors, load_head, save_head
 from ..network.head_from_logits import head_from_logits
 from ..network.linear_head import LinearHead
@@ -58,7 +58,8 @@ def diagnose_features(
 
     Args:
         features: The training and the held-out side: each a `.npz` file, a folder of `.npy` files or a `.parquet` file
-            with `features` and `labels`, and if wanted `logits`, `class_names` and `groups`.
+            with `features` and `labels`, and if wanted `logits`, `class_names` and `groups`. Labels are integers or names of
+            classes; without `class_names`, and where the head is fitted here, names are numbered in alphabetical order.
         head: A safetensors or `.npz` file with `weight` (C, D) and, if it has one, `bias`. None finds the head that gives
             the logits in the files; without logits, it fits a head.
         out: The folder to write, all or nothing.
@@ -82,6 +83,8 @@ def diagnose_features(
     columns = read_sides(features)
     width = columns[0]["features"].shape[1]
     names = class_names_of(columns, features)
+    if names is None and head is None and not any("logits" in found for found in columns):
+        names = _names_in_labels(columns)
     notes: list[str] = []
     used = read_head_file(head) if head is not None else None
     if used is None:
@@ -95,6 +98,7 @@ def diagnose_features(
             logits=found.get("logits"),
             num_classes=len(names) if names else None,
             groups=found.get("groups"),
+            class_names=names,
         )
         for found in columns
     ]
@@ -185,6 +189,17 @@ def class_names_of(columns: list[dict[str, atomic.Array]], paths: tuple[Path, Pa
     return found[0] if found else None
 
 
+def _names_in_labels(columns: list[dict[str, atomic.Array]]) -> list[str] | None:
+    """The names in labels that are text, in alphabetical order; None if they are numbers.
+
+    Only for a head that is fitted here: another one has its own order of classes.
+    """
+    labels = [found["labels"] for found in columns]
+    if any(each.dtype.kind != "U" for each in labels):
+        return None
+    return sorted({str(name) for each in labels for name in each.reshape(-1).tolist()})
+
+
 def read_head_file(path: Path) -> LinearHead:
     """The head in a file."""
     atomic.require_file(path, "head")
@@ -219,7 +234,7 @@ def head_of_columns(columns: list[dict[str, atomic.Array]], logits: list[Tensor]
 
 def _fitted(columns: list[dict[str, atomic.Array]], names: list[str] | None) -> LinearHead:
     """A head fitted on the training side; it has an output for every class of either side."""
-    labels = [integer_tensor("labels", found["labels"]) for found in columns]
+    labels = [class_indices("labels", found["labels"], names) for found in columns]
     rows = real_tensor("features", columns[0]["features"], 2)
     require_finite("features", rows)
     largest = max((int(side.max()) for side in labels if len(side)), default=0)

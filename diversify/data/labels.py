@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torchvision.datasets import DatasetFolder
 
 from ..errors import InputError, must
 from ..functional.labels import read_labels
@@ -24,6 +25,7 @@ _SECONDS = 2.0  # after which no further example is read
 _ATTRIBUTES = ("targets", "labels", "_labels", "y")
 _LISTS = ("samples", "imgs", "_samples")
 _KEYS = (*LABEL_COLUMNS, "target", "targets")
+_PASS = "pass labels=, one class per image"
 
 
 def labels_of(dataset: Images, *, class_names: Sequence[str] | None = None) -> Tensor:
@@ -85,10 +87,40 @@ def shown_labels(dataset: Any, class_names: Sequence[str] | None = None) -> tupl
         return shown_labels(dataset.dataset, class_names)
     else:
         law = "show its labels, as an attribute `targets` or `labels`"
-        raise must("data set", law, name, "pass labels=, one class per image")
+        raise must("data set", law, name, _PASS)
     if note or _is_plain(dataset):
         return candidates[0], note
     return _compared(dataset, name, candidates, class_names)
+
+
+def stored_labels(dataset: Any) -> list[Tensor]:
+    """Return the labels that a map-style data set shows, in each way in which they may be meant; no example is read.
+
+    `labels_of` chooses among them by the examples.
+
+    Args:
+        dataset: As for `labels_of`.
+
+    Returns:
+        One `(N,)` int64 or more; nothing if it shows none.
+
+    Raises:
+        InputError: What it shows is not one class per example.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> stored_labels(TensorDataset(torch.zeros(2, 1), torch.tensor([0, 1])))
+        [tensor([0, 1])]
+    """
+    found = _found(dataset)
+    if found is not None:
+        return _candidates(dataset, found, None)
+    if isinstance(dataset, Subset):
+        return [each[torch.as_tensor(dataset.indices, dtype=torch.int64)] for each in stored_labels(dataset.dataset)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [stored_labels(part) for part in dataset.datasets]
+        return [torch.cat([part[0] for part in parts])] if all(len(part) == 1 for part in parts) else []
+    return stored_labels(dataset.dataset) if _is_ours(dataset) and hasattr(dataset, "dataset") else []
 
 
 def check_labels(
@@ -119,16 +151,30 @@ def _found(dataset: Any) -> Any:
     """The labels as the data set stores them; None if it shows none."""
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
         return dataset.tensors[1]
+    if _is_plain_folder(dataset):  # its examples are those of `samples`, also where its `targets` were changed
+        return [label for _, label in dataset.samples]
+    left = None
     for attribute in _ATTRIBUTES:
         found = getattr(dataset, attribute, None)
-        if found is not None and not callable(found):
+        if found is None or callable(found):
+            continue
+        if not hasattr(found, "__len__") or len(found) == len(dataset):
             return found
+        left = (
+            found if left is None else left
+        )  # the names of the classes, perhaps: another attribute may hold the labels
     if callable(own := getattr(dataset, "get_labels", None)):
         return own()
     for attribute in _LISTS:
         if getattr(dataset, attribute, None) is not None:
             return [example[1] for example in getattr(dataset, attribute)]
-    return table_labels(dataset) if is_table(dataset) else None
+    if left is None:
+        return table_labels(dataset) if is_table(dataset) else None
+    raise must(f"labels of {type(dataset).__name__}", f"be as many as the images, {len(dataset)}", len(left), _PASS)
+
+
+def _is_plain_folder(dataset: Any) -> bool:
+    return isinstance(dataset, DatasetFolder) and type(dataset).__getitem__ is DatasetFolder.__getitem__
 
 
 def _candidates(dataset: Any, found: Any, class_names: Sequence[str] | None) -> list[Tensor]:

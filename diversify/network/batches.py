@@ -132,10 +132,15 @@ def _part(batch: object, key: Key | None, name: str, place: int | None, usual: S
             if key not in batch:
                 raise unknown(name, str(key), map(str, batch))
             return batch[key]
-        for each in usual:
-            if each in batch:
-                return batch[each]
+        found = [each for each in usual if each in batch]
         what = "images" if name == "image_key" else "labels"
+        if len(found) > 1 and name == "image_key":  # decoded images may stand beside those that the model takes
+            found = [each for each in found if isinstance(batch[each], Tensor)][:1] or found
+        if len(found) > 1 and not all(_are_equal(batch[found[0]], batch[each]) for each in found[1:]):
+            got = f"{what} that differ under {' and '.join(found)}"
+            raise must("loader", f"yield {what} under one key", got, f"name the entry with {name}=KEY")
+        if found:
+            return batch[found[0]]
         got = f"a batch of {', '.join(map(str, batch)) or 'nothing'}"
         raise must("loader", f"yield {what} as {' or '.join(usual)}", got, f"name the entry with {name}=KEY")
     where = place if key is None else key
@@ -144,6 +149,14 @@ def _part(batch: object, key: Key | None, name: str, place: int | None, usual: S
     if not isinstance(where, int) or isinstance(where, bool) or not -len(batch) <= where < len(batch):
         raise must(name, f"be a position in the batch, below {len(batch)}", repr(where))
     return batch[where]
+
+
+def _are_equal(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool((one == other).all())
+    return one is other or (
+        isinstance(one, list | tuple) and isinstance(other, list | tuple) and list(one) == list(other)
+    )
 
 
 def _describe(batch: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import must
 from ..functional.groups import group_numbers
+from ..functional.labels import read_labels
 from ..functional.multilabel import require_one_label
 from .embeddings_folder import COLUMNS, GROUPS, index_record, read_folder, read_groups, write_folder
 from .linear_head import LinearHead, read_head
@@ -143,19 +144,21 @@ class Embeddings:
         logits: Any = None,
         num_classes: int | None = None,
         groups: Any = None,
+        class_names: Sequence[str] | None = None,
     ) -> Self:
         """Return embeddings of features that were computed elsewhere.
 
         Args:
             features: `(N, D)` real numbers, the input of the head: an array or a tensor. Other floating-point types
                 become float32.
-            labels: `(N,)` integers in [0, C - 1]; whole floats and booleans are taken too.
+            labels: One class per row: integers in [0, C - 1], whole floats, booleans, one-hot rows, or names of classes.
             head: The head, which gives the logits where there are none; `fit_head` fits one, and `head_from_logits` finds
                 that of given logits.
             logits: `(N, C)` real numbers; `(N, 1)` or `(N,)` for a binary classifier with a single logit z, which becomes
                 (0, z). Given with a head, they must be those of the head.
             num_classes: C, to check the head or the logits against.
             groups: One value per row, equal for rows that depend on each other; see `with_groups`.
+            class_names: Name of each class, by which labels that are text are numbered.
 
         Raises:
             InputError: A shape, type or number of rows is wrong, a label is out of range, a value is not finite, there are
@@ -170,7 +173,7 @@ class Embeddings:
             torch.Size([3, 2])
         """
         rows = real_tensor("features", features, 2)
-        numbers = integer_tensor("labels", labels)
+        numbers = class_indices("labels", labels, class_names)
         if len(numbers) != len(rows):
             raise must("labels", f"have one row per row of features, {len(rows)}", len(numbers))
         given = None if logits is None else logits_tensor(logits)
@@ -311,6 +314,25 @@ def integer_tensor(name: str, values: Any) -> Tensor:
             f"{str(array.dtype).removeprefix('torch.')} of shape {tuple(array.shape)}",
         )
     return array.detach().cpu().long()
+
+
+def class_indices(name: str, labels: Any, class_names: Sequence[str] | None = None) -> Tensor:
+    """Return labels of any usual form as class indices `(N,)` int64 on the CPU, or raise an InputError.
+
+    Args:
+        name: What errors call the labels.
+        labels: As for `functional.labels.read_labels`.
+        class_names: Numbers labels that are text.
+
+    Example:
+        >>> class_indices("labels", ["owl", "cat"], ["cat", "owl"]).tolist(), class_indices("labels", [[1.0], [0.0]]).tolist()
+        ([1, 0], [1, 0])
+    """
+    array = labels if isinstance(labels, Tensor) else np.asarray(labels)
+    numeric = isinstance(array, Tensor) or array.dtype.kind in "biuf"
+    if numeric and (array.ndim < 2 or array.shape[1] == 1):
+        return integer_tensor(name, array)
+    return read_labels(name, labels, class_names=None if numeric else class_names)
 
 
 def require_labels(labels: Tensor, num_classes: int, first_row: int = 0) -> None:

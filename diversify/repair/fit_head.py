@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import must
-from ..network.embeddings import require_finite, require_labels
+from ..network.embeddings import class_indices, real_tensor, require_finite, require_labels
 from ..network.linear_head import LinearHead
 
 WEIGHT_DECAY = 5e-4  # on the weight, for features of mean squared length 1 per dimension
 STEPS = 200
 
 
-def fit_head(features: Tensor, labels: Tensor, num_classes: int) -> LinearHead:
+def fit_head(features: Any, labels: Any, num_classes: int) -> LinearHead:
     """Return a linear head fitted on features by plain cross entropy: no class is weighted.
 
     The whole of the features is used in every step (L-BFGS from zeros, at most 200 steps, weight decay 5e-4 on features
     scaled to a mean square of 1), so nothing is random.
 
     Args:
-        features: `(N, D)` of the training images.
-        labels: `(N,)` integers in [0, C - 1].
+        features: `(N, D)` of the training images, a tensor or an array.
+        labels: One class per row: integers in [0, C - 1], whole floats or one-hot rows; a tensor, an array, a list or a
+            pandas Series.
         num_classes: C.
 
     Raises:
@@ -35,11 +38,14 @@ def fit_head(features: Tensor, labels: Tensor, num_classes: int) -> LinearHead:
         >>> round(float((head.logits(heldout.features).argmax(1) == heldout.labels).float().mean()), 1)
         0.8
     """
+    if not isinstance(features, Tensor):
+        features = real_tensor("features", features, 2)
     if features.ndim != 2 or not len(features):
         raise must("features", "have shape (N, D) with at least one row", tuple(features.shape))
+    labels = class_indices("labels", labels).to(features.device)
     if labels.shape != features.shape[:1]:
         raise must("labels", f"have one label per row, {len(features)}", tuple(labels.shape))
-    features, labels = features.detach().float(), labels.long()
+    features = features.detach().float()
     require_labels(labels, num_classes)
     require_finite("features", features)
     scale = float(features.double().square().mean().sqrt()) or 1.0

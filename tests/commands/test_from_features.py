@@ -51,6 +51,25 @@ def test_the_diagnosis_is_that_of_the_same_embeddings(tmp_path: Path, sides: tup
     assert atomic.read_json(out / "run.json", "run.json")["head_fitted"] is None
 
 
+def test_labels_that_are_names_are_numbered_by_class_names_or_in_alphabetical_order(
+    tmp_path: Path, sides: tuple
+) -> None:
+    names = np.array(["cat", "ant", "bee"])
+    for side in sides[:2]:
+        side["labels"] = names[side["labels"]]
+    alphabetical, out = pair(tmp_path, sides), tmp_path / "out"
+    assert run(["diagnose", "--features", *alphabetical, "--top-k", "4", "--out", str(out)]) == 0
+    found = atomic.read_json(out / "diagnosis.json", "diagnosis")["classes"]
+    assert (found["name"], found["count"]) == (["ant", "bee", "cat"], [20, 10, 40])
+    for side in sides[:2]:
+        side["class_names"] = names
+    head = ["--head", head_file(tmp_path / "head.npz", sides[2])]
+    named = ["diagnose", "--features", *pair(tmp_path, sides), *head, "--top-k", "4", "--overwrite", "--out", str(out)]
+    assert run(named) == 0
+    found = atomic.read_json(out / "diagnosis.json", "diagnosis")["classes"]
+    assert (found["name"], found["count"]) == (["cat", "ant", "bee"], [40, 20, 10])
+
+
 @pytest.mark.slow
 def test_a_head_is_fitted_said_and_repaired(
     tmp_path: Path, sides: tuple, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -102,7 +121,7 @@ WRONG = {
     "a number": (lambda side: side.update(features=np.array(3.0)), "features must be real numbers in 2 dimensions"),
     "text": (
         lambda side: side.update(labels=side["labels"].astype(str)),
-        "labels must be integers in 1 dimension, got <U",
+        "labels must be class indices where no class names are known, got",
     ),
     "floats": (
         lambda side: side.update(labels=side["labels"] + 0.5),

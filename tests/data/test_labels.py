@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_data import message_of
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
-from diversify.data.labels import labels_of
+from diversify.data.labels import labels_of, stored_labels
 
 
 class Unreadable(Dataset):
@@ -79,6 +80,40 @@ def test_a_torchvision_folder_is_read_without_its_images(tmp_path):
     folder = ImageFolder(str(tmp_path), target_transform=lambda label: 2 - label)
     assert labels_of(folder).tolist() == [2, 1, 0]
     assert labels_of(Subset(folder, [0])).tolist() == [2]
+
+
+def test_a_folder_whose_targets_or_samples_were_changed_has_the_labels_of_its_examples(tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    folder = ImageFolder(str(tmp_path))
+    folder.targets = [1 - label for label in folder.targets]  # without effect on the examples
+    assert labels_of(folder).tolist() == [folder[row][1] for row in range(2)] == [0, 1]
+    folder.samples = [(path, 1 - label) for path, label in folder.samples]
+    assert labels_of(folder).tolist() == [folder[row][1] for row in range(2)] == [1, 0]
+    folder.samples = folder.samples[1:]
+    assert labels_of(folder).tolist() == [0]
+
+
+def test_names_of_classes_under_an_attribute_of_labels_are_not_the_labels():
+    examples = [1, 0, 2, 1]
+    for shown in ({"y": examples}, {"samples": [(0, label) for label in examples]}):
+        dataset = Given(examples, **shown)
+        dataset.labels = ["ant", "bee", "cow"]
+        assert labels_of(dataset).tolist() == examples
+    dataset = Given(examples)
+    dataset.labels = ["ant", "bee", "cow"]
+    message = f"labels of Given must be as many as the images, 4, got 3; {PASS}"
+    assert message_of(lambda: labels_of(dataset)) == message
+
+
+def test_stored_labels_are_read_without_an_example():
+    shift = {"targets": [0, 1, 2], "target_transform": lambda label: label + 1}
+    found = stored_labels(Subset(Unreadable(3, **shift), [2, 0]))
+    assert [each.tolist() for each in found] == [[3, 1], [2, 0]]
+    plain = TensorDataset(torch.zeros(2, 1), torch.tensor([1, 0]))
+    assert [each.tolist() for each in stored_labels(ConcatDataset([plain, Subset(plain, [0])]))] == [[1, 0, 1]]
+    assert stored_labels(Silent()) == []
 
 
 def test_at_most_32_examples_of_all_classes_are_compared_and_the_random_state_stays():
@@ -181,7 +216,7 @@ LABEL_ERRORS = [
     ),
     (Stream(), "data set must be map-style, with a length and an index, got Stream"),
     (Unreadable(2, targets=[0.5, 1.0]), "labels of Unreadable must be whole numbers, got 0.5 at row 0"),
-    (Unreadable(3, targets=[0, 1]), "labels of Unreadable must be as many as the images, 3, got 2"),
+    (Unreadable(3, targets=[0, 1]), f"labels of Unreadable must be as many as the images, 3, got 2; {PASS}"),
     (
         Unreadable(3, targets=[0, -1, -100]),
         "labels of Unreadable must not be negative, got -100 at row 2; leave out the images without a label, 2 of 3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -120,3 +121,14 @@ def test_labels_that_are_no_classes(label):
     for each in (labels, labels.numpy()):
         with pytest.raises(InputError, match="labels must be integers in 1 dimension, got float64"):
             dv.Embeddings.from_arrays(features_of(), each, head=head_of(1, single=True))
+
+
+@pytest.mark.parametrize(
+    "labels", [["no", "yes"] * 30, np.array(["no", "yes"] * 30, dtype=object), torch.eye(2)[LABELS]]
+)
+def test_labels_that_are_text_or_one_hot(labels):
+    head, names = head_of(1, single=True), ["no", "yes"]
+    assert torch.equal(dv.Embeddings.from_arrays(features_of(), labels, head=head, class_names=names).labels, LABELS)
+    if not isinstance(labels, torch.Tensor):
+        with pytest.raises(InputError, match="labels must be class indices where no class names are known"):
+            dv.Embeddings.from_arrays(features_of(), labels, head=head)

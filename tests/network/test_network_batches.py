@@ -190,3 +190,17 @@ def test_labels_and_batches_of_every_usual_form(labels, form):
     assert found.labels.tolist() == LABELS.tolist()
     yes = extract(split_head(make_net()), [(IMAGES, LABELS > 0)])
     assert yes.labels.tolist() == [0, 1, 1, 0, 1, 1]
+
+
+def test_labels_under_two_keys_that_differ_are_refused_and_images_are_the_tensor():
+    split = split_head(make_net())
+    batch = {"image": ["a file"] * 6, "pixel_values": IMAGES, "label": LABELS, "labels": LABELS.clone()}
+    assert torch.equal(extract(split, [batch]).labels, LABELS)
+    del batch["pixel_values"]
+    both = batch | {"image": ["a file"] * 6, "img": IMAGES, "labels": 2 - LABELS}
+    message = (
+        "loader must yield labels under one key, got labels that differ under labels and label; name the entry with"
+        " label_key=KEY"
+    )
+    assert message_of(lambda: extract(split, [both])) == message
+    assert torch.equal(extract(split, [both], label_key="labels").labels, 2 - LABELS)

@@ -40,3 +40,11 @@ def test_what_cannot_be_fitted_is_refused(features, labels, law):
     with pytest.raises(InputError) as caught:
         fit_head(features, labels.long(), 2)
     assert str(caught.value) == law
+
+
+def test_labels_and_features_in_other_forms():
+    train, _, _ = dv.make_embeddings((60, 30, 12))
+    head = fit_head(train.features, train.labels, 3)
+    one_hot = functional.one_hot(train.labels, 3)
+    for labels in (train.labels.tolist(), train.labels.numpy(), train.labels[:, None].double(), one_hot):
+        assert torch.equal(fit_head(train.features.numpy(), labels, 3).weight, head.weight)
