@@ -48,6 +48,8 @@ class SideBySide:
 
     def __enter__(self) -> SideBySide:
         """Prepare the workers."""
+        if self.workers > 1:
+            multiprocessing.resource_tracker.ensure_running()  # started by the first worker, it would unblock SIGINT
         if self.workers > 1 and _FORKS:
             multiprocessing.set_forkserver_preload(list(self.modules))
             with interruptions_held():
@@ -73,7 +75,6 @@ class SideBySide:
             yield from one_by_one(jobs)
             return
         if self._pool is None:
-            multiprocessing.resource_tracker.ensure_running()  # started by the first worker, it would unblock SIGINT
             with interruptions_held():
                 context = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
                 self._pool = context.Pool(self.workers, initializer=_begin)
