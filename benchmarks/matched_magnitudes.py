@@ -231,9 +231,23 @@ class Matched(Heads):
         """Return the training rows, matched to the unseen ones."""
         return self.ratios(k=k, few=few).applied(self.bank)
 
-    def mismatched(self) -> Embeddings:
+    @property
+    def all_features(self) -> int:
+        """D."""
+        return self.bank.head.num_features
+
+    def mismatched(self, *, k: int | None = None) -> Embeddings:
         """Return the training rows with the ratios of other classes."""
-        return self.ratios().of_other_classes(self.bank.tail_order).applied(self.bank)
+        return self.ratios(k=k).of_other_classes(self.bank.tail_order).applied(self.bank)
+
+    def shifted(self) -> Embeddings:
+        """Return the training rows with their class's mean moved to that of its unseen rows, as far as it has many."""
+        train, classes = self.bank.train, self.bank.train.num_classes
+        ours, theirs = (counts.class_mean(side.features, side.labels, classes) for side in (train, self.unseen))
+        rows = counts.class_counts(self.unseen.labels, classes)
+        by = torch.where((rows > 0)[:, None], (rows / (rows + FEW))[:, None] * (theirs - ours), 0)
+        features = train.features + by[train.labels]
+        return dataclasses.replace(train, features=features, logits=self.bank.head.logits(features))
 
     def view_ratios(self) -> Ratios:
         """Return the ratios of training images under the plan's augmentations."""
@@ -244,22 +258,42 @@ class Matched(Heads):
         return Ratios.between(self.bank, self.stand_ins.within, self.stand_ins.out)
 
 
-BASE, MATCHED, POOLED, PERMUTED = "training rows", "matched", "pooled ratio", "ratios of other classes"
-UNSEEN, BOTH = "unseen rows", "unseen rows + matched"
+BASE, UNSEEN = "training rows", "unseen rows"
+SHIFTED = "means shifted"
+TOP, TOP_OTHER = "matched", "ratios of other classes"
+MATCHED, OTHER, BOTH = "matched, all features", "other classes, all features", "unseen rows + matched, all features"
 METHODS: Mapping[str, tuple[str, Callable[[Matched], LinearHead]]] = {
     BASE: ("as they are", lambda heads: heads.head(heads.bank.train)),
-    MATCHED: ("each class's top K multiplied by its ratios", lambda heads: heads.head(heads.matched())),
-    POOLED: ("by the ratio of all classes together", lambda heads: heads.head(heads.matched(few=math.inf))),
-    PERMUTED: ("by the ratios of another class", lambda heads: heads.head(heads.mismatched())),
+    TOP: ("each class's top K multiplied by its ratios", lambda heads: heads.head(heads.matched())),
+    MATCHED: ("every feature multiplied by its ratio", lambda heads: heads.head(heads.matched(k=heads.all_features))),
+    OTHER: (
+        "every feature multiplied by the ratio that it has in another class",
+        lambda heads: heads.head(heads.mismatched(k=heads.all_features)),
+    ),
     UNSEEN: ("in every batch, beside training rows", lambda heads: heads.head(heads.bank.train, heads.unseen)),
-    BOTH: ("beside matched training rows", lambda heads: heads.head(heads.matched(), heads.unseen)),
+    BOTH: (
+        "in every batch, beside matched training rows",
+        lambda heads: heads.head(heads.matched(k=heads.all_features), heads.unseen),
+    ),
 }
 TRIED: Mapping[str, tuple[str, Callable[[Matched], LinearHead]]] = {  # on the networks for development alone
-    "matched, all features": (
-        "not only the top K",
-        lambda heads: heads.head(heads.matched(k=heads.bank.head.num_features)),
+    TOP_OTHER: ("the top K multiplied by the ratios of another class", lambda heads: heads.head(heads.mismatched())),
+    "pooled ratio": (
+        "the top K multiplied by the ratio of all classes together",
+        lambda heads: heads.head(heads.matched(few=math.inf)),
     ),
-    "matched, not shrunk": ("a class's own ratios alone", lambda heads: heads.head(heads.matched(few=0))),
+    SHIFTED: (
+        "the difference of the class means, shrunk, added to every feature",
+        lambda heads: heads.head(heads.shifted()),
+    ),
+    "matched, not shrunk": (
+        "the top K by the class's own ratios, however few rows",
+        lambda heads: heads.head(heads.matched(few=0)),
+    ),
+    "unseen rows + matched": (
+        "in every batch, beside rows with matched top K",
+        lambda heads: heads.head(heads.matched(), heads.unseen),
+    ),
 }
 WITHOUT: Mapping[str, tuple[str, Callable[[Matched], LinearHead]]] = {
     BASE: METHODS[BASE],
@@ -280,7 +314,18 @@ WITHOUT: Mapping[str, tuple[str, Callable[[Matched], LinearHead]]] = {
         lambda heads: heads.head(heads.bank.train, heads.stand_ins.out),
     ),
 }
-PAIRS = ((MATCHED, BASE), (MATCHED, PERMUTED), (POOLED, BASE), (POOLED, PERMUTED), (UNSEEN, BASE), (BOTH, UNSEEN))
+PAIRS = (
+    (TOP, BASE),
+    (TOP, TOP_OTHER),
+    ("pooled ratio", BASE),
+    (MATCHED, BASE),
+    (MATCHED, OTHER),
+    (MATCHED, TOP),
+    (SHIFTED, MATCHED),
+    (UNSEEN, BASE),
+    (UNSEEN, MATCHED),
+    (BOTH, UNSEEN),
+)
 
 
 def run(
@@ -411,7 +456,7 @@ def text(half: str = HALVES[1]) -> str:
         )
         if most
     )
-    sides = [gains(half, MATCHED, base, "balanced_accuracy") for base in (BASE, PERMUTED)]
+    sides = [gains(half, MATCHED, base, "balanced_accuracy") for base in (BASE, OTHER)]
     lows = [stats.bootstrap_mean_interval(side, name=SUITE)[0] for side in sides]
     wins = all(low > 0 for low in lows)
     said = (
@@ -433,10 +478,16 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--banks", type=Path, required=True)
     parser.add_argument("--half", choices=HALVES, help="only this half; both by default")
+    parser.add_argument("--orders", type=int, nargs="*", help="only these tail orders; all by default")
     options = parser.parse_args()
     options.banks.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    tasks = [(one, order) for one in SETS for order in range(one.orders) if options.half in (None, half_of(one, order))]
+    tasks = [
+        (one, order)
+        for one in SETS
+        for order in range(one.orders)
+        if options.half in (None, half_of(one, order)) and (options.orders is None or order in options.orders)
+    ]
     for one, order in sorted(tasks, key=lambda task: task[1]):
         path = _stand_ins_path(one, order, options.banks)
         if not path.exists():
