@@ -1,5 +1,7 @@
 from .adaptive import AdaptivePlan as AdaptivePlan
 from .from_counts import rarity as rarity
+from .learning_curve import LearningCurve as LearningCurve
+from .learning_curve import learning_curve as learning_curve
 from .make import make_plan as make_plan
 from .plan import Plan as Plan
 from .policies import ClassPlan as ClassPlan
