@@ -47,7 +47,7 @@ DiversityOption = Annotated[
     typer.Option(
         "--diversity",
         help="Less diverse training images in narrow classes: neighbours:S (nearest to S images) | kinds:K (K kinds of the class)"
-        " | bursts:M (M copies of an image) | none",
+        " | bursts:M (M copies of an image) | none; neighbours:S:FILE.npy and kinds:K:FILE.npy look in an embedding",
         rich_help_panel="Data",
         show_default="none",
     ),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import must, unknown
+from ..files.atomic import open_array
 from ..functional import draws
 from ..functional.image_ops import apply_policy
 from .images import ImageArray, Images
@@ -33,9 +36,11 @@ class Diversity:
 
     In narrow classes, training images are of one of these forms; in all others they are random images of the class:
 
-    - `neighbours:S`: the images nearest to S random images of the class, in principal components of the pixels;
+    - `neighbours:S`: the images nearest to S random images of the class, in principal components of the pixels, or, as
+      `neighbours:S:FILE.npy`, in an embedding: a file with one row per training image of the source, `(N, D)`;
     - `kinds:K`: images of K kinds of the class only. The kinds are the fine classes of `cifar100` (20 superclasses),
-      `fashion-mnist` and `mnist` (5 pairs), which become one class; for other data, 5 clusters of its images;
+      `fashion-mnist` and `mnist` (5 pairs), which become one class; for other data, 5 clusters of its images. As
+      `kinds:K:FILE.npy`, clusters in an embedding, for other data only;
     - `bursts:M`: one image in M, and M - 1 copies of it with small shifts, crops and changes of light, as frames of a
       video.
 
@@ -67,9 +72,11 @@ class Diversity:
     order: str = "random"
 
     def __post_init__(self) -> None:
-        kind, _, amount = self.form.partition(":")
+        kind, amount, file = self._parts
         if self.form != "none" and not (kind in FORMS[1:] and amount.isascii() and amount.isdigit()):
             raise must("diversity", "be neighbours:S, kinds:K, bursts:M or none", repr(self.form))
+        if self.form.count(":") > 1 and (kind == "bursts" or not file.endswith(".npy")):
+            raise must("diversity", "name a .npy file, as neighbours:S:FILE.npy or kinds:K:FILE.npy", repr(self.form))
         least = {"none": 0, "bursts": 2}.get(kind, 1)
         if self.amount < least:
             raise must("diversity", f"have a number of at least {least}", self.form)
@@ -102,14 +109,24 @@ class Diversity:
         return cls(form, narrow=0.5 if narrow is None else narrow, seed=seed, order=order)
 
     @property
+    def _parts(self) -> tuple[str, str, str]:
+        kind, amount, file = [*self.form.split(":", 2), "", ""][:3]
+        return kind, amount, file
+
+    @property
     def kind(self) -> str:
         """The form without its number."""
-        return self.form.partition(":")[0]
+        return self._parts[0]
 
     @property
     def amount(self) -> int:
         """The number of the form; 0 for `none`."""
-        return int(self.form.partition(":")[2] or 0)
+        return int(self._parts[1] or 0)
+
+    @property
+    def embedding(self) -> Path | None:
+        """The file of the embedding; None for principal components of the pixels."""
+        return Path(self._parts[2]) if self._parts[2] else None
 
     @property
     def narrow_order(self) -> str:
@@ -180,7 +197,8 @@ def choose_images(
         holdout: Share of the training set that will be held out; so many images of narrow classes are set aside.
 
     Raises:
-        InputError: A class has too few images, or `bursts` are asked for of images that are not in memory.
+        InputError: A class has too few images, `bursts` are asked for of images that are not in memory, or the file of an
+            embedding cannot be read or has not one row of finite numbers per image.
 
     Example:
         >>> import diversify as dv
@@ -197,7 +215,18 @@ def choose_images(
         raise must(
             f"diversity {diversity}", "have images in memory, not in files", type(dataset).__name__, "use neighbours"
         )
-    components = _Components(dataset) if narrow and diversity.kind != "bursts" else None
+    if diversity.embedding is not None and fine is not None:
+        raise must(
+            "embedding of kinds",
+            "be left out for data whose kinds are classes",
+            diversity.form,
+            f"pass kinds:{diversity.amount}",
+        )
+    components: _Components | _Embedding | None = None
+    if diversity.embedding is not None:
+        components = _Embedding(diversity.embedding, len(labels))
+    elif narrow and diversity.kind != "bursts":
+        components = _Components(dataset)
     aside = [torch.empty(0, dtype=torch.int64)]
     for c in narrow:
         places, pool = (own == c).nonzero()[:, 0], (labels == c).nonzero()[:, 0]
@@ -258,7 +287,7 @@ def with_frames(dataset: Images, rows: Tensor, frames: Tensor, seed: int) -> Ima
     return ImageArray(images, dataset.targets, dataset.shape)
 
 
-def _neighbours(components: _Components, pool: Tensor, n: int, c: int, diversity: Diversity) -> Tensor:
+def _neighbours(components: _Components | _Embedding, pool: Tensor, n: int, c: int, diversity: Diversity) -> Tensor:
     """Return the n rows that are nearest to the first rows of the pool, equally many of each."""
     seeds = diversity.amount
     if len(pool) < 2 * n:
@@ -273,7 +302,7 @@ def _neighbours(components: _Components, pool: Tensor, n: int, c: int, diversity
 
 
 def _of_kinds(
-    components: _Components, pool: Tensor, kinds: Tensor | None, n: int, c: int, diversity: Diversity
+    components: _Components | _Embedding, pool: Tensor, kinds: Tensor | None, n: int, c: int, diversity: Diversity
 ) -> Tensor:
     """Return the first n rows of the pool that are of some kinds: random ones, of those that have n images."""
     if kinds is None:
@@ -309,6 +338,22 @@ class _Components:
             spread = (pixels - self.centre).double()
             self.directions = torch.linalg.eigh(spread.T @ spread).eigenvectors[:, -COMPONENTS:].float()
         return (small_pixels(self.dataset, rows) - self.centre) @ self.directions
+
+
+class _Embedding:
+    """The rows of a file, one per training image of the source."""
+
+    def __init__(self, path: Path, images: int) -> None:
+        self.values = open_array(path, "embedding")
+        if self.values.ndim != 2 or len(self.values) != images:
+            law = f"have one row per training image that can be read, ({images}, D)"
+            raise must(f"{path}", law, tuple(self.values.shape))
+        if not np.issubdtype(self.values.dtype, np.floating) or not np.isfinite(self.values).all():
+            raise must(f"{path}", "hold finite floating-point numbers", self.values.dtype)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return `(N, D)` float32."""
+        return torch.from_numpy(np.array(self.values[rows.numpy()], dtype=np.float32))
 
 
 def small_pixels(dataset: Images, rows: Tensor) -> Tensor:

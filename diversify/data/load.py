@@ -193,7 +193,7 @@ def load_data(
         relabel: Number the classes without gaps if labels skip numbers and the source names no classes. If False, the
             numbers between are classes without images. The same images are taken either way.
         check_progress: Called with ("checking images", images done, images in total).
-        diversity: A `Diversity`; or `neighbours:S`, `kinds:K`, `bursts:M` or `none`. It chooses among more images than a
+        diversity: A `Diversity`; or its form, `neighbours:S`, `kinds:K`, `bursts:M` or `none`. It chooses among more images than a
             class has in training: pass an imbalance with a count below that of the source, such as `exp:1:300` for 300
             images of every class.
         narrow: Share of the classes that are narrow; by default 0.5. Only beside a `diversity` that is text.

@@ -1,5 +1,6 @@
 """Narrow classes have as many images as wide ones, but less diverse ones; val and test stay wide, and all is reproducible."""
 
+import numpy as np
 import pytest
 import torch
 from small_data import message_of
@@ -215,3 +216,35 @@ def test_the_command_line_names_its_flags(flags, told, capsys, tmp_path):
 def test_every_command_with_an_imbalance_has_the_flags(command, capsys):
     assert run([command, "--diversity", "bursts:4", "--narrow-order", "small", "--narrow", "x"]) == 2
     assert "--narrow must be a number, got 'x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["neighbours:3", "kinds:2"])
+def test_neighbours_and_kinds_may_be_those_of_an_embedding(form, tmp_path):
+    images = len(load_data("digits", holdout=0).train)
+    place = torch.arange(images, dtype=torch.float32)[:, None]  # the embedding is the place in the source
+    np.save(tmp_path / "e.npy", place.numpy())
+    data = load_data("digits", **EQUAL, holdout=0, diversity=f"{form}:{tmp_path / 'e.npy'}")
+    plain = load_data("digits", **EQUAL, holdout=0, diversity=form)
+    assert data.narrow_classes == plain.narrow_classes
+    gaps = []
+    for one in (data, plain):  # chosen by their places, the images of a class are few runs of near places
+        places = [one.train.indices[one.train.labels == c].float().sort().values for c in one.narrow_classes]
+        gaps.append(sum(float(each.diff().median()) for each in places))
+    assert gaps[0] < 0.8 * gaps[1]
+    assert str(tmp_path / "e.npy") in str(data.record())
+
+
+def test_what_an_embedding_must_be(tmp_path):
+    def refused(form, **options):
+        return message_of(lambda: load_data("digits", **EQUAL, diversity=form, **options))
+
+    images = len(load_data("digits", holdout=0).train)
+    np.save(tmp_path / "few.npy", np.zeros((3, 2), np.float32))
+    np.save(tmp_path / "whole.npy", np.zeros((images, 2), np.int64))
+    np.save(tmp_path / "nan.npy", np.full((images, 2), np.nan, np.float32))
+    assert "must have one row per training image that can be read" in refused(f"neighbours:3:{tmp_path / 'few.npy'}")
+    for name in ("whole", "nan"):
+        assert "must hold finite floating-point numbers" in refused(f"neighbours:3:{tmp_path / f'{name}.npy'}")
+    assert "embedding" in refused(f"neighbours:3:{tmp_path / 'none.npy'}")
+    for form in ("neighbours:3:e.csv", "bursts:3:e.npy", "neighbours:3:"):
+        assert "name a .npy file" in refused(form)
