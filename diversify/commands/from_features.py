@@ -17,6 +17,7 @@ from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
 from ..files import arrays, atomic, digests, staging
 from ..functional import counts
+from ..functional.groups import require_one_kind
 from ..network.embeddings import Embeddings, class_indices, logits_tensor, real_tensor, require_finite
 from ..network.head_file import head_of_tensors, load_head, save_head
 from ..network.head_from_logits import head_from_logits
@@ -175,6 +176,7 @@ def read_sides(paths: tuple[Path, Path]) -> list[dict[str, atomic.Array]]:
         for column in ("features", "labels"):
             if column not in found:
                 raise must(f"features {path}", "hold features and labels", f"no {column}")
+    require_one_kind(columns[0].get("groups"), columns[1].get("groups"))
     width, other = (real_tensor("features", found["features"], 2).shape[1] for found in columns)
     if other != width:
         raise must("heldout features", f"have the {width} columns of the training features", other)

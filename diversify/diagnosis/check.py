@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import re
 from typing import Literal
 from xml.etree import ElementTree
@@ -159,9 +160,15 @@ def check(
     """
     require_one_label("diagnosis", diagnosis)
     require_one_label("against", against)
+    for name, given in (("diagnosis", diagnosis), ("against", against)):
+        if not isinstance(given, Diagnosis) and (name == "diagnosis" or given is not None):
+            raise must(name, "be a Diagnosis", type(given).__name__, "Diagnosis.from_json reads one")
     bars = {"worst_recall": worst_recall, "gap_ratio": gap_ratio}
     if against is None and all(bar is None for bar in bars.values()):
         raise must("check", "have a bar", "none", "pass worst_recall=R, gap_ratio=R or against=DIAGNOSIS")
+    for name, bar in bars.items():
+        if bar is not None and (isinstance(bar, str | bool) or not isinstance(bar, numbers.Real)):
+            raise must(name, "be a number", repr(bar))
     if worst_recall is not None and not 0 <= worst_recall <= 1:
         raise must("worst_recall", "lie in [0, 1]", worst_recall)
     if gap_ratio is not None and not 0 < gap_ratio < math.inf:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..errors import must
 from ..files import digests
 from ..functional import counts, diversity, stats
-from ..functional.groups import group_numbers
+from ..functional.groups import group_numbers, require_one_kind
 from ..network.batches import Key
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.extraction import extract
@@ -134,6 +134,7 @@ def diagnose(
     """
     head = _checked_head(head, train, heldout)
     copies = None if image_copies is None else of_embeddings(image_copies, train, heldout)
+    require_one_kind(groups_train, groups_heldout)
     train, heldout = _grouped(train, groups_train, "train"), _grouped(heldout, groups_heldout, "heldout")
     if not heldout.reading.shared and are_the_same(train, heldout):
         heldout = _sharing(heldout, len(heldout))
@@ -196,6 +197,20 @@ def _grouped(side: Embeddings, groups: Any, name: str) -> Embeddings:
     return dataclasses.replace(side, groups=numbers.to(side.labels.device))
 
 
+def _groups_of_rows(groups: Any, side: Embeddings, loader: Any, name: str) -> Any:
+    """The groups of the rows of a loader, where there may be one for each image of its data set, in whatever order it reads."""
+    if groups is None or not side.reading.indices_known:
+        return groups
+    numbers, places = group_numbers(f"groups_{name}", groups), side.indices.cpu()
+    images = len(loader.dataset)
+    if len(numbers) == images:
+        return numbers[places]
+    if len(numbers) == len(side) and bool((places.diff() < 0).any()):
+        law = f"be one value per image of the data set, {images}, where the loader reads them in another order"
+        raise must(f"groups_{name}", law, len(numbers))
+    return groups
+
+
 def class_names_of(class_names: ClassNames | None, num_classes: int) -> tuple[str, ...]:
     """Return one name per class, in the order of the classes; "class 0", "class 1", ... for None.
 
@@ -211,6 +226,9 @@ def class_names_of(class_names: ClassNames | None, num_classes: int) -> tuple[st
         >>> class_names_of({"owl": 1, "cat": 0}, 2), class_names_of({1: "owl", 0: "cat"}, 2)
         (('cat', 'owl'), ('cat', 'owl'))
     """
+    series: Any = class_names if hasattr(class_names, "to_dict") else None  # of pandas: its index may name the classes
+    if series is not None and list(series.index) != list(range(num_classes)):
+        class_names = dict(series.to_dict())
     if isinstance(class_names, Mapping):
         return _names_in_mapping(class_names, num_classes)
     if isinstance(class_names, str | bytes | Set):
@@ -358,8 +376,9 @@ def diagnose_model(
         seed: Seed of the draws at matched n, of the bootstraps and of the folds.
         image_key: Key or position of the images in a batch, if it is not a usual one; see `extract`.
         label_key: Key or position of the labels.
-        groups_train: One value per row that the training loader gives, in its order: patient, camera, burst; see
-            `diagnose`.
+        groups_train: One value per image of the training data set, in its order, however the loader shuffles: patient,
+            camera, burst; see `diagnose`. For a loader that is not a `DataLoader` of a map-style data set, one value per
+            row, in the loader's order.
         groups_heldout: The same for held-out images.
         image_copies: Near copies among the images of the two data sets; see `diagnose`.
 
@@ -388,6 +407,9 @@ def diagnose_model(
     )
     heldout = _sharing(heldout, shared_of_loaders(train_loader, heldout_loader, train, heldout))
     names = class_names if class_names is not None else class_names_in(model, heldout.num_classes)
+    require_one_kind(groups_train, groups_heldout)
+    groups_train = _groups_of_rows(groups_train, train, train_loader, "train")
+    groups_heldout = _groups_of_rows(groups_heldout, heldout, heldout_loader, "heldout")
     return diagnose(
         train,
         heldout,

@@ -246,6 +246,10 @@ def _comparable_heads(*models: Model) -> list[LinearHead]:
         InputError: The models have other numbers of classes or features, or images have several labels.
     """
     for model in models:
+        if not isinstance(model, Model):
+            raise must(
+                "a model to compare", "be a Model", type(model).__name__, "dv.Model(name=, train=, heldout=, head=)"
+            )
         for name, side in (("train", model.train), ("heldout", model.heldout)):
             require_embeddings(name, side, "compare two results of dv.diagnose_multilabel")
     heads = [read_head(model.head) for model in models]

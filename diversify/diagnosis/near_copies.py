@@ -17,6 +17,7 @@ from ..data.labels import labels_of
 from ..errors import must
 from ..functional import counts
 from ..functional.hash_copies import hash_components, hash_limits, nearest_hash
+from ..functional.multilabel import require_one_label
 from ..functional.near_copies import copy_components, copy_space, nearest_copy
 from ..network.embeddings import Embeddings
 from .class_table import ClassTable
@@ -105,6 +106,8 @@ def find_near_copies(
         >>> dv.find_near_copies(train, heldout).effective_count.tolist()
         [60.0, 30.0]
     """
+    for name, side in (("train", train), ("heldout", heldout)):
+        require_one_label(name, side, "compare the images of their data sets")
     if isinstance(train, Embeddings):
         if heldout is not None and not isinstance(heldout, Embeddings):
             raise must("heldout", "be embeddings, as train", type(heldout).__name__)

@@ -30,18 +30,32 @@ def notes_of(readings: Mapping[str, Reading], class_names: Sequence[str]) -> tup
         if reading.left_out:
             by_class = reading.left_out_by_class
             named = "" if by_class is None else f": {_listed(by_class, class_names)}"
-            found.append(f"{loader} left out {_images(reading.left_out)} of its data set{named}.")
+            least = "at least " if reading.repeated else ""
+            found.append(f"{loader} left out {least}{_images(reading.left_out)} of its data set{named}.")
         if reading.unreadable:
             by_class = reading.unreadable_by_class
             named = "" if by_class is None else f": {_listed(by_class, class_names)}"
             images = _images(reading.unreadable)
             found.append(f"The {SIDES[side]} data set is without {images} that cannot be read{named}.")
-        if reading.repeated:
+        if reading.repeated and reading.left_out:
+            again = "came" if reading.repeated > 1 else "comes"
+            found.append(
+                f"{loader} gave as many rows as its data set has images, but in other numbers per class: at least"
+                f" {_images(reading.repeated)} {again} more than once, as from a sampler that draws with replacement. Pass a"
+                " loader that gives each image once: dv.clean_loader(loader) makes one."
+            )
+        elif reading.repeated:
             found.append(f"{loader} gave {reading.repeated:,} more rows than its data set has images.")
         if reading.last_batch:
             number = reading.last_batch
             read = f"its {_images(number)} {'was' if number == 1 else 'were'} read, too"
             found.append(f"{loader} drops an incomplete last batch; {read}.")
+        if reading.other_labels:
+            number = reading.other_labels
+            found.append(
+                f"{loader} gave {_images(number)} another label than its data set shows. The"
+                " diagnosis takes the labels that the loader gave; a sampler or a plan has to be made from the same."
+            )
         if reading.augmented_by:
             names = ", ".join(reading.augmented_by)
             found.append(

@@ -9,9 +9,12 @@ import torch
 from torch.utils.data import Subset
 
 from ..network.embeddings import Embeddings
+from ..network.multilabel import MultilabelEmbeddings
+
+Rows = Embeddings | MultilabelEmbeddings
 
 
-def shared_of_loaders(train_loader: Any, heldout_loader: Any, train: Embeddings, heldout: Embeddings) -> int:
+def shared_of_loaders(train_loader: Any, heldout_loader: Any, train: Rows, heldout: Rows) -> int:
     """Return how many held-out images are training images by their places in one data set, or by the paths of their files.
 
     Args:
@@ -36,7 +39,7 @@ def shared_of_loaders(train_loader: Any, heldout_loader: Any, train: Embeddings,
     return sum(each in known for each in unseen)
 
 
-def _images(loader: Any, side: Embeddings) -> list[Hashable]:
+def _images(loader: Any, side: Rows) -> list[Hashable]:
     """What tells each row's image from others: its file, or its data set and its place there; nothing if neither is known."""
     dataset, places = getattr(loader, "dataset", None), side.indices.cpu()
     if dataset is None or not side.reading.indices_known:

@@ -55,6 +55,33 @@ def group_numbers(name: str, groups: object, *, rows: int | None = None) -> Tens
     raise must(name, "be integers or text", str(values.dtype))
 
 
+def require_one_kind(train: object, heldout: object) -> None:
+    """Raise an InputError if the groups of one side are text and those of the other integers, so that none could be the same.
+
+    Args:
+        train: Groups of training rows, as for `group_numbers`; None if there are none.
+        heldout: Groups of held-out rows.
+
+    Raises:
+        InputError: One side is text and the other is not.
+
+    Example:
+        >>> require_one_kind(["anna", "ben"], ["eve"])
+    """
+    if train is None or heldout is None:
+        return
+    kinds = ["text" if _is_text(side) else "integers" for side in (train, heldout)]
+    if kinds[0] != kinds[1]:
+        law = "be integers on both sides or text on both, so that a group has one value"
+        raise must("groups", law, f"{kinds[0]} for training and {kinds[1]} for held-out images")
+
+
+def _is_text(groups: object) -> bool:
+    values = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+    first = values.reshape(-1)[:1].tolist()
+    return bool(first) and isinstance(first[0], str | bytes)
+
+
 def _number(name: str, row: int, value: object) -> int:
     if isinstance(value, bytes):
         value = value.decode(errors="replace")

@@ -66,6 +66,52 @@ def read_labels(
     return found
 
 
+def in_class_order(
+    name: str,
+    values: object,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+    *,
+    absent: float | None = None,
+) -> object:
+    """Return one value per class in the order of the classes; what is not given by class is returned as it is.
+
+    Args:
+        name: What errors call the values.
+        values: A mapping, or a pandas Series, from classes to values, in any order; anything else is in order already.
+            Classes are numbers, or names where these are known.
+        num_classes: C.
+        class_names: Name of each class; None if they are not known.
+        absent: The value of a class that is not given; None if every class must be.
+
+    Raises:
+        InputError: A key is not a class, or a class is missing.
+
+    Example:
+        >>> in_class_order("counts", {"owl": 3, "cat": 9}, 2, ["cat", "owl"]), in_class_order("shares", {1: 0.3, 0: 0.7}, 2)
+        ([9, 3], [0.7, 0.3])
+    """
+    if hasattr(values, "to_dict") and hasattr(values, "index") and not hasattr(values, "columns"):
+        if len(set(values.index)) < len(values.index):
+            raise must(name, "name each class once", "a class twice")
+        values = values.to_dict()
+    if not isinstance(values, Mapping):
+        return values
+    wanted: list[Any] = list(range(num_classes))
+    if class_names is not None and any(isinstance(key, str) for key in values):
+        wanted = [str(each) for each in class_names]
+    law = f"be in the order of the classes, or name each by its number in [0, {num_classes - 1}]"
+    if class_names is not None:
+        law = "be in the order of the classes, or name each by its name or number"
+    odd = [key for key in values if key not in wanted]
+    if odd:
+        raise must(name, law, repr(odd[0]), "pass a list")
+    missing = [key for key in wanted if key not in values]
+    if missing and absent is None:
+        raise must(name, "name every class", f"none for {missing[0]!r}")
+    return [values.get(key, absent) for key in wanted]
+
+
 def _numbers(name: str, labels: object, names: list[str] | None) -> Tensor:
     """The labels as a tensor of int64 or float64, in their own shape."""
     if isinstance(labels, Tensor) and labels.dtype != torch.uint64:

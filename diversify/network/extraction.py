@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from ..data.clean import random_transforms
-from ..data.labels import labels_of
+from ..data.labels import labels_of, stored_labels
 from ..data.skip_bad import left_out_below
 from ..errors import InputError, must, unknown
 from ..files import digests
@@ -327,7 +329,7 @@ def _read_batches(
     left = [kept for batch in batches if (kept := [index for index in batch if index not in finished])]
     if table.done + sum(map(len, left)) != table.rows and table.folder is not None:
         raise other_run(table.folder, "other images")
-    read = zip(left, _twin_loader(loader, left, form), strict=True)
+    read = zip(left, _readable(_twin_loader(loader, left, form)), strict=True)
     for number, (indices, (batch, kept)) in enumerate(read):
         if form.rows(batch) == 0:
             continue
@@ -346,14 +348,18 @@ def _read_others(loader: Iterable[Any], form: BatchForm) -> Iterator[Batch]:
     size = _length_of(loader)
     seen: set[int] = set()
     first: list[list[int]] = []
+    times: Counter[int] = Counter()
     rows = 0
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(_readable(loader)):
         if form.rows(batch) == 0:
             continue
         found = form.read(batch, number)
         rows += len(found.labels)
+        if is_stream:
+            digests_of_batch = _digests(found.images)
+            times.update(digests_of_batch)
         if is_stream and len(first) < workers:
-            first.append(_digests(found.images))
+            first.append(digests_of_batch)
             if len(first) == workers and len(set(first[0])) > 1 and all(each == first[0] for each in first):
                 raise _repeating(f"the same batch from each of {workers} workers")
         if found.indices is not None:
@@ -361,6 +367,24 @@ def _read_others(loader: Iterable[Any], form: BatchForm) -> Iterator[Batch]:
         yield found
     if is_stream and size is not None and rows == workers * size:
         raise _repeating(f"{rows:,} rows of {size:,} images by {workers} workers")
+    if len(times) > 1 and all(number % workers == 0 for number in times.values()):
+        raise _repeating(f"each image {min(times.values())} times by {workers} workers")
+
+
+def _readable(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader; an InputError where an image cannot be read."""
+    iterator = iter(batches)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except OSError as error:  # of a decoder, and not of the system
+            if is_passed_on(error) or error.errno not in (None, errno.ENOENT):
+                raise
+            got, advice = describe(error), "leave out those that are not: dv.skip_bad(dataset)"
+            raise must("images of the loader", "be readable", got, advice) from error
+        yield batch
 
 
 def _repeating(got: str) -> InputError:
@@ -408,9 +432,11 @@ def _reading_of(loader: object, table: Table, *, indices_known: bool, last_batch
         repeated=max(0, len(labels) - size),
         last_batch=last_batch,
     )
-    if size == len(labels) or table.several:
+    if table.several:
         return reading
     num_classes = table.filled("logits").shape[1]
+    if size == len(labels):
+        return _compared(reading, loader, table, num_classes)
     known = _labels_of(loader, size, num_classes)
     if known is None or (indices_known and not torch.equal(known[table.filled("indices")], labels)):
         return reading
@@ -418,6 +444,40 @@ def _reading_of(loader: object, table: Table, *, indices_known: bool, last_batch
     if bool((difference < 0).any()):
         return reading
     return replace(reading, left_out_by_class=tuple(difference.tolist()))
+
+
+def _compared(reading: Reading, loader: object, table: Table, num_classes: int) -> Reading:
+    """The reading of as many rows as images, with the labels that are others than those of the data set.
+
+    Where it is not known which image a row shows, other class counts mean that images came again in place of others.
+    """
+    labels = table.filled("labels")
+    shown = [each for each in _stored_labels(loader) if len(each) == len(labels)]
+    if not shown:
+        return reading
+    if reading.indices_known:
+        other = min(int((each[table.filled("indices")] != labels).sum()) for each in shown)
+        return replace(reading, other_labels=other)
+    read = counts.class_counts(labels, num_classes)
+    if any(torch.equal(each.sort().values, labels.sort().values) for each in shown):
+        return reading
+    known = _labels_of(loader, len(labels), num_classes)
+    if known is None:
+        return reading
+    difference = counts.class_counts(known, num_classes) - read
+    lost = difference.clamp(min=0)
+    number = int(lost.sum())
+    return replace(reading, left_out=number, left_out_by_class=tuple(lost.tolist()), repeated=number)
+
+
+def _stored_labels(loader: object) -> list[Tensor]:
+    """The labels that a loader's data set shows, without its examples; nothing where it shows none."""
+    try:
+        return stored_labels(loader.dataset)  # type: ignore[attr-defined]
+    except Exception as error:  # the user's data set may raise anything where it is asked for its labels
+        if is_passed_on(error) and not isinstance(error, InputError):
+            raise
+        return []
 
 
 def _with_unreadable(reading: Reading, loader: object, num_classes: int) -> Reading:

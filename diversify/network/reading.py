@@ -8,6 +8,8 @@ from typing import Any
 
 from ..errors import must
 
+_NUMBERS = ("left_out", "repeated", "last_batch", "unreadable", "shared", "other_labels")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -23,6 +25,7 @@ class Reading:
         unreadable: How many images `skip_bad` left out of the data set, because they cannot be read.
         unreadable_by_class: The same for each class; None where the classes are not known.
         augmented_by: Random transforms of the data set, as far as they can be recognised.
+        other_labels: How many rows have another label than the data set shows for their image.
         shared: Of held-out rows, how many show a training image.
 
     Example:
@@ -39,6 +42,7 @@ class Reading:
     unreadable_by_class: tuple[int, ...] | None = None
     augmented_by: tuple[str, ...] = ()
     shared: int = 0
+    other_labels: int = 0
 
     def lost(self, label: int) -> int | None:
         """Return how many images of a class the loader left out; None where that is not known.
@@ -65,7 +69,7 @@ class Reading:
         """
         if record is None:
             return cls()
-        law, fields = "be one that this library wrote", ("left_out", "repeated", "last_batch", "unreadable", "shared")
+        law, fields = "be one that this library wrote", _NUMBERS
         if not isinstance(record, Mapping):
             raise must("reading of embeddings", law, type(record).__name__)
         numbers = [record.get(name, 0) for name in fields]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..diagnosis.measure import ClassNames, class_names_of
 from ..errors import must
+from ..functional.labels import in_class_order
 from .policies import LEAST_SHARE, FeatureMethod, FeaturePolicy, ImagePolicy, Reason
 from .strengths import Strengths
 
@@ -39,16 +40,18 @@ def rarity(class_counts: Sequence[int] | Tensor) -> list[float]:
     return [(largest - math.log(count)) / whole if count else 0.0 for count in counts]
 
 
-def counted(class_names: ClassNames, class_counts: Sequence[int] | Tensor) -> tuple[list[str], list[int]]:
+def counted(
+    class_names: ClassNames, class_counts: Sequence[int] | Mapping[Any, int] | Tensor
+) -> tuple[list[str], list[int]]:
     """Return names and counts as a plan holds them.
 
     Raises:
         InputError: not one count per name, a count is not a whole number from 0 on, or there is no image at all.
     """
-    given = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
-    names = (
-        [*class_names_of(class_names, len(given))] if isinstance(class_names, Mapping) else list(map(str, class_names))
-    )
+    listed = [*class_names_of(class_names, len(class_names))] if isinstance(class_names, Mapping) else class_names
+    names = list(map(str, listed))
+    ordered: Any = in_class_order("class_counts", class_counts, len(names), names, absent=0)
+    given = ordered.tolist() if isinstance(ordered, Tensor) else list(ordered)
     if len(names) != len(given):
         raise must("class_counts", f"be one per class name, {len(names)}", len(given))
     for count in given:

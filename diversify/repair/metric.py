@@ -6,12 +6,14 @@ import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import must, unknown
 from ..functional import counts, stats
+from ..functional.labels import in_class_order
 from .post_hoc import NEVER
 
 TITLES = {
@@ -330,7 +332,8 @@ def _numbers(name: str, values: object) -> Tensor:
         InputError: One is not a finite number of at least 0, or the rows are of different lengths.
     """
     try:
-        found = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+        given = values.to_numpy(copy=True) if hasattr(values, "to_numpy") else values
+        found = torch.as_tensor(given, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise must(name, "hold numbers, in rows of one length", repr(values)[:60]) from None
     wrong = found[~(found.isfinite() & (found >= 0))]
@@ -340,7 +343,8 @@ def _numbers(name: str, values: object) -> Tensor:
 
 
 def _shares(values: object, heldout_counts: Tensor) -> Tensor:
-    found, classes = _numbers("target_prior", values), len(heldout_counts)
+    classes = len(heldout_counts)
+    found = _numbers("target_prior", in_class_order("target_prior", values, classes))
     if found.shape != (classes,):
         raise must("target_prior", f"hold a share for each of the {classes} classes", _size(found))
     total = float(found.sum())
@@ -355,12 +359,23 @@ def _shares(values: object, heldout_counts: Tensor) -> Tensor:
 
 
 def _costs(values: object, classes: int) -> Tensor:
+    if hasattr(values, "columns") and hasattr(values, "index"):
+        values = _in_order_of_frame(values, classes)
     found = _numbers("cost", values)
     if found.shape != (classes, classes):
         raise must("cost", f"have {classes} rows of {classes} numbers, one for each class", _size(found))
     if bool((found == found[:, :1]).all()):
         raise must("cost", "depend on what is predicted", "rows of equal numbers")
     return found
+
+
+def _in_order_of_frame(frame: Any, classes: int) -> object:
+    """The numbers of a pandas DataFrame, by the numbers of the classes in its index and columns."""
+    wanted = list(range(classes))
+    if sorted(map(str, frame.index)) != sorted(map(str, wanted)) or set(frame.columns) != set(wanted):
+        law = f"have the classes' numbers in [0, {classes - 1}] as index and columns"
+        raise must("cost", law, f"{list(frame.columns)[:4]}", "pass frame.to_numpy(), in the order of the classes")
+    return frame.loc[wanted, wanted]
 
 
 def _size(values: Tensor) -> str:

@@ -88,3 +88,14 @@ def test_other_classes_are_refused(diagnosis: Diagnosis) -> None:
     twice = dataclasses.replace(diagnosis, class_names=("ship", *diagnosis.class_names[1:]))
     with pytest.raises(InputError, match="class names must differ"):
         check(diagnosis, against=twice)
+
+
+def test_what_is_no_diagnosis_or_number_is_refused(diagnosis):
+    for options, message in (
+        ({"worst_recall": "0.6"}, "worst_recall must be a number, got '0.6'"),
+        ({"gap_ratio": True}, "gap_ratio must be a number, got True"),
+        ({"against": diagnosis.to_dict()}, "against must be a Diagnosis, got dict; Diagnosis.from_json reads one"),
+    ):
+        with pytest.raises(InputError) as caught:
+            check(diagnosis, **options)
+        assert str(caught.value) == message

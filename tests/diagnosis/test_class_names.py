@@ -1,5 +1,6 @@
 """Class names as a list, or as a mapping in either direction and in any order."""
 
+import pandas as pd
 import pytest
 
 from diversify.diagnosis.measure import class_names_of
@@ -44,3 +45,9 @@ def test_what_is_refused(given, message):
     with pytest.raises(InputError) as caught:
         class_names_of(given, 3)
     assert f"class_names must {message}" in str(caught.value)
+
+
+def test_the_index_of_a_series_names_the_classes():
+    assert class_names_of(pd.Series(["d", "a", "b"], index=[2, 0, 1]), 3) == ("a", "b", "d")
+    assert class_names_of(pd.Series({"d": 2, "a": 0, "b": 1}), 3) == ("a", "b", "d")
+    assert class_names_of(pd.Series(["a", "b", "d"]), 3) == ("a", "b", "d")

@@ -318,3 +318,25 @@ def test_the_folds_of_choose_head_split_no_group(sides, monkeypatch):
     assert dv.choose_head(train, heldout.with_groups(groups % 3), head, candidates).folds == 3
     with pytest.raises(InputError, match="held-out groups must be at least 2"):
         dv.choose_head(train, heldout.with_groups(groups * 0), head, candidates)
+
+
+def test_groups_are_of_the_images_of_the_data_set_however_the_loader_shuffles():
+    images, labels = pictures(24, "groups"), torch.arange(24) % 2
+    data = TensorDataset(images, labels)
+    groups = [f"patient {int(label)}" for label in labels]  # one group in each class
+
+    def found(groups, **options):
+        loader = DataLoader(data, 6, generator=torch.Generator().manual_seed(0), **options)
+        return dv.diagnose_model(small_network(), loader, DataLoader(data, 6), groups_train=groups)["groups_train"]
+
+    assert found(groups, shuffle=True)[:2].tolist() == found(groups)[:2].tolist() == [1, 1]
+    with pytest.raises(
+        InputError, match="groups_train must be one value per image of the data set, 24, where the loader"
+    ):
+        found(groups[:3], sampler=[5, 1, 2])
+
+
+def test_groups_of_text_and_of_integers_are_not_compared(sides):
+    train, heldout, head = sides
+    with pytest.raises(InputError, match="groups must be integers on both sides or text on both"):
+        dv.diagnose(train, heldout, head=head, groups_train=train.labels, groups_heldout=["3"] * len(heldout))

@@ -125,3 +125,8 @@ def test_messages(sides: Sides) -> None:
     assert compare_models(model(sides), fewer, shared_start=True).matched_by == "shared start"
     with pytest.raises(InputError, match="^class_names must be one per class of the head, 10, got 1$"):
         compare_models(model(sides), model(sides), class_names=["a"])
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(InputError, match="a model to compare must be a Model, got dict"):
+        compare_models({}, {})

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from reference import multilabel as plain
@@ -212,3 +213,30 @@ def test_labels_for_another_number_of_outputs_are_refused():
 def test_a_diagnosis_of_single_labels_refuses_the_file_of_several(diagnosis):
     with pytest.raises(InputError, match="diagnosis must be of images with one label each"):
         dv.Diagnosis.from_json(diagnosis.to_json())
+
+
+def test_names_in_an_array_thresholds_in_a_mapping_and_no_labels_at_all():
+    train, heldout, head = dv.make_multilabel_embeddings()
+    found = dv.diagnose_multilabel(train, heldout, head=head, label_names=np.array(["a", "b", "c", "d"]))
+    assert found.label_names == ("a", "b", "c", "d")
+    with pytest.raises(
+        InputError, match="threshold must be one number, or one per label, 4, in their order, got a dict"
+    ):
+        dv.diagnose_multilabel(train, heldout, head=head, threshold={"a": 0.5})
+    none = dataclasses.replace(train, labels=torch.zeros_like(train.labels))
+    found = dv.diagnose_multilabel(none, heldout, head=head)
+    assert found["count"].tolist() == [0, 0, 0, 0]
+    assert bool(found["diversity_vendi_heldout"][:2].isfinite().all())
+    with pytest.raises(InputError, match="train must be of images with one label each, got a MultilabelEmbeddings"):
+        dv.find_near_copies(train, heldout)
+
+
+def test_keys_of_a_batch_and_held_out_images_that_are_training_images():
+    images = torch.rand(40, 8, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    rows = [{"x": image, "marks": image[:2] > 0.5} for image in images]
+    loader = DataLoader(rows, batch_size=10)
+    found = dv.diagnose_multilabel_model(model, loader, loader, image_key="x", label_key="marks", top_k=2)
+    assert found["count"].tolist() == (images[:, :2] > 0.5).sum(0).tolist()
+    assert found.readings["heldout"].shared == 40
+    assert "40 of the held-out images are training images" in found.notes[0]

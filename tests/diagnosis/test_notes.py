@@ -176,3 +176,11 @@ def test_where_groups_are_few_images_are_not_blamed():
     columns["recall_heldout"] = torch.tensor([0.1, 0.9, 0.9], dtype=torch.float64)
     diagnosis = replace(diagnose(train, heldout, head=head), columns=columns)
     assert "Too few held-out groups may be the reason." in none_fragile(diagnosis, diagnosis.class_names)
+
+
+def test_rows_that_came_again_in_place_of_others_and_labels_of_others():
+    readings = {"train": Reading(left_out=2, repeated=2, left_out_by_class=(0, 2), other_labels=1)}
+    lost, again, other = notes_of(readings, ("cat", "owl"))
+    assert lost == "The training loader left out at least 2 images of its data set: owl 2."
+    assert "at least 2 images came more than once, as from a sampler that draws with replacement" in again
+    assert other.startswith("The training loader gave 1 image another label than its data set shows.")

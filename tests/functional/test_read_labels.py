@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diversify.errors import InputError
-from diversify.functional.labels import read_labels
+from diversify.functional.labels import in_class_order, read_labels
 
 NAMES = ["ant", "bee", "cow"]
 CLASSES = [2, 0, 1, 1]
@@ -135,3 +135,24 @@ def test_the_number_of_rows_and_the_owner_of_the_classes_are_named():
         read_labels("labels", [0, 1], rows=3)
     with pytest.raises(InputError, match=r"^labels must be classes of the plan, in \[0, 1\], got 2 at row 1$"):
         read_labels("labels", [0, 2], num_classes=2, of="the plan")
+
+
+def test_values_by_class_are_put_in_order():
+    names = ["cat", "owl", "emu"]
+    for values in ({"owl": 2, "cat": 1, "emu": 3}, {2: 3, 0: 1, 1: 2}, pd.Series([3, 1, 2], index=[2, 0, 1])):
+        assert in_class_order("counts", values, 3, names) == [1, 2, 3]
+    assert in_class_order("counts", {"owl": 2}, 3, names, absent=0) == [0, 2, 0]
+    assert in_class_order("counts", [3, 1, 2], 3, names) == [3, 1, 2]
+    for values, message in (
+        (
+            {"dog": 1},
+            "counts must be in the order of the classes, or name each by its name or number, got 'dog'; pass a list",
+        ),
+        ({"owl": 2}, "counts must name every class, got none for 'cat'"),
+        (pd.Series([1, 2], index=["owl", "owl"]), "counts must name each class once, got a class twice"),
+    ):
+        with pytest.raises(InputError) as caught:
+            in_class_order("counts", values, 3, names)
+        assert str(caught.value) == message
+    with pytest.raises(InputError, match=r"or name each by its number in \[0, 2\], got 'owl'; pass a list"):
+        in_class_order("shares", {"owl": 1.0}, 3)

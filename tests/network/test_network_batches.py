@@ -198,9 +198,65 @@ def test_labels_under_two_keys_that_differ_are_refused_and_images_are_the_tensor
     assert torch.equal(extract(split, [batch]).labels, LABELS)
     del batch["pixel_values"]
     both = batch | {"image": ["a file"] * 6, "img": IMAGES, "labels": 2 - LABELS}
-    message = (
-        "loader must yield labels under one key, got labels that differ under labels and label; name the entry with"
-        " label_key=KEY"
-    )
-    assert message_of(lambda: extract(split, [both])) == message
+    message = "loader must yield labels under one key, got labels that differ under labels and label; name the entry with label_key=KEY"
+    assert message_of(InputError, lambda: extract(split, [both])) == message
     assert torch.equal(extract(split, [both], label_key="labels").labels, 2 - LABELS)
+
+
+class Again(Dataset):
+    """Gives the next image where one cannot be used, with the label of that image."""
+
+    targets = LABELS.tolist()
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        index = 3 if index == 2 else index
+        return IMAGES[index], self.targets[index]
+
+
+def test_labels_that_are_not_those_of_the_data_set_are_counted():
+    found = extract(split_head(make_net()), DataLoader(Again(), batch_size=4, shuffle=True))
+    assert found.reading == Reading(other_labels=1)
+    assert Reading.from_dict(found.reading.to_dict()) == found.reading
+    assert Reading.from_dict({"left_out": 1}).other_labels == 0
+
+
+def test_a_wrapper_that_draws_with_replacement_is_found_by_its_counts():
+    drawn = [0, 3, 0, 3, 1, 2]
+    loader = Prefetcher(DataLoader(Aged(), batch_size=4, sampler=drawn))
+    reading = extract(split_head(make_net()), loader).reading
+    assert reading == Reading(indices_known=False, left_out=2, left_out_by_class=(0, 1, 1), repeated=2)
+    reading = extract(split_head(make_net()), Prefetcher(DataLoader(Aged(), batch_size=4, shuffle=True))).reading
+    assert reading == Reading(indices_known=False)
+
+
+def test_images_that_cannot_be_read_are_said_in_one_line():
+    class Damaged(Again):
+        def __getitem__(self, index):
+            raise OSError("image file is truncated")
+
+    message = (
+        "images of the loader must be readable, got OSError: image file is truncated; leave out those that are not:"
+        " dv.skip_bad(dataset)"
+    )
+    assert (
+        message_of(InputError, lambda: extract(split_head(make_net()), DataLoader(Damaged(), batch_size=4))) == message
+    )
+
+
+class ShuffledStream(IterableDataset):
+    """Gives every image in every worker, in an order of its own."""
+
+    def __iter__(self):
+        worker = get_worker_info()
+        places = torch.randperm(6, generator=torch.Generator().manual_seed(worker.id if worker else 0))
+        return iter([(IMAGES[place], LABELS[place]) for place in places])
+
+
+@pytest.mark.slow
+def test_a_stream_that_each_worker_gives_in_another_order_is_refused():
+    loader = DataLoader(ShuffledStream(), batch_size=4, num_workers=2)
+    message = message_of(InputError, lambda: extract(split_head(make_net()), loader))
+    assert message.startswith("loader must give each image once, got each image 2 times by 2 workers; shard the stream")

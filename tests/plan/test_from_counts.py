@@ -1,7 +1,9 @@
 """Plans from class counts alone, and uniform ones."""
 
 import math
+from collections import Counter
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,3 +116,12 @@ def test_the_controls_share_every_setting_of_the_run(diagnosis: Diagnosis) -> No
     assert all(one == shared[0] for one in shared)
     assert shared[0]["images_per_epoch"] == 123
     assert bool((plans[0].draws == plans[1].draws).all())
+
+
+def test_counts_by_class_in_any_order():
+    labels = pd.Series(["owl"] * 30 + ["cat"] * 90 + ["emu"] * 5)
+    names = ["cat", "owl", "emu"]
+    wanted = Plan.from_counts(names, [90, 30, 5])
+    for counts in (labels.value_counts(), labels.value_counts(ascending=True), Counter(labels), {1: 30, 2: 5, 0: 90}):
+        assert Plan.from_counts(names, counts) == wanted
+    assert Plan.from_counts(["cat", "owl", "fox"], {"owl": 3, "cat": 4}).class_counts.tolist() == [4, 3, 0]

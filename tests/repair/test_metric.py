@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -301,3 +303,22 @@ def test_the_worst_class_is_as_it_was_as_a_metric() -> None:
     assert found is not None
     assert found.name == "worst"
     assert float(named.value(PREDICTED_SIX[None], SIX, 7)) == 0.25  # a seventh class without rows does not count
+
+
+def test_a_prior_and_costs_given_by_class_are_put_in_order() -> None:
+    held, shares = torch.tensor([5, 5, 5]), [0.7, 0.2, 0.1]
+    for given in (shares, {2: 0.1, 0: 0.7, 1: 0.2}, pd.Series([0.1, 0.7, 0.2], index=[2, 0, 1]), np.array(shares)):
+        found = metric_of("prior", target_prior=given, heldout_counts=held).target_prior
+        assert found is not None
+        assert found.tolist() == pytest.approx(shares)
+    with pytest.raises(
+        InputError, match="target_prior must be in the order of the classes, or name each by its number"
+    ):
+        metric_of("prior", target_prior={"cat": 0.7, "owl": 0.2, "emu": 0.1}, heldout_counts=held)
+    costs = pd.DataFrame([[0, 1, 2], [3, 0, 4], [5, 6, 0]])
+    for frame in (costs, costs.loc[[2, 0, 1], [1, 0, 2]]):
+        found = metric_of("cost", cost=frame, heldout_counts=held).cost
+        assert found is not None
+        assert found.tolist() == costs.to_numpy().tolist()
+    with pytest.raises(InputError, match=r"cost must have the classes' numbers in \[0, 2\] as index and columns"):
+        metric_of("cost", cost=costs.set_axis(list("abc")), heldout_counts=held)

@@ -135,6 +135,7 @@ def put_diversity(columns: dict[str, Tensor], train: Side, heldout: Side, head: 
     _, weight, _ = head.effective(train.features[:1])
     count = head.num_classes
     centre = torch.stack([train.raw[train.labels[:, c]].double().mean(0) for c in range(count)]).nanmean(0)
+    centre = centre.where(centre.isfinite(), train.raw.double().mean(0))  # no training image has a label
     for name, side in (("train", train), ("heldout", heldout)):
         drawn = torch.full((DRAWS, count), torch.nan, dtype=torch.float64)
         for c in range(count):

@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader
 
 from ...errors import must
 from ...functional import multilabel
+from ...network.batches import Key
 from ...network.linear_head import LinearHead, read_head
 from ...network.multilabel import MultilabelEmbeddings, extract_multilabel
 from ...network.split import split_head
 from ..measure import class_names_of, parse_top_k
+from ..shared_images import shared_of_loaders
 from .catalogue import MULTILABEL_MEASURES
 from .columns import put_diversity, put_gains, put_magnitudes, put_recognition, side_of
 from .companions import companions_of
@@ -79,7 +81,10 @@ def diagnose_multilabel(
             raise must(f"{name} embeddings", law, f"{side.num_features} features and {side.num_labels} labels")
         if len(side) == 0:
             raise must(f"{name} embeddings", "hold at least one image", 0)
-    names = class_names_of(label_names or [f"label {c}" for c in range(head.num_classes)], head.num_classes)
+    given = (
+        label_names if label_names is not None and len(label_names) else [f"label {c}" for c in range(head.num_classes)]
+    )
+    names = class_names_of(given, head.num_classes)
     thresholds = thresholds_of(threshold, head.num_classes)
     k = parse_top_k(top_k, head.num_features)
     seen, unseen = side_of(train, head, thresholds), side_of(heldout, head, thresholds)
@@ -129,6 +134,8 @@ def diagnose_multilabel_model(
     top_k: int | str = 10,
     heldout_split: str = "val",
     seed: int = 0,
+    image_key: Key | None = None,
+    label_key: Key | None = None,
 ) -> MultilabelDiagnosis:
     """Diagnose a model with one sigmoid output per label from two loaders. The model is left as it was.
 
@@ -142,6 +149,8 @@ def diagnose_multilabel_model(
         top_k: As in `diagnose_multilabel`.
         heldout_split: "val", or "test" for a diagnosis that is only to be read.
         seed: Seed of all draws.
+        image_key: Key or position of the images in a batch, if it is not a usual one; see `extract`.
+        label_key: Key or position of the labels.
 
     Returns:
         The diagnosis, on the CPU.
@@ -161,7 +170,12 @@ def diagnose_multilabel_model(
         True
     """
     split = split_head(model, head)
-    train, heldout = extract_multilabel(split, train_loader), extract_multilabel(split, heldout_loader)
+    train, heldout = (
+        extract_multilabel(split, loader, image_key=image_key, label_key=label_key)
+        for loader in (train_loader, heldout_loader)
+    )
+    shared = shared_of_loaders(train_loader, heldout_loader, train, heldout)
+    heldout = dataclasses.replace(heldout, reading=dataclasses.replace(heldout.reading, shared=shared))
     return diagnose_multilabel(
         train,
         heldout,
@@ -180,7 +194,11 @@ def thresholds_of(threshold: float | Sequence[float] | Tensor, num_labels: int) 
     Raises:
         InputError: There is not one for all labels or one for each, or one lies outside (0, 1).
     """
-    values = torch.as_tensor(threshold, dtype=torch.float64).detach().cpu()
+    try:
+        values = torch.as_tensor(threshold, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        got = f"a {type(threshold).__name__}"
+        raise must("threshold", f"be one number, or one per label, {num_labels}, in their order", got) from None
     values = values.expand(num_labels) if values.ndim == 0 else values
     if values.shape != (num_labels,):
         raise must("threshold", f"be one number, or one per label, {num_labels}", f"shape {tuple(values.shape)}")
