@@ -209,7 +209,8 @@ def came_out(bank: Bank, fits: _Fits, rest: Tensor) -> dict[str, Any]:
         judged, new = (fits.scaled(side) for side in (_of(bank.test, c), _of(bank.unseen.select(rest), c)))
         now.append(fits.hits(c, judged).mean())
         orders = [draws.permutation(len(new), "came out", bank.order, c, turn) for turn in range(DRAWS)]
-        later.append([[float(fits.hits(c, judged, new[order[:more]]).mean()) for order in orders] for more in MORE])
+        heads = [[fits.hits(c, judged, new[order[:more]]).mean() for order in orders] for more in MORE]
+        later.append([_rounded(torch.stack(each)) for each in heads])
     return {"recall_test": _rounded(torch.stack(now)), "came_out": later}
 
 
