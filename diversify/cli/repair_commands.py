@@ -160,7 +160,7 @@ def collect(
     from ..plan.suggest_images import DEFAULT
 
     with progress_bar() as progress:
-        found, _ = collect_run(
+        found, record = collect_run(
             folder,
             pool=pool,
             pool_features=pool_features,
@@ -177,5 +177,10 @@ def collect(
             progress=progress,
         )
     print_line(found.in_words())
+    expected = (record["learning_curve"] or {}).get("text", ())
+    if expected:
+        print_line("expected on new images, with a head refitted so that all classes weigh the same (95% intervals):")
+    for sentence in expected:
+        print_line(f"  {sentence}")
     print_line(f"list: {directory / 'picks.csv'}")
     print_line(f"report: {directory / 'report.html'}")

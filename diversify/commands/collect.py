@@ -14,6 +14,7 @@ from ..data.loader import make_loader
 from ..data.pool import PoolImages, read_pool
 from ..data.view import View
 from ..diagnosis.model_comparison import Model
+from ..diagnosis.result import Diagnosis
 from ..errors import must
 from ..files import arrays, atomic, shards, staging
 from ..network.embeddings import Embeddings
@@ -21,6 +22,7 @@ from ..network.extraction import extract
 from ..network.linear_head import read_head
 from ..network.networks import read_weights
 from ..network.split import SplitModel, split_head
+from ..plan.learning_curve import MORE, LearningCurve, learning_curve
 from ..plan.suggest_images import DEFAULT, Suggestion, suggest_images
 from ..report.collect import render_suggestion_html
 from ..report.thumbnails import thumbnail
@@ -32,6 +34,8 @@ from .folders import OWNED, SCHEMA_VERSION, alone, refuse_multilabel
 from .probe import backbone_split
 
 MOST_PICTURES = 500  # on the page
+CURVES = 5  # fragile classes with a learning curve
+MOST_WORK = 1e9  # training rows x features x classes up to which learning curves take less than about a minute
 
 
 @alone
@@ -126,6 +130,8 @@ def collect_run(
         "notes": notes,
         **provenance.origin(torch.device("cpu")),
     }
+    curve = _curve(found, diagnosis, model, progress)
+    record["learning_curve"] = None if curve is None else curve.to_dict()
     pictures = _pictures(found, images)
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
         atomic.write_text(staged / "picks.csv", found.to_csv())
@@ -133,6 +139,26 @@ def collect_run(
         atomic.write_text(staged / "report.html", render_suggestion_html(found, diagnosis, record, pictures))
         atomic.write_json(staged / "run.json", record)
     return found, record
+
+
+def _curve(
+    found: Suggestion, diagnosis: Diagnosis, model: Model, progress: StageProgress | None
+) -> LearningCurve | None:
+    """What more labels of the fragile classes would give; None without such classes, or where it would take minutes."""
+    fragile = [c for c in range(len(found.class_names)) if float(diagnosis["fragile"][c]) > 0]
+    classes = sorted(fragile, key=lambda c: (-found.need[c], c))[:CURVES]
+    if not classes or model.train.features.numel() * model.train.num_classes > MOST_WORK:
+        return None
+    return learning_curve(
+        model.train,
+        model.heldout,
+        read_head(model.head),
+        more=sorted({*MORE, found.budget}),
+        classes=classes,
+        class_names=found.class_names,
+        seed=found.seed,
+        progress=stage(progress, "estimating what labels give"),
+    )
 
 
 def _places(pool: str | None) -> list[Path]:

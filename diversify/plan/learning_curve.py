@@ -278,7 +278,8 @@ class _Fits:
         fold = stratified_folds(labels, FOLDS, seed=self.seed, name=f"learning curve {c}", groups=groups)
         outside = [(fold != part).nonzero()[:, 0] for part in range(FOLDS)]
         fewest = min(len(own) for own in outside)
-        added, hits = [], [self.hits(c, rows)]
+        added: list[int] = []
+        hits = [self.hits(c, rows)]
         for share in SHARES:
             number, found = max(1, round(share * fewest)), torch.zeros(len(rows))
             for part, own in enumerate(outside):

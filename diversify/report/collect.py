@@ -43,7 +43,7 @@ def render_suggestion_html(
             findings_note="The class of an image is a guess. The list is also in picks.csv and picks.json.",
             findings=(_most_needed(found, names),),
             table=_class_table(found, diagnosis, names),
-            sections=(_contact_sheet(found, names, pictures),),
+            sections=(*_how_many(run), _contact_sheet(found, names, pictures)),
             beyond_note="",
             beyond=None,
             definitions=_DEFINITIONS,
@@ -120,6 +120,48 @@ def _class_table(found: Suggestion, diagnosis: Diagnosis, names: Sequence[str]) 
         ),
         rows=tuple(Row(name=names[c], cells=cells(c)) for c in order),
     )
+
+
+def _how_many(run: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the section on what more labels of a class would give; none without a forecast."""
+    curve = wording.look(run, "learning_curve") or {}
+    if not curve.get("text"):
+        return ()
+    shown = [place for place, row in enumerate(curve["forecast"]) if any(value is not None for value in row)]
+
+    def cells(place: int) -> tuple[Cell, ...]:
+        now = (curve["recall"][place], curve["recall_low"][place], curve["recall_high"][place])
+        later = zip(*(curve[f"forecast{end}"][place] for end in ("", "_low", "_high")), strict=True)
+        return (Cell(value=f"{curve['count'][place]:,}"), *(_expected(*one) for one in (now, *later)))
+
+    titles = ("class", "training images", "recall now", *(f"{more:,} more" for more in curve["more"]))
+    return (
+        Section(
+            title="How many labels",
+            anchor="how-many",
+            note=_HOW_MANY,
+            table=Table(
+                title="Recall with more labels",
+                caption="Recall of a class-balanced head on the same features. Brackets show 95% intervals of the recall on many new"
+                " images; a dash stands where the held-out images are too few to say.",
+                headings=tuple(Heading(title=title, short=title) for title in titles),
+                rows=tuple(Row(name=wording.named(curve["class_names"][place]), cells=cells(place)) for place in shown),
+            ),
+        ),
+    )
+
+
+_HOW_MANY = (
+    "What labels of one class alone are expected to give. The head was refitted with some of the held-out images of the class added"
+    " to its training images, and judged on the others; the rise was carried on to more. This assumes new images like the held-out"
+    " ones, taken at random and labelled rightly, and features that stay as they are: training the whole network may give more."
+)
+
+
+def _expected(value: float | None, low: float | None, high: float | None) -> Cell:
+    if value is None or low is None or high is None:
+        return Cell(value=DASH)
+    return Cell(value=wording.share(value), interval=wording.between(low, high, "share"))
 
 
 def _contact_sheet(found: Suggestion, names: Sequence[str], pictures: Sequence[str]) -> Section:

@@ -211,3 +211,37 @@ def test_features_need_features(tmp_path: Path, capsys: pytest.CaptureFixture[st
     np.savez(tmp_path / "c.npz", features=pool.features.numpy())
     assert run([*arguments, "--pool-features", str(tmp_path / "c.npz")]) == 0
     assert len(listed(tmp_path / "out")) == 3
+
+
+def test_it_says_what_more_labels_of_a_fragile_class_are_expected_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, heldout, _ = dv.make_embeddings((90, 40, 6), heldout=20, spread=1.0)
+    for name, side in (("a", train), ("b", heldout)):
+        np.savez(tmp_path / f"{name}.npz", features=side.features.numpy(), labels=side.labels.numpy())
+    files = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
+    assert run(["diagnose", "--features", *files, "--out", str(tmp_path / "diagnosis")]) == 0
+    diagnosis, model, _ = load_diagnosed(tmp_path / "diagnosis")
+    assert diagnosis["fragile"].tolist() == [0, 1, 0]
+    pool, _, _ = dv.make_embeddings((5, 5, 5), seed=4)
+    np.savez(tmp_path / "c.npz", features=pool.features.numpy())
+    arguments = ["collect", str(tmp_path / "diagnosis"), "--pool-features", str(tmp_path / "c.npz"), "--budget", "3"]
+    capsys.readouterr()
+    assert run([*arguments, "--out", str(tmp_path / "out")]) == 0
+    curve = dv.learning_curve(
+        model.train, model.heldout, model.head, more=[3, 10, 20, 40], classes=[1], class_names=diagnosis.class_names
+    )
+    (sentence,) = curve.sentences()
+    assert sentence.startswith("40 more images of ")
+    assert f"  {sentence}\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["learning_curve"] == curve.to_dict()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "How many labels" in page
+    assert all(f"{more} more" in page for more in (3, 10, 20, 40))
+
+
+def test_a_page_without_a_forecast_has_no_section_on_labels(diagnosed: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "pool.npz", images=pixels(5, "pool"))
+    arguments = ["--pool", f"npz:{tmp_path / 'pool.npz'}", "--budget", "2", "--out", str(tmp_path / "out")]
+    assert run(["collect", str(diagnosed), *arguments]) == 0
+    assert "How many labels" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
