@@ -9,6 +9,7 @@ import torch
 from benchmarks import matched_magnitudes as bench
 from benchmarks.unseen_rows import Bank, network
 from diversify.files import atomic
+from diversify.functional import counts
 from diversify.network.embeddings import Embeddings
 from diversify.network.synthetic import make_embeddings
 from diversify.repair.retrain import HeadRecipe
@@ -73,6 +74,19 @@ def test_other_classes_keep_no_ratio_of_their_own(bank) -> None:
         other = found.of_other_classes(seed).values[:, 0]
         assert other.sort().values.tolist() == pytest.approx([0.25, 0.5, 0.8, 0.9], abs=1e-5)
         assert not bool(torch.isclose(other, found.values[:, 0]).any())
+
+
+def test_class_means_are_shifted_as_far_as_there_are_rows(bank) -> None:
+    stand_ins = bench.StandIns(views=bank.train, out=bank.train, within=bank.train)
+    made = {rows: bench.Matched(bank, stand_ins, rows).shifted() for rows in (0, 10)}
+    assert torch.equal(made[0].features, bank.train.features)
+    means = [counts.class_mean(one.features, one.labels, 4) for one in (bank.train, bank.first(10), made[10])]
+    assert torch.allclose(means[2], (means[0] + means[1]) / 2, atol=1e-5)
+    other = bench.Matched(bank, stand_ins, 10).shifted(permuted=True)
+    turn = bench.other_classes(4, bank.tail_order)
+    moved = counts.class_mean(other.features, other.labels, 4) - means[0]
+    assert torch.allclose(moved, ((means[1] - means[0]) / 2)[turn], atol=1e-5)
+    assert not bool((turn == torch.arange(4)).any())
 
 
 def test_every_method_is_judged_at_every_number_of_rows(bank, tmp_path, monkeypatch) -> None:
