@@ -100,10 +100,16 @@ class Relabelled(Images):
 
 
 class Own(Images):
-    """A data set of the user's own, as `(image, label)`, whose errors name the data set and the row that was read."""
+    """A data set of the user's own, as `(image, label)`, whose errors name the data set and the row that was read.
 
-    def __init__(self, dataset: Images, name: str) -> None:
-        self.dataset, self.name = dataset, name
+    Args:
+        dataset: The data set.
+        name: What errors call it.
+        labels: `(N,)`, the classes of its examples, where these have others, such as names; None takes those of the examples.
+    """
+
+    def __init__(self, dataset: Images, name: str, labels: Tensor | None = None) -> None:
+        self.dataset, self.name, self.labels = dataset, name, labels
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -133,9 +139,10 @@ class Own(Images):
 
     def _pair(self, example: Any, index: int) -> Any:
         if not isinstance(example, Mapping):
-            return example
+            return example if self.labels is None else (example[0], self.labels[index])
         form = ExampleForm()
-        return form.image(example, index), form.label(example, index)
+        image = form.image(example, index)
+        return image, form.label(example, index) if self.labels is None else self.labels[index]
 
     def _failed(self, error: Exception, place: str) -> InputError:
         return must(self.name, "give every example", f"{describe(error)} (at {place})")

@@ -123,6 +123,28 @@ def stored_labels(dataset: Any) -> list[Tensor]:
     return stored_labels(dataset.dataset) if _is_ours(dataset) and hasattr(dataset, "dataset") else []
 
 
+def shows_text(dataset: Any) -> bool:
+    """Return whether a map-style data set shows its labels as text; no example is read.
+
+    Args:
+        dataset: As for `labels_of`.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> shows_text(TensorDataset(torch.zeros(2, 1), torch.tensor([0, 1])))
+        False
+    """
+    found = _found(dataset)
+    if found is None:
+        parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [getattr(dataset, "dataset", None)]
+        return any(shows_text(part) for part in parts if part is not None)
+    return _is_text(found)
+
+
+def _is_text(labels: Any) -> bool:
+    return not isinstance(labels, Tensor) and any(isinstance(each, str | bytes) for each in list(labels)[:COMPARED])
+
+
 def check_labels(
     name: str, labels: object, *, rows: int | None = None, class_names: Sequence[str] | None = None
 ) -> Tensor:
@@ -204,7 +226,7 @@ def _read(dataset: Any, found: Any, class_names: Sequence[str] | None) -> Tensor
         names = [str(each) for each in own]
     if names is None and is_table(dataset):
         names = table_class_names(dataset)
-    text = not isinstance(found, Tensor) and any(isinstance(each, str | bytes) for each in list(found)[:COMPARED])
+    text = _is_text(found)
     return check_labels(type(dataset).__name__, found, rows=len(dataset), class_names=names if text else None)
 
 

@@ -148,7 +148,8 @@ def clean_loader(loader: DataLoader[Any]) -> DataLoader[Any]:
         InputError: It is no `DataLoader`, or its data set is a stream.
 
     Warns:
-        UserWarning: Something random is left, or it is not known which images the sampler draws.
+        UserWarning: Something random is left, it is not known which images the sampler draws, or the loader is of a class that
+            makes its batches in a way of its own.
 
     Example:
         >>> import torch, diversify as dv
@@ -163,6 +164,9 @@ def clean_loader(loader: DataLoader[Any]) -> DataLoader[Any]:
     if isinstance(loader.dataset, IterableDataset):
         advice = "make a loader that reads every training image once, in order, without augmentation"
         raise must("loader", "be of a map-style data set", type(loader.dataset).__name__, advice)
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        kind = type(loader).__name__
+        warnings.warn(f"clean_loader leaves out what {kind} does to its batches: it reads the data set", stacklevel=2)
     dataset, kept = without_augmentation(loader.dataset)
     rows, unknown = _drawn_rows(loader)
     if rows is not None:
@@ -199,6 +203,8 @@ def _drawn_rows(loader: DataLoader[Any]) -> tuple[list[int] | None, str]:
         if type(batches) is not BatchSampler and not hasattr(batches, "sampler"):
             return None, type(batches).__name__
         sampler = batches.sampler
+    if isinstance(sampler, list | tuple):
+        return sorted({int(row) for row in sampler}), ""
     if isinstance(sampler, SubsetRandomSampler) or isinstance(getattr(sampler, "indices", None), list | Tensor):
         return sorted({int(row) for row in sampler.indices}), ""
     if isinstance(sampler, WeightedRandomSampler):

@@ -24,7 +24,7 @@ from .grouping import groups_of_source
 from .images import Batch, ImageFiles, Images, Own, check_files, content_digest
 from .loader import Split
 from .prepare import require_one_size, shaped, subset
-from .sources import SPLITS, Source, as_spelled, listed, on_one_line, read_as, read_npz, split_of
+from .sources import SPLITS, Source, as_spelled, listed, names_given, on_one_line, read_as, read_npz, split_of
 from .stratify import multilabel_holdout
 from .view import View
 
@@ -333,7 +333,7 @@ def _read_python(spec: str) -> Source:
     for split, name in spelled.items():
         labels = read_multilabels(f"labels of {name}", _labels_in(made[name], name), rows=len(made[name]))
         splits[split] = (Own(made[name], f"{name} of {spec}()"), labels)
-    return Source(splits=splits, class_names=made.get("class_names"), ready=True, notes=read_as(spelled))
+    return Source(splits=splits, class_names=names_given(made.get("class_names")), ready=True, notes=read_as(spelled))
 
 
 def _labels_in(dataset: Any, name: str) -> Any:

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import must
+from ..errors import InputError, must
 from ..files import atomic
 from ..functional.groups import group_numbers
+from ..functional.labels import names_in_mapping
 from ..functional.multilabel import read_multilabels
 from ..runtime.user_code import call_object, import_object
 from .images import Array, ImageArray, Images, Own
-from .labels import check_labels, shown_labels
+from .labels import check_labels, shown_labels, shows_text
 from .tables import Table, image_column, is_table, is_transformed, table_class_names
 
 SPLITS = ("train", "val", "test")
@@ -206,21 +207,47 @@ def read_python(spec: str) -> Source:
         raise must(f"{spec}()", law, f"one with {', '.join(map(str, made)) or 'nothing'}")
     splits: dict[str, tuple[Images, Tensor]] = {}
     names: list[Sequence[str]] = []
+    given = names_given(made.get("class_names"))
     for split, name in spelled.items():
-        dataset, (labels, _) = made[name], shown_labels(made[name])
+        dataset, labels = made[name], _labels_shown(made[name], given)
         if is_table(dataset) and (of_classes := table_class_names(dataset)) is not None:
             names.append(of_classes)
         if is_table(dataset) and not is_transformed(dataset):
             dataset = Table(dataset, image_column(dataset), labels)
         else:
-            dataset = Own(dataset, f"{name} of {spec}()")
+            numbered = labels if given is not None and shows_text(dataset) else None
+            dataset = Own(dataset, f"{name} of {spec}()", numbered)
         splits[split] = (dataset, labels)
     if any(other != names[0] for other in names):
         raise must(f"{spec}()", "name the same classes in every split", "names that differ")
-    train, given = splits["train"][0], made.get("class_names")
+    train = splits["train"][0]
     return Source(
         splits=splits,
         class_names=given if given is not None else names[0] if names else None,
         ready=not (isinstance(train, Table) and train.holds_pil()),
         notes=read_as(spelled),
     )
+
+
+def names_given(class_names: Any) -> Any:
+    """Return names of classes in their order, also where they are a mapping between classes and names.
+
+    Args:
+        class_names: The names as a function of the user's own gave them; None for none.
+
+    Raises:
+        InputError: A mapping is not between all classes and their names.
+
+    Example:
+        >>> names_given({"owl": 1, "cat": 0}), names_given(["cat", "owl"])
+        (['cat', 'owl'], ['cat', 'owl'])
+    """
+    return [*names_in_mapping(class_names, len(class_names))] if isinstance(class_names, Mapping) else class_names
+
+
+def _labels_shown(dataset: Any, class_names: Sequence[str] | None) -> Tensor:
+    """The labels of a data set that a function gave; an error says what the data set has to have."""
+    try:
+        return shown_labels(dataset, class_names)[0]
+    except InputError as error:
+        raise InputError(str(error).replace("pass labels=,", "give it an attribute `targets`,")) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence, Set
-from numbers import Integral
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from ..errors import must
 from ..files import digests
 from ..functional import counts, diversity, stats
 from ..functional.groups import group_numbers, require_one_kind
+from ..functional.labels import names_in_mapping
 from ..network.batches import Key
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.extraction import extract
@@ -230,39 +230,13 @@ def class_names_of(class_names: ClassNames | None, num_classes: int) -> tuple[st
     if series is not None and list(series.index) != list(range(num_classes)):
         class_names = dict(series.to_dict())
     if isinstance(class_names, Mapping):
-        return _names_in_mapping(class_names, num_classes)
+        return names_in_mapping(class_names, num_classes)
     if isinstance(class_names, str | bytes | Set):
         raise must("class_names", "be a list of names in the order of the classes", f"a {type(class_names).__name__}")
     names = tuple(map(str, class_names if class_names is not None else (f"class {c}" for c in range(num_classes))))
     if len(names) != num_classes:
         raise must("class_names", f"be one per class of the head, {num_classes}", len(names))
     return names
-
-
-def _names_in_mapping(class_names: Mapping[Any, Any], num_classes: int) -> tuple[str, ...]:
-    """The names of a mapping from classes to names or from names to classes."""
-    keys, values = list(class_names), list(class_names.values())
-    wanted = list(range(num_classes))
-    for classes, names in ((keys, values), (values, keys)):
-        numbers = [_class_number(each, from_text=classes is keys) for each in classes]
-        if sorted(-1 if each is None else each for each in numbers) == wanted:
-            if any(_class_number(name, from_text=False) is not None for name in names):
-                law = "map classes to names that are text"
-                raise must("class_names", law, repr(dict(class_names))[:80], "pass a list of names in order")
-            return tuple(
-                str(name) for _, name in sorted(zip(numbers, names, strict=True), key=lambda pair: pair[0] or 0)
-            )
-    law = f"map each class in [0, {num_classes - 1}] to its name, or each name to its class"
-    raise must("class_names", law, f"{len(keys)} entries, {repr(dict(class_names))[:80]}")
-
-
-def _class_number(value: Any, *, from_text: bool) -> int | None:
-    """A class as an integer; None if it is none. Keys of a JSON object are text: "0" is class 0."""
-    if from_text and isinstance(value, str) and value.isdecimal():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        return None
-    return int(value)
 
 
 def _checked_head(head: nn.Module | LinearHead, train: Embeddings, heldout: Embeddings) -> LinearHead:
@@ -402,11 +376,14 @@ def diagnose_model(
         [20.0, 20.0, 20.0]
     """
     split = split_head(model, head)
+    names = class_names if class_names is not None else class_names_in(model, read_head(split.head).num_classes)
+    if names is not None:
+        names = class_names_of(names, read_head(split.head).num_classes)
     train, heldout = (
-        extract(split, loader, image_key=image_key, label_key=label_key) for loader in (train_loader, heldout_loader)
+        extract(split, loader, image_key=image_key, label_key=label_key, class_names=names)
+        for loader in (train_loader, heldout_loader)
     )
     heldout = _sharing(heldout, shared_of_loaders(train_loader, heldout_loader, train, heldout))
-    names = class_names if class_names is not None else class_names_in(model, heldout.num_classes)
     require_one_kind(groups_train, groups_heldout)
     groups_train = _groups_of_rows(groups_train, train, train_loader, "train")
     groups_heldout = _groups_of_rows(groups_heldout, heldout, heldout_loader, "heldout")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import pathlib
 import pickle
 import re
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,9 +26,23 @@ _PREFIXES = ("module.", "_orig_mod.")
 _RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
 _DEEPEST = 4  # levels of dictionaries that are searched for tensors
 _PATHS = ((pathlib.PurePosixPath, "PosixPath"), (pathlib.PureWindowsPath, "WindowsPath"))
-# What training scripts keep beside the weights; paths become plain values that no file is opened by.
+_ARRAYS = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+_NUMBERS = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name not in ("ObjectDType", "VoidDType")]
+# What training scripts keep beside the weights: settings, the best accuracy as a number of NumPy, dates. Paths become plain
+# values that no file is opened by.
 _SETTINGS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
+    datetime.datetime,
+    datetime.date,
+    datetime.timedelta,
+    np.dtype,
+    np.ndarray,
+    *_NUMBERS,
+    *(
+        (getattr(_ARRAYS, name), f"numpy.{home}.multiarray.{name}")
+        for name in ("scalar", "_reconstruct")
+        for home in ("core", "_core")
+    ),
     *((kind, f"{module}.{name}") for kind, name in _PATHS for module in ("pathlib", "pathlib._local")),
     *((kind, f"{module}.Pure{name}") for kind, name in _PATHS for module in ("pathlib", "pathlib._local")),
 ]
@@ -263,7 +279,9 @@ def _torch_load(path: Path, name: str) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)  # warns of pickle protocols: reported below
     except pickle.UnpicklingError as error:
         if "nsupported" in str(error) or "GLOBAL" in str(error):  # a class or an opcode that weights_only refuses
-            raise must(name, "hold tensors only", f"pickled objects in {path}", _RESAVE) from None
+            what = re.search(r"GLOBAL ([\w.]+)", str(error))
+            kind = f" ({what.group(1)})" if what else ""
+            raise must(name, "hold tensors only", f"pickled objects in {path}{kind}", _RESAVE) from None
         raise _damaged(name, path) from None
     except Exception:  # the unpickler and the archive reader raise many kinds for broken bytes
         raise _damaged(name, path) from None

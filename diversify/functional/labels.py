@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,44 @@ def in_class_order(
     if missing and absent is None:
         raise must(name, "name every class", f"none for {missing[0]!r}")
     return [values.get(key, absent) for key in wanted]
+
+
+def names_in_mapping(class_names: Mapping[Any, Any], num_classes: int) -> tuple[str, ...]:
+    """Return the names, in the order of the classes, of a mapping from classes to names or from names to classes.
+
+    Args:
+        class_names: The mapping, in any order.
+        num_classes: C.
+
+    Raises:
+        InputError: It is neither.
+
+    Example:
+        >>> names_in_mapping({"owl": 1, "cat": 0}, 2), names_in_mapping({1: "owl", 0: "cat"}, 2)
+        (('cat', 'owl'), ('cat', 'owl'))
+    """
+    keys, values = list(class_names), list(class_names.values())
+    wanted = list(range(num_classes))
+    for classes, names in ((keys, values), (values, keys)):
+        numbers = [_class_number(each, from_text=classes is keys) for each in classes]
+        if sorted(-1 if each is None else each for each in numbers) == wanted:
+            if any(_class_number(name, from_text=False) is not None for name in names):
+                law = "map classes to names that are text"
+                raise must("class_names", law, repr(dict(class_names))[:80], "pass a list of names in order")
+            return tuple(
+                str(name) for _, name in sorted(zip(numbers, names, strict=True), key=lambda pair: pair[0] or 0)
+            )
+    law = f"map each class in [0, {num_classes - 1}] to its name, or each name to its class"
+    raise must("class_names", law, f"{len(keys)} entries, {repr(dict(class_names))[:80]}")
+
+
+def _class_number(value: Any, *, from_text: bool) -> int | None:
+    """A class as an integer; None if it is none. Keys of a JSON object are text: "0" is class 0."""
+    if from_text and isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return None
+    return int(value)
 
 
 def _numbers(name: str, labels: object, names: list[str] | None) -> Tensor:

@@ -40,6 +40,7 @@ class BatchForm:
         label_key: Position or key of the labels; None for the second entry, or for one of the usual names.
         index: Position or key of the images' places in the data set; None if the batch has none.
         several: Whether images have several labels each: 0 or 1 for every label.
+        class_names: Name of each class, by which labels that are text are numbered.
 
     Example:
         >>> form = BatchForm(image_key="x")
@@ -52,6 +53,7 @@ class BatchForm:
     label_key: Key | None = None
     index: Key | None = None
     several: bool = False
+    class_names: tuple[str, ...] | None = None
 
     def images(self, batch: object) -> Tensor:
         """Return the images of a batch.
@@ -91,7 +93,11 @@ class BatchForm:
         """
         images = self.images(batch)
         name, given = "labels" if number == 0 else f"labels of batch {number}", self.labels(batch)
-        labels = read_multilabels(name, given, rows=len(images)) if self.several else _labels(name, given, len(images))
+        labels = (
+            read_multilabels(name, given, rows=len(images))
+            if self.several
+            else _labels(name, given, len(images), self.class_names)
+        )
         indices = None
         if self.index is not None:
             found = _part(batch, self.index, "index", None, ())
@@ -99,7 +105,7 @@ class BatchForm:
         return Batch(images, labels, indices)
 
 
-def _labels(name: str, given: object, rows: int) -> Tensor:
+def _labels(name: str, given: object, rows: int, class_names: tuple[str, ...] | None) -> Tensor:
     """Labels `(N,)` int64; integers stay on their device, and their range is checked later."""
     if isinstance(given, Tensor) and not given.is_floating_point() and not given.is_complex():
         labels = given.squeeze(1) if given.ndim == 2 and given.shape[1] == 1 else given
@@ -107,7 +113,8 @@ def _labels(name: str, given: object, rows: int) -> Tensor:
             if len(labels) != rows:
                 raise must(name, f"have one row per image, {rows}", len(labels))
             return labels.long()
-    return read_labels(name, given, rows=rows)
+    text = isinstance(given, list | tuple) and any(isinstance(each, str | bytes) for each in given)
+    return read_labels(name, given, rows=rows, class_names=class_names if text else None)
 
 
 def _indices(found: object, rows: int) -> Tensor:

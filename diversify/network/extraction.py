@@ -10,7 +10,7 @@ import copy
 import errno
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -105,6 +105,7 @@ def extract(
     image_key: Key | None = None,
     label_key: Key | None = None,
     index: Key | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Embeddings:
     """Return features, logits, labels and indices of every image in a loader.
 
@@ -114,7 +115,7 @@ def extract(
         split: From `split_head`.
         loader: A `DataLoader`, or any iterable of batches. A batch is a tuple `(images, labels, ...)`, or a mapping with
             `pixel_values`, `image`, `images` or `img`, and `labels`, `label`, `target` or `targets`. Labels are one class
-            per image: integers, whole floats, booleans or one-hot rows. A batch that is None is left out. A `DataLoader`
+            per image: integers, whole floats, booleans, one-hot rows, or names of classes. A batch that is None is left out. A `DataLoader`
             over a map-style data set is read in its own order by a private copy, which records every image's index and
             also reads the last batch that `drop_last=True` leaves out.
         device: Where to run; None means where the model is. On another device, a copy of the model runs. Images are
@@ -130,6 +131,7 @@ def extract(
         label_key: Key or position of the labels.
         index: Key or position of the images' places in their data set. Only needed where the loader is no `DataLoader`
             over a map-style data set: without it, rows are numbered in order, and reports show no pictures.
+        class_names: Name of each class, by which labels that are text are numbered.
 
     Returns:
         The embeddings, in the order of the loader. `Embeddings.reading` says what the loader left out or gave twice.
@@ -149,7 +151,8 @@ def extract(
         >>> embeddings.features.shape, embeddings.logits.shape, embeddings.indices.tolist()
         (torch.Size([6, 64]), torch.Size([6, 3]), [0, 1, 2, 3, 4, 5])
     """
-    form = BatchForm(image_key=image_key, label_key=label_key, index=index)
+    names = None if class_names is None else tuple(class_names)
+    form = BatchForm(image_key=image_key, label_key=label_key, index=index, class_names=names)
     columns, reading = read_all(
         split, loader, form, device=device, precision=precision, out=out, progress=progress, fingerprint=fingerprint
     )

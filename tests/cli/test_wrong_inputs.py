@@ -325,7 +325,7 @@ LINES = {
     "diagnose --weights {dir}/page.pt --heldout test --out {dir}/out": "--weights must be a PyTorch or safetensors checkpoint, got {dir}/page.pt, which is neither",
     "diagnose --weights {dir}/cut.safetensors --heldout test --out {dir}/out": "--weights must be a whole safetensors file, got {dir}/cut.safetensors (<...>); copy or download it again",
     "diagnose --weights {dir}/cut.pt --heldout test --out {dir}/out": "--weights must be a whole checkpoint, got {dir}/cut.pt, which is truncated or damaged; copy or download it again",
-    "diagnose --weights {dir}/object.pt --heldout test --out {dir}/out": "--weights must hold tensors only, got pickled objects in {dir}/object.pt; re-save it with torch.save(model.state_dict(), FILE)",
+    "diagnose --weights {dir}/object.pt --heldout test --out {dir}/out": "--weights must hold tensors only, got pickled objects in {dir}/object.pt (torch.nn.modules.linear.Linear); re-save it with torch.save(model.state_dict(), FILE)",
     "diagnose --weights {dir}/list.pt --heldout test --out {dir}/out": "--weights must hold a state dict of named tensors, got a list in {dir}/list.pt; re-save it with torch.save(model.state_dict(), FILE)",
     "diagnose --weights {dir}/none.pth --heldout test --out {dir}/out": "--weights must hold named tensors, got none in {dir}/none.pth; re-save it with torch.save(model.state_dict(), FILE)",
     "diagnose --weights {dir}/array.npy --heldout test --out {dir}/out": "--weights must be a PyTorch or safetensors checkpoint, got {dir}/array.npy, which is neither",

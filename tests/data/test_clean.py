@@ -227,3 +227,17 @@ def test_what_cannot_be_read_in_order_is_refused(loader, message):
 def test_random_transforms_are_named(transform, names):
     assert random_transforms(Pictures(transform)) == names
     assert random_transforms(ConcatDataset([Pictures(transform), Subset(Pictures(transform), [0])])) == names
+
+
+def test_a_loader_that_changes_its_batches_and_a_list_of_rows():
+    class Scaled(DataLoader):
+        def __iter__(self):
+            return ((images * 2 - 1, labels) for images, labels in super().__iter__())
+
+    data = TensorDataset(torch.rand(5, 1), torch.arange(5))
+    with pytest.warns(
+        UserWarning, match="clean_loader leaves out what Scaled does to its batches: it reads the data set"
+    ):
+        assert len(list(dv.clean_loader(Scaled(data, batch_size=5)))) == 1
+    [(_, labels)] = dv.clean_loader(DataLoader(data, batch_size=4, sampler=[4, 1, 4]))
+    assert labels.tolist() == [1, 4]

@@ -10,9 +10,12 @@ import pytest
 import torch
 from small_data import VIEW, images_of, message_of, noise, random_images, saved, write_npz
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import Dataset, StackDataset, Subset
 
+from diversify.data import sources
 from diversify.data.imbalance import Imbalance, holdout_indices, imbalance_indices
 from diversify.data.load import load_data
+from diversify.errors import InputError
 
 # What was read before is read the same
 
@@ -287,3 +290,38 @@ def test_cifar10_is_read_from_an_npz_under_the_root(tmp_path):
     assert loaded.class_names[9] == "truck"
     assert (loaded.view.mean, loaded.view_origin) == ((0.4914, 0.4822, 0.4465), "usual")
     assert loaded.mirror
+
+
+class Named(Dataset):
+    """Images whose labels are names."""
+
+    def __init__(self, names):
+        self.targets = names
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return {"image": torch.zeros(1, 2, 2), "label": self.targets[index]}
+
+
+@pytest.mark.parametrize("names", [["owl", "ant"], {"ant": 1, "owl": 0}, {1: "ant", 0: "owl"}])
+def test_names_as_labels_and_a_mapping_as_class_names(monkeypatch, names):
+    made = {"train": Named(["ant", "owl", "ant"]), "val": Subset(Named(["ant", "owl"]), [1]), "class_names": names}
+    monkeypatch.setattr(sources, "import_object", lambda *_: lambda: made)
+    source = sources.read_python("mine:data")
+    assert list(source.class_names) == ["owl", "ant"]
+    assert source.splits["train"][1].tolist() == [1, 0, 1]
+    assert [int(source.splits[split][0][0][1]) for split in ("train", "val")] == [1, 0]
+    assert [int(label) for _, label in source.splits["train"][0].__getitems__([0, 1])] == [1, 0]
+
+
+def test_a_data_set_without_labels_is_told_what_it_needs(monkeypatch):
+    monkeypatch.setattr(sources, "import_object", lambda *_: lambda: {"train": StackDataset(torch.zeros(2))})
+    message = (
+        "data set must show its labels, as an attribute `targets` or `labels`, got StackDataset; give it an attribute `targets`,"
+        " one class per image"
+    )
+    with pytest.raises(InputError) as caught:
+        sources.read_python("mine:data")
+    assert str(caught.value) == message

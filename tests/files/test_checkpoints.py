@@ -1,6 +1,7 @@
 """A checkpoint is read in any usual form, never by running what it holds, or an error of one line says why not."""
 
 import argparse
+import datetime
 import os
 import pathlib
 import pickle
@@ -60,6 +61,9 @@ DAMAGED = "weights must be a whole checkpoint, got {path}, which is truncated or
 NEITHER = "weights must be a PyTorch or safetensors checkpoint, got {path}, which is neither"
 
 
+OF_LINEAR = (
+    f"weights must hold tensors only, got pickled objects in {{path}} (torch.nn.modules.linear.Linear); {RESAVE}"
+)
 OBJECTS = "weights must hold tensors only, got pickled objects in {path}; " + RESAVE
 
 
@@ -83,12 +87,12 @@ CHECKPOINTS = {
     "page": (lambda path: path.write_text("<!DOCTYPE html><html>404</html>"), NEITHER),
     "text": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), NEITHER),
     "npz": (lambda path: np.savez(path.open("wb"), images=np.zeros(3)), NEITHER),
-    "whole model": (lambda path: torch.save(nn.Linear(2, 2), path), OBJECTS),
+    "whole model": (lambda path: torch.save(nn.Linear(2, 2), path), OF_LINEAR),
     "an object in the arguments": (
         lambda path: torch.save(
             {"model": {"a": torch.zeros(1)}, "args": argparse.Namespace(net=nn.Linear(2, 2))}, path
         ),
-        OBJECTS,
+        OF_LINEAR,
     ),
     "plain pickle": (lambda path: path.write_bytes(pickle.dumps({"a": np.zeros(3)})), OBJECTS),
     "script": (
@@ -158,3 +162,28 @@ def test_a_hostile_pickle_is_not_run(tmp_path):
     with pytest.raises(InputError, match="pickled objects"):
         checkpoints.load_checkpoint(tmp_path / "m.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_numbers_of_numpy_and_dates_beside_the_weights_are_read(tmp_path):
+    beside = {
+        "best": np.float64(71.5),
+        "epoch": np.int64(3),
+        "recall": np.arange(3.0),
+        "when": datetime.date(2026, 1, 2),
+    }
+    torch.save({"state_dict": {"bias": torch.ones(2)}, **beside}, tmp_path / "a.pth")
+    assert checkpoints.load_checkpoint(tmp_path / "a.pth")["bias"].tolist() == [1, 1]
+    content = checkpoints.read_content(tmp_path / "a.pth")
+    assert (content["best"], content["recall"].tolist(), content["when"]) == (
+        71.5,
+        [0, 1, 2],
+        datetime.date(2026, 1, 2),
+    )
+
+
+def test_the_class_that_is_refused_is_named(tmp_path):
+    torch.save({"state_dict": {"bias": torch.ones(2)}, "loss": torch.nn.CrossEntropyLoss()}, tmp_path / "a.pth")
+    with pytest.raises(
+        InputError, match=r"got pickled objects in .*a.pth \(torch.nn.modules.loss.CrossEntropyLoss\); re-save"
+    ):
+        checkpoints.load_checkpoint(tmp_path / "a.pth")

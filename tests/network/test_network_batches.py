@@ -8,7 +8,7 @@ from small_network import Images, make_net, message_of, seeded
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from diversify.diagnosis.choose_exhibits import choose_exhibits
-from diversify.diagnosis.measure import diagnose
+from diversify.diagnosis.measure import diagnose, diagnose_model
 from diversify.errors import InputError
 from diversify.network.embeddings import Embeddings
 from diversify.network.extraction import extract
@@ -260,3 +260,12 @@ def test_a_stream_that_each_worker_gives_in_another_order_is_refused():
     loader = DataLoader(ShuffledStream(), batch_size=4, num_workers=2)
     message = message_of(InputError, lambda: extract(split_head(make_net()), loader))
     assert message.startswith("loader must give each image once, got each image 2 times by 2 workers; shard the stream")
+
+
+def test_names_of_classes_are_numbered_where_they_are_known():
+    names = ("owl", "ant", "bee")
+    batch = (IMAGES, [names[label] for label in LABELS])
+    assert torch.equal(extract(split_head(make_net()), [batch], class_names=names).labels, LABELS)
+    mapping = {name: number for number, name in reversed(list(enumerate(names)))}
+    found = diagnose_model(make_net(), [batch], [batch], class_names=mapping, top_k=3)
+    assert (found.class_names, found["count"].tolist()) == (names, [2, 2, 2])
