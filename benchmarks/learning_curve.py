@@ -41,7 +41,7 @@ from diversify.functional.learning_curve import (
     measured_rise,
 )
 from diversify.network.embeddings import Embeddings
-from diversify.plan.learning_curve import LearningCurve, _Fits, learning_curve
+from diversify.plan.learning_curve import _ITERATIONS, LearningCurve, _Fits, learning_curve
 from diversify.runtime import provenance
 
 RESULTS = Path(__file__).parent / "results" / "learning_curve.jsonl"
@@ -137,7 +137,7 @@ def left_out(bank: Bank, curve: LearningCurve, fits: _Fits) -> list[Forecast]:
             for turn in range(DRAWS):
                 kept = labels != c
                 kept[own[draws.permutation(len(own), "left out", bank.order, c, size, turn)[:size]]] = True
-                head = balanced_head(rows[kept], labels[kept], start=fits._start, iterations=fits._iterations)
+                head = balanced_head(rows[kept], labels[kept], start=fits._start, iterations=_ITERATIONS)
                 found.append((head_scores(judged, head).argmax(1) == c).float())
             hits.append(torch.stack(found).mean(0))
         rises.append(measured_rise(torch.stack([*hits, fits.hits(c, judged)]), seed=bank.order))

@@ -35,7 +35,7 @@ from .probe import backbone_split
 
 MOST_PICTURES = 500  # on the page
 CURVES = 5  # fragile classes with a learning curve
-MOST_WORK = 1e9  # training rows x features x classes up to which learning curves take less than about a minute
+MOST_WORK = 2e8  # training rows x features x classes up to which learning curves take a minute or two at most
 
 
 @alone
@@ -115,6 +115,10 @@ def collect_run(
     )
     found = found.with_names(names) if any(names) else found
     notes = _notes(found, images)
+    if model.train.features.numel() * model.train.num_classes > MOST_WORK:
+        notes.append(
+            "what more labels of a class would give is not estimated: with so many training rows it takes minutes"
+        )
     for note in notes:
         say(f"note: {note}")
     record: dict[str, Any] = {

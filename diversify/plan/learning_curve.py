@@ -26,7 +26,6 @@ SHARES = (0.25, 0.5, 1.0)  # of the held-out images outside a fold, which are ad
 LEAST_HELDOUT = 12  # images, or groups, that a class needs for a forecast: each head learns from three quarters of them
 FARTHEST = 5  # times the most images that were added and measured: no forecast goes beyond
 _ITERATIONS = 40  # of L-BFGS from the head that is fitted without new images
-_FEWEST, _WORK = 10, 2e10  # iterations, and the multiply-adds of a fit above which there are fewer than 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -234,7 +233,6 @@ class _Fits:
         self._rows, labels = (rows - self._centre) / self._scale, train.labels.cpu()
         self.size = counts.class_counts(labels, train.num_classes).tolist()
         self._present, self._labels = labels.unique(return_inverse=True)
-        self._iterations = int(min(_ITERATIONS, max(_FEWEST, _WORK / (2 * rows.numel() * len(self._present)))))
         self._start = balanced_head(self._rows, self._labels)
         self._own = [(heldout.labels.cpu() == c).nonzero()[:, 0] for c in range(train.num_classes)]
 
@@ -268,7 +266,7 @@ class _Fits:
         place, head = int((self._present == c).nonzero()), self._start
         if new is not None:
             rows, labels = torch.cat([self._rows, new]), torch.cat([self._labels, torch.full((len(new),), place)])
-            head = balanced_head(rows, labels, start=head, iterations=self._iterations)
+            head = balanced_head(rows, labels, start=head, iterations=_ITERATIONS)
         return (head_scores(judged, head).argmax(1) == place).float()
 
     def measured(self, c: int, tick: Ticker) -> tuple[list[int], Tensor]:

@@ -128,13 +128,14 @@ def _how_many(run: Mapping[str, Any]) -> tuple[Section, ...]:
     if not curve.get("text"):
         return ()
     shown = [place for place, row in enumerate(curve["forecast"]) if any(value is not None for value in row)]
+    asked = [at for at in range(len(curve["more"])) if any(row[at] is not None for row in curve["forecast"])]
 
     def cells(place: int) -> tuple[Cell, ...]:
         now = (curve["recall"][place], curve["recall_low"][place], curve["recall_high"][place])
-        later = zip(*(curve[f"forecast{end}"][place] for end in ("", "_low", "_high")), strict=True)
+        later = [[curve[f"forecast{end}"][place][at] for end in ("", "_low", "_high")] for at in asked]
         return (Cell(value=f"{curve['count'][place]:,}"), *(_expected(*one) for one in (now, *later)))
 
-    titles = ("class", "training images", "recall now", *(f"{more:,} more" for more in curve["more"]))
+    titles = ("class", "training images", "recall now", *(f"{curve['more'][at]:,} more" for at in asked))
     return (
         Section(
             title="How many labels",
