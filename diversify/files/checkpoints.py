@@ -26,7 +26,7 @@ _PREFIXES = ("module.", "_orig_mod.")
 _RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
 _DEEPEST = 4  # levels of dictionaries that are searched for tensors
 _PATHS = ((pathlib.PurePosixPath, "PosixPath"), (pathlib.PureWindowsPath, "WindowsPath"))
-_ARRAYS = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+_ARRAYS: Any = getattr(np, "_core" if hasattr(np, "_core") else "core").multiarray
 _NUMBERS = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name not in ("ObjectDType", "VoidDType")]
 # What training scripts keep beside the weights: settings, the best accuracy as a number of NumPy, dates. Paths become plain
 # values that no file is opened by.
