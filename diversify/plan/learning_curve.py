@@ -205,7 +205,8 @@ def _checked(
             raise must("head", law, f"{used.num_features} and {used.num_classes}")
     if class_names is not None and len(class_names) != train.num_classes:
         raise must("class_names", f"be one per class, {train.num_classes}", len(class_names))
-    _require_whole("seed", [seed], 0, None)
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise must("seed", "be an integer of at least 0", repr(seed))
     if classes is None:
         return list(range(train.num_classes))
     _require_whole("classes", classes, 0, train.num_classes - 1)
@@ -214,7 +215,9 @@ def _checked(
     return [int(c) for c in classes]
 
 
-def _require_whole(name: str, values: Iterable[int], least: int, most: int | None) -> None:
+def _require_whole(name: str, values: object, least: int, most: int | None) -> None:
+    if not isinstance(values, Iterable):
+        raise must(name, "be a list of integers", repr(values), f"write {name}=[{values!r}]")
     for value in values:
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if not whole or value < least or (most is not None and value > most):

@@ -119,7 +119,8 @@ def test_json_has_no_nan(sides: Any) -> None:
         ({"classes": [3]}, r"classes must be integers in \[0, 2\], got 3"),
         ({"classes": [1, 1]}, r"classes must be different classes, at least one, got \[1, 1\]"),
         ({"class_names": ["a"]}, "class_names must be one per class, 3, got 1"),
-        ({"seed": -1}, "seed must be integers of at least 0, got -1"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"more": 40}, r"more must be a list of integers, got 40; write more=\[40\]"),
     ],
 )
 def test_wrong_arguments_are_refused(sides: Any, changed: dict[str, Any], message: str) -> None:
