@@ -66,5 +66,7 @@ def test_every_forecast_stands_beside_what_came_out(
     assert all(one["gain"] == 0 for one in bench.cases([record], "recall stays"))
     atomic.write_jsonl(bench.RESULTS, [record])
     assert len(bench.table().splitlines()) == 2 + len(bench.METHODS)
+    covered = 100 * sum(one["covered"] for one in made) / len(made)
+    assert f"contain {covered:.1f}% of what came out ({len(made)} forecasts" in bench.text()
     assert bench.setting_table().splitlines()[2].startswith("| CIFAR-10, long tail | 1 | 5 |")
     assert bench.table(bench.HALVES[0]) == "No records yet."
