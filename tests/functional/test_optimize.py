@@ -22,7 +22,9 @@ def test_the_result_is_that_of_scipy_within_the_limits() -> None:
     before = threads()
     found = minimize(loss, np.zeros(2), limits=[(0.0, 1.0), (0.0, 9.0)], maxiter=20)
     assert found.x == pytest.approx([1.0, 3.0])
-    plain = optimize.minimize(optimize.rosen, np.zeros(5), jac=optimize.rosen_der, method="L-BFGS-B", options={"maxiter": 7})
+    plain = optimize.minimize(
+        optimize.rosen, np.zeros(5), jac=optimize.rosen_der, method="L-BFGS-B", options={"maxiter": 7}
+    )
     ours = minimize(lambda x: (optimize.rosen(x), optimize.rosen_der(x)), np.zeros(5), maxiter=7)
     assert np.array_equal(ours.x, plain.x)
     assert all(number == 1 for numbers in seen for number in numbers)
