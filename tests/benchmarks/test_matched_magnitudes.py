@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import matched_magnitudes as bench
+from benchmarks import matched_magnitudes_page as page
 from benchmarks.unseen_rows import Bank, network
 from diversify.files import atomic
 from diversify.functional import counts
@@ -90,9 +91,10 @@ def test_class_means_are_shifted_as_far_as_there_are_rows(bank) -> None:
 
 
 def test_every_method_is_judged_at_every_number_of_rows(bank, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(bench, "ROWS", (0, 3))
+    for module in (bench, page):
+        monkeypatch.setattr(module, "ROWS", (0, 3))
     monkeypatch.setattr(bench, "RESULTS", tmp_path / "records.jsonl")
-    tables = (bench.curve_table, bench.difference_table, bench.without_table, bench.text)
+    tables = (page.curve_table, page.difference_table, page.without_table, page.text)
     assert {table() for table in tables} == {"No records yet."}
     half = weaker(bank.train, torch.full((4,), 0.5))
     stand_ins = bench.StandIns(views=half, out=half, within=bank.train)
@@ -105,11 +107,11 @@ def test_every_method_is_judged_at_every_number_of_rows(bank, tmp_path, monkeypa
     atomic.write_jsonl(bench.RESULTS, records)
     scores = {(one["method"], one["rows"]): 100 * one["balanced_accuracy"] for one in records}
     gain = scores["matched", 3] - scores["training rows", 3]
-    found = bench.gains("confirmation", "matched", "training rows", "balanced_accuracy", (3,))
+    found = page.gains("confirmation", "matched", "training rows", "balanced_accuracy", (3,))
     assert found == pytest.approx([gain])
-    assert f"| `matched` | {scores['matched', 3]:.1f} |" in bench.curve_table()
-    assert "`out of fold: rows`" in bench.without_table()
-    assert "1 for confirmation" in bench.text()
+    assert f"| `matched` | {scores['matched', 3]:.1f} |" in page.curve_table()
+    assert "`out of fold: rows`" in page.without_table()
+    assert "1 for confirmation" in page.text()
 
 
 def test_out_of_fold_features_come_from_networks_trained_without_the_image(monkeypatch) -> None:
