@@ -245,7 +245,9 @@ def test_diversity_charts_show_the_named_measures(told: tuple[Diagnosis, Report]
     charts = row_charts(section_of(made, "diversity"), "held-out", "training")
     assert len(charts) == 3
     for chart in charts:
-        (kind,) = [kind for kind in ("distinct", "vendi", "spread") if MEASURES[f"diversity_{kind}_heldout"].title in chart.alt]
+        (kind,) = [
+            kind for kind in ("distinct", "vendi", "spread") if MEASURES[f"diversity_{kind}_heldout"].title in chart.alt
+        ]
         must_draw(chart, found, {"held-out": f"diversity_{kind}_heldout", "training": f"diversity_{kind}_train"})
         must_say_the_extremes(chart, found, f"diversity_{kind}_heldout", "number")
 
