@@ -116,6 +116,8 @@ def diagnose(
     """Find the classes that a trained network fails on, and why, with confidence intervals.
 
     The data and model options default to the run.json beside the weights, if `train` or `remedy` left one.
+
+    With --data for images of your own, give --mean and --std again: those of the run.json are not used.
     """
     if threshold is not None and not multilabel:
         raise must("threshold", "be given with multilabel=True", threshold)

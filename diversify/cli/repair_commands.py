@@ -64,7 +64,8 @@ def remedy(
     unseen: Annotated[
         str | None,
         typer.Option(
-            help="Whether repairs may learn from held-out images; each of these is judged by heads fitted without it.",
+            help="Whether repairs may learn from held-out images; each of these is judged by heads fitted without it."
+            " If one that did is saved, only test can judge it.",
             metavar="heldout|none",
             show_default="none; heldout with an --objective other than mean",
         ),
@@ -75,7 +76,7 @@ def remedy(
     seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Repair the head of a diagnosed network with whichever candidate wins on held-out folds: the plan, post-hoc fixes and others."""
+    """Repair the head of a diagnosed network with whichever candidate wins on held-out folds: the plan, adjusted logits and others."""
     from ..commands.folders import is_multilabel
     from ..commands.remedy import remedy_run
 
@@ -138,7 +139,9 @@ def collect(
             readable=False,
         ),
     ] = None,
-    budget: Annotated[int, typer.Option(help="Number of images to suggest.", metavar="N")],
+    budget: Annotated[
+        int, typer.Option(help="Number of images to suggest, at most as many as the pool has.", metavar="N")
+    ],
     method: Annotated[
         str | None,
         typer.Option(
@@ -155,7 +158,7 @@ def collect(
     directory: Out,
     overwrite: Overwrite = False,
 ) -> None:
-    """Suggest which images of a pool to label next: those that the diagnosed network would learn the most from."""
+    """Suggest which images of an unlabelled pool to label first, and forecast what labels add for fragile classes."""
     from ..commands.collect import collect_run
     from ..plan.suggest_images import DEFAULT
 

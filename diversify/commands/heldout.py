@@ -58,7 +58,7 @@ def choose_heldout(
     raise must(
         "heldout",
         "be images that the model was not trained on",
-        "none: there is no validation set, or no record beside the weights that shows that it was not trained on",
+        "none: the data have no validation set, or no record beside the weights shows that the model was not trained on it",
         "give the data a val split (DIR/train and DIR/val in folder:DIR, val_images and val_labels in npz:FILE), or train with"
         ' `diversify train`, which holds images out; heldout="test" makes a diagnosis that is for reading only',
     )

@@ -342,7 +342,7 @@ LINES = {
     "diagnose --weights {weights} --out {dir}/out --precision fp16": "--precision must be one of fp32, bf16, auto, got 'fp16'; did you mean 'bf16'?",
     "diagnose --weights {weights} --out {dir}/out --seed -1": "--seed must be at least 0, got '-1'",
     "diagnose --weights {weights} --out {dir}/out --data npz:{dir}/plain.npz": "--mean and --std must be those that the model was trained with, got nothing; pass --mean M and --std S",
-    "diagnose --weights {dir}/whole.safetensors --out {dir}/out": "--heldout must be images that the model was not trained on, got none: there is no validation set, or no record beside the weights that shows that it was not trained on; give the data a val split (DIR/train and DIR/val in folder:DIR, val_images and val_labels in npz:FILE), or train with `diversify train`, which holds images out; --heldout test makes a diagnosis that is for reading only",
+    "diagnose --weights {dir}/whole.safetensors --out {dir}/out": "--heldout must be images that the model was not trained on, got none: the data have no validation set, or no record beside the weights shows that the model was not trained on it; give the data a val split (DIR/train and DIR/val in folder:DIR, val_images and val_labels in npz:FILE), or train with `diversify train`, which holds images out; --heldout test makes a diagnosis that is for reading only",
     "diagnose --weights {weights} --out {dir}/out --data npz:{dir}/plain.npz --mean 0 --std 1 --heldout test": "--heldout test must find a test split, got none in npz:{dir}/plain.npz",
     # DIR
     "train --out {dir}/file": "--out must be a folder, got the file {dir}/file",

@@ -398,7 +398,7 @@ def test_a_repaired_network_of_other_training_images_is_no_ground_for_a_remedy(
 
     weights = remedied(place, tmp_path / "remedy", others)
     assert run(["diagnose", "--weights", weights, "--out", str(tmp_path / "out")]) == 2
-    assert "no record beside the weights that shows that it was not trained on" in " ".join(
+    assert "no record beside the weights shows that the model was not trained on it" in " ".join(
         capsys.readouterr().err.split()
     )
     assert run(["diagnose", "--weights", weights, "--heldout", "test", "--out", str(tmp_path / "out")]) == 0
