@@ -85,7 +85,7 @@ def coverage_findings(columns: Mapping[str, Tensor], class_names: Sequence[str])
         text = (
             f"The training images of {name} do not show what its {float(columns['count_heldout'][c]):,.0f} held-out images show:"
             f" coverage is {value:.0%} (95% interval {low:.0%} to {high:.0%}); it would be 50% if both were drawn from the same"
-            f" images, and reaches {usual:.0%} in the classes that are covered best. Points to: {REMEDIES['wider images']}."
+            f" images, and the best-covered quarter of the classes reaches at least {usual:.0%}. Points to: {REMEDIES['wider images']}."
         )
         found.append(
             Finding(

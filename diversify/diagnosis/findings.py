@@ -445,7 +445,7 @@ def _rising_line(columns: Columns, log_count: Lines) -> Mapping[str, float] | No
 
 
 def usual_coverage(columns: Columns) -> float:
-    """Return the coverage of held-out images in the classes that are covered best, at most 0.5; NaN if no class has one.
+    """Return what the best-covered quarter of the classes reaches at least, 0.5 at most; NaN if no class has a coverage.
 
     A network that overfits moves held-out images away from the training images of every class, so that coverage is below
     0.5 in all of them; a class is compared with those where it is highest.

@@ -272,8 +272,8 @@ LINES = {
     "train --out {dir}/out --mean 0.5": "--mean and --std must be given together, got only one of them",
     "train --out {dir}/out --mean half --std 1": "--mean must be numbers separated by commas, got 'half'",
     "train --out {dir}/out --mean 0.5 --std one": "--std must be numbers separated by commas, got 'one'",
-    "train --out {dir}/out --mean 0.5 --std 0": "--std must be positive, got 0.0",
-    "train --out {dir}/out --mean nan --std 1": "--mean and --std must be finite, got nan and 1.0",
+    "train --out {dir}/out --mean 0.5 --std 0": "--std must be positive, got 0",
+    "train --out {dir}/out --mean nan --std 1": "--mean and --std must be finite, got nan and 1",
     "train --out {dir}/out --mean 0.5,0.5 --std 1": "--mean and --std must have the same length, got 2 and 1",
     "train --out {dir}/out --mean 0.5,0.5 --std 1,1": "--mean and --std must have one number, or one per channel, 1, got 2",
     "train --out {dir}/out --resize 0": "--resize must be at least 1 pixel, got 0",
@@ -695,11 +695,11 @@ CALLS: dict[str, tuple[Callable[[SimpleNamespace], object], str]] = {
     ),
     "dv.View(mean=(0.5,), std=(-1.0,))": (
         lambda m: dv.View(mean=(0.5,), std=(-1.0,)),
-        "std must be positive, got -1.0",
+        "std must be positive, got -1",
     ),
     "dv.View(mean=(float('inf'),), std=(1.0,))": (
         lambda m: dv.View(mean=(float("inf"),), std=(1.0,)),
-        "mean and std must be finite, got inf and 1.0",
+        "mean and std must be finite, got inf and 1",
     ),
     "dv.View(mean=(0.5,), std=(1.0,), crop=0)": (
         lambda m: dv.View(mean=(0.5,), std=(1.0,), crop=0),

@@ -170,7 +170,7 @@ def test_the_page_says_everything_in_order_and_is_whole(page: str, diagnosis: Di
     ]
     counted = Counter(parsed.tags)
     fragile = int(diagnosis["fragile"].sum())
-    assert counted["figure"] == counted["svg"] == 12 + min(fragile, top_k.PROFILES - 1) + 1
+    assert counted["figure"] == counted["svg"] == 13 + min(fragile, top_k.PROFILES - 1) + 1
     assert counted["table"] == 5
     assert counted["caption"] == 3  # the other two are heat maps with a note above
     assert counted["article"] == fragile + 2  # and the suspect labels of each side

@@ -86,8 +86,8 @@ def _chart(subject: Subject) -> Chart:
     caption += " The fuller the point, the lower its held-out recall."
     if math.isfinite(data.narrow_below):
         caption += (
-            f" Narrow: the whole interval lies below {wording.share(data.narrow_below)}, nine tenths of the coverage of the"
-            " classes that are covered best."
+            f" Narrow: the whole interval lies below {wording.share(data.narrow_below)}, nine tenths of what the"
+            " best-covered quarter of the classes reaches."
         )
     if math.isfinite(data.small_below):
         caption += (
