@@ -249,20 +249,22 @@ def cases(found: Sequence[dict[str, Any]], method: str) -> Iterator[dict[str, fl
                     }
 
 
+MEASURED = (
+    "interval covers",
+    "its width",
+    "error of recall",
+    "error of the gain",
+    "gain forecast",
+    "gain that came out",
+)  # of forecasts, as `_cells` gives them
+
+
 def table(half: str = HALVES[1]) -> str:
     """Return what each method's forecasts were worth, by the number of held-out images."""
     found = [one for one in records() if one["half"] == half]
     if not found:
         return "No records yet."
-    titles = (
-        "held-out images a class",
-        "interval covers",
-        "its width",
-        "error of recall",
-        "error of the gain",
-        "gain forecast",
-        "gain that came out",
-    )
+    titles = ("held-out images a class", *MEASURED)
     lines = [f"| forecast | {' | '.join(titles)} |", f"|:--|{'--:|' * len(titles)}"]
     for size in HELDOUT:
         for name in METHODS:
@@ -277,16 +279,7 @@ def setting_table(half: str = HALVES[1]) -> str:
     found = [one for one in records() if one["half"] == half]
     if not found:
         return "No records yet."
-    titles = (
-        "networks",
-        "new images",
-        "interval covers",
-        "its width",
-        "error of recall",
-        "error of the gain",
-        "gain forecast",
-        "gain that came out",
-    )
+    titles = ("networks", "new images", *MEASURED)
     lines = [f"| data | {' | '.join(titles)} |", f"|:--|{'--:|' * len(titles)}"]
     for setting, title in TITLES.items():
         own = [one for one in found if one["setting"] == setting]

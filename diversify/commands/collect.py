@@ -115,7 +115,8 @@ def collect_run(
     )
     found = found.with_names(names) if any(names) else found
     notes = _notes(found, images)
-    if model.train.features.numel() * model.train.num_classes > MOST_WORK:
+    affordable = model.train.features.numel() * model.train.num_classes <= MOST_WORK
+    if not affordable:
         notes.append(
             "what more labels of a class would give is not estimated: with so many training rows it takes minutes"
         )
@@ -134,7 +135,7 @@ def collect_run(
         "notes": notes,
         **provenance.origin(torch.device("cpu")),
     }
-    curve = _curve(found, diagnosis, model, progress)
+    curve = _curve(found, diagnosis, model, progress) if affordable else None
     record["learning_curve"] = None if curve is None else curve.to_dict()
     pictures = _pictures(found, images)
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as staged:
@@ -148,10 +149,10 @@ def collect_run(
 def _curve(
     found: Suggestion, diagnosis: Diagnosis, model: Model, progress: StageProgress | None
 ) -> LearningCurve | None:
-    """What more labels of the fragile classes would give; None without such classes, or where it would take minutes."""
+    """What more labels of the fragile classes would give; None without such classes."""
     fragile = [c for c in range(len(found.class_names)) if float(diagnosis["fragile"][c]) > 0]
     classes = sorted(fragile, key=lambda c: (-found.need[c], c))[:CURVES]
-    if not classes or model.train.features.numel() * model.train.num_classes > MOST_WORK:
+    if not classes:
         return None
     return learning_curve(
         model.train,

@@ -198,12 +198,12 @@ class _Training:
 
 @dataclasses.dataclass(frozen=True)
 class _Done:
-    """What a job found: the line to print, the same in short, and a training's accuracy on the validation set."""
+    """What a job found: the line to print, and the accuracy on the validation set or the recommendation in words."""
 
     name: str
     line: str
-    words: str
     accuracy: float | None = None
+    words: str = ""
 
 
 def _folder(out: Path, seed: int) -> Path:
@@ -247,7 +247,7 @@ def _repaired(out: Path, seed: int) -> _Done:
         f"plan: seed {seed}, rules that fired, in how many classes: {fired}\n"
         f"head: seed {seed}, retrained by the plan: {result}"
     )
-    return _Done("head", line, result, accuracy)
+    return _Done("head", line, accuracy)
 
 
 def _trained(out: Path, training: _Training) -> _Done:
@@ -265,14 +265,14 @@ def _trained(out: Path, training: _Training) -> _Done:
     )
     accuracy = record["balanced_accuracy_val"]
     result = f"{accuracy:.1%} on the validation set, {record['seconds']:.1f} s"
-    return _Done(name, f"train: seed {folder.name}, {_title(name)}: {result}", result, accuracy)
+    return _Done(name, f"train: seed {folder.name}, {_title(name)}: {result}", accuracy)
 
 
 def _remedied(out: Path, seed: int) -> _Done:
     """Compare repairs of one seed's head on folds of the validation set."""
     folder = _folder(out, seed)
     choice, _ = remedy_run(folder / "diagnosis", out=folder / "remedy", seed=seed, say=_quiet)
-    return _Done("remedy", f"remedy: seed {folder.name}: {choice.in_words()}", choice.in_words())
+    return _Done("remedy", f"remedy: seed {folder.name}: {choice.in_words()}", words=choice.in_words())
 
 
 @dataclasses.dataclass(kw_only=True)

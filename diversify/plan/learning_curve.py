@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import must
+from ..files.json_values import json_value
 from ..functional import counts, draws
 from ..functional.ceiling import balanced_head, head_scores, stratified_folds
 from ..functional.learning_curve import Rise, fit_curves, forecast_recall, measured_rise
@@ -111,7 +112,7 @@ class LearningCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve as JSON values, with NaN as None, and its sentences as `text`."""
-        fields = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        fields = {field.name: json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
         return fields | {"text": list(self.sentences())}
 
 
@@ -352,13 +353,3 @@ def _curve(
         forecast_high=ahead[2],
         notes=tuple(notes),
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value

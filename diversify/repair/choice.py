@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import must
+from ..files.json_values import json_value
 from ..files.schema import refusal
 from ..functional import counts
 from ..network.linear_head import LinearHead
@@ -241,12 +242,12 @@ class HeadChoice:
             if field.name == "heads":
                 continue
             if field.name == "curve":
-                found["curve"] = [{name: _plain(one) for name, one in vars(point).items()} for point in self.curve]
+                found["curve"] = [{name: json_value(one) for name, one in vars(point).items()} for point in self.curve]
                 continue
             if field.name in ("columns", "overall"):
-                found[field.name] = {name: _plain(one) for name, one in value.items()}
+                found[field.name] = {name: json_value(one) for name, one in value.items()}
             else:
-                found[field.name] = _plain(value)
+                found[field.name] = json_value(value)
         return found
 
     @classmethod
@@ -271,16 +272,6 @@ class HeadChoice:
         values["curve"] = tuple(CurvePoint(**one.model_dump()) for one in file.curve)
         values["overall"] = {name: math.nan if value is None else value for name, value in file.overall.items()}
         return cls(**values)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def _tensor(values: Sequence[Any]) -> Tensor:

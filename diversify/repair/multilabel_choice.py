@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import must
+from ..files.json_values import json_value
 from ..files.schema import refusal
 from ..functional import multilabel, multilabel_losses, stats
 from ..network.linear_head import LinearHead, read_head
@@ -105,7 +106,7 @@ class MultilabelChoice:
             if field.name == "repair":
                 continue
             if isinstance(value, Tensor):
-                found[field.name] = _plain(value.tolist())
+                found[field.name] = json_value(value)
             else:
                 found[field.name] = list(value) if isinstance(value, tuple) else value
         return found
@@ -253,14 +254,6 @@ def _drawn(scores: list[Tensor], labels: Tensor, block: Tensor, seed: int) -> Te
     """Mean average precision of every candidate in bootstrap draws of the images, `(B, M)`."""
     times = multilabel.bootstrap_weights(len(labels), block, seed=seed, name="multilabel choice")
     return torch.stack([multilabel.average_precision(one, labels, times).nanmean(1) for one in scores], dim=1)
-
-
-def _plain(values: Any) -> Any:
-    if isinstance(values, list):
-        return [_plain(one) for one in values]
-    if isinstance(values, float):
-        return float(f"{values:.6g}") if math.isfinite(values) else None
-    return values
 
 
 def _filled(values: Any) -> Any:
