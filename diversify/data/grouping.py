@@ -15,14 +15,14 @@ from ..errors import must
 from ..files import atomic
 from ..functional import draws
 from ..functional.groups import group_numbers
-from .images import ImageFiles
+from .images import ImageFiles, check_files
 from .sources import Source
 from .tables import Table
 
 _SUFFIXES = (".txt", ".csv", ".npy")
 
 
-def groups_of_source(source: Source, group: Any, spec: str) -> dict[str, Tensor]:
+def groups_of_source(source: Source, group: Any, spec: str, *, skip_bad: bool = False) -> dict[str, Tensor]:
     """Return the group of each image of the splits that have groups, `(N,)` int64 each.
 
     Args:
@@ -32,6 +32,7 @@ def groups_of_source(source: Source, group: Any, spec: str) -> dict[str, Tensor]
             file, one value per training image; a `.csv` file with the columns `path` and `group`, for image files, with
             paths as the data folder or table has them; or these values.
         spec: The source, as errors name it.
+        skip_bad: Image files that cannot be read need not be named by a file with the columns `path` and `group`.
 
     Raises:
         InputError: There is no such column or file, not one value per image, or another value for every image of a file.
@@ -62,7 +63,7 @@ def groups_of_source(source: Source, group: Any, spec: str) -> dict[str, Tensor]
             columns = ", ".join(tables["train"].rows.column_names) if "train" in tables else "no columns"
             law = f"name a column of {spec}, or a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file"
             raise must("group", law, f"{name!r}; there are {columns}")
-        return _from_file(Path(name), source, spec)
+        return _from_file(Path(name), source, spec, skip_bad)
     return {"train": group_numbers("group", group, rows=len(source.splits["train"][1]))}
 
 
@@ -75,7 +76,7 @@ def _column(rows: Any, name: str) -> Any:
     return column[:] if hasattr(column, "__getitem__") else list(column)
 
 
-def _from_file(path: Path, source: Source, spec: str) -> dict[str, Tensor]:
+def _from_file(path: Path, source: Source, spec: str, skip_bad: bool) -> dict[str, Tensor]:
     """The groups that a file gives: one value per training image, or a table of image files."""
     rows = len(source.splits["train"][1])
     if path.suffix == ".npy":
@@ -84,7 +85,7 @@ def _from_file(path: Path, source: Source, spec: str) -> dict[str, Tensor]:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     fields = list(csv.reader(lines)) if path.suffix == ".csv" else []
     if any(len(line) > 1 for line in fields):
-        found = _of_paths(path, fields, source, spec)
+        found = _of_paths(path, fields, source, spec, skip_bad)
     else:
         found = {"train": group_numbers("group", [line.strip() for line in lines], rows=rows)}
     if rows > 1 and len(found["train"].unique()) == rows:
@@ -93,7 +94,9 @@ def _from_file(path: Path, source: Source, spec: str) -> dict[str, Tensor]:
     return found
 
 
-def _of_paths(path: Path, fields: Sequence[Sequence[str]], source: Source, spec: str) -> dict[str, Tensor]:
+def _of_paths(
+    path: Path, fields: Sequence[Sequence[str]], source: Source, spec: str, skip_bad: bool
+) -> dict[str, Tensor]:
     """The groups of the splits whose images the columns path and group name; every training image has to be there."""
     header = [name.strip() for name in fields[0]]
     if any(header.count(name) != 1 for name in ("path", "group")):
@@ -113,6 +116,10 @@ def _of_paths(path: Path, fields: Sequence[Sequence[str]], source: Source, spec:
         if not isinstance(part, ImageFiles):
             raise must("group", f"have one value per line for {spec}, whose images are not files", path)
         names = [part.name(index) for index in range(len(part))]
+        rows = [row for row, name in enumerate(names) if name not in table]
+        if skip_bad and rows and (split == "train" or len(rows) < len(names)):
+            unreadable = check_files([part.chosen(rows)])[0]
+            table |= {names[row]: f"unreadable {row}" for place, row in enumerate(rows) if place in unreadable}
         missing = [name for name in names if name not in table]
         if split != "train" and len(missing) == len(names):
             continue

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import must
 from ..functional.hash_copies import BITS
 from .decode import as_image
+from .examples import ExampleForm, Key
 from .images import Images
 
 HASH_BITS = BITS
@@ -54,18 +55,19 @@ def can_hash() -> bool:
         return False
 
 
-def image_hashes(dataset: Images) -> ImageHashes:
+def image_hashes(dataset: Images, *, image_key: Key | None = None) -> ImageHashes:
     """Return the perceptual hash of each image of a data set; each image is read once, in order.
 
     Args:
-        dataset: A map-style data set of `(image, label)`. Images with other values than [0, 255] or [0, 1] are stretched to
-            their own range.
+        dataset: A map-style data set of `(image, label)`, or of mappings. Images with other values than [0, 255] or [0, 1]
+            are stretched to their own range.
+        image_key: Key of the image where examples are mappings; by default a usual one, such as `image`.
 
     Raises:
-        InputError: The package imagehash is not installed.
+        InputError: The package imagehash is not installed, or an example holds no image.
     """
-    hashed = Hasher()
-    return joined_hashes([hashed(as_image(dataset[row][0])) for row in range(len(dataset))])  # type: ignore[arg-type]
+    hashed, form, rows = Hasher(), ExampleForm(image_key=image_key), len(dataset)  # type: ignore[arg-type]
+    return joined_hashes([hashed(as_image(form.image(dataset[row], row))) for row in range(rows)])
 
 
 class Hasher:

@@ -230,7 +230,7 @@ def load_data(
     source = read_source(spec, Path(root), download=download)
     require_view(source, mean, std, resize, crop, measure_view)  # both before minutes of reading files
     require_one_size_of_some(source, resize, crop)
-    groups = groups_of_source(source, group, spec)
+    groups = groups_of_source(source, group, spec, skip_bad=skip_bad)
     source, fine = joined_kinds(source, spec) if diverse.kind == "kinds" else (source, None)
     source, positions, skipped = readable(source, spec, skip_bad, check_progress)
     source = with_test(source)

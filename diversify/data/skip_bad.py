@@ -17,7 +17,7 @@ from ..runtime.progress import Progress, Ticker
 from ..runtime.randomness import random_state_kept
 from ..runtime.user_code import describe
 from .decode import what_is_wrong
-from .examples import IMAGE_KEYS, require_map_style
+from .examples import IMAGE_KEYS, Key, require_map_style
 from .images import in_threads
 from .labels import shown_labels
 
@@ -76,7 +76,7 @@ class Readable(Subset[Any]):
         )
 
 
-def skip_bad(dataset: Dataset[Any], *, progress: Progress | None = None) -> Readable:
+def skip_bad(dataset: Dataset[Any], *, image_key: Key | None = None, progress: Progress | None = None) -> Readable:
     """Return a data set without the images that cannot be read; a warning and `left_out` name those.
 
     Every image is read once: the files of torchvision's `ImageFolder` by its own loader, without its transform, and the
@@ -86,13 +86,14 @@ def skip_bad(dataset: Dataset[Any], *, progress: Progress | None = None) -> Read
 
     Args:
         dataset: Of map-style.
+        image_key: Key of the image where examples are mappings; by default a usual one, such as `image`.
         progress: Called as `progress(images done, images in total)`.
 
     Returns:
         The images that can be read, in their order.
 
     Raises:
-        InputError: The data set has no length and index, or no image that can be read.
+        InputError: The data set has no length and index, no example with this key, or no image that can be read.
 
     Warns:
         UserWarning: Images are left out.
@@ -113,7 +114,7 @@ def skip_bad(dataset: Dataset[Any], *, progress: Progress | None = None) -> Read
         (2, [0, 1], 'row 1 (OSError: image file is truncated)')
     """
     require_map_style(dataset)
-    wrong = unreadable_rows(dataset, progress)
+    wrong = unreadable_rows(dataset, progress, image_key=image_key)
     rows = len(dataset)  # type: ignore[arg-type]
     if len(wrong) == rows:
         first = next(iter(wrong.values()), "it is empty")
@@ -146,12 +147,13 @@ def left_out_below(dataset: Any) -> list[LeftOut]:
     return [each for part in parts if part is not None for each in left_out_below(part)]
 
 
-def unreadable_rows(dataset: Any, progress: Progress | None = None) -> dict[int, str]:
+def unreadable_rows(dataset: Any, progress: Progress | None = None, *, image_key: Key | None = None) -> dict[int, str]:
     """Return the rows of a data set that cannot be read, with the reason; no random state changes.
 
     Args:
         dataset: Of map-style.
         progress: Called as `progress(images done, images in total)`.
+        image_key: Key of the image where examples are mappings.
 
     Example:
         >>> unreadable_rows([(0.5, 1), None])
@@ -168,12 +170,12 @@ def unreadable_rows(dataset: Any, progress: Progress | None = None) -> dict[int,
             found = []
             for row in range(rows):
                 read = (lambda row: dataset.loader(dataset.samples[row][0])) if plain else dataset.__getitem__
-                found.append(_failure(lambda row=row, read=read: read(row)))  # type: ignore[misc]
+                found.append(_failure(lambda row=row, read=read: read(row), image_key))  # type: ignore[misc]
                 tick()
     return {row: reason for row, reason in enumerate(found) if reason is not None}
 
 
-def _failure(read: Callable[[], Any]) -> str | None:
+def _failure(read: Callable[[], Any], image_key: Key | None = None) -> str | None:
     """The reason why an example cannot be read; None if it can."""
     try:
         example = read()
@@ -182,7 +184,11 @@ def _failure(read: Callable[[], Any]) -> str | None:
     except Exception as error:  # decoders and the user's data set may raise anything
         cause = error.__cause__ if isinstance(error, InputError) and isinstance(error.__cause__, Exception) else error
         return what_is_wrong(cause, describe(cause))
-    if isinstance(example, Mapping):
+    if image_key is not None and isinstance(example, Mapping):
+        if image_key not in example:
+            return f"no entry {image_key!r} among {', '.join(map(str, example))}"
+        image = example[image_key]
+    elif isinstance(example, Mapping):
         image = next((example[key] for key in IMAGE_KEYS if key in example), example)
     else:
         image = example[0] if isinstance(example, tuple | list) and example else example

@@ -26,6 +26,7 @@ ROWS = 500  # held-out rows of a class that are divided, drawn at random
 CLASSES = 100  # classes that are divided, those with the most errors
 DIFFERENCE = 0.2  # between the recall of a failing cluster and of the rest of its class, at least
 FEWEST_ERRORS = 5  # of a class that is divided; with fewer, no cluster can stand out
+_ONE_CLASS = 0.8  # of the images of a cluster that are predicted as one wrong class
 
 _Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
@@ -68,6 +69,11 @@ class FailingCluster(Value):
     clusters: int
     silhouette: float
     p_value: _Share
+
+    @property
+    def looks_like_one_class(self) -> bool:
+        """Whether the images may show another class than their labels say: most are predicted as one and the same."""
+        return self.predicted_count >= _ONE_CLASS * len(self.rows)
 
     @property
     def rest_recall(self) -> float:
@@ -213,6 +219,11 @@ def cluster_findings(
     return tuple(_finding(one, class_names, grouped=grouped) for one in found)
 
 
+def _or_wrong_labels(one: FailingCluster, class_names: Sequence[str]) -> str:
+    other = class_names[one.predicted]
+    return f" Look at them first: if they show {other}, their labels are wrong." if one.looks_like_one_class else ""
+
+
 def _finding(one: FailingCluster, class_names: Sequence[str], *, grouped: bool) -> Finding:
     name, size = class_names[one.class_index], len(one.rows)
     rest_low, rest_high = (
@@ -223,8 +234,8 @@ def _finding(one: FailingCluster, class_names: Sequence[str], *, grouped: bool) 
         f"{size:,} of {size + one.rest:,} held-out images of {name} form a cluster with recall {one.recall:.0%} (95% interval"
         f" {one.low:.0%} to {one.high:.0%}); recall of the other {one.rest:,} is {one.rest_recall:.0%} (95% interval"
         f" {rest_low:.0%} to {rest_high:.0%}). Of its {size - one.hits:,} errors, {one.predicted_count:,} are predicted as"
-        f" {class_names[one.predicted]}. The cluster was found from the features alone; the difference is beyond chance (exact"
-        f" test, adjusted for all clusters: {chance}).{COUNTS_IMAGES if grouped else ''} Points to: {REMEDIES[REMEDY]}."
+        f" {class_names[one.predicted]}.{_or_wrong_labels(one, class_names)} The cluster was found from the features alone; the"
+        f" difference is beyond chance (exact test, adjusted for all clusters: {chance}).{COUNTS_IMAGES if grouped else ''} Points to: {REMEDIES[REMEDY]}."
     )
     evidence = Evidence(measure=COLUMN, value=one.recall, low=one.low, high=one.high, compared_with=one.rest_recall)
     return Finding(

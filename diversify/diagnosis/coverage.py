@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..functional.coverage import class_coverage
 from .class_table import ClassTable
+from .clusters import FailingCluster
 from .findings import NARROW, REMEDIES, Evidence, Finding, narrow_classes, usual_coverage
 from .sides import Side
 
@@ -62,12 +63,16 @@ def put_size_and_diversity(columns: dict[str, Tensor]) -> None:
     columns["size_and_diversity_predict"] = found
 
 
-def coverage_findings(columns: Mapping[str, Tensor], class_names: Sequence[str]) -> tuple[Finding, ...]:
+def coverage_findings(
+    columns: Mapping[str, Tensor], class_names: Sequence[str], clusters: Sequence[FailingCluster] = ()
+) -> tuple[Finding, ...]:
     """Return a finding for each narrow class.
 
     Args:
         columns: The columns of a diagnosis.
         class_names: One name per class.
+        clusters: The failing clusters. Images of a class that nearly all look like one other class may have wrong labels,
+            which features cannot tell from a kind of image that training lacks; the finding then says so.
 
     Example:
         >>> columns = {
@@ -78,6 +83,7 @@ def coverage_findings(columns: Mapping[str, Tensor], class_names: Sequence[str])
         [('ship', 'narrow')]
     """
     usual = usual_coverage(columns)
+    doubtful = {one.class_index: one for one in clusters if one.looks_like_one_class}
     found = []
     for c in narrow_classes(columns):
         value, low, high = (float(columns[f"coverage_heldout{end}"][c]) for end in ("", "_low", "_high"))
@@ -85,7 +91,8 @@ def coverage_findings(columns: Mapping[str, Tensor], class_names: Sequence[str])
         text = (
             f"The training images of {name} do not show what its {float(columns['count_heldout'][c]):,.0f} held-out images show:"
             f" coverage is {value:.0%} (95% interval {low:.0%} to {high:.0%}); it would be 50% if both were drawn from the same"
-            f" images, and the best-covered quarter of the classes reaches at least {usual:.0%}. Points to: {REMEDIES['wider images']}."
+            f" images, and the best-covered quarter of the classes reaches at least {usual:.0%}."
+            f"{_or_wrong_labels(doubtful.get(c), class_names)} Points to: {REMEDIES['wider images']}."
         )
         found.append(
             Finding(
@@ -100,3 +107,13 @@ def coverage_findings(columns: Mapping[str, Tensor], class_names: Sequence[str])
             )
         )
     return tuple(found)
+
+
+def _or_wrong_labels(cluster: FailingCluster | None, class_names: Sequence[str]) -> str:
+    if cluster is None:
+        return ""
+    other, size = class_names[cluster.predicted], len(cluster.rows)
+    return (
+        f" A cluster of {size:,} of them is predicted as {other}: look at it first. If these images show {other}, their labels"
+        " are wrong and the class may not be narrow."
+    )

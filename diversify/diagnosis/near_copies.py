@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from ..data.examples import Key
 from ..data.hashes import HASH_BITS, ImageHashes, image_hashes
 from ..data.images import Images
 from ..data.labels import labels_of
@@ -72,7 +73,11 @@ class NearCopies:
 
 
 def find_near_copies(
-    train: Embeddings | Images, heldout: Embeddings | Images | None = None, *, most_bits: int | None = None
+    train: Embeddings | Images,
+    heldout: Embeddings | Images | None = None,
+    *,
+    most_bits: int | None = None,
+    image_key: Key | None = None,
 ) -> NearCopies:
     """Find near copies inside each class of the training images, and held-out images that are near copies of them.
 
@@ -87,13 +92,14 @@ def find_near_copies(
     All rows are compared with all rows of their class: the time grows with the square of the class sizes.
 
     Args:
-        train: Embeddings, or a map-style data set of `(image, label)`.
+        train: Embeddings, or a map-style data set of `(image, label)` or of mappings that shows its labels; see `labels_of`.
         heldout: The same for held-out images; None looks at training images alone.
         most_bits: For data sets, how many of 256 bits the hashes of near copies may differ by; None learns it.
+        image_key: For data sets of mappings, the key of the image; by default a usual one, such as `image`.
 
     Raises:
         InputError: One side is embeddings and the other a data set, they have different numbers of features or classes,
-            or imagehash is not installed.
+            imagehash is not installed, or an example holds no image.
 
     References:
         Facco et al. (2017), Estimating the intrinsic dimension of datasets by a minimal neighborhood information,
@@ -124,7 +130,9 @@ def find_near_copies(
         raise must("heldout", "be a data set, as train", "embeddings")
     if most_bits is not None and not 0 <= most_bits < HASH_BITS:
         raise must("most_bits", f"lie in [0, {HASH_BITS - 1}]", most_bits)
-    hashed = [(image_hashes(each), labels_of(each)) for each in (train, heldout) if each is not None]
+    hashed = [
+        (image_hashes(each, image_key=image_key), labels_of(each)) for each in (train, heldout) if each is not None
+    ]
     return copies_of_hashes(hashed, most_bits=most_bits)
 
 

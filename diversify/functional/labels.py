@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import must, unknown
 
 _LAW = "be one class per image"
-_TEXT = "number them by class, as [class_names.index(label) for label in labels] does"
+_TEXT = "pass class_names where the function takes it, or number them: [class_names.index(label) for label in labels]"
 _SEVERAL = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel"
 
 

@@ -161,6 +161,22 @@ def test_a_table_of_paths_may_name_held_out_images_too(tmp_path):
     assert load_data(f"folder:{top}", mean=(0.5,), std=(0.5,), group=group).val.groups is None
 
 
+def test_a_table_need_not_name_images_that_cannot_be_read(tmp_path):
+    top = folder(tmp_path)
+    (top / "a" / "1.png").write_bytes(b"no image")
+    group = table(top, tmp_path / "days.csv", ["a/1.png"])
+    options = {"mean": (0.5,), "std": (0.5,), "holdout": 0, "group": group}
+    data = load_data(f"folder:{top}", skip_bad=True, **options)
+    assert data.skipped == ("a/1.png",)
+    days, groups = (torch.arange(12) % 6 // 2)[data.train.indices], data.train.groups
+    assert torch.equal(groups[:, None] == groups, days[:, None] == days)
+    table(top, group, ["a/1.png", "b/3.png"])
+    with pytest.raises(InputError, match="got 1 that are not there, such as b/3.png"):
+        load_data(f"folder:{top}", skip_bad=True, **options)
+    with pytest.raises(InputError, match="got 2 that are not there, such as a/1.png"):
+        load_data(f"folder:{top}", **options)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

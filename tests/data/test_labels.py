@@ -225,7 +225,7 @@ LABEL_ERRORS = [
     (
         Given(["cat"] * 2, [0, 0], targets=["cat", "dog"]),
         "labels of Given must be class indices where no class names are known, got 'cat' at row 0; "
-        "number them by class, as [class_names.index(label) for label in labels] does",
+        "pass class_names where the function takes it, or number them: [class_names.index(label) for label in labels]",
     ),
     (
         Given([1, 0, 2], [0, 0, 0], targets=[0, 1, 2]),

@@ -131,6 +131,15 @@ def test_nothing_is_left_out_without_need(top, recwarn):
     assert (len(readable), readable.left_out, len(recwarn)) == (23, (), 0)
 
 
+def test_the_image_may_have_a_key_of_its_own():
+    rows = [{"scan": torch.rand(3, 8, 8), "label": 0}, {"scan": None, "label": 1}, {"label": 1}]
+    with pytest.warns(
+        UserWarning, match=r"left out: 2 of 3 .*row 1 \(no image\), row 2 \(no entry 'scan' among label\)"
+    ):
+        readable = dv.skip_bad(rows, image_key="scan")
+    assert readable.indices == [0]
+
+
 def test_what_cannot_work_ends_in_one_line():
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):

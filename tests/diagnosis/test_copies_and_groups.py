@@ -159,6 +159,21 @@ def test_hashes_find_copies_that_were_resized_or_changed_in_light():
         find_near_copies(train, most_bits=256)
 
 
+def test_images_of_mappings_are_found_by_their_key():
+    pytest.importorskip("imagehash")
+
+    class Scans(list):
+        targets = (0, 1, 0)
+
+    images = detailed(2, "keyed", 48)
+    rows = Scans({"scan": image, "label": row % 2} for row, image in enumerate([*images, images[0]]))
+    assert find_near_copies(rows, image_key="scan").copy_of.tolist() == [2, -1, 0]
+    with pytest.raises(
+        InputError, match="an example of the data set must hold its image under one of .* image_key=KEY"
+    ):
+        find_near_copies(rows)
+
+
 def test_images_of_one_colour_and_tiny_ones_are_copies_of_none():
     pytest.importorskip("imagehash")
     flat = torch.full((4, 3, 32, 32), 200, dtype=torch.uint8)

@@ -8,6 +8,7 @@ import torch
 import diversify as dv
 from diversify.diagnosis.coverage import coverage_findings, put_size_and_diversity, without_suspects_where_known
 from diversify.diagnosis.findings import narrow_classes, usual_coverage
+from diversify.functional import draws
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 
@@ -163,3 +164,31 @@ def test_coverage_is_measured_again_where_labels_are_surely_wrong():
     diagnosis, narrow = found(train, wrong, head)
     assert "suspect labels" in diagnosis.troubles[0]
     assert narrow == []
+
+
+def test_a_narrow_class_whose_errors_look_like_one_class_may_have_wrong_labels():
+    train, heldout, head = one_direction(wrong=25)
+    found = {(each.class_name, each.kind): each.text for each in dv.diagnose(train, heldout, head=head).findings}
+    advice = (
+        "A cluster of 25 of them is predicted as class 2: look at it first. If these images show class 2, their labels"
+    )
+    assert advice in found["class 3", "narrow"]
+    assert "Look at them first: if they show class 2, their labels are wrong." in found["class 3", "failing cluster"]
+    train, heldout, head = one_direction(wrong=0)
+    assert not dv.diagnose(train, heldout, head=head).findings
+
+
+def one_direction(wrong):
+    """Four classes far apart; some of the 50 held-out images of class 2 have the label 3."""
+    centres = 2 * draws.normal("centres", torch.arange(4 * 16)).view(4, 16)
+    head = torch.nn.Linear(16, 4)
+    head.weight.data, head.bias.data = centres.clone(), -centres.square().sum(1) / 2
+    sides = []
+    for name, each in (("train", 200), ("heldout", 50)):
+        labels = torch.arange(4).repeat_interleave(each)
+        features = centres[labels] + draws.normal(name, torch.arange(len(labels) * 16)).view(-1, 16)
+        if name == "heldout":
+            labels[100 : 100 + wrong] = 3
+        logits = head(features).detach()
+        sides.append(Embeddings(features=features, labels=labels, indices=torch.arange(len(labels)), logits=logits))
+    return *sides, head

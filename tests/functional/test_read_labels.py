@@ -118,7 +118,9 @@ def test_what_is_no_label_ends_in_one_line(labels, message):
 
 
 def test_text_needs_class_names_that_differ():
-    advice = "number them by class, as [class_names.index(label) for label in labels] does"
+    advice = (
+        "pass class_names where the function takes it, or number them: [class_names.index(label) for label in labels]"
+    )
     with pytest.raises(
         InputError, match="^labels must be class indices where no class names are known, got 'cat'"
     ) as caught:

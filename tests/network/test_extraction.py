@@ -264,8 +264,8 @@ def test_extract_errors():
         ([images], "loader must yield (images, labels), or a mapping that holds both, got a Tensor"),
         (
             [(images[:1], ["cat"])],
-            "labels must be class indices where no class names are known, got 'cat' at row 0; number them by class, as"
-            " [class_names.index(label) for label in labels] does",
+            "labels must be class indices where no class names are known, got 'cat' at row 0; pass class_names"
+            " where the function takes it, or number them: [class_names.index(label) for label in labels]",
         ),
         ([], "loader must yield at least one image, got 0"),
         (DataLoader(Subset(Images(), [])), "loader must yield at least one image, got 0"),
