@@ -235,7 +235,8 @@ def _finding(one: FailingCluster, class_names: Sequence[str], *, grouped: bool) 
         f" {one.low:.0%} to {one.high:.0%}); recall of the other {one.rest:,} is {one.rest_recall:.0%} (95% interval"
         f" {rest_low:.0%} to {rest_high:.0%}). Of its {size - one.hits:,} errors, {one.predicted_count:,} are predicted as"
         f" {class_names[one.predicted]}.{_or_wrong_labels(one, class_names)} The cluster was found from the features alone; the"
-        f" difference is beyond chance (exact test, adjusted for all clusters: {chance}).{COUNTS_IMAGES if grouped else ''} Points to: {REMEDIES[REMEDY]}."
+        f" difference is beyond chance (exact test, adjusted for all clusters: {chance}).{COUNTS_IMAGES if grouped else ''}"
+        f" Points to: {REMEDIES[REMEDY]}."
     )
     evidence = Evidence(measure=COLUMN, value=one.recall, low=one.low, high=one.high, compared_with=one.rest_recall)
     return Finding(
