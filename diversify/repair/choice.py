@@ -74,7 +74,7 @@ class HeadChoice:
         heldout_counts: Held-out rows per class, `(C,)`.
         best: Index of the candidate with the highest metric.
         recommended: Index of the best candidate, or 0 (the untouched head) if that is behind by at most one standard
-            error.
+            error; see `choose_head`.
         overall: `gain`, `gain_low` and `gain_high` of always taking the best candidate and option of the other folds.
         folds: Number of folds.
         repeats: How many times the rows were cut into folds.

@@ -103,15 +103,24 @@ class Metric:
         mean = class_sums(self._scores(predicted, labels), labels, num_classes) / rows
         if self.name == "balanced":
             return mean.nanmean(-1)
-        if self._looks_at_lowest:
+        if self.looks_at_lowest:
             recall = mean[..., held]
             return (self._lowest_weights(recall) * recall).sum(-1)
         return (mean[..., held] * self._weights(rows)[held]).sum(-1)
 
-    def ranked(self, predicted: Tensor, labels: Tensor, num_classes: int) -> list[float]:
-        """Return `value` for comparing options, with 12 digits, so that rounding does not decide between equals."""
-        found: list[float] = self.value(predicted, labels, num_classes).tolist()
-        return found if self.name == "balanced" else [round(one, 12) for one in found]
+    def ranked(self, predicted: Tensor, labels: Tensor, num_classes: int) -> list[tuple[float, ...]]:
+        """Return `value` for comparing options, with 12 digits, so that rounding does not decide between equals.
+
+        The lowest recall of few rows is often 0 for all. So equals in it are compared by the lowest third of recalls, and
+        equals in that by the mean recall.
+        """
+        names = {"worst": ("worst third", "balanced"), "worst third": ("balanced",)}.get(self.name, ())
+        metrics = [self, *(Metric(name=name) for name in names)]
+        columns = [metric.value(predicted, labels, num_classes).tolist() for metric in metrics]
+        return [
+            one if self.name == "balanced" else tuple(round(each, 12) for each in one)
+            for one in zip(*columns, strict=True)
+        ]
 
     def interval(self, predicted: Tensor, labels: Tensor, num_classes: int) -> tuple[float, float]:
         """Return a 95% interval of `value` over held-out rows.
@@ -144,7 +153,7 @@ class Metric:
         if self.name == "worst":
             _, together = stats.wilson_interval(hits, size, 1 - 0.05 / len(hits))
             return float(low.min()), float(together.min())
-        weight = self._lowest_weights(recall) if self._looks_at_lowest else self._weights(rows)[held]
+        weight = self._lowest_weights(recall) if self.looks_at_lowest else self._weights(rows)[held]
         down, up = (float((weight * (end - recall)).square().sum().sqrt()) for end in (low, high))
         return max(0.0, value - down), min(1.0, value + up)
 
@@ -179,7 +188,8 @@ class Metric:
         return (predicted == labels).double().mean(-2)
 
     @property
-    def _looks_at_lowest(self) -> bool:
+    def looks_at_lowest(self) -> bool:
+        """Whether the value depends on the classes with the lowest recalls, which are few rows."""
         return self.name in ("worst", *OBJECTIVE_TITLES)
 
     def _lowest_weights(self, recall: Tensor) -> Tensor:
@@ -226,7 +236,7 @@ class Metric:
             each = (gain[labels] * (predicted == labels) - loss[predicted.long()]).mean(-2) / counted.sum()
             return size[labels] * each, counted / counted.sum()
         scores = self._scores(predicted, labels)
-        if self._looks_at_lowest:
+        if self.looks_at_lowest:
             held = rows > 0
             weight = torch.zeros_like(rows)
             weight[held] = self._lowest_weights((class_sums(scores, labels, num_classes) / rows)[held])

@@ -120,7 +120,7 @@ def _definitions(choice: HeadChoice) -> tuple[Definition, ...]:
             title="within one standard error",
             text="A candidate whose difference to the best, on the same images, is less than its standard error may be as good as the"
             " best. The best candidate is recommended, unless the untouched head is within one standard error: then the head stays as"
-            " it is.",
+            " it is. Where the lowest recalls decide, it must also be within one standard error of the mean recall.",
             anchor="measure-behind",
         ),
     )

@@ -1,6 +1,7 @@
 """A head chosen by its worst classes."""
 
 import pytest
+import torch
 
 import diversify as dv
 from diversify.errors import InputError
@@ -9,6 +10,8 @@ from diversify.network.linear_head import LinearHead
 from diversify.repair.candidate import Candidate
 from diversify.repair.candidates import default_candidates
 from diversify.repair.choice import HeadChoice
+from diversify.repair.comparison import _as_good
+from diversify.repair.metric import Metric
 from diversify.repair.retrain import HeadRecipe
 
 SHORT = HeadRecipe(steps=20, batch_size=32)
@@ -32,6 +35,20 @@ def test_the_objective_mean_changes_nothing(rows) -> None:
     plain = dv.choose_head(train, heldout, head, some, repeats=1).to_dict()
     assert dv.choose_head(train, heldout, head, some, repeats=1, objective="mean").to_dict() == plain
     assert dv.choose_head(train, heldout, head, some, repeats=1, objective=0).to_dict() == plain
+
+
+@pytest.mark.parametrize(("frequent", "kept"), [(0.43, False), (0.38, True)])
+def test_a_worst_class_of_few_rows_does_not_hide_a_better_mean(frequent, kept) -> None:
+    labels = torch.arange(3).repeat_interleave(torch.tensor([400, 400, 4]))
+
+    def predicted(recalls):
+        hit = torch.cat([torch.arange(n) < round(n * share) for n, share in zip((400, 400, 4), recalls, strict=True)])
+        return torch.where(hit, labels, (labels + 1) % 3)[None]
+
+    taken = torch.stack([predicted((0.4, 0.4, 0.25)), predicted((frequent, frequent, 0.5))])
+    behind, error = Metric(name="worst").difference(taken[1], taken[0], labels, 3)
+    assert 0 < behind <= error  # the worst class alone cannot tell
+    assert _as_good(taken, 1, labels, 3, Metric(name="worst")) is kept
 
 
 def test_the_curve_holds_every_round_and_comes_back(rows, listed) -> None:
