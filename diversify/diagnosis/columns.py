@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..functional import ceiling, counts, diversity, geometry, groups, magnitude, metrics, neighbors, stats
+from ..functional.indexed_neighbors import NeighborSearch
 from ..network.linear_head import LinearHead
 from .beyond_size import MATCHED_N
 from .class_table import BOOTSTRAPS, ClassTable
@@ -215,11 +216,14 @@ def put_diversities(table: ClassTable, train: Side, heldout: Side, head: LinearH
         table.put_matched(f"diversity_distinct_{name}", distinct, side.labels)
 
 
-def put_archetypes(table: ClassTable, train: Side) -> None:
-    """Put the shares of training rows that are safe, border, rare and outlier; NaN with 5 rows or fewer."""
+def put_archetypes(table: ClassTable, train: Side, search: NeighborSearch) -> None:
+    """Put the shares of training rows that are safe, border, rare and outlier; NaN with 5 rows or fewer.
+
+    `search` looks rows up among all training rows.
+    """
     rows = train.queries
     if len(train.labels) > 5:
-        near = neighbors.nearest_neighbors(train.raw[rows], train.raw, 5, same=rows)[1]
+        near = search(train.raw[rows], 5, same=rows)[1]
         kinds = neighbors.archetypes(train.labels[near], train.labels[rows])
         fractions = neighbors.archetype_fractions(kinds, train.labels[rows], table.num_classes)
         total, safe = (
@@ -235,11 +239,14 @@ def put_archetypes(table: ClassTable, train: Side) -> None:
         table.put(name, fractions[:, place])
 
 
-def error_enemies(train: Side, heldout: Side, num_classes: int) -> Tensor:
-    """Return `(C, C)`: the share of each other class among the training neighbours of a class's held-out errors."""
+def error_enemies(train: Side, heldout: Side, num_classes: int, search: NeighborSearch) -> Tensor:
+    """Return `(C, C)`: the share of each other class among the training neighbours of a class's held-out errors.
+
+    `search` looks rows up among all training rows.
+    """
     wrong = heldout.queries[(heldout.predictions != heldout.labels)[heldout.queries]]
     k = min(ENEMY_NEIGHBORS, len(train.labels))
-    near = neighbors.nearest_neighbors(heldout.raw[wrong], train.raw, k)[1]
+    near = search(heldout.raw[wrong], k)[1]
     return neighbors.enemy_matrix(train.labels[near], heldout.labels[wrong], num_classes)
 
 

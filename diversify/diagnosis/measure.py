@@ -14,6 +14,7 @@ from ..errors import must
 from ..files import digests
 from ..functional import counts, diversity, stats
 from ..functional.groups import group_numbers, require_one_kind
+from ..functional.indexed_neighbors import NeighborSearch
 from ..functional.labels import names_in_mapping
 from ..network.batches import Key
 from ..network.embeddings import Embeddings, require_embeddings
@@ -147,7 +148,10 @@ def diagnose(
         for name, embeddings in (("train", train), ("heldout", heldout))
     )
     tick = Ticker(progress, 7)
-    columns, top_k_fields, enemies, summary, errors, clusters = _measure(seen, unseen, head, k, seed, tick, copies)
+    search = NeighborSearch(seen.raw, seed=seed)
+    columns, top_k_fields, enemies, summary, errors, clusters = _measure(
+        seen, unseen, head, k, seed, tick, copies, search
+    )
     lines, beyond = lines_on_log_count(columns)
     put_size_and_diversity(columns)
     summary |= recall_of_groups(columns) | {
@@ -176,7 +180,7 @@ def diagnose(
         beyond_log_count=beyond,
         diversity_agreement=_diversity_agreement(columns),
         findings=findings,
-        queries={"train": _queries(seen), "heldout": _queries(unseen)},
+        queries={"train": _queries(seen) | _recall_of(search), "heldout": _queries(unseen)},
         seed=seed,
         readings={"train": train.reading, "heldout": heldout.reading},
         label_errors={side: one.most_suspect(KEPT) for side, one in errors.items()},
@@ -264,7 +268,14 @@ class _Measured(NamedTuple):
 
 
 def _measure(
-    seen: Side, unseen: Side, head: LinearHead, k: int, seed: int, tick: Ticker, copies: NearCopies | None
+    seen: Side,
+    unseen: Side,
+    head: LinearHead,
+    k: int,
+    seed: int,
+    tick: Ticker,
+    copies: NearCopies | None,
+    search: NeighborSearch,
 ) -> _Measured:
     """Measure both sides, in 6 ticks."""
     table = ClassTable(head.num_classes, seed)
@@ -274,8 +285,8 @@ def _measure(
     tick()
     put_diversities(table, seen, unseen, head, k)
     tick()
-    put_archetypes(table, seen)
-    enemies = error_enemies(seen, unseen, head.num_classes).cpu()
+    put_archetypes(table, seen, search)
+    enemies = error_enemies(seen, unseen, head.num_classes, search).cpu()
     tick()
     summary = balanced_accuracy(table.columns, "train") | balanced_accuracy(table.columns, "heldout")
     fitted = refit(unseen, head.num_classes, seed)
@@ -306,6 +317,11 @@ def _diversity_agreement(columns: Mapping[str, Tensor]) -> dict[str, dict[str, f
     """Rank correlation over the classes between every two held-out diversity measures."""
     kinds = [f"diversity_{measure}_heldout" for measure in diversity.DIVERSITY_MEASURES]
     return {one: {other: stats.spearman(columns[one], columns[other]) for other in kinds} for one in kinds}
+
+
+def _recall_of(search: NeighborSearch) -> dict[str, float]:
+    """A record of the share of the nearest rows that an index found; empty where all searches were exact."""
+    return {} if math.isnan(search.recall) else {"neighbour_recall": round(search.recall, 4)}
 
 
 def _queries(side: Side) -> dict[str, Any]:

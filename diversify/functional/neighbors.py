@@ -20,8 +20,20 @@ _RAGGED = 8  # a table of candidates may be this many times larger than its cont
 _MANY = 4  # with more candidates per query and neighbour, equal rows are looked for
 
 
-def _pair_distances(queries: Tensor, reference: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Squared distances of the listed pairs in float64, from the differences themselves."""
+def pair_distances(queries: Tensor, reference: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Return the squared distances `(P,)` of the listed pairs in float64, from the differences themselves.
+
+    Args:
+        queries: `(Q, D)`.
+        reference: `(R, D)`.
+        row: `(P,)`, a query of each pair.
+        column: `(P,)`, its reference row.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [3.0]])
+        >>> pair_distances(rows, rows, torch.tensor([0]), torch.tensor([1])).tolist()
+        [9.0]
+    """
     numbers = _GATHERED if queries.device.type == "cpu" else _GATHERED_ELSEWHERE
     size = max(1, numbers // max(queries.shape[1], 1))
     parts = [
@@ -175,7 +187,7 @@ def nearest_neighbors(
                     first_equals = _among_first_equals(rows, k + 1)
                 kept = first_equals[column]
                 row, column = row[kept], column[kept]
-            found = _pair_distances(queries[part], rows, row, column)
+            found = pair_distances(queries[part], rows, row, column)
             distances[part], indices[part] = _merge(distances[part], indices[part], row, column + tile_start, found)
     return distances.sqrt().to(queries.dtype), indices
 

@@ -1,0 +1,208 @@
+"""Time a diagnosis of very many rows beside the physical limits: `benchmarks/results/scale.jsonl`.
+
+    python -m benchmarks.scale --folder DIR [--banks 1m_512 100k_2048 ...]
+
+A bank of features is made in `--folder` once and mapped into memory. Each diagnosis runs in a process of its own, which times
+the diagnosis, then one pass over the map, and one matrix product of all training features with the head. `anonymous_gib` is the
+largest memory that the process itself held, without the maps. `steps` are the seconds between two reports of progress.
+
+Features are made as a network gives them: a mean per class, variation in 48 directions that all classes share, of decreasing
+size, little noise in all directions, and a ReLU. Sizes of classes fall exponentially, by a factor of 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diversify.diagnosis.measure import diagnose
+from diversify.files import atomic
+from diversify.functional.indexed_neighbors import can_index
+from diversify.network.embeddings import Embeddings
+from diversify.network.linear_head import LinearHead
+from diversify.runtime import provenance
+
+RESULTS = Path(__file__).parent / "results" / "scale.jsonl"
+SHARED, RATIO, BLOCK = 48, 100.0, 20_000
+STEPS = ("recognition", "top-K", "diversity", "neighbours", "heads, labels, copies, coverage", "geometry", "findings")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """Rows, features and classes of a bank."""
+
+    rows: int
+    heldout: int
+    features: int
+    classes: int
+
+
+BANKS: Mapping[str, Size] = {
+    "10k_512": Size(rows=10_000, heldout=5_000, features=512, classes=100),
+    "100k_512": Size(rows=100_000, heldout=50_000, features=512, classes=1000),
+    "1m_512": Size(rows=1_000_000, heldout=50_000, features=512, classes=1000),
+    "100k_2048": Size(rows=100_000, heldout=20_000, features=2048, classes=100),
+}
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator)
+
+
+def class_sizes(size: Size) -> Tensor:
+    """Return the number of training rows of each class, which fall exponentially."""
+    share = RATIO ** (-torch.arange(size.classes) / (size.classes - 1))
+    counts = (share / share.sum() * size.rows).long().clamp(min=2)
+    counts[0] += size.rows - counts.sum()
+    return counts
+
+
+def make_bank(size: Size, folder: Path) -> None:
+    """Write the features, labels and logits of a bank, a block at a time."""
+    generator = torch.Generator().manual_seed(0)
+    means = _normal(generator, size.classes, size.features)
+    shared = _normal(generator, SHARED, size.features) / SHARED**0.5
+    shared *= 3 * torch.arange(1, SHARED + 1)[:, None] ** -0.5
+    weight = means / size.features**0.5 * 4
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "weight.npy", weight.numpy())
+    for name, rows in (("train", size.rows), ("heldout", size.heldout)):
+        long_tail = torch.arange(size.classes).repeat_interleave(class_sizes(size))
+        labels = long_tail if name == "train" else torch.arange(rows) % size.classes
+        labels = labels[torch.randperm(rows, generator=generator)]
+        forms = {"features": size.features, "logits": size.classes}
+        maps = {
+            form: np.lib.format.open_memmap(folder / f"{name}_{form}.npy", "w+", np.float32, (rows, width))
+            for form, width in forms.items()
+        }
+        for start in range(0, rows, BLOCK):
+            own = labels[start : start + BLOCK]
+            varied = _normal(generator, len(own), SHARED) @ shared + 0.3 * _normal(generator, len(own), size.features)
+            features = (0.4 * means[own] + varied + 0.3).relu()
+            maps["features"][start : start + BLOCK] = features.numpy()
+            maps["logits"][start : start + BLOCK] = (features @ weight.T).numpy()
+        np.save(folder / f"{name}_labels.npy", labels.numpy())  # last: the bank is then complete
+
+
+def read_bank(folder: Path) -> tuple[Embeddings, Embeddings, LinearHead]:
+    """Return training and held-out embeddings, mapped into memory, and the head."""
+
+    def column(name: str) -> Tensor:
+        return torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c"))
+
+    weight = torch.from_numpy(np.load(folder / "weight.npy"))
+    sides = []
+    for name in ("train", "heldout"):
+        labels = column(f"{name}_labels")
+        features, logits = column(f"{name}_features"), column(f"{name}_logits")
+        sides.append(Embeddings(features=features, labels=labels, logits=logits, indices=torch.arange(len(labels))))
+    return sides[0], sides[1], LinearHead(weight=weight, bias=torch.zeros(len(weight)))
+
+
+def anonymous_gib() -> float:
+    """Return the memory that this process holds now, without files that are mapped."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 2**20
+
+
+class Peak:
+    """The largest anonymous memory, looked at twenty times a second."""
+
+    def __init__(self) -> None:
+        self.gib, self._ends = anonymous_gib(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._ends.wait(0.05):
+            self.gib = max(self.gib, anonymous_gib())
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Return the seconds of a diagnosis of a bank, of its steps, and of the physical limits."""
+    train, heldout, head = read_bank(folder)
+    marks = [time.perf_counter()]
+
+    def progress(done: int, total: int) -> None:
+        if done:
+            marks.append(time.perf_counter())
+
+    with Peak() as peak:
+        busy = time.process_time()
+        found = diagnose(train, heldout, head=head, progress=progress)
+        seconds, busy = time.perf_counter() - marks[0], time.process_time() - busy
+    blocks = train.features.split(BLOCK)
+    started = time.perf_counter()
+    for block in blocks:
+        block.sum()
+    read = time.perf_counter() - started
+    for block in blocks:
+        block @ head.weight.T
+    product = time.perf_counter() - started - read
+    steps = [round(after - before, 2) for before, after in pairwise(marks)]
+    return {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(busy, 2),
+        "anonymous_gib": round(peak.gib, 2),
+        "steps": dict(zip(STEPS, steps, strict=True)),
+        "seconds_of_reading": round(read, 2),
+        "seconds_of_product": round(product, 2),
+        "neighbour_recall": found.queries["train"].get("neighbour_recall"),
+        "balanced_accuracy": round(found.summary["balanced_accuracy_heldout"], 4),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--banks", nargs="+", choices=list(BANKS), default=list(BANKS))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.child is not None:
+        print(json.dumps(measured(options.child)))
+        return
+    for name in options.banks:
+        size, folder = BANKS[name], options.folder / name
+        if not (folder / "heldout_labels.npy").exists():
+            print(f"{name}: making the bank", file=sys.stderr)
+            make_bank(size, folder)
+        command = [sys.executable, "-m", "benchmarks.scale", "--folder", str(options.folder), "--child", str(folder)]
+        started = provenance.now()
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        record = {
+            "kind": "timing",
+            "figure": "scale",
+            "bank": name,
+            **dataclasses.asdict(size),
+            "index": can_index(),
+            **found,
+        }
+        record |= {"started": started, **provenance.origin(torch.device("cpu"))}
+        atomic.append_jsonl(options.out, record)
+        print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
