@@ -17,12 +17,12 @@ BANDWIDTH = 0.35  # of the kernel, as a share of the distance between nearest ro
 
 
 def _directions(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows scaled to unit length in float64, and the share of all-zero rows `(...)`, which stay zero."""
+    """Rows `(..., D)` scaled to unit length in float64, and which of them are all zero, `(...)`; these stay zero."""
     features = features.double()
     length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     zero = length == 0
     unit: Tensor = features / length.masked_fill(zero, 1)
-    return unit, zero.squeeze(-1).double().mean(-1)
+    return unit, zero.squeeze(-1)
 
 
 def _gram_eigenvalues(features: Tensor) -> Tensor:
@@ -60,9 +60,13 @@ def vendi_score(features: Tensor) -> Tensor:
         >>> round(float(vendi_score(rows)), 2), round(float(vendi_score(rows[:2])), 2)
         (2.0, 1.0)
     """
-    unit, zero_share = _directions(features)
-    shares = torch.cat([_gram_eigenvalues(unit) / features.shape[-2], zero_share[..., None]], dim=-1)
-    return _entropy(shares).exp().to(features.dtype)
+    return _vendi(*_directions(features)).to(features.dtype)
+
+
+def _vendi(unit: Tensor, zero: Tensor) -> Tensor:
+    zero_share = zero.double().mean(-1)
+    shares = torch.cat([_gram_eigenvalues(unit) / unit.shape[-2], zero_share[..., None]], dim=-1)
+    return _entropy(shares).exp()
 
 
 def effective_rank(features: Tensor) -> Tensor:
@@ -125,12 +129,15 @@ def mean_cosine(features: Tensor) -> Tensor:
         >>> float(mean_cosine(torch.eye(4))), float(mean_cosine(torch.ones(4, 4)))
         (0.25, 1.0)
     """
-    unit, zero_share = _directions(features)
-    return (unit.mean(-2).square().sum(-1) + zero_share.square()).to(features.dtype)
+    return _cosine(*_directions(features)).to(features.dtype)
 
 
-def _top_counts(values: Tensor, k: int) -> Tensor:
-    """Count for each feature the rows `(..., n, D)` that have it among their k largest, `(..., D)` float64.
+def _cosine(unit: Tensor, zero: Tensor) -> Tensor:
+    return unit.mean(-2).square().sum(-1) + zero.double().mean(-1).square()
+
+
+def _top_shares(values: Tensor, k: int) -> Tensor:
+    """Return for each row `(..., D)` which features are among its k largest, 1 or 0, float64.
 
     Features that tie for the last places share them equally, so that the order of the features does not matter: after a
     ReLU many features are exactly 0.
@@ -139,7 +146,7 @@ def _top_counts(values: Tensor, k: int) -> Tensor:
     above = values > threshold
     tied = (values == threshold).double()
     share = (k - above.sum(-1, keepdim=True)) / tied.sum(-1, keepdim=True)
-    return (above + tied * share).sum(-2)
+    return above + tied * share
 
 
 def matched_diversity(
@@ -192,15 +199,20 @@ def matched_diversity(
     rows = matched_rows(labels, num_classes, n, draws, seed=seed, name=name)
     result = {measure: features.new_full((draws, num_classes), torch.nan) for measure in DIVERSITY_MEASURES}
     for index in (rows >= 0).flatten(1).any(1).nonzero().flatten().tolist():
-        chosen = features[rows[index]]  # (draws, n, D)
-        centred = chosen.double() - centre.double()
-        embedding = chosen if weight is None else chosen * weight[index]
+        own, place = rows[index].unique(return_inverse=True)  # a row is in many draws: what it needs alone is done once
+        chosen = features[own]
+        rest = chosen.double() - centre.double()
+        centred, (unit, zero) = (
+            rest[place],
+            (each[place] for each in _directions(rest)),
+        )  # (draws, n, D), and (draws, n)
+        shares = _top_shares(chosen if weight is None else chosen * weight[index], k)
         columns = {
-            "vendi": vendi_score(centred),
+            "vendi": _vendi(unit, zero),
             "effective_rank": effective_rank(centred),
-            "hill": _effective_features(_top_counts(embedding, k)),
+            "hill": _effective_features(shares[place].sum(-2)),
             "spread": within_class_spread(centred),
-            "cosine": mean_cosine(centred),
+            "cosine": _cosine(unit, zero),
         }
         for measure, column in columns.items():
             result[measure][:, index] = column.to(features.dtype)
