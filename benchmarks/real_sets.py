@@ -46,9 +46,11 @@ from diversify.network.linear_head import LinearHead
 from diversify.network.networks import build_model
 from diversify.network.split import split_head
 from diversify.repair.candidates import default_candidates
+from diversify.repair.choice import HeadChoice
 from diversify.repair.choose import choose_head
 from diversify.repair.fit_head import STEPS, WEIGHT_DECAY, fit_head
 from diversify.repair.fitted import fit_slope
+from diversify.repair.metric import Metric
 from diversify.repair.post_hoc import adjust_logits, log_prior_of
 from diversify.repair.retrain import HeadRecipe
 from diversify.runtime import provenance
@@ -233,6 +235,19 @@ def measures(bank: Bank, rows: Tensor, head: LinearHead) -> dict[str, Tensor]:
     }
 
 
+def forecasts(choice: HeadChoice, features: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """Return the gain in balanced accuracy that a choice expects of each candidate, and the one that came out on the test images."""
+    before, *after = ((head.logits(features).argmax(1))[None] for head in choice.heads)
+    found = []
+    for place, predicted in enumerate(after, start=1):
+        gain, error = Metric().difference(predicted, before, labels, len(choice.class_counts))
+        expected = {name: float(choice.columns[name][place]) for name in ("gain", "gain_low", "gain_high")}
+        found.append({"candidate": choice.names[place], **expected, "came_out": gain, "came_out_error": error})
+    return [
+        {name: round(value, 5) if isinstance(value, float) else value for name, value in one.items()} for one in found
+    ]
+
+
 KINDS_OF_RECORDS = ("split", "choice")  # of each split: heads and measures, and what `choose_head` gives
 
 
@@ -264,6 +279,7 @@ def run_one(bank: Bank, kind: str, number: int) -> dict[str, Any]:
         }
         heads = {f"choose_head, {name}": choice.head for name, choice in choices.items()}
         more = {"chosen": {name: choice.names[choice.recommended] for name, choice in choices.items()}}
+        more["forecasts"] = forecasts(choices["mean"], *test)
 
     def recall(features: Tensor, head: LinearHead) -> list[float | None]:
         right = (head.logits(features).argmax(1) == test[1]).double()
