@@ -45,23 +45,21 @@ def put_magnitudes(table: ClassTable, train: Side, heldout: Side, head: LinearHe
     _, weight, bias = head.effective(train.features[:1])
     silent = without_weights(weight)
     mean_train, mean_heldout = (
-        (counts.class_mean(side.features, side.labels, num_classes) * weight).masked_fill(silent[:, None], torch.nan)
-        for side in (train, heldout)
+        (side.feature_means * weight).masked_fill(silent[:, None], torch.nan) for side in (train, heldout)
     )
     indices = magnitude.top_k(mean_train, k)
     _put_top_k_share(table, train, weight, mean_train, indices)
     _put_ratios(table, train, heldout, weight, indices)
-    feature_means = counts.class_mean(train.raw, train.labels, num_classes)
-    _put_ratio(table, "fe_magnitude_ratio", train, heldout, None, magnitude.top_k(feature_means, k))
+    _put_ratio(table, "fe_magnitude_ratio", train, heldout, None, magnitude.top_k(train.raw_means, k))
     _put_identity_overlap(table, train, heldout, weight, mean_heldout, indices)
-    _put_needed(table, heldout, weight, bias)
+    needed, frequency = magnitude.needed_by_class(heldout.features, weight, bias, heldout.labels)
+    _put_needed(table, heldout, weight, needed.double())
 
     hit = heldout.predictions == heldout.labels
     mean_hits, mean_misses = (
         counts.class_mean(heldout.features[chosen], heldout.labels[chosen], num_classes) * weight
         for chosen in (hit, ~hit)
     )
-    frequency = magnitude.needed_frequency(heldout.features, weight, bias, heldout.labels)
     means = {
         "top_k_train": mean_train,
         "top_k_heldout": mean_heldout,
@@ -106,8 +104,7 @@ def _put_identity_overlap(
     table.put("identity_overlap", overlap, torch.minimum(low, overlap), torch.maximum(high, overlap))
 
 
-def _put_needed(table: ClassTable, heldout: Side, weight: Tensor, bias: Tensor) -> None:
-    needed = magnitude.number_needed(heldout.features, weight, bias).double()
+def _put_needed(table: ClassTable, heldout: Side, weight: Tensor, needed: Tensor) -> None:
     hit = heldout.predictions == heldout.labels
     decided = ~without_weights(weight)[heldout.predictions]
     for name, chosen in (("needed_tp", hit & decided), ("needed_error", ~hit & decided)):
@@ -175,19 +172,19 @@ def _put_ratio(
     return seen, unseen
 
 
-def global_centre(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Return the mean `(D,)` of the class means of training features, every class with the same weight.
+def global_centre(means: Tensor) -> Tensor:
+    """Return the mean `(D,)` of the class means `(C, D)` of training features, every class with the same weight.
 
     The mean of all rows lies near the largest classes. Centred on it, every small class would lie to one side, and would look
     uniform only because it is small.
     """
-    return counts.class_mean(features, labels, num_classes).nanmean(0)
+    return means.nanmean(0)
 
 
 def put_diversities(table: ClassTable, train: Side, heldout: Side, head: LinearHead, k: int) -> None:
     """Put every diversity measure of both sides, at matched n."""
     _, weight, _ = head.effective(train.features[:1])
-    centre = global_centre(train.raw, train.labels, head.num_classes)
+    centre = global_centre(train.raw_means)
     for name, side in (("train", train), ("heldout", heldout)):
         measured = diversity.matched_diversity(
             side.raw,
@@ -212,6 +209,7 @@ def put_diversities(table: ClassTable, train: Side, heldout: Side, head: LinearH
             draws=DRAWS,
             seed=table.seed,
             name=f"diversity {name}",
+            means=side.raw_means,
         )
         table.put_matched(f"diversity_distinct_{name}", distinct, side.labels)
 
@@ -257,9 +255,9 @@ def put_geometry(table: ClassTable, train: Side, heldout: Side, head: LinearHead
     for name, measure in (("feature_deviation", geometry.feature_deviation), ("range_gap", geometry.range_gap)):
         table.put_matched(name, measure(*pair, seed=table.seed), train.labels, heldout.labels)
     table.put("head_norm", geometry.head_norms(head.weight))
-    table.put("nc1", geometry.nc1(train.raw, train.labels, num_classes))
-    table.put("nc1_heldout", geometry.nc1(heldout.raw, heldout.labels, num_classes))
-    means = counts.class_mean(train.raw, train.labels, num_classes)
+    for name, side in (("nc1", train), ("nc1_heldout", heldout)):
+        table.put(name, geometry.nc1(side.raw, side.labels, num_classes, means=side.raw_means))
+    means = train.raw_means
     count = table.columns["count"]
     norms, angles = geometry.nc2(means)
     return {

@@ -309,7 +309,7 @@ def without_suspects(
         return {}
     affected = torch.zeros(head.num_classes, dtype=torch.bool)
     affected[classes] = True
-    centre = global_centre(train.raw, train.labels, head.num_classes)
+    centre = global_centre(train.raw_means)
     table = ClassTable(head.num_classes, seed)
     named = (("train", train), ("heldout", heldout))
     put_coverage(

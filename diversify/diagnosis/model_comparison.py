@@ -304,7 +304,7 @@ def _measure(table: ClassTable, side: str, model: Model, head: LinearHead, k: in
         model.heldout.features,
         labels,
         table.num_classes,
-        centre=global_centre(model.train.features, model.train.labels, table.num_classes),
+        centre=global_centre(counts.class_mean(model.train.features, model.train.labels, table.num_classes)),
         weight=weight,
         k=k,
         n=MATCHED_N,

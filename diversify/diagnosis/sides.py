@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -37,6 +38,18 @@ class Side:
     queries: Tensor
     indices: Tensor
     groups: Tensor | None = None
+
+    @functools.cached_property
+    def raw_means(self) -> Tensor:
+        """`(C, D)`, the class means of `raw`; NaN for an absent class."""
+        return counts.class_mean(self.raw, self.labels, self.logits.shape[1])
+
+    @functools.cached_property
+    def feature_means(self) -> Tensor:
+        """`(C, D)`, the class means of `features`; NaN for an absent class."""
+        if self.features is self.raw:
+            return self.raw_means
+        return counts.class_mean(self.features, self.labels, self.logits.shape[1])
 
     def groups_of(self, rows: Tensor) -> Tensor | None:
         """Return the groups of some rows; None if no groups are known."""

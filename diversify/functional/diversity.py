@@ -228,6 +228,7 @@ def distinct_rows(
     draws: int = 50,
     seed: int,
     name: str,
+    means: Tensor | None = None,
 ) -> Tensor:
     """Count the effective number of distinct rows among n rows of each class, in several random draws.
 
@@ -244,6 +245,7 @@ def distinct_rows(
         draws: Number of draws.
         seed: Seed of the draws.
         name: First part of the key of the draws, see `stats.matched_rows`.
+        means: `(C, D)`, the class means, where they are known.
 
     Returns:
         `(draws, C)` float64 in [1, n]; NaN for a class with fewer than n rows.
@@ -260,7 +262,7 @@ def distinct_rows(
         >>> [round(count, 1) for count in found[0].tolist()]
         [30.0, 10.0]
     """
-    means, directions = within_class_directions(features, labels, num_classes)
+    means, directions = within_class_directions(features, labels, num_classes, means=means)
     rows = matched_rows(labels, num_classes, n, draws, seed=seed, name=name)
     present = (rows >= 0).flatten(1).any(1).nonzero().flatten().tolist()
     distances, nearest = {}, []

@@ -52,7 +52,7 @@ def _present(means: Tensor) -> Tensor:
     return torch.isfinite(means).all(1)
 
 
-def nc1(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+def nc1(features: Tensor, labels: Tensor, num_classes: int, *, means: Tensor | None = None) -> Tensor:
     """Divide each class's scatter around its mean by the scatter of the class means around their mean.
 
     Both are traces, that is mean squared distances, and classes weigh equally in the second. The first is divided by n
@@ -62,6 +62,7 @@ def nc1(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         features: `(N, D)`.
         labels: `(N,)`.
         num_classes: C.
+        means: `(C, D)`, the class means, where they are known.
 
     Returns:
         `(C,)`, at least 0; near 0 the class has collapsed. NaN for a class of fewer than two rows, and where all class
@@ -75,7 +76,7 @@ def nc1(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         >>> nc1(features, torch.tensor([0, 0, 1, 1]), 2).tolist()
         [0.5, 0.0]
     """
-    means = class_mean(features, labels, num_classes).double()
+    means = (class_mean(features, labels, num_classes) if means is None else means).double()
     known = means[_present(means)]
     between = (known - known.mean(0)).square().sum(1).mean()
     size = class_counts(labels, num_classes)

@@ -354,10 +354,34 @@ def needed_frequency(features: Tensor, weight: Tensor, bias: Tensor, labels: Ten
         >>> needed_frequency(features, weight, torch.zeros(2), labels).tolist()
         [[0.5, 0.5], [nan, nan]]
     """
+    return needed_by_class(features, weight, bias, labels)[1]
+
+
+def needed_by_class(features: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `number_needed` and `needed_frequency` in one pass over the rows.
+
+    Args:
+        features: `(N, D)`.
+        weight: The head's, `(C, D)`.
+        bias: The head's, `(C,)`.
+        labels: `(N,)`.
+
+    Returns:
+        The number `(N,)` int64, and the frequency `(C, D)` in [0, 1]; NaN for an absent class.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 1.0], [0.0, 0.5]])
+        >>> features, labels = torch.tensor([[4.0, 1.0], [1.0, 3.0]]), torch.tensor([0, 0])
+        >>> number, frequency = needed_by_class(features, weight, torch.zeros(2), labels)
+        >>> number.tolist(), frequency.tolist()
+        ([1, 1], [[0.5, 0.5], [nan, nan]])
+    """
+    number = torch.empty(len(features), dtype=torch.int64, device=features.device)
     total = torch.zeros(weight.shape, dtype=torch.float64, device=features.device)
     for start, count, mask in _needed_blocks(features, weight, bias, None):
+        number[start : start + len(count)] = count
         total.index_add_(0, labels[start : start + len(count)], mask.double())
-    return (total / class_counts(labels, len(weight))[:, None]).to(features.dtype)
+    return number, (total / class_counts(labels, len(weight))[:, None]).to(features.dtype)
 
 
 def match_channels(first: Tensor, second: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .counts import class_counts
 
+_BLOCK = 1 << 20  # logits at a time, so that memory-mapped ones stay on the disk
+
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
     """Count the rows of each true class that are predicted as each class.
@@ -127,8 +129,16 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
         >>> margin(torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 4.0]]), torch.tensor([0, 1])).tolist()
         [1.0, -3.0]
     """
-    true = labels[:, None]
-    return (logits.gather(1, true) - logits.scatter(1, true, -torch.inf).amax(1, keepdim=True)).squeeze(1)
+    size = max(1, _BLOCK // max(logits.shape[1], 1))
+    parts = zip(logits.split(size), labels[:, None].split(size), strict=True)
+    found = [rows.gather(1, own) - rows.scatter(1, own, -torch.inf).amax(1, keepdim=True) for rows, own in parts]
+    return torch.cat(found).squeeze(1)
+
+
+def _confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest probability of each row, `(N,)` float64, and its class; a block of rows at a time."""
+    parts = [rows.double().softmax(1).max(1) for rows in logits.split(max(1, _BLOCK // max(logits.shape[1], 1)))]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
@@ -153,7 +163,7 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
         [0.25, nan]
     """
     num_classes = logits.shape[1]
-    confidence, predicted = logits.double().softmax(1).max(1)
+    confidence, predicted = _confidence(logits)
     bin_index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
     excess = torch.zeros(num_classes * bins, dtype=torch.float64, device=logits.device)
     excess.index_add_(0, predicted * bins + bin_index, (predicted == labels).double() - confidence)
@@ -180,7 +190,7 @@ def overall_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) ->
         >>> round(overall_calibration_error(logits, torch.tensor([0, 1])), 2)
         0.25
     """
-    confidence, predicted = logits.double().softmax(1).max(1)
+    confidence, predicted = _confidence(logits)
     bin_index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
     excess = torch.zeros(bins, dtype=torch.float64, device=logits.device)
     excess.index_add_(0, bin_index, (predicted == labels).double() - confidence)

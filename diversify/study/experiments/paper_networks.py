@@ -107,7 +107,7 @@ def class_columns(network: Network, matched: int) -> dict[str, Tensor]:
 def diversity_of(network: Network, matched: int) -> Tensor:
     """Return the Vendi score of the training features at equally many images of every class, `(C,)`."""
     side, num_classes = network.train, network.head.num_classes
-    centre = global_centre(side.features, side.labels, num_classes)
+    centre = global_centre(counts.class_mean(side.features, side.labels, num_classes))
     found = diversity.matched_diversity(
         side.features,
         side.labels,
