@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,7 +50,9 @@ def put_magnitudes(table: ClassTable, train: Side, heldout: Side, head: LinearHe
     indices = magnitude.top_k(mean_train, k)
     _put_top_k_share(table, train, weight, mean_train, indices)
     _put_ratios(table, train, heldout, weight, indices)
-    _put_ratio(table, "fe_magnitude_ratio", train, heldout, None, magnitude.top_k(train.raw_means, k))
+    of_features = magnitude.top_k(train.raw_means, k)
+    strength = [magnitude.top_k_magnitude(side.raw, None, side.labels, of_features) for side in (train, heldout)]
+    _put_ratio(table, "fe_magnitude_ratio", train, heldout, strength)
     _put_identity_overlap(table, train, heldout, weight, mean_heldout, indices)
     needed, frequency = magnitude.needed_by_class(heldout.features, weight, bias, heldout.labels)
     _put_needed(table, heldout, weight, needed.double())
@@ -117,11 +119,14 @@ def _put_needed(table: ClassTable, heldout: Side, weight: Tensor, needed: Tensor
 def _put_ratios(table: ClassTable, train: Side, heldout: Side, weight: Tensor, indices: Tensor) -> None:
     """Put the magnitude ratio of all held-out images, of the hits and of the misses, and the magnitude gap."""
     hit = heldout.predictions == heldout.labels
-    seen, unseen = _put_ratio(table, "ce_magnitude_ratio", train, heldout, weight, indices)
+    strength = tuple(
+        magnitude.top_k_magnitude(side.features, weight, side.labels, indices) for side in (train, heldout)
+    )
+    seen, unseen = _put_ratio(table, "ce_magnitude_ratio", train, heldout, strength)
     gap = magnitude.magnitude_gap(seen.mean, unseen.mean)
     table.put_draws("ce_magnitude_gap", gap, seen.drawn - unseen.drawn, seen.query_mean - unseen.query_mean)
     for name, chosen in (("ce_magnitude_ratio_tp", hit), ("ce_magnitude_ratio_fn", ~hit)):
-        _put_ratio(table, name, train, heldout, weight, indices, chosen)
+        _put_ratio(table, name, train, heldout, strength, chosen)
 
 
 class _Magnitude(NamedTuple):
@@ -137,8 +142,7 @@ def _put_ratio(
     name: str,
     train: Side,
     heldout: Side,
-    weight: Tensor | None,
-    indices: Tensor,
+    strength: Sequence[Tensor],
     chosen: Tensor | None = None,
 ) -> tuple[_Magnitude, _Magnitude]:
     """Put held-out over train of the class means of the top-K magnitude; return both.
@@ -148,14 +152,11 @@ def _put_ratio(
         name: Name of the column.
         train: Training side.
         heldout: Held-out side.
-        weight: Rows of the head `(C, D)`; None measures features and not classification embeddings.
-        indices: Top-K `(C, K)`.
+        strength: The top-K magnitude of each row of train, and of held-out.
         chosen: `(N,)` bool, the held-out rows to use; all by default.
     """
     sides = []
-    for key, side, keep in (("train", train, None), ("heldout", heldout, chosen)):
-        features = side.raw if weight is None else side.features
-        values = magnitude.top_k_magnitude(features, weight, side.labels, indices)
+    for key, side, values, keep in (("train", train, strength[0], None), ("heldout", heldout, strength[1], chosen)):
         rows = torch.arange(len(values), device=values.device) if keep is None else keep.nonzero()[:, 0]
         queries = side.queries if keep is None else side.queries[keep[side.queries]]
         sides.append(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .counts import class_counts, class_mean, count_thirds
+from .neighbors import float32_is_whole
 from .stats import matched_rows
 
 _BLOCK = 1 << 20  # numbers per float64 temporary: 8 MB
@@ -167,9 +168,26 @@ def nc4(features: Tensor, predictions: Tensor, means: Tensor) -> float:
     agree = 0
     size = max(1, _BLOCK // max(means.shape))
     for block, predicted in zip(features.split(size), predictions.split(size), strict=True):
-        score = known.square().sum(1) - 2 * (block.double() - centre) @ known.T
-        agree += int((classes[score.argmin(1)] == predicted).sum())
+        agree += int((classes[_nearest_mean(block.double() - centre, known)] == predicted).sum())
     return agree / len(features) if len(features) else math.nan
+
+
+def _nearest_mean(rows: Tensor, means: Tensor) -> Tensor:
+    """The nearest mean of each row, `(N,)`, ties to the lower index: in float32, and in float64 where that cannot tell."""
+    square = means.square().sum(1)
+    if not float32_is_whole(rows.device) or len(means) < 2:
+        return (square - 2 * rows @ means.T).argmin(1)
+    score = square.float() - 2 * rows.float() @ means.float().T
+    lowest = score.topk(2, dim=1, largest=False)
+    reach = rows.square().sum(1).sqrt() + square.max().sqrt()
+    unsure = (
+        lowest.values.diff(dim=1)[:, 0] <= 4 * (rows.shape[1] + 8) * torch.finfo(torch.float32).eps * reach.square()
+    )
+    nearest = lowest.indices[:, 0]
+    doubtful = (unsure | ~score.isfinite().all(1)).nonzero()[:, 0]
+    if len(doubtful):
+        nearest[doubtful] = (square - 2 * rows[doubtful] @ means.T).argmin(1)
+    return nearest
 
 
 def head_norms(weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from reference import geometry as plain
 from reference import stats as plain_stats
 from reference.compare import same
 
-from diversify.functional import counts, geometry
+from diversify.functional import counts, draws, geometry
 
 NAN = math.nan
 
@@ -157,3 +157,14 @@ def test_dtype_follows_the_input(case, dtype):
     assert geometry.scatter(rows, label, num_classes, means).dtype == dtype
     assert geometry.nc1(rows, label, num_classes).dtype == dtype
     assert geometry.head_norms(tensor(weight, dtype)).dtype == dtype
+
+
+def test_nearest_means_are_those_of_float64_where_float32_cannot_tell() -> None:
+    means = draws.normal("means", torch.arange(30 * 16)).view(30, 16)
+    means[7] = means[3] + 1e-6  # nearly the same mean: float32 cannot tell them apart
+    rows = means[torch.arange(600) % 30] + 0.5 * draws.normal("rows", torch.arange(600 * 16)).view(600, 16)
+    far = 1e4 + rows  # a common shift, which the centre takes away
+    for features, centres in ((rows, means), (far, 1e4 + means)):
+        known = centres.double() - centres.double().mean(0)
+        exact = torch.cdist(features.double() - centres.double().mean(0), known).argmin(1)
+        assert geometry.nc4(features, exact, centres) == 1.0
