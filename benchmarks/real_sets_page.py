@@ -229,8 +229,36 @@ def measures_table() -> str:
     return "\n".join(rows)
 
 
+def forecasts_table() -> str:
+    """Return the gain that `choose_head` expected of each candidate, beside the one that came out on test images.
+
+    A forecast holds if the two differ by at most 1.96 times the standard error of their difference: that of the forecast,
+    from its 95% interval, and that of the gain on the test images.
+    """
+    rows = [
+        "| set | repair | expected gain | came out | forecasts that hold |",
+        "|:--|:--|--:|--:|--:|",
+    ]
+    for name in real_sets.SETS:
+        found: dict[str, list[tuple[float, float, bool]]] = {}
+        for one in stored.kept(real_sets.path_of(name)):
+            for each in one.get("forecasts", ()):
+                error = math.hypot((each["gain_high"] - each["gain_low"]) / 2 / 1.96, each["came_out_error"])
+                holds = abs(each["came_out"] - each["gain"]) <= 1.96 * error
+                line = (100 * each["gain"], 100 * each["came_out"], holds)
+                for key in (each["candidate"], "all"):
+                    found.setdefault(key, []).append(line)
+        for key in sorted(found, key=lambda one: one == "all"):
+            expected, out, holds = zip(*found[key], strict=True)
+            title = f"`{key}`" if key != "all" else "all"
+            share = f"{sum(holds)} of {len(holds)}" + (f" ({sum(holds) / len(holds):.0%})" if key == "all" else "")
+            rows.append(f"| {TITLES[name]} | {title} | {mean(expected):+.1f} | {mean(out):+.1f} | {share} |")
+    return "\n".join(rows) if len(rows) > 2 else NO_RECORDS
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "real_sets_text": text,
     "real_sets_heads": heads_table,
     "real_sets_measures": measures_table,
+    "real_sets_forecasts": forecasts_table,
 }

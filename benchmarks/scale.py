@@ -1,10 +1,11 @@
 """Time a diagnosis of very many rows beside the physical limits: `benchmarks/results/scale.jsonl`.
 
-    python -m benchmarks.scale --folder DIR [--banks 1m_512 100k_2048 ...]
+    python -m benchmarks.scale --folder DIR [--banks 1m_512 100k_2048 ...] [--exact]
 
 A bank of features is made in `--folder` once and mapped into memory. Each diagnosis runs in a process of its own, which times
 the diagnosis, then one pass over the map, and one matrix product of all training features with the head. `anonymous_gib` is the
-largest memory that the process itself held, without the maps. `steps` are the seconds between two reports of progress.
+largest memory that the process itself held, without the maps. `steps` are the seconds between two reports of progress. With
+`--exact`, neighbours are looked up exactly, as without faiss.
 
 Features are made as a network gives them: a mean per class, variation in 48 directions that all classes share, of decreasing
 size, little noise in all directions, and a ReLU. Sizes of classes fall exponentially, by a factor of 100.
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from diversify.diagnosis.measure import diagnose
 from diversify.files import atomic
-from diversify.functional.indexed_neighbors import can_index
+from diversify.functional import indexed_neighbors
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 from diversify.runtime import provenance
@@ -143,7 +144,7 @@ def measured(folder: Path) -> dict[str, Any]:
     train, heldout, head = read_bank(folder)
     marks = [time.perf_counter()]
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, _: int | None) -> None:
         if done:
             marks.append(time.perf_counter())
 
@@ -168,8 +169,35 @@ def measured(folder: Path) -> dict[str, Any]:
         "seconds_of_reading": round(read, 2),
         "seconds_of_product": round(product, 2),
         "neighbour_recall": found.queries["train"].get("neighbour_recall"),
+        **{f"mean_{name}": round(float(found[name].nanmean()), 4) for name in ("safe", "border", "rare", "outlier")},
         "balanced_accuracy": round(found.summary["balanced_accuracy_heldout"], 4),
     }
+
+
+def table() -> str:
+    """Return the last record of each bank, exact and with an index, beside the physical limits."""
+    latest: dict[tuple[str, bool], Mapping[str, Any]] = {}
+    for record in atomic.read_jsonl(RESULTS) if RESULTS.exists() else []:
+        latest[str(record["bank"]), bool(record["index"])] = record
+    rows = [
+        "| training rows | held-out rows | classes | neighbours | seconds | memory, GiB | the map read once | one matrix product |",
+        "|:--|--:|--:|:--|--:|--:|--:|--:|",
+    ]
+    for name, index in sorted(latest, key=lambda key: (list(BANKS).index(key[0]), key[1])):
+        one = latest[name, index]
+        recall = one["neighbour_recall"]
+        cells = [
+            f"{one['rows']:,} x {one['features']:,}",
+            f"{one['heldout']:,}",
+            f"{one['classes']:,}",
+            "exact" if recall is None else f"index, recall {recall:.1%}",
+            f"{one['seconds']:,.0f}",
+            f"{one['anonymous_gib']:.1f}",
+            f"{one['seconds_of_reading']:.1f} s",
+            f"{one['seconds_of_product']:.1f} s",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) if latest else "No records yet."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -178,8 +206,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--banks", nargs="+", choices=list(BANKS), default=list(BANKS))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--exact", action="store_true")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.exact:
+        indexed_neighbors.can_index = lambda: False
     if options.child is not None:
         print(json.dumps(measured(options.child)))
         return
@@ -189,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name}: making the bank", file=sys.stderr)
             make_bank(size, folder)
         command = [sys.executable, "-m", "benchmarks.scale", "--folder", str(options.folder), "--child", str(folder)]
+        command += ["--exact"] * options.exact
         started = provenance.now()
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         record = {
@@ -196,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "figure": "scale",
             "bank": name,
             **dataclasses.asdict(size),
-            "index": can_index(),
+            "index": indexed_neighbors.can_index(),
             **found,
         }
         record |= {"started": started, **provenance.origin(torch.device("cpu"))}

@@ -24,6 +24,7 @@ from benchmarks import (
     paper_claims,
     real_sets_page,
     resident,
+    scale,
     unseen_rows,
     validity,
 )
@@ -114,6 +115,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "summary": summary,
     "overhead": partial(timings, "overhead.jsonl"),
     "remedies": partial(timings, "remedies.jsonl"),
+    "scale": scale.table,
     "cifar10_lt_head_text": head_study.text,
     "cifar10_lt_head": head_study.table,
     "cifar10_lt_head_untuned": partial(head_study.table, untuned=True),
