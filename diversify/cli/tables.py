@@ -271,7 +271,11 @@ def _run_settings(plan: Plan) -> list[str]:
     methods = dict.fromkeys(one.mixing.method for one in plan.classes if one.mixing.method != "none")
     lines += [f"mixing: {method}" for method in methods]
     if correction.training or correction.after:
-        lines.append(f"class prior corrected: {correction.training:g} in the loss, {correction.after:g} afterwards")
+        times = [
+            *([f"{correction.training:g} times in the training loss"] if correction.training else []),
+            *([f"{correction.after:g} times after training"] if correction.after else []),
+        ]
+        lines.append(f"logits corrected by the log of the class shares: {', '.join(times)}")
     if (schedule.start, schedule.ramp, schedule.stop) != (0, 0, 1):
         lines.append(
             f"augmentation from {schedule.start:.0%} to {schedule.stop:.0%} of the epochs, ramped up over {schedule.ramp:.0%}"

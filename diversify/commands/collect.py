@@ -13,6 +13,7 @@ from ..data.decode import as_image
 from ..data.loader import make_loader
 from ..data.pool import PoolImages, read_pool
 from ..data.view import View
+from ..diagnosis.findings import narrow_classes
 from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
 from ..errors import must
@@ -149,9 +150,10 @@ def collect_run(
 def _curve(
     found: Suggestion, diagnosis: Diagnosis, model: Model, progress: StageProgress | None
 ) -> LearningCurve | None:
-    """What more labels of the fragile classes would give; None without such classes."""
-    fragile = [c for c in range(len(found.class_names)) if float(diagnosis["fragile"][c]) > 0]
-    classes = sorted(fragile, key=lambda c: (-found.need[c], c))[:CURVES]
+    """What more labels of the fragile and narrow classes would give; None without such classes."""
+    narrow = narrow_classes(diagnosis.columns)
+    short = [c for c in range(len(found.class_names)) if float(diagnosis["fragile"][c]) > 0 or c in narrow]
+    classes = sorted(short, key=lambda c: (-found.need[c], c))[:CURVES]
     if not classes:
         return None
     return learning_curve(
