@@ -5,7 +5,7 @@
 A bank of features is made in `--folder` once and mapped into memory. Each diagnosis runs in a process of its own, which times
 the diagnosis, then one pass over the map, and one matrix product of all training features with the head. `anonymous_gib` is the
 largest memory that the process itself held, without the maps. `steps` are the seconds between two reports of progress. With
-`--exact`, neighbours are looked up exactly, as without faiss.
+`--exact`, neighbours are looked up exactly.
 
 Features are made as a network gives them: a mean per class, variation in 48 directions that all classes share, of decreasing
 size, little noise in all directions, and a ReLU. Sizes of classes fall exponentially, by a factor of 100.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from diversify.diagnosis.measure import diagnose
 from diversify.files import atomic
-from diversify.functional import indexed_neighbors
+from diversify.functional.indexed_neighbors import NeighborSearch
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 from diversify.runtime import provenance
@@ -142,11 +143,12 @@ class Peak:
 def measured(folder: Path) -> dict[str, Any]:
     """Return the seconds of a diagnosis of a bank, of its steps, and of the physical limits."""
     train, heldout, head = read_bank(folder)
-    marks = [time.perf_counter()]
+    marks, memory = [time.perf_counter()], []
 
     def progress(done: int, _: int | None) -> None:
         if done:
             marks.append(time.perf_counter())
+            memory.append(peak.gib)
 
     with Peak() as peak:
         busy = time.process_time()
@@ -166,6 +168,7 @@ def measured(folder: Path) -> dict[str, Any]:
         "cpu_seconds": round(busy, 2),
         "anonymous_gib": round(peak.gib, 2),
         "steps": dict(zip(STEPS, steps, strict=True)),
+        "anonymous_gib_until": dict(zip(STEPS, [round(gib, 2) for gib in memory], strict=True)),
         "seconds_of_reading": round(read, 2),
         "seconds_of_product": round(product, 2),
         "neighbour_recall": found.queries["train"].get("neighbour_recall"),
@@ -210,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.exact:
-        indexed_neighbors.can_index = lambda: False
+        NeighborSearch.__init__.__kwdefaults__["work"] = math.inf
     if options.child is not None:
         print(json.dumps(measured(options.child)))
         return
@@ -228,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "figure": "scale",
             "bank": name,
             **dataclasses.asdict(size),
-            "index": indexed_neighbors.can_index(),
+            "index": not options.exact,
             **found,
         }
         record |= {"started": started, **provenance.origin(torch.device("cpu"))}

@@ -1,44 +1,43 @@
-"""Find nearest neighbours among very many rows: exactly, or with an index of faiss and a measured recall."""
+"""Find nearest neighbours among very many rows: exactly, or in the nearest cells of an index, with a known recall."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from typing import Any
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .counts import class_mean
 from .draws import permutation
 from .neighbors import nearest_neighbors, pair_distances
 
 EXACT_WORK = 1e12  # multiply-adds of an exact search, beyond which an index is used: about 15 s on two cores
-_CELLS = 1024  # of the index; each row is in the cell of the nearest centre
+RECALL = 0.95  # of the index: so many cells are looked into
+_CELLS = 1024
 _PER_CELL, _ROUNDS = 40, 8  # rows per cell that the centres are learned from, and rounds of k-means
-_PROBES = 16  # cells that are looked at for a query, at first
-_RECALL = 0.95  # until this is reached, twice as many cells are looked at
-_MOST_PROBES = 8  # at most one cell in so many: with more, an exact search is as fast
+_MOST = 4  # at most one cell in so many is looked into: with more, an exact search is as fast
 _MORE = 4  # candidates per neighbour that are ranked by exact distances
-_JUDGED = 100  # queries that are also looked up exactly, for the recall
-_BLOCK = 65_536  # rows that are added to the index at a time
+_JUDGED = 100  # queries that are also looked up exactly
+_BLOCK = 1 << 22  # numbers at a time: 16 MB
 
 
-def can_index() -> bool:
-    """Return whether the package faiss is installed."""
-    try:
-        return importlib.util.find_spec("faiss") is not None
-    except ValueError:  # a module without a spec stands in its place
-        return False
+class _Cells(NamedTuple):
+    """The rows of each cell: `order[start[c] : start[c + 1]]`."""
+
+    centres: Tensor  # (C, D)
+    cell: Tensor  # (R,), the cell of each row
+    order: Tensor  # (R,)
+    start: Tensor  # (C + 1,)
 
 
 class NeighborSearch:
     """Looks up nearest rows of one reference: exactly, or with an index where an exact search would take long.
 
-    An index is used where faiss is installed, features are on the CPU, and a search needs more than `EXACT_WORK`
-    multiply-adds. It holds the rows in half precision, in 1,024 cells about centres of k-means. A query looks into the
-    nearest cells, and what it finds there is ranked by exact distances. 100 queries of the first such search are also
-    looked up exactly; `recall` is the share of their nearest rows that the index finds. The number of cells that a query
-    looks into doubles until the recall is 95%. Where an eighth of the cells does not reach it, the search is exact.
+    A search with more than `EXACT_WORK` multiply-adds uses an index: the rows are divided into 1,024 cells about centres of
+    k-means, a query is compared with all rows of the cells whose centres are nearest to it, and the best are ranked by
+    exact distances. 100 queries of the first such search are also looked up exactly. They say how many cells have to be
+    looked into for a recall of 95%. Where that is more than a quarter of the cells, every search is exact.
 
     Args:
         reference: Rows to search, `(R, D)`.
@@ -46,10 +45,11 @@ class NeighborSearch:
         work: Multiply-adds of a search beyond which an index is used.
 
     Attributes:
-        recall: NaN if every search was exact.
+        recall: The share of the nearest rows of those 100 queries that the index finds; NaN if every search was exact.
 
     References:
-        Johnson, Douze and Jegou (2019), Billion-scale similarity search with GPUs, IEEE Transactions on Big Data.
+        Sivic and Zisserman (2003), Video Google, and Jegou, Douze and Schmid (2011), Product quantization for nearest
+        neighbor search, IEEE TPAMI 33, for the inverted file; without quantization here.
 
     See Also:
         nearest_neighbors: The exact search.
@@ -62,75 +62,111 @@ class NeighborSearch:
 
     def __init__(self, reference: Tensor, *, seed: int = 0, work: float = EXACT_WORK) -> None:
         self.reference, self.seed, self.work = reference, seed, work
-        self.recall = float("nan")
-        self._index: Any = None
-        self._useless = False
+        self.recall = math.nan
+        self._cells: _Cells | None = None
+        self._probes = 0
 
     def __call__(self, queries: Tensor, k: int, *, same: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return distances and indices `(Q, k)`, nearest first; arguments and errors are those of `nearest_neighbors`."""
         rows, width = self.reference.shape
-        few = float(len(queries)) * rows * width <= self.work or k * _MORE >= rows
-        if few or self._useless or self.reference.device.type != "cpu" or not can_index():
+        count = min(_CELLS, rows // _PER_CELL)
+        if float(len(queries)) * rows * width <= self.work or count < _MOST or self._probes > count // _MOST:
             return nearest_neighbors(queries, self.reference, k, same=same)
-        if self._index is None:
-            self._index = self._built()
-            judged = torch.linspace(0, len(queries) - 1, min(_JUDGED, len(queries))).long()
-            self._set_probes(queries[judged], k, None if same is None else same[judged])
+        if self._cells is None:
+            self._cells = _make_cells(self.reference, count, self.seed)
+            self._judge(self._cells, queries, k, same)
             return self(queries, k, same=same)
-        return self._indexed(queries, k, same)
+        return self._in_cells(self._cells, queries, k, same)
 
-    def _set_probes(self, queries: Tensor, k: int, same: Tensor | None) -> None:
-        """Look into so many cells that most of the true neighbours of these queries are found."""
-        farthest = nearest_neighbors(queries, self.reference, k, same=same)[0][:, -1:]
-        while self._index.nprobe * _MOST_PROBES <= self._index.nlist:
-            self.recall = float((self._indexed(queries, k, same)[0] <= farthest).double().mean())
-            if self.recall >= _RECALL:
-                return
-            self._index.nprobe *= 2
-        self.recall, self._useless, self._index = float("nan"), True, None
+    def _judge(self, cells: _Cells, queries: Tensor, k: int, same: Tensor | None) -> None:
+        """Find out into how many cells a query has to look, from the cells of the true neighbours of some queries."""
+        some = torch.linspace(0, len(queries) - 1, min(_JUDGED, len(queries)), device=queries.device).long()
+        best = _Best(queries[some], k * _MORE + 1)
+        size = max(1, _BLOCK // max(len(some), self.reference.shape[1]))
+        for start in range(0, len(self.reference), size):
+            part = self.reference[start : start + size]
+            best.add(slice(None), part.float(), torch.arange(start, start + len(part), device=part.device))
+        true = self._ranked(queries[some], best.rows, k, None if same is None else same[some])[1]
+        nearest_first = _squares(queries[some].float(), cells.centres).argsort(dim=1)
+        rank = nearest_first.argsort(dim=1)
+        needed = rank.gather(1, cells.cell[true]).flatten().sort().values
+        self._probes = 1 + int(needed[math.ceil(RECALL * len(needed)) - 1])
+        if self._probes <= len(cells.centres) // _MOST:
+            self.recall = float((needed < self._probes).double().mean())
 
-    def _built(self) -> Any:
-        """An index of all rows, filled in blocks."""
-        faiss = importlib.import_module("faiss")
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        rows, width = self.reference.shape
-        cells = min(_CELLS, rows // _PER_CELL)
-        learned = permutation(rows, "neighbour cells", self.seed)[: cells * _PER_CELL].sort().values
-        index = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatL2(width), width, cells, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2
-        )
-        index.cp.seed, index.cp.niter, index.nprobe = self.seed % 2**31, _ROUNDS, min(_PROBES, cells)
-        index.by_residual = True  # half precision loses less of a difference to the centre
-        index.train(self.reference[learned].float().contiguous().numpy())
-        for part in self.reference.split(_BLOCK):
-            index.add(part.float().contiguous().numpy())
-        return index
-
-    def _indexed(self, queries: Tensor, k: int, same: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _in_cells(self, cells: _Cells, queries: Tensor, k: int, same: Tensor | None) -> tuple[Tensor, Tensor]:
         wanted = k * _MORE + 1  # one may be the query itself
-        distances = torch.full((len(queries), k), torch.inf, dtype=torch.float64)
-        indices = torch.zeros(len(queries), k, dtype=torch.int64)
-        for start in range(0, len(queries), 1024):
-            part = queries[start : start + 1024]
-            near = torch.from_numpy(self._index.search(part.float().contiguous().numpy(), wanted)[1])
-            absent = near < 0
-            if same is not None:
-                absent |= near == same[start : start + 1024, None]
-            near = near.clamp(min=0)
-            place = torch.arange(len(part)).repeat_interleave(wanted)
-            exact = pair_distances(part, self.reference, place, near.flatten()).view_as(near)
-            exact = exact.masked_fill(absent, torch.inf)
-            near, order = near.sort(dim=1)  # of equally near rows, the lower index comes first
-            exact, order = exact.gather(1, order).sort(dim=1, stable=True)
-            distances[start : start + 1024] = exact[:, :k].sqrt()
-            indices[start : start + 1024] = near.gather(1, order)[:, :k]
-        short = distances[:, -1].isinf().nonzero()[:, 0]
-        if len(short):  # their cells hold fewer rows than are asked for
+        rows = queries.float()
+        nearest = torch.cat(
+            [
+                _squares(part, cells.centres).topk(self._probes, dim=1, largest=False).indices
+                for part in rows.split(max(1, _BLOCK // len(cells.centres)))
+            ]
+        )
+        asked = nearest.flatten().argsort(stable=True)  # the queries of each cell, one cell after the other
+        sizes = torch.bincount(nearest.flatten(), minlength=len(cells.centres)).tolist()
+        best = _Best(rows, wanted)
+        for cell, own in enumerate(asked.split(sizes)):
+            members = cells.order[cells.start[cell] : cells.start[cell + 1]]
+            if not len(own) or not len(members):
+                continue
+            held = self.reference[members].float()
+            for part in (own // self._probes).split(max(1, _BLOCK // len(members))):
+                best.add(part, held, members)
+        return self._ranked(queries, best.rows, k, same)
+
+    def _ranked(self, queries: Tensor, found: Tensor, k: int, same: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The k nearest among the candidates `(Q, W)`, by exact distances, ties to the lower index; -1 is no candidate."""
+        absent = found < 0 if same is None else (found < 0) | (found == same[:, None])
+        found, order = found.clamp(min=0).sort(dim=1)
+        absent = absent.gather(1, order)
+        row = torch.arange(len(found), device=found.device).repeat_interleave(found.shape[1])
+        exact = pair_distances(queries, self.reference, row, found.flatten()).view(found.shape)
+        exact, order = exact.masked_fill(absent, torch.inf).sort(dim=1, stable=True)
+        distances, indices = exact[:, :k].sqrt().to(queries.dtype), found.gather(1, order)[:, :k].clone()
+        short = exact[:, k - 1].isinf().nonzero()[:, 0]  # their cells hold fewer rows than are asked for
+        if len(short):
             own = None if same is None else same[short]
-            distances[short], indices[short] = (
-                each.to(kept.dtype)
-                for each, kept in zip(
-                    nearest_neighbors(queries[short], self.reference, k, same=own), (distances, indices), strict=True
-                )
-            )
-        return distances.to(queries.dtype), indices
+            distances[short], indices[short] = nearest_neighbors(queries[short], self.reference, k, same=own)
+        return distances, indices
+
+
+class _Best:
+    """The nearest rows found so far of each query, by distances in float32."""
+
+    def __init__(self, queries: Tensor, wanted: int) -> None:
+        self.queries = queries.float()
+        self.away = self.queries.new_full((len(queries), wanted), torch.inf)
+        self.rows = torch.full((len(queries), wanted), -1, dtype=torch.int64, device=queries.device)
+
+    def add(self, part: Tensor | slice, held: Tensor, names: Tensor) -> None:
+        """Look at more rows `held`, whose indices are `names`, for some of the queries."""
+        wanted = self.rows.shape[1]
+        near = _squares(self.queries[part], held).topk(min(wanted, len(held)), dim=1, largest=False)
+        kept = torch.cat([self.away[part], near.values], 1).topk(wanted, dim=1, largest=False)
+        self.away[part] = kept.values
+        self.rows[part] = torch.cat([self.rows[part], names[near.indices]], 1).gather(1, kept.indices)
+
+
+def _squares(rows: Tensor, others: Tensor) -> Tensor:
+    """Squared distances `(R, O)` in float32."""
+    products = torch.addmm(others.square().sum(1)[None], rows, others.T, alpha=-2)
+    return products.add_(rows.square().sum(1, keepdim=True))
+
+
+def _make_cells(reference: Tensor, count: int, seed: int) -> _Cells:
+    """Divide the rows by the nearest of `count` centres, which k-means learns from a sample."""
+    learned = permutation(len(reference), "neighbour cells", seed)[: count * _PER_CELL].to(reference.device)
+    sample = reference[learned].float()
+    centres = sample[:count]
+    for _ in range(_ROUNDS):
+        means = class_mean(sample, _nearest_centre(sample, centres), count)
+        centres = torch.where(means.isfinite(), means, centres)
+    cell = _nearest_centre(reference, centres)
+    sizes = torch.bincount(cell, minlength=count)
+    return _Cells(centres, cell, cell.argsort(stable=True), torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]))
+
+
+def _nearest_centre(rows: Tensor, centres: Tensor) -> Tensor:
+    size = max(1, _BLOCK // max(len(centres), rows.shape[1]))
+    return torch.cat([_squares(part.float(), centres).argmin(1) for part in rows.split(size)])

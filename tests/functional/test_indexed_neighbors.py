@@ -2,10 +2,10 @@
 
 import math
 
-import pytest
 import torch
 
-from diversify.functional import draws, indexed_neighbors
+import diversify as dv
+from diversify.functional import draws
 from diversify.functional.indexed_neighbors import NeighborSearch
 from diversify.functional.neighbors import nearest_neighbors
 
@@ -21,7 +21,6 @@ def rows(shared=6):
 
 
 def test_an_index_finds_nearly_all_and_never_the_query_itself():
-    pytest.importorskip("faiss")
     reference = rows()
     search = NeighborSearch(reference, work=0, seed=3)
     distances, indices = search(reference[QUERIES], 5, same=QUERIES)
@@ -37,7 +36,6 @@ def test_an_index_finds_nearly_all_and_never_the_query_itself():
 
 
 def test_an_index_that_finds_too_few_gives_way_to_the_exact_search():
-    pytest.importorskip("faiss")
     reference = draws.normal("alike", torch.arange(4000 * 64)).view(
         4000, 64
     )  # every direction alike: cells say nothing
@@ -47,20 +45,15 @@ def test_an_index_that_finds_too_few_gives_way_to_the_exact_search():
     assert torch.equal(found[1], nearest_neighbors(reference[:30], reference, 5)[1])
 
 
-def test_searches_of_little_work_and_without_faiss_are_exact(monkeypatch):
+def test_searches_of_little_work_are_exact():
     reference = rows()
     true = nearest_neighbors(reference[QUERIES], reference, 5, same=QUERIES)[1]
     search = NeighborSearch(reference)
     assert torch.equal(search(reference[QUERIES], 5, same=QUERIES)[1], true)
     assert math.isnan(search.recall)
-    monkeypatch.setattr(indexed_neighbors, "can_index", lambda: False)
-    assert torch.equal(NeighborSearch(reference, work=0)(reference[QUERIES], 5, same=QUERIES)[1], true)
 
 
 def test_a_diagnosis_says_how_many_neighbours_its_index_found(monkeypatch):
-    pytest.importorskip("faiss")
-    import diversify as dv
-
     train, heldout, head = dv.make_embeddings((2000, 1500, 900, 600), spread=0.6)
     exact = dv.diagnose(train, heldout, head=head)
     assert "neighbour_recall" not in exact.queries["train"]
