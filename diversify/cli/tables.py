@@ -77,7 +77,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
         name = escape(diagnosis.class_names[c])
         row = {
             "class": f"[bold red]{name} ![/]" if column["fragile"] else name,
-            "images" if out.width < NARROWEST else "train images": str(int(column["count"])),
+            "images" if out.width < NARROWEST else "train images": f"{int(column['count']):,}",
             "recall train": percent(column["recall_train"]),
             "recall" if out.width < NARROWEST else "recall held-out": interval_text(column, "recall_heldout", "{:.0%}"),
             "log n predicts": percent(column["recall_log_count"]),
@@ -92,11 +92,12 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     if hidden:
         print_line(f"({hidden:,} classes of higher recall are in the report)")
     summary = diagnosis.summary
-    print_line(
-        f"balanced accuracy, held out: {_plain(summary, 'balanced_accuracy_heldout', '{:.1%}')};"
-        f" a refitted head would add {_plain(summary, 'head_ceiling', '{:+.1%}')}"
-        + (", as held-out images are too few to refit it" if summary.get("head_ceiling_high", math.nan) < 0 else "")
-    )
+    line = f"balanced accuracy, held out: {_plain(summary, 'balanced_accuracy_heldout', '{:.1%}')}"
+    if not math.isnan(summary.get("head_ceiling", math.nan)):
+        line += f"; a refitted head would add {_plain(summary, 'head_ceiling', '{:+.1%}')}"
+    if summary.get("head_ceiling_high", math.nan) < 0:
+        line += ", as held-out images are too few to refit it"
+    print_line(line)
     if absent := means_leave_out(diagnosis, diagnosis.class_names):
         print_line(absent)
     for note in diagnosis.notes:
