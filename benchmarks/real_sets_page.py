@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -21,6 +23,7 @@ from benchmarks.diversity_analysis import Estimate
 from diversify.functional import draws
 
 Array = NDArray[np.float64]
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "results"
 NO_RECORDS = "No records yet."
 TITLES = {"clipart": "open clip art", "emoji": "emoji"}
 SPACES = {"pixels": "pixels", "network": "pretrained network"}
@@ -229,31 +232,88 @@ def measures_table() -> str:
     return "\n".join(rows)
 
 
-def forecasts_table() -> str:
-    """Return the gain that `choose_head` expected of each candidate, beside the one that came out on test images.
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """The gain in points that a choice expected of a candidate, the one that came out on test images, and its errors."""
 
-    A forecast holds if the two differ by at most 1.96 times the standard error of their difference: that of the forecast,
-    from its 95% interval, and that of the gain on the test images.
-    """
+    candidate: str
+    expected: float
+    low: float
+    high: float
+    came_out: float
+    error: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the two differ by at most 1.96 times the standard error of their difference."""
+        error = math.hypot((self.high - self.low) / 2 / 1.96, self.error)
+        return abs(self.came_out - self.expected) <= 1.96 * error
+
+
+def forecasts(name: str) -> list[Forecast]:
+    """Return the forecasts of a set's records."""
+    fields = ("gain", "gain_low", "gain_high", "came_out", "came_out_error")
+    return [
+        Forecast(each["candidate"], *(100 * each[field] for field in fields))
+        for one in stored.kept(real_sets.path_of(name))
+        for each in one.get("forecasts", ())
+    ]
+
+
+def forecasts_table() -> str:
+    """Return the gain that `choose_head` expected of each candidate, beside the one that came out on test images."""
     rows = [
         "| set | repair | expected gain | came out | forecasts that hold |",
         "|:--|:--|--:|--:|--:|",
     ]
     for name in real_sets.SETS:
-        found: dict[str, list[tuple[float, float, bool]]] = {}
-        for one in stored.kept(real_sets.path_of(name)):
-            for each in one.get("forecasts", ()):
-                error = math.hypot((each["gain_high"] - each["gain_low"]) / 2 / 1.96, each["came_out_error"])
-                holds = abs(each["came_out"] - each["gain"]) <= 1.96 * error
-                line = (100 * each["gain"], 100 * each["came_out"], holds)
-                for key in (each["candidate"], "all"):
-                    found.setdefault(key, []).append(line)
-        for key in sorted(found, key=lambda one: one == "all"):
-            expected, out, holds = zip(*found[key], strict=True)
-            title = f"`{key}`" if key != "all" else "all"
-            share = f"{sum(holds)} of {len(holds)}" + (f" ({sum(holds) / len(holds):.0%})" if key == "all" else "")
-            rows.append(f"| {TITLES[name]} | {title} | {mean(expected):+.1f} | {mean(out):+.1f} | {share} |")
+        everything = forecasts(name)
+        names = dict.fromkeys(one.candidate for one in everything)
+        parts = {f"`{each}`": [one for one in everything if one.candidate == each] for each in names}
+        for title, ones in (parts | {"all": everything}).items() if everything else ():
+            holds = sum(one.holds for one in ones)
+            share = f"{holds} of {len(ones)}" + (f" ({holds / len(ones):.0%})" if title == "all" else "")
+            expected, out = mean(one.expected for one in ones), mean(one.came_out for one in ones)
+            rows.append(f"| {TITLES[name]} | {title} | {expected:+.1f} | {out:+.1f} | {share} |")
     return "\n".join(rows) if len(rows) > 2 else NO_RECORDS
+
+
+def draw_figures(folder: Path = DOCS) -> list[Path]:
+    """Draw the expected gains against those that came out, as an SVG file that is the same for the same records."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    found = {name: ones for name in real_sets.SETS if (ones := forecasts(name))}
+    if not found:
+        return []
+    path = folder / "real_sets_forecasts.svg"
+    style = {"svg.hashsalt": "real sets", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
+    with mpl.rc_context(style | {"axes.spines.right": False}):
+        figure = Figure(figsize=(3.4 * len(found) + 0.6, 3.4), layout="constrained")
+        for axis, (name, ones) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+            ends = [end for one in ones for end in (one.low, one.high, one.came_out)]
+            axis.plot([min(ends), max(ends)], [min(ends), max(ends)], color="#888888", linewidth=0.8)
+            for holds, colour, label in ((True, "#0072b2", "holds"), (False, "#d55e00", "does not")):
+                kept = [one for one in ones if one.holds is holds]
+                expected, out = ([getattr(one, side) for one in kept] for side in ("expected", "came_out"))
+                spread = [[one.expected - one.low for one in kept], [one.high - one.expected for one in kept]]
+                axis.errorbar(
+                    expected,
+                    out,
+                    xerr=spread,
+                    fmt="o",
+                    ms=3,
+                    lw=0.4,
+                    color=colour,
+                    alpha=0.6,
+                    label=label if kept else None,
+                )
+            axis.set_title(TITLES[name])
+            axis.set_xlabel("expected gain, points (95% interval)")
+            axis.set_ylabel("came out on test images, points")
+            axis.legend(frameon=False, loc="upper left")
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    return [path]
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
@@ -262,3 +322,16 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "real_sets_measures": measures_table,
     "real_sets_forecasts": forecasts_table,
 }
+
+
+def main() -> None:
+    """Draw the figure and fill the page."""
+    from benchmarks import tables as documents
+
+    for path in draw_figures():
+        print(path)
+    documents.main([DOCS / "real_sets.md"])
+
+
+if __name__ == "__main__":
+    main()

@@ -109,3 +109,32 @@ def test_links_and_vague_folders_of_the_clip_art_are_left_out(tmp_path: Path) ->
     (top / "animals/link.png").symlink_to(top / "animals/cat.png")
     found = real_sets.clipart(tmp_path)
     assert [(name, paths["image"].name) for name, paths in found] == [("animals", "cat.png"), ("animals", "cod.png")]
+
+
+def test_a_forecast_holds_where_noise_explains_the_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = real_sets_page.Forecast("tau-norm", expected=2.0, low=0.04, high=3.96, came_out=5.0, error=1.0)
+    assert not far.holds  # 3 points apart, with a standard error of sqrt(2)
+    near = real_sets_page.Forecast("tau-norm", expected=2.0, low=0.04, high=3.96, came_out=4.7, error=1.0)
+    assert near.holds
+    lines = [
+        {
+            "candidate": name,
+            "gain": 0.02,
+            "gain_low": 0.0004,
+            "gain_high": 0.0396,
+            "came_out": out,
+            "came_out_error": 0.01,
+        }
+        for name, out in (("tau-norm", 0.05), ("EOS", 0.047))
+    ]
+    monkeypatch.setattr(real_sets, "RESULTS", tmp_path)
+    atomic.append_jsonl(tmp_path / "real_emoji.jsonl", {"kind": "choice", "split": 0, "forecasts": lines})
+    table = real_sets_page.forecasts_table().splitlines()
+    assert table[2:] == [
+        "| emoji | `tau-norm` | +2.0 | +5.0 | 0 of 1 |",
+        "| emoji | `EOS` | +2.0 | +4.7 | 1 of 1 |",
+        "| emoji | all | +2.0 | +4.8 | 1 of 2 (50%) |",
+    ]
+    (drawn,) = real_sets_page.draw_figures(tmp_path)
+    before = drawn.read_bytes()
+    assert real_sets_page.draw_figures(tmp_path)[0].read_bytes() == before
