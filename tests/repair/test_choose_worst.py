@@ -10,7 +10,7 @@ from diversify.network.linear_head import LinearHead
 from diversify.repair.candidate import Candidate
 from diversify.repair.candidates import default_candidates
 from diversify.repair.choice import HeadChoice
-from diversify.repair.comparison import _as_good
+from diversify.repair.comparison import _as_good, _eligible
 from diversify.repair.metric import Metric
 from diversify.repair.retrain import HeadRecipe
 
@@ -49,6 +49,34 @@ def test_a_worst_class_of_few_rows_does_not_hide_a_better_mean(frequent, kept) -
     behind, error = Metric(name="worst").difference(taken[1], taken[0], labels, 3)
     assert 0 < behind <= error  # the worst class alone cannot tell
     assert _as_good(taken, 1, labels, 3, Metric(name="worst")) is kept
+
+
+def test_by_the_worst_class_a_lucky_lowest_recall_does_not_pay_for_a_low_mean() -> None:
+    labels = torch.arange(4).repeat_interleave(torch.tensor([500, 500, 500, 6]))
+
+    def predicted(*recalls):
+        sizes = (500, 500, 500, 6)
+        hit = torch.cat([torch.arange(n) < round(n * share) for n, share in zip(sizes, recalls, strict=True)])
+        return torch.where(hit, labels, (labels + 1) % 4)[None]
+
+    taken = torch.stack(
+        [predicted(0.9, 0.9, 0.9, 0.0), predicted(0.9, 0.88, 0.9, 0.17), predicted(0.4, 0.4, 0.4, 0.33)]
+    )
+    by_worst, by_mean = Metric(name="worst"), Metric()
+    assert _eligible(taken, labels, 4, by_mean) == [0, 1, 2]
+    assert _eligible(taken, labels, 4, by_worst) == [1]  # the mean of 2 is surely lower, and 0 lacks the rare class
+    assert (
+        by_worst.ranked(taken, labels, 4)[2] > by_worst.ranked(taken, labels, 4)[1]
+    )  # by the lowest recall alone 2 wins
+
+
+def test_equal_lowest_recalls_are_told_apart_by_the_lowest_third() -> None:
+    labels = torch.arange(6).repeat_interleave(2)
+    nothing, half = labels.clone(), labels.clone()
+    nothing[:4], half[:2], half[2] = 5, 5, 5  # class 0 is never right in both; class 1 never and half of the time
+    ranked = Metric(name="worst").ranked(torch.stack([nothing, half])[:, None], labels, 6)
+    assert ranked[0][0] == ranked[1][0] == 0
+    assert ranked[1] > ranked[0]
 
 
 def test_the_curve_holds_every_round_and_comes_back(rows, listed) -> None:
