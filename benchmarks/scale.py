@@ -193,7 +193,7 @@ def table() -> str:
             f"{one['rows']:,} x {one['features']:,}",
             f"{one['heldout']:,}",
             f"{one['classes']:,}",
-            "exact" if recall is None else f"index, recall {recall:.1%}",
+            f"index, recall {recall:.1%}" if recall is not None else "exact, by choice" if not index else "exact",
             f"{one['seconds']:,.0f}",
             f"{one['anonymous_gib']:.1f}",
             f"{one['seconds_of_reading']:.1f} s",

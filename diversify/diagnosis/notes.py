@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,26 @@ def notes_of(readings: Mapping[str, Reading], class_names: Sequence[str]) -> tup
                 " their recall says nothing about new images. Pass images that the model was not trained on."
             )
     return tuple(found)
+
+
+def index_note(queries: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a sentence on neighbours that were looked up with an index; nothing where the search was exact.
+
+    Args:
+        queries: The record of the rows of each side that costly measures used.
+
+    Example:
+        >>> index_note({"train": {"neighbour_recall": 0.953}, "heldout": {}})[0][:66]
+        'The nearest training images were looked up with an index, which fi'
+    """
+    train = queries.get("train")
+    recall = train.get("neighbour_recall") if isinstance(train, Mapping) else None
+    if recall is None:
+        return ()
+    return (
+        f"The nearest training images were looked up with an index, which finds about {recall:.0%} of them. The archetypes (safe, border,"
+        " rare, outlier) and the classes that errors lie near are from these.",
+    )
 
 
 def without_weights_note(head_norm: Sequence[float], class_names: Sequence[str]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from .json_form import (
     tensor_rows,
 )
 from .label_errors import LabelErrors
-from .notes import group_notes, notes_of, without_weights_note
+from .notes import group_notes, index_note, notes_of, without_weights_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,8 @@ class Diagnosis:
             with recall given that number.
         diversity_agreement: Rank correlation over the classes between every two held-out diversity measures.
         findings: One finding per class that is fragile or has no training images.
-        queries: For each side, a record of the rows that the costly measures used.
+        queries: For each side, a record of the rows that the costly measures used; for train also `neighbour_recall`, the share of
+            the nearest rows that an index found, where one was used.
         seed: The seed that the diagnosis was made with.
         permuted_by: The seed of `permuted`; None for a diagnosis that is not permuted.
         readings: How the loaders of "train" and "heldout" gave their rows; empty if read from an old file.
@@ -124,7 +125,7 @@ class Diagnosis:
         """A sentence on each thing that a loader left out or gave twice, on classes without weights in the head, and on groups."""
         norms = self.columns["head_norm"].tolist() if "head_norm" in self.columns else [1.0] * len(self.class_names)
         notes = notes_of(self.readings, self.class_names) + without_weights_note(norms, self.class_names)
-        return notes + group_notes(self.columns, self.class_names)
+        return notes + group_notes(self.columns, self.class_names) + index_note(self.queries)
 
     @property
     def without_heldout(self) -> tuple[int, ...]:
