@@ -272,10 +272,8 @@ def _run_settings(plan: Plan) -> list[str]:
     methods = dict.fromkeys(one.mixing.method for one in plan.classes if one.mixing.method != "none")
     lines += [f"mixing: {method}" for method in methods]
     if correction.training or correction.after:
-        times = [
-            *([f"{correction.training:g} times in the training loss"] if correction.training else []),
-            *([f"{correction.after:g} times after training"] if correction.after else []),
-        ]
+        parts = ((correction.training, "in the training loss"), (correction.after, "after training"))
+        times = [f"{'once' if share == 1 else f'{share:g} times'} {where}" for share, where in parts if share]
         lines.append(f"logits corrected by the log of the class shares: {', '.join(times)}")
     if (schedule.start, schedule.ramp, schedule.stop) != (0, 0, 1):
         lines.append(

@@ -13,7 +13,7 @@ from ..data.decode import as_image
 from ..data.loader import make_loader
 from ..data.pool import PoolImages, read_pool
 from ..data.view import View
-from ..diagnosis.findings import narrow_classes
+from ..diagnosis.findings import NARROW
 from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
 from ..errors import must
@@ -151,7 +151,7 @@ def _curve(
     found: Suggestion, diagnosis: Diagnosis, model: Model, progress: StageProgress | None
 ) -> LearningCurve | None:
     """What more labels of the fragile and narrow classes would give; None without such classes."""
-    narrow = narrow_classes(diagnosis.columns)
+    narrow = {finding.class_index for finding in diagnosis.findings if finding.kind == NARROW}
     short = [c for c in range(len(found.class_names)) if float(diagnosis["fragile"][c]) > 0 or c in narrow]
     classes = sorted(short, key=lambda c: (-found.need[c], c))[:CURVES]
     if not classes:

@@ -97,7 +97,10 @@ def _from_file(path: Path, source: Source, spec: str, skip_bad: bool) -> dict[st
 def _of_paths(
     path: Path, fields: Sequence[Sequence[str]], source: Source, spec: str, skip_bad: bool
 ) -> dict[str, Tensor]:
-    """The groups of the splits whose images the columns path and group name; every training image has to be there."""
+    """The groups of the splits whose images the columns path and group name.
+
+    Every training image has to be there, but for those that cannot be read if `skip_bad`.
+    """
     header = [name.strip() for name in fields[0]]
     if any(header.count(name) != 1 for name in ("path", "group")):
         law = f"have one value per line, or the columns path and group, in {path}"
@@ -117,7 +120,7 @@ def _of_paths(
             raise must("group", f"have one value per line for {spec}, whose images are not files", path)
         names = [part.name(index) for index in range(len(part))]
         rows = [row for row, name in enumerate(names) if name not in table]
-        if skip_bad and rows and (split == "train" or len(rows) < len(names)):
+        if skip_bad and 0 < len(rows) < len(names):
             unreadable = check_files([part.chosen(rows)])[0]
             table |= {names[row]: f"unreadable {row}" for place, row in enumerate(rows) if place in unreadable}
         missing = [name for name in names if name not in table]

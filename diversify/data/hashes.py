@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import must
+from ..errors import InputError, must
 from ..functional.hash_copies import BITS
 from .decode import as_image
 from .examples import ExampleForm, Key
@@ -67,7 +67,14 @@ def image_hashes(dataset: Images, *, image_key: Key | None = None) -> ImageHashe
         InputError: The package imagehash is not installed, or an example holds no image.
     """
     hashed, form, rows = Hasher(), ExampleForm(image_key=image_key), len(dataset)  # type: ignore[arg-type]
-    return joined_hashes([hashed(as_image(form.image(dataset[row], row))) for row in range(rows)])
+
+    def hash_of(row: int) -> bytes | None:
+        try:
+            return hashed(as_image(form.image(dataset[row], row)))
+        except InputError as error:
+            raise InputError(str(error) if "at row" in str(error) else f"{error} (at row {row})") from error
+
+    return joined_hashes([hash_of(row) for row in range(rows)])
 
 
 class Hasher:

@@ -83,7 +83,11 @@ def coverage_findings(
         [('ship', 'narrow')]
     """
     usual = usual_coverage(columns)
-    doubtful = {one.class_index: one for one in clusters if one.looks_like_one_class}
+    doubtful: dict[int, FailingCluster] = {}
+    for one in clusters:
+        known = doubtful.get(one.class_index)
+        if one.looks_like_one_class and (known is None or one.predicted_count > known.predicted_count):
+            doubtful[one.class_index] = one
     found = []
     for c in narrow_classes(columns):
         value, low, high = (float(columns[f"coverage_heldout{end}"][c]) for end in ("", "_low", "_high"))
@@ -109,11 +113,15 @@ def coverage_findings(
     return tuple(found)
 
 
+def _of(number: int, size: int) -> str:
+    return f"{f'All {size:,}' if number == size else f'{number:,} of {size:,}'} images of a failing cluster"
+
+
 def _or_wrong_labels(cluster: FailingCluster | None, class_names: Sequence[str]) -> str:
     if cluster is None:
         return ""
     other, size = class_names[cluster.predicted], len(cluster.rows)
     return (
-        f" A cluster of {size:,} of them is predicted as {other}: look at it first. If these images show {other}, their labels"
-        " are wrong and the class may not be narrow."
+        f" {_of(cluster.predicted_count, size)} are predicted as {other}: look at them first. If these images show {other},"
+        " their labels are wrong and the class may not be narrow."
     )

@@ -162,7 +162,9 @@ def diagnose(
     cleaned = without_suspects(errors, seen, unseen, head, k, seed)
     judged = without_suspects_where_known(columns, cleaned)
     findings = find(judged, names, enemies, lines, top_k=k, reading=train.reading, without_suspects=cleaned)
-    findings += coverage_findings(judged, names, clusters) + copy_findings(columns, names)
+    suspect = {c for found in errors.values() for c in found.wrong_classes}  # their coverage is taken without suspects
+    unclear = [one for one in clusters if one.class_index not in suspect]
+    findings += coverage_findings(judged, names, unclear) + copy_findings(columns, names)
     grouped = [name for name, side in (("train", seen), ("heldout", unseen)) if side.groups is not None]
     findings += label_findings(errors, names, grouped)
     findings += cluster_findings(clusters, names, grouped="heldout" in grouped)

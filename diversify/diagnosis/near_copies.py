@@ -15,7 +15,7 @@ from ..data.examples import Key
 from ..data.hashes import HASH_BITS, ImageHashes, image_hashes
 from ..data.images import Images
 from ..data.labels import labels_of
-from ..errors import must
+from ..errors import InputError, must
 from ..functional import counts
 from ..functional.hash_copies import hash_components, hash_limits, nearest_hash
 from ..functional.multilabel import require_one_label
@@ -131,9 +131,17 @@ def find_near_copies(
     if most_bits is not None and not 0 <= most_bits < HASH_BITS:
         raise must("most_bits", f"lie in [0, {HASH_BITS - 1}]", most_bits)
     hashed = [
-        (image_hashes(each, image_key=image_key), labels_of(each)) for each in (train, heldout) if each is not None
+        (image_hashes(each, image_key=image_key), _labels_of(each)) for each in (train, heldout) if each is not None
     ]
     return copies_of_hashes(hashed, most_bits=most_bits)
+
+
+def _labels_of(dataset: Images) -> Tensor:
+    try:
+        return labels_of(dataset)
+    except InputError as error:  # there is no parameter for labels here
+        advice = "give the data set an attribute `targets`, one class per image"
+        raise InputError(str(error).replace("pass labels=, one class per image", advice)) from error
 
 
 _Rows = tuple[Tensor, Tensor, Tensor]  # features, labels, and the rows that are compared

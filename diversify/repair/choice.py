@@ -20,6 +20,8 @@ from ..network.linear_head import LinearHead
 from .metric import OBJECTIVE_TITLES, TITLES
 
 SCHEMA_VERSION = 1
+PASSES_OVER = ("worst", "worst third")  # metrics by which candidates with a lower mean recall are passed over
+NEAR = 0.5  # standard errors that a mean recall may be behind the highest one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,9 @@ class HeadChoice:
         columns: Measurements by name, each `(F,)` float64: `balanced_accuracy` with `_low` and `_high`; `spread`, its
             standard deviation over repeats; `gain` over the untouched head with `_low` and `_high`; `behind`, the distance
             to the best candidate; and `behind_error`, the standard error of that distance. Spread, gain and distance
-            are of the metric. A metric other than `balanced` adds `score` with `_low` and `_high`.
+            are of the metric. A metric other than `balanced` adds `score` with `_low` and `_high`. One that depends on the
+            lowest recalls adds `mean_gain`, the gain in mean recall; `mean_behind`, the distance to the highest mean
+            recall; and `mean_behind_error`, its standard error.
         recall: Mean recall over repeats, `(F, C)`; NaN for a class without held-out rows.
         recall_low: Lower end of the recall's interval, `(F, C)`.
         recall_high: Upper end of the recall's interval, `(F, C)`.
@@ -72,7 +76,7 @@ class HeadChoice:
         change_high: Upper end of that gain, `(F, C)`.
         class_counts: Training rows per class, `(C,)`.
         heldout_counts: Held-out rows per class, `(C,)`.
-        best: Index of the candidate with the highest metric.
+        best: Index of the candidate with the highest metric among those that are not `passed_over`.
         recommended: Index of the best candidate, or 0 (the untouched head) if that is behind by at most one standard
             error; see `choose_head`.
         overall: `gain`, `gain_low` and `gain_high` of always taking the best candidate and option of the other folds.
@@ -171,13 +175,31 @@ class HeadChoice:
         return self.options[place][self.final_option[place]]
 
     @property
+    def passed_over(self) -> tuple[int, ...]:
+        """The candidates that cannot be the best by `worst` or `worst third`, since their mean recall is lower.
+
+        It is more than half a standard error behind the highest one. Empty for other metrics.
+        """
+        if self.metric not in PASSES_OVER or "mean_behind" not in self.columns:
+            return ()
+        lower = self.columns["mean_behind"] > NEAR * self.columns["mean_behind_error"]
+        return tuple(lower.nonzero()[:, 0].tolist())
+
+    @property
+    def ranking(self) -> list[int]:
+        """The candidates, best first, and then those that are passed over."""
+        behind, over = self.columns["behind"].tolist(), self.passed_over
+        return sorted(range(len(behind)), key=lambda place: (place in over, behind[place]))
+
+    @property
     def simpler(self) -> int | None:
         """Index of the simplest candidate that is behind the recommended one by at most one standard error.
 
-        The untouched head does not count. None if there is none that is simpler than the recommended one.
+        The untouched head and candidates that are passed over do not count. None if there is none that is simpler than the
+        recommended one.
         """
         near = (self.columns["behind"] <= self.columns["behind_error"]).nonzero().flatten().tolist()
-        return next((place for place in near if 0 < place < self.recommended), None)
+        return next((place for place in near if 0 < place < self.recommended and place not in self.passed_over), None)
 
     def groups(self) -> dict[str, Tensor]:
         """Return the mean recall `(F,)` of each group of classes: many, medium and few shot, and thirds by count.
@@ -200,7 +222,8 @@ class HeadChoice:
         unit = " points" if self.in_shares else " of expected cost"
         if self.recommended == 0:
             if self.best == 0:
-                return "Recommended: leave the head as it is; no candidate does better on held-out images."
+                which = "no candidate with as good a mean recall" if self.passed_over else "no candidate"
+                return f"Recommended: leave the head as it is; {which} does better on held-out images."
             behind, error = self._behind(0)
             return (
                 f"Recommended: leave the head as it is; {self.names[self.best]} is only {behind}{unit} ahead on held-out"
@@ -212,12 +235,18 @@ class HeadChoice:
         )
         option = self.option(self.recommended)
         gains = f"gains {gain} points of {self.metric_title}" if self.in_shares else f"saves {gain} of expected cost"
+        if self.in_shares and float(self.columns["gain"][self.recommended]) < 0:
+            gains = f"changes the {self.metric_title} by {gain} points"
         text = (
             f"Recommended: {self.names[self.recommended]}{f' ({option})' if option else ''}, which {gains}"
             f" on held-out images (95% interval {low} to {high})."
         )
         if float(self.columns["gain_low"][self.recommended]) <= 0:
             text += " The interval contains 0: the gain may be chance."
+        if "mean_gain" in self.columns:
+            text += f" Mean recall changes by {self._amount(float(self.columns['mean_gain'][self.recommended]), '+')} points."
+        if self.passed_over:
+            text += f" Passed over, because their mean recall is lower: {', '.join(self.names[one] for one in self.passed_over)}."
         if self.simpler is not None:
             behind, error = self._behind(self.simpler)
             name = self.names[self.simpler]

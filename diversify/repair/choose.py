@@ -58,9 +58,11 @@ def choose_head(
 
     The best candidate by `metric` is recommended, the simpler one of equals. If the untouched head is
     behind it by at most one standard error of their difference on the same rows, the untouched head is recommended. The
-    lowest recalls are known from few rows, so the highest of them is mostly luck. So `worst` and `worst third` look for the
-    best among the candidates whose mean recall is at most half a standard error behind the highest; and the untouched head
-    is kept only if it is as good by the mean recall, too. The untouched head is always compared, and comes first.
+    untouched head is always compared, and comes first.
+
+    The lowest recalls are known from few rows, so the highest of many is mostly luck. By `worst` and `worst third`, candidates
+    and options are therefore passed over if their mean recall is more than half a standard error behind the highest. By these
+    and by a number, the untouched head is kept only if it is as good by the mean recall, too.
 
     Args:
         train: Embeddings of the backbone's own training images.
@@ -69,8 +71,8 @@ def choose_head(
         candidates: The candidates, the simplest first; None takes `default_candidates` without a plan.
             `default_candidates(..., unseen=heldout, offsets=True)` has those that learn from held-out rows.
         metric: What is chosen by: `balanced`, the mean recall; `prior`, the accuracy where classes have the shares of
-            `target_prior`; `macro-f1`, the mean F1 score; `worst`, the lowest recall of a class, and of equals the lowest
-            third of recalls; or `cost`, minus the expected `cost`. Classes without held-out rows do not count.
+            `target_prior`; `macro-f1`, the mean F1 score; `worst`, the lowest recall of a class, of equals the lowest
+            third, then the mean; or `cost`, minus the expected `cost`. Classes without held-out rows do not count.
         objective: `mean` leaves the choice to the metric. `worst` chooses by the lowest recall of a class, `worst third` by
             the mean of the lowest third of recalls, and a number in [0, 1] by the mean recall and the lowest one, of which it
             is the weight. These three need the metric `balanced`.

@@ -13,11 +13,10 @@ from ..functional.ceiling import stratified_folds
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 from .candidate import Candidate
-from .choice import HeadChoice
+from .choice import NEAR, PASSES_OVER, HeadChoice
 from .metric import Metric, class_sums
 
 _Z = NormalDist().inv_cdf(0.975)
-_NEAR = 0.5  # standard errors that a mean recall may be behind the highest one where the lowest recalls decide
 _COLUMNS = (
     *("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "spread"),
     *("gain", "gain_low", "gain_high", "behind", "behind_error"),
@@ -42,10 +41,9 @@ def compare_candidates(
     places = [(family == place).nonzero().flatten().tolist() for place in range(len(listed))]
     groups = None if heldout.groups is None else heldout.groups.cpu()
     chosen, taken, overall = _cross_validated(predicted, places, labels, classes, judge, folds, repeats, seed, groups)
-    whole = judge.ranked(predicted[:, None], labels, classes)
-    final = [highest(options, whole) for options in places]
+    final = [_best(options, predicted[:, None], labels, classes, judge) for options in places]
     score = judge.value(taken, labels, classes)
-    best = highest(_eligible(taken, labels, classes, judge), judge.ranked(taken, labels, classes))
+    best = _best(range(len(listed)), taken, labels, classes, judge)
     held = counts.class_counts(labels, classes)
     recalls = _recalls(taken, labels, classes, held)
     columns = _accuracies(taken, recalls["recall"], recalls["recall_low"], recalls["recall_high"], labels, classes)
@@ -55,6 +53,8 @@ def compare_candidates(
     columns = {name: columns[name] for name in _COLUMNS}
     if judge.name != "balanced":
         columns |= _scores(score, taken, labels, classes, judge)
+    if judge.looks_at_lowest:
+        columns |= _mean_recalls(taken, labels, classes)
     total, total_error = judge.difference(overall, taken[0], labels, classes)
     most = judge.largest_difference
     return HeadChoice(
@@ -90,25 +90,42 @@ def compare_candidates(
     )
 
 
-def _eligible(taken: Tensor, labels: Tensor, classes: int, judge: Metric) -> list[int]:
-    """The candidates that may be best: all; by the lowest recalls, those whose mean recall is as good as the highest one.
+def _best(places: Sequence[int], taken: Tensor, labels: Tensor, classes: int, judge: Metric) -> int:
+    """The best of some candidates or options, which predict `taken`, `(X, R, N)`; the first of equals.
 
-    The lowest recalls are of few rows. The highest of many such numbers is mostly luck, and would often cost mean recall. How
-    near the mean has to be was settled on the development splits of open clip art (`benchmarks.real_sets`).
+    The lowest recalls are of few rows. The highest of many such numbers is mostly luck, and would often cost mean recall. So
+    where they decide, only those compete whose mean recall is at most half a standard error behind the highest one. How near
+    it has to be was settled on the development splits of open clip art (`benchmarks.real_sets`).
     """
-    everything = list(range(len(taken)))
-    if judge.name not in ("worst", "worst third"):
-        return everything
-    highest_mean = highest(everything, Metric().ranked(taken, labels, classes))
-    differences = (Metric().difference(taken[highest_mean], one, labels, classes) for one in taken)
-    return [place for place, (behind, error) in enumerate(differences) if behind <= _NEAR * error]
+    chosen = taken[list(places)]
+    if judge.name in PASSES_OVER:
+        behind, error = _behind_highest_mean(chosen, labels, classes)
+        kept = (behind <= NEAR * error).nonzero()[:, 0].tolist()
+        places, chosen = [places[one] for one in kept], chosen[kept]
+    return places[highest(range(len(places)), judge.ranked(chosen, labels, classes))]
+
+
+def _behind_highest_mean(taken: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """How far the mean recall of each is behind the highest one, and the standard error of that, `(X,)` each."""
+    means = Metric().ranked(taken, labels, classes)
+    most = taken[highest(range(len(taken)), means)]
+    differences = [Metric().difference(most, one, labels, classes) for one in taken]
+    behind, error = torch.tensor(differences, dtype=torch.float64).T
+    return behind, error
+
+
+def _mean_recalls(taken: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+    """The gain in mean recall over the untouched head, and how far it is behind the highest one, with its standard error."""
+    behind, error = _behind_highest_mean(taken, labels, classes)
+    gain = torch.tensor([Metric().difference(one, taken[0], labels, classes)[0] for one in taken], dtype=torch.float64)
+    return {"mean_gain": gain, "mean_behind": behind, "mean_behind_error": error}
 
 
 def _as_good(taken: Tensor, best: int, labels: Tensor, classes: int, judge: Metric) -> bool:
     """Whether the untouched head is behind the best candidate by at most one standard error.
 
-    The lowest recalls are of few rows, so that their standard error is large. Where they are what is chosen by, the
-    untouched head must also be as good in the mean recall.
+    The lowest recalls are of few rows, so that their standard error is large. Where the metric depends on them, the untouched
+    head must also be as good by the mean recall.
     """
     metrics = [judge, *([Metric()] if judge.looks_at_lowest else [])]
     behind = (metric.difference(taken[best], taken[0], labels, classes) for metric in metrics)
@@ -164,12 +181,12 @@ def _cross_validated(
         )
         for index in range(folds):
             judged = fold == index
-            elsewhere = judge.ranked(predicted[:, None, ~judged], labels[~judged], classes)
+            elsewhere = predicted[:, None, ~judged], labels[~judged], classes, judge
             for place, options in enumerate(places):
-                option = highest(options, elsewhere)
+                option = _best(options, *elsewhere)
                 chosen[option] += 1
                 taken[place, turn, judged] = predicted[option, judged]
-            overall[turn, judged] = predicted[highest(everything, elsewhere), judged]
+            overall[turn, judged] = predicted[_best(everything, *elsewhere), judged]
     return chosen, taken, overall
 
 

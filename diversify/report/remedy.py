@@ -120,7 +120,9 @@ def _definitions(choice: HeadChoice) -> tuple[Definition, ...]:
             title="within one standard error",
             text="A candidate whose difference to the best, on the same images, is less than its standard error may be as good as the"
             " best. The best candidate is recommended, unless the untouched head is within one standard error: then the head stays as"
-            " it is. Where the lowest recalls decide, it must also be within one standard error of the mean recall.",
+            " it is. Where the metric depends on the lowest recalls, which are of few images, the untouched head must also be within one"
+            " standard error by the mean recall; and by the lowest recall, or the lowest third, candidates whose mean recall is more than"
+            " half a standard error behind the highest are passed over.",
             anchor="measure-behind",
         ),
     )
@@ -226,8 +228,7 @@ def _ends(low: float, high: float) -> str:
 def _recommendation(choice: HeadChoice) -> Statement:
     place = choice.recommended
     title = "Leave the head as it is" if choice.names[place] == UNTOUCHED else f"Use {choice.names[place]}"
-    ranked = sorted(range(len(choice.names)), key=lambda one: float(choice.columns["behind"][one]))
-    others = [one for one in ranked if one not in (place, 0)][:3]
+    others = [one for one in choice.ranking if one not in (place, 0, *choice.passed_over)][:3]
     text = wording.sentence(choice.meanings[place])
     if others:
         gains = (f"{choice.names[one]} {_gained(choice, float(choice.columns['gain'][one]))}" for one in others)
@@ -409,7 +410,7 @@ def _spread(choice: HeadChoice, value: float) -> str:
 
 
 def _gain_chart(choice: HeadChoice) -> Chart:
-    order = sorted(range(len(choice.names)), key=lambda one: float(choice.columns["behind"][one]))
+    order = choice.ranking
     gain, low, high = (
         tuple(float(choice.columns[name][one]) for one in order) for name in ("gain", "gain_low", "gain_high")
     )

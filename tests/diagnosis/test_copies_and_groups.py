@@ -172,6 +172,10 @@ def test_images_of_mappings_are_found_by_their_key():
         InputError, match="an example of the data set must hold its image under one of .* image_key=KEY"
     ):
         find_near_copies(rows)
+    with pytest.raises(InputError, match="give the data set an attribute `targets`, one class per image"):
+        find_near_copies(list(rows), image_key="scan")
+    with pytest.raises(InputError, match=r"got NoneType \(at row 1\)"):
+        find_near_copies([(images[0], 0), (None, 1)])
 
 
 def test_images_of_one_colour_and_tiny_ones_are_copies_of_none():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import diversify as dv
+from diversify.diagnosis.clusters import FailingCluster
 from diversify.diagnosis.coverage import coverage_findings, put_size_and_diversity, without_suspects_where_known
 from diversify.diagnosis.findings import narrow_classes, usual_coverage
 from diversify.functional import draws
@@ -169,13 +170,29 @@ def test_coverage_is_measured_again_where_labels_are_surely_wrong():
 def test_a_narrow_class_whose_errors_look_like_one_class_may_have_wrong_labels():
     train, heldout, head = one_direction(wrong=25)
     found = {(each.class_name, each.kind): each.text for each in dv.diagnose(train, heldout, head=head).findings}
-    advice = (
-        "A cluster of 25 of them is predicted as class 2: look at it first. If these images show class 2, their labels"
-    )
+    advice = "All 25 images of a failing cluster are predicted as class 2: look at them first. If these images show class 2, their labels"
     assert advice in found["class 3", "narrow"]
     assert "Look at them first: if they show class 2, their labels are wrong." in found["class 3", "failing cluster"]
     train, heldout, head = one_direction(wrong=0)
     assert not dv.diagnose(train, heldout, head=head).findings
+
+
+def test_of_several_clusters_the_largest_is_named():
+    columns = {
+        "coverage_heldout": torch.tensor([0.1, 0.5]),
+        "coverage_heldout_low": torch.tensor([0.06, 0.4]),
+        "coverage_heldout_high": torch.tensor([0.16, 0.6]),
+        "count_heldout": torch.tensor([90.0, 90.0]),
+    }
+    common = {"class_index": 0, "rest": 40, "rest_hits": 40, "clusters": 3, "silhouette": 0.5, "p_value": 0.001}
+    common |= {"recall": 0.0, "low": 0.0, "high": 0.1, "hits": 0}
+    clusters = [
+        FailingCluster(**common, rows=torch.arange(40), predicted=1, predicted_count=38),
+        FailingCluster(**common, rows=torch.arange(10), predicted=1, predicted_count=8),
+    ]
+    (finding,) = coverage_findings(columns, ["ship", "car"], clusters)
+    assert "38 of 40 images of a failing cluster are predicted as car" in finding.text
+    assert "failing cluster" not in coverage_findings(columns, ["ship", "car"])[0].text
 
 
 def one_direction(wrong):

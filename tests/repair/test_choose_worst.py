@@ -10,7 +10,7 @@ from diversify.network.linear_head import LinearHead
 from diversify.repair.candidate import Candidate
 from diversify.repair.candidates import default_candidates
 from diversify.repair.choice import HeadChoice
-from diversify.repair.comparison import _as_good, _eligible
+from diversify.repair.comparison import _as_good, _best
 from diversify.repair.metric import Metric
 from diversify.repair.retrain import HeadRecipe
 
@@ -51,23 +51,50 @@ def test_a_worst_class_of_few_rows_does_not_hide_a_better_mean(frequent, kept) -
     assert _as_good(taken, 1, labels, 3, Metric(name="worst")) is kept
 
 
+def _predictions(*recalls):
+    """Of 500, 500, 500 and 6 rows of four classes, these shares are right."""
+    sizes = (500, 500, 500, 6)
+    labels = torch.arange(4).repeat_interleave(torch.tensor(sizes))
+    hit = torch.cat([torch.arange(n) < round(n * share) for n, share in zip(sizes, recalls, strict=True)])
+    return labels, torch.where(hit, labels, (labels + 1) % 4)
+
+
 def test_by_the_worst_class_a_lucky_lowest_recall_does_not_pay_for_a_low_mean() -> None:
-    labels = torch.arange(4).repeat_interleave(torch.tensor([500, 500, 500, 6]))
+    labels, even = _predictions(0.9, 0.9, 0.9, 0.0)
+    taken = torch.stack([even, _predictions(0.9, 0.88, 0.9, 0.17)[1], _predictions(0.4, 0.4, 0.4, 0.33)[1]])[:, None]
+    assert Metric(name="worst").ranked(taken, labels, 4)[2] > Metric(name="worst").ranked(taken, labels, 4)[1]
+    assert _best([0, 1, 2], taken, labels, 4, Metric(name="worst")) == 1  # the mean of 2 is surely lower
+    assert _best([0, 2], taken, labels, 4, Metric(name="worst third")) == 0
+    assert _best([0, 1, 2], taken, labels, 4, Metric(name="mean and worst", toward_worst=1.0)) == 2
 
-    def predicted(*recalls):
-        sizes = (500, 500, 500, 6)
-        hit = torch.cat([torch.arange(n) < round(n * share) for n, share in zip(sizes, recalls, strict=True)])
-        return torch.where(hit, labels, (labels + 1) % 4)[None]
 
-    taken = torch.stack(
-        [predicted(0.9, 0.9, 0.9, 0.0), predicted(0.9, 0.88, 0.9, 0.17), predicted(0.4, 0.4, 0.4, 0.33)]
-    )
-    by_worst, by_mean = Metric(name="worst"), Metric()
-    assert _eligible(taken, labels, 4, by_mean) == [0, 1, 2]
-    assert _eligible(taken, labels, 4, by_worst) == [1]  # the mean of 2 is surely lower, and 0 lacks the rare class
-    assert (
-        by_worst.ranked(taken, labels, 4)[2] > by_worst.ranked(taken, labels, 4)[1]
-    )  # by the lowest recall alone 2 wins
+def test_options_are_passed_over_as_candidates_are() -> None:
+    """Logits are the features, so that a head with weight 1 predicts what the features say, and a bias moves it."""
+    labels = torch.arange(3).repeat_interleave(torch.tensor([200, 200, 40]))
+    features = torch.zeros(440, 6)
+    for column, recalls in ((0, (0.9, 0.9, 0.3)), (3, (0.58, 0.58, 0.58))):
+        hit = torch.cat([torch.arange(n) < round(n * r) for n, r in zip((200, 200, 40), recalls, strict=True)])
+        features[torch.arange(440), column + torch.where(hit, labels, (labels + 1) % 3)] = 1.0
+
+    def head(good: float, even: float) -> LinearHead:
+        return LinearHead(weight=torch.cat([good * torch.eye(3), even * torch.eye(3)], 1), bias=torch.zeros(3))
+
+    untouched = head(0.5, 0.49)
+    sides = [
+        Embeddings(features=features, labels=labels, logits=untouched.logits(features), indices=torch.arange(440))
+        for _ in range(2)
+    ]
+    options = {"good": lambda *_: head(1.0, 0.0), "lucky": lambda *_: head(0.0, 1.0)}
+    one = Candidate(name="one", meaning="", source="", options=options)
+    found = dv.choose_head(*sides, untouched, [one], objective="worst")
+    assert found.option(1) == "good"
+    assert found.names == ("untouched", "one")
+    assert abs(found.overall["gain"]) < 0.05  # what was recommended, not the lucky head
+    two = [Candidate(name=name, meaning="", source="", options={"": make}) for name, make in options.items()]
+    found = dv.choose_head(*sides, untouched, two, objective="worst")
+    assert [found.names[place] for place in found.passed_over] == ["lucky"]
+    assert found.ranking[-1] == found.names.index("lucky")
+    assert "lucky" not in found.in_words().partition("Passed over")[0]
 
 
 def test_equal_lowest_recalls_are_told_apart_by_the_lowest_third() -> None:
@@ -77,6 +104,7 @@ def test_equal_lowest_recalls_are_told_apart_by_the_lowest_third() -> None:
     ranked = Metric(name="worst").ranked(torch.stack([nothing, half])[:, None], labels, 6)
     assert ranked[0][0] == ranked[1][0] == 0
     assert ranked[1] > ranked[0]
+    assert _best([0, 1], torch.stack([nothing, half])[:, None], labels, 6, Metric(name="worst")) == 1
 
 
 def test_the_curve_holds_every_round_and_comes_back(rows, listed) -> None:
