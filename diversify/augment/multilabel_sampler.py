@@ -13,6 +13,7 @@ from torch.utils.data import Sampler
 from ..errors import must, unknown
 from ..functional import draws
 from ..functional.multilabel import read_multilabels
+from .loader_check import require_data_set_of_loader
 
 SHARES = ("even", "sqrt")
 
@@ -92,6 +93,7 @@ class MultilabelSampler(Sampler[int]):
         return result
 
     def __iter__(self) -> Iterator[int]:
+        require_data_set_of_loader(len(self.labels), "MultilabelSampler")
         start, self._start = self._start, 0
         self._handed = start
         for index in self.order()[start:].tolist():

@@ -20,6 +20,7 @@ from ..functional import allocate, draws
 from ..functional.counts import class_counts
 from ..plan.plan import Plan
 from .draw_key import Drawn
+from .loader_check import require_data_set_of_loader
 from .plan_labels import plan_labels
 
 
@@ -86,8 +87,8 @@ class DiversifySampler(Sampler[int]):
 
     Args:
         labels: The data set that the loader draws from, or the class of each of its images, `(N,)`: integers, one-hot rows,
-            or names of the plan's classes, in a tensor, an array, a list or a pandas Series. The sampler cannot see the
-            loader: where that draws from a subset, pass the subset.
+            or names of the plan's classes, in a tensor, an array, a list or a pandas Series. Where the loader draws from a
+            subset, pass the subset.
         plan: Of the same classes; only its draws and its budget are used.
         seed: Seed of the order, in [0, 2^63 - 1].
         rank: This process, in [0, world_size - 1].
@@ -95,7 +96,7 @@ class DiversifySampler(Sampler[int]):
 
     Raises:
         InputError: a label is not a class of the plan, the plan draws a class that has no label, or a data set shows no
-            labels.
+            labels; and, when a loader asks for indices, if its data set has another number of images.
 
     Warns:
         UserWarning: a class has another count than in the plan, beyond what another split of the same data explains.
@@ -176,6 +177,7 @@ class DiversifySampler(Sampler[int]):
         return -(-self._next().images // self.world_size)
 
     def __iter__(self) -> Iterator[int]:
+        require_data_set_of_loader(len(self.labels), "DiversifySampler")
         self._under_way, self._began, self._start = self._next(), self._start, 0
         order = self._order_of(self._under_way)
         fill = -(len(order) - self._began) % self.world_size
