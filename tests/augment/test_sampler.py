@@ -318,6 +318,7 @@ def test_epochs_go_on_with_the_images_of_a_class_until_all_of_them_have_come(ima
             assert set(mine.tolist()) <= {together // COUNTS[c], -(-together // COUNTS[c])}
 
 
+@pytest.mark.slow
 def test_every_turn_through_a_class_is_shuffled_anew_and_evenly():
     orders = orders_of(DiversifySampler(LABELS, plan_of(images_per_epoch=31), seed=2), range(1400))
     for c in (1, 2):

@@ -283,6 +283,7 @@ def test_without_imagehash_the_error_names_it(monkeypatch):
 # Groups
 
 
+@pytest.mark.slow
 def test_groups_widen_intervals_and_are_reported(sides, tmp_path):
     train, heldout, head = sides
     groups = torch.arange(len(heldout)) // 10  # five groups of ten images in each class

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 import diversify as dv
@@ -9,7 +10,7 @@ from diversify.functional import draws
 from diversify.functional.indexed_neighbors import NeighborSearch
 from diversify.functional.neighbors import nearest_neighbors
 
-ROWS, QUERIES = 20_000, torch.arange(0, 20_000, 50)
+ROWS, QUERIES = 8_000, torch.arange(0, 8_000, 25)
 
 
 def rows(shared=6):
@@ -75,6 +76,7 @@ def test_every_search_is_judged_by_its_own_queries():
     assert hits >= min(search.recall, 0.95) - 0.03
 
 
+@pytest.mark.slow
 def test_a_diagnosis_says_how_many_neighbours_its_index_found(monkeypatch):
     train, heldout, head = dv.make_embeddings((2000, 1500, 900, 600), spread=0.6)
     exact = dv.diagnose(train, heldout, head=head)

@@ -238,6 +238,7 @@ def test_a_class_without_errors_goes_nowhere_or_where_the_base_sends_it(quiet: D
     assert [(policy.strength, policy.toward) for policy in one.features] == [(0.5, {"cat": 1.0})]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1 << 30), holes=st.floats(0, 0.5))
 def test_whatever_was_measured_makes_a_valid_plan(quiet: Diagnosis, seed: int, holes: float) -> None:

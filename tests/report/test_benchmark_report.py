@@ -136,6 +136,7 @@ def test_the_drawings_have_the_numbers_of_the_tables() -> None:
         assert list(series.values) == [moved[name].paired.mean for name in exchange.data.names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "seeds"), [(2, 4), (3, 6), (6, 12)])
 @pytest.mark.usefixtures("without_figures")
 def test_where_seeds_share_networks_intervals_are_said_to_be_over_networks(number: int, seeds: int) -> None:

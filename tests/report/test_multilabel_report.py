@@ -60,6 +60,7 @@ def test_test_split_and_incomplete_loaders_are_said_at_the_top(sides, diagnosis)
     assert "The training loader left out 3 images of its data set." in page
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_many_labels_are_cut_to_the_weakest_and_strongest():
     labels = torch.arange(2000).view(-1, 1) % torch.arange(2, 52) == 0

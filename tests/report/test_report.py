@@ -421,6 +421,7 @@ def test_any_number_of_classes(diagnosis: Diagnosis, num_classes: int):
     assert ("Undefined: at least 4 classes" in html) == (num_classes < 4)
 
 
+@pytest.mark.slow
 def test_equal_counts_and_an_absent_class(diagnosis: Diagnosis):
     flat = dataclasses.replace(diagnosis, columns={**diagnosis.columns, "count": torch.full((10,), 7.0)}, log_count={})
     assert "No line is fitted" in report_diagnosis.render_html(flat, {})
@@ -499,6 +500,7 @@ def test_numbers_are_written_as_a_reader_expects(value: float, unit: str, text: 
     assert wording.formatted(value, unit) == text
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes_whatever_matplotlib_is_set_to(
     diagnosis: Diagnosis, exhibits: Exhibits, page: str
 ):

@@ -138,6 +138,7 @@ def test_a_step_that_makes_nothing_from_val_is_taken_once(file: Path) -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_a_trial_is_judged_by_val_and_a_final_run_by_test(tmp_path: Path) -> None:
     found = {}
     for name, rolled in {"as it is": {}, "val": {"val": 1}, "test": {"test": 1}}.items():

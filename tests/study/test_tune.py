@@ -80,6 +80,7 @@ def test_published_values_are_as_they_are_recorded() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_trial_depends_on_its_number_and_on_the_records_alone(search: tune.Search, tmp_path: Path) -> None:
     records: dict[int, Record] = {}
     for number in range(25):
