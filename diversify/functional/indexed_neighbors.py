@@ -12,7 +12,7 @@ from .counts import class_mean
 from .draws import permutation
 from .neighbors import float32_is_whole, nearest_neighbors, pair_distances
 
-EXACT_WORK = 1e12  # multiply-adds of an exact search, beyond which an index is used: about 15 s on two cores
+EXACT_WORK = 1e12  # multiply-adds of an exact search, beyond which an index is used: about 20 s on two cores
 RECALL = 0.95  # that the index aims at: so many cells are looked into
 _LEAST = 0.9  # recall below which a search is exact
 _CELLS = 1024
