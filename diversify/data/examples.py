@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import must, unknown
+from ..errors import InputError, must, unknown
 
 IMAGE_KEYS = ("pixel_values", "image", "images", "img")
 LABEL_KEYS = ("labels", "label", "target", "targets")
@@ -115,7 +115,7 @@ def _key(example: Mapping[Any, Any], key: Key | None, name: str, usual: Sequence
     """The key that was given, or the one usual key that the example has."""
     if key is not None:
         if key not in example:
-            raise unknown(name, str(key), map(str, example))
+            raise InputError(f"{unknown(name, str(key), map(str, example))} (at row {int(row)})")
         return key
     found = [each for each in usual if each in example]
     if len(found) != 1:

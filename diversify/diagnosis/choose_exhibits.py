@@ -59,7 +59,7 @@ def choose_exhibits(
     - held-out errors: from the most frequent wrong predictions, the most confident first, each with the features that
       caused it (largest product with the difference between the two rows of the head).
 
-    It also chooses the 16 most suspect labels of each side, those of classes with surely wrong labels first, and images of
+    It also chooses the 16 most suspect labels of each side, those of classes with probably wrong labels first, and images of
     the failing clusters.
 
     Args:
@@ -167,7 +167,7 @@ def _require_rows(rows: Tensor, side: Embeddings, name: str) -> None:
 
 
 def _suspects(side: Embeddings, diagnosis: Diagnosis, name: str) -> tuple[Suspect, ...]:
-    """The most suspect labels of a side; those of classes with surely wrong labels first."""
+    """The most suspect labels of a side; those of classes with probably wrong labels first."""
     errors = diagnosis.label_errors.get(name)
     if errors is None:
         return ()

@@ -38,7 +38,7 @@ def without_suspects_where_known(columns: Mapping[str, Tensor], cleaned: Mapping
 
     Args:
         columns: The columns of a diagnosis.
-        cleaned: Some of them, measured without suspects; NaN for classes without surely wrong labels.
+        cleaned: Some of them, measured without suspects; NaN for classes without probably wrong labels.
     """
     names = [name for name in cleaned if name.startswith("coverage_heldout")]
     return {**columns, **{name: columns[name].where(cleaned[name].isnan(), cleaned[name]) for name in names}}

@@ -237,7 +237,7 @@ def find(
         log_count: For each measure that has one, its line on log n: `slope`, `intercept`, `r_squared`, and `scatter`.
         top_k: K, the number of features in a class's top-K.
         reading: How the training loader gave its rows.
-        without_suspects: Some of the columns, measured without suspect labels; NaN for classes without surely wrong labels.
+        without_suspects: Some of the columns, measured without suspect labels; NaN for classes without probably wrong labels.
             A rule has to fire on these numbers, too, and the finding gives them.
     """
     absent = [c for c in range(len(class_names)) if float(columns["count"][c]) == 0]

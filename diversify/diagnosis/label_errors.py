@@ -50,13 +50,16 @@ class LabelErrors:
         indices: `(S,)` int64, the images' indices in their data set; the rows where these are not known.
         given: `(S,)` int64, the labels as they are.
         suggested: `(S,)` int64, the classes that the images rather belong to.
-        score: `(S,)` in (0, 1], how much more probable the most probable other class is than the given one.
+        score: `(S,)` in (0, 1], how much more probable the most probable other class is than the given one; by the model's own
+            probabilities for a row that is suspect only by `alike`.
         measured: `(C,)`, the rows of each class that were looked at.
         count: `(C,)`, how many of them are suspect; NaN for a class with fewer than 5 rows.
         expected: `(C,)`, how many would be suspect if every label were right: hard images.
         p_value: `(C,)`, the p value that a class has no more suspects than right labels explain, adjusted for all classes;
             NaN for a class with fewer than 20 rows.
         noise: Share of all labels that are independent of the features, estimated together with `expected`.
+        alike: `(C,)`, the AUC by which rows of the class that the model predicts as one other class are told from right rows of
+            that class, where it is below 0.65; NaN for a class without such rows. Only a diagnosis of held-out images has it.
 
     Example:
         >>> import torch, diversify as dv
@@ -78,14 +81,28 @@ class LabelErrors:
     expected: Tensor
     p_value: Tensor
     noise: float
+    alike: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.alike):
+            object.__setattr__(self, "alike", torch.full((len(self.measured),), torch.nan, dtype=torch.float64))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def wrong_classes(self) -> tuple[int, ...]:
-        """The classes with surely more suspects than right labels explain, at the 5% level over all classes."""
-        return tuple((self.p_value < LEVEL).nonzero()[:, 0].tolist())
+        """The classes with probably wrong labels.
+
+        These have surely more suspects than right labels explain, at the 5% level over all classes, or many images that are
+        predicted as one other class and look exactly like its images.
+        """
+        return tuple(((self.p_value < LEVEL) | self.looks_alike).nonzero()[:, 0].tolist())
+
+    @property
+    def looks_alike(self) -> Tensor:
+        """`(C,)` bool, the classes with many images that look exactly like the images of one other class."""
+        return self.alike < label_errors.ALIKE
 
     def most_suspect(self, number: int) -> Self:
         """Return the first rows; the numbers of each class stay those of all rows.
@@ -101,7 +118,7 @@ class LabelErrors:
         whole = {name: getattr(self, name).tolist() for name in ("rows", "indices", "given", "suggested")}
         real = {
             name: [json_number(value) for value in getattr(self, name).tolist()]
-            for name in ("score", "measured", "count", "expected", "p_value")
+            for name in ("score", "measured", "count", "expected", "p_value", "alike")
         }
         return {**whole, **real, "noise": json_number(self.noise)}
 
@@ -118,6 +135,7 @@ class LabelErrors:
             raise refusal("label errors", error) from None
         rows = {name: getattr(file, name) for name in ("rows", "indices", "given", "suggested")}
         classes = {name: tensor(getattr(file, name)) for name in ("measured", "count", "expected", "p_value")}
+        classes["alike"] = tensor(file.alike) if file.alike else torch.full_like(classes["measured"], torch.nan)
         if len({len(file.score), *map(len, rows.values())}) > 1 or len({*map(len, classes.values())}) > 1:
             raise must("label errors", "have one value per row and per class", "columns of different lengths")
         num_classes = len(file.measured)
@@ -138,6 +156,7 @@ class _File(pydantic.BaseModel):
     expected: list[Number]
     p_value: list[Number]
     noise: Number
+    alike: list[Number] = []
 
 
 def find_label_errors(
@@ -271,11 +290,45 @@ def errors_of_sides(
         seed: Seed of the folds.
     """
     fits = {"heldout": (heldout, fitted), "train": (train, refit(train, num_classes, seed, work=TRAIN_WORK))}
-    return {
+    errors = {
         name: label_errors_of(fit, side.labels[side.queries], side.queries, side.indices)
         for name, (side, fit) in fits.items()
         if fit is not None
     }
+    if "heldout" in errors:  # the model knows its training images by their labels, right or wrong
+        errors["heldout"] = _with_alike(errors["heldout"], heldout)
+    return errors
+
+
+def _with_alike(errors: LabelErrors, side: Side) -> LabelErrors:
+    """The label errors with the rows that look exactly like the one class that they are predicted as."""
+    logits = side.logits[side.queries]
+    found = label_errors.rows_like_another_class(side.raw[side.queries], logits, side.labels[side.queries])
+    alike, count = errors.alike.clone(), errors.count.clone()
+    given, suggested, rows, score = [errors.given], [errors.suggested], [errors.rows], [errors.score]
+    for one in found:
+        places = side.queries[one.rows]
+        new = one.rows[~torch.isin(places, errors.rows.to(places.device))]
+        probabilities = logits[new].double().softmax(1)
+        alike[one.given] = one.auc
+        count[one.given] = count[one.given].nan_to_num(0.0) + len(new)
+        rows.append(side.queries[new].cpu())
+        given.append(torch.full((len(new),), one.given))
+        suggested.append(torch.full((len(new),), one.predicted))
+        score.append((probabilities[:, one.predicted] - probabilities[:, one.given]).cpu())
+    scores = torch.cat(score)
+    order = scores.argsort(descending=True, stable=True)
+    every = torch.cat(rows)[order]
+    return dataclasses.replace(
+        errors,
+        rows=every,
+        indices=side.indices.cpu()[every],
+        given=torch.cat(given)[order],
+        suggested=torch.cat(suggested)[order],
+        score=scores[order],
+        count=count,
+        alike=alike,
+    )
 
 
 def put_suspects(table: ClassTable, errors: Mapping[str, LabelErrors]) -> dict[str, float]:
@@ -378,11 +431,19 @@ def _finding(side: str, errors: LabelErrors, class_names: Sequence[str], c: int,
     ]
     listed = ", ".join(rather[: min(3, int((most > 0).sum()))])
     about = f"about {expected:,.0f}" if expected >= 0.5 else "hardly any"
+    by_count = bool(errors.p_value[c] < LEVEL)
+    reasons = [
+        f" If all labels were right, {about} would, because they are hard; so labels are probably"
+        f" wrong (exact test, adjusted for all classes: {_p_text(float(errors.p_value[c]))})."
+    ] * by_count
+    if errors.looks_alike[c]:
+        reasons.append(
+            f" The features hardly tell those that are predicted as {class_names[int(most.argmax())]} from right images of it (AUC"
+            f" {float(errors.alike[c]):.2f}; chance is 0.5), so {'many of these' if by_count else 'their'} labels are probably wrong."
+        )
     text = (
         f"{count:,.0f} of {measured:,.0f} {SIDES[side]} images of {class_names[c]} look like images of another class:"
-        f" {listed}. If all labels were right, {about} would, because they are hard; so labels are probably"
-        f" wrong (exact test, adjusted for all classes: {_p_text(float(errors.p_value[c]))})."
-        f"{COUNTS_IMAGES if grouped else ''} Points to: {REMEDIES[REMEDY]}."
+        f" {listed}.{''.join(reasons)}{COUNTS_IMAGES if grouped and by_count else ''} Points to: {REMEDIES[REMEDY]}."
     )
     evidence = Evidence(measure=COLUMNS[side], value=count, low=float("nan"), high=float("nan"), compared_with=expected)
     return Finding(

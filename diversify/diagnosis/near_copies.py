@@ -98,8 +98,8 @@ def find_near_copies(
         image_key: For data sets of mappings, the key of the image; by default a usual one, such as `image`.
 
     Raises:
-        InputError: One side is embeddings and the other a data set, they have different numbers of features or classes,
-            imagehash is not installed, or an example holds no image.
+        InputError: One side is embeddings and the other a data set, `image_key` or `most_bits` is given for embeddings, they have
+            different numbers of features or classes, imagehash is not installed, or an example holds no image.
 
     References:
         Facco et al. (2017), Estimating the intrinsic dimension of datasets by a minimal neighborhood information,
@@ -117,6 +117,9 @@ def find_near_copies(
     if isinstance(train, Embeddings):
         if heldout is not None and not isinstance(heldout, Embeddings):
             raise must("heldout", "be embeddings, as train", type(heldout).__name__)
+        for name, value in (("image_key", image_key), ("most_bits", most_bits)):
+            if value is not None:
+                raise must(name, "be left out for embeddings, which hold no images", repr(value))
         sides = [train, *([] if heldout is None else [heldout])]
         for name in ("num_features", "num_classes"):
             if len({getattr(side, name) for side in sides}) > 1:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy.stats import binom
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from .counts import class_counts
@@ -23,6 +24,11 @@ _STARTS = ((-0.5, -4.0), (0.7, -2.0))  # log scale and log odds of the noise: un
 _MOST_NOISE = 0.4  # share of random labels beyond which no class is judged
 _MARGIN, _FLOOR = 1.1, 0.01  # suspects are too many beyond 1.1 times the expected share plus 1%
 FEWEST_ROWS = 20  # of a class that is judged: with fewer, the classifier hardly knows the class
+ALIKE = 0.65  # AUC up to which rows of one class are taken for rows of another
+FEWEST_ERRORS = 15  # rows of one class that are predicted as another, so that the two can be compared
+_LEAST_RECALL, _LEAST_SHARE = 0.7, 0.1  # of the class that they are predicted as; of their own class that they make up
+_COMPARED = 300  # rows of each class that are compared, at most
+_RIDGE = 0.3  # of the discriminant, per dimension of standardised features
 
 
 class Suspects(NamedTuple):
@@ -318,3 +324,99 @@ def too_many_suspects(suspects: Tensor, totals: Tensor, expected: Tensor) -> Ten
         known = total >= FEWEST_ROWS and math.isfinite(share)
         raw[str(c)] = float(binom.sf(found - 1, total, min(1.0, _MARGIN * share + _FLOOR))) if known else math.nan
     return torch.tensor(list(holm(raw).values()), dtype=torch.float64)
+
+
+class Alike(NamedTuple):
+    """Rows of one class that the model predicts as another class, and that nothing tells from that class's own rows.
+
+    Attributes:
+        given: The class of the labels.
+        predicted: The class that the rows look like.
+        rows: `(n,)` int64, places among all rows, ascending.
+        auc: How well the rows are told from right rows of `predicted`; 0.5 is chance.
+
+    Example:
+        >>> Alike(0, 1, torch.arange(3), 0.5).auc
+        0.5
+    """
+
+    given: int
+    predicted: int
+    rows: Tensor
+    auc: float
+
+
+def rows_like_another_class(features: Tensor, logits: Tensor, labels: Tensor) -> tuple[Alike, ...]:
+    """Return the groups of wrongly predicted rows that look exactly like the class they are predicted as.
+
+    A hard image of a class still differs from the images of the class it is taken for: it lies nearer to the border, or
+    elsewhere among the features. An image whose label is wrong does not differ. So the rows of class A that are predicted
+    as B are compared with the rows of B that are predicted as B, by two numbers: the logit of A minus that of B, and a
+    ridge discriminant of the features, each row left out in turn. The larger AUC counts.
+
+    Args:
+        features: `(N, D)`, of images that the model was not trained on.
+        logits: `(N, C)`, of the model.
+        labels: `(N,)` int64, the given labels.
+
+    Returns:
+        The groups with an AUC below 0.65, at most one per class, the one with the most rows. At least 15 rows and 10% of
+        their class are needed, and at least 15 right rows of B, whose recall must be at least 70%: a class that the model
+        hardly knows looks like many others.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> labels = torch.arange(2).repeat_interleave(60)
+        >>> features = torch.randn(120, 4, generator=generator)
+        >>> features[:, 0] += 6 * labels
+        >>> labels[60:80] = 0  # 20 rows of class 1 are labelled 0
+        >>> logits = torch.stack([6 - features[:, 0], features[:, 0]], 1)
+        >>> [(one.given, one.predicted, len(one.rows)) for one in rows_like_another_class(features, logits, labels)]
+        [(0, 1, 20)]
+    """
+    num_classes = logits.shape[1]
+    predictions = logits.argmax(1)
+    sizes, right = class_counts(labels, num_classes), class_counts(labels[predictions == labels], num_classes)
+    pairs, errors = (labels * num_classes + predictions)[predictions != labels].unique(return_counts=True)
+    found: dict[int, Alike] = {}
+    for pair, count in zip(pairs.tolist(), errors.tolist(), strict=True):
+        given, predicted = divmod(pair, num_classes)
+        few = count < max(FEWEST_ERRORS, _LEAST_SHARE * float(sizes[given]))
+        unknown = float(right[predicted]) < max(FEWEST_ERRORS, _LEAST_RECALL * float(sizes[predicted]))
+        if few or unknown or (given in found and len(found[given].rows) >= count):
+            continue
+        rows = ((labels == given) & (predictions == predicted)).nonzero()[:, 0]
+        own = ((labels == predicted) & (predictions == predicted)).nonzero()[:, 0]
+        auc = _told_apart(features, logits[:, given] - logits[:, predicted], rows, own)
+        if auc < ALIKE:
+            found[given] = Alike(given, predicted, rows, auc)
+    return tuple(found[c] for c in sorted(found))
+
+
+def _told_apart(features: Tensor, margin: Tensor, rows: Tensor, own: Tensor) -> float:
+    """The AUC by which two groups of rows are told apart: by their margin or their features, the larger one."""
+    rows, own = (_evenly(group, _COMPARED) for group in (rows, own))
+    both = torch.cat([rows, own])
+    first = np.arange(len(both)) < len(rows)
+    by_margin = float(roc_auc_score(first, margin[both].double().cpu()))
+    return max(by_margin, _discriminant_auc(features[both].double().cpu(), first))
+
+
+def _evenly(rows: Tensor, most: int) -> Tensor:
+    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
+
+
+def _discriminant_auc(features: Tensor, first: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
+    """The AUC of a ridge discriminant with balanced weights, each row predicted by a fit without it."""
+    weight = np.where(first, 1 / first.sum(), 1 / (~first).sum()) * len(first) / 2
+    centred = (features - features.mean(0)).numpy()
+    spread = float(centred.std())
+    if not spread:
+        return 0.5
+    centred = centred / spread
+    centred -= np.average(centred, axis=0, weights=weight)
+    gram = centred @ centred.T
+    hat = np.linalg.solve(gram + np.diag(_RIDGE * features.shape[1] / weight), gram).T
+    target = np.where(first, 1.0, -1.0)
+    leverage = np.diag(hat)
+    return float(roc_auc_score(first, (hat @ target - leverage * target) / (1 - leverage)))

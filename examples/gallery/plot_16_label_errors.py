@@ -29,7 +29,7 @@ errors = dv.find_label_errors(images, labels)
 found = wrong[errors.rows]
 print(f"{len(errors)} suspects, about {float(errors.expected.sum()):.0f} of them merely hard")
 print(f"{int(found.sum())} of {int(wrong.sum())} wrong labels are among them")
-print(f"classes with surely wrong labels: {errors.wrong_classes}")
+print(f"classes with probably wrong labels: {errors.wrong_classes}")
 
 # %%
 # The most suspect images, with their label and the suggested class. A red title marks a label that is wrong in truth.

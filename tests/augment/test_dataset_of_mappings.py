@@ -73,7 +73,7 @@ def test_named_keys_go_first(plan):
         ({"pixel_values": 0, "image": 0, "label": 1}, {}, "got pixel_values and image at row 9; name the entry with image_key=KEY"),
         ({"image": 0, "label": 1, "labels": 1}, {}, "got labels and label at row 9; name the entry with label_key=KEY"),
         ({"x": 0, "label": 1}, {}, "hold its image under one of pixel_values, image, images, img, got x, label at row 9"),
-        ({"image": 0, "label": 1}, {"image_key": "imgs"}, "image_key must be one of image, label, got 'imgs'"),
+        ({"image": 0, "label": 1}, {"image_key": "imgs"}, "image_key must be one of image, label, got 'imgs'; did you mean 'image'? (at row 9)"),
         (3, {}, "an example of the data set must be a pair (image, label), or a mapping that holds both, got int at row 9"),
     ],
 )  # fmt: skip

@@ -124,6 +124,8 @@ def test_two_sides_of_different_kinds_are_refused(sides):
     train, heldout, _ = sides
     with pytest.raises(InputError, match="heldout must be embeddings"):
         find_near_copies(train, TensorDataset(torch.zeros(1)))
+    with pytest.raises(InputError, match="image_key must be left out for embeddings, which hold no images, got 'x'"):
+        find_near_copies(train, heldout, image_key="x")
     with pytest.raises(
         InputError, match="heldout embeddings must have the features of the training embeddings, 16, got 8"
     ):

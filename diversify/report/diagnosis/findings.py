@@ -102,8 +102,11 @@ def _narrow_line(finding: Finding, _: Diagnosis) -> str:
     return f"{wording.share(one.value)} ({wording.share(one.low)} to {wording.share(one.high)})"
 
 
-def _suspect_line(finding: Finding, _: Diagnosis) -> str:
+def _suspect_line(finding: Finding, diagnosis: Diagnosis) -> str:
     side = next((side for side, name in label_errors.COLUMNS.items() if name == finding.evidence[0].measure), "heldout")
+    errors = diagnosis.label_errors.get(side)
+    if errors is not None and errors.looks_alike[finding.class_index]:
+        return f"{_value(finding):,.0f} {label_errors.SIDES[side]} images, most exactly like images of one other class"
     return f"{_value(finding):,.0f} {label_errors.SIDES[side]} images where {_reference(finding):,.0f} are expected"
 
 
@@ -136,7 +139,7 @@ _OPENINGS: Mapping[str, str] = {
     " both were drawn from the same images, with its 95% interval",
     clusters.KIND: "In {number} classes, some held-out images form a cluster that is surely recognised less often than the rest of"
     " the class. Recall of the cluster",
-    label_errors.KIND: "In {number} classes, more images look like images of another class than would if all labels were right",
+    label_errors.KIND: "In {number} classes, labels are probably wrong: too many images look like images of another class",
     near_copies.KIND: "In {number} classes, most training images are near copies of others. Effective images of all",
     near_copies.LEAK_KIND: "In {number} classes, held-out images are near copies of training images. Share of the class's held-out"
     " images, most inflated recall first",

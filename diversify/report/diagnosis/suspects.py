@@ -23,7 +23,7 @@ def suspects_section(subject: Subject, exhibits: Exhibits | None) -> Section:
     wrong = {side: one.wrong_classes for side, one in errors.items()}
     if any(wrong.values()):
         verdict = " ".join(
-            f"Among {_SIDES[side]} images, labels are surely wrong in: {', '.join(subject.names[c] for c in classes)}."
+            f"Among {_SIDES[side]} images, labels are probably wrong in: {', '.join(subject.names[c] for c in classes)}."
             for side, classes in wrong.items()
             if classes
         )
@@ -42,7 +42,7 @@ def suspects_section(subject: Subject, exhibits: Exhibits | None) -> Section:
 
 
 def _table(subject: Subject, errors: dict[str, LabelErrors]) -> Table:
-    """The classes with the largest excess of suspects; a class with surely wrong labels has bold numbers."""
+    """The classes with the largest excess of suspects; a class with probably wrong labels has bold numbers."""
 
     def excess(c: int) -> float:
         return max(float((one.count - one.expected)[c].nan_to_num(-1e9)) for one in errors.values())
@@ -76,7 +76,7 @@ def _table(subject: Subject, errors: dict[str, LabelErrors]) -> Table:
     more = f" {wording.number_of(left, 'class is', 'classes are')} left out." if left else ""
     return Table(
         title="Suspect labels",
-        caption=f"Largest excess first; bold where labels are surely wrong (exact test, adjusted for all classes).{more}",
+        caption=f"Largest excess first; bold where labels are probably wrong.{more}",
         headings=tuple(headings),
         rows=tuple(rows),
     )
@@ -92,7 +92,7 @@ def _gallery(subject: Subject, side: str, errors: LabelErrors, some: Sequence[Su
             Album(
                 title="Label → suggested class",
                 note=f"The {len(some)} most suspect"
-                + (", those of classes with surely wrong labels first." if errors.wrong_classes else "."),
+                + (", those of classes with probably wrong labels first." if errors.wrong_classes else "."),
                 pictures=tuple(_picture(subject, side, one) for one in some),
             ),
         ),
