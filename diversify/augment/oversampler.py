@@ -250,6 +250,8 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
     def _fit_resample(self, X: Any, y: Array) -> tuple[Any, Array]:  # noqa: N803
         self.k_used_: dict[Any, int] = {}
         wanted = {label: number for label, number in self.sampling_strategy_.items() if number}
+        if self.method == "smote" and not sparse.issparse(X):
+            return self._smote(X, y, wanted)
         if self.method in ("smote", "borderline_smote"):
             return self._through_imblearn(X, y, wanted)
         dense = _dense(X)
@@ -258,33 +260,59 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         features, labels = torch.as_tensor(dense), torch.as_tensor(codes)
         numbers_wanted = [(place[label], number) for label, number in wanted.items()]
-        made, parents = self._make(features, labels, numbers_wanted, classes, seed)
-        self.parents_ = parents.numpy()
-        grown = np.concatenate([dense, made.numpy()]).astype(X.dtype, copy=False)
-        targets = np.concatenate([y, *(np.full(number, label, dtype=y.dtype) for label, number in wanted.items())])
-        return (type(X)(grown) if sparse.issparse(X) else grown), targets
+        if self.method == "eos":
+            parents = self._eos_parents(features, labels, numbers_wanted, classes, seed)
+            step = self.strength * draws.uniform("step", seed, torch.arange(len(parents)))
+            self.parents_ = parents.numpy()
+            grown = _joined(dense, X.dtype, self.parents_, step.to(features.dtype).numpy())
+        else:
+            made, parents = self._make(features, labels, numbers_wanted, classes, seed)
+            self.parents_ = parents.numpy()
+            grown = np.concatenate([dense, made.numpy()]).astype(X.dtype, copy=False)
+        return (type(X)(grown) if sparse.issparse(X) else grown), _grown_labels(y, wanted)
+
+    def _eos_parents(
+        self, features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], classes: Array, seed: int
+    ) -> Tensor:
+        """The parents of the new rows, `(M, 2)`, class after class."""
+        k = min(self.k_neighbors or NEIGHBORS["eos"], max(len(features) - 1, 1))
+        parents, used = eos_parents(features, labels, wanted, k, seed)
+        self.k_used_ = {classes.tolist()[index]: number for index, number in used.items()}
+        return parents
 
     def _make(
         self, features: Tensor, labels: Tensor, wanted: list[tuple[int, int]], classes: Array, seed: int
     ) -> tuple[Tensor, Tensor]:
         """The new rows `(M, D)`, class after class, and their parents `(M, 2)`."""
-        if self.method == "eos":
-            k = min(self.k_neighbors or NEIGHBORS["eos"], max(len(features) - 1, 1))
-            parents, used = eos_parents(features, labels, wanted, k, seed)
-            self.k_used_ = {classes.tolist()[index]: number for index, number in used.items()}
-        else:
-            rows = oversample.by_class(labels, len(classes))
-            parents = torch.cat([torch.empty(0, dtype=torch.int64), *(_bases(rows, *one, seed) for one in wanted)])
-            parents = parents[:, None].repeat(1, 2)
+        rows = oversample.by_class(labels, len(classes))
+        parents = torch.cat([torch.empty(0, dtype=torch.int64), *(_bases(rows, *one, seed) for one in wanted)])
+        parents = parents[:, None].repeat(1, 2)
         base = features[parents[:, 0]]
-        if self.method == "eos":
-            step = draws.uniform("step", seed, torch.arange(len(parents)))
-            return oversample.interpolate(base, features[parents[:, 1]], step, self.strength), parents
         if self.method == "covariance" and wanted:
             noise = torch.cat(_borrowed_noise(features, labels, wanted, self.donors, seed))
             lowest = 0.0 if bool((features >= 0).all()) else -torch.inf
             return oversample.add_noise(base, noise, self.strength, lowest), parents
         return base, parents
+
+    def _smote(self, X: Array, y: Array, wanted: Mapping[Any, int]) -> tuple[Array, Array]:  # noqa: N803
+        """The rows of imbalanced-learn's SMOTE, number for number; neighbours are found only for the rows that are drawn."""
+        k = self.k_neighbors or NEIGHBORS["smote"]
+        chance = check_random_state(self.random_state)
+        repeats = chance.get_state() if isinstance(self.random_state, numbers.Integral) else None
+        parents, steps = [np.empty((0, 2), dtype=np.int64)], [np.empty(0)]
+        for label, number in wanted.items():
+            if repeats is not None:  # imbalanced-learn starts every class from the same seed
+                chance.set_state(repeats)
+            members = np.flatnonzero(y == label)
+            found = min(k, len(members) - 1)
+            self.k_used_[label] = found
+            drawn = chance.randint(low=0, high=len(members) * max(found, 1), size=number)
+            steps.append(self.strength * chance.uniform(size=number))
+            base, place = np.divmod(drawn, max(found, 1))
+            partner = _Sought(torch.as_tensor(_dense(X[members])), found)[base, place] if found else base
+            parents.append(np.stack([members[base], members[partner]], 1))
+        self.parents_ = np.concatenate(parents)
+        return _joined(X, X.dtype, self.parents_, np.concatenate(steps)), _grown_labels(y, wanted)
 
     def _through_imblearn(self, X: Any, y: Array, wanted: Mapping[Any, int]) -> tuple[Any, Array]:  # noqa: N803
         """The result of imbalanced-learn's own class; `_Parents` adds the strength and records the parents."""
@@ -322,6 +350,22 @@ def balanced(
     features, labels = sampler.fit_resample(embeddings.features, embeddings.labels)
     rows = torch.arange(len(labels), device=labels.device)
     return Embeddings(features=features, labels=labels, logits=head.logits(features), indices=rows)
+
+
+def _joined(rows: Array, dtype: Any, parents: Array, steps: Array) -> Array:
+    """The rows, and after them those that lie between each pair of parents, a step `(M,)` of the way from first to second."""
+    grown = np.empty((len(rows) + len(parents), rows.shape[1]), dtype)
+    grown[: len(rows)] = rows
+    for start in range(0, len(parents), _BLOCK):
+        base, partner = (rows.take(parents[start : start + _BLOCK, side], axis=0) for side in (0, 1))
+        partner -= base
+        grown[len(rows) + start : len(rows) + start + _BLOCK] = base + steps[start : start + _BLOCK, None] * partner
+    return grown
+
+
+def _grown_labels(labels: Array, wanted: Mapping[Any, int]) -> Array:
+    """The labels, and after them those of the new rows, class after class."""
+    return np.concatenate([labels, *(np.full(number, label, dtype=labels.dtype) for label, number in wanted.items())])
 
 
 def _bases(rows: tuple[Tensor, Tensor, Tensor], index: int, number: int, seed: int) -> Tensor:

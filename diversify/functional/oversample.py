@@ -17,6 +17,7 @@ SHARPNESS = 10.0  # of the softmax over cosines that chooses donors
 FACTORED = 256  # features up to which a covariance is factored
 RESIDUALS = 32  # rows in a Gaussian combination above that
 _CLASSES = 16  # covariances held at a time
+_QUERIES = 512  # rows looked up at a time
 
 # Partners
 
@@ -110,7 +111,7 @@ def eos_partners(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tupl
     k = min(k, len(features) - 1)
     if k < 1 or not len(rows):
         return rows[:, None], torch.zeros_like(rows)
-    near = nearest_neighbors(features[rows], features, k, same=rows)[1]
+    near = nearest_neighbors(features[rows], features, k, same=rows, block=_QUERIES)[1]
     return enemies_among(near, labels[rows], labels)
 
 

@@ -8,6 +8,7 @@ from conftest import embeddings_of, synthetic, synthetic_head
 from torch.nn import functional
 
 from diversify.functional import counts
+from diversify.functional.losses import prior_corrected_cross_entropy
 from diversify.functional.metrics import balanced_accuracy
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
@@ -16,7 +17,7 @@ from diversify.plan.policies import FeaturePolicy, PriorCorrection
 from diversify.repair.candidate import even_plan
 from diversify.repair.candidates import scaled
 from diversify.repair.post_hoc import adjust_logits
-from diversify.repair.retrain import HeadRecipe, _Descent, retrain_head
+from diversify.repair.retrain import HeadRecipe, _Descent, _gradients, _pull, retrain_head
 
 Sides = tuple[Embeddings, Embeddings, LinearHead]
 
@@ -162,6 +163,24 @@ def test_steps_are_those_of_torch_to_the_last_bit(momentum: float) -> None:
         functional.cross_entropy(functional.linear(rows, *pairs[0]), targets).backward()
         optimizer.step()
         schedule.step()
-        descent.down(functional.cross_entropy(functional.linear(rows, *pairs[1]), targets))
+        loss = functional.cross_entropy(functional.linear(rows, *pairs[1]), targets)
+        descent.down(torch.autograd.grad(loss, pairs[1]))
     assert all(torch.equal(one, other) for one, other in zip(*pairs, strict=True))
     assert not torch.equal(pairs[0][0], head.weight)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7])
+@pytest.mark.parametrize("shared", [False, True])
+def test_gradients_are_those_of_autograd_to_the_last_bit(strength: float, shared: bool) -> None:
+    features, labels = torch.randn(2, 40, 7), torch.randint(3, (2, 40))
+    targets = torch.rand(2, 40, 3).softmax(2) if shared else labels
+    weight, bias, log_prior = torch.randn(3, 7), torch.randn(3), torch.tensor([0.7, 0.2, 0.1]).log()
+    pull = _pull(targets, weight)
+    for step in range(2):
+        got = _gradients(weight, bias, features[step], pull[step], strength * log_prior if strength else None)
+        learned = [value.clone().requires_grad_() for value in (weight, bias)]
+        logits = functional.linear(features[step], *learned)
+        wanted = torch.autograd.grad(
+            prior_corrected_cross_entropy(logits, targets[step], log_prior, strength), learned
+        )
+        assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
