@@ -36,7 +36,7 @@ from diversify.augment.oversampler import DiversifyOverSampler
 from diversify.commands.remedy import REPEATS
 from diversify.data.images import ImageArray
 from diversify.data.loader import collate
-from diversify.diagnosis.measure import diagnose
+from diversify.diagnosis.measure import diagnose_for_plan
 from diversify.functional import draws, image_ops
 from diversify.network.embeddings import Embeddings
 from diversify.network.networks import build_model
@@ -316,7 +316,7 @@ def time_head() -> dict[str, Any]:
     head, train, heldout = long_tailed()
 
     def replan(rows: Embeddings) -> Plan:
-        return make_plan(diagnose(train, rows, head=head))
+        return make_plan(diagnose_for_plan(train, rows, head=head))
 
     plan, counted = replan(heldout), Plan.from_counts(NAMES, LONG_TAIL)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..diagnosis.measure import diagnose
+from ..diagnosis.measure import diagnose_for_plan
 from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
 from ..errors import must
@@ -228,7 +228,7 @@ def _candidates(
 
     def plan_from(rows: Embeddings) -> Plan:
         names, k, seed = diagnosis.class_names, diagnosis.top_k, diagnosis.seed
-        made = make_plan(diagnose(model.train, rows, head=head, class_names=names, top_k=k, seed=seed))
+        made = make_plan(diagnose_for_plan(model.train, rows, head=head, class_names=names, top_k=k, seed=seed))
         return made if recipe.bias else _without_bias(made)
 
     return default_candidates(

@@ -190,6 +190,72 @@ def diagnose(
     )
 
 
+def diagnose_for_plan(
+    train: Embeddings,
+    heldout: Embeddings,
+    *,
+    head: nn.Module | LinearHead,
+    class_names: ClassNames | None = None,
+    top_k: int | str = TOP_K,
+    seed: int = 0,
+) -> Diagnosis:
+    """Return a diagnosis with only the measures that the rules of a plan look at, in about half of the time of `diagnose`.
+
+    `make_plan` makes the same plan of it as of the whole diagnosis, for the default rules. It has no findings, label errors,
+    failing clusters, near copies or coverage.
+
+    Args:
+        train: Embeddings of the images that the network was trained on.
+        heldout: Embeddings of images that it was not trained on.
+        head: The head of the network, or another head for the same features.
+        class_names: One name per class, as for `diagnose`.
+        top_k: Number of features that count as the strongest of a class.
+        seed: Seed of the draws.
+
+    Raises:
+        InputError: As for `diagnose`.
+
+    Example:
+        >>> import diversify as dv
+        >>> from diversify.diagnosis.measure import diagnose_for_plan
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
+        >>> plan = dv.make_plan(diagnose_for_plan(train, heldout, head=head))
+        >>> plan == dv.make_plan(dv.diagnose(train, heldout, head=head))
+        True
+    """
+    head = _checked_head(head, train, heldout)
+    names, k = class_names_of(class_names, head.num_classes), parse_top_k(top_k, head.num_features)
+    seen = make_side(train, head, seed=seed, name="train")
+    unseen = make_side(heldout, head, seed=seed, name="heldout")
+    search, table = NeighborSearch(seen.raw, seed=seed), ClassTable(head.num_classes, seed)
+    put_recognition(table, seen, unseen)
+    top_k_fields = put_magnitudes(table, seen, unseen, head, k)
+    put_diversities(table, seen, unseen, head, k)
+    put_archetypes(table, seen, search)
+    enemies = error_enemies(seen, unseen, head.num_classes, search).cpu()
+    summary = put_ceiling(table, unseen, refit(unseen, head.num_classes, seed)) | put_geometry(table, seen, unseen, head)
+    lines, beyond = lines_on_log_count(table.columns)
+    return Diagnosis(
+        heldout_split="val",
+        top_k=k,
+        num_features=head.num_features,
+        class_names=names,
+        columns=_in_order(table.columns),
+        **{name: value.cpu() for name, value in top_k_fields.items()},  # type: ignore[arg-type]
+        enemies=enemies,
+        summary=summary,
+        log_count=lines,
+        beyond_log_count=beyond,
+        diversity_agreement=_diversity_agreement(table.columns),
+        findings=(),
+        queries={"train": _queries(seen) | _recall_of(search), "heldout": _queries(unseen)},
+        seed=seed,
+        readings={"train": train.reading, "heldout": heldout.reading},
+        label_errors={},
+        failing_clusters=(),
+    )
+
+
 def _sharing(heldout: Embeddings, shared: int) -> Embeddings:
     """The held-out embeddings with the number of their rows that show training images."""
     return dataclasses.replace(heldout, reading=dataclasses.replace(heldout.reading, shared=shared))
