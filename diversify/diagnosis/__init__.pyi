@@ -13,6 +13,7 @@ from .findings import Finding as Finding
 from .label_errors import LabelErrors as LabelErrors
 from .label_errors import find_label_errors as find_label_errors
 from .measure import diagnose as diagnose
+from .measure import diagnose_for_plan as diagnose_for_plan
 from .measure import diagnose_model as diagnose_model
 from .model_comparison import Model as Model
 from .model_comparison import ModelComparison as ModelComparison

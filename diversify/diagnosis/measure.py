@@ -217,7 +217,7 @@ def diagnose_for_plan(
 
     Example:
         >>> import diversify as dv
-        >>> from diversify.diagnosis.measure import diagnose_for_plan
+        >>> from diversify.diagnosis import diagnose_for_plan
         >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
         >>> plan = dv.make_plan(diagnose_for_plan(train, heldout, head=head))
         >>> plan == dv.make_plan(dv.diagnose(train, heldout, head=head))
@@ -233,7 +233,9 @@ def diagnose_for_plan(
     put_diversities(table, seen, unseen, head, k)
     put_archetypes(table, seen, search)
     enemies = error_enemies(seen, unseen, head.num_classes, search).cpu()
-    summary = put_ceiling(table, unseen, refit(unseen, head.num_classes, seed)) | put_geometry(table, seen, unseen, head)
+    summary = put_ceiling(table, unseen, refit(unseen, head.num_classes, seed)) | put_geometry(
+        table, seen, unseen, head
+    )
     lines, beyond = lines_on_log_count(table.columns)
     return Diagnosis(
         heldout_split="val",

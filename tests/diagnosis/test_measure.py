@@ -15,7 +15,7 @@ from conftest import NAMES, embeddings_of, synthetic, synthetic_head
 from diversify.diagnosis import columns as diagnosis_columns
 from diversify.diagnosis import label_errors
 from diversify.diagnosis.catalogue import MEASURES
-from diversify.diagnosis.measure import diagnose, diagnose_model, parse_top_k
+from diversify.diagnosis.measure import diagnose, diagnose_for_plan, diagnose_model, parse_top_k
 from diversify.diagnosis.result import Diagnosis
 from diversify.diagnosis.sides import QUERY_ROWS, query_rows
 from diversify.errors import InputError
@@ -23,6 +23,8 @@ from diversify.functional import draws, stats
 from diversify.functional.ceiling import CrossFit
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
+from diversify.network.synthetic import make_embeddings
+from diversify.plan.make import make_plan
 
 MATCHED = [name for name in MEASURES if name.startswith("diversity_")] + ["feature_deviation", "range_gap"]
 
@@ -429,3 +431,10 @@ def test_query_rows_keep_small_classes_whole() -> None:
     assert torch.bincount(labels[rows]).tolist() == [100, 90, 10]
     assert rows.tolist() == sorted(set(rows.tolist()))
     assert len(query_rows(labels, 3, QUERY_ROWS, seed=0, name="queries")) == 600
+
+
+def test_a_plan_needs_no_more_than_the_measures_of_a_plan():
+    train, heldout, head = make_embeddings((90, 40, 20, 8, 1), spread=1.2, seed=2)
+    short, whole = diagnose_for_plan(train, heldout, head=head, seed=3), diagnose(train, heldout, head=head, seed=3)
+    assert make_plan(short) == make_plan(whole)
+    assert set(short.columns) < set(whole.columns)

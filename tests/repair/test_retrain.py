@@ -180,7 +180,5 @@ def test_gradients_are_those_of_autograd_to_the_last_bit(strength: float, shared
         got = _gradients(weight, bias, features[step], pull[step], strength * log_prior if strength else None)
         learned = [value.clone().requires_grad_() for value in (weight, bias)]
         logits = functional.linear(features[step], *learned)
-        wanted = torch.autograd.grad(
-            prior_corrected_cross_entropy(logits, targets[step], log_prior, strength), learned
-        )
+        wanted = torch.autograd.grad(prior_corrected_cross_entropy(logits, targets[step], log_prior, strength), learned)
         assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
