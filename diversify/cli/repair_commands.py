@@ -22,13 +22,20 @@ def plan(
         Path | None,
         typer.Option("--out", help="The file to write, for example plan.json.", metavar="FILE", readable=False),
     ] = None,
+    alike: Annotated[
+        bool,
+        typer.Option(
+            "--alike",
+            help="Treat every class alike: images augmented and mixed, class prior corrected, by how far the model overfits.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the plan in FILE.")] = False,
 ) -> None:
     """Plan each class's treatment, with reasons: how often it is drawn, and how its images and features are augmented."""
     from ..commands.plan import plan_run
 
     signals.begin_work()
-    show_plan(plan_run(folder, out=file, overwrite=overwrite))
+    show_plan(plan_run(folder, out=file, alike=alike, overwrite=overwrite))
     print_line(
         f"plan: {file}"
         if file is not None

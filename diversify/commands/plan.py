@@ -8,6 +8,7 @@ from pathlib import Path
 from ..diagnosis.result import Diagnosis
 from ..errors import InputError, must
 from ..files import atomic
+from ..plan.default_recipe import recipe
 from ..plan.make import make_plan
 from ..plan.plan import Plan
 from .folders import refuse_multilabel
@@ -23,12 +24,13 @@ def load_diagnosis(folder: Path) -> Diagnosis:
     return Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
 
 
-def plan_run(folder: Path, *, out: Path | None = None, overwrite: bool = False) -> Plan:
+def plan_run(folder: Path, *, out: Path | None = None, alike: bool = False, overwrite: bool = False) -> Plan:
     """Make the plan of a diagnosis, and write it to the file `out` if one is given.
 
     Args:
         folder: A folder that `diagnose_run` wrote.
         out: The plan's file, for example `plan.json`.
+        alike: Make the default recipe, which treats every class alike, in place of a plan that grades them; see `recipe`.
         overwrite: Replace the plan in `out`.
 
     Returns:
@@ -39,7 +41,8 @@ def plan_run(folder: Path, *, out: Path | None = None, overwrite: bool = False) 
     """
     if out is not None:
         _require_free(out, overwrite)
-    plan = make_plan(load_diagnosis(folder))
+    diagnosis = load_diagnosis(folder)
+    plan = recipe(diagnosis.class_names, diagnosis["count"], diagnosis=diagnosis) if alike else make_plan(diagnosis)
     if out is not None:
         atomic.write_text(out, plan.to_json())
     return plan

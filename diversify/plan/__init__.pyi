@@ -1,4 +1,5 @@
 from .adaptive import AdaptivePlan as AdaptivePlan
+from .default_recipe import recipe as recipe
 from .from_counts import rarity as rarity
 from .learning_curve import LearningCurve as LearningCurve
 from .learning_curve import learning_curve as learning_curve
