@@ -172,7 +172,8 @@ _DIVERSITIES = {
         low="Far below n: images of the class lie closer together than those of the usual class, as those of a burst or of a"
         " narrow collection do.",
         pitfalls="Classes differ in how alike their images are by nature, so a low value alone does not show that images are"
-        " missing; `coverage_heldout` does.",
+        " missing; `coverage_heldout` does. P is learned from at most 100,000 images; beyond 512 features from 100,000"
+        " (512 / D)^2, but at least 10 D, which a note then says.",
         bad="low",
         source="Pasarkar and Dieng 2024",
         reference="Pasarkar and Dieng (2024), Cousins of the Vendi Score: a family of similarity-based diversity metrics for"

@@ -30,9 +30,10 @@ def put_recognition(table: ClassTable, train: Side, heldout: Side) -> None:
     table.put_rate("precision_heldout", heldout.predictions == heldout.labels, heldout.predictions, heldout.groups)
     recall = table.columns["recall_heldout"]
     table.put("fragile", (table.columns["recall_heldout_high"] < recall.nanmean()).double())
-    margin, group = metrics.margin(heldout.logits, heldout.labels), heldout.groups_of(heldout.queries)
-    table.put_mean("margin", margin, heldout.labels, heldout.queries, group)
-    table.put("ece", metrics.calibration_error(heldout.logits, heldout.labels))
+    group = heldout.groups_of(heldout.queries)
+    table.put_mean("margin", heldout.margins, heldout.labels, heldout.queries, group)
+    error = metrics.calibration_error_of(heldout.confidence, heldout.predictions, heldout.labels, table.num_classes)
+    table.put("ece", error.to(heldout.margins.dtype))
 
 
 def put_magnitudes(table: ClassTable, train: Side, heldout: Side, head: LinearHead, k: int) -> dict[str, Tensor]:
@@ -210,7 +211,7 @@ def put_diversities(table: ClassTable, train: Side, heldout: Side, head: LinearH
             draws=DRAWS,
             seed=table.seed,
             name=f"diversity {name}",
-            means=side.raw_means,
+            space=side.space,
         )
         table.put_matched(f"diversity_distinct_{name}", distinct, side.labels)
 
@@ -257,7 +258,7 @@ def put_geometry(table: ClassTable, train: Side, heldout: Side, head: LinearHead
         table.put_matched(name, measure(*pair, seed=table.seed), train.labels, heldout.labels)
     table.put("head_norm", geometry.head_norms(head.weight))
     for name, side in (("nc1", train), ("nc1_heldout", heldout)):
-        table.put(name, geometry.nc1(side.raw, side.labels, num_classes, means=side.raw_means))
+        table.put(name, geometry.nc1(side.raw, side.labels, num_classes, moments=side.moments))
     means = train.raw_means
     count = table.columns["count"]
     norms, angles = geometry.nc2(means)

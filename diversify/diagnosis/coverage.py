@@ -27,6 +27,7 @@ def put_coverage(table: ClassTable, train: Side, heldout: Side) -> None:
         table.num_classes,
         train_groups=train.groups_of(seen),
         heldout_groups=heldout.groups_of(unseen),
+        space=train.query_space,
     )
     table.put("coverage_heldout", *ends)
 

@@ -365,9 +365,7 @@ def without_suspects(
     centre = global_centre(train.raw_means)
     table = ClassTable(head.num_classes, seed)
     named = (("train", train), ("heldout", heldout))
-    put_coverage(
-        table, *(_kept(side, torch.ones_like(side.labels, dtype=torch.bool), errors.get(name)) for name, side in named)
-    )
+    put_coverage(table, *(_kept(side, _asked(side), errors.get(name)) for name, side in named))
     train, heldout = (
         _kept(side, affected.to(side.labels.device)[side.labels], errors.get(name)) for name, side in named
     )
@@ -389,18 +387,26 @@ def without_suspects(
     return {name: table.columns[name].where(affected, torch.nan) for name in names}
 
 
+def _asked(side: Side) -> Tensor:
+    """True for the rows that the costly measures use, `(N,)` bool."""
+    return torch.zeros_like(side.labels, dtype=torch.bool).index_fill_(0, side.queries, True)
+
+
 def _kept(side: Side, keep: Tensor, found: LabelErrors | None) -> Side:
     """The rows of a side that are kept and not suspect."""
     keep = keep.clone()
     if found is not None:
         keep[found.rows.to(keep.device)] = False
     place = keep.cumsum(0) - 1
+    raw = side.raw[keep]
     return Side(
-        raw=side.raw[keep],
-        features=side.features[keep],
+        raw=raw,
+        features=raw if side.features is side.raw else side.features[keep],
         labels=side.labels[keep],
         predictions=side.predictions[keep],
-        logits=side.logits[keep],
+        num_classes=side.num_classes,
+        margins=side.margins[keep] if len(side.margins) else side.margins,
+        confidence=side.confidence[keep] if len(side.confidence) else side.confidence,
         queries=place[side.queries[keep[side.queries]]],
         indices=side.indices[keep],
         groups=side.groups_of(keep),

@@ -150,11 +150,18 @@ def _labels_of(dataset: Images) -> Tensor:
 _Rows = tuple[Tensor, Tensor, Tensor]  # features, labels, and the rows that are compared
 
 
-def _among_features(train: _Rows, heldout: _Rows | None = None, *, num_classes: int, pairs: bool = True) -> NearCopies:
+def _among_features(
+    train: _Rows,
+    heldout: _Rows | None = None,
+    *,
+    num_classes: int,
+    pairs: bool = True,
+    space_of_rows: tuple[Tensor, Tensor] | None = None,
+) -> NearCopies:
     """The near copies; `copy_of` of classes that are compared as a whole only if `pairs` is set."""
     features, labels, rows = train
     unseen = None if heldout is None else counts.class_counts(heldout[1][heldout[2]], num_classes)
-    space = copy_space(features[rows], labels[rows], num_classes, unseen)
+    space = copy_space(features[rows], labels[rows], num_classes, unseen, space=space_of_rows)
     sizes = counts.class_counts(labels, num_classes)
     copy_of, component = (torch.full_like(labels, -1) for _ in range(2))
     effective = torch.full((num_classes,), torch.nan, dtype=torch.float64, device=labels.device)
@@ -312,6 +319,7 @@ def copies_of_sides(train: Side, heldout: Side, num_classes: int) -> NearCopies:
         (heldout.raw, heldout.labels, heldout.queries),
         num_classes=num_classes,
         pairs=False,
+        space_of_rows=train.query_space,
     )
 
 

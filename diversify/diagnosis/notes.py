@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..functional.whitening import covariance_rows
 from ..network.reading import Reading
 
 SIDES = {"train": "training", "heldout": "held-out"}
@@ -88,6 +89,26 @@ def index_note(queries: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"The nearest training images were looked up with an index, which finds about {recall:.0%} of them. The archetypes (safe, border,"
         " rare, outlier) and the classes that errors lie near are from these.",
+    )
+
+
+def sample_note(rows: int, num_features: int) -> tuple[str, ...]:
+    """Return a sentence on a measure whose space is learned from a sample of the training rows; nothing where it is from all.
+
+    Args:
+        rows: Training images.
+        num_features: D.
+
+    Example:
+        >>> sample_note(100_000, 2048)[0][-47:], sample_note(100_000, 512)
+        ('learned from 20,480 of 100,000 training images.', ())
+    """
+    most = covariance_rows(num_features)
+    if rows <= most:
+        return ()
+    return (
+        "The directions along which images of a class are compared for the diversity of distinct images are"
+        f" learned from {most:,} of {rows:,} training images.",
     )
 
 

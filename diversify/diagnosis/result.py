@@ -33,7 +33,7 @@ from .json_form import (
     tensor_rows,
 )
 from .label_errors import LabelErrors
-from .notes import group_notes, index_note, notes_of, without_weights_note
+from .notes import group_notes, index_note, notes_of, sample_note, without_weights_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +125,8 @@ class Diagnosis:
         """A sentence on each thing that a loader left out or gave twice, on classes without weights in the head, and on groups."""
         norms = self.columns["head_norm"].tolist() if "head_norm" in self.columns else [1.0] * len(self.class_names)
         notes = notes_of(self.readings, self.class_names) + without_weights_note(norms, self.class_names)
-        return notes + group_notes(self.columns, self.class_names) + index_note(self.queries)
+        notes += group_notes(self.columns, self.class_names) + index_note(self.queries)
+        return notes + sample_note(int(self.columns["count"].nansum()), self.num_features)
 
     @property
     def without_heldout(self) -> tuple[int, ...]:

@@ -8,8 +8,9 @@ import functools
 import torch
 from torch import Tensor
 
-from ..functional import counts, draws
-from ..network.embeddings import Embeddings
+from ..functional import counts, draws, metrics
+from ..functional.whitening import within_class_directions
+from ..network.embeddings import BLOCK_ROWS, Embeddings
 from ..network.linear_head import LinearHead
 
 QUERY_ROWS = 10_000  # neighbours, refitted heads and bootstraps use at most so many rows
@@ -24,7 +25,9 @@ class Side:
         features: `(N, D)`, the features that the head multiplies by its rows; a cosine head normalises them.
         labels: `(N,)`, the true classes.
         predictions: `(N,)`, the predicted classes.
-        logits: `(N, C)`, of the head that is diagnosed.
+        num_classes: C.
+        margins: `(N,)`, the logit of the true class less the largest other one; empty on the training side.
+        confidence: `(N,)` float64, the largest probability of each row; empty on the training side.
         queries: The rows that the costly measures use, ascending.
         indices: `(N,)`, the images' indices in their data set.
         groups: `(N,)`, the group of each image; None if no groups are known.
@@ -34,22 +37,41 @@ class Side:
     features: Tensor
     labels: Tensor
     predictions: Tensor
-    logits: Tensor
+    num_classes: int
+    margins: Tensor
+    confidence: Tensor
     queries: Tensor
     indices: Tensor
     groups: Tensor | None = None
 
-    @functools.cached_property
+    @property
     def raw_means(self) -> Tensor:
         """`(C, D)`, the class means of `raw`; NaN for an absent class."""
-        return counts.class_mean(self.raw, self.labels, self.logits.shape[1])
+        return self.moments[0]
+
+    @functools.cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The class means of `raw`, and the mean squared distances of its rows to them, in one pass; NaN for an absent class."""
+        return counts.class_moments(self.raw, self.labels, self.num_classes)
+
+    @functools.cached_property
+    def space(self) -> tuple[Tensor, Tensor]:
+        """The class means, and the directions of largest variance within the classes, of all rows."""
+        return within_class_directions(self.raw, self.labels, self.num_classes, means=self.raw_means)
+
+    @functools.cached_property
+    def query_space(self) -> tuple[Tensor, Tensor]:
+        """The same of the rows that the costly measures use."""
+        if len(self.queries) == len(self.labels):
+            return self.space
+        return within_class_directions(self.raw[self.queries], self.labels[self.queries], self.num_classes)
 
     @functools.cached_property
     def feature_means(self) -> Tensor:
         """`(C, D)`, the class means of `features`; NaN for an absent class."""
         if self.features is self.raw:
             return self.raw_means
-        return counts.class_mean(self.features, self.labels, self.logits.shape[1])
+        return counts.class_mean(self.features, self.labels, self.num_classes)
 
     def groups_of(self, rows: Tensor) -> Tensor | None:
         """Return the groups of some rows; None if no groups are known."""
@@ -59,17 +81,38 @@ class Side:
 def make_side(embeddings: Embeddings, head: LinearHead, *, seed: int, name: str) -> Side:
     """Return the embeddings of one split as the head sees them; `name` is "train" or "heldout"."""
     features, _, _ = head.effective(embeddings.features)
-    logits = embeddings.seen_by(head).logits  # stored logits may be those of another head, from before a repair
+    predictions, margins, confidence = _of_logits(embeddings, head, whole=name != "train")
     return Side(
         raw=embeddings.features,
         features=features,
         labels=embeddings.labels,
-        predictions=logits.argmax(1),
-        logits=logits,
+        predictions=predictions,
+        num_classes=head.num_classes,
+        margins=margins,
+        confidence=confidence,
         queries=query_rows(embeddings.labels, head.num_classes, QUERY_ROWS, seed=seed, name=f"queries {name}"),
         indices=embeddings.indices,
         groups=embeddings.groups,
     )
+
+
+def _of_logits(embeddings: Embeddings, head: LinearHead, *, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The predictions of a head, and if `whole` the margins and confidence; a block of rows at a time.
+
+    Stored logits may be those of another head, from before a repair. They are then computed block by block, and never held.
+    """
+    stored = embeddings.logits if embeddings.agrees_with(head) else None
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, max(len(embeddings), 1), BLOCK_ROWS):
+        part = slice(start, start + BLOCK_ROWS)
+        logits = head.logits(embeddings.features[part]) if stored is None else stored[part]
+        margins = confidence = logits[:0, 0]
+        if whole:
+            margins = metrics.margin(logits, embeddings.labels[part])
+            confidence = metrics.top_confidence(logits)[0]
+        found.append((logits.argmax(1), margins, confidence))
+    predictions, margins, confidence = (torch.cat(each) for each in zip(*found, strict=True))
+    return predictions, margins, confidence
 
 
 def query_rows(labels: Tensor, num_classes: int, limit: int, *, seed: int, name: str) -> Tensor:

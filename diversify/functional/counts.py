@@ -53,6 +53,41 @@ def class_mean(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return (total / counts).to(dtype)
 
 
+def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return each class's mean and the mean squared distance of its rows to it, in one pass over the rows.
+
+    Sums are taken in float64 about the first row of each class, so that nothing cancels where the rows of a class are close.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)` int64 in [0, C).
+        num_classes: C.
+
+    Returns:
+        The means `(C, D)` in the dtype of the features, and the mean squared distances `(C,)` float64; NaN for an absent class.
+
+    Example:
+        >>> means, squares = class_moments(torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 5.0]]), torch.tensor([0, 0, 1]), 3)
+        >>> means.tolist(), squares.tolist()
+        ([[1.0, 0.0], [5.0, 5.0], [nan, nan]], [1.0, 0.0, nan])
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    first = torch.zeros(num_classes, dtype=torch.int64, device=labels.device)
+    first.scatter_reduce_(0, labels, rows, "amin", include_self=False)
+    about = features[first] if len(rows) else features.new_zeros(num_classes, features.shape[1])
+    total = features.new_zeros(num_classes, features.shape[1], dtype=torch.float64)
+    squares = total.new_zeros(num_classes)
+    size = max(1, _BLOCK // max(features.shape[1], 1))
+    for block, own in zip(features.split(size), labels.split(size), strict=True):
+        rest = block.double() - about[own]
+        total.index_add_(0, own, rest)
+        squares.index_add_(0, own, rest.square_().sum(1))
+    counts = class_counts(labels, num_classes)
+    shift = total / counts[:, None]
+    means = (shift + about.double()).to(features.dtype)
+    return means, (squares / counts - shift.square().sum(1)).clamp(min=0)
+
+
 def imbalance_ratio(counts: Tensor) -> float:
     """Divide the largest class count by the smallest; classes without images are left out.
 

@@ -22,6 +22,7 @@ def class_coverage(
     *,
     train_groups: Tensor | None = None,
     heldout_groups: Tensor | None = None,
+    space: tuple[Tensor, Tensor] | None = None,
     confidence: float = 0.95,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Estimate how often a held-out row is nearer to the training rows of its class than a training row is to the others.
@@ -43,6 +44,7 @@ def class_coverage(
         train_groups: `(N,)`. With groups, a training row is compared with the rows of other groups only, and the
             interval counts groups instead of rows.
         heldout_groups: `(M,)`, the same for held-out rows.
+        space: What `whitening.within_class_directions` returns for the training rows, where it is known.
         confidence: Of the interval.
 
     Returns:
@@ -66,7 +68,7 @@ def class_coverage(
     """
     coverage = torch.full((num_classes,), torch.nan, dtype=torch.float64)
     sizes = torch.zeros(2, num_classes, dtype=torch.float64)
-    means, directions = within_class_directions(train, train_labels, num_classes)
+    means, directions = within_class_directions(train, train_labels, num_classes) if space is None else space
     sides = []
     for features, labels, groups in ((train, train_labels, train_groups), (heldout, heldout_labels, heldout_groups)):
         rows = features.any(1).nonzero()[:, 0]  # a row of zeros says nothing

@@ -13,6 +13,7 @@ from .stats import matched_rows
 from .whitening import within_class_directions
 
 DIVERSITY_MEASURES = ("vendi", "effective_rank", "hill", "spread", "cosine")
+_CACHED = 1 << 18  # numbers at a time: 2 MB
 BANDWIDTH = 0.35  # of the kernel, as a share of the distance between nearest rows of a usual class
 
 
@@ -28,9 +29,13 @@ def _directions(features: Tensor) -> tuple[Tensor, Tensor]:
 def _gram_eigenvalues(features: Tensor) -> Tensor:
     """Eigenvalues `(..., min(n, D))` of `features @ features.T`; those that are only rounding errors are set to 0."""
     wide = features.shape[-1] > features.shape[-2]
-    gram = features @ features.mT if wide else features.mT @ features
-    values: Tensor = torch.linalg.eigvalsh(gram)
-    floor = values[..., -1:] * max(features.shape[-2:]) * torch.finfo(values.dtype).eps
+    return _kernel_eigenvalues(features @ features.mT if wide else features.mT @ features, max(features.shape[-2:]))
+
+
+def _kernel_eigenvalues(kernel: Tensor, terms: int) -> Tensor:
+    """Eigenvalues of a kernel, ascending; 0 for those that are rounding errors of sums of so many terms."""
+    values: Tensor = torch.linalg.eigvalsh(kernel)
+    floor = values[..., -1:] * terms * torch.finfo(values.dtype).eps
     return values.where(values > floor, 0)
 
 
@@ -64,8 +69,11 @@ def vendi_score(features: Tensor) -> Tensor:
 
 
 def _vendi(unit: Tensor, zero: Tensor) -> Tensor:
-    zero_share = zero.double().mean(-1)
-    shares = torch.cat([_gram_eigenvalues(unit) / unit.shape[-2], zero_share[..., None]], dim=-1)
+    return _vendi_of(_gram_eigenvalues(unit), zero)
+
+
+def _vendi_of(values: Tensor, zero: Tensor) -> Tensor:
+    shares = torch.cat([values / zero.shape[-1], zero.double().mean(-1)[..., None]], dim=-1)
     return _entropy(shares).exp()
 
 
@@ -87,8 +95,12 @@ def effective_rank(features: Tensor) -> Tensor:
         >>> round(float(effective_rank(torch.eye(3))), 2), round(float(effective_rank(torch.ones(3, 3))), 2)
         (3.0, 1.0)
     """
-    values = _gram_eigenvalues(features.double()).sqrt()
-    return _entropy(values / values.sum(-1, keepdim=True)).exp().to(features.dtype)
+    return _rank_of(_gram_eigenvalues(features.double())).to(features.dtype)
+
+
+def _rank_of(values: Tensor) -> Tensor:
+    singular = values.sqrt()
+    return _entropy(singular / singular.sum(-1, keepdim=True)).exp()
 
 
 def _effective_features(counts: Tensor) -> Tensor:
@@ -201,22 +213,39 @@ def matched_diversity(
     for index in (rows >= 0).flatten(1).any(1).nonzero().flatten().tolist():
         own, place = rows[index].unique(return_inverse=True)  # a row is in many draws: what it needs alone is done once
         chosen = features[own]
-        rest = chosen.double() - centre.double()
-        centred, (unit, zero) = (
-            rest[place],
-            (each[place] for each in _directions(rest)),
-        )  # (draws, n, D), and (draws, n)
         shares = _top_shares(chosen if weight is None else chosen * weight[index], k)
-        columns = {
-            "vendi": _vendi(unit, zero),
-            "effective_rank": effective_rank(centred),
-            "hill": _effective_features(shares[place].sum(-2)),
-            "spread": within_class_spread(centred),
-            "cosine": _cosine(unit, zero),
-        }
+        times = torch.zeros(draws, len(own), dtype=torch.float64, device=features.device)
+        times.scatter_(1, place, 1.0)  # rows of a draw differ
+        columns = _centred_measures(chosen.double() - centre.double(), place)
+        columns["hill"] = _effective_features(times @ shares)
         for measure, column in columns.items():
             result[measure][:, index] = column.to(features.dtype)
     return result
+
+
+def _centred_measures(rest: Tensor, place: Tensor) -> dict[str, Tensor]:
+    """Vendi score, effective rank, spread and cosine, `(draws,)` each, of the rows `place` `(draws, n)` of centred `rest` `(R, D)`."""
+    if rest.shape[1] <= place.shape[1]:
+        centred, (unit, zero) = rest[place], (each[place] for each in _directions(rest))
+        return {
+            "vendi": _vendi(unit, zero),
+            "effective_rank": effective_rank(centred),
+            "spread": within_class_spread(centred),
+            "cosine": _cosine(unit, zero),
+        }
+    # With more features than rows, products of the n rows `(draws, n, n)` say it all, and are much smaller.
+    size = max(1, _CACHED // (place.shape[1] * rest.shape[1]))
+    products = torch.cat([rows @ rows.mT for rows in (rest[part] for part in place.split(size))])
+    square = products.diagonal(dim1=1, dim2=2)
+    zero, length = square == 0, square.sqrt()
+    length = length.masked_fill(zero, 1)
+    cosines = products / (length[:, :, None] * length[:, None])
+    return {
+        "vendi": _vendi_of(_kernel_eigenvalues(cosines, rest.shape[1]), zero),
+        "effective_rank": _rank_of(_kernel_eigenvalues(products, rest.shape[1])),
+        "spread": square.mean(1) - products.mean((1, 2)),
+        "cosine": cosines.mean((1, 2)) + zero.double().mean(1).square(),
+    }
 
 
 def distinct_rows(
@@ -228,7 +257,7 @@ def distinct_rows(
     draws: int = 50,
     seed: int,
     name: str,
-    means: Tensor | None = None,
+    space: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Count the effective number of distinct rows among n rows of each class, in several random draws.
 
@@ -245,7 +274,7 @@ def distinct_rows(
         draws: Number of draws.
         seed: Seed of the draws.
         name: First part of the key of the draws, see `stats.matched_rows`.
-        means: `(C, D)`, the class means, where they are known.
+        space: What `whitening.within_class_directions` returns for these rows, where it is known.
 
     Returns:
         `(draws, C)` float64 in [1, n]; NaN for a class with fewer than n rows.
@@ -262,12 +291,13 @@ def distinct_rows(
         >>> [round(count, 1) for count in found[0].tolist()]
         [30.0, 10.0]
     """
-    means, directions = within_class_directions(features, labels, num_classes, means=means)
+    means, directions = within_class_directions(features, labels, num_classes) if space is None else space
     rows = matched_rows(labels, num_classes, n, draws, seed=seed, name=name)
     present = (rows >= 0).flatten(1).any(1).nonzero().flatten().tolist()
     distances, nearest = {}, []
     for c in present:
-        chosen = (features[rows[c]].double() - means[c]) @ directions  # (draws, n, k)
+        own, place = rows[c].unique(return_inverse=True)
+        chosen = ((features[own].double() - means[c]) @ directions)[place]  # (draws, n, k)
         distances[c] = torch.cdist(chosen, chosen, compute_mode="donot_use_mm_for_euclid_dist")
         beside = distances[c].clone()
         beside.diagonal(dim1=1, dim2=2).fill_(torch.inf)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .counts import class_counts, class_mean, count_thirds
+from .counts import class_counts, class_mean, class_moments, count_thirds
 from .neighbors import float32_is_whole
 from .stats import matched_rows
 
@@ -53,7 +53,7 @@ def _present(means: Tensor) -> Tensor:
     return torch.isfinite(means).all(1)
 
 
-def nc1(features: Tensor, labels: Tensor, num_classes: int, *, means: Tensor | None = None) -> Tensor:
+def nc1(features: Tensor, labels: Tensor, num_classes: int, *, moments: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Divide each class's scatter around its mean by the scatter of the class means around their mean.
 
     Both are traces, that is mean squared distances, and classes weigh equally in the second. The first is divided by n
@@ -63,7 +63,7 @@ def nc1(features: Tensor, labels: Tensor, num_classes: int, *, means: Tensor | N
         features: `(N, D)`.
         labels: `(N,)`.
         num_classes: C.
-        means: `(C, D)`, the class means, where they are known.
+        moments: What `counts.class_moments` returns for these rows, where it is known.
 
     Returns:
         `(C,)`, at least 0; near 0 the class has collapsed. NaN for a class of fewer than two rows, and where all class
@@ -77,11 +77,11 @@ def nc1(features: Tensor, labels: Tensor, num_classes: int, *, means: Tensor | N
         >>> nc1(features, torch.tensor([0, 0, 1, 1]), 2).tolist()
         [0.5, 0.0]
     """
-    means = (class_mean(features, labels, num_classes) if means is None else means).double()
-    known = means[_present(means)]
+    means, squares = class_moments(features, labels, num_classes) if moments is None else moments
+    known = means[_present(means)].double()
     between = (known - known.mean(0)).square().sum(1).mean()
     size = class_counts(labels, num_classes)
-    within = class_mean(_distance_to_own_mean(features, labels, means), labels, num_classes) * size / (size - 1)
+    within = squares * size / (size - 1)
     return (within / between).where((between > 0) & (size > 1), torch.nan).to(features.dtype)
 
 

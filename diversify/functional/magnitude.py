@@ -18,6 +18,7 @@ from .counts import class_counts
 from .draws import integers
 
 _BLOCK = 1 << 20  # numbers per float64 temporary: 8 MB
+_FEW, _SHARE = 64, 8  # features that are added up first, to see how many a decision needs, or a share of all
 
 
 def classification_embedding(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
@@ -62,8 +63,21 @@ def top_k(means: Tensor, k: int) -> Tensor:
     """
     if not 1 <= k <= means.shape[1]:
         raise must("k", f"lie in [1, {means.shape[1]}], the number of features", k)
-    indices = means.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return indices.masked_fill(means.isnan().any(1, keepdim=True), -1)
+    return _largest(means, k).masked_fill(means.isnan().any(1, keepdim=True), -1)
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """The places of the k largest values of each row, `(..., k)`, largest first; ties go to the lower place."""
+    if 4 * k > values.shape[1]:
+        return values.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    more = values.topk(k + 1, dim=1)
+    places = more.indices[:, :k].sort(dim=1).values
+    order = values.gather(1, places).sort(dim=1, descending=True, stable=True).indices
+    places = places.gather(1, order)
+    tied = (~(more.values[:, k - 1] > more.values[:, k])).nonzero()[:, 0]  # ties for the last place, or NaN
+    if len(tied):
+        places[tied] = values[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return places
 
 
 def _mask_absent(values: Tensor, indices: Tensor) -> Tensor:
@@ -262,14 +276,25 @@ def _needed_blocks(
         runner_up = logits.scatter(1, chosen[:, None], -torch.inf).amax(1)
         embedding = row * head[chosen]
         target = runner_up - offset[chosen] - embedding.clamp(max=0).sum(1)
-        positive, order = embedding.clamp(min=0).sort(dim=1, descending=True, stable=True)
-        reached = positive.cumsum(1)
-        count = (reached < target[:, None]).sum(1) + (target > 0)
-        count = torch.minimum(count, (positive > 0).sum(1))
-        rank = torch.arange(num_features, device=features.device)
-        mask = torch.zeros_like(positive, dtype=torch.bool).scatter_(1, order, rank < count[:, None])
+        positive = embedding.clamp_(min=0)
+        few = min(num_features, max(_FEW, num_features // _SHARE))
+        count, mask = _reaching(positive, target, few)
+        if num_features > few:  # few rows need more than these
+            more = (count == few).nonzero()[:, 0]
+            if len(more):
+                count[more], mask[more] = _reaching(positive[more], target[more], num_features)
         yield start, count, mask
         start += len(row)
+
+
+def _reaching(positive: Tensor, target: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """How many of the largest values `(B, D)`, at most `most`, add up to the target `(B,)`, and which, `(B, D)` bool."""
+    order = _largest(positive, most)
+    largest = positive.gather(1, order)
+    count = (largest.cumsum(1) < target[:, None]).sum(1) + (target > 0)
+    count = torch.minimum(count, (largest > 0).sum(1))
+    rank = torch.arange(most, device=positive.device)
+    return count, torch.zeros_like(positive, dtype=torch.bool).scatter_(1, order, rank < count[:, None])
 
 
 def needed_features(

@@ -135,8 +135,16 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(found).squeeze(1)
 
 
-def _confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest probability of each row, `(N,)` float64, and its class; a block of rows at a time."""
+def top_confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest probability of each row, `(N,)` float64, and its class, a block of rows at a time.
+
+    Args:
+        logits: `(N, C)`.
+
+    Example:
+        >>> [each.tolist() for each in top_confidence(torch.tensor([[0.0, 0.0, 40.0]]))]
+        [[1.0], [2]]
+    """
     parts = [rows.double().softmax(1).max(1) for rows in logits.split(max(1, _BLOCK // max(logits.shape[1], 1)))]
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
@@ -162,13 +170,31 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
         >>> [round(error, 2) for error in calibration_error(logits, torch.tensor([0, 1])).tolist()]
         [0.25, nan]
     """
-    num_classes = logits.shape[1]
-    confidence, predicted = _confidence(logits)
+    confidence, predicted = top_confidence(logits)
+    return calibration_error_of(confidence, predicted, labels, logits.shape[1], bins).to(logits.dtype)
+
+
+def calibration_error_of(
+    confidence: Tensor, predicted: Tensor, labels: Tensor, num_classes: int, bins: int = 15
+) -> Tensor:
+    """Return `calibration_error` `(C,)` float64 from what `top_confidence` returns, which may be joined from blocks of rows.
+
+    Args:
+        confidence: `(N,)` float64, the largest probability of each row.
+        predicted: `(N,)`, its class.
+        labels: `(N,)`.
+        num_classes: C.
+        bins: Number of bins.
+
+    Example:
+        >>> sure, zero = torch.tensor([0.75, 0.75]).double(), torch.tensor([0, 0])
+        >>> calibration_error_of(sure, zero, torch.tensor([0, 1]), 2).tolist()
+        [0.25, nan]
+    """
     bin_index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    excess = torch.zeros(num_classes * bins, dtype=torch.float64, device=logits.device)
+    excess = torch.zeros(num_classes * bins, dtype=torch.float64, device=confidence.device)
     excess.index_add_(0, predicted * bins + bin_index, (predicted == labels).double() - confidence)
-    error = excess.view(num_classes, bins).abs().sum(1) / class_counts(predicted, num_classes)
-    return error.to(logits.dtype)
+    return excess.view(num_classes, bins).abs().sum(1) / class_counts(predicted, num_classes)
 
 
 def overall_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -190,7 +216,7 @@ def overall_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) ->
         >>> round(overall_calibration_error(logits, torch.tensor([0, 1])), 2)
         0.25
     """
-    confidence, predicted = _confidence(logits)
+    confidence, predicted = top_confidence(logits)
     bin_index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
     excess = torch.zeros(bins, dtype=torch.float64, device=logits.device)
     excess.index_add_(0, bin_index, (predicted == labels).double() - confidence)

@@ -66,7 +66,14 @@ class CopySpace:
         return placed.masked_fill(~features.any(1)[:, None], torch.nan)
 
 
-def copy_space(features: Tensor, labels: Tensor, num_classes: int, others: Tensor | None = None) -> CopySpace:
+def copy_space(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    others: Tensor | None = None,
+    *,
+    space: tuple[Tensor, Tensor] | None = None,
+) -> CopySpace:
     """Learn from training rows how close two independent rows of a class come.
 
     The limit of a class is the smallest of three distances: a third of the median distance in the class; 0.9 of the
@@ -80,6 +87,7 @@ def copy_space(features: Tensor, labels: Tensor, num_classes: int, others: Tenso
         labels: `(N,)`.
         num_classes: C.
         others: `(C,)`, how many other rows, such as held-out ones, are compared with those of each class.
+        space: What `whitening.within_class_directions` returns for these rows, where it is known.
 
     Returns:
         The space, on the device of the features.
@@ -90,7 +98,7 @@ def copy_space(features: Tensor, labels: Tensor, num_classes: int, others: Tenso
         >>> [round(limit, 2) for limit in copy_space(rows, torch.arange(400) % 2, 2).limits.tolist()]
         [0.33, 0.33]
     """
-    means, directions = within_class_directions(features, labels, num_classes)
+    means, directions = within_class_directions(features, labels, num_classes) if space is None else space
     rest = features.double() - means[labels]
     sizes = class_counts(labels, num_classes)
     kept = directions.shape[1]

@@ -161,6 +161,8 @@ def nearest_neighbors(
         raise must("k", f"lie in [1, {others}], the number of other rows", k)
     distances = torch.full((len(queries), k), torch.inf, dtype=torch.float64, device=queries.device)
     indices = torch.full((len(queries), k), len(reference), dtype=torch.int64, device=queries.device)
+    if not len(queries):
+        return distances.to(queries.dtype), indices
     centre = torch.stack([rows.sum(0, dtype=torch.float64) for rows in reference.split(_TILE)]).sum(0) / len(reference)
     for tile_start in range(0, len(reference), _TILE):
         rows = reference[tile_start : tile_start + _TILE]

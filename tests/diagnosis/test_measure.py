@@ -14,6 +14,7 @@ from conftest import NAMES, embeddings_of, synthetic, synthetic_head
 
 from diversify.diagnosis import columns as diagnosis_columns
 from diversify.diagnosis import label_errors
+from diversify.diagnosis import sides as measured_sides
 from diversify.diagnosis.catalogue import MEASURES
 from diversify.diagnosis.measure import diagnose, diagnose_for_plan, diagnose_model, parse_top_k
 from diversify.diagnosis.result import Diagnosis
@@ -158,6 +159,24 @@ def test_another_head_for_the_same_features_is_diagnosed_as_itself(
     wanted = diagnose(train.seen_by(other), heldout.seen_by(other), head=other, top_k=5)
     for name, column in wanted.columns.items():
         torch.testing.assert_close(found[name], column, equal_nan=True, msg=name)
+
+
+def test_logits_of_another_head_are_never_held(
+    sides: tuple[Embeddings, Embeddings, LinearHead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, _, head = sides
+    other, rows = LinearHead(weight=head.weight, bias=head.bias + 4 * torch.eye(10)[3]), []
+    whole = other.logits(train.features).argmax(1)
+    plain = LinearHead.logits
+    monkeypatch.setattr(
+        LinearHead, "logits", lambda self, features: rows.append(len(features)) or plain(self, features)
+    )
+    monkeypatch.setattr(measured_sides, "BLOCK_ROWS", 64)
+    seen = measured_sides.make_side(train, other, seed=0, name="train")
+    assert torch.equal(seen.predictions, whole)
+    assert rows[0] == 256  # the sample that is compared with the stored logits
+    assert max(rows[1:]) == 64
+    assert len(seen.margins) == 0
 
 
 def test_few_images_have_no_interval_and_say_nothing_of_size(

@@ -114,3 +114,14 @@ def test_blocks_of_rows_change_no_mean(monkeypatch):
     assert torch.equal(counts.class_mean(values, labels, 4)[:3], whole[:3])
     assert bool(whole[3].isnan().all())
     assert counts.class_mean(values[:0], labels[:0], 2).shape == (2, 7)
+
+
+def test_moments_are_the_means_and_the_squared_distances_to_them():
+    features, labels, num_classes = plain_draws.labelled(0)
+    rows, label = torch.tensor(features, dtype=torch.float64) + 1e6, torch.tensor(labels)
+    kept = rows.clone()
+    means, squares = counts.class_moments(rows, label, num_classes)
+    assert torch.equal(rows, kept)
+    torch.testing.assert_close(means, counts.class_mean(rows, label, num_classes), equal_nan=True)
+    away = (rows - counts.class_mean(rows, label, num_classes)[label]).square().sum(1)
+    torch.testing.assert_close(squares, counts.class_mean(away, label, num_classes), equal_nan=True)

@@ -195,3 +195,14 @@ def test_distinct_rows_lie_between_1_and_n_and_need_n_rows():
     assert found[:, 0].tolist() == [1.0] * 3
     assert bool(((found[:, 1] > 1) & (found[:, 1] <= 20)).all())
     assert bool(found[:, 2].isnan().all())
+
+
+def test_more_features_than_rows_are_measured_by_their_products():
+    rows = torch.randn(30, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows[3], rows[4] = 0, rows[5]
+    place = torch.tensor([[0, 3, 4, 5, 9], [7, 3, 12, 29, 1]])
+    found = diversity._centred_measures(rows, place)
+    assert same(found["vendi"].tolist(), diversity.vendi_score(rows[place]).tolist())
+    assert same(found["effective_rank"].tolist(), diversity.effective_rank(rows[place]).tolist())
+    assert same(found["spread"].tolist(), diversity.within_class_spread(rows[place]).tolist())
+    assert same(found["cosine"].tolist(), diversity.mean_cosine(rows[place]).tolist())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import diversify as dv
-from diversify.functional import draws
+from diversify.functional import draws, indexed_neighbors
 from diversify.functional.indexed_neighbors import NeighborSearch
 from diversify.functional.neighbors import nearest_neighbors
 
@@ -82,6 +82,7 @@ def test_a_diagnosis_says_how_many_neighbours_its_index_found(monkeypatch):
     exact = dv.diagnose(train, heldout, head=head)
     assert "neighbour_recall" not in exact.queries["train"]
     assert not any("index" in note for note in exact.notes)
+    monkeypatch.setattr(indexed_neighbors, "_ROWS", 40)  # as many cells as more rows would have
     monkeypatch.setattr(NeighborSearch.__init__, "__kwdefaults__", {"seed": 0, "work": 0.0})
     found = dv.diagnose(train, heldout, head=head)
     recall = found.queries["train"]["neighbour_recall"]

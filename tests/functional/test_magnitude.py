@@ -284,3 +284,17 @@ def test_blocks_of_rows_change_no_magnitude(monkeypatch):
     assert torch.equal(blocks.isnan(), labels == 1)
     assert torch.equal(blocks[::2], whole[::2])
     assert magnitude.top_k_magnitude(features[:0], weight, labels[:0], indices).shape == (0,)
+
+
+def test_few_of_many_features_are_those_of_a_whole_sort():
+    rows = (3 * draws.normal("sort", torch.arange(40 * 90)).view(40, 90)).round()  # many ties
+    rows[0] = 1.0
+    whole = rows.sort(dim=1, descending=True, stable=True).indices
+    assert torch.equal(magnitude.top_k(rows, 7), whole[:, :7])
+    weight, bias = draws.normal("head", torch.arange(3 * 90)).view(3, 90), torch.zeros(3)
+    count, mask = magnitude.needed_features(rows, weight, bias, torch.arange(40) % 3)
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(magnitude, "_FEW", 90)
+    assert torch.equal(magnitude.needed_features(rows, weight, bias, torch.arange(40) % 3)[1], mask)
+    monkey.undo()
+    assert int(count.max()) > magnitude._FEW // 4

@@ -2,6 +2,7 @@
 
 import torch
 
+from diversify.functional import whitening
 from diversify.functional.whitening import DIMENSIONS, within_class_directions
 
 
@@ -29,3 +30,18 @@ def test_rows_that_are_all_alike_have_no_direction():
     means, directions = within_class_directions(torch.ones(8, 3), torch.arange(8) % 2, 3)
     assert directions.shape == (3, 0)
     assert means[2].isnan().all()
+
+
+def test_many_features_have_the_directions_of_few(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    rows, labels = torch.randn(300, 40, generator=generator) * torch.arange(1, 41), torch.arange(300) % 3
+    means, directions = within_class_directions(rows, labels, 3)
+    monkeypatch.setattr(whitening, "_WIDE", 8)  # as many features
+    quick_means, quick = within_class_directions(rows, labels, 3)
+    assert torch.equal(quick_means, means)
+    assert torch.allclose((directions.T @ quick).abs(), directions.T @ directions, atol=1e-4)
+
+
+def test_a_covariance_of_more_features_is_of_fewer_rows():
+    rows = [whitening.covariance_rows(width) for width in (16, 512, 768, 2048, 8192)]
+    assert rows == [100_000, 100_000, 44_444, 20_480, 81_920]
