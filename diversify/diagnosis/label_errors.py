@@ -302,7 +302,7 @@ def errors_of_sides(
 
 def _with_alike(errors: LabelErrors, side: Side) -> LabelErrors:
     """The label errors with the rows that look exactly like the one class that they are predicted as."""
-    logits = side.logits[side.queries]
+    logits = side.logits_of(side.queries)
     found = label_errors.rows_like_another_class(side.raw[side.queries], logits, side.labels[side.queries])
     alike, count = errors.alike.clone(), errors.count.clone()
     given, suggested, rows, score = [errors.given], [errors.suggested], [errors.rows], [errors.score]
@@ -398,7 +398,7 @@ def _kept(side: Side, keep: Tensor, found: LabelErrors | None) -> Side:
     if found is not None:
         keep[found.rows.to(keep.device)] = False
     place = keep.cumsum(0) - 1
-    raw = side.raw[keep]
+    raw, rows = side.raw[keep], keep.nonzero()[:, 0]
     return Side(
         raw=raw,
         features=raw if side.features is side.raw else side.features[keep],
@@ -407,6 +407,7 @@ def _kept(side: Side, keep: Tensor, found: LabelErrors | None) -> Side:
         num_classes=side.num_classes,
         margins=side.margins[keep] if len(side.margins) else side.margins,
         confidence=side.confidence[keep] if len(side.confidence) else side.confidence,
+        logits_of=lambda some: side.logits_of(rows[some]),
         queries=place[side.queries[keep[side.queries]]],
         indices=side.indices[keep],
         groups=side.groups_of(keep),

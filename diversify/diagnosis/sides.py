@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Side:
         margins: `(N,)`, the logit of the true class less the largest other one; empty on the training side.
         confidence: `(N,)` float64, the largest probability of each row; empty on the training side.
         queries: The rows that the costly measures use, ascending.
+        logits_of: Returns the logits `(n, C)` of some rows: stored, or computed anew.
         indices: `(N,)`, the images' indices in their data set.
         groups: `(N,)`, the group of each image; None if no groups are known.
     """
@@ -41,6 +43,7 @@ class Side:
     margins: Tensor
     confidence: Tensor
     queries: Tensor
+    logits_of: Callable[[Tensor], Tensor]
     indices: Tensor
     groups: Tensor | None = None
 
@@ -81,7 +84,9 @@ class Side:
 def make_side(embeddings: Embeddings, head: LinearHead, *, seed: int, name: str) -> Side:
     """Return the embeddings of one split as the head sees them; `name` is "train" or "heldout"."""
     features, _, _ = head.effective(embeddings.features)
-    predictions, margins, confidence = _of_logits(embeddings, head, whole=name != "train")
+    # stored logits may be those of another head, from before a repair: they are then computed where needed, and never all held
+    stored = embeddings.logits if embeddings.agrees_with(head) else None
+    predictions, margins, confidence = _of_logits(embeddings, head, stored, whole=name != "train")
     return Side(
         raw=embeddings.features,
         features=features,
@@ -91,17 +96,16 @@ def make_side(embeddings: Embeddings, head: LinearHead, *, seed: int, name: str)
         margins=margins,
         confidence=confidence,
         queries=query_rows(embeddings.labels, head.num_classes, QUERY_ROWS, seed=seed, name=f"queries {name}"),
+        logits_of=lambda rows: head.logits(embeddings.features[rows]) if stored is None else stored[rows],
         indices=embeddings.indices,
         groups=embeddings.groups,
     )
 
 
-def _of_logits(embeddings: Embeddings, head: LinearHead, *, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The predictions of a head, and if `whole` the margins and confidence; a block of rows at a time.
-
-    Stored logits may be those of another head, from before a repair. They are then computed block by block, and never held.
-    """
-    stored = embeddings.logits if embeddings.agrees_with(head) else None
+def _of_logits(
+    embeddings: Embeddings, head: LinearHead, stored: Tensor | None, *, whole: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The predictions of a head, and if `whole` the margins and confidence; a block of rows at a time."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, max(len(embeddings), 1), BLOCK_ROWS):
         part = slice(start, start + BLOCK_ROWS)
