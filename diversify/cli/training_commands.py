@@ -179,9 +179,18 @@ def benchmark(
     storage: Annotated[
         str | None,
         typer.Option(
-            help="Database of the search, for example sqlite:///study.db.",
+            help="Database of the search, for example sqlite:///study.db or postgresql://USER@HOST/DATABASE.",
             metavar="URL",
             show_default="a journal beside the records",
+        ),
+    ] = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(
+            help="Share the study with other machines that give the same name and --storage, a PostgreSQL database; each has"
+            " its own --out, which receives all records.",
+            metavar="NAME",
+            show_default="all processes share --out",
         ),
     ] = None,
     root: Root = Path("data"),
@@ -210,6 +219,7 @@ def benchmark(
             cost=cost,
             workers=workers,
             storage=storage,
+            shared=shared,
             root=root,
             download=download,
             device=device,

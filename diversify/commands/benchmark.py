@@ -16,6 +16,7 @@ from ..files.schema import refusal
 from ..repair.metric import TITLES
 from ..runtime.progress import Say
 from ..runtime.user_code import import_file
+from ..study.database import shown
 from ..study.experiments.suites import EXPERIMENTS
 from ..study.ledger import Step
 from ..study.protocol import Protocol
@@ -57,6 +58,7 @@ def benchmark_run(
     cost: Path | None = None,
     workers: int = 1,
     storage: str | None = None,
+    shared: str | None = None,
     root: Path = Path("data"),
     download: bool = False,
     device: str = "auto",
@@ -79,6 +81,7 @@ def benchmark_run(
         cost: File of the cost of each mistake; see `cost_from`.
         workers: Processes that run trials in parallel.
         storage: URL of the search's database; None keeps a journal beside the records.
+        shared: Name under which several machines share the study in a PostgreSQL `storage`, each with an `out` of its own.
         root: Folder of the public data sets.
         download: Download a public data set that is missing.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -99,7 +102,8 @@ def benchmark_run(
             "metric": metric,
             "target_prior": target_prior,
             "cost": cost,
-            "storage": storage,
+            "storage": None if storage is None else shown(storage),
+            "shared": shared,
             "device": None if device == "auto" else _device(device),
             "runner": runner,
         }
@@ -121,6 +125,7 @@ def benchmark_run(
         device=_device(device),
         download=download,
         storage=storage,
+        shared=shared,
         workers=workers,
         declared=declared,
         **({} if runner is None else {"runner": runner}),

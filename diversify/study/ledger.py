@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
 from ..errors import InputError, must
 from ..files import atomic
+from .protocol import Protocol
 from .records import OPTIONAL, Follower, Record, chosen, fixed_of
 from .study import Study
 from .tune import describe_space
@@ -124,27 +126,32 @@ def require_same(study: Study, follower: Follower) -> None:
     kept = sidecar(study)
     other = next((one for one in records if one.protocol != study.digest), None)
     if other is not None:
-        unset = dict(OPTIONAL)
-        recorded = kept.get("protocol")
-        then = unset | recorded if recorded else {}
-        new = unset | fixed_of(study.protocol)
-        differ = [
-            f"{name} {_short(new[name])}, not {_short(then[name])}"
-            for name in new
-            if name in then and then[name] != new[name]
-        ]
+        differ = differences(study.protocol, kept.get("protocol"))
         law, advice = "belong to one protocol", "choose another file"
         if other.suite != study.protocol.suite:
             raise must(f"records in {study.results}", law, f"suite {study.protocol.suite}, not {other.suite}", advice)
-        raise must(f"records in {study.results}", law, "; ".join(differ) or "another protocol", advice)
+        raise must(f"records in {study.results}", law, differ, advice)
     for name in study.protocol.methods:
         before = kept.get("spaces", {}).get(name)
         now = describe_space(study.space(name))
         if before is not None and before != now and follower.of("trial", name):
-            differ = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+            changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
             law = f"be that of the trials in {study.results}"
-            raise must(f"search space of {name}", law, f"another {', '.join(differ)}", "choose another file")
+            raise must(f"search space of {name}", law, f"another {', '.join(changed)}", "choose another file")
     _require_seeds(study, records)
+
+
+def differences(protocol: Protocol, then: Mapping[str, Any] | None) -> str:
+    """Return in words what a protocol holds fixed otherwise than another one, which is given as JSON."""
+    unset = dict(OPTIONAL)
+    recorded = unset | dict(then) if then else {}
+    new = unset | fixed_of(protocol)
+    differ = [
+        f"{name} {_short(new[name])}, not {_short(recorded[name])}"
+        for name in new
+        if name in recorded and recorded[name] != new[name]
+    ]
+    return "; ".join(differ) or "another protocol"
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 from typing import Any, Literal
@@ -9,9 +10,11 @@ from typing import Any, Literal
 from ..errors import InputError, must
 from ..files import atomic
 from ..files.locks import Locks
+from .database import persist
 from .ledger import SCHEMA_VERSION, Ledger, require_same, sidecar
 from .protocol import Method, Parameters
 from .records import Record, append_record, fixed_in, fixed_of
+from .shared import Shared
 from .study import Study
 from .tune import Search, Trial, describe_space, open_storage
 
@@ -42,19 +45,29 @@ def _claim(kind: str, method: str, place: int) -> str:
 class Desk:
     """Gives a process its runs and takes its records."""
 
-    def __init__(self, study: Study, locks: Locks) -> None:
-        self._study, self._locks, self._searches = study, locks, dict[str, Search]()
+    def __init__(self, study: Study, locks: Locks, shared: Shared | None = None) -> None:
+        self._study, self._searches = study, dict[str, Search]()
+        self._locks: Locks | Shared = shared or locks
+        self._shared = shared
         self.ledger = Ledger(study)
         self.refused: dict[str, InputError] = {}  # by the claim of a failed final run, or by the name of a method
-        with locks.alone(_DESK):
+        persist(lambda: self._open(locks), study.storage)
+
+    def _open(self, locks: Locks) -> None:
+        with self._locks.alone(_DESK):
             self._name = self._agree()
-            self._storage = open_storage(study.storage, journal=study.journal, locks=locks)
+            self._storage = open_storage(self._study.storage, journal=self._study.journal, locks=locks)
 
     def _agree(self) -> str:
         """Check that the records belong to this study, write the file beside them, and return the name of the search."""
         study, follower = self._study, self.ledger.follower
         follower.look()
         require_same(study, follower)
+        if self._shared is not None:
+            if kept := self._shared.sidecar():
+                atomic.write_json(study.sidecar, kept)
+            self._shared.begin(follower)
+            require_same(study, follower)
         kept = sidecar(study)
         before = dict(kept.get("protocol", {}))
         if before and fixed_in(before) != fixed_of(study.protocol):
@@ -64,18 +77,29 @@ class Desk:
         names = {} if not follower.records else kept.get("spaces", {})
         found = {
             "schema_version": SCHEMA_VERSION,
-            "search": kept.get("search") or secrets.token_hex(4),
+            "search": study.shared or kept.get("search") or secrets.token_hex(4),
             "protocol": study.protocol.model_dump(mode="json"),
             "spaces": names | {name: describe_space(study.space(name)) for name in study.protocol.methods},
         }
         if found != kept:
             atomic.write_json(study.sidecar, found)
+        if self._shared is not None:
+            self._shared.keep(found)
         return f"{study.protocol.suite} {study.digest[:12]} {found['search']}"
 
     def next(self) -> Job | None:
         """Claim and return the first run that can start; None if there is none at the moment."""
-        with self._locks.alone(_DESK):
+        return persist(self._next, self._study.storage)
+
+    def _look(self) -> None:
+        if self._shared is None:
             self.ledger.follower.look()
+        else:
+            self._shared.pull(self.ledger.follower)
+
+    def _next(self) -> Job | None:
+        with self._locks.alone(_DESK):
+            self._look()
             for method in self._study.methods.values():
                 if job := self._trial(method) or self._final(method):
                     return job
@@ -91,7 +115,12 @@ class Desk:
         search = self._search(method)
         search.settle(self.ledger.follower.of("trial", method.name), runs)
         self._locks.take(_claim("trial", method.name, number))
-        trial = search.begin(number)
+        try:
+            trial = search.begin(number)
+        except BaseException:  # the database is lost, for example; whoever tries again must find the trial free
+            with contextlib.suppress(Exception):
+                self._locks.free(_claim("trial", method.name, number))
+            raise
         return Job(kind="trial", method=method, place=number, parameters=trial.parameters, trial=trial)
 
     def _final(self, method: Method) -> Job | None:
@@ -114,19 +143,28 @@ class Desk:
                 suite=self._study.protocol.suite,
                 method=method.name,
                 space=self._study.space(method.name),
+                url=self._study.storage,
             )
         return self._searches[method.name]
 
-    def hand_in(self, job: Job, record: Record) -> None:
-        """Record a run and release its claim."""
+    def hand_in(self, job: Job, record: Record) -> Record:
+        """Record a run and release its claim; return its record, which another process may have written before."""
+        return persist(lambda: self._hand_in(job, record), self._study.storage)
+
+    def _hand_in(self, job: Job, record: Record) -> Record:
+        records = self.ledger.follower.records
         with self._locks.alone(_DESK):
-            self.ledger.follower.look()
-            if record.key not in self.ledger.follower.records:
-                append_record(self._study.results, record)
-                self.ledger.follower.look()
+            self._look()
+            if record.key not in records:
+                if self._shared is None:
+                    append_record(self._study.results, record)
+                else:
+                    self._shared.push(record)
+                self._look()
             if job.trial is not None:
-                self._search(job.method).end(job.trial, record)
+                self._search(job.method).end(job.trial, records[record.key])
             self._locks.free(job.claim)
+        return records[record.key]
 
     def refuse(self, job: Job, reason: str) -> None:
         """Remember a failed final run. Its claim is kept, so that this process does not try it again."""

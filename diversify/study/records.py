@@ -229,8 +229,13 @@ def read_records(path: Path) -> list[Record]:
 
 def append_record(path: Path, record: Record) -> None:
     """Append a record as one line, completely or not at all."""
+    atomic.append_jsonl(path, as_json(record))
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """Return a record as it stands in a line of the file."""
     usual = {"metric", "score"} if record.metric == "balanced" else None  # a line without them means the same
-    atomic.append_jsonl(path, record.model_dump(mode="json", exclude=usual))
+    return record.model_dump(mode="json", exclude=usual)
 
 
 def fixed_of(protocol: Protocol) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 The file of records is the only source of truth. A process that asks for work, under one lock, gets the first trial that is
 neither recorded nor claimed, or a final run of a method whose trials are all recorded. A claim is a lock that disappears with
 its process, so nothing has to be cleaned up, and every run is recorded once. A long run also saves its state beside the
-records. The run is resumed from it if the same code runs it again.
+beside the records. The run is resumed from it if the same code runs it again. Where machines share a study through a database, the records
+and the claims are there, and the file is a copy: see `shared.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Iterator
 
 from ..errors import must
 from ..files import locks
+from .database import require_answer, require_storage
 from .ledger import Ledger, Step, require_same
 from .records import require_results_file
+from .shared import Shared, require_shared
 from .study import Study
-from .tune import require_storage
 from .workers import work_on, work_together
 
 
@@ -34,7 +36,8 @@ def run_study(study: Study) -> Iterator[Step]:
     Raises:
         InputError: the file holds records of another study, a method is unknown, the runner does not measure the metric,
             the data are not available or do not fit the metric, final runs
-            belong to a trial that is no longer the best, or a final run failed (raised after all others are recorded).
+            belong to a trial that is no longer the best, a final run failed (raised after all others are recorded), or the
+            database cannot be opened or does not answer any more.
 
     Example:
         >>> import tempfile
@@ -48,6 +51,7 @@ def run_study(study: Study) -> Iterator[Step]:
     """
     require_results_file(study.results)
     require_storage(study.storage)
+    require_shared(study.shared, study.storage)
     if study.workers < 1:
         raise must("workers", "be at least 1", study.workers)
     if study.workers > 1 and not locks.KNOWS_LOCKS:
@@ -58,11 +62,18 @@ def run_study(study: Study) -> Iterator[Step]:
         raise must("metric", "be balanced with this runner, which measures nothing else", study.protocol.metric)
     study.methods  # noqa: B018 - an unknown method is an error before anything is loaded
     require_same(study, ledger.follower)
+    if study.shared is not None:
+        require_answer(study.storage)
+        with locks.Locks(study.lock) as local, Shared(study, local) as shared:
+            shared.receive(ledger.follower)
+        require_same(study, ledger.follower)
     yield from map(ledger.step, study.protocol.methods)
     if not ledger.left():
         for error in filter(None, map(ledger.outdated, study.protocol.methods)):
             raise error
         return
+    if study.shared is None:
+        require_answer(study.storage)
     if study.workers > 1 and study.download:
         study.made.load(study.protocol, root=study.root, device=study.device, download=True)  # once, before all workers
     made = work_on(study) if study.workers == 1 else work_together(study, ledger)

@@ -65,6 +65,8 @@ class Study:
         device: Training device.
         download: True to download a public data set that is missing.
         storage: Address of a database that holds the search; None for a journal beside the records.
+        shared: Name under which several machines share the study in `storage`, a PostgreSQL database. Each has a file of
+            records of its own, and all files receive all records. None if all processes use the same file.
         workers: Processes that share the device.
         declared: A Python file whose `METHODS` can be named in the protocol.
         runner: `package.module:function` that returns the `Runner`.
@@ -81,6 +83,7 @@ class Study:
     device: str = "cpu"
     download: bool = False
     storage: str | None = None
+    shared: str | None = None
     workers: int = 1
     declared: Path | None = None
     runner: str = "diversify.study.study:standard_runner"

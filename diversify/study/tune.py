@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import must
 from ..files import atomic, locks
 from ..functional import draws
+from . import database
 from .protocol import Choice, Parameter, Parameters, Range, Space
 from .records import Record
 
@@ -31,7 +32,6 @@ STARTUP_TRIALS = 10
 COMPARED_TRIALS = 4
 """Complete trials that must exist before a trial may be stopped, at a rung, for being below their median."""
 
-DATABASES = ("sqlite", "postgresql", "mysql")
 FEWEST_FOR_IMPORTANCE = 4
 
 _NUMBER, _PARAMETERS = "number", "parameters"  # attributes that identify a trial in the storage
@@ -134,14 +134,6 @@ def _quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-def require_storage(url: str | None) -> None:
-    """Raise an InputError if `url` is not the address of a supported database."""
-    if url is not None and (url.partition(":")[0].partition("+")[0] not in DATABASES or "://" not in url):
-        choices = ", ".join(f"{name}://..." for name in DATABASES)
-        advice = "for example sqlite:///study.db; leave it out for a journal beside the results"
-        raise must("storage", f"be one of {choices}", repr(url), advice)
-
-
 class _JournalLock:
     """The lock of Optuna's journal. Optuna's own locks outlive a killed process by half a minute."""
 
@@ -160,7 +152,7 @@ class _JournalLock:
 
 def open_storage(url: str | None, *, journal: Path, locks: locks.Locks) -> optuna.storages.BaseStorage:
     """Return the database at `url`, or a journal that all processes with the same `locks` may write to."""
-    require_storage(url)
+    database.require_storage(url)
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -172,24 +164,36 @@ def open_storage(url: str | None, *, journal: Path, locks: locks.Locks) -> optun
             except (ValueError, KeyError) as error:  # not JSON, or not what Optuna writes
                 advice = "move it away: it is written again from the records"
                 raise must("journal", "be one that Optuna wrote", f"{journal} ({error})", advice) from None
-        waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+        made = database.address(url)
         try:
-            return RDBStorage(url, engine_kwargs=waiting)
+            # The options are copied: Optuna changes those for MySQL.
+            return RDBStorage(made.render_as_string(hide_password=False), engine_kwargs=database.engine_options(made))
         except Exception as error:  # SQLAlchemy and the driver raise errors of many types
-            reason = str(error.__cause__ or error).strip().splitlines()
-            raise must("storage", "be a database that can be opened", repr(url), reason[0] if reason else "") from None
+            if database.is_lost(error) and not url.startswith("sqlite"):
+                raise  # the caller tries again
+            raise database.cannot_open(url, error) from None
 
 
 class Search:
-    """The search of one method. Callers hold the lock of the study for every call except `Trial.stops`."""
+    """The search of one method. Callers hold the lock of the study for every call except `Trial.stops`.
+
+    Where the database, at `url`, does not answer, `Trial.stops` tries again; all other calls raise, and may be repeated.
+    """
 
     def __init__(
-        self, storage: optuna.storages.BaseStorage, *, name: str, suite: str, method: str, space: Space
+        self,
+        storage: optuna.storages.BaseStorage,
+        *,
+        name: str,
+        suite: str,
+        method: str,
+        space: Space,
+        url: str | None = None,
     ) -> None:
         with _quiet():
             self._distributions = _distributions(space)
         self._storage, self._name, self._suite, self._method = storage, name, suite, method
-        self._space = space
+        self._space, self._url = space, url
         self._open()
 
     def _open(self) -> None:
@@ -218,6 +222,7 @@ class Search:
         from optuna.trial import TrialState
 
         with _quiet():
+            self._find()
             while any(one.state == TrialState.WAITING for one in self._study.get_trials(deepcopy=False)):
                 self._study.tell(self._study.ask(), state=TrialState.FAIL)
             known: set[int] = set()
@@ -238,6 +243,13 @@ class Search:
                 self._restart(busy)
                 known.clear()
             self._add(record for number, record in sorted(records.items()) if number not in known)
+
+    def _find(self) -> None:
+        """Open the search again if another process has restarted it."""
+        try:
+            self._study.get_trials(deepcopy=False)
+        except KeyError:
+            self._open()
 
     def _restart(self, busy: bool) -> None:
         """Empty the storage, because it holds trials that are not recorded."""
@@ -260,7 +272,8 @@ class Search:
 
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         value = record.value if record.state == "complete" else None
-        self._study.tell(trial, value, state=states[record.state])
+        with contextlib.suppress(KeyError):  # another process has restarted the search, and `settle` adds the record
+            self._study.tell(trial, value, state=states[record.state], skip_if_finished=True)
 
     def begin(self, number: int) -> Trial:
         """Start the trial with this number; it keeps its parameters if it was started before, and trial 0 has the published ones."""
@@ -272,7 +285,8 @@ class Search:
             trial = self._study.ask(fixed_distributions=self._distributions)
             if kept is None:  # set last, so that a trial with a number has all its parameters
                 trial.set_user_attr(_NUMBER, number)
-        return Trial(trial=trial, number=number, parameters={name: trial.params[name] for name in self._space})
+        parameters = {name: trial.params[name] for name in self._space}
+        return Trial(trial=trial, number=number, parameters=parameters, url=self._url)
 
     def _kept(self, number: int) -> dict[str, Parameter] | None:
         for one in self._study.get_trials(deepcopy=False):
@@ -292,14 +306,22 @@ class Search:
 class Trial:
     """A running trial: its number, its parameters, and the decision to stop it."""
 
-    def __init__(self, *, trial: optuna.Trial, number: int, parameters: Parameters) -> None:
-        self.trial, self.number, self.parameters = trial, number, dict(parameters)
+    def __init__(self, *, trial: optuna.Trial, number: int, parameters: Parameters, url: str | None = None) -> None:
+        self.trial, self.number, self.parameters, self._url = trial, number, dict(parameters), url
 
     def stops(self, epoch: int, value: float) -> bool:
         """Return True if a trial with this value of the metric after this epoch should stop. Every method has the same rule."""
+        return database.persist(lambda: self._stops(epoch, value), self._url)
+
+    def _stops(self, epoch: int, value: float) -> bool:
+        from optuna.exceptions import UpdateFinishedTrialError
+
         with _quiet():
-            self.trial.report(value, epoch)
-            return self.trial.should_prune()
+            try:
+                self.trial.report(value, epoch)
+                return self.trial.should_prune()
+            except (UpdateFinishedTrialError, KeyError):  # its claim has ended, and another process runs it too
+                return False
 
 
 def _as_trial(record: Record, distributions: Mapping[str, Any], *, pruned: bool) -> optuna.trial.FrozenTrial:

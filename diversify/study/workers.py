@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import multiprocessing.resource_tracker
@@ -25,9 +26,11 @@ from .ledger import Ledger
 from .protocol import Outcome, Stopped
 from .queue import Desk, Job
 from .records import Record
+from .shared import Shared
 from .study import Study
 
 NAP, LONGEST_NAP = 0.02, 1.0  # seconds to wait for work while other processes have claimed it all
+LONGEST_NAP_SHARED = 5.0  # the same, where each look is at a database
 WATCH = 0.1  # seconds between two looks at the records of worker processes
 
 
@@ -35,9 +38,11 @@ def work_on(study: Study) -> Iterator[tuple[Ledger, Record]]:
     """Carry out runs until none is left; yield each record after it is written."""
     task = study.made.load(study.protocol, root=study.root, device=study.device, download=study.download)
     made_by = provenance.origin(torch.device(study.device))
-    with Locks(study.lock) as locks:
-        desk = Desk(study, locks)
-        nap = NAP
+    with contextlib.ExitStack() as held:
+        locks = held.enter_context(Locks(study.lock))
+        shared = held.enter_context(Shared(study, locks)) if study.shared is not None else None
+        desk = Desk(study, locks, shared)
+        nap, longest = NAP, LONGEST_NAP if shared is None else LONGEST_NAP_SHARED
         while True:
             signals.stop_if_interrupted()
             job = desk.next()
@@ -48,7 +53,7 @@ def work_on(study: Study) -> Iterator[tuple[Ledger, Record]]:
                 if record is None:
                     desk.refuse(job, reason)
                 else:
-                    desk.hand_in(job, record)
+                    record = desk.hand_in(job, record)
                 if kept is not None:
                     kept.unlink(missing_ok=True)
                 if record is not None:
@@ -58,7 +63,7 @@ def work_on(study: Study) -> Iterator[tuple[Ledger, Record]]:
                 break
             else:
                 time.sleep(nap)
-                nap = min(2 * nap, LONGEST_NAP)
+                nap = min(2 * nap, longest)
         for error in desk.refused.values():
             raise error
 
