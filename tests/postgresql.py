@@ -28,8 +28,8 @@ def why_not() -> str:
     """Why no server can be had here; empty if one can."""
     if programs() is None:
         return "PostgreSQL's server is not installed"
-    if not any(map(find_spec, ("psycopg", "psycopg2"))):
-        return "no driver for PostgreSQL is installed"
+    if find_spec("psycopg") is None:
+        return "psycopg is not installed"
     return "" if _user() is not None or os.geteuid() else "no user but root, which PostgreSQL refuses"
 
 

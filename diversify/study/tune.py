@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 STARTUP_TRIALS = 10
-"""Trials before the sampler models them. The first has the published values, the others are random."""
+"""Trials before the sampler models them. The first has the published values, the others are drawn by their number alone."""
 
 COMPARED_TRIALS = 4
 """Complete trials that must exist before a trial may be stopped, at a rung, for being below their median."""
@@ -91,15 +92,18 @@ def _weights(trials: int) -> np.ndarray[Any, Any]:
     return np.concatenate([np.linspace(1 / max(trials, 1), 1, num=max(trials - 25, 0)), np.ones(min(trials, 25))])
 
 
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """Return a TPE sampler with the defaults of Optuna 5.0, spelled out because those of 4.4 differ."""
+def _sampler(seed: int, *, models: bool = True) -> optuna.samplers.BaseSampler:
+    """Return a TPE sampler with the defaults of Optuna 5.0, spelled out because those of 4.4 differ.
+
+    Without `models` it draws at random, however many trials there are.
+    """
     from optuna.samplers import TPESampler
 
     return TPESampler(
         prior_weight=1.0,
         consider_magic_clip=True,
         consider_endpoints=False,
-        n_startup_trials=STARTUP_TRIALS,
+        n_startup_trials=STARTUP_TRIALS if models else sys.maxsize,
         n_ei_candidates=24,
         gamma=lambda trials: min(math.ceil(0.1 * trials), 25),
         weights=_weights,
@@ -279,7 +283,8 @@ class Search:
         """Start the trial with this number; it keeps its parameters if it was started before, and trial 0 has the published ones."""
         with _quiet():
             kept = self._kept(number)
-            self._study.sampler = _sampler(draws.seed_for("study", self._suite, number))
+            seed = draws.seed_for("study", self._suite, number)
+            self._study.sampler = _sampler(seed, models=number >= STARTUP_TRIALS)
             if kept is not None:
                 self._study.enqueue_trial(kept, user_attrs={_NUMBER: number, _PARAMETERS: kept}, skip_if_exists=False)
             trial = self._study.ask(fixed_distributions=self._distributions)
