@@ -7,8 +7,8 @@ measures the unit costs that need no GPU, on features and images of these sizes,
 from `ASSUMED`, which holds published figures and assumptions, each with its source: `python -m benchmarks.tables` writes the tables.
 
 Features for a diagnosis are made as in `benchmarks.scale`. Images for loading are two photographs, at the usual size of the set and at
-JPEG quality 90; an image is decoded, cropped at random to 224 x 224 pixels and flipped by torchvision, on one thread, and CPU seconds
-count.
+the JPEG quality that gives files nearest to the set's; an image is decoded, cropped at random to 224 x 224 pixels and flipped by
+torchvision, on one thread, and CPU seconds count.
 """
 
 from __future__ import annotations
@@ -274,6 +274,18 @@ def study_hours(name: str, gpus: int) -> float:
     return (assumed("trials") * training_hours(name, 1, 0.8) + assumed("seeds") * training_hours(name, 1)) / gpus
 
 
+def diagnosis_minutes(name: str) -> str:
+    """Return the minutes of a diagnosis: measured, or a range from the measured one of ImageNet-LT.
+
+    The range goes from a cost that is linear in rows to one that is linear in rows and in classes.
+    """
+    one, known = latest().get(f"diagnosis {name}"), latest().get("diagnosis imagenet_lt")
+    if one is not None or known is None:
+        return "not measured" if one is None else f"{one['seconds'] / 60:.1f}"
+    low = known["seconds"] / 60 * SETS[name].train / SETS["imagenet_lt"].train
+    return f"{low:.0f} to {low * SETS[name].classes / SETS['imagenet_lt'].classes:.0f} (assumption)"
+
+
 def embeddings_gb(name: str) -> tuple[float, float]:
     """Return the GB of features, and of logits, of all training and held-out images, in float32."""
     one = SETS[name]
@@ -334,9 +346,7 @@ def plan_table() -> str:
                 f"GPU memory, batches of {assumed('batch'):.0f} a GPU, GiB": f"{training_memory(one.classes):.0f} each",
                 "extraction, images/s (what limits)": f"{forward:,.0f} ({forward_limit})",
                 "extraction of all images, minutes": f"{(one.train + one.heldout) / forward / 60:.1f}",
-                "diagnosis on two CPU cores, minutes": "not measured"
-                if diagnosis is None
-                else f"{diagnosis['seconds'] / 60:.1f}",
+                "diagnosis on two CPU cores, minutes": diagnosis_minutes(name),
                 "diagnosis, memory beside the maps, GiB": "not measured"
                 if diagnosis is None
                 else f"{diagnosis['anonymous_gib']:.1f}",
@@ -361,11 +371,19 @@ def loading(name: str, images: int = 200) -> dict[str, Any]:
     from sklearn.datasets import load_sample_images
     from torchvision.transforms import v2
 
-    files = []
-    for photograph in load_sample_images().images:
-        file = io.BytesIO()
-        Image.fromarray(photograph).resize(SETS[name].side).save(file, "JPEG", quality=90)
-        files.append(file.getvalue())
+    photographs = [Image.fromarray(one).resize(SETS[name].side) for one in load_sample_images().images]
+
+    def written(quality: int) -> list[bytes]:
+        files = [io.BytesIO() for _ in photographs]
+        for photograph, file in zip(photographs, files, strict=True):
+            photograph.save(file, "JPEG", quality=quality)
+        return [file.getvalue() for file in files]
+
+    def off(quality: int) -> float:
+        return abs(sum(map(len, written(quality))) / len(photographs) - SETS[name].bytes_per_image)
+
+    quality = min(range(75, 101), key=off)
+    files = written(quality)
     steps = v2.Compose(
         [
             v2.RandomResizedCrop(IMAGE, antialias=True),
@@ -383,6 +401,7 @@ def loading(name: str, images: int = 200) -> dict[str, Any]:
         if turn:
             seconds.append(time.process_time() - begun)
     return {
+        "quality": quality,
         "bytes_per_image": sum(map(len, files)) / len(files),
         "images": images,
         "cpu_seconds": [round(one, 3) for one in seconds],
