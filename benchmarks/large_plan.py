@@ -306,7 +306,7 @@ def units_table() -> str:
     for name, one in SETS.items():
         loading = latest()[f"loading {name}"]
         width, height = one.side
-        what = f"decode a {width} x {height} JPEG of {loading['bytes_per_image'] / 1e3:.0f} kB, crop to {IMAGE}, flip"
+        what = f"a JPEG of {width} x {height} pixels and {loading['bytes_per_image'] / 1e3:.0f} kB, decoded, cropped to {IMAGE} and flipped"
         value = f"{loading['images_per_cpu_second']:,.0f} images/s a core"
         rows.append(f"| {what} | {value} | measured | {loading['device']} |")
     for name, one in SETS.items():
