@@ -4,7 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all coverage benchmark paper docs lint types wheel clean
+LOWEST := .venv-lowest
+AUDIT := .venv-audit
+# For `make test-lowest`: which tests, and an environment to take PyTorch from, which is gigabytes.
+TESTS ?= tests diversify
+TORCH_OF ?=
+
+.PHONY: demo test test-all test-lowest coverage benchmark paper docs lint types wheel audit clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +28,14 @@ test: $(READY)
 # Every test.
 test-all: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# All but the slow tests, with the lowest versions that pyproject.toml allows.
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -m "not slow" $(TESTS)
+
+$(LOWEST)/.ready: pyproject.toml tests/lowest.py
+	$(PYTHON) tests/lowest.py $(LOWEST) $(if $(TORCH_OF),--torch-of $(TORCH_OF))
+	touch $(LOWEST)/.ready
 
 # Every test, and which lines no test runs; takes about twice as long.
 coverage: $(READY)
@@ -47,9 +61,19 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# The same commit gives the same bytes: nothing of an older build, and the time of the commit in place of that of the build.
 wheel: $(READY)
-	rm -rf dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build dist *.egg-info
+	umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# Known faults of the packages in .venv. It fails, too, if a package or the list of faults cannot be looked up.
+audit: $(READY) $(AUDIT)
+	$(BIN)/python -m pip freeze --exclude-editable > $(AUDIT)/packages.txt
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement $(AUDIT)/packages.txt
+
+$(AUDIT):
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet pip-audit
 
 clean:
-	rm -rf $(VENV) build dist runs docs/_build docs/generated *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) build dist runs docs/_build docs/generated *.egg-info

@@ -169,7 +169,9 @@ def residual(grams: Array, target: Sequence[int], given: Sequence[int]) -> Array
     if not len(given):
         return whole
     cross = grams[:, target][:, :, given]
-    return whole - cross @ np.linalg.pinv(grams[:, given][:, :, given], rcond=1e-9, hermitian=True) @ cross.mT
+    return whole - cross @ np.linalg.pinv(grams[:, given][:, :, given], rcond=1e-9, hermitian=True) @ cross.swapaxes(
+        -1, -2
+    )
 
 
 def dummies(values: NDArray[Any]) -> Array:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 # Small fits are slower on several threads, which wait for each other. NumPy reads this when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import offline
 import pytest
 import torch
 from plans import WIDE
@@ -21,8 +22,18 @@ from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 
 torch.set_num_threads(1)
+offline.forbid()
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.fixture(autouse=True)
+def no_other_machine() -> Iterator[None]:
+    """A test fails if something asked another machine, even if the error was caught."""
+    yield
+    asked = offline.attempts.copy()
+    offline.attempts.clear()
+    assert not asked
 
 
 def synthetic(

@@ -42,6 +42,16 @@ def saved(path: Path, size=(6, 5), key=0):
     return pixels
 
 
+def levels_of_a_warp():
+    """By how many of 255 levels a warp of OpenCV may miss the exact one: rounding.
+
+    OpenCV 4 rounds places to 1/32 of a pixel, too: it misses by at most 1/64 of 255 levels in each direction, at the steepest edge.
+    """
+    import cv2
+
+    return 1.001 if int(cv2.__version__.split(".")[0]) >= 5 else 2 * 255 / 64
+
+
 def write_npz(path: Path, **arrays):
     """The spec of an npz file with these arrays, which is written."""
     np.savez(path, **arrays)

@@ -1,6 +1,7 @@
 """The operations of `functional.image_ops` on single images in loader workers, with albumentations and OpenCV.
 
-Ranges and draws are those of `image_ops.RANGES`, so the result differs from that of a batch on the device by rounding only.
+Ranges and draws are those of `image_ops.RANGES`, so the result differs from that of a batch on the device by rounding only; with
+OpenCV below 5, whose warps are exact to 1/32 of a pixel, by some grey levels where edges are sharp.
 Of albumentations only functions without randomness are used, since its own draws repeat in every worker and epoch. Where its
 functions truncate instead of rounding (brightness, contrast), reduce floats to 8 bits (autocontrast, posterize) or are slow
 (solarize), OpenCV and NumPy do the same arithmetic.
@@ -13,8 +14,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import albumentations.augmentations.geometric.functional as geometric
-import albumentations.augmentations.pixel.functional as pixel
 import cv2
 import numpy as np
 import torch
@@ -24,7 +23,10 @@ from ..data.decode import is_pil
 from ..errors import must
 from ..functional import image_ops
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for updates
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before its import, which else asks the network for updates
+
+import albumentations.augmentations.geometric.functional as geometric
+import albumentations.augmentations.pixel.functional as pixel
 
 Array = np.ndarray[Any, Any]
 Step = tuple[str, float, float]  # operation, strength, draw

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.special import ndtri
 from torch import Tensor
+
+from .near_copies import joined_components
 
 BITS = 256
 FEWEST, MOST = 16, 32  # bits: the limit of a class lies between these
@@ -134,9 +134,7 @@ def hash_components(hashes: Tensor, limit: float) -> Tensor:
     for start in range(0, len(signs), step):
         near = _distances(signs[start : start + step], signs[start:]) <= limit
         row, column = (near.nonzero() + start).T.numpy()
-        links = coo_array((np.ones(len(row), bool), (component[row], component[column])), shape=(count, count))
-        count, merged = connected_components(links, directed=False)
-        component = merged[component]
+        count, component = joined_components(component, count, row, column)
     return torch.from_numpy(component.astype(np.int64))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtri
@@ -257,10 +259,31 @@ def copy_components(placed: Tensor, limit: float) -> Tensor:
         start = int(own[0])  # pairs with earlier rows are known
         pairs = (_squares(placed[own], placed[start:]) < limit**2).nonzero()
         row, column = own[pairs[:, 0]].cpu().numpy(), (pairs[:, 1] + start).cpu().numpy()
-        links = coo_array((np.ones(len(row), bool), (component[row], component[column])), shape=(count, count))
-        count, merged = connected_components(links, directed=False)
-        component = merged[component]
+        count, component = joined_components(component, count, row, column)
     return torch.from_numpy(component.astype(np.int64)).to(placed.device)
+
+
+def joined_components(
+    component: NDArray[Any], count: int, row: NDArray[Any], column: NDArray[Any]
+) -> tuple[int, NDArray[Any]]:
+    """Return how many components there are, and that of each row `(N,)`, once rows are linked to columns, pair by pair.
+
+    Args:
+        component: The number of the component of each row, `(N,)`, below `count`.
+        count: The number of components.
+        row: The first row of each pair, `(P,)`.
+        column: The second row of each pair, `(P,)`.
+
+    Example:
+        >>> count, component = joined_components(np.arange(4), 4, np.array([0]), np.array([2]))
+        >>> count, component.tolist()
+        (3, [0, 1, 0, 2])
+    """
+    # SciPy 1.11.1 takes indices of 32 bits only: with others it prints an error, goes on, and returns numbers without meaning.
+    numbers = component.astype(np.int32)
+    links = coo_array((np.ones(len(row), bool), (numbers[row], numbers[column])), shape=(count, count))
+    count, merged = connected_components(links, directed=False)
+    return count, merged[numbers]
 
 
 def nearest_copy(queries: Tensor, reference: Tensor, limit: float, *, same: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -2,14 +2,20 @@
 
 import pytest
 import torch
+from small_data import levels_of_a_warp
 
 from diversify.functional import draws, image_ops
+
+WARPS = ("shear_x", "shear_y", "rotate", "zoom")
 
 
 @pytest.mark.parametrize("name", image_ops.OPERATIONS)
 @pytest.mark.parametrize("floating", [False, True])
 def test_both_backends_vary_alike(name: str, floating: bool) -> None:
-    """At every strength the mean absolute change agrees within 0.25 of 255 levels, and no pixel by more than 1 differs."""
+    """At every strength the mean absolute change agrees within 0.25 of 255 levels, and no pixel by more than 1 differs.
+
+    Warps of OpenCV 4 differ by more.
+    """
     from diversify.augment import albumentations_ops
 
     small = draws.uniform("backends", torch.arange(24 * 3 * 36)).view(24, 3, 6, 6)
@@ -27,5 +33,7 @@ def test_both_backends_vary_alike(name: str, floating: bool) -> None:
         )
         changes = [(each.double() - batch.double()).abs().mean() * levels for each in (device, worker)]
         assert abs(changes[0] - changes[1]) < 0.25
-        assert (device.double() - worker.double()).abs().max() * levels < 1.001
+        assert (device.double() - worker.double()).abs().max() * levels < (
+            levels_of_a_warp() if name in WARPS else 1.001
+        )
         assert torch.equal(worker, batch) or strength > 0

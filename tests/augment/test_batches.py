@@ -455,9 +455,20 @@ def test_a_fresh_process_draws_the_same():
     assert there == here
 
 
+def indexes_fake_devices() -> bool:
+    """PyTorch 2.6, built for CUDA, asks a driver even if tensors have no values."""
+    with FakeTensorMode():
+        try:
+            return torch.empty(2, device="cuda")[torch.empty(2, dtype=torch.int64, device="cuda")].shape == (2,)
+        except RuntimeError:
+            return False
+
+
 @pytest.mark.parametrize("method", ["cutmix", "remix"])
 def test_on_a_device_no_value_is_waited_for(method):
     """On tensors without values, which raise an error if code reads a value or makes a shape depend on one."""
+    if not indexes_fake_devices():
+        pytest.skip("tensors without values need a CUDA driver in this release of PyTorch")
     image_ops._table.cache_clear()
     augment = BatchAugmenter(mixing_plan(method, policies=GRADED), base=dv.CropFlip(padding=2, mirror=True))
     augment(*batch(dtype=torch.float32), key_of())  # of the first batch the range is looked at

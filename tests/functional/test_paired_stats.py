@@ -40,7 +40,7 @@ def test_equal_values_have_an_interval_without_width() -> None:
 def test_the_bootstrap_interval_is_close_to_scipys() -> None:
     values = [0.031, 0.052, -0.004, 0.022, 0.047, 0.013, 0.038, 0.06]
     oracle = scipy.stats.bootstrap(
-        (values,), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(0)
+        (values,), np.mean, n_resamples=20000, method="percentile", random_state=np.random.default_rng(0)
     ).confidence_interval
     low, high = bootstrap_mean_interval(values, name="test")
     assert (low, high) == pytest.approx(tuple(oracle), abs=1e-3)

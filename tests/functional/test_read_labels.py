@@ -67,6 +67,10 @@ SEVERAL = "for several labels per image (multi-label data), use dv.extract_multi
 MISSING = "leave out the images without a label"
 SHAPE = "labels must have shape (N,) or (N, 1), or be one-hot (N, C), got "
 
+NULLABLE = pd.Series([1, None], dtype="Int64")
+GAP = (
+    "one class per image, got <NA>" if np.asarray(NULLABLE).dtype == object else "whole numbers, got nan"
+)  # pandas 2.1
 REFUSED = [
     ([1, 2, 3], "labels must be classes in [0, 2], got 3 at row 2; they seem to count from 1: subtract 1 from all"),
     ([0, 3, 5], "labels must be classes in [0, 2], got 3 at row 1"),
@@ -82,7 +86,7 @@ REFUSED = [
     ([0, 2**70], "labels must be less than 2^63, got 1180591620717411303424 at row 1"),
     (np.array([1, 2**63 + 5], dtype=np.uint64), "labels must be less than 2^63, got 9223372036854775813 at row 1"),
     ([0, None], f"labels must be one class per image, got None at row 1; {MISSING}"),
-    (pd.Series([1, None], dtype="Int64"), f"labels must be whole numbers, got nan at row 1; {MISSING}"),
+    (NULLABLE, f"labels must be {GAP} at row 1; {MISSING}"),
     (pd.Categorical(["ant", None]), f"labels must be one class per image, got nan at row 1; {MISSING}"),
     (
         np.ma.array([0, 1], mask=[False, True]),
