@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = {"imbalanced-learn": "imblearn", "pillow": "PIL", "scikit-learn": "sklearn", "lazy-loader": "lazy_loader"}
 MODULES |= {"faiss-cpu": "faiss", "grad-cam": "pytorch_grad_cam"}
-BROUGHT = {
+BROUGHT = {  # modules, and which package brings them
     "cv2": "albumentations",
     "pydantic_core": "pydantic",
     "sqlalchemy": "optuna",
-}  # modules, and which package brings them
+}
 PAGE = (ROOT / "docs" / "dependencies.md").read_text()
 ROWS = {name: cells for name, *cells in re.findall(r"^\| `([\w-]+)` \| (.+) \| (.+) \| (.+) \| (.+) \|$", PAGE, re.M)}
 
