@@ -59,18 +59,26 @@ class NeighborPartners(nn.Module):
         if (method, index, k) not in self._found:
             features, labels = self.bank.features, self.bank.labels
             rows = (labels == index).nonzero().flatten()
-            table, count = oversample.siblings(features, labels, rows, k)
+            if method == "eos":
+                table, count = self._enemies_or_siblings(rows, k)
+            else:
+                table, count = oversample.siblings(features, labels, rows, k)
             if method == "borderline_smote":
                 m = min(DANGER_NEIGHBORS, len(self.bank) - 1)
                 enemies = oversample.eos_partners(features, labels, rows, m)[1]
                 count = count * oversample.in_danger(enemies, m)
-            elif method == "eos":
-                enemies, found = oversample.eos_partners(features, labels, rows, k)
-                width = enemies.shape[1]
-                table[:, :width] = torch.where(found[:, None] > 0, enemies, table[:, :width])
-                count = torch.where(found > 0, found, count)
             self._found[method, index, k] = rows, table, count
         return self._found[method, index, k]
+
+    def _enemies_or_siblings(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The enemies among each row's k nearest neighbours, or its k nearest siblings where there is none; and how many."""
+        features, labels = self.bank.features, self.bank.labels
+        enemies, count = oversample.eos_partners(features, labels, rows, k)
+        table = rows[:, None].repeat(1, k)
+        table[:, : enemies.shape[1]] = enemies
+        alone = (count == 0).nonzero().flatten()
+        table[alone], count[alone] = oversample.siblings(features, labels, rows[alone], k)
+        return table, count
 
     def move(
         self,

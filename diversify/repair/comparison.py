@@ -17,6 +17,7 @@ from .choice import NEAR, PASSES_OVER, HeadChoice
 from .metric import Metric, class_sums
 
 _Z = NormalDist().inv_cdf(0.975)
+_TOGETHER = 1 << 20  # predictions that are counted at a time
 _COLUMNS = (
     *("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "spread"),
     *("gain", "gain_low", "gain_high", "behind", "behind_error"),
@@ -172,6 +173,7 @@ def _cross_validated(
         that the best option of all candidates predicts, `(repeats, N)`.
     """
     everything = list(range(len(predicted)))
+    right = predicted == labels if judge.name == "balanced" else None
     chosen = torch.zeros(len(predicted), dtype=torch.int64)
     taken = torch.zeros(len(places), repeats, len(labels), dtype=predicted.dtype)
     overall = torch.zeros(repeats, len(labels), dtype=predicted.dtype)
@@ -179,15 +181,49 @@ def _cross_validated(
         fold = stratified_folds(
             labels, folds, seed=draws.seed_for("head choice", seed, turn), name="head choice", groups=groups
         )
+        scores = _mean_recalls_elsewhere(right, labels, classes, fold, folds) if right is not None else None
         for index in range(folds):
             judged = fold == index
-            elsewhere = predicted[:, None, ~judged], labels[~judged], classes, judge
+            elsewhere = (predicted[:, None, ~judged], labels[~judged]) if scores is None else (predicted, labels)
             for place, options in enumerate(places):
-                option = _best(options, *elsewhere)
+                option = _best_option(options, *elsewhere, classes, judge, None if scores is None else scores[index])
                 chosen[option] += 1
                 taken[place, turn, judged] = predicted[option, judged]
-            overall[turn, judged] = predicted[_best(everything, *elsewhere), judged]
+            best = _best_option(everything, *elsewhere, classes, judge, None if scores is None else scores[index])
+            overall[turn, judged] = predicted[best, judged]
     return chosen, taken, overall
+
+
+def _best_option(
+    options: Sequence[int],
+    predicted: Tensor,
+    labels: Tensor,
+    classes: int,
+    judge: Metric,
+    scores: Sequence[tuple[float, ...]] | None,
+) -> int:
+    """The best of some options, by their scores where these are known."""
+    return _best(options, predicted, labels, classes, judge) if scores is None else highest(options, scores)
+
+
+def _mean_recalls_elsewhere(
+    right: Tensor, labels: Tensor, classes: int, fold: Tensor, folds: int
+) -> list[list[tuple[float, ...]]]:
+    """The mean recall of each option outside each fold, number for number what `Metric.ranked` gives for these rows.
+
+    Args:
+        right: Whether each option predicts each row correctly, `(O, N)` bool.
+        labels: `(N,)`.
+        classes: Number of classes.
+        fold: The fold of each row, `(N,)`.
+        folds: Number of folds.
+    """
+    cell = fold * classes + labels
+    parts = right.split(max(1, _TOGETHER // max(len(labels), 1)))
+    hits = torch.cat([class_sums(part, cell, folds * classes) for part in parts]).unflatten(1, (folds, classes))
+    rows = torch.bincount(cell, minlength=folds * classes).view(folds, classes).double()
+    recall = (hits.sum(1, keepdim=True) - hits) / (rows.sum(0) - rows)
+    return [[(value,) for value in one] for one in recall.nanmean(2).T.tolist()]
 
 
 def _accuracies(
