@@ -112,12 +112,20 @@ def _told(record: Mapping[str, Any]) -> dict[str, list[float | None]]:
     for side, named in record.get("trouble", {}).items():
         for trouble in TROUBLES:
             found[f"{trouble} {side}"] = [float(trouble in each) for each in named]
-    for most in (name for name in coverage if name.isdigit()):
-        ends = {f"coverage_heldout{end}": coverage[most][key] for end, key in (("", ""), ("_high", "high"))}
-        columns = {name: torch.tensor([math.nan if v is None else v for v in values]) for name, values in ends.items()}
-        narrow = narrow_classes(columns)
-        found[f"narrow {most}"] = [float(c in narrow) for c in range(len(record["narrow"]))]
+    for which in coverage:  # by the rule of today; for a side, what its diagnosis said by the rule of its day
+        narrow = narrow_classes(_covered(record, which))
+        found[f"narrow {which}"] = [float(c in narrow) for c in range(len(record["narrow"]))]
     return found
+
+
+def _covered(record: Mapping[str, Any], which: str) -> dict[str, torch.Tensor]:
+    """The columns of a diagnosis that say which classes are narrow: with all held-out images of a side, or the first few."""
+    ends = {f"coverage_heldout{end}": record["coverage"][which][key] for end, key in (("", ""), ("_high", "high"))}
+    columns = {name: torch.tensor([math.nan if v is None else v for v in values]) for name, values in ends.items()}
+    share = record["design"]["holdout"]
+    heldout = torch.tensor(record["classes"]["count"], dtype=torch.float64) * share / (1 - share)
+    most = float(which) if which.isdigit() else math.inf
+    return columns | {"count_heldout": (heldout + 0.5).floor().clamp(min=1, max=most)}
 
 
 # Statistics, with intervals over assignments

