@@ -52,6 +52,7 @@ from .network.multilabel import extract_multilabel as extract_multilabel
 from .network.multilabel_synthetic import make_multilabel_embeddings as make_multilabel_embeddings
 from .network.networks import build_model as build_model
 from .network.networks import load_weights as load_weights
+from .network.shared_extraction import extract_shared as extract_shared
 from .network.split import SplitModel as SplitModel
 from .network.split import split_head as split_head
 from .network.synthetic import make_embeddings as make_embeddings

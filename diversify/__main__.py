@@ -14,7 +14,12 @@ def main() -> None:
     """
     signals.open_streams()
     signals.receive_signals()
-    from .cli.entry import run
+    from .runtime import launched
+
+    if launched.is_one_of_several():
+        from .cli.launched import run
+    else:
+        from .cli.entry import run
 
     try:
         code = run(sys.argv[1:])

@@ -63,7 +63,8 @@ class DrawKey:
         step: The step of the epoch; `(N,)` if the rows belong to several steps.
         indices: The images' places in the training set, `(N,)`.
         occurrences: How often each image came before in this epoch, `(N,)`; None if every image comes once.
-        rows: The images' places in the batches of their steps, `(N,)`; None if these are the rows of one step, in order.
+        rows: The images' places in the batches of their steps, `(N,)`; None if these are the rows of one step, in order. In
+            one of several processes of `fit`, the places in the batch of all: draws per row depend on them.
 
     Example:
         >>> import torch, diversify as dv

@@ -170,6 +170,8 @@ class FeatureAugmenter(nn.Module):
             return features, targets
         _check_batch(features, targets, self.bank.shape[1], self.plan.num_classes)
         row = torch.arange(len(features), device=features.device)
+        if key is not None and key.rows is not None:
+            row = key.rows.to(features.device)
         if key is None:
             origin: tuple[Any, ...] = (self.seed, self.epoch, self.step, row)
             rows = None

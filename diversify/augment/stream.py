@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from ..data.examples import Key
 from ..errors import must, unknown
 from ..functional import draws
 from ..plan.plan import Plan
+from ..runtime.launched import place_of_process
 from .dataset import Backend, DiversifiedDataset, Named
 from .draw_key import Drawn
 
@@ -29,10 +31,12 @@ class DiversifyStream(IterableDataset[Any]):
     within the buffer: a source in the order of its classes needs shuffled shards, and a class whose w is near the size of the
     buffer comes in runs.
 
-    A pass is a function of the source, (seed, epoch), the number of workers and the plan. Each loader worker reads a source
-    of its own: one that gives each worker its own part, by `torch.utils.data.get_worker_info`, as WebDataset does, is used as
-    it is. For any other, set `split_workers`, or every worker gives every example. Processes of a distributed training need
-    parts of their own from the source.
+    A pass is a function of the source, (seed, epoch), the number of processes and workers, and the plan. Each loader worker of
+    each process of a launcher (torchrun) reads a source of its own: one that gives each its own part, as WebDataset does with
+    `nodesplitter=webdataset.split_by_node`, is used as it is. For any other, set `split_workers` and `split_processes`, or
+    every worker and every process gives every example. With both set, an example is drawn and augmented alike, however many
+    workers and processes there are. Parts differ in length: end an epoch of a distributed training after a fixed number of
+    steps, or use `torch.distributed.algorithms.Join`.
 
     Args:
         stream: An iterable of pairs `(image, label)` or of mappings that can be iterated again for each epoch; images and
@@ -43,6 +47,7 @@ class DiversifyStream(IterableDataset[Any]):
         frequencies: "plan" takes each class's frequency from the plan's counts; "observed" estimates it from the labels that
             the pass, in this worker, has seen so far, for a source of other or unknown counts.
         split_workers: In worker i of W, use only the examples i, i + W, i + 2W, ... of the source.
+        split_processes: In process i of P, use only the examples i, i + P, i + 2P, ... of the source, before its workers.
         backend: As for `DiversifiedDataset`.
         image_key: Key of the image where examples are mappings, as for `DiversifiedDataset`.
         label_key: Key of the label there.
@@ -75,6 +80,7 @@ class DiversifyStream(IterableDataset[Any]):
         buffer: int = 1000,
         frequencies: Frequencies = "plan",
         split_workers: bool = False,
+        split_processes: bool = False,
         backend: Named | Backend = "albumentations",
         image_key: Key | None = None,
         label_key: Key | None = None,
@@ -90,7 +96,8 @@ class DiversifyStream(IterableDataset[Any]):
         if frequencies not in get_args(Frequencies):
             raise unknown("frequencies", str(frequencies), get_args(Frequencies))
         self.stream, self.seed, self.buffer = stream, seed, buffer
-        self.frequencies, self.split_workers = frequencies, split_workers
+        self.frequencies, self.split_workers, self.split_processes = frequencies, split_workers, split_processes
+        self._process = place_of_process()  # workers that are not forked know it only from here
         self._augment = DiversifiedDataset(
             _Nothing(), plan, seed=seed, backend=backend, image_key=image_key, label_key=label_key
         )
@@ -121,11 +128,13 @@ class DiversifyStream(IterableDataset[Any]):
         self._augment.set_epoch(epoch, epochs)
 
     def __iter__(self) -> Iterator[Any]:
-        worker = get_worker_info()
-        place, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        info = get_worker_info()
+        worker = (0, 1) if info is None else (info.id, info.num_workers)
+        process = self._process if self._process[1] > 1 else place_of_process()
+        place = process[0] * worker[1] + worker[0]
         key = draws.seed_for("stream order", self.seed, self._augment.epoch, place)
         kept: list[tuple[int, Any]] = []
-        for number, drawn in enumerate(self._drawn(place, workers)):
+        for number, drawn in enumerate(self._drawn(process, worker)):
             if len(kept) < self.buffer:
                 kept.append(drawn)
                 continue
@@ -138,16 +147,25 @@ class DiversifyStream(IterableDataset[Any]):
             kept[chosen], kept[-1] = kept[-1], kept[chosen]
             yield self._augment.augmented(*kept.pop())
 
-    def _drawn(self, place: int, workers: int) -> Iterator[tuple[int, Any]]:
-        """Each example of the source as often as it is drawn, with an index of its own and how often it came before."""
+    def _drawn(self, process: tuple[int, int], worker: tuple[int, int]) -> Iterator[tuple[int, Any]]:
+        """Each example of the source as often as it is drawn, with an index of its own and how often it came before.
+
+        Args:
+            process: Number of this process, and of all.
+            worker: Number of this worker, and of all of the process.
+        """
         key = draws.seed_for("stream draws", self.seed, self._augment.epoch)
         shares, counts = self.plan.draws.tolist(), self.plan.class_counts.tolist()
         seen, total = [1] * len(shares), len(shares)
         planned = sum(counts)
-        for position, example in enumerate(self.stream):
-            if self.split_workers and position % workers != place:
-                continue
-            index = position if self.split_workers else position * workers + place
+        source: Iterator[tuple[int, Any]] = enumerate(self.stream)
+        if self.split_processes:
+            source = itertools.islice(source, process[0], None, process[1])
+        if self.split_workers:
+            source = itertools.islice(source, worker[0], None, worker[1])
+        for position, example in source:
+            index = position if self.split_workers else position * worker[1] + worker[0]
+            index = index if self.split_processes else index * process[1] + process[0]
             number = self._augment.class_of(index, example)
             seen[number] += 1
             total += 1

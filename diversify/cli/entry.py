@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import InputError, must, unknown
-from ..runtime import signals
+from ..runtime import launched, signals
 from .commands import app
 from .screen import STANDARD_OUTPUT, NoReaderError, err
 
@@ -45,8 +45,9 @@ def run(arguments: Sequence[str]) -> int:
             raise
         code = signals.INTERRUPTED
     if code == signals.INTERRUPTED or (code and signals.was_interrupted()):
-        with suppress(NoReaderError, OSError):
-            err.print(signals.INTERRUPTED_LINE, soft_wrap=True)
+        if launched.speaks_for_all(signals.INTERRUPTED):
+            with suppress(NoReaderError, OSError):
+                err.print(signals.INTERRUPTED_LINE, soft_wrap=True)
         return signals.INTERRUPTED
     return code
 
@@ -55,18 +56,18 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), standalone_mode=False, prog_name="diversify")
     except InputError as error:
-        return _refuse(_with_flags(error, arguments))
+        return refuse(_with_flags(error, arguments))
     except OSError as error:  # a full disk, a folder that is gone or not ours: the system's own words
         if {"-h", "--help"} & set(arguments):  # the parser prints the help, without naming the stream
             error.filename = STANDARD_OUTPUT
-        return _refuse(_system_error(error))
+        return refuse(_system_error(error))
     except (KeyboardInterrupt, typer.Abort):
         raise
     except Exception as error:
         if not hasattr(error, "format_message"):  # every usage error of the parser has it
             raise
         message = _usage_error(error, arguments)
-        return _refuse(message) if message else 2  # no message: the parser printed the help instead
+        return refuse(message) if message else 2  # no message: the parser printed the help instead
     return code if isinstance(code, int) else 0
 
 
@@ -75,6 +76,11 @@ def _parameters(arguments: Sequence[str]) -> tuple[str, list[Any]]:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     name = next((each for each in arguments if not each.startswith("-")), "")
     return (f"diversify {name}", commands[name].params) if name in commands else ("diversify", [])
+
+
+def command_names() -> list[str]:
+    """Return the names of all commands."""
+    return [each.callback.__name__ for each in app.registered_commands]  # type: ignore[union-attr]
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, str]:
@@ -151,14 +157,15 @@ def _usage_error(error: Any, arguments: Sequence[str]) -> str:
         if values and (found := re.search(pattern, message)):
             return str(must(name, found.expand(law), repr(values[-1])))
     if message.startswith("No such command"):
-        return str(unknown("command", arguments[0], [each.callback.__name__ for each in app.registered_commands]))  # type: ignore[union-attr]
+        return str(unknown("command", arguments[0], command_names()))
     if found := re.search(r"unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
         return str(must("command line", f"hold only what `{command}` takes", found[1], advice))
     return message
 
 
-def _refuse(message: str) -> int:
-    if not signals.was_interrupted():
+def refuse(message: str) -> int:
+    """Print an error in one line, and return its exit code."""
+    if not signals.was_interrupted() and launched.speaks_for_all(2):
         with suppress(OSError):  # where stderr is broken too, the exit code tells
             err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     return 2

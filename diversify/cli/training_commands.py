@@ -64,7 +64,7 @@ def train(
         str, typer.Option(help="none | hits; hits adapts the plan's strengths to the accuracy on training images.")
     ] = "none",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 200,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Images per step, of all processes together.")] = 128,
     optimizer: Annotated[str, typer.Option(help="sgd | adamw")] = "sgd",
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of every parameter.")] = 2e-4,

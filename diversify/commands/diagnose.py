@@ -23,20 +23,20 @@ from ..errors import InputError
 from ..files import atomic, checkpoints, digests, shards, staging
 from ..network.embeddings import Embeddings
 from ..network.embeddings_folder import write_groups
-from ..network.extraction import extract
 from ..network.head_file import save_head
 from ..network.linear_head import read_head
 from ..network.matching import Match, fits
 from ..network.networks import build_model, parameter_count, read_weights
+from ..network.shared_extraction import extract_shared
 from ..network.split import SplitModel, split_head
 from ..plan.plan import Plan
 from ..report.diagnosis import render_html, render_markdown
 from ..report.thumbnails import take_pictures
-from ..runtime import provenance
+from ..runtime import launched, provenance
 from ..runtime.progress import Say, StageProgress, stage
 from .copies import look_for_copies
 from .diagnosed import HEAD, fingerprint
-from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
+from .folders import OWNED, SCHEMA_VERSION, alone, is_first, run_folder, unfinished
 from .heldout import choose_heldout, chosen_by, doubts_about
 from .options import DataOptions, channels_of, fit_channels
 from .recorded import Recorded, carried
@@ -290,9 +290,13 @@ class _Subject:
         workers: int,
         progress: StageProgress | None,
     ) -> tuple[Embeddings, Embeddings]:
-        """Extract the embeddings of train and of the held-out split; each folder in `out` resumes an earlier extraction."""
+        """Extract the embeddings of train and of the held-out split; each folder in `out` resumes an earlier extraction.
+
+        Raises:
+            ShareDone: Several processes share the work, and this is not the first.
+        """
         train, heldout = (
-            extract(
+            extract_shared(
                 self.split,
                 make_loader(part, self.view, batch_size=batch_size, workers=workers),
                 precision=precision,  # type: ignore[arg-type]
@@ -302,6 +306,8 @@ class _Subject:
             )
             for name, part in (("train", self.data.train), ("heldout", self.heldout))
         )
+        if train is None or heldout is None:
+            raise launched.ShareDone
         for name, part in (("train", self.data.train), ("heldout", self.heldout)):
             if part.groups is not None:
                 write_groups(out / "embeddings" / name, part.groups)
@@ -370,6 +376,9 @@ def diagnose_run(
 
     An interrupted diagnosis resumes when it is called again with the same arguments.
 
+    Under a launcher of several processes (torchrun), all of them extract the embeddings; the first one checks, measures,
+    writes and speaks.
+
     Args:
         data_options: The data; parts that are None come from the record beside the weights, if a training run or a
             remedy left one.
@@ -386,11 +395,13 @@ def diagnose_run(
 
     Raises:
         InputError: An argument is wrong, or no images are known to be held out; `out` is then as it was before.
+        ShareDone: Several processes share the work, and this is not the first.
     """
     weights = shards.checkpoint_file(weights)
-    staging.ensure_available(  # an unfinished run may be resumed: `run_folder` looks closer
-        out, overwrite or unfinished(out, "diagnose"), owned=OWNED, inputs=[weights, *data_options.inputs()]
-    )
+    if is_first():
+        staging.ensure_available(  # an unfinished run may be resumed: `run_folder` looks closer
+            out, overwrite or unfinished(out, "diagnose"), owned=OWNED, inputs=[weights, *data_options.inputs()]
+        )
     subject = _Subject.load(
         data_options,
         model=model,
@@ -406,7 +417,8 @@ def diagnose_run(
     identity = digests.digest_json(
         {n: record[n] for n in ("data", "files", "view", "model", "weights", "precision", "heldout_split")}
     )
-    with run_folder(out, record | {"identity": identity}, overwrite=overwrite):
+    folder = run_folder(out, record | {"identity": identity}, overwrite=overwrite)
+    with folder if is_first() else contextlib.nullcontext():
         sides = subject.embed(
             out, record, batch_size=batch_size, precision=precision, workers=workers, progress=progress
         )

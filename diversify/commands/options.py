@@ -17,6 +17,7 @@ from ..errors import unknown
 from ..files import checkpoints
 from ..files.digests import sha256
 from ..files.shards import digest_checkpoint
+from ..runtime import launched
 from ..runtime.progress import StageProgress
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
@@ -72,6 +73,12 @@ class DataOptions:
             measure_view: Measure mean and standard deviation on train if nothing gives them.
             progress: Called while files are checked.
         """
+        if not self.download:
+            return self._loaded(measure_view, progress)
+        with launched.first_goes_ahead():  # of several processes, one downloads
+            return self._loaded(measure_view, progress)
+
+    def _loaded(self, measure_view: bool, progress: StageProgress | None) -> Data:
         return load_data(
             self.spec or "digits",
             root=self.root,

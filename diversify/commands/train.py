@@ -23,7 +23,7 @@ from ..functional import counts
 from ..network.networks import build_model, parameter_count
 from ..plan.adaptive import AdaptivePlan
 from ..plan.plan import Plan
-from ..runtime import provenance
+from ..runtime import launched, provenance
 from ..runtime.progress import Progress, Say, StageProgress, stage
 from ..training.ingredients import Ingredients
 from ..training.loop import fit, require_resumable
@@ -258,8 +258,8 @@ class _Training:
                 history.append(dataclasses.asdict(epoch))
                 if first:
                     atomic.write_jsonl(out / "metrics.jsonl", history)
-        except Exception:
-            if first and not state.exists():
+        except BaseException as error:
+            if first and not state.exists() and (isinstance(error, Exception) or launched.failed_elsewhere()):
                 staging.clear(out, owned=OWNED)
             raise
         return history
@@ -340,7 +340,8 @@ def train_run(
 ) -> dict[str, Any]:
     """Train a network, and write it to the folder `out`.
 
-    Under a launcher of several processes (torchrun, accelerate), only the first one checks, writes and speaks.
+    Under a launcher of several processes (torchrun, accelerate), all of them train, each on its slice of every batch, and
+    only the first one checks, writes and speaks.
 
     Args:
         data_options: The data.
@@ -386,6 +387,7 @@ def train_run(
         run.look_for_copies(progress)
         run.describe(say, out, notes)
         run.begin(out, resumed=resumed)
+    launched.meet()  # what an earlier run left is gone
     history = run.fit(
         recipe,
         ingredients,

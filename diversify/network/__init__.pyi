@@ -10,6 +10,7 @@ from .multilabel import extract_multilabel as extract_multilabel
 from .multilabel_synthetic import make_multilabel_embeddings as make_multilabel_embeddings
 from .networks import build_model as build_model
 from .networks import load_weights as load_weights
+from .shared_extraction import extract_shared as extract_shared
 from .split import SplitModel as SplitModel
 from .split import split_head as split_head
 from .synthetic import make_embeddings as make_embeddings

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
+import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from ..runtime.user_code import describe, is_passed_on
 from .batches import Batch, BatchForm, Collate, Key
 from .embeddings import BLOCK_ROWS, Embeddings
 from .embeddings_folder import COLUMNS
+from .exchange import Block, Exchange
 from .reading import Reading
 from .resumable import Table, other_run
 from .split import SplitModel
@@ -169,6 +171,7 @@ def read_all(
     out: Path | None = None,
     progress: Progress | None = None,
     fingerprint: str = "",
+    exchange: Exchange | None = None,
 ) -> tuple[dict[str, Tensor], Reading]:
     """Return the columns of embeddings and how the loader gave their rows; the arguments are those of `extract`.
 
@@ -181,22 +184,15 @@ def read_all(
         out: A folder for the arrays, from which an interrupted extraction resumes.
         progress: Called after each batch.
         fingerprint: Identifies the data and its transform.
+        exchange: The processes that share the work with this one, the first of them.
 
     Raises:
         InputError: As `extract`.
+        ConnectionError: A process that shares the work is gone.
     """
-    if isinstance(loader, Dataset) and not hasattr(loader, "__iter__"):
-        got, advice = f"the data set {type(loader).__name__}", "pass DataLoader(dataset, batch_size=64)"
-        raise must("loader", "give batches", got, advice)
-    if precision not in PRECISIONS:
-        raise unknown("precision", str(precision), PRECISIONS)
-    target = torch.device(device) if device is not None else split.device
-    if precision == "auto":
-        precision = "bf16" if bf16_pays(target) else "fp32"
-    origin = {"head": split.head_name, "precision": precision, "fingerprint": fingerprint}
-    if out is not None:
+    net, target, precision, origin = _checked(split, loader, device, precision, fingerprint)
+    if out is not None or exchange is not None:
         origin["model"] = digests.digest_tensors(split.tensors())
-    net = split if target == split.device else copy.deepcopy(split).to(target)
     with unchanged_randomness(target, loader), evaluating(net):
         batches, last_batch = _index_batches(loader) or (None, 0)
         rows = None if batches is None else sum(map(len, batches))
@@ -205,7 +201,10 @@ def read_all(
             raise must("loader", law, type(loader).__name__, "extract without out, then save the embeddings")
         table = Table(rows, None if out is None else Path(out), origin, several=form.several)
         try:
-            if not table.is_complete:
+            if exchange is not None:
+                work = _Work(net, loader, form, target, precision, exchange)
+                _collect(table, work, batches, digests.digest_json(origin), progress)
+            elif not table.is_complete:
                 _fill(table, net, _read_batches(loader, batches, table, form), target, precision, progress)
         except InputError:
             table.discard()
@@ -219,6 +218,172 @@ def read_all(
         reading = _reading_of(loader, table, indices_known=known, last_batch=last_batch)
         reading = replace(reading, augmented_by=tuple(random_transforms(getattr(loader, "dataset", None))))
         return table.finish(_with_unreadable(reading, loader, table.filled("logits").shape[1]))
+
+
+def read_share(
+    split: SplitModel,
+    loader: Iterable[Any],
+    form: BatchForm,
+    exchange: Exchange,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision = "fp32",
+    fingerprint: str = "",
+) -> None:
+    """Read the share of this process, which is not the first, and send its rows to the first.
+
+    Args:
+        split: From `split_head`.
+        loader: As in `read_all`, in every process.
+        form: Where a batch holds its images and labels.
+        exchange: The processes that share the work.
+        device: Where to run.
+        precision: "fp32", "bf16" or "auto".
+        fingerprint: Identifies the data and its transform.
+
+    Raises:
+        InputError: As `extract`; the first process raises it too.
+        ConnectionError: The first process is gone.
+    """
+    net, target, precision, origin = _checked(split, loader, device, precision, fingerprint)
+    origin["model"] = digests.digest_tensors(split.tensors())
+    with unchanged_randomness(target, loader), evaluating(net):
+        batches, turn = exchange.hear(digests.digest_json(origin))
+        work = _Work(net, loader, form, target, precision, exchange)
+        try:
+            for block in work.blocks(batches, turn):
+                exchange.send(block)
+        except InputError as error:
+            exchange.fail(error)
+            raise
+        if batches is None:
+            exchange.end()
+        exchange.flush()
+
+
+def _checked(
+    split: SplitModel, loader: object, device: torch.device | str | None, precision: Precision, fingerprint: str
+) -> tuple[SplitModel, torch.device, Precision, dict[str, str]]:
+    """The model on the device, the device, the precision, and what the rows are made from."""
+    if isinstance(loader, Dataset) and not hasattr(loader, "__iter__"):
+        got, advice = f"the data set {type(loader).__name__}", "pass DataLoader(dataset, batch_size=64)"
+        raise must("loader", "give batches", got, advice)
+    if precision not in PRECISIONS:
+        raise unknown("precision", str(precision), PRECISIONS)
+    target = torch.device(device) if device is not None else split.device
+    if precision == "auto":
+        precision = "bf16" if bf16_pays(target) else "fp32"
+    origin = {"head": split.head_name, "precision": precision, "fingerprint": fingerprint}
+    net = split if target == split.device else copy.deepcopy(split).to(target)
+    return net, target, precision, origin
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a process of a shared extraction runs its batches through."""
+
+    net: SplitModel
+    loader: Iterable[Any]
+    form: BatchForm
+    device: torch.device
+    precision: Precision
+    exchange: Exchange
+
+    def blocks(self, batches: list[list[int]] | None, turn: int) -> Iterator[Block | None]:
+        """The rows of every turn of this process; None for a turn without rows.
+
+        Args:
+            batches: Indices of all batches, of all processes; None for a stream, of which every batch is a turn.
+            turn: Number of batches in a turn.
+        """
+        if batches is None:
+            for number, batch in enumerate(_read_others(self.loader, self.form)):
+                block = self.embedded(batch, first=number == 0) | {"marks": torch.tensor(_digests(batch.images))}
+                self.net.finish_check()
+                yield block
+            return
+        own, turns = self.exchange.own_turns(batches, turn)
+        read = _read_left(self.loader, own, self.form) if isinstance(self.loader, DataLoader) else iter(())
+        ahead = next(read, None)
+        for number in range(turns):
+            done: list[Block] = []
+            while ahead is not None and ahead[0] // turn == number:
+                done.append(self.embedded(ahead[1], first=number == 0 and not done))
+                ahead = next(read, None)
+            self.net.finish_check()
+            yield {name: torch.cat([each[name] for each in done]) for name in COLUMNS} if done else None
+
+    def embedded(self, batch: Batch, *, first: bool) -> Block:
+        """The rows of a batch; without places in their data set, their indices are 0."""
+        stop_if_interrupted()
+        images, labels, indices = batch
+        features, logits = _embed(self.net, images, self.device, self.precision, is_first=first)
+        indices = torch.zeros(len(labels), dtype=torch.int64) if indices is None else indices
+        _require_rows(images, features, labels, indices)
+        return {"features": features, "logits": logits, "labels": labels, "indices": indices}
+
+
+def _collect(
+    table: Table, work: _Work, batches: list[list[int]] | None, origin: str, progress: Progress | None
+) -> None:
+    """Fill the table with the rows of all processes: those of a data set in the order of one process.
+
+    Raises:
+        InputError: An index of a stream comes twice, or all processes give the same images.
+    """
+    exchange, stream = work.exchange, batches is None
+    left = [] if batches is None or table.is_complete else _unfinished(batches, table)
+    turn = 1
+    if work.device.type != "cpu" and left:  # fewer copies to the CPU, and still about four turns for each process
+        rows_of_turn = min(BLOCK_ROWS, sum(map(len, left)) // (4 * exchange.size))
+        turn = max(1, rows_of_turn // max(map(len, left)))
+    exchange.announce(None if stream else left, turn, origin)
+    own, turns = work.blocks(None if stream else left, turn), -(-len(left) // turn)
+    given = [_Given() for _ in range(exchange.size)]
+    known: set[int] = set()
+    going = list(range(exchange.size))
+    number = 0
+    while going and (stream or number < turns):
+        for rank in going[: None if stream else turns - number]:
+            number += 1
+            block = next(own, None) if rank == 0 else exchange.receive(rank, marked=stream)
+            if stream and block is None:
+                going = [each for each in going if each != rank]
+            if not block:
+                continue
+            if stream:
+                given[rank].add(block.pop("marks"))
+                if work.form.index is None:
+                    block["indices"] = torch.arange(table.done, table.done + len(block["labels"]))
+                else:
+                    _check_indices(block["indices"], known, None)
+            table.add(block)
+            if progress is not None:
+                progress(table.done, table.rows)
+    if given[0].differ and all(each == given[0] for each in given):
+        got = f"the same {given[0].number:,} images in each of {exchange.size} processes"
+        advice = "give each process its own part (WebDataset: nodesplitter=webdataset.split_by_node)"
+        raise must("loader", "give each image once", got, advice)
+
+
+@dataclass
+class _Given:
+    """What a process gave of a stream; equal if two gave the same images, in any order."""
+
+    number: int = 0
+    total: int = 0  # of the digests
+    first: int | None = None
+    differ: bool = False  # not all images are the same
+
+    def add(self, marks: Tensor) -> None:
+        for mark in marks.tolist():
+            if self.first is None:
+                self.first = mark
+            self.differ |= mark != self.first
+            self.number, self.total = self.number + 1, self.total + mark
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Given) and (self.number, self.total) == (other.number, other.total)
 
 
 def _fill(
@@ -254,9 +419,7 @@ def _fill(
             if indices is None:
                 indices = torch.arange(position, position + len(labels))
             features, logits = _embed(net, images, device, precision, is_first=position == 0)
-            if not len(images) == len(features) == len(labels) == len(indices):
-                got = f"{len(images)} images, {len(features)} features, {len(labels)} labels, {len(indices)} indices"
-                raise must("a batch", "have one row per image", got)
+            _require_rows(images, features, labels, indices)
             pending.append({"features": features, "logits": logits, "labels": labels, "indices": indices})
             position += len(labels)
             waiting += len(labels)
@@ -272,6 +435,12 @@ def _fill(
                 hand_over()
         raise
     hand_over()
+
+
+def _require_rows(images: Tensor, features: Tensor, labels: Tensor, indices: Tensor) -> None:
+    if not len(images) == len(features) == len(labels) == len(indices):
+        got = f"{len(images)} images, {len(features)} features, {len(labels)} labels, {len(indices)} indices"
+        raise must("a batch", "have one row per image", got)
 
 
 def _embed(
@@ -328,10 +497,21 @@ def _read_batches(
     if batches is None or not isinstance(loader, DataLoader):
         yield from _read_others(loader, form)
         return
+    for _, batch in _read_left(loader, _unfinished(batches, table), form):
+        yield batch
+
+
+def _unfinished(batches: list[list[int]], table: Table) -> list[list[int]]:
+    """The batches without the images that are finished."""
     finished = set(table.columns["indices"][: table.done].tolist()) if table.done else set()
     left = [kept for batch in batches if (kept := [index for index in batch if index not in finished])]
     if table.done + sum(map(len, left)) != table.rows and table.folder is not None:
         raise other_run(table.folder, "other images")
+    return left
+
+
+def _read_left(loader: DataLoader[Any], left: list[list[int]], form: BatchForm) -> Iterator[tuple[int, Batch]]:
+    """Number, images, labels and indices of each of these batches, without those that the loader leaves out whole."""
     read = zip(left, _readable(_twin_loader(loader, left, form)), strict=True)
     for number, (indices, (batch, kept)) in enumerate(read):
         if form.rows(batch) == 0:
@@ -341,7 +521,7 @@ def _read_batches(
         if named is not None and not torch.equal(named, places):
             law = "name the images' places in the loader's own data set"
             raise must("index", law, f"{named.tolist()[:3]} for {places.tolist()[:3]}")
-        yield Batch(images, labels, places)
+        yield number, Batch(images, labels, places)
 
 
 def _read_others(loader: Iterable[Any], form: BatchForm) -> Iterator[Batch]:
@@ -396,10 +576,11 @@ def _repeating(got: str) -> InputError:
 
 
 def _digests(images: Tensor) -> list[int]:
-    """A number for each image, by which to tell that two are the same: the hash of at most 4096 of its values."""
+    """A number for each image, by which to tell that two are the same, in any process: a hash of at most 4096 values."""
     rows = images.detach().cpu().flatten(1) if images.ndim > 1 else images.detach().cpu()[:, None]
     rows = rows[:, :: max(1, rows.shape[1] // 4096)].float()
-    return [hash(row.numpy().tobytes()) for row in rows.contiguous()]
+    values = (hashlib.blake2b(row.numpy().tobytes(), digest_size=8).digest() for row in rows.contiguous())
+    return [int.from_bytes(value, signed=True) for value in values]
 
 
 def _check_indices(indices: Tensor, seen: set[int], size: int | None) -> None:

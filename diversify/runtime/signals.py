@@ -63,6 +63,27 @@ def flush_streams() -> None:
             os.close(nowhere)
 
 
+_stderr: int | None = None  # a copy of the stream, while nothing is printed
+
+
+def keep_silent() -> None:
+    """Print nothing more in this process, whoever prints it, until `speak_again`."""
+    global _stderr
+    flush_streams()
+    _stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def speak_again() -> None:
+    """Print errors again, after `keep_silent`."""
+    if _stderr is not None:
+        flush_streams()
+        os.dup2(_stderr, 2)
+
+
 def leave(code: int) -> NoReturn:
     """Exit the process with this code.
 

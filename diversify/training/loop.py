@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -35,15 +36,18 @@ from ..runtime.progress import Progress
 from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
 from .ingredients import Ingredients
+from .joined_norms import JoinedNorms
 from .one_logit import require_defined, require_logit
 from .recipe import Recipe
+from .slices import GlobalBatch, Slice, SlicedBatches, require_global
 from .state import EpochRecord, load_state, read_state, save_state, saved_as
 
 
 class _Indexed(Dataset[Any]):
-    """A data set whose collated batches are `(images, labels (N,), indices (N,), occurrences (N,))`.
+    """A data set whose collated batches are `(images, labels (N,), indices (N,), occurrences (N,), start, total)`.
 
-    An example's occurrence is the number of times that it came before in the epoch.
+    An example's occurrence is the number of times that it came before in the epoch. `start` and `total` say which slice of
+    the global batch it is (`Slice`).
     """
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[Any], Any], num_classes: int) -> None:
@@ -52,7 +56,7 @@ class _Indexed(Dataset[Any]):
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __getitems__(self, indices: Slice) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int]:
         fetch = getattr(self.dataset, "__getitems__", None)
         try:
             examples = fetch(indices) if fetch else [self.dataset[index] for index in indices]
@@ -62,7 +66,8 @@ class _Indexed(Dataset[Any]):
                 raise
             raise must("training set", "give its images", describe(error)) from error
         occurrences = torch.tensor([occurrence_of(index) for index in indices])
-        return images, _checked(labels, self.num_classes), torch.tensor(indices), occurrences
+        checked = _checked(labels, self.num_classes)
+        return images, checked, torch.tensor(indices), occurrences, indices.start, indices.total
 
 
 def _collated_already(batch: Any) -> Any:
@@ -154,27 +159,33 @@ class _Loop:
         self.model.train()
         for module in self.frozen:
             module.eval()
-        with _seeded(draws.seed_for("epoch", seed, epoch, process), device):
-            for step, (images, labels, indices, occurrences) in enumerate(self.loader):
+        norms = JoinedNorms(self.model.modules() if self.accelerator.num_processes > 1 else ())
+        with _seeded(draws.seed_for("epoch", seed, epoch, process), device), norms.joined():
+            for step, (images, labels, indices, occurrences, start, total) in enumerate(self.loader):
                 stop_if_interrupted()
-                place = step * self.accelerator.num_processes + process  # no two processes draw the same numbers
-                key = DrawKey(seed=seed, epoch=epoch, step=place, indices=indices, occurrences=occurrences)
-                rows = self.forward(images, labels, key)
+                batch = norms.batch = GlobalBatch(process, self.accelerator.num_processes, total)
+                places = None if batch.is_whole else start + torch.arange(len(images), device=device)
+                key = DrawKey(seed=seed, epoch=epoch, step=step, indices=indices, occurrences=occurrences, rows=places)
+                rows = self.forward(images, labels, key, batch)
                 logits, targets = rows.logits, rows.targets
                 if step == 0:
                     _check_logits(logits, self.num_classes)
                     if rows.single:
                         require_defined(criterion)
-                loss = criterion(self.adjusted(logits.float(), targets), targets)
-                self.accelerator.backward(loss)
+                adjusted = self.adjusted(logits.float(), targets)
+                sizes = batch.sizes(len(logits), may_change=self.ingredients.augment_features is not None)
+                loss = criterion(batch.joined(adjusted, sizes), batch.joined(targets, sizes))
+                self.accelerator.backward(batch.summed(loss, adjusted))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 with torch.no_grad():
+                    own = sizes[process]
                     truth = targets if targets.ndim == 1 else targets.argmax(1)
-                    right = (logits.argmax(1) == truth).sum()
-                    totals += torch.stack([loss.detach() * len(logits), right, right.new_tensor(len(logits))]).double()
+                    right = (logits.argmax(1) == truth)[:own].sum()
+                    totals += torch.stack([loss.detach() * own, right, right.new_tensor(own)]).double()
                     if self.ingredients.adapt is not None:
-                        views.append((labels, rows.own_logits.argmax(1), rows.whole))
+                        real = slice(batch.own)
+                        views.append((labels[real], rows.own_logits.argmax(1)[real], rows.whole[real]))
                 if self.progress is not None:
                     self.progress(epoch * steps + step + 1, self.recipe.epochs * steps)
         loss_sum, right_sum, count = self.accelerator.reduce(totals).tolist()
@@ -186,7 +197,7 @@ class _Loop:
             self.ingredients.adapt.update(epoch)
         return loss_sum / count, right_sum / count, int(count)
 
-    def forward(self, images: Tensor, targets: Tensor, key: DrawKey) -> _Rows:
+    def forward(self, images: Tensor, targets: Tensor, key: DrawKey, batch: GlobalBatch) -> _Rows:
         """Run a batch through the augmentations on the device and through the network."""
         part, labels = self.ingredients.augment_features, targets
         if self.ingredients.augment is not None:
@@ -197,7 +208,7 @@ class _Loop:
         if images.ndim == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.accelerator.device, self.recipe.precision):
-            first = key.epoch == self.first_epoch and key.step < self.accelerator.num_processes
+            first = key.epoch == self.first_epoch and key.step == 0
             outputs = self.try_network(images) if first else self.network(images)
             if part is None or self.head is None:
                 logits = class_logits(outputs, self.num_classes)
@@ -208,7 +219,8 @@ class _Loop:
                 )
             features, own_logits = outputs
             if isinstance(part, RemembersFeatures):
-                part.remember(*self.accelerator.gather((features.detach().float(), targets, key.indices)))
+                seen = (features.detach().float(), targets, key.indices)
+                part.remember(*(batch.joined(column, batch.expected) for column in seen))
             features, targets = part(features, targets, key)
             outputs = self.head(features)
             logits = class_logits(outputs, self.num_classes)
@@ -269,6 +281,12 @@ def fit(
 
     A model with one logit z, `(N, 1)` or `(N,)`, has two classes with the logits (0, z): cross entropy is then binary
     cross entropy of z, and everything that acts per class acts as with two outputs. Its labels may be 0.0 and 1.0.
+
+    Under a launcher of several processes (torchrun, accelerate), each step has the batch of one process: every process
+    takes a slice of it, and the loss, its gradient and the batch norms are those of the whole batch. So the trained network
+    is that of one process to floating-point order, and a run may be resumed with another number of processes. What depends
+    on the slice differs: dropout and transforms of the data set that draw from torch, NumPy or `random` draw other numbers,
+    and where partners for mixing come from the batch, they come from the slice.
 
     Args:
         model: Any classifier that returns `(N, C)` logits, or one logit of two classes.
@@ -361,10 +379,13 @@ def _prepared(
     if accelerator.mixed_precision != "no":
         raise must("mixed precision of accelerate", "be no", accelerator.mixed_precision, "the recipe has a precision")
     generator = torch.Generator()
+    sampler = ingredients.sampler or EpochSampler(len(cast(Sized, train)), seed=recipe.seed)
+    require_global(sampler)
     loader = DataLoader(
         _Indexed(train, collate, num_classes),
-        batch_size=recipe.batch_size,
-        sampler=ingredients.sampler or EpochSampler(len(cast(Sized, train)), seed=recipe.seed),
+        batch_sampler=SlicedBatches(
+            sampler, recipe.batch_size, process=accelerator.process_index, processes=accelerator.num_processes
+        ),
         num_workers=workers,
         collate_fn=_collated_already,
         generator=generator,
@@ -374,7 +395,10 @@ def _prepared(
     split = split_head(model) if ingredients.augment_features is not None else None
     if split is not None:
         ingredients.require_head(split.head)
-    network, optimizer, loader = accelerator.prepare(split or model, recipe.build_optimizer(model), loader)
+    network, optimizer = accelerator.prepare(split or model, recipe.build_optimizer(model))
+    loader = prepare_data_loader(  # it is sharded already
+        loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True
+    )
     vars(model).pop("_is_accelerate_prepared", None)  # leave no trace on the user's model
     return _Loop(
         accelerator=accelerator,

@@ -41,7 +41,7 @@ class Recipe:
 
     Attributes:
         epochs: Passes over the training set, as the sampler draws it.
-        batch_size: Images per step and process.
+        batch_size: Images per step, in all processes together.
         optimizer: "sgd" or "adamw".
         learning_rate: The rate after warm-up.
         momentum: Of SGD, in [0, 1).

@@ -106,6 +106,21 @@ def test_workers_split_a_source_that_does_not_split_itself():
     assert numbers() == sorted([*range(60)] * 2)
 
 
+def test_processes_split_a_source_and_draw_what_one_process_draws(monkeypatch):
+    def numbers(rank, size, **options):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        stream = DiversifyStream(Source(LABELS[:90]), plan_of(), **options)
+        return [number for number, _ in read(stream)]
+
+    split = {"split_processes": True, "split_workers": True}
+    parts = [numbers(rank, 3, **split) for rank in range(3)]
+    assert sorted(number for part in parts for number in part) == sorted(numbers(0, 1, **split))
+    assert not set(parts[0]) & set(parts[1])
+    # sources that split themselves: each process draws numbers of its own
+    assert numbers(0, 2, split_workers=True) != numbers(1, 2, split_workers=True)
+
+
 WRONG = {
     "stream must be an iterable of (image, label), got int": lambda: DiversifyStream(3, plan_of()),
     "stream must be iterable again for each epoch, got a list_iterator; pass an object whose __iter__ starts it anew": (
