@@ -85,11 +85,9 @@ def test_one_held_out_image_is_not_enough():
 
 
 def test_five_held_out_images_are_needed():
-    columns = {
-        "coverage_heldout": torch.tensor([0.5, 0.0, 0.0]),
-        "coverage_heldout_high": torch.tensor([0.6, 0.3, 0.3]),
-    }
-    assert narrow_classes({**columns, "count_heldout": torch.tensor([9.0, 4.0, 5.0])}) == [2]
+    columns = {"coverage_heldout": torch.tensor([0.5, 0.5, 0.0, 0.0])}
+    columns |= {"coverage_heldout_high": torch.tensor([0.6, 0.6, 0.3, 0.3])}
+    assert narrow_classes({**columns, "count_heldout": torch.tensor([9.0, 9.0, 4.0, 5.0])}) == [3]
 
 
 def test_a_class_is_compared_with_those_that_are_covered_best():
