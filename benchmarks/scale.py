@@ -1,11 +1,13 @@
 """Time a diagnosis of very many rows beside the physical limits: `benchmarks/results/scale.jsonl`.
 
-    python -m benchmarks.scale --folder DIR [--banks 1m_512 100k_2048 ...] [--exact]
+    python -m benchmarks.scale --folder DIR [--banks 1m_512 100k_2048 ...] [--exact] [--sampled]
 
 A bank of features is made in `--folder` once and mapped into memory. Each diagnosis runs in a process of its own, which times
 the diagnosis, then one pass over the map, and one matrix product of all training features with the head. `anonymous_gib` is the
 largest memory that the process itself held, without the maps. `steps` are the seconds between two reports of progress. With
-`--exact`, neighbours are looked up exactly.
+`--exact`, neighbours are looked up exactly. The banks of `LINE` differ in their rows only; `draw_figures` draws their time. With
+`--sampled`, each bank is diagnosed twice, with the rows that costly measures use by default and with all rows, and the records
+say how far the measures lie apart.
 
 Features are made as a network gives them: a mean per class, variation in 48 directions that all classes share, of decreasing
 size, little noise in all directions, and a ReLU. Sizes of classes fall exponentially, by a factor of 100.
@@ -30,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diversify.diagnosis import sides
 from diversify.diagnosis.measure import diagnose
 from diversify.files import atomic
 from diversify.functional.indexed_neighbors import NeighborSearch
@@ -57,7 +60,16 @@ BANKS: Mapping[str, Size] = {
     "100k_512": Size(rows=100_000, heldout=50_000, features=512, classes=1000),
     "1m_512": Size(rows=1_000_000, heldout=50_000, features=512, classes=1000),
     "100k_2048": Size(rows=100_000, heldout=20_000, features=2048, classes=100),
+    "20k_64": Size(rows=20_000, heldout=20_000, features=64, classes=20),
 }
+LINE: Mapping[str, Size] = {
+    f"{name}_64": Size(rows=rows, heldout=10_000, features=64, classes=100)
+    for name, rows in (("10k", 10_000), ("100k", 100_000), ("1m", 1_000_000), ("10m", 10_000_000))
+}
+SIZES = {**BANKS, **LINE}
+SAMPLED = ("margin", "safe", "border", "rare", "outlier", "recall_ceiling", "coverage_heldout", "effective_count")
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "results"
+FIGURE_TEXT = "Seconds of a diagnosis against training rows, beside the map read once and one matrix product"
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -84,6 +96,7 @@ def make_bank(size: Size, folder: Path) -> None:
     for name, rows in (("train", size.rows), ("heldout", size.heldout)):
         long_tail = torch.arange(size.classes).repeat_interleave(class_sizes(size))
         labels = long_tail if name == "train" else torch.arange(rows) % size.classes
+        del long_tail
         labels = labels[torch.randperm(rows, generator=generator)]
         forms = {"features": size.features, "logits": size.classes}
         maps = {
@@ -177,16 +190,109 @@ def measured(folder: Path) -> dict[str, Any]:
     }
 
 
+def sampled(folder: Path) -> dict[str, Any]:
+    """Return how far measures of the rows that are used by default lie from those of all rows, over the classes."""
+    train, heldout, head = read_bank(folder)
+    found = {}
+    for rows in (sides.QUERY_ROWS, len(train) + len(heldout)):
+        sides.QUERY_ROWS = rows
+        found[rows] = diagnose(train, heldout, head=head)
+    some, every = found.values()
+    measures = {}
+    for name in SAMPLED:
+        apart = (some[name] - every[name]).abs()
+        low, high = (some.columns.get(f"{name}_{end}") for end in ("low", "high"))
+        inside = None
+        if low is not None and high is not None:
+            known = low.isfinite() & every[name].isfinite()
+            inside = float(((low <= every[name]) & (every[name] <= high))[known].double().mean())
+        measures[name] = {
+            "mean": float(every[name].nanmean()),
+            "median_apart": float(apart.nanmedian()),
+            "most_apart": float(apart.nan_to_num(0).max()),
+            "inside": inside,
+        }
+    return {"rows_used": {name: one["rows"] for name, one in some.queries.items()}, "measures": measures}
+
+
+def records_of(figure: str) -> list[Mapping[str, Any]]:
+    """Return the records of a figure, "scale" or "sampled", the oldest first."""
+    records = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
+    return [record for record in records if record["figure"] == figure]
+
+
+def sampled_table() -> str:
+    """Return how far the measures of a sample of the rows lie from those of all, from the last record of each bank."""
+    latest = {str(record["bank"]): record for record in records_of("sampled")}
+    rows = [
+        "| measure | mean over the classes | apart, median class | apart, most | classes whose interval holds the exact value |",
+        "|:--|--:|--:|--:|--:|",
+    ]
+    for one in latest.values():
+        for name, found in one["measures"].items():
+            inside = "–" if found["inside"] is None else f"{found['inside']:.0%}"
+            cells = [f"`{name}`", *(f"{found[key]:.3g}" for key in ("mean", "median_apart", "most_apart")), inside]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) if latest else "No records yet."
+
+
+def line() -> list[Mapping[str, Any]]:
+    """Return the last record of each bank of `LINE` that has one, in the order of their rows."""
+    latest = {str(record["bank"]): record for record in records_of("scale")}
+    return [latest[name] for name in LINE if name in latest]
+
+
+def line_text() -> str:
+    """Return the seconds of each bank of `LINE` over the physical limit, and the figure."""
+    ones = line()
+    if len(ones) < 2:
+        return "No records yet."
+    rows = [
+        "| training rows | seconds | microseconds a row | the map read once and one matrix product | times that limit |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    for one in ones:
+        limit = one["seconds_of_reading"] + one["seconds_of_product"]
+        each = 1e6 * one["seconds"] / one["rows"]
+        rows.append(
+            f"| {one['rows']:,} | {one['seconds']:,.0f} | {each:,.0f} | {limit:.2f} s | {one['seconds'] / max(limit, 0.01):,.0f} |"
+        )
+    return "\n".join([*rows, "", f"![{FIGURE_TEXT}](scale_rows.svg)"])
+
+
+def draw_figures(folder: Path = DOCS) -> list[Path]:
+    """Draw the seconds of a diagnosis against its rows, beside the physical limit, as an SVG file; nothing without records."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    ones = line()
+    if len(ones) < 2:
+        return []
+    path = folder / "scale_rows.svg"
+    style = {"svg.hashsalt": "scale", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
+    with mpl.rc_context(style | {"axes.spines.right": False}):
+        figure = Figure(figsize=(5.0, 3.4), layout="constrained")
+        axis = figure.subplots()
+        rows = [one["rows"] for one in ones]
+        limit = [one["seconds_of_reading"] + one["seconds_of_product"] for one in ones]
+        axis.plot(rows, [one["seconds"] for one in ones], "o-", color="#0072b2", label="diagnosis")
+        axis.plot(rows, limit, "s--", color="#d55e00", label="the map read once, and one matrix product")
+        axis.set(xscale="log", yscale="log", xlabel="training rows", ylabel="seconds")
+        axis.legend(frameon=False, loc="upper left")
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    return [path]
+
+
 def table() -> str:
     """Return the last record of each bank, exact and with an index, beside the physical limits."""
     latest: dict[tuple[str, bool], Mapping[str, Any]] = {}
-    for record in atomic.read_jsonl(RESULTS) if RESULTS.exists() else []:
+    for record in records_of("scale"):
         latest[str(record["bank"]), bool(record["index"])] = record
     rows = [
         "| training rows | held-out rows | classes | neighbours | seconds | memory, GiB | the map read once | one matrix product |",
         "|:--|--:|--:|:--|--:|--:|--:|--:|",
     ]
-    for name, index in sorted(latest, key=lambda key: (list(BANKS).index(key[0]), key[1])):
+    for name, index in sorted(latest, key=lambda key: (list(SIZES).index(key[0]), key[1])):
         one = latest[name, index]
         recall = one["neighbour_recall"]
         cells = [
@@ -203,32 +309,48 @@ def table() -> str:
     return "\n".join(rows) if latest else "No records yet."
 
 
+def draw() -> None:
+    """Draw the figure and fill the page, as `--draw` does."""
+    from benchmarks import tables as documents
+
+    for path in draw_figures():
+        print(path)
+    documents.main([DOCS / "costs.md"])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--banks", nargs="+", choices=list(BANKS), default=list(BANKS))
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--draw", action="store_true", help="draw the figure and fill the page from the records")
+    parser.add_argument("--banks", nargs="+", choices=list(SIZES), default=list(BANKS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--sampled", action="store_true")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.draw:
+        draw()
+        return
+    if options.folder is None:
+        parser.error("--folder is needed, unless --draw is given")
     if options.exact:
         NeighborSearch.__init__.__kwdefaults__["work"] = math.inf
     if options.child is not None:
-        print(json.dumps(measured(options.child)))
+        print(json.dumps((sampled if options.sampled else measured)(options.child)))
         return
     for name in options.banks:
-        size, folder = BANKS[name], options.folder / name
+        size, folder = SIZES[name], options.folder / name
         if not (folder / "heldout_labels.npy").exists():
             print(f"{name}: making the bank", file=sys.stderr)
             make_bank(size, folder)
         command = [sys.executable, "-m", "benchmarks.scale", "--folder", str(options.folder), "--child", str(folder)]
-        command += ["--exact"] * options.exact
+        command += ["--exact"] * options.exact + ["--sampled"] * options.sampled
         started = provenance.now()
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         record = {
             "kind": "timing",
-            "figure": "scale",
+            "figure": "sampled" if options.sampled else "scale",
             "bank": name,
             **dataclasses.asdict(size),
             "index": not options.exact,

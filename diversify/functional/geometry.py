@@ -7,6 +7,7 @@ training", 2020. Classes without rows are left out of every mean over classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from .neighbors import float32_is_whole
 from .stats import matched_rows
 
 _BLOCK = 1 << 20  # numbers per float64 temporary: 8 MB
+_TOGETHER = 1024  # classes that are compared with the others at a time
 
 
 def _distance_to_own_mean(features: Tensor, labels: Tensor, means: Tensor) -> Tensor:
@@ -111,9 +113,15 @@ def nc2(means: Tensor) -> tuple[float, float]:
     norms = torch.linalg.vector_norm(centred, dim=1)
     variation = float(norms.std(correction=0) / norms.mean())
     unit = centred / norms[:, None]
-    first, second = torch.triu_indices(count, count, 1, device=means.device)
-    deviation = ((unit @ unit.T)[first, second] + 1 / (count - 1)).abs().mean()
-    return variation, float(deviation)
+    deviation = sum(float((part + 1 / (count - 1)).abs().sum()) for part in _cosines_of_pairs(unit))
+    return variation, deviation / (count * (count - 1) / 2)
+
+
+def _cosines_of_pairs(unit: Tensor) -> Iterator[Tensor]:
+    """The cosines of every two rows of length 1, a block of rows at a time: those of all pairs of many classes are large."""
+    for start in range(0, len(unit), _TOGETHER):
+        cosines = unit[start : start + _TOGETHER] @ unit[start:].T
+        yield cosines[torch.ones_like(cosines, dtype=torch.bool).triu_(1)]
 
 
 def nc3(weight: Tensor, means: Tensor) -> float:
@@ -235,8 +243,7 @@ def minority_cosine(weight: Tensor, counts: Tensor) -> float:
     if len(rows) < 2:
         return math.nan
     unit = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    first, second = torch.triu_indices(len(rows), len(rows), 1, device=weight.device)
-    return float((unit @ unit.T)[first, second].mean())
+    return sum(float(part.sum()) for part in _cosines_of_pairs(unit)) / (len(rows) * (len(rows) - 1) / 2)
 
 
 def _matched_pairs(

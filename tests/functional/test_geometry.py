@@ -168,3 +168,12 @@ def test_nearest_means_are_those_of_float64_where_float32_cannot_tell() -> None:
         known = centres.double() - centres.double().mean(0)
         exact = torch.cdist(features.double() - centres.double().mean(0), known).argmin(1)
         assert geometry.nc4(features, exact, centres) == 1.0
+
+
+def test_pairs_of_many_classes_are_compared_in_blocks(monkeypatch):
+    means = torch.randn(23, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts_of = torch.arange(23, 0, -1)
+    whole = geometry.nc2(means), geometry.minority_cosine(means, counts_of)
+    monkeypatch.setattr(geometry, "_TOGETHER", 5)
+    assert geometry.nc2(means) == pytest.approx(whole[0])
+    assert geometry.minority_cosine(means, counts_of) == pytest.approx(whole[1])
