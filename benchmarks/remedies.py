@@ -137,7 +137,7 @@ def time_features() -> dict[str, Any]:
     return paired("features", what, ours, steps, steps=10)
 
 
-def _albumentations(strength: float) -> dict[str, A.BasicTransform | A.BaseCompose]:
+def _albumentations(strength: float, side: int = 32) -> dict[str, A.BasicTransform | A.BaseCompose]:
     """Return albumentations' version of each of our operations."""
     still, most = (1, 1), 0.9 * strength
     factor = (1 - most, 1 + most)
@@ -159,7 +159,7 @@ def _albumentations(strength: float) -> dict[str, A.BasicTransform | A.BaseCompo
         "equalize": A.Equalize(p=1),
         "invert": A.InvertImg(p=1),
         "erase": A.CoarseDropout((1, 1), (0.1, 0.5), (0.1, 0.5), p=1),
-        "crop": A.Compose([A.Pad(4), A.RandomCrop(32, 32)]),
+        "crop": A.Compose([A.Pad(side // 8), A.RandomCrop(side, side)]),
         "flip": A.HorizontalFlip(p=0.5),
     }
 
@@ -200,7 +200,7 @@ OF_ALBUMENTATIONS = "how many times the images per second of the same policy thr
 
 def _by_albumentations(data: ImageArray, workers: int, batch: int) -> DataLoader[Any]:
     """Return a loader of `data` that augments with `VARIED`."""
-    found = _albumentations(VARIED.strength)
+    found = _albumentations(VARIED.strength, data.images.shape[-1])
     some = A.SomeOf([found[name] for name in VARIED.operations], n=VARIED.layers, replace=True, p=VARIED.probability)
     images = np.ascontiguousarray(data.images.permute(0, 2, 3, 1).numpy())
     return _loader(_Varied(images, data.targets, A.Compose([some], seed=0)), workers, batch)

@@ -4,7 +4,8 @@ Ranges and draws are those of `image_ops.RANGES`, so the result differs from tha
 OpenCV below 5, whose warps are exact to 1/32 of a pixel, by some grey levels where edges are sharp.
 Of albumentations only functions without randomness are used, since its own draws repeat in every worker and epoch. Where its
 functions truncate instead of rounding (brightness, contrast), reduce floats to 8 bits (autocontrast, posterize) or are slow
-(solarize), OpenCV and NumPy do the same arithmetic.
+(solarize), OpenCV and NumPy do the same arithmetic. Large images of 8 bits are changed by `functional.image_bytes`, with
+OpenCV alone, bit for bit as both backends and a batch on the CPU have them.
 """
 
 from __future__ import annotations
@@ -43,11 +44,51 @@ def augment(image: Any, steps: Sequence[Step]) -> Any:
     Raises:
         InputError: the image is of another kind, or has values outside [0, 1].
     """
+    planes = _planes(image)
+    if planes is not None:
+        return _from_planes(image_ops.apply_steps(planes, steps), planes, image)
     pixels = _pixels(image)
     for name, strength, draw in steps:
         if strength > 0:
             pixels = _OPERATIONS[name](pixels, _amount(name, strength, draw), draw).reshape(pixels.shape)
     return _like(pixels, image)
+
+
+def _planes(image: Any) -> Array | None:
+    """The channels `(C, H, W)` of a large image of 8 bits, which `image_ops` changes as bytes; None for other images."""
+    if isinstance(image, Tensor):
+        if image.dtype != torch.uint8 or image.device.type != "cpu" or image.ndim not in (2, 3):
+            return None
+        whole = image.detach() if image.ndim == 3 else image.detach()[None]
+        return whole.contiguous().numpy() if image_ops.is_large(*whole.shape) else None
+    if is_pil(image):
+        if image.mode not in ("L", "RGB") or not image_ops.is_large(len(image.mode), image.height, image.width):
+            return None
+        pixels = np.asarray(image)
+    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        pixels = image
+    else:
+        return None
+    if not image_ops.is_large(pixels.shape[2] if pixels.ndim == 3 else 1, *pixels.shape[:2]):
+        return None
+    if pixels.size == pixels.shape[0] * pixels.shape[1]:
+        return np.ascontiguousarray(pixels.reshape(1, *pixels.shape[:2]))
+    planes: Array = np.empty((pixels.shape[2], *pixels.shape[:2]), np.uint8)
+    cv2.split(np.ascontiguousarray(pixels), list(planes))
+    return planes
+
+
+def _from_planes(made: Array, planes: Array, image: Any) -> Any:
+    """The changed planes as an image of the same kind; the image itself is never part of it."""
+    if isinstance(image, Tensor):
+        own = torch.from_numpy(made.copy() if made is planes else made).view(image.shape)
+        return own if type(image) is Tensor else own.as_subclass(type(image))
+    pixels = cv2.merge(list(made)) if len(made) == 3 else made[0].copy()
+    if is_pil(image):
+        from PIL import Image
+
+        return Image.fromarray(pixels)
+    return pixels.reshape(image.shape)
 
 
 def _pixels(image: Any) -> Array:

@@ -79,9 +79,10 @@ class DiversifiedDataset(Dataset[Any]):
         seed: Seed of the draws.
         labels: Classes by which policies are chosen, `(N,)`, in any form that `DiversifySampler` takes. By default those that
             `labels_of` finds; if there are none, or a `target_transform` changes them, each example's own label.
-        backend: "albumentations"; "torch", for tensors only, which augments images of the same size together and is up to
-            twice as fast at 32 x 32 pixels but slower at 224 x 224; or a function
-            `backend(image, operation, strength, draw)`, which must get its randomness from `draw` in [0, 1) alone.
+        backend: "albumentations"; "torch", for tensors only, which augments images of the same size together and is about
+            twice as fast at 32 x 32 pixels; or a function `backend(image, operation, strength, draw)`, which must get its
+            randomness from `draw` in [0, 1) alone. With both names uint8 images of 1 or 3 channels and at least 64 x 64
+            pixels are changed by OpenCV, the fastest way, and are the same bit for bit; the names differ for other images.
         image_key: Key of the image where examples are mappings; by default the one among `pixel_values`, `image`, `images`
             and `img` that an example has.
         label_key: Key of the label there; by default the one among `labels`, `label`, `target`, `targets` and `fine_label`.
@@ -221,15 +222,11 @@ class DiversifiedDataset(Dataset[Any]):
         """The examples with their images augmented, all images of one shape and type together."""
         steps = [self._steps_of(now, index, example) for index, example in zip(indices, examples, strict=True)]
         found = {row: self._form.image(examples[row], indices[row]) for row, its in enumerate(steps) if its}
-        images = {row: _checked(image, (2, 3)) for row, image in found.items()}
-        forms: dict[Any, list[int]] = {}
-        for row, image in images.items():
-            forms.setdefault((image.shape, image.dtype), []).append(row)
-        for rows in forms.values():
-            augmented = _in_torch(torch.stack([images[row] for row in rows]), [steps[row] for row in rows])
-            for row, result in zip(rows, augmented, strict=True):
-                varied_one = _like(result.clone(), found[row])
-                examples[row] = self._form.with_image(examples[row], varied_one, indices[row])
+        if found:
+            images = [_checked(image, (2, 3)) for image in found.values()]
+            augmented = image_ops.apply_policies(images, *_settings([steps[row] for row in found]))
+            for (row, image), result in zip(found.items(), augmented, strict=True):
+                examples[row] = self._form.with_image(examples[row], _like(result, image), indices[row])
         return examples
 
     def _varied_batch(self, now: _Epoch, indices: Sequence[int], batch: Batch) -> Batch:
@@ -237,7 +234,10 @@ class DiversifiedDataset(Dataset[Any]):
         steps = [self._steps(now, index, label) for index, label in zip(indices, batch.labels, strict=True)]
         rows = [row for row, its in enumerate(steps) if its]
         if self.backend == "torch" and rows:
-            batch.images[rows] = _in_torch(_checked(batch.images[rows], (3, 4)), [steps[row] for row in rows])
+            images = [_checked(batch.images[row], (2, 3)) for row in rows]
+            augmented = image_ops.apply_policies(images, *_settings([steps[row] for row in rows]))
+            for row, image in zip(rows, augmented, strict=True):
+                batch.images[row] = image
             return batch
         for row in rows:
             batch.images[row] = self._vary(batch.images[row], steps[row], indices[row])
@@ -282,7 +282,7 @@ class DiversifiedDataset(Dataset[Any]):
 
     def _vary(self, image: Any, steps: list[_Step], index: int) -> Any:
         if self.backend == "torch":
-            return _like(_in_torch(_checked(image, (2, 3))[None], [steps])[0], image)
+            return _like(image_ops.apply_policies([_checked(image, (2, 3))], *_settings([steps]))[0], image)
         if not callable(self.backend):
             return _albumentations()(image, steps)
         for name, strength, draw in steps:
@@ -399,8 +399,8 @@ def _checked(images: Any, dimensions: Sequence[int]) -> Tensor:
     return plain
 
 
-def _in_torch(images: Tensor, steps: Sequence[Sequence[_Step]]) -> Tensor:
-    """Images `(N, C, H, W)` or `(N, H, W)` after the steps of each, all at once."""
+def _settings(steps: Sequence[Sequence[_Step]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Places in `image_ops.OPERATIONS`, strengths and draws, all `(N, L)`."""
     layers = max(map(len, steps))
     rest = [(0.0, 0.0, 0.0)]
     filled = [
@@ -408,8 +408,7 @@ def _in_torch(images: Tensor, steps: Sequence[Sequence[_Step]]) -> Tensor:
         for its in steps
     ]
     operation, strength, draw = torch.tensor(filled, dtype=torch.float64).unbind(2)
-    whole = images if images.ndim == 4 else images[:, None]
-    return image_ops.apply_policy(whole, operation.long(), strength, draw).view(images.shape)
+    return operation.long(), strength, draw
 
 
 def _like(augmented: Tensor, image: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ class ImageArray(Images):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.as_tensor(indices)
-        images = self.images[rows]
+        rows = torch.where(rows < 0, rows + len(self), rows)
+        # images[rows] takes ten times as long on the CPU
+        images = self.images.index_select(0, rows.to(self.images.device))
         return Batch(self.shape(images) if self.shape else images, self.targets[rows])
 
     def shaped(self, shape: Shape) -> ImageArray:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_PLACES = 4096  # a draw has 24 bits, 12 for each of two numbers
+PLACES = 4096  # a draw has 24 bits, 12 for each of two numbers
+GREY = (0.299, 0.587, 0.114)  # Rec. 601 luma
 _FINE = 65536  # means are sums of whole numbers, which do not depend on the order of adding
 
 
@@ -31,8 +32,8 @@ def place(draw: Tensor) -> tuple[Tensor, Tensor]:
         >>> [part.tolist() for part in place(torch.tensor([0.25, 0.5 + 2**-13]))]
         [[0.25, 0.5], [0.0, 0.5]]
     """
-    first = (draw * _PLACES).floor()
-    return first / _PLACES, draw * _PLACES - first
+    first = (draw * PLACES).floor()
+    return first / PLACES, draw * PLACES - first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,9 +148,10 @@ def _toward(images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, top: float, dims: tuple[int, ...]) -> Tensor:
-    whole = (values * (_FINE / top)).round_()
+    fine = 1.0 if top == 255 else _FINE / top  # values up to 255 are whole numbers
+    whole = (values * fine).round_() if fine != 1 else values
     size = math.prod(values.shape[dim] for dim in dims)
-    return (whole.sum(dims, keepdim=True, dtype=torch.float64) * (top / _FINE / size)).to(values.dtype)
+    return (whole.sum(dims, keepdim=True, dtype=torch.float64) / (fine * size)).to(values.dtype)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -157,7 +159,7 @@ def _grey(images: Tensor) -> Tensor:
     if images.shape[1] != 3:
         return images if images.shape[1] == 1 else _mean(images, 1.0, (1,))
     red, green, blue = (images[:, channel : channel + 1] for channel in range(3))
-    return red * 0.299 + green * 0.587 + blue * 0.114
+    return red * GREY[0] + green * GREY[1] + blue * GREY[2]
 
 
 def _tones(settings: Settings) -> tuple[Tensor, ...]:
@@ -171,8 +173,8 @@ def _tones(settings: Settings) -> tuple[Tensor, ...]:
 
 def _toned(images: Tensor, top: float, of_grey: Tensor, of_mean: Tensor, weight: Tensor) -> Tensor:
     """Blend images away from or toward black, their mean lightness, or their own lightness."""
-    grey = _grey(images)
-    target = (grey * of_grey).add_(_mean(grey, top, (1, 2, 3)) * of_mean)
+    mean = _grey(_mean(images, top, (2, 3)))  # of the lightness
+    target = (_grey(images) * of_grey).add_(mean * of_mean)
     return _toward(images, target, weight)
 
 

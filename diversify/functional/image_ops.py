@@ -10,13 +10,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import must, unknown
 from .image_changes import FAMILIES, ORDER, Settings
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,11 @@ _CHUNK = 256  # images sorted together, enough for every operation to have some
 _NUMBERS = 1 << 20  # numbers in all of them, so that they stay in the cache
 _FEWEST = 16  # images sorted together even where they are large
 _SORTED_FROM = 1024  # on an accelerator, larger batches are sorted, all images together
+_LARGE = (
+    64 * 64
+)  # pixels from which on images of 8 bits are changed as bytes, one by one; `benchmarks.large_images` compares
+_LARGEST = 1 << 24  # pixels that OpenCV counts exactly
+_LONGEST = 1 << 14  # side up to which OpenCV warps
 
 
 def amount(name: str, strength: Tensor, draw: Tensor) -> Tensor:
@@ -145,7 +153,9 @@ def apply_policy(
         names: The operations, out of `OPERATIONS`, that `operation` refers to.
         by_rows: True computes every operation for its own images only. False computes it for all images and selects,
             with the same result, and never waits for the device. None means True on the CPU, and elsewhere for more
-            than 1024 images, where waiting costs less than the unused results.
+            than 1024 images, where waiting costs less than the unused results; but uint8 images of 1 or 3 channels and
+            at least 64 x 64 pixels are changed as bytes on the CPU, several times faster (see `image_bytes`): the
+            same but for values half-way between two levels, which a warp or sharpening may round to the other one.
 
     Returns:
         New images `(N, C, H, W)` of the same dtype and device.
@@ -167,25 +177,134 @@ def apply_policy(
     if not images.numel() or not operation.shape[1]:
         return images.clone()
     on_cpu = images.device.type == "cpu"
+    exact = torch.float64 if images.dtype == torch.float64 else torch.float32
+    columns = _columns(operation, strength, draw, names, images.device, exact)
+    if by_rows is None and _by_bytes(images[0]):
+        made = torch.empty_like(images, memory_format=torch.contiguous_format)
+        for row, image in zip(made.numpy(), _changed_bytes(images.unbind(), columns), strict=True):
+            row[:] = image
+        return made
     if by_rows is None:
         by_rows = on_cpu or len(images) > _SORTED_FROM
     top = 255.0 if images.dtype == torch.uint8 else 1.0
-    values = images.contiguous().to(torch.float64 if images.dtype == torch.float64 else torch.float32)
-    table = _table(tuple(names), images.device)
-    kind = torch.where(strength > 0, table.places[operation], len(ORDER))
-    draw = draw.to(values.dtype)
-    size = strength.to(values.dtype) * table.full.to(values.dtype)[kind]
-    size = torch.where(table.signed[kind] & (draw < 0.5), -size, size)
+    values = images.contiguous().to(exact)
     if not by_rows:
-        return _by_masks(values, (kind, size, draw), top, images.dtype, names)
-    count = len(images)
-    if images.device.type == "cpu":
-        count = min(_CHUNK, max(_FEWEST, _NUMBERS // values[0].numel()))
+        return _by_masks(values, columns, top, images.dtype, names)
+    count = min(_CHUNK, max(_FEWEST, _NUMBERS // values[0].numel())) if on_cpu else len(images)
     differentiated = torch.is_grad_enabled() and images.requires_grad
     with torch.inference_mode(not differentiated):  # recording for autograd takes a fourth of the time
-        chunks = zip(*(one.split(count) for one in (values, kind, size, draw)), strict=True)
-        parts = [_by_rows(chunk, columns, top, images.dtype) for chunk, *columns in chunks]
+        chunks = zip(*(one.split(count) for one in (values, *columns)), strict=True)
+        parts = [_by_rows(chunk, its, top, images.dtype) for chunk, *its in chunks]
     return torch.cat(parts)
+
+
+def apply_policies(
+    images: Sequence[Tensor],
+    operation: Tensor,
+    strength: Tensor,
+    draw: Tensor,
+    names: Sequence[str] = OPERATIONS,
+) -> list[Tensor]:
+    """Apply L operations of its own to every image, as `apply_policy` does, to images of different sizes and types.
+
+    Args:
+        images: N images `(C, H, W)` or `(H, W)`, uint8, or floating point in [0, 1].
+        operation: `(N, L)` int64 positions in `names`.
+        strength: `(N, L)` in [0, 1].
+        draw: `(N, L)` in [0, 1).
+        names: The operations, out of `OPERATIONS`, that `operation` refers to.
+
+    Returns:
+        N new images, each of the shape and dtype of its own, in memory of their own.
+
+    Raises:
+        InputError: There is no such operation, or images have another form.
+
+    Example:
+        >>> images = [torch.tensor([[0.25]]), torch.tensor([[[0.5, 1.0]]])]
+        >>> operation, strength = torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1)
+        >>> [image.tolist() for image in apply_policies(images, operation, strength, torch.zeros(2, 1), ("invert",))]
+        [[[0.75]], [[[0.5, 0.0]]]]
+    """
+    forms: dict[object, list[int]] = {}
+    for row, image in enumerate(images):
+        forms.setdefault((image.shape, image.dtype, image.device), []).append(row)
+    made = list(images)
+    for rows in forms.values():
+        whole = [images[row] if images[row].ndim == 3 else images[row][None] for row in rows]
+        settings = operation[rows], strength[rows], draw[rows]
+        if _by_bytes(whole[0]):
+            columns = _columns(*settings, names, whole[0].device, torch.float32)
+            found = [torch.from_numpy(image) for image in _changed_bytes(whole, columns)]
+        else:
+            found = [image.clone() for image in apply_policy(torch.stack(whole), *settings, names)]
+        for row, image in zip(rows, found, strict=True):
+            made[row] = image.view(images[row].shape)
+    return made
+
+
+def apply_steps(planes: Array, steps: Sequence[tuple[str, float, float]]) -> Array:
+    """Apply operations to one large image of 8 bits, bit for bit as `apply_policy` does.
+
+    Args:
+        planes: `(C, H, W)` uint8, of a shape for which `is_large` is true; it is not written to.
+        steps: (operation, strength in [0, 1], draw in [0, 1)) of each step.
+
+    Returns:
+        `(C, H, W)` uint8; `planes` itself where nothing is done.
+
+    Example:
+        >>> black = np.zeros((1, 64, 64), np.uint8)
+        >>> int(apply_steps(black, [("invert", 1.0, 0.2)]).min())
+        255
+    """
+    from .image_bytes import changed  # with OpenCV, which only large images need
+
+    its: list[tuple[int, float, float]] = []
+    for name, strength, draw in steps:
+        if strength > 0:
+            size = float(np.float32(strength) * np.float32(RANGES[name].full))
+            down = RANGES[name].draw == "sign" and float(np.float32(draw)) < 0.5
+            its.append((ORDER.index(name), -size if down else size, draw))
+    return changed([planes], [its])[0]
+
+
+def is_large(channels: int, height: int, width: int) -> bool:
+    """True if uint8 images of this shape are changed as bytes on the CPU. The shape alone decides, never the clock.
+
+    Example:
+        >>> is_large(3, 224, 224), is_large(3, 32, 32)
+        (True, False)
+    """
+    return channels in (1, 3) and _LARGE <= height * width <= _LARGEST and max(height, width) <= _LONGEST
+
+
+def _columns(
+    operation: Tensor, strength: Tensor, draw: Tensor, names: Sequence[str], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The position in `ORDER` of every operation, `len(ORDER)` for none; its signed amount; its draw. All `(N, L)`."""
+    table = _table(tuple(names), device)
+    kind = torch.where(strength > 0, table.places[operation], len(ORDER))
+    draw = draw.to(dtype)
+    size = strength.to(dtype) * table.full.to(dtype)[kind]
+    return kind, torch.where(table.signed[kind] & (draw < 0.5), -size, size), draw
+
+
+def _by_bytes(image: Tensor) -> bool:
+    return image.device.type == "cpu" and image.dtype == torch.uint8 and is_large(*image.shape)
+
+
+def _changed_bytes(images: Sequence[Tensor], columns: Sequence[Tensor]) -> list[Array]:
+    """New images, each in memory of its own."""
+    from .image_bytes import changed  # with OpenCV, which only large images need
+
+    steps = [
+        [step for step in zip(*its, strict=True) if step[0] < len(ORDER)]
+        for its in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    planes = [image.detach().contiguous().numpy() for image in images]
+    made = changed(planes, steps, torch.get_num_threads())
+    return [its.copy() if its is plane else its for its, plane in zip(made, planes, strict=True)]
 
 
 def _by_rows(values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch.dtype) -> Tensor:

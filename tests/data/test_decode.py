@@ -12,6 +12,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 from small_data import VIEW, message_of
 
+from diversify.data import decode
 from diversify.data.decode import as_image, read_image
 from diversify.data.images import ImageFiles, check_files
 from diversify.data.load import load_data
@@ -262,3 +263,40 @@ def test_the_limit_is_the_users_own(tmp_path, monkeypatch):
     assert message_of(lambda: as_image(Image.new("RGB", (10, 10)))) == expected
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert read_image(path).shape == (3, 10, 10)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_has_the_pixels_of_pillow_whichever_library_decodes_it(tmp_path, monkeypatch, mode):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    whole = Image.fromarray(noise(45, 61, 3)).convert(mode)
+    forms = [
+        {"quality": 95},
+        {"quality": 60, "subsampling": 2},
+        {"progressive": True, "subsampling": 1},
+        {"exif": turned},
+    ]
+    for number, form in enumerate(forms):
+        path = saved(tmp_path / f"{number}.jpg", whole, **form)
+        seen = read_image(path)
+        with monkeypatch.context() as patched:
+            patched.setattr(decode, "_decoders_agree", lambda: False)
+            assert torch.equal(read_image(path), seen)
+        with Image.open(path) as image:
+            found = decode._fast_jpeg(path, image)
+        assert (found is None) == (mode == "CMYK" or "exif" in form)
+
+
+def test_a_jpeg_that_ends_early_is_refused_whichever_library_decodes_it(tmp_path):
+    path = saved(tmp_path / "a.jpg", Image.fromarray(noise(45, 61, 3)))
+    content = path.read_bytes()
+    for share in (0.3, 0.6, 0.95):
+        path.write_bytes(content[: int(share * len(content))])
+        assert "image file must be a readable image" in message_of(lambda: read_image(path))
+
+
+def test_decoders_that_differ_are_not_mixed(monkeypatch):
+    assert decode._decoders_agree.__wrapped__()  # of the pinned wheels
+    by_torchvision = decode._by_torchvision
+    monkeypatch.setattr(decode, "_by_torchvision", lambda content: by_torchvision(content).clamp(max=250))
+    assert not decode._decoders_agree.__wrapped__()
