@@ -28,7 +28,15 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks.overhead import PAIRS, keep
-from benchmarks.remedies import VARIED, by_albumentations, image_plan, loader_of, smooth_images, through, versions
+from benchmarks.remedies import (
+    VARIED,
+    _albumentations,
+    _by_albumentations,
+    _image_plan,
+    _loader,
+    _smooth_images,
+    _through,
+)
 from diversify.augment.batches import BatchAugmenter
 from diversify.augment.dataset import DiversifiedDataset
 from diversify.data import decode
@@ -39,7 +47,7 @@ from diversify.plan.policies import ClassPlan
 RESULTS = Path(__file__).parent / "results" / "large_images.jsonl"
 SIDE = 224
 BATCH = 64
-FILES = 512
+FILES = 256
 CLASSES = 8
 OF_BARE = "how many times the images per second of"
 
@@ -71,9 +79,9 @@ def compared(
 
 def time_augmenter() -> dict[str, Any]:
     """Time `BatchAugmenter` against albumentations, on one core each."""
-    data = smooth_images(256, SIDE)
-    augment = BatchAugmenter(image_plan(VARIED))
-    theirs = by_albumentations(data, 0, BATCH)
+    data = _smooth_images(256, SIDE)
+    augment = BatchAugmenter(_image_plan(VARIED))
+    theirs = _by_albumentations(data, 0, BATCH)
     torch.set_num_threads(1)
 
     def ours() -> None:
@@ -81,14 +89,14 @@ def time_augmenter() -> dict[str, Any]:
             augment(data.images.index_select(0, rows), data.targets.index_select(0, rows))
 
     what = f"{OF_BARE} albumentations with the same policy: `BatchAugmenter` on one core"
-    return compared("augmenter", what, ours, lambda: through(theirs), time.process_time, images=len(data))
+    return compared("augmenter", what, ours, lambda: _through(theirs), time.process_time, images=len(data))
 
 
 def time_dataset(backend: Any) -> dict[str, Any]:
     """Time `DiversifiedDataset` on images in memory against albumentations, on one core each."""
-    data = smooth_images(256, SIDE)
-    dataset = DiversifiedDataset(data, image_plan(VARIED), backend=backend)
-    theirs = by_albumentations(data, 0, BATCH)
+    data = _smooth_images(256, SIDE)
+    dataset = DiversifiedDataset(data, _image_plan(VARIED), backend=backend)
+    theirs = _by_albumentations(data, 0, BATCH)
     batches = [rows.tolist() for rows in draws.permutation(len(data), "order").split(BATCH)]
     torch.set_num_threads(1)
 
@@ -97,7 +105,7 @@ def time_dataset(backend: Any) -> dict[str, Any]:
             dataset.__getitems__(rows)
 
     what = f'{OF_BARE} albumentations with the same policy: `DiversifiedDataset` with `backend="{backend}"` on one core'
-    return compared(f"dataset_{backend}", what, ours, lambda: through(theirs), time.process_time, images=len(data))
+    return compared(f"dataset_{backend}", what, ours, lambda: _through(theirs), time.process_time, images=len(data))
 
 
 @contextmanager
@@ -206,18 +214,18 @@ def time_folder(bare: str, kind: str) -> dict[str, Any]:
         if bare == "torchvision":
             vary = v2.Compose([*TO_SIZE, v2.PILToTensor(), by_torchvision()])
         else:
-            layers = versions(VARIED.strength, SIDE)
+            layers = _albumentations(VARIED.strength, SIDE)
             some = A.SomeOf(
                 [layers[name] for name in VARIED.operations], n=VARIED.layers, replace=True, p=VARIED.probability
             )
             vary = v2.Compose([*TO_SIZE, AsArray(A.Compose([some], seed=0))])
-        ours, theirs = (loader_of(one, 2, BATCH) for one in (dataset, ImageFolder(top, vary)))
+        ours, theirs = (_loader(one, 2, BATCH) for one in (dataset, ImageFolder(top, vary)))
         torch.set_num_threads(1)
-        through(ours)
+        _through(ours)
         memory = [anonymous_mib(ours)]
         what = f"{OF_BARE} {bare} called bare: an image folder in two workers, `DiversifiedDataset` on {kind}"
         name = f"folder_{bare}_{kind.replace(' ', '_')}"
-        found = compared(name, what, lambda: through(ours), lambda: through(theirs), time.perf_counter, images=FILES)
+        found = compared(name, what, lambda: _through(ours), lambda: _through(theirs), time.perf_counter, images=FILES)
         memory.append(anonymous_mib(ours))
         return {**found, "workers_mib": [round(one, 1) for one in memory]}
 

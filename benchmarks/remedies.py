@@ -137,7 +137,7 @@ def time_features() -> dict[str, Any]:
     return paired("features", what, ours, steps, steps=10)
 
 
-def versions(strength: float, side: int = 32) -> dict[str, A.BasicTransform | A.BaseCompose]:
+def _albumentations(strength: float, side: int = 32) -> dict[str, A.BasicTransform | A.BaseCompose]:
     """Return albumentations' version of each of our operations."""
     still, most = (1, 1), 0.9 * strength
     factor = (1 - most, 1 + most)
@@ -164,7 +164,7 @@ def versions(strength: float, side: int = 32) -> dict[str, A.BasicTransform | A.
     }
 
 
-def image_plan(policy: ImagePolicy) -> Plan:
+def _image_plan(policy: ImagePolicy) -> Plan:
     """Return a plan whose ten classes all have this policy."""
     return Plan(classes=tuple(ClassPlan(name=name, count=10, draws=0.1, image=policy) for name in NAMES))
 
@@ -187,7 +187,7 @@ def _single_threaded(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def smooth_images(count: int, side: int = 32) -> ImageArray:
+def _smooth_images(count: int, side: int = 32) -> ImageArray:
     """Return smooth noise, of CIFAR's size by default; plain noise is hard for no operation."""
     small = draws.uniform("pixels", torch.arange(count * 3 * 8 * 8)).view(count, 3, 8, 8)
     images = torch.nn.functional.interpolate(small, (side, side), mode="bilinear") * 255
@@ -199,15 +199,15 @@ VARIED = ImagePolicy(operations=image_ops.OPERATIONS, layers=4, strength=0.7, pr
 OF_ALBUMENTATIONS = "how many times the images per second of the same policy through albumentations"
 
 
-def by_albumentations(data: ImageArray, workers: int, batch: int) -> DataLoader[Any]:
+def _by_albumentations(data: ImageArray, workers: int, batch: int) -> DataLoader[Any]:
     """Return a loader of `data` that augments with `VARIED`."""
-    found = versions(VARIED.strength, data.images.shape[-1])
+    found = _albumentations(VARIED.strength, data.images.shape[-1])
     some = A.SomeOf([found[name] for name in VARIED.operations], n=VARIED.layers, replace=True, p=VARIED.probability)
     images = np.ascontiguousarray(data.images.permute(0, 2, 3, 1).numpy())
-    return loader_of(_Varied(images, data.targets, A.Compose([some], seed=0)), workers, batch)
+    return _loader(_Varied(images, data.targets, A.Compose([some], seed=0)), workers, batch)
 
 
-def loader_of(data: Dataset[Any], workers: int, batch: int, **more: Any) -> DataLoader[Any]:
+def _loader(data: Dataset[Any], workers: int, batch: int, **more: Any) -> DataLoader[Any]:
     """Return a shuffling loader whose OpenCV uses one thread."""
     _single_threaded(0)
     return DataLoader(
@@ -221,7 +221,7 @@ def loader_of(data: Dataset[Any], workers: int, batch: int, **more: Any) -> Data
     )
 
 
-def through(loader: DataLoader[Any]) -> None:
+def _through(loader: DataLoader[Any]) -> None:
     """Read all batches of a loader."""
     for _ in loader:
         pass
@@ -229,10 +229,10 @@ def through(loader: DataLoader[Any]) -> None:
 
 def time_images(cores: int = 2, batch: int = BATCH, *, workers: bool = True) -> dict[str, Any]:
     """Time `BatchAugmenter` in the main process against albumentations on one core, or without workers."""
-    data = smooth_images(2048)
-    augment = BatchAugmenter(image_plan(VARIED))
+    data = _smooth_images(2048)
+    augment = BatchAugmenter(_image_plan(VARIED))
     alone = cores == 1
-    loader = by_albumentations(data, cores if workers and not alone else 0, batch)
+    loader = _by_albumentations(data, cores if workers and not alone else 0, batch)
 
     def ours() -> None:
         for rows in draws.permutation(len(data), "order").split(batch):
@@ -244,25 +244,25 @@ def time_images(cores: int = 2, batch: int = BATCH, *, workers: bool = True) -> 
     what = f"{OF_ALBUMENTATIONS}: BatchAugmenter, {beside}, batches of {batch}"
     name = "images_one_core" if alone else "images" if batch == BATCH else f"images_{batch}"
     name = name if workers else "images_no_workers"
-    return paired(name, what, ours, lambda: through(loader), faster=True, images=len(data))
+    return paired(name, what, ours, lambda: _through(loader), faster=True, images=len(data))
 
 
 def time_images_in_workers() -> dict[str, Any]:
     """Time the same operations on whole batches in the workers of a loader."""
-    data = smooth_images(8192)
-    dataset = DiversifiedDataset(data, image_plan(VARIED), backend="torch")
-    ours, theirs = loader_of(dataset, 2, BATCH, collate_fn=collate), by_albumentations(data, 2, BATCH)
+    data = _smooth_images(8192)
+    dataset = DiversifiedDataset(data, _image_plan(VARIED), backend="torch")
+    ours, theirs = _loader(dataset, 2, BATCH, collate_fn=collate), _by_albumentations(data, 2, BATCH)
     what = f'{OF_ALBUMENTATIONS}: DiversifiedDataset with backend="torch", both in two workers, batches of {BATCH}'
     return paired(
-        "images_in_workers", what, lambda: through(ours), lambda: through(theirs), faster=True, images=len(data)
+        "images_in_workers", what, lambda: _through(ours), lambda: _through(theirs), faster=True, images=len(data)
     )
 
 
 def time_backends(side: int, count: int) -> dict[str, Any]:
     """Time the two named backends of `DiversifiedDataset`, with batches fetched in the main process on one core."""
-    data = smooth_images(count, side)
+    data = _smooth_images(count, side)
     ours, theirs = (
-        DiversifiedDataset(data, image_plan(VARIED), backend=backend) for backend in ("torch", "albumentations")
+        DiversifiedDataset(data, _image_plan(VARIED), backend=backend) for backend in ("torch", "albumentations")
     )
     batches = [rows.tolist() for rows in draws.permutation(count, "order").split(BATCH)]
     _single_threaded(0)
@@ -303,7 +303,7 @@ def time_dataset() -> dict[str, Any]:
     images, labels = data.images, data.targets
     operations = ("rotate", "brightness", "contrast", "erase")
     policy = ImagePolicy(operations=operations, layers=2, strength=0.6, probability=0.5)
-    ours, hand = DiversifiedDataset(_Items(images, labels), image_plan(policy)), _Items(images, labels, policy)
+    ours, hand = DiversifiedDataset(_Items(images, labels), _image_plan(policy)), _Items(images, labels, policy)
     rows = draws.permutation(len(labels), "order").tolist()
     what = "seconds of DiversifiedDataset over the same functions by hand, one image at a time"
     found = paired(

@@ -74,6 +74,13 @@ def timings(file: str) -> str:
         added = [one for record in records for one in record.get("added_microseconds", ())]
         if added:
             measured += f"; {median(added):.1f} µs more an image ({min(added):.1f} to {max(added):.1f})"
+        if "workers_mib" in records[-1]:
+            first, last = records[-1]["workers_mib"]
+            measured += f"; the workers hold {first:,.0f} MiB after the first epoch, {last:,.0f} after the last"
+        if "images_with_other_pixels" in records[-1]:
+            measured += (
+                f"; {records[-1]['images_with_other_pixels']} of {records[-1]['images']} images have other pixels"
+            )
         rows.append(f"| `{name}`: {records[-1]['what']} | {measured} | {records[-1]['device']} |")
     return "\n".join(rows)
 
@@ -118,6 +125,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "summary": summary,
     "overhead": partial(timings, "overhead.jsonl"),
     "remedies": partial(timings, "remedies.jsonl"),
+    "large_images": partial(timings, "large_images.jsonl"),
     "scale": scale.table,
     "large_plan": large_plan.plan_table,
     "large_plan_units": large_plan.units_table,

@@ -2,7 +2,7 @@
 
 The arithmetic is that of `image_changes`. Where it depends on the value of a pixel alone, it is done once for each of the
 256 values, in the same floating-point steps, and looked up for every pixel, so that the images are the same bit for bit.
-Warps and sharpening add in another order: a value half-way between two levels (up to 0.001) may become the other one.
+Warps, saturation and sharpening add in another order: a value half-way between two levels (up to 0.001) may become the other one.
 """
 
 from __future__ import annotations
@@ -71,6 +71,13 @@ def _pixels(share: np.float32, side: int) -> int:
     return int(np.rint(share * _float(side)))
 
 
+def _split(pixels: Array) -> Array:
+    """Channels `(C, H, W)` of `(H, W, C)` bytes."""
+    planes: Array = np.empty((pixels.shape[2], *pixels.shape[:2]), np.uint8)
+    cv2.split(pixels, list(planes))
+    return planes
+
+
 # Operations that move pixels
 
 
@@ -115,9 +122,7 @@ def _warped(planes: Array, from_x: tuple[float, float], from_y: tuple[float, flo
     warped = cv2.warpAffine(whole, matrix, (width, height), flags=_WARP, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
     if channels == 1:
         return warped.reshape(planes.shape)
-    made = np.empty((4, height, width), np.uint8)
-    cv2.split(warped, list(made))
-    return made[:3]
+    return _split(warped)[:3]
 
 
 def _shear_x(planes: Array, size: np.float32, draw: np.float32) -> Array:
@@ -178,16 +183,10 @@ def _contrast(planes: Array, size: np.float32, draw: np.float32) -> Array:
 def _saturation(planes: Array, size: np.float32, draw: np.float32) -> Array:
     if len(planes) == 1:
         return planes
-    red, green, blue = (_float(share) for share in GREY)
-    values = planes.astype(np.float32)
-    grey = values[0] * red
-    grey += values[1] * green
-    grey += values[2] * blue
-    made = grey - values
-    made *= -size
-    made += values
+    matrix = (1 + float(size)) * np.eye(3) - float(size) * np.array([GREY] * 3)
+    made = cv2.transform(cv2.merge(list(planes)).astype(np.float32), matrix)  # of bytes it would be a coarse one
     np.maximum(made, 0, out=made)
-    return cv2.convertScaleAbs(_lines(made)).reshape(planes.shape)  # rounds, half to even, and clips at 255
+    return _split(cv2.convertScaleAbs(made))  # rounds, half to even, and clips at 255
 
 
 def _sharpness(planes: Array, size: np.float32, draw: np.float32) -> Array:
@@ -225,15 +224,13 @@ def _autocontrast(planes: Array, size: np.float32, draw: np.float32) -> Array:
 
 
 def _equalize(planes: Array, size: np.float32, draw: np.float32) -> Array:
-    counts = np.empty((len(planes), 256), np.float32)
+    counts = np.empty((len(planes), 256), np.float64)  # of whole numbers, which are exact
     for plane, row in zip(planes, counts, strict=True):
-        cv2.calcHist([plane], [0], None, [256], [0, 256], row.reshape(256, 1))
-    below = counts.astype(np.int64).cumsum(1)
-    step = below[:, -1:].copy()  # of all pixels those that are not as bright as the brightest, over 255
-    for row, its in zip(counts, step, strict=True):
-        its -= int(row[row.nonzero()[0][-1]])
-    step //= 255
-    even = ((below - counts.astype(np.int64) + step // 2) // step.clip(min=1)).clip(max=255).astype(np.float32)
+        row[:] = cv2.calcHist([plane], [0], None, [256], [0, 256]).ravel()
+    below = counts.cumsum(1) - counts
+    # pixels that are not as bright as the brightest, over 255
+    step = np.array([[below[row, counts[row].nonzero()[0][-1]] // 255] for row in range(len(planes))])
+    even = np.minimum(np.floor((below + step // 2) / np.maximum(step, 1)), 255).astype(np.float32)
     return _looked_up(planes, _toward(_RAMP, even, np.where(step > 0, size, _float(0))))
 
 

@@ -7,7 +7,14 @@ import torch
 from diversify.functional import draws, image_bytes, image_ops
 from diversify.functional.image_ops import OPERATIONS, apply_policies, apply_policy, apply_steps, is_large
 
-ROUNDED = ("shear_x", "shear_y", "rotate", "zoom", "sharpness")  # a value half-way between two levels may become either
+ROUNDED = (
+    "shear_x",
+    "shear_y",
+    "rotate",
+    "zoom",
+    "saturation",
+    "sharpness",
+)  # a value half-way between two levels may become either
 
 
 def pictures(count=6, channels=3, height=68, width=75):
