@@ -3,6 +3,7 @@
 The arithmetic is that of `image_changes`. Where it depends on the value of a pixel alone, it is done once for each of the
 256 values, in the same floating-point steps, and looked up for every pixel, so that the images are the same bit for bit.
 Warps, saturation and sharpening add in another order: a value half-way between two levels (up to 0.001) may become the other one.
+OpenCV 4 also rounds the places that a warp reads to 1/32 of a pixel; OpenCV 5 does not.
 """
 
 from __future__ import annotations

