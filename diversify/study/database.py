@@ -165,6 +165,8 @@ def is_lost(error: BaseException | None) -> bool:
     import sqlalchemy.exc
 
     while error is not None:
+        if isinstance(error, sqlalchemy.exc.PendingRollbackError):  # its connection was lost in an earlier step
+            return True
         if isinstance(error, sqlalchemy.exc.DBAPIError):
             kinds = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
             return error.connection_invalidated or isinstance(error, kinds)
@@ -172,12 +174,13 @@ def is_lost(error: BaseException | None) -> bool:
     return False
 
 
-def persist(action: Callable[[], _Result], url: str | None) -> _Result:
+def persist(action: Callable[[], _Result], url: str | None, *, reset: Callable[[], None] | None = None) -> _Result:
     """Return the result of an action, which is repeated while the database does not answer.
 
     Args:
         action: What is done; a part of it may be done already when it is called again.
         url: The database. Without one, and with SQLite, the action is called once.
+        reset: Gives up what is left of a lost connection, before the action is repeated.
 
     Raises:
         InputError: The database did not answer for `PATIENCE` seconds.
@@ -202,4 +205,6 @@ def persist(action: Callable[[], _Result], url: str | None) -> _Result:
             warnings.warn(note, stacklevel=2)
         signals.stop_if_interrupted()
         time.sleep(pause)
+        if reset is not None:
+            reset()
         pause = min(2 * pause, LONGEST_PAUSE)

@@ -89,7 +89,7 @@ class Desk:
 
     def next(self) -> Job | None:
         """Claim and return the first run that can start; None if there is none at the moment."""
-        return persist(self._next, self._study.storage)
+        return persist(self._next, self._study.storage, reset=self._storage.remove_session)
 
     def _look(self) -> None:
         if self._shared is None:
@@ -149,7 +149,7 @@ class Desk:
 
     def hand_in(self, job: Job, record: Record) -> Record:
         """Record a run and release its claim; return its record, which another process may have written before."""
-        return persist(lambda: self._hand_in(job, record), self._study.storage)
+        return persist(lambda: self._hand_in(job, record), self._study.storage, reset=self._storage.remove_session)
 
     def _hand_in(self, job: Job, record: Record) -> Record:
         records = self.ledger.follower.records

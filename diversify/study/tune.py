@@ -316,7 +316,9 @@ class Trial:
 
     def stops(self, epoch: int, value: float) -> bool:
         """Return True if a trial with this value of the metric after this epoch should stop. Every method has the same rule."""
-        return database.persist(lambda: self._stops(epoch, value), self._url)
+        return database.persist(
+            lambda: self._stops(epoch, value), self._url, reset=self.trial.study._storage.remove_session
+        )
 
     def _stops(self, epoch: int, value: float) -> bool:
         from optuna.exceptions import UpdateFinishedTrialError
