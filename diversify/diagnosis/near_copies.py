@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ..data.examples import Key
@@ -19,7 +17,7 @@ from ..errors import InputError, must
 from ..functional import counts
 from ..functional.hash_copies import hash_components, hash_limits, nearest_hash
 from ..functional.multilabel import require_one_label
-from ..functional.near_copies import copy_components, copy_space, nearest_copy
+from ..functional.near_copies import copy_components, copy_space, joined_components, nearest_copy
 from ..network.embeddings import Embeddings
 from .class_table import ClassTable
 from .findings import REMEDIES, Evidence, Finding
@@ -288,7 +286,7 @@ def joined_copies(features: NearCopies, images: NearCopies | None, labels: Tenso
     offset = len(labels) + 1 + int(first.max(initial=-1))
     links = np.concatenate([np.stack([rows, len(labels) + first])[:, first >= 0], np.stack([rows, offset + second])], 1)
     count = offset + 1 + int(second.max(initial=-1))
-    _, number = connected_components(coo_array((np.ones(links.shape[1], bool), tuple(links)), shape=(count, count)))
+    _, number = joined_components(np.arange(count), count, *links)
     component = torch.from_numpy(number[: len(labels)].astype(np.int64)).unique(return_inverse=True)[1].to(device)
     effective = torch.fmin(features.effective_count, images.effective_count.to(features.effective_count.device))
     compared = features.component >= 0
