@@ -31,6 +31,7 @@ from benchmarks import (
     unseen_rows,
     validity,
 )
+from benchmarks.load import table as load_table
 from diversify.files import atomic
 from diversify.report.benchmark import page
 from diversify.study import read
@@ -133,6 +134,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "peers": peers.table,
     "scale_line": scale.line_text,
     "sampled": scale.sampled_table,
+    "load": load_table.table,
     "cifar10_lt_head_text": head_study.text,
     "cifar10_lt_head": head_study.table,
     "cifar10_lt_head_untuned": partial(head_study.table, untuned=True),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 500  # characters of each part of an error
+
 
 class InputError(ValueError):
     """The error that every function raises for wrong input, with a message of one line.
@@ -36,7 +38,7 @@ def must(name: str, law: str, got: object, advice: str = "") -> InputError:
     """Return the error `<name> must <law>, got <value>[; <what to do>]`, for the caller to raise.
 
     Args:
-        name: The parameter, or whatever else breaks the rule.
+        name: The parameter, or whatever else breaks the rule. Of parts that are very long, the middle is left out.
         law: The rule, as a verb phrase that follows "must".
         got: The value, shown as `str` shows it.
         advice: What to do about it; left out where empty.
@@ -45,10 +47,15 @@ def must(name: str, law: str, got: object, advice: str = "") -> InputError:
         >>> print(must("epochs", "be at least 1", 0))
         epochs must be at least 1, got 0
     """
-    name, law, shown, advice = (" ".join(str(part).split()) for part in (name, law, got, advice))
+    name, law, shown, advice = (_short(" ".join(str(part).split())) for part in (name, law, got, advice))
     error = InputError(f"{name} must {law}, got {shown}" + (f"; {advice}" if advice else ""))
     error.parts = (name, law, shown, advice)
     return error
+
+
+def _short(text: str) -> str:
+    """A text of any length as one that fits an error: its beginning and its end."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-90:]}"
 
 
 def unknown(name: str, got: str, choices: Iterable[str]) -> InputError:

@@ -64,6 +64,8 @@ def _run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         raise
     except Exception as error:
+        if _lacks(error):
+            return refuse(_lacks(error))
         if not hasattr(error, "format_message"):  # every usage error of the parser has it
             raise
         message = _usage_error(error, arguments)
@@ -169,6 +171,24 @@ def refuse(message: str) -> int:
         with suppress(OSError):  # where stderr is broken too, the exit code tells
             err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     return 2
+
+
+_MEMORY = re.compile(r"can't allocate memory|out of memory|cannot allocate memory|failed to map segment", re.IGNORECASE)
+_THREADS = re.compile(r"can't start new thread|thread creation failed", re.IGNORECASE)
+
+
+def _lacks(error: Exception) -> str:
+    """What the system did not give, as an error of one line; empty for any other error."""
+    text = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and _MEMORY.search(text)):
+        advice = "close other programs, raise the limit, or take fewer or smaller images"
+        return str(must("memory", "be enough for the command", "no more from the system", advice))
+    if isinstance(error, RuntimeError) and _THREADS.search(text):
+        return str(must("threads", "be as many as the command needs", "no more from the system", "raise the limit"))
+    if isinstance(error, RuntimeError | ImportError) and "too many open files" in text.lower():
+        advice = "raise the limit (ulimit -n), or lower --workers"
+        return str(must("open files", "be as many as the command needs", "no more from the system", advice))
+    return ""
 
 
 def _system_error(error: OSError) -> str:

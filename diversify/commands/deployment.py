@@ -107,5 +107,5 @@ def _number(name: str, value: Any) -> float:
         if isinstance(value, bool):
             raise ValueError
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise must(name, "hold numbers", repr(value)[:60]) from None

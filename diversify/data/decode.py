@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,7 +47,12 @@ def read_image(path: Path) -> Tensor:
     try:
         with opened(path) as image:
             found = _fast_jpeg(path, image)
-            return cast(Tensor, tvf.pil_to_tensor(_rgb(image).convert("RGB"))) if found is None else found
+            if found is not None:
+                return found
+            seen = _rgb(image)
+            if seen is not image:
+                image.close()  # its pixels are not needed beside those of the copy
+            return cast(Tensor, tvf.pil_to_tensor(seen if seen.mode == "RGB" else seen.convert("RGB")))
     except _RefusedError as error:
         raise must("image file", error.law, f"{error.got} in {path}") from error
     except (MemoryError, InputError):
@@ -239,15 +245,14 @@ def _rgb(image: Any) -> Any:
     from PIL import Image
 
     image.load()
+    _refuse_bomb(*image.size)  # again: an icon may hold a larger picture than its header says
     orientation = _orientation(image)
     if image.mode.startswith("I"):
-        image = _eight_bits(image)
+        image = _by_bands(image, _eight_bits)
     elif image.mode == "F":
         raise _RefusedError("have whole numbers for pixels", "floating point, PIL mode F", "floating point, PIL mode F")
     elif image.mode in _TRANSPARENT or "transparency" in image.info:
-        straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
-        picture = image.convert(straight).convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        image = _by_bands(image, _on_white)
     elif image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     turn = Image.Transpose
@@ -261,6 +266,34 @@ def _rgb(image: Any) -> Any:
         8: turn.ROTATE_90,
     }
     return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+_BAND = 2**20  # pixels that are changed at a time, so that copies of a large image do not add up
+
+
+def _by_bands(image: Any, change: Callable[[Any], Any]) -> Any:
+    """An image changed pixel by pixel, some rows at a time."""
+    from PIL import Image
+
+    width, height = image.size
+    rows = max(1, _BAND // max(1, width))
+    if rows >= height:
+        return change(image)
+    made: Any = None
+    for top in range(0, height, rows):
+        part = change(image.crop((0, top, width, min(top + rows, height))))
+        made = made if made is not None else Image.new(part.mode, image.size)
+        made.paste(part, (0, top))
+    return made
+
+
+def _on_white(image: Any) -> Any:
+    """An image with transparency on a white background."""
+    from PIL import Image
+
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
+    picture = image.convert(straight).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def _orientation(image: Any) -> int:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError, must
 from ..files import atomic
+from ..files.npy import DamagedError, is_npy, read_archive
 from ..functional.groups import group_numbers
 from ..functional.labels import names_in_mapping
 from ..functional.multilabel import read_multilabels
@@ -138,21 +139,14 @@ def _stored_arrays(path: Path) -> dict[str, Array]:
     """The arrays of an `.npz` file under known names; arrays under other names are not read, and returned empty."""
     known = {f"{split}_{part}" for split in SPLITS for part in ("images", "labels", "groups")} | {"class_names"}
     try:
-        stored = np.load(path, allow_pickle=False)
-        if isinstance(stored, np.lib.npyio.NpzFile):
-            with stored:
-                return {name: _member(stored, name) if name in known else np.empty(0) for name in stored.files}
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged files raise many kinds of errors
+        found, names = read_archive(path, known, "npz file")
+    except DamagedError as error:
+        if is_npy(path):
+            raise must(
+                "npz file", "hold named arrays", f"a single array in {path}", "save it with numpy.savez"
+            ) from None
         raise must("npz file", "be a whole NumPy .npz without Python objects", path) from error
-    raise must("npz file", "hold named arrays", f"a single array in {path}", "save it with numpy.savez")
-
-
-def _member(stored: Any, name: str) -> Array:
-    if not isinstance(array := stored[name], np.ndarray):  # bytes, if the member is no .npy file
-        raise TypeError(name)
-    return array
+    return {name: found.get(name, np.empty(0)) for name in names}
 
 
 def _about_shape(shape: tuple[int, ...]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import pydantic
 import torch
@@ -18,6 +18,24 @@ DIGITS = 6  # of a number in a file
 
 Number = float | None
 Rows = list[list[Number]]
+FeatureNumber = Annotated[int, pydantic.Field(ge=-1, lt=2**31)]
+"""The number of a feature; -1 where there is none."""
+
+
+def first_missing(names: Iterable[str], needed: Iterable[str]) -> str | None:
+    """Return the first name that is needed and not there, or that is one end of an interval without the other; or None.
+
+    Example:
+        >>> first_missing(["count", "recall_low"], ["count"]), first_missing(["count"], ["count"])
+        ('recall', None)
+    """
+    there = set(names)
+    for low, high in (("_low", "_high"), ("_high", "_low")):
+        for each in sorted(there):
+            if each.endswith(low):
+                name = each.removesuffix(low)
+                needed = (*needed, name, name + high)
+    return next((each for each in needed if each not in there), None)
 
 
 def json_number(value: float) -> float | None:

@@ -19,11 +19,13 @@ from .beyond_size import lines_on_log_count, recall_of_groups
 from .clusters import FailingCluster
 from .findings import Finding, find
 from .json_form import (
+    FeatureNumber,
     FindingFile,
     Number,
     Rows,
     finding_dict,
     finding_from,
+    first_missing,
     json_number,
     json_numbers,
     json_readings,
@@ -304,9 +306,10 @@ class Diagnosis:
             InputError: The text is not JSON, a field is missing or damaged, or the file has another version.
         """
         try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise must("diagnosis", "be whole, valid JSON", str(error)) from error
+        return cls.from_dict(values)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas data frame with one row per class, indexed by its name, and one column per measure.
@@ -334,6 +337,14 @@ _TOP_K_ROWS = (
 )
 
 
+_NEEDED = (  # columns that a report or a plan cannot do without
+    *("fragile", "count", "count_heldout", "recall_train", "recall_heldout", "recall_heldout_low", "recall_log_count"),
+    *("ceiling_gain", "ce_magnitude_ratio", "ce_magnitude_gap", "ce_magnitude_gap_low", "identity_overlap", "safe"),
+    "head_norm",
+)
+_NEEDED_SUMMARY = ("balanced_accuracy_train", "balanced_accuracy_heldout", "head_ceiling")
+
+
 class _File(pydantic.BaseModel):
     """The form of `diagnosis.json`; unknown fields are ignored."""
 
@@ -348,7 +359,7 @@ class _File(pydantic.BaseModel):
     beyond_log_count: dict[str, dict[str, Number]]
     diversity_agreement: dict[str, dict[str, Number]]
     enemies: Rows
-    top_k_features: list[list[int]]
+    top_k_features: list[list[FeatureNumber]]
     top_k_train: Rows
     top_k_heldout: Rows
     top_k_heldout_tp: Rows | None = None
@@ -365,6 +376,10 @@ class _File(pydantic.BaseModel):
     def _same_classes(self) -> Self:
         if "name" not in self.classes:
             raise broken("be given", "nothing", at="classes.name")
+        if missing := first_missing(self.classes, _NEEDED):
+            raise broken("be given", "nothing", at=f"classes.{missing}")
+        if missing := first_missing(self.summary, _NEEDED_SUMMARY):
+            raise broken("be given", "nothing", at=f"summary.{missing}")
         count = len(self.classes["name"])
         for name, column in self.classes.items():
             if len(column) != count or (name != "name" and any(isinstance(value, str) for value in column)):
@@ -377,7 +392,7 @@ class _File(pydantic.BaseModel):
                 raise broken(f"be {count} rows of {width}", f"{len(rows)} rows", at=name)
         for side, errors in self.label_errors.items():
             measured = errors.get("measured")
-            if not isinstance(measured, list) or len(measured) != count:
+            if not isinstance(measured, list) or len(measured) != count or any(each is None for each in measured):
                 raise broken(f"be {count} numbers, one per class", measured, at=f"label_errors.{side}.measured")
         for place, one in enumerate(self.failing_clusters):
             if max(one.class_index, one.predicted) >= count:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import must
 from .atomic import Array, open_array, require_file
+from .npy import DamagedError, read_archive
 
 
 def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, Array]:
@@ -41,15 +42,12 @@ def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, Arr
         return _parquet(path, columns, name)
     if not zipfile.is_zipfile(path):
         raise must(name, "be a .npz file, a folder of .npy files or a .parquet file", path)
-    found = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for column in columns:
-            if column in arrays.files:
-                try:
-                    found[column] = arrays[column]
-                except (ValueError, EOFError, OSError, zipfile.BadZipFile):
-                    raise must(f"{column} of {path}", "be an array of numbers or text", "objects or damage") from None
-    return found
+    try:
+        return read_archive(path, columns, name)[0]
+    except DamagedError as error:
+        if error.array:
+            raise must(f"{error.array} of {path}", "be an array of numbers or text", "objects or damage") from None
+        raise must(name, "be a whole .npz file", path, "copy or save it again") from None
 
 
 def _parquet(path: Path, columns: Sequence[str], name: str) -> dict[str, Array]:

@@ -16,7 +16,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,14 +26,13 @@ from torch import Tensor
 
 from ..errors import must
 from .locks import require_claim
+from .npy import Array, DamagedError, check_header
 from .schema import distinct
 
 try:
     import fcntl
 except ImportError:  # Windows: appends by several processes at the same time may then mix
     fcntl = None  # type: ignore[assignment]
-
-Array = np.ndarray[Any, Any]
 
 
 @contextlib.contextmanager
@@ -277,7 +276,7 @@ def read_jsonl(path: Path, name: str = "records") -> list[dict[str, Any]]:
     for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise must(name, "hold one JSON object per line", f"another thing on line {number} of {path}")
@@ -392,21 +391,24 @@ def open_array(path: Path, name: str, *, writable: bool = False) -> Array:
         (2, 2)
     """
     require_file(path, name)
+    path = Path(path)
     try:
-        array: Array = np.load(path, mmap_mode="r+" if writable else "c", allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        if Path(path).stat().st_size and (empty := _empty_array(path)) is not None:
-            return empty
+        with path.open("rb") as file:
+            check_header(file, path.stat().st_size)
+        array: Array = _mapped(path, "r+" if writable else "c")
+    except (DamagedError, ValueError, EOFError):
         raise must(name, "be a whole .npy file", f"{path} (truncated, or not an array)") from None
     return array
 
 
-def _empty_array(path: Path) -> Array | None:
+def _mapped(path: Path, mode: Literal["r+", "c"]) -> Array:
     try:
-        array: Array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        return None
-    return array if array.size == 0 else None
+        array: Array = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except ValueError:  # the system refuses an empty map
+        array = np.load(path, allow_pickle=False)
+        if array.size:
+            raise
+    return array
 
 
 def flush_array(array: Array) -> None:

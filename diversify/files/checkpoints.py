@@ -19,12 +19,14 @@ from torch import Tensor
 
 from ..errors import InputError, must
 from .atomic import read_tensors
+from .npy import DamagedError, require_modest
 from .shards import checkpoint_file, is_index, read_shards
 
 _NESTS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 _RESAVE = "re-save it with torch.save(model.state_dict(), FILE)"
 _DEEPEST = 4  # levels of dictionaries that are searched for tensors
+_MOST = 10_000  # dictionaries that are searched: one that holds another many times over would take for ever
 _PATHS = ((pathlib.PurePosixPath, "PosixPath"), (pathlib.PureWindowsPath, "WindowsPath"))
 _ARRAYS: Any = getattr(np, "_core" if hasattr(np, "_core") else "core").multiarray
 _NUMBERS = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name not in ("ObjectDType", "VoidDType")]
@@ -116,7 +118,8 @@ def read_state_dicts(path: Path, name: str = "weights") -> StateDicts:
     if not isinstance(content, Mapping):
         raise must(name, "hold a state dict of named tensors", f"a {type(content).__name__} in {path}", _RESAVE)
     found: StateDicts = {}
-    _collect(content, (), found)
+    if _collect(content, (), found) > _MOST:
+        raise must(name, f"hold at most {_MOST:,} dictionaries", f"more in {path}", _RESAVE)
     if not found:
         raise must(name, "hold named tensors", f"none in {path}", _RESAVE)
     return found
@@ -148,13 +151,15 @@ def _read_file(path: Path, name: str) -> object:
     return read_tensors(path, name)[0] if kind == "safetensors" else _torch_load(path, name)
 
 
-def _collect(content: Mapping[object, object], keys: tuple[str, ...], found: StateDicts) -> None:
+def _collect(content: Mapping[object, object], keys: tuple[str, ...], found: StateDicts, seen: int = 1) -> int:
+    """Add the state dicts in a dictionary to those found; return how many dictionaries were looked at, one too many at most."""
     tensors = {key: value.detach() for key, value in content.items() if isinstance(key, str) and torch.is_tensor(value)}
     if tensors:
         found[".".join(keys)] = tensors
     for key, value in content.items():
-        if isinstance(value, Mapping) and isinstance(key, str) and len(keys) < _DEEPEST:
-            _collect(value, (*keys, key), found)
+        if isinstance(value, Mapping) and isinstance(key, str) and len(keys) < _DEEPEST and seen <= _MOST:
+            seen = _collect(value, (*keys, key), found, seen + 1)
+    return seen
 
 
 def chosen(found: StateDicts, weights_key: str, path: Path) -> StateDicts:
@@ -252,10 +257,14 @@ def _checkpoint_kind(path: Path, name: str) -> str:
     if not start:
         raise must(name, "not be empty", f"0 bytes in {path}")
     if start[:4] == b"PK\x03\x04":
-        if not zipfile.is_zipfile(path):
-            raise _damaged(name, path)
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+                require_modest(archive.infolist(), path, name)
+        except InputError:
+            raise
+        except (DamagedError, zipfile.BadZipFile, ValueError, NotImplementedError):
+            raise _damaged(name, path) from None
         if any(member.rpartition("/")[2] == "constants.pkl" for member in members):
             raise must(name, "be a state dict", f"the TorchScript archive {path}", _RESAVE)
         if any(member.rpartition("/")[2] == "data.pkl" for member in members):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -76,8 +77,8 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} twice in one object")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"{next(name for name in counts if counts[name] > 1)!r} twice in one object")
     return values
 
 

@@ -136,7 +136,14 @@ def _shards(index: Path, name: str) -> dict[str, list[str]]:
         place = PureWindowsPath(file)  # knows the separators and drives of every system
         if not file or place.drive or place.root or ".." in place.parts:
             raise must(name, "name files in the folder of its index", f"{file!r} in {index}")
-        if not (index.parent / file).is_file():
+        if not _is_file(index.parent / file):
             raise must(name, f"have every file that {index} names", f"no {file}", _AGAIN)
         require_file(index.parent / file, f"{name} shard")
     return files
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for the system
+        return False

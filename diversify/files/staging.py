@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterable, Iterator
@@ -98,8 +99,9 @@ def claimed(target: Path, *, owned: Iterable[str] = ()) -> Iterator[None]:
     """Make this process the only one that writes to the folder `target` within the block.
 
     A missing folder is made, and removed afterwards if it is still empty. Files that a killed process left half-written
-    are removed. The lock ends with its process, so it is never stale; on a file system without locks the block runs
-    without one. A folder that holds anything but a run is left alone, since `ensure_available` refuses it.
+    are removed, and an earlier run that one was just replacing is put back. The lock ends with its process, so it is
+    never stale; on a file system without locks the block runs without one. A folder that holds anything but a run is left
+    alone, since `ensure_available` refuses it.
 
     Args:
         target: The folder.
@@ -124,12 +126,30 @@ def claimed(target: Path, *, owned: Iterable[str] = ()) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with folder_lock(folder, target):
+            _recover(folder)
             _remove_leftovers(folder, owned)
             yield
     finally:
         for each in made:
             with contextlib.suppress(OSError):  # not empty, or gone
                 each.rmdir()
+
+
+def _recover(folder: Path) -> None:
+    """Remove the staging folders of killed processes beside a folder, and put back the run that one had moved away."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.partial(\.old)?")
+    try:
+        beside = list(folder.parent.iterdir())
+    except OSError:  # not ours to list
+        return
+    found = [(path, match[1]) for path in beside if (match := pattern.fullmatch(path.name))]
+    for path, moved in found:
+        if moved and is_run(path) and not is_run(folder):
+            for entry in sorted(path.iterdir(), key=lambda each: each.name == MARKER):  # the marker last
+                if not is_temporary(entry.name):
+                    entry.replace(folder / entry.name)
+    for path, _ in found:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_leftovers(folder: Path, owned: Iterable[str]) -> None:

@@ -82,6 +82,7 @@ class Reading:
             not all(type(each) is int and each >= 0 for each in [*numbers, *listed])
             or type(known) is not bool
             or not named
+            or not all(each is None or isinstance(each, list) for each in by_class.values())
         ):
             raise must("reading of embeddings", law, dict(record))
         lists: dict[str, Any] = {name: None if each is None else tuple(each) for name, each in by_class.items()}

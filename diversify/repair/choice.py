@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import must
 from ..files.json_values import json_value
-from ..files.schema import refusal
+from ..files.schema import broken, refusal
 from ..functional import counts
 from ..network.linear_head import LinearHead
 from .metric import OBJECTIVE_TITLES, TITLES
@@ -295,8 +295,7 @@ class HeadChoice:
             raise refusal("remedy", error) from None
         values = {name: getattr(file, name) for name in _File.model_fields if name != "schema_version"}
         values["columns"] = {name: _tensor(column) for name, column in file.columns.items()}
-        per_class = ("recall", "recall_low", "recall_high", "change_low", "change_high")
-        values |= {name: _tensor(getattr(file, name)) for name in per_class}
+        values |= {name: _tensor(getattr(file, name)) for name in _PER_CLASS}
         values |= {name: torch.tensor(getattr(file, name)) for name in ("class_counts", "heldout_counts")}
         values["curve"] = tuple(CurvePoint(**one.model_dump()) for one in file.curve)
         values["overall"] = {name: math.nan if value is None else value for name, value in file.overall.items()}
@@ -313,6 +312,7 @@ def _tensor(values: Sequence[Any]) -> Tensor:
 
 
 _Number = float | None
+_Count = Annotated[int, pydantic.Field(ge=0, lt=2**62)]
 _Rows = tuple[tuple[_Number, ...], ...]
 
 
@@ -339,8 +339,8 @@ class _File(pydantic.BaseModel):
     recall_high: _Rows
     change_low: _Rows
     change_high: _Rows
-    class_counts: tuple[int, ...]
-    heldout_counts: tuple[int, ...]
+    class_counts: tuple[_Count, ...]
+    heldout_counts: tuple[_Count, ...]
     best: int
     recommended: int
     overall: dict[str, _Number]
@@ -354,3 +354,46 @@ class _File(pydantic.BaseModel):
     curve: tuple[_Point, ...] = ()
     notes: tuple[str, ...] = ()
     fits_heldout: tuple[bool, ...] = ()
+
+    @pydantic.model_validator(mode="after")
+    def _one_value_per_candidate(self) -> Self:
+        of_candidates: dict[str, Sequence[Any]] = {
+            **{
+                name: getattr(self, name) for name in ("meanings", "sources", "options", "times_chosen", "final_option")
+            },
+            **{name: getattr(self, name) for name in _PER_CLASS},
+            **{f"columns.{name}": column for name, column in self.columns.items()},
+        }
+        if self.fits_heldout:
+            of_candidates["fits_heldout"] = self.fits_heldout
+        for name, values in of_candidates.items():
+            if len(values) != len(self.names):
+                raise broken(f"be {len(self.names)}, one per candidate", len(values), at=name)
+        classes = len(self.class_counts)
+        for name in _PER_CLASS:
+            if any(len(row) != classes for row in getattr(self, name)):
+                raise broken(f"have rows of {classes}, one value per class", "another length", at=name)
+        if len(self.heldout_counts) != classes:
+            raise broken(f"be {classes}, one per class", len(self.heldout_counts), at="heldout_counts")
+        gain = ("gain", "gain_low", "gain_high")
+        score = () if self.metric == "balanced" else ("score", "score_low", "score_high")
+        accuracy = ("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high")
+        for at, there, needed in (
+            ("columns", self.columns, (*accuracy, *score, "spread", *gain, "behind", "behind_error")),
+            ("overall", self.overall, gain),
+        ):
+            missing = next((name for name in needed if name not in there), None)
+            if missing is not None:
+                raise broken("be given", "nothing", at=f"{at}.{missing}")
+        for name in ("best", "recommended"):
+            if not 0 <= getattr(self, name) < len(self.names):
+                raise broken(f"be one of the {len(self.names)} candidates", getattr(self, name), at=name)
+        for place, (names, times, final) in enumerate(
+            zip(self.options, self.times_chosen, self.final_option, strict=True)
+        ):
+            if len(times) != len(names) or not 0 <= final < len(names):
+                raise broken(f"be one of {len(names)} options, each with its count", final, at=f"final_option.{place}")
+        return self
+
+
+_PER_CLASS = ("recall", "recall_low", "recall_high", "change_low", "change_high")

@@ -81,6 +81,9 @@ def load_protocol(path: Path | str) -> dict[str, Any]:
     """
     protocol = _beside(path, "protocol")
     if isinstance(methods := protocol.get("methods"), list):
+        if not all(isinstance(each, str) for each in methods):
+            beside = Path(path).with_suffix(".protocol.json")
+            raise must(f"methods of {beside.name}", "be names", f"another thing in {beside}")
         protocol = {**protocol, "methods": list(dict.fromkeys([*methods, *load_spaces(path)]))}
     return protocol
 

@@ -5,6 +5,7 @@ import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,3 +301,16 @@ def test_decoders_that_differ_are_not_mixed(monkeypatch):
     by_torchvision = decode._by_torchvision
     monkeypatch.setattr(decode, "_by_torchvision", lambda content: by_torchvision(content).clamp(max=250))
     assert not decode._decoders_agree.__wrapped__()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_a_large_image_read_by_bands_has_the_pixels_of_one_read_whole(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = noise(30, 20, 4)
+    image = Image.fromarray(pixels) if mode != "I;16" else Image.fromarray(pixels[..., 0].astype(np.uint16) * 200)
+    image = image if mode == "I;16" else image.convert("RGB").convert("P") if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "a.png", **({"transparency": 7} if mode == "P" else {}))
+    whole = read_image(tmp_path / "a.png")
+    monkeypatch.setattr("diversify.data.decode._BAND", 60)
+    assert torch.equal(read_image(tmp_path / "a.png"), whole)

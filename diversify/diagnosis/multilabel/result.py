@@ -16,11 +16,13 @@ from ...files.schema import refusal
 from ...network.reading import Reading
 from ..findings import Finding
 from ..json_form import (
+    FeatureNumber,
     FindingFile,
     Number,
     Rows,
     finding_dict,
     finding_from,
+    first_missing,
     json_fields,
     json_number,
     json_numbers,
@@ -157,6 +159,9 @@ class MultilabelDiagnosis:
             raise refusal("diagnosis", error) from None
         if not file.labels.get("name"):
             raise must("labels.name of the diagnosis", "be given", "nothing")
+        for place, names, needed in (("labels", file.labels, _NEEDED), ("summary", file.summary, _NEEDED_SUMMARY)):
+            if missing := first_missing(names, needed):
+                raise must(f"{place}.{missing} of the diagnosis", "be given", "nothing")
         count = len(file.labels["name"])
         widths = {"cooccurrence_train": count, "cooccurrence_heldout": count, "top_k_features": file.top_k}
         for name, column in file.labels.items():
@@ -191,9 +196,10 @@ class MultilabelDiagnosis:
             InputError: The text is not JSON, a field is missing or damaged, or the record is another one.
         """
         try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise must("diagnosis", "be whole, valid JSON", str(error)) from error
+        return cls.from_dict(values)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas data frame with one row per label and one column per measure.
@@ -209,6 +215,14 @@ class MultilabelDiagnosis:
         frame = frame.astype({"count": int, "count_heldout": int, "fragile": bool})
         frame.index = pd.Index(self.label_names, name="label")
         return frame
+
+
+_NEEDED = (  # columns that a report cannot do without
+    *("fragile", "count", "count_heldout", "recall_heldout", "recall_heldout_low", "precision_heldout", "f1_heldout"),
+    *("average_precision", "average_precision_low", "ap_gain", "ce_magnitude_ratio", "threshold_best"),
+    *("f1_best_threshold", "f1_gain"),
+)
+_NEEDED_SUMMARY = ("mean_average_precision", "mean_f1", "mean_recall")
 
 
 class _CompanionFile(pydantic.BaseModel):
@@ -231,7 +245,7 @@ class _File(pydantic.BaseModel):
     labels: dict[str, list[str] | list[Number]]
     cooccurrence_train: Rows
     cooccurrence_heldout: Rows
-    top_k_features: list[list[int]]
+    top_k_features: list[list[FeatureNumber]]
     companions: list[_CompanionFile]
     findings: list[FindingFile]
     summary: dict[str, Number]
