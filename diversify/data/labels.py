@@ -164,7 +164,7 @@ def check_labels(
         >>> check_labels("my data", [[0], [2], [1]], rows=3).tolist()
         [0, 2, 1]
     """
-    if hasattr(labels, "__len__") and getattr(labels, "ndim", 1) and len(labels) == 0 and not rows:
+    if hasattr(labels, "__len__") and getattr(labels, "ndim", None) != 0 and len(labels) == 0 and not rows:
         raise must(name, "have at least one image", 0)
     return read_labels(f"labels of {name}", labels, rows=rows, class_names=class_names)
 

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ..errors import must
 from .locks import require_claim
-from .npy import Array, DamagedError, check_header
+from .npy import Array as Array
+from .npy import DamagedError, check_header
 from .schema import distinct
 
 try:
