@@ -42,8 +42,9 @@ def default_candidates(
     so that a plan gets no credit for a correction that costs nothing.
 
     With `unseen` they are joined by repairs that learn from these held-out rows: a slope in log n, a bias per class, and a
-    temperature with a bias, each fitted by likelihood; even draws and the plan with unseen rows in every batch; and the
-    unseen rows alone. `choose_head` judges each by heads that were fitted without the rows that it predicts.
+    temperature with a bias, each fitted by likelihood; even draws and the plan with unseen rows in every batch; the unseen
+    rows alone; and, where these rows show that classes are narrow, draws that favour these. `choose_head` judges each by heads
+    that were fitted without the rows that it predicts.
 
     Args:
         train: Embeddings of the backbone's own training images.

@@ -14,11 +14,13 @@ from ..network.linear_head import LinearHead
 from ..plan.plan import Plan
 from .candidate import MORE_TAUS, Candidate, Make, MakePlan, even_plan, evened
 from .fitted import ROUNDS, bias_fitted, slope_fitted
+from .narrow import find_narrow_classes, narrow_plan
 from .post_hoc import log_prior_of
 from .retrain import HeadRecipe, retrain_with
 from .unseen import SHARE
 
 SHARES = (SHARE, 1.0)  # of a class's draws that come from its unseen rows where it has many
+NARROW = "narrow drawn more + unseen"
 EVENED = {"draws of the plan": 0.0, "half way to even draws": 0.5}
 _FROM_HELDOUT = " It is fitted on held-out images; each third of them is predicted by one fitted without that third."
 _REWEIGHTED = "Kirichenko et al. 2023 (deep feature reweighting)"
@@ -78,6 +80,15 @@ def heldout_candidates(
             _REWEIGHTED,
         ),
     ]
+    if bool(find_narrow_classes(train, unseen).any()):
+        found.append(
+            mixed(
+                NARROW,
+                "Even draws, but narrow classes are drawn twice as often, with held-out rows in every batch. Training images of a"
+                " narrow class do not show what its held-out images show.",
+                partial(_narrow_drawn_more, train, recipe),
+            )
+        )
     make_plan = replan if replan is not None else (lambda _: plan) if plan is not None else None
     if plan is not None and make_plan is not None:
         needs_bias = plan.prior_correction.after > 0
@@ -150,6 +161,11 @@ def _mixed(make_plan: MakePlan, recipe: HeadRecipe, rows: Embeddings) -> dict[st
         )
 
     return {f"share {share:g}": of(share) for share in SHARES}
+
+
+def _narrow_drawn_more(train: Embeddings, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
+    plan = narrow_plan(train, find_narrow_classes(train, rows))
+    return {"": lambda seen, head, seed: retrain_with(seen, head, plan, recipe, unseen=rows, seed=seed)}
 
 
 def _planned(make_plan: MakePlan, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:

@@ -1,0 +1,77 @@
+"""Draws for the head step that favour narrow classes: those whose training images do not show what held-out images show."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..diagnosis.findings import narrow_classes
+from ..diagnosis.sides import QUERY_ROWS, query_rows
+from ..functional import counts
+from ..functional.coverage import class_coverage
+from ..network.embeddings import Embeddings
+from ..plan.plan import Plan
+from .candidate import even_plan
+
+MORE = 2.0  # draws of a narrow class over those of a wide one
+
+
+def find_narrow_classes(train: Embeddings, heldout: Embeddings, *, seed: int = 0) -> Tensor:
+    """Return which classes are narrow, `(C,)` bool, by the rule of the finding *narrow* of a diagnosis.
+
+    Args:
+        train: Embeddings of training images.
+        heldout: Embeddings of images from where the model will be used.
+        seed: Of the rows of large classes that are looked at.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 30))
+        >>> find_narrow_classes(train, heldout).tolist()
+        [False, False, False, False]
+    """
+    num_classes = train.num_classes
+    sides = []
+    for name, side in (("train", train), ("heldout", heldout)):
+        some = query_rows(side.labels, num_classes, QUERY_ROWS, seed=seed, name=f"queries {name}")
+        sides.append(side.select(some))
+    seen, unseen = sides
+    value, low, high = class_coverage(
+        seen.features,
+        seen.labels,
+        unseen.features,
+        unseen.labels,
+        num_classes,
+        train_groups=seen.groups,
+        heldout_groups=unseen.groups,
+    )
+    columns = {"coverage_heldout": value, "coverage_heldout_low": low, "coverage_heldout_high": high}
+    columns["count_heldout"] = counts.class_counts(heldout.labels, num_classes).double()
+    found = torch.zeros(num_classes, dtype=torch.bool)
+    found[narrow_classes({name: column.cpu() for name, column in columns.items()})] = True
+    return found
+
+
+def narrow_plan(train: Embeddings, narrow: Tensor) -> Plan:
+    """Return a plan that draws narrow classes twice as often as the others, which it draws equally often.
+
+    On 48 networks with narrow classes, a head trained so, with held-out rows in its batches, recognised narrow classes more often
+    than after even draws, at no cost in balanced accuracy (`docs/results/narrow_heads.md`).
+
+    Args:
+        train: Embeddings of training images.
+        narrow: `(C,)` bool.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, _, _ = dv.make_embeddings((200, 80, 30, 10))
+        >>> [round(one.draws, 2) for one in narrow_plan(train, torch.tensor([True, False, False, False])).classes]
+        [0.4, 0.2, 0.2, 0.2]
+    """
+    plan = even_plan(counts.class_counts(train.labels, train.num_classes))
+    share = torch.tensor([one.draws for one in plan.classes], dtype=torch.float64) * torch.where(narrow, MORE, 1.0)
+    share = share / share.sum()
+    classes = tuple(
+        one.model_copy(update={"draws": value}) for one, value in zip(plan.classes, share.tolist(), strict=True)
+    )
+    return plan.model_copy(update={"classes": classes})
