@@ -134,8 +134,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "large_plan_units": large_plan.units_table,
     "large_plan_assumed": large_plan.assumptions_table,
     "peers": peers.table,
-    "scale_line": scale.line_text,
-    "sampled": scale.sampled_table,
     "load": load_table.table,
     "cifar10_lt_head_text": head_study.text,
     "cifar10_lt_head": head_study.table,

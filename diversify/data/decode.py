@@ -50,8 +50,6 @@ def read_image(path: Path) -> Tensor:
             if found is not None:
                 return found
             seen = _rgb(image)
-            if seen is not image:
-                image.close()  # its pixels are not needed beside those of the copy
             return cast(Tensor, tvf.pil_to_tensor(seen if seen.mode == "RGB" else seen.convert("RGB")))
     except _RefusedError as error:
         raise must("image file", error.law, f"{error.got} in {path}") from error
