@@ -44,7 +44,10 @@ class Pictures(Dataset):
         if rank == os.environ.get("FAILS") and {"_read_left", "run_epoch"} & {each.function for each in inspect.stack()}:
             raise OSError("half a download")
         if "SLOW" in os.environ:
-            Path(os.environ["SLOW"], f"pid-{rank}").write_text(str(os.getpid()))
+            told = Path(os.environ["SLOW"], f"pid-{rank}")
+            if not told.exists():  # written once, and whole: another process may read it at any time
+                told.with_suffix(".new").write_text(str(os.getpid()))
+                told.with_suffix(".new").replace(told)
             time.sleep(float(os.environ["SECONDS"]))
         return self.images[index], int(self.labels[index])
 
@@ -159,7 +162,7 @@ def _with_other_rows(folder: Path) -> Path:
 def test_a_killed_process_ends_all_and_one_process_goes_on(place: Place, tmp_path: Path) -> None:
     slow = {"SLOW": str(tmp_path), "SECONDS": "0.1"}
     process = place.start(2, *place.diagnose(tmp_path / "run"), **slow)
-    wait_until(lambda: len(list(tmp_path.glob("pid-*"))) == 2 or process.poll() is not None, 120)
+    wait_until(lambda: len(list(tmp_path.glob("pid-?"))) == 2 or process.poll() is not None, 120)
     index = tmp_path / "run" / "embeddings" / "train" / "index.json"
     wait_until(lambda: index.exists() or process.poll() is not None, 120)
     os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)

@@ -180,6 +180,7 @@ def test_a_study_of_another_protocol_and_other_records_are_refused(tmp_path: Pat
         list(run_study(other))
     assert str(caught.value) == message
     assert not other.results.exists()
+    time.sleep(1.1)  # records hold the second in which they began
     own = study_of(tmp_path / "c", study_runner.protocol(**few), server, None, workers=1)
     list(run_study(own))  # the same database, and a study of its own
     copy = study_of(tmp_path / "c", study_runner.protocol(**few), server, "taken")
