@@ -345,7 +345,7 @@ ROWS: dict[str, Row] = {
         what="a head fitted on 12,406 x 64 to the same penalised likelihood: `fit_head` and `LogisticRegression`, at most 200 steps",
         sides=_logistic_regression,
         why="scikit-learn stops earlier: at a loss of 0.0361, where `fit_head` goes to the least, 0.0357; to get there, with `tol=1e-6`,"
-        " scikit-learn needs about as long",
+        " scikit-learn is still the faster one",
     ),
     "faiss": Row(
         peer="faiss-cpu",
