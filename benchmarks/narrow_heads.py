@@ -34,6 +34,7 @@ from diversify.plan.plan import Plan
 from diversify.plan.policies import FeaturePolicy
 from diversify.repair.candidate import even_plan
 from diversify.repair.fitted import fit_slope, slope_fitted
+from diversify.repair.narrow import narrow_plan
 from diversify.repair.post_hoc import adjust_logits, log_prior_of
 from diversify.runtime import provenance
 from diversify.study.experiments.diversity_designs import DESIGNS
@@ -45,7 +46,6 @@ CELLS = (("equal", "neighbours:3"), ("independent", "neighbours:3"), ("equal", "
 ASSIGNMENTS = 8
 ROWS = 30  # held-out images of every class
 STEPS = 3  # of fitting two slopes in turn
-MORE = 2.0  # draws of a narrow class over those of a wide one
 COVARIANCE = FeaturePolicy(method="covariance", strength=0.3, share=0.5, donors="similar")
 MIXING = FeaturePolicy(method="remix", strength=0.5, share=0.5)
 
@@ -99,13 +99,7 @@ class NarrowHeads(Heads):
 
     def drawn_more(self, classes: Tensor) -> LinearHead:
         """Return the head after draws of these classes twice as often, with unseen rows."""
-        plan = even_plan(self.sizes)
-        share = torch.tensor([one.draws for one in plan.classes], dtype=torch.float64) * torch.where(classes, MORE, 1.0)
-        share = share / share.sum()
-        parts = tuple(
-            one.model_copy(update={"draws": value}) for one, value in zip(plan.classes, share.tolist(), strict=True)
-        )
-        return self.trained(plan.model_copy(update={"classes": parts}), unseen=True)
+        return self.trained(narrow_plan(self.bank.train, classes), unseen=True)
 
 
 def _with_features(plan: Plan, policy: FeaturePolicy, classes: Tensor) -> Plan:
