@@ -5,7 +5,7 @@
 A bank of features is made in `--folder` once and mapped into memory. Each diagnosis runs in a process of its own, which times
 the diagnosis, then one pass over the map, and one matrix product of all training features with the head. `anonymous_gib` is the
 largest memory that the process itself held, without the maps. `steps` are the seconds between two reports of progress. With
-`--exact`, neighbours are looked up exactly. The banks of `LINE` differ in their rows only; `draw_figures` draws their time. With
+`--exact`, neighbours are looked up exactly. The banks of `LINE` differ in their rows only. With
 `--sampled`, each bank is diagnosed twice, with the rows that costly measures use by default and with all rows, and the records
 say how far the measures lie apart.
 
@@ -68,8 +68,6 @@ LINE: Mapping[str, Size] = {
 }
 SIZES = {**BANKS, **LINE}
 SAMPLED = ("margin", "safe", "border", "rare", "outlier", "recall_ceiling", "coverage_heldout", "effective_count")
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "results"
-FIGURE_TEXT = "Seconds of a diagnosis against training rows, beside the map read once and one matrix product"
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -221,68 +219,6 @@ def records_of(figure: str) -> list[Mapping[str, Any]]:
     return [record for record in records if record["figure"] == figure]
 
 
-def sampled_table() -> str:
-    """Return how far the measures of a sample of the rows lie from those of all, from the last record of each bank."""
-    latest = {str(record["bank"]): record for record in records_of("sampled")}
-    rows = [
-        "| measure | mean over the classes | apart, median class | apart, most | classes whose interval holds the exact value |",
-        "|:--|--:|--:|--:|--:|",
-    ]
-    for one in latest.values():
-        for name, found in one["measures"].items():
-            inside = "–" if found["inside"] is None else f"{found['inside']:.0%}"
-            cells = [f"`{name}`", *(f"{found[key]:.3g}" for key in ("mean", "median_apart", "most_apart")), inside]
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) if latest else "No records yet."
-
-
-def line() -> list[Mapping[str, Any]]:
-    """Return the last record of each bank of `LINE` that has one, in the order of their rows."""
-    latest = {str(record["bank"]): record for record in records_of("scale")}
-    return [latest[name] for name in LINE if name in latest]
-
-
-def line_text() -> str:
-    """Return the seconds of each bank of `LINE` over the physical limit, and the figure."""
-    ones = line()
-    if len(ones) < 2:
-        return "No records yet."
-    rows = [
-        "| training rows | seconds | microseconds a row | the map read once and one matrix product | times that limit |",
-        "|--:|--:|--:|--:|--:|",
-    ]
-    for one in ones:
-        limit = one["seconds_of_reading"] + one["seconds_of_product"]
-        each = 1e6 * one["seconds"] / one["rows"]
-        rows.append(
-            f"| {one['rows']:,} | {one['seconds']:,.0f} | {each:,.0f} | {limit:.2f} s | {one['seconds'] / max(limit, 0.01):,.0f} |"
-        )
-    return "\n".join([*rows, "", f"![{FIGURE_TEXT}](scale_rows.svg)"])
-
-
-def draw_figures(folder: Path = DOCS) -> list[Path]:
-    """Draw the seconds of a diagnosis against its rows, beside the physical limit, as an SVG file; nothing without records."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    ones = line()
-    if len(ones) < 2:
-        return []
-    path = folder / "scale_rows.svg"
-    style = {"svg.hashsalt": "scale", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
-    with mpl.rc_context(style | {"axes.spines.right": False}):
-        figure = Figure(figsize=(5.0, 3.4), layout="constrained")
-        axis = figure.subplots()
-        rows = [one["rows"] for one in ones]
-        limit = [one["seconds_of_reading"] + one["seconds_of_product"] for one in ones]
-        axis.plot(rows, [one["seconds"] for one in ones], "o-", color="#0072b2", label="diagnosis")
-        axis.plot(rows, limit, "s--", color="#d55e00", label="the map read once, and one matrix product")
-        axis.set(xscale="log", yscale="log", xlabel="training rows", ylabel="seconds")
-        axis.legend(frameon=False, loc="upper left")
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-    return [path]
-
-
 def table() -> str:
     """Return the last record of each bank, exact and with an index, beside the physical limits."""
     latest: dict[tuple[str, bool], Mapping[str, Any]] = {}
@@ -309,31 +245,16 @@ def table() -> str:
     return "\n".join(rows) if latest else "No records yet."
 
 
-def draw() -> None:
-    """Draw the figure and fill the page, as `--draw` does."""
-    from benchmarks import tables as documents
-
-    for path in draw_figures():
-        print(path)
-    documents.main([DOCS / "costs.md"])
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--draw", action="store_true", help="draw the figure and fill the page from the records")
+    parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--banks", nargs="+", choices=list(SIZES), default=list(BANKS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--sampled", action="store_true")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.draw:
-        draw()
-        return
-    if options.folder is None:
-        parser.error("--folder is needed, unless --draw is given")
     if options.exact:
         NeighborSearch.__init__.__kwdefaults__["work"] = math.inf
     if options.child is not None:
