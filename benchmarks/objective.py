@@ -29,8 +29,8 @@ from diversify.runtime import provenance
 RESULTS = Path(__file__).parent / "results" / "objective.jsonl"
 SETS = unseen_rows.SETS
 ROWS = 30
-ORDERS = 20
-DEVELOPMENT = frozenset((*range(4), *range(8, 14)))  # the first eight were halved before the others were added
+DEVELOPMENT = (*range(4), *range(8, 14))  # the first eight tail orders were halved before the others were added
+CONFIRMATION = (*range(4, 8), *range(14, 20))
 OBJECTIVES: Mapping[str, str | float] = {
     "choose_head, mean": "mean",
     "choose_head, 0.5": 0.5,
@@ -161,7 +161,8 @@ def main() -> None:
     options.banks.mkdir(parents=True, exist_ok=True)
     tasks = [
         (place, order)
-        for order in range(ORDERS)
+        for pair in zip(DEVELOPMENT, CONFIRMATION, strict=True)  # a stopped run has as many of both
+        for order in pair
         for place, one in enumerate(SETS)
         if options.half in (None, half_of(order)) and options.data in (None, one.data)
     ]
