@@ -141,8 +141,9 @@ def text() -> str:
     if not networks:
         return "No records yet."
     halves = {half: sum(one[0] == half for one in networks) for half in HALVES}
+    sets = {name: sum(one[1] == name for one in networks) for name in sorted({one[1] for one in networks})}
     return (
-        f"{len(networks)} networks of {' and '.join(sorted({one[1] for one in networks}))}, each with other classes in the tail:"
+        f"{len(networks)} networks ({', '.join(f'{name} {size}' for name, size in sets.items())}), each with other classes in the tail:"
         f" {halves['development']} for development, {halves['confirmation']} for confirmation. Points over the fitted slope, whose own"
         f" numbers are in percent, with 95% t intervals over networks, on the test set; {ROWS} held-out images of each class."
     )

@@ -70,3 +70,12 @@ def test_controls_of_the_objective_are_made_without_choosing(bank: Bank, tmp_pat
     assert objective.table().splitlines()[3].startswith("| `fitted slope` | ")
     heads = Heads(bank, objective.ROWS)
     assert torch.equal(heads.biased(rounds=8).weight, heads.biased(rounds=8, permuted=True).weight)
+
+
+def test_more_tails_left_the_first_ones_in_their_halves() -> None:
+    assert [objective.half_of(order) for order in range(8)] == ["development"] * 4 + ["confirmation"] * 4
+    assert sorted((*objective.DEVELOPMENT, *objective.CONFIRMATION)) == list(range(20))
+    assert len(objective.DEVELOPMENT) == len(objective.CONFIRMATION)
+    assert {(one["tail_order"], one["half"]) for one in objective._records()} <= {
+        (order, objective.half_of(order)) for order in range(20)
+    }
