@@ -81,6 +81,15 @@ def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], i
             if foreign:
                 got = f"{target} with {foreign[0]}"
                 raise must("out", "hold nothing but an earlier run", got, "choose another folder")
+            _require_removable(target)
+
+
+def _require_removable(folder: Path) -> None:
+    """Check that this user may remove everything in a folder, before the first file of it is removed."""
+    for each in (folder, *(path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())):
+        if not os.access(each, os.W_OK | os.X_OK):
+            law, advice = "hold only folders that you may write to", "choose another folder, or change permissions"
+            raise must("out", law, each, advice)
 
 
 def _require_place(target: Path) -> None:
@@ -92,6 +101,27 @@ def _require_place(target: Path) -> None:
         raise must("out", "lie in a folder", f"{target}, in the file {nearest}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise must("out", "be writable", target, "choose another folder, or change its permissions")
+
+
+def require_appendable(file: Path, name: str) -> None:
+    """Check, before long work starts, that this user may append to a file and write others beside it.
+
+    Args:
+        file: The file, which need not exist yet.
+        name: The file as errors name it.
+
+    Raises:
+        InputError: The file, or the folder that it lies in, is not writable.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     require_appendable(Path(folder) / "new" / "records.jsonl", "results")
+    """
+    nearest = next(folder for folder in Path(file).resolve().parents if os.path.lexists(folder))
+    for place, rights in ((nearest, os.W_OK | os.X_OK), (Path(file), os.R_OK | os.W_OK)):
+        if place.exists() and not os.access(place, rights):
+            raise must(name, "be writable", place, "choose another file, or change its permissions")
 
 
 @contextlib.contextmanager
@@ -156,7 +186,7 @@ def _remove_leftovers(folder: Path, owned: Iterable[str]) -> None:
     """Remove the half-written files of killed processes from a run's folder and its own subfolders."""
     if is_run(folder):
         for path in [*folder.glob(".*.tmp"), *(path for name in owned for path in (folder / name).rglob(".*.tmp"))]:
-            path.unlink(missing_ok=True)
+            _remove(path)
 
 
 @contextlib.contextmanager
@@ -230,7 +260,15 @@ def clear(target: Path, *, owned: Collection[str]) -> None:
         return
     for entry in sorted(target.iterdir(), key=lambda path: path.name == MARKER):  # the marker last
         if entry.name in owned or (is_temporary(entry.name) and entry.name != LOCK):
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    """Remove a file, a link, or a folder and everything in it."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:
