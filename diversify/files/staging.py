@@ -46,7 +46,9 @@ def is_run(folder: Path) -> bool:
     return isinstance(record, dict) and {"schema_version", "command"} <= set(record)
 
 
-def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], inputs: Iterable[Path] = ()) -> None:
+def ensure_available(
+    target: Path, overwrite: bool, *, owned: Collection[str], inputs: Iterable[Path] = (), beside: bool = False
+) -> None:
     """Check, before long work starts, that a run may write to the folder `target`.
 
     The folder may be new or empty, or with `overwrite` an earlier run; it may hold nothing else.
@@ -56,6 +58,7 @@ def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], i
         overwrite: Whether an earlier run may be replaced.
         owned: Names of the files and folders that a run leaves in its folder.
         inputs: Files and folders that the command reads; `target` must not be one of them or contain one.
+        beside: Whether the run is made beside `target` and then takes its place; see `staged_directory`.
 
     Raises:
         InputError: The run must not write there, for the reason in the message.
@@ -67,6 +70,8 @@ def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], i
     """
     target = Path(target)
     _require_place(target)
+    if beside and target.is_dir():
+        _require_replaceable(target.resolve())
     for given in inputs:
         if target.resolve() in (given.resolve(), *given.resolve().parents):
             raise must("out", f"not hold {given}, which the command reads", target, "choose another folder")
@@ -82,6 +87,15 @@ def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], i
                 got = f"{target} with {foreign[0]}"
                 raise must("out", "hold nothing but an earlier run", got, "choose another folder")
             _require_removable(target)
+
+
+def _require_replaceable(target: Path) -> None:
+    """Check that another folder can take the place of `target`, an existing one."""
+    advice = "choose a folder within it"
+    if os.path.ismount(target):
+        raise must("out", "not be the place of a disk or a volume", target, advice)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise must("out", "lie in a folder that you may write to", target, advice)
 
 
 def _require_removable(folder: Path) -> None:
@@ -211,14 +225,14 @@ def staged_directory(target: Path, *, overwrite: bool, owned: Collection[str]) -
         ...     [path.name for path in (Path(folder) / "run").iterdir()]
         ['report.md']
     """
-    ensure_available(target, overwrite, owned=owned)
+    ensure_available(target, overwrite, owned=owned, beside=True)
     target = Path(target).resolve()
     made = [folder for folder in target.parents if not folder.exists()]  # innermost first
     staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         staging.mkdir(parents=True)
         yield staging
-        ensure_available(target, overwrite, owned=owned)  # again: the block may have taken hours
+        ensure_available(target, overwrite, owned=owned, beside=True)  # again: the block may have taken hours
         _swap(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

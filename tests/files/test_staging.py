@@ -140,6 +140,20 @@ def test_a_run_of_which_a_part_is_not_ours_is_kept_whole(tmp_path, monkeypatch):
     assert str(error.value).startswith(f"{law}, got {target / 'state' / 'deep'}; ")
 
 
+def test_a_folder_whose_place_cannot_be_taken_is_refused_before_any_work(tmp_path, monkeypatch):
+    target = tmp_path / "run"
+    target.mkdir()
+    staging.ensure_available(target, False, owned=(), beside=True)
+    with monkeypatch.context() as within:
+        closed(within, tmp_path)
+        staging.ensure_available(target, False, owned=())
+        with pytest.raises(InputError, match=f"out must lie in a folder that you may write to, got {target}; "):
+            staging.ensure_available(target, False, owned=(), beside=True)
+    monkeypatch.setattr(os.path, "ismount", lambda place: place == target)
+    with pytest.raises(InputError, match=f"out must not be the place of a disk or a volume, got {target}; "):
+        staging.ensure_available(target, False, owned=(), beside=True)
+
+
 def test_records_that_are_not_ours_are_refused(tmp_path, monkeypatch):
     records = tmp_path / "a.jsonl"
     staging.require_appendable(records, "results")
