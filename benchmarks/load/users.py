@@ -93,6 +93,11 @@ def one_after_the_other(tries: Tries, name: str, shown: str) -> None:
     commands.clear(out.parent)
 
 
+def has_begun(out: Path) -> bool:
+    """Return whether a command works in a folder: it holds the lock, or has written a file."""
+    return any(path.name != ".lock" or path.stat().st_size for path in out.iterdir())
+
+
 def at_once(tries: Tries, name: str, shown: str) -> None:
     """The second user starts a command while the first one's is at work in the same folder."""
     mode, mask = MODES[shown]
@@ -102,7 +107,7 @@ def at_once(tries: Tries, name: str, shown: str) -> None:
     errors = tries.folder / "errors of the first"
     started = time.monotonic()
     first = commands.start(arguments, errors, prepare=become(FIRST, mask))
-    while not any(out.iterdir()) and time.monotonic() - started < 60:
+    while not has_begun(out) and time.monotonic() - started < 600:
         time.sleep(0.001)
     if name != "benchmark":  # several may work on one study, and wait for each other
         os.killpg(first, signal.SIGSTOP)
@@ -110,10 +115,10 @@ def at_once(tries: Tries, name: str, shown: str) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(first, signal.SIGCONT)
     ended = commands.wait(first, errors, started)
-    wrong = tries.unclear(second)
-    wrong += [f"the first: exit code {ended.code}: {ended.errors[:200]}"] if ended.code else []
-    if name != "benchmark" and not second.code:
-        wrong.append("both ran")
+    wrong = [*tries.unclear(ended), *tries.unclear(second)]
+    codes = [ended.code, second.code]
+    if codes.count(0) < 1 or (name != "benchmark" and codes.count(0) > 1):
+        wrong.append(f"exit codes {codes}")
     wrong += [*commands.differences(whole, out), *(f"left behind: {each}" for each in leftovers(out.parent))]
     tries.note(f"{name} of two users at once in a folder that is {shown}", wrong)
     commands.clear(out.parent)
