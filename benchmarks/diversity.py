@@ -31,7 +31,7 @@ from diversify.study.experiments.diversity_network import SmallNetwork as SmallN
 from diversify.study.experiments.diversity_run import SUITE as SUITE
 from diversify.study.experiments.diversity_run import built as built
 from diversify.study.experiments.diversity_run import key_of as key_of
-from diversify.study.experiments.diversity_run import line_of
+from diversify.study.experiments.diversity_run import line_of as line_of
 from diversify.study.experiments.diversity_run import loaded as loaded
 from diversify.study.experiments.diversity_run import run as run
 from diversify.study.experiments.diversity_run import run_one as run_one

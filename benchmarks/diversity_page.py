@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from benchmarks import diversity, diversity_pretrained
+from benchmarks import diversity, diversity_more, diversity_pretrained
 from benchmarks.diversity_analysis import (
     TROUBLES,
     WIDE,
@@ -313,6 +313,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "diversity_correlations": correlation_table,
     "diversity_findings": findings_table,
     "diversity_few": few_table,
+    **diversity_more.TABLES,
     "diversity_troubles": trouble_table,
     "diversity_ratio": ratio_table,
 }

@@ -1,7 +1,8 @@
-"""What the library stands: kills, damaged files, workers without a parent, long use. Records: `benchmarks/results/load.jsonl`.
+"""What the library stands: kills, damaged files, too little room, workers without a parent, long use. Records: `benchmarks/results/load.jsonl`.
 
     python -m benchmarks.load kills [--times 50] [--commands train ...]
     python -m benchmarks.load fuzz [--cases 100000]
+    python -m benchmarks.load places [--only "full disk"]
     python -m benchmarks.load memory [--minutes 60]
     python -m benchmarks.load orphans
 

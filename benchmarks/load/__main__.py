@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,31 @@ def keep(part: str, figures: Sequence[dict[str, Any]], started: str, results: Pa
     return sum(figure["lost"] for figure in figures)
 
 
+def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Run the part that the options name, and yield its records."""
+    match options.part:
+        case "kills":
+            from benchmarks.load.kills import kill_each
+
+            yield from kill_each(options.times, options.commands, options.seed)
+        case "fuzz":
+            from benchmarks.load.fuzz import fuzz
+
+            yield from fuzz(options.cases, first=options.first, only=options.only)
+        case "places":
+            from benchmarks.load.places import places
+
+            yield from places(options.only)
+        case "memory":
+            from benchmarks.load.memory import repeat
+
+            yield repeat(options.minutes)
+        case _:
+            from benchmarks.load.orphans import orphans
+
+            yield from orphans()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 1 if anything was lost."""
     parser = argparse.ArgumentParser(
@@ -35,37 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=benchmarks.load.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", choices=("kills", "fuzz", "memory", "orphans"))
+    parser.add_argument("part", choices=("kills", "fuzz", "places", "memory", "orphans"))
     parser.add_argument("--times", type=int, default=50, help="kills of each command")
     parser.add_argument("--commands", nargs="+", default=["train", "diagnose", "remedy", "benchmark"])
     parser.add_argument("--cases", type=int, default=100_000, help="damaged files")
     parser.add_argument("--first", type=int, default=0, help="number of the first damaged file of each kind")
-    parser.add_argument("--only", default="", help="part of the name of a kind of file")
+    parser.add_argument("--only", default="", help="part of the name of a kind of file or of a condition")
     parser.add_argument("--minutes", type=float, default=60, help="of repeated diagnoses")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    started, lost = provenance.now(), 0
-    if options.part == "kills":
-        from benchmarks.load.kills import kill_each
-
-        for one in kill_each(options.times, options.commands, options.seed):
-            lost += keep("kills", [one], started, options.out)
-    elif options.part == "fuzz":
-        from benchmarks.load.fuzz import fuzz
-
-        every = fuzz(options.cases, first=options.first, only=options.only)
-        lost = sum(keep("fuzz", [one], started, options.out) for one in every)
-    elif options.part == "memory":
-        from benchmarks.load.memory import repeat
-
-        lost = keep("memory", [repeat(options.minutes)], started, options.out)
-    else:
-        from benchmarks.load.orphans import orphans
-
-        lost = sum(keep("orphans", [one], started, options.out) for one in orphans())
+    started = provenance.now()
+    lost = sum(keep(options.part, [one], started, options.out) for one in figures(options))
     return int(lost > 0)
 
 

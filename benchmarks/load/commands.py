@@ -54,6 +54,14 @@ class Ended:
     process: int
 
 
+def is_clear(ended: Ended) -> bool:
+    """Return whether a command succeeded without a traceback, or ended with exit code 2 and one line."""
+    lines = [line for line in ended.errors.splitlines() if line.strip()]
+    if ended.code == 0:
+        return not any("Traceback" in line for line in lines)
+    return ended.code == 2 and len(lines) == 1 and lines[0].startswith("error: ")
+
+
 def preload() -> None:
     """Import what the commands import, so that forked ones need not."""
     torch.set_num_threads(1)
@@ -235,6 +243,13 @@ def content(folder: Path) -> dict[str, Any]:
         elif path.suffix != ".journal":  # the search's own notes, with times
             found[name] = data
     return found
+
+
+def differences(whole: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return which files of a folder are not as in `whole`, which `content` returned; files of either alone count."""
+    left = content(folder)
+    names = sorted(whole.keys() | left.keys())
+    return [f"{file} differs" for file in names if whole.get(file) != left.get(file)]
 
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:\+\d\d:\d\d)?")

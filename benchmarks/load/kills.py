@@ -2,7 +2,8 @@
 
 Each command runs undisturbed three times; the median of its processor time is the length that the random moments are drawn
 from, uniformly. SIGKILL goes to the whole group of processes. Then every file must be readable, and the same command (`train` with
-`--resume` once there is a run) must leave what the undisturbed one left, but for times and durations.
+`--resume` once there is a run) must leave what the undisturbed one left, but for times and durations. A run may be complete when the
+kill comes, between its last file and the end of its process. The same command may then refuse, in one line, to replace it.
 """
 
 from __future__ import annotations
@@ -60,6 +61,26 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob(".*")]
 
 
+def continued(
+    name: str, arguments: list[str], out: Path, errors: Path, whole: dict[str, Any], *, complete: bool
+) -> list[str]:
+    """Start a command again after a kill; return what is wrong with its end.
+
+    Args:
+        name: The command.
+        arguments: Its arguments at first.
+        out: Its folder.
+        errors: The file for its stderr.
+        whole: What an undisturbed run leaves.
+        complete: Whether the killed one had left all of it: then the command may refuse to replace it, in one line.
+    """
+    ended = commands.run(again(name, arguments, out), errors)
+    refused = complete and commands.is_clear(ended) and "must be new or empty" in ended.errors
+    if ended.code and not refused:
+        return [f"exit code {ended.code}: {ended.errors[:300]}"]
+    return [*commands.differences(whole, out), *(f"left behind: {each}" for each in leftovers(out.parent))]
+
+
 def kill_command(name: str, folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
     """Kill a command so many times, each time in a new folder; return what happened, for the record.
 
@@ -84,7 +105,7 @@ def kill_command(name: str, folder: Path, times: int, seed: int = 0) -> dict[str
         commands.clear(out)
     length = statistics.median(lengths)
     random = np.random.default_rng([seed, list(commands.COMMANDS).index(name)])
-    hit, early, begun, lost = 0, 0, 0, []
+    hit, early, begun, done, lost = 0, 0, 0, 0, []
     while hit < times:
         moment = float(random.random()) * length
         if not killed(arguments, errors, moment):
@@ -96,15 +117,9 @@ def kill_command(name: str, folder: Path, times: int, seed: int = 0) -> dict[str
         hit += 1
         wrong = commands.unreadable(place)
         begun += any(place.rglob("*"))
-        ended = commands.run(again(name, arguments, out), errors)
-        if ended.code:
-            wrong.append(f"exit code {ended.code}: {ended.errors[:300]}")
-        else:
-            left = commands.content(out)
-            wrong += [
-                f"{file} differs" for file in sorted(whole.keys() | left.keys()) if whole.get(file) != left.get(file)
-            ]
-            wrong += [f"left behind: {each}" for each in leftovers(place)]
+        complete = commands.content(out) == whole
+        done += complete
+        wrong += continued(name, arguments, out, errors, whole, complete=complete)
         if wrong:
             lost.append({"moment": round(moment, 3), "wrong": wrong[:5]})
             print(f"lost: {name} killed after {moment:.3f} of {length:.3f} s: {wrong[:5]}", file=sys.stderr, flush=True)
@@ -116,6 +131,7 @@ def kill_command(name: str, folder: Path, times: int, seed: int = 0) -> dict[str
         "tried": times,
         "lost": len(lost),
         "had_written": begun,
+        "complete_at_the_kill": done,
         "ended_before_the_kill": early,
         "cpu_seconds_of_a_run": round(length, 3),
         "wrong": lost,

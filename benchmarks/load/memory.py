@@ -49,25 +49,32 @@ def slope(values: list[float]) -> tuple[float, float]:
     return found, error
 
 
+def open_things() -> tuple[int, int]:
+    """Return how many files and how many threads this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))
+
+
 def repeat(minutes: float) -> dict[str, Any]:
     """Diagnose for so many minutes; return what happened, for the record."""
     model = build_model("small_cnn", 3).eval()
     train, heldout = data((16, 10, 6), 0), data((8, 8, 8), 1)
-    started, held, busy = time.monotonic(), [], time.process_time()
-    scores = set()
+    started, busy = time.monotonic(), time.process_time()
+    held, scores, first = list[float](), set[float](), (0, 0)
     while time.monotonic() - started < 60 * minutes or len(held) < 20:
         scores.add(one(model, train, heldout, 0))
         gc.collect()
         held.append(anonymous_gib() * 1024)
+        first = first if len(held) > 1 else open_things()
     half = held[len(held) // 2 :]
     per, error = slope(half)
     grown = per * len(half)
-    files = len(list(Path("/proc/self/fd").iterdir()))
+    last = open_things()
+    leaks = [now > before for now, before in zip(last, first, strict=True)]
     return {
         "figure": "memory",
         "what": "diagnoses in one process (extraction, measures, plan, report) without growth",
         "tried": len(held),
-        "lost": int(grown - 2 * error * len(half) > GROWTH) + (len(scores) != 1),
+        "lost": int(grown - 2 * error * len(half) > GROWTH) + (len(scores) != 1) + sum(leaks),
         "minutes": round((time.monotonic() - started) / 60, 1),
         "cpu_minutes": round((time.process_time() - busy) / 60, 1),
         "mib_after_the_first": round(held[0], 1),
@@ -75,5 +82,8 @@ def repeat(minutes: float) -> dict[str, Any]:
         "mib_at_the_end": round(held[-1], 1),
         "kib_per_diagnosis": round(per * 1024, 3),
         "kib_per_diagnosis_error": round(error * 1024, 3),
-        "open_files": files,
+        "open_files": last[0],
+        "open_files_after_the_first": first[0],
+        "threads": last[1],
+        "threads_after_the_first": first[1],
     }

@@ -8,16 +8,20 @@ from typing import Any
 from benchmarks.load.__main__ import RESULTS
 from diversify.files import atomic
 
-PARTS = ("kills", "fuzz", "memory", "orphans")
+PARTS = ("kills", "fuzz", "places", "memory", "orphans")
 
 
 def note_of(record: Mapping[str, Any]) -> str:
     """Return what a record says beside its counts."""
     match record["part"]:
         case "kills":
-            return f"{record['had_written']} had begun to write; a run takes {record['cpu_seconds_of_a_run']:.1f} s of processor time"
+            done = record.get("complete_at_the_kill", 0)
+            complete = f", {done} of these all there was" if done else ""
+            return f"{record['had_written']} had written{complete}; a run takes {record['cpu_seconds_of_a_run']:.1f} s of processor time"
         case "fuzz":
             return f"{record['read']:,} read, {record['refused_in_one_line']:,} refused in one line"
+        case "places":
+            return f"{record['refused_in_one_line']:,} refused in one line"
         case "memory":
             change = f"{record['kib_per_diagnosis']:+.2f} ± {2 * record['kib_per_diagnosis_error']:.2f} KiB each"
             return f"{record['minutes']:.0f} minutes; {change} in the second half, {record['mib_at_the_end']:.0f} MiB at the end"

@@ -86,7 +86,7 @@ def collect_run(
         got = "none" if pool is None else "two"
         raise must("pool", "be one set of images or features", got, "pass pool=DATA or pool_features=FILE")
     inputs = [folder, *([pool_features] if pool_features else _places(pool))]
-    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs, beside=True)
     refuse_multilabel("collect", folder)
     diagnosis, model, diagnosed = load_diagnosed(folder)
     if diagnosed.get("finished") is False:

@@ -37,7 +37,7 @@ def compare_run(
     Raises:
         InputError: The folders cannot be compared, or `out` cannot be written.
     """
-    staging.ensure_available(out, overwrite, owned=OWNED, inputs=(first, second))
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=(first, second), beside=True)
     for name, place in (("first", first), ("second", second)):
         refuse_multilabel("compare", place, name)
     one, one_model, one_record = load_diagnosed(first, "first")

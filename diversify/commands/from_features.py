@@ -78,7 +78,7 @@ def diagnose_features(
         InputError: A file is wrong, or the two sides and the head do not fit; `out` is then as it was before.
     """
     inputs = [*features, *([head] if head else [])]
-    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs, beside=True)
     if heldout not in (None, "val", "test"):
         raise unknown("heldout", str(heldout), ("val", "test"))
     columns = read_sides(features)

@@ -53,7 +53,7 @@ def remedy_multilabel_run(
     Raises:
         InputError: The diagnosis cannot serve to choose a head, or `out` cannot be written.
     """
-    staging.ensure_available(out, overwrite, owned=OWNED, inputs=[folder])
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=[folder], beside=True)
     diagnosis, train, heldout, old, diagnosed = load_multilabel_diagnosed(folder)
     if diagnosis.heldout_split != "val":
         advice = "bring a validation set and diagnose on that: test is evaluated once, after choosing"

@@ -91,7 +91,7 @@ def remedy_run(
             or `out` cannot be written.
     """
     inputs = [folder, *(one for one in (plan, target_prior, cost) if one)]
-    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs)
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs, beside=True)
     diagnosis, model, diagnosed = load_diagnosed(folder)
     warnings = _require_trusted(folder, diagnosis, diagnosed)
     shares = target_prior_from(target_prior, diagnosis.class_names) if target_prior else None

@@ -48,7 +48,7 @@ def report_run(source: Path, *, out: Path, overwrite: bool = False) -> dict[str,
     Raises:
         InputError: `source` holds nothing to report on, or `out` cannot be written.
     """
-    staging.ensure_available(out, overwrite, owned=OWNED, inputs=[source])
+    staging.ensure_available(out, overwrite, owned=OWNED, inputs=[source], beside=True)
     study = source.suffix == RECORDS and not source.is_dir()
     of, texts = _of_study(source) if study else _of_folder(source)
     record = {

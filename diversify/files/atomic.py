@@ -14,6 +14,8 @@ import math
 import os
 import re
 import secrets
+import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +54,7 @@ def _replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None or str(error.filename) == str(temporary):
+        if error.filename is None or str(error.filename).startswith(str(temporary)):
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     except SafetensorError as error:  # its writer wraps errors of the system
@@ -440,8 +442,29 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.preserve_format).contiguous()
         for name, tensor in tensors.items()
     }
-    with _replacing(path) as temporary:
-        save_file(copies, temporary, metadata=dict(metadata) if metadata else None)
+    with _replacing(path) as temporary, _folder_for(temporary) as made:
+        save_file(copies, made, metadata=dict(metadata) if metadata else None)
+
+
+@contextlib.contextmanager
+def _folder_for(temporary: Path) -> Iterator[Path]:
+    """Yield a file in a temporary folder; it becomes `temporary`, with the rights of any new file.
+
+    The writer of safetensors makes a temporary file of its own, with a name that only it knows, and gives it to its owner
+    alone. In a folder of ours it can be found and removed after a kill.
+    """
+    temporary.touch()
+    rights = stat.S_IMODE(temporary.stat().st_mode)
+    folder = temporary.with_name(f"{temporary.name}.tmp")
+    made = folder / "tensors"
+    try:
+        folder.mkdir()
+        yield made
+        with contextlib.suppress(OSError):  # a file system without rights
+            made.chmod(rights)
+        made.replace(temporary)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_tensors(path: Path, name: str = "weights") -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -46,7 +46,9 @@ def is_run(folder: Path) -> bool:
     return isinstance(record, dict) and {"schema_version", "command"} <= set(record)
 
 
-def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], inputs: Iterable[Path] = ()) -> None:
+def ensure_available(
+    target: Path, overwrite: bool, *, owned: Collection[str], inputs: Iterable[Path] = (), beside: bool = False
+) -> None:
     """Check, before long work starts, that a run may write to the folder `target`.
 
     The folder may be new or empty, or with `overwrite` an earlier run; it may hold nothing else.
@@ -56,6 +58,7 @@ def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], i
         overwrite: Whether an earlier run may be replaced.
         owned: Names of the files and folders that a run leaves in its folder.
         inputs: Files and folders that the command reads; `target` must not be one of them or contain one.
+        beside: Whether the run is made beside `target` and then takes its place; see `staged_directory`.
 
     Raises:
         InputError: The run must not write there, for the reason in the message.
@@ -67,6 +70,8 @@ def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], i
     """
     target = Path(target)
     _require_place(target)
+    if beside and target.is_dir():
+        _require_replaceable(target.resolve())
     for given in inputs:
         if target.resolve() in (given.resolve(), *given.resolve().parents):
             raise must("out", f"not hold {given}, which the command reads", target, "choose another folder")
@@ -81,6 +86,24 @@ def ensure_available(target: Path, overwrite: bool, *, owned: Collection[str], i
             if foreign:
                 got = f"{target} with {foreign[0]}"
                 raise must("out", "hold nothing but an earlier run", got, "choose another folder")
+            _require_removable(target)
+
+
+def _require_replaceable(target: Path) -> None:
+    """Check that another folder can take the place of `target`, an existing one."""
+    advice = "choose a folder within it"
+    if os.path.ismount(target):
+        raise must("out", "not be the place of a disk or a volume", target, advice)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise must("out", "lie in a folder that you may write to", target, advice)
+
+
+def _require_removable(folder: Path) -> None:
+    """Check that this user may remove everything in a folder, before the first file of it is removed."""
+    for each in (folder, *(path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())):
+        if not os.access(each, os.W_OK | os.X_OK):
+            law, advice = "hold only folders that you may write to", "choose another folder, or change permissions"
+            raise must("out", law, each, advice)
 
 
 def _require_place(target: Path) -> None:
@@ -92,6 +115,27 @@ def _require_place(target: Path) -> None:
         raise must("out", "lie in a folder", f"{target}, in the file {nearest}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise must("out", "be writable", target, "choose another folder, or change its permissions")
+
+
+def require_appendable(file: Path, name: str) -> None:
+    """Check, before long work starts, that this user may append to a file and write others beside it.
+
+    Args:
+        file: The file, which need not exist yet.
+        name: The file as errors name it.
+
+    Raises:
+        InputError: The file, or the folder that it lies in, is not writable.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     require_appendable(Path(folder) / "new" / "records.jsonl", "results")
+    """
+    nearest = next(folder for folder in Path(file).resolve().parents if os.path.lexists(folder))
+    for place, rights in ((nearest, os.W_OK | os.X_OK), (Path(file), os.R_OK | os.W_OK)):
+        if place.exists() and not os.access(place, rights):
+            raise must(name, "be writable", place, "choose another file, or change its permissions")
 
 
 @contextlib.contextmanager
@@ -156,7 +200,7 @@ def _remove_leftovers(folder: Path, owned: Iterable[str]) -> None:
     """Remove the half-written files of killed processes from a run's folder and its own subfolders."""
     if is_run(folder):
         for path in [*folder.glob(".*.tmp"), *(path for name in owned for path in (folder / name).rglob(".*.tmp"))]:
-            path.unlink(missing_ok=True)
+            _remove(path)
 
 
 @contextlib.contextmanager
@@ -181,14 +225,14 @@ def staged_directory(target: Path, *, overwrite: bool, owned: Collection[str]) -
         ...     [path.name for path in (Path(folder) / "run").iterdir()]
         ['report.md']
     """
-    ensure_available(target, overwrite, owned=owned)
+    ensure_available(target, overwrite, owned=owned, beside=True)
     target = Path(target).resolve()
     made = [folder for folder in target.parents if not folder.exists()]  # innermost first
     staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         staging.mkdir(parents=True)
         yield staging
-        ensure_available(target, overwrite, owned=owned)  # again: the block may have taken hours
+        ensure_available(target, overwrite, owned=owned, beside=True)  # again: the block may have taken hours
         _swap(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -230,7 +274,15 @@ def clear(target: Path, *, owned: Collection[str]) -> None:
         return
     for entry in sorted(target.iterdir(), key=lambda path: path.name == MARKER):  # the marker last
         if entry.name in owned or (is_temporary(entry.name) and entry.name != LOCK):
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    """Remove a file, a link, or a folder and everything in it."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:

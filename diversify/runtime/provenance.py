@@ -44,7 +44,9 @@ def commit() -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True)
+        # git leaves another user's checkout alone unless it is named
+        line = ["git", "-c", f"safe.directory={here}", "-C", str(here), *arguments]
+        run = subprocess.run(line, capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
     try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import must
-from ..files import locks
+from ..files import locks, staging
 from .database import require_answer, require_storage
 from .ledger import Ledger, Step, require_same
 from .records import require_results_file
@@ -72,6 +72,7 @@ def run_study(study: Study) -> Iterator[Step]:
         for error in filter(None, map(ledger.outdated, study.protocol.methods)):
             raise error
         return
+    staging.require_appendable(study.results, "results")
     if study.shared is None:
         require_answer(study.storage)
     if study.workers > 1 and study.download:

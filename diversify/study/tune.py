@@ -146,8 +146,10 @@ class _JournalLock:
         self._held = contextlib.ExitStack()
 
     def acquire(self) -> bool:
-        self._held.enter_context(self._locks.alone(_JOURNAL_LOCK))
-        atomic.cut_torn_line(self._journal)
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._locks.alone(_JOURNAL_LOCK))
+            atomic.cut_torn_line(self._journal)
+            self._held = held.pop_all()
         return True
 
     def release(self) -> None:

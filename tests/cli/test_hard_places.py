@@ -761,6 +761,8 @@ def test_a_claim_removes_what_a_killed_run_was_writing(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     for name in (".metrics.jsonl.0a.tmp", "state/.state.safetensors.0b.tmp", "notes/.mine.tmp"):
         (tmp_path / name).write_text("half")
+    (tmp_path / "state" / ".state.safetensors.0b.tmp.tmp").mkdir()
+    (tmp_path / "state" / ".state.safetensors.0b.tmp.tmp" / "tensors").write_text("half")
     with staging.claimed(tmp_path, owned=("run.json", "state")):
         assert files(tmp_path) == [".lock", "notes", "notes/.mine.tmp", "run.json", "state"]
 

@@ -1,6 +1,7 @@
 """Files are written completely or not at all, and an unreadable file gives an error of one line."""
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from diversify.errors import InputError
-from diversify.files import atomic
+from diversify.files import atomic, staging
 
 
 def names(folder: Path) -> list[str]:
@@ -33,6 +34,26 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch)
 
     assert atomic.read_json(path, "kept") == {"old": 1}
     assert names(tmp_path) == ["kept.json"]
+
+
+def test_tensors_have_the_rights_of_any_new_file_and_names_that_are_known_until_then(tmp_path, monkeypatch):
+    seen, save = [], atomic.save_file
+
+    def watched(tensors, path, **options):
+        path.with_name(".tmpAbCdEf").write_text("as the writer of safetensors does")
+        seen.extend(names(tmp_path))
+        save(tensors, path, **options)
+
+    monkeypatch.setattr(atomic, "save_file", watched)
+    before = os.umask(0o027)
+    try:
+        atomic.write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(2)})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
+    assert len(seen) == 2
+    assert all(map(staging.is_temporary, seen))
+    assert names(tmp_path) == ["a.safetensors"]
 
 
 def test_json_keeps_order_and_makes_parents(tmp_path):

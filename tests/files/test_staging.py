@@ -121,3 +121,45 @@ def test_a_command_does_not_write_over_what_it_reads(tmp_path):
         with pytest.raises(InputError, match="out must not hold .*, which the command reads"):
             staging.ensure_available(target, True, owned=OWNED, inputs=[given])
     staging.ensure_available(tmp_path / "other", True, owned=OWNED, inputs=[weights])
+
+
+def closed(monkeypatch: pytest.MonkeyPatch, *closed: Path) -> None:
+    """Let the system say that this user may not write to these places."""
+    asked = os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) not in closed and asked(place, mode))
+
+
+def test_a_run_of_which_a_part_is_not_ours_is_kept_whole(tmp_path, monkeypatch):
+    target = tmp_path / "run"
+    atomic.write_json(target / "run.json", {"schema_version": 1, "command": "train"})
+    atomic.write_text(target / "state" / "deep" / "a", "a")
+    closed(monkeypatch, target / "state" / "deep")
+    with pytest.raises(InputError) as error:
+        staging.ensure_available(target, True, owned=("run.json", "state"))
+    law = "out must hold only folders that you may write to"
+    assert str(error.value).startswith(f"{law}, got {target / 'state' / 'deep'}; ")
+
+
+def test_a_folder_whose_place_cannot_be_taken_is_refused_before_any_work(tmp_path, monkeypatch):
+    target = tmp_path / "run"
+    target.mkdir()
+    staging.ensure_available(target, False, owned=(), beside=True)
+    with monkeypatch.context() as within:
+        closed(within, tmp_path)
+        staging.ensure_available(target, False, owned=())
+        with pytest.raises(InputError, match=f"out must lie in a folder that you may write to, got {target}; "):
+            staging.ensure_available(target, False, owned=(), beside=True)
+    monkeypatch.setattr(os.path, "ismount", lambda place: place == target)
+    with pytest.raises(InputError, match=f"out must not be the place of a disk or a volume, got {target}; "):
+        staging.ensure_available(target, False, owned=(), beside=True)
+
+
+def test_records_that_are_not_ours_are_refused(tmp_path, monkeypatch):
+    records = tmp_path / "a.jsonl"
+    staging.require_appendable(records, "results")
+    records.write_text("")
+    for place in (records, tmp_path):
+        with monkeypatch.context() as within:
+            closed(within, place)
+            with pytest.raises(InputError, match=f"results must be writable, got {place}; "):
+                staging.require_appendable(records, "results")

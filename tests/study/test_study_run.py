@@ -155,6 +155,16 @@ def test_a_finished_study_does_nothing(tmp_path: Path) -> None:
     assert not study.lock.exists()
 
 
+def test_records_of_another_user_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, asked = study_of(tmp_path / "r.jsonl", study_runner.protocol(methods=("plain",))), os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path and asked(place, mode))
+    with pytest.raises(InputError, match="results must be writable"):
+        list(run_study(study))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_steps_say_how_far_a_study_is(tmp_path: Path) -> None:
     steps = list(run_study(study_of(tmp_path / "r.jsonl", study_runner.protocol(methods=("plain",), rungs=()))))
     assert [step.done for step in steps] == list(range(9))

@@ -1,11 +1,13 @@
 """The search: the arguments that Optuna gets, the trials it proposes, and the importance of parameters."""
 
+import contextlib
 import inspect
 import logging
 import math
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -243,3 +245,22 @@ def test_spaces_of_a_protocol_can_be_searched() -> None:
         kept = optuna.storages.InMemoryStorage()
         search = tune.Search(kept, name="s", suite="fake", method=method.name, space=space)
         assert search.begin(0).parameters == tune.defaults(space)
+
+
+def test_a_journal_that_cannot_be_opened_is_not_kept_locked(tmp_path: Path) -> None:
+    taken: list[bool] = []
+
+    class Watched(files_locks.Locks):
+        @contextlib.contextmanager
+        def alone(self, name: str) -> Iterator[None]:
+            taken.append(True)
+            try:
+                yield
+            finally:
+                taken.append(False)
+
+    with Watched(tmp_path / "lock") as locks:
+        lock = tune._JournalLock(locks, tmp_path)  # a folder
+        with pytest.raises(IsADirectoryError):
+            lock.acquire()
+        assert taken == [True, False]

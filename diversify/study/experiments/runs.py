@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, must
-from ...files import atomic
+from ...files import atomic, staging
 from ...files.locks import Locks
 from ...runtime import signals
 from ..records import require_results_file
@@ -81,6 +81,7 @@ def claimed(path: Path) -> Iterator[None]:
         ...     [one.name for one in Path(folder).iterdir()]
         ['.a.jsonl.lock']
     """
+    staging.require_appendable(path, "results")
     with Locks(path.with_name(f".{path.name}.lock")) as locks:
         if not locks.take("runs"):
             raise must("results", "not be in use by another run", path, "wait until it is done, or choose another file")
