@@ -296,6 +296,19 @@ def test_a_jpeg_that_ends_early_is_refused_whichever_library_decodes_it(tmp_path
         assert "image file must be a readable image" in message_of(lambda: read_image(path))
 
 
+def test_stray_bytes_in_a_jpeg_are_passed_over_with_a_line_of_the_decoder(tmp_path, monkeypatch, capfd):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "JPEG")
+    path = tmp_path / "stray.jpg"
+    path.write_bytes(file.getvalue()[:-2] + b"abcdef" + file.getvalue()[-2:])
+    assert decode._decoders_agree()
+    found = read_image(path)
+    assert "Corrupt JPEG data: " in capfd.readouterr().err
+    monkeypatch.setattr(decode, "_decoders_agree", lambda: False)
+    assert torch.equal(found, read_image(path)), "with Pillow"
+    assert capfd.readouterr().err == ""
+
+
 def test_decoders_that_differ_are_not_mixed(monkeypatch):
     assert decode._decoders_agree.__wrapped__()  # of the pinned wheels
     by_torchvision = decode._by_torchvision
