@@ -296,11 +296,14 @@ def test_a_jpeg_that_ends_early_is_refused_whichever_library_decodes_it(tmp_path
         assert "image file must be a readable image" in message_of(lambda: read_image(path))
 
 
-def test_stray_bytes_in_a_jpeg_are_passed_over_with_a_line_of_the_decoder(tmp_path, monkeypatch, capfd):
+def test_damage_within_a_jpeg_is_passed_over_with_a_line_of_the_decoder(tmp_path, monkeypatch, capfd):
     file = io.BytesIO()
-    Image.new("RGB", (16, 16), "red").save(file, "JPEG")
-    path = tmp_path / "stray.jpg"
-    path.write_bytes(file.getvalue()[:-2] + b"abcdef" + file.getvalue()[-2:])
+    noise = draws.integers(256, "damage", torch.arange(3 * 64 * 64)).to(torch.uint8).view(64, 64, 3)
+    Image.fromarray(noise.numpy()).save(file, "JPEG", quality=80)
+    content = bytearray(file.getvalue())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    path = tmp_path / "damaged.jpg"
+    path.write_bytes(content)
     assert decode._decoders_agree()
     found = read_image(path)
     assert "Corrupt JPEG data: " in capfd.readouterr().err
