@@ -274,7 +274,7 @@ def test_a_process_that_slept_too_long_is_there_again_with_its_claims(
         before = server.rows(rows)
         server.execute(f"DELETE FROM diversify_claims WHERE study = 'asleep' AND owner = '{ends[0]._owner}'")
         assert len(server.rows(rows)) == 1
-        wait_until(lambda: len(server.rows(rows)) >= 3)
+        wait_until(lambda: len(server.rows(rows)) >= 3, seconds=60)
         assert sorted(server.rows(rows)) == sorted(before)
         with ends[1].alone("desk"):
             assert not ends[1].is_sole()
