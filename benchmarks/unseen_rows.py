@@ -300,8 +300,12 @@ OURS = "plan + unseen"
 
 def scores(bank: Bank, head: LinearHead) -> dict[str, Any]:
     """Return what a head is worth on the test set."""
-    right = (head.logits(bank.test.features).argmax(1) == bank.test.labels).double()
-    recall = counts.class_mean(right, bank.test.labels, bank.test.num_classes)
+    return recall_scores(head.logits(bank.test.features).argmax(1), bank.test.labels, bank.test.num_classes)
+
+
+def recall_scores(predictions: Tensor, labels: Tensor, num_classes: int) -> dict[str, Any]:
+    """Return the recall of every class, its mean, the lowest, and the mean of the lowest third."""
+    recall = counts.class_mean((predictions == labels).double(), labels, num_classes)
     lowest = recall.sort().values
     return {
         "balanced_accuracy": float(recall.mean()),
