@@ -43,7 +43,7 @@ from diversify.training.resident import ResidentImages, fit_resident
 RESULTS = Path(__file__).parent / "results" / "absorbing.jsonl"
 SETS = (
     Set(data="fashion-mnist", imbalance="exp:100:1000", epochs=20, orders=6),
-    Set(data="cifar10", imbalance="exp:100:1000", epochs=20, orders=6),
+    Set(data="cifar10", imbalance="exp:100:1000", epochs=20, orders=6, batch_size=64),
 )
 HELDOUT = 200  # images of every class, to measure on
 UNIFORM = "uniform"
@@ -79,17 +79,19 @@ def images_of(one: Set, order: int, root: Path) -> Images:
     )
 
 
-def trained(images: Images, plan: Plan, epochs: int, seed: int) -> nn.Module:
+def trained(images: Images, plan: Plan, one: Set, seed: int) -> nn.Module:
     """Return a network trained by a plan."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = network(images.train.images.shape[1])
-    recipe = Recipe(epochs=epochs, schedule="cosine", warmup_epochs=1, precision="fp32", seed=seed)
+    recipe = Recipe(
+        epochs=one.epochs, batch_size=one.batch_size, schedule="cosine", warmup_epochs=1, precision="fp32", seed=seed
+    )
     ingredients = Ingredients.from_plan(
         plan,
         images.train.labels,
         seed=seed,
-        epochs=epochs,
+        epochs=one.epochs,
         base=CropFlip(padding=2, mirror=True),
         pool=(images.train.images, images.train.labels),
     )
@@ -202,7 +204,7 @@ class Trainings:
             self.scored(self.plan)
 
     def _train(self, plan: Plan) -> None:
-        model = trained(self.images, plan, self.one.epochs, self.order)
+        model = trained(self.images, plan, self.one, self.order)
         found = recall_scores(predicted(model, self.images, self.images.test), self.images.test.labels, 10)
         self._found[tuple(strengths_of(plan).tolist())] = found
         if self.leak is None:
