@@ -100,11 +100,17 @@ class InPairs:
         margins: `(C, C)`: what is added to the logit of each class (columns) for rows of each class (rows) in the loss.
         partners: `(C, C)`: shares with which a class (rows) is mixed with others (columns); None for no mixing.
         strength: How far a mixed row goes at most, in [0, 1]; its label goes as far.
+        share: Share of the rows that are mixed.
+        all_rows: Whether held-out rows are mixed as well; otherwise training rows alone.
+        labels_only: Whether labels are mixed and features are not.
     """
 
     margins: Tensor | None = None
     partners: Tensor | None = None
     strength: float = 0.0
+    share: float = MIXED
+    all_rows: bool = False
+    labels_only: bool = False
 
 
 def trained_in_pairs(
@@ -118,7 +124,7 @@ def trained_in_pairs(
 ) -> LinearHead:
     """Return the head trained further on even draws with unseen rows, like `retrain_head`, with what `acts` says for pairs.
 
-    Without margins and partners the head is that of `retrain_head`, from the same draws. Only training rows are mixed.
+    Without margins and partners the head is that of `retrain_head`, from the same draws. Partners are training rows.
     """
     plan = even_plan(counts.class_counts(train.labels, train.num_classes))
     weight, bias = head.weight.clone(), head.bias.clone()
@@ -131,9 +137,11 @@ def trained_in_pairs(
         chosen = rows.of(steps)
         classes = train.labels[chosen]
         features, targets = train.features[chosen], functional.one_hot(classes, train.num_classes).to(weight)
-        if acts.partners is not None:
+        if acts.partners is not None and not acts.all_rows:
             features, targets = _mixed(train, features, classes, targets, acts, steps, seed)
         features, targets, _ = others.replace(features, targets, classes, steps)
+        if acts.partners is not None and acts.all_rows:
+            features, targets = _mixed(train, features, classes, targets, acts, steps, seed)
         for step in range(len(steps)):
             logits = torch.addmm(bias, features[step], weight.T)
             if acts.margins is not None:
@@ -157,9 +165,10 @@ def _mixed(
         label, oversample.by_class(train.labels, train.num_classes), drawn["row"].flatten()[:, None]
     )
     partner = train.features[row[:, 0]].view_as(features)
-    share = torch.where(drawn["acts"] < MIXED, acts.strength * drawn["way"], 0.0)[..., None].to(features)
+    share = torch.where(drawn["acts"] < acts.share, acts.strength * drawn["way"], 0.0)[..., None].to(features)
     other = functional.one_hot(label[:, 0], train.num_classes).view_as(targets).to(targets)
-    return features + share * (partner - features), targets + share * (other - targets)
+    moved = features if acts.labels_only else features + share * (partner - features)
+    return moved, targets + share * (other - targets)
 
 
 def _shares(pairs: Tensor) -> Tensor:
@@ -250,6 +259,30 @@ FORMS: Mapping[str, Form] = {
         meaning="mixed: half of the training rows, features and labels, with rows of classes that they are taken for",
         strengths=(0.5, 1.0),
         make=lambda heads, pairs, strength: heads.acted(InPairs(partners=_shares(pairs), strength=strength)),
+    ),
+    "mixing, every row": Form(
+        meaning="mixed: every training row",
+        strengths=(1.0,),
+        make=lambda heads, pairs, strength: heads.acted(InPairs(partners=_shares(pairs), strength=strength, share=1.0)),
+    ),
+    "mixing, held-out rows too": Form(
+        meaning="mixed: half of all rows, held-out ones too",
+        strengths=(0.5, 1.0),
+        make=lambda heads, pairs, strength: heads.acted(
+            InPairs(partners=_shares(pairs), strength=strength, all_rows=True)
+        ),
+    ),
+    "labels mixed": Form(
+        meaning="label smoothing toward the classes that they are taken for, all rows",
+        strengths=(0.2, 0.5),
+        make=lambda heads, pairs, strength: heads.acted(
+            InPairs(partners=_shares(pairs), strength=strength, share=1.0, all_rows=True, labels_only=True)
+        ),
+    ),
+    "margins eased": Form(
+        meaning="the margin with the other sign: classes that a row is taken for weigh less in its loss",
+        strengths=(0.1, 0.3),
+        make=lambda heads, pairs, strength: heads.acted(InPairs(margins=-strength * pairs)),
     ),
     "moved toward": Form(
         meaning="half of the training rows moved toward rows of classes that they are taken for, labels kept (EOS)",

@@ -51,7 +51,9 @@ def test_a_margin_separates_its_pair_and_mixing_softens_it(bank: Bank) -> None:
     base = gap(heads.acted(pairs.InPairs()))
     assert gap(heads.acted(pairs.InPairs(margins=2 * only))) > base + 0.5
     partners = 0.01 + 0.97 * only
-    assert gap(heads.acted(pairs.InPairs(partners=partners / partners.sum(1, keepdim=True), strength=1.0))) < base - 0.5
+    partners = partners / partners.sum(1, keepdim=True)
+    for how in ({}, {"all_rows": True}, {"all_rows": True, "labels_only": True}):
+        assert gap(heads.acted(pairs.InPairs(partners=partners, strength=1.0, **how))) < base - 0.5
 
 
 def test_controls_keep_the_amounts_and_exchange_the_pairs() -> None:
