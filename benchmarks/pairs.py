@@ -40,6 +40,7 @@ SETS = unseen_rows.SETS
 ROWS = 30  # held-out images of every class
 FOLDS = 3  # of them, to measure confusion
 MIXED = 0.5  # share of a class's draws that are mixed
+BALANCING = 200  # rounds that fit rows and columns in turn
 BASE = "even draws + unseen"
 
 
@@ -83,10 +84,20 @@ def alike(pairs: Tensor, seed: int) -> Tensor:
     return off_diagonal(torch.full_like(pairs, float(pairs.sum()) / (number * (number - 1))))
 
 
+def without_pairs(pairs: Tensor, seed: int) -> Tensor:
+    """Return as much for each class, both of what it loses and of what it takes, with nothing that singles out a pair."""
+    found = off_diagonal(torch.ones_like(pairs))
+    for _ in range(BALANCING):
+        found = found * (pairs.sum(1) / found.sum(1).clamp(min=1e-12))[:, None]
+        found = found * (pairs.sum(0) / found.sum(0).clamp(min=1e-12))
+    return found
+
+
 KINDS: Mapping[str, tuple[str, Callable[[Tensor, int], Tensor]]] = {
     "confused": ("as far as pairs are confused", lambda pairs, seed: pairs),
     "other partners": ("as much for each class, with other partners", other_partners),
     "other classes": ("the pairs of other classes", other_classes),
+    "without pairs": ("as much for each class on both sides, pairs aside", without_pairs),
     "alike": ("all pairs alike", alike),
 }
 CONFUSED, *CONTROLS = KINDS
@@ -103,6 +114,7 @@ class InPairs:
         share: Share of the rows that are mixed.
         all_rows: Whether held-out rows are mixed as well; otherwise training rows alone.
         labels_only: Whether labels are mixed and features are not.
+        targets: `(C, C)`: the class probabilities that the rows of each class (rows) are to have; None for the class itself.
     """
 
     margins: Tensor | None = None
@@ -111,6 +123,7 @@ class InPairs:
     share: float = MIXED
     all_rows: bool = False
     labels_only: bool = False
+    targets: Tensor | None = None
 
 
 def trained_in_pairs(
@@ -142,6 +155,8 @@ def trained_in_pairs(
         features, targets, _ = others.replace(features, targets, classes, steps)
         if acts.partners is not None and acts.all_rows:
             features, targets = _mixed(train, features, classes, targets, acts, steps, seed)
+        if acts.targets is not None:
+            targets = acts.targets.to(weight)[classes]
         for step in range(len(steps)):
             logits = torch.addmm(bias, features[step], weight.T)
             if acts.margins is not None:
@@ -199,9 +214,13 @@ class PairHeads(Heads):
 
     def pairs(self, kind: str) -> Tensor:
         """Return the confusion of pairs, or that of other pairs, in multiples of its mean over all pairs."""
-        found = KINDS[kind][1](self.confusion, self.bank.tail_order)
-        number = len(found)
-        return found / (float(found.sum()) / (number * (number - 1)))
+        return KINDS[kind][1](self.confusion, self.bank.tail_order) / self.mean_confusion
+
+    @property
+    def mean_confusion(self) -> float:
+        """Mean over all pairs of `confusion`."""
+        number = len(self.confusion)
+        return float(self.confusion.sum()) / (number * (number - 1))
 
     def acted(self, acts: InPairs) -> LinearHead:
         """Return the head of a step that acts on pairs."""
@@ -227,6 +246,23 @@ class PairHeads(Heads):
             for c, one in enumerate(plan.classes)
         )
         return self.trained(plan.model_copy(update={"classes": classes}), unseen=True)
+
+
+def softened(pairs: Tensor, share: float) -> Tensor:
+    """Return targets that give each class `1 - share`, and the classes that it is taken for the rest, `(C, C)`."""
+    return (1 - share) * torch.eye(len(pairs), dtype=pairs.dtype) + share * _shares(pairs)
+
+
+def by_confusion(pairs: Tensor, mean: float, share: float) -> Tensor:
+    """Return targets part of the way to the mean predictions: a class that is often taken for others has softer ones.
+
+    Args:
+        pairs: In multiples of the mean over all pairs.
+        mean: This mean, a probability.
+        share: How far they go; 1 for the mean predictions themselves.
+    """
+    others = share * mean * pairs
+    return others + torch.diag(1 - others.sum(1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -277,6 +313,18 @@ FORMS: Mapping[str, Form] = {
         strengths=(0.2, 0.5),
         make=lambda heads, pairs, strength: heads.acted(
             InPairs(partners=_shares(pairs), strength=strength, share=1.0, all_rows=True, labels_only=True)
+        ),
+    ),
+    "softened labels": Form(
+        meaning="the same without chance: a share of every label given to the classes that its class is taken for",
+        strengths=(0.1, 0.25, 0.4),
+        make=lambda heads, pairs, strength: heads.acted(InPairs(targets=softened(pairs, strength))),
+    ),
+    "labels by confusion": Form(
+        meaning="labels moved toward the mean predictions: the softer, the more often a class is taken for others",
+        strengths=(0.5, 1.0),
+        make=lambda heads, pairs, strength: heads.acted(
+            InPairs(targets=by_confusion(pairs, heads.mean_confusion, strength))
         ),
     ),
     "margins eased": Form(

@@ -57,9 +57,9 @@ def test_a_margin_separates_its_pair_and_mixing_softens_it(bank: Bank) -> None:
 
 
 def test_controls_keep_the_amounts_and_exchange_the_pairs() -> None:
-    partners, classes, even = (pairs.KINDS[kind][1](CONFUSION, 3) for kind in pairs.CONTROLS)
+    partners, classes, both, even = (pairs.KINDS[kind][1](CONFUSION, 3) for kind in pairs.CONTROLS)
     off = ~torch.eye(4, dtype=torch.bool)
-    for control in (partners, classes, even):
+    for control in (partners, classes, both, even):
         assert not control.diagonal().any()
         assert float(control.sum()) == pytest.approx(float(CONFUSION.sum()))
     assert torch.allclose(partners.sum(1), CONFUSION.sum(1))
@@ -67,6 +67,18 @@ def test_controls_keep_the_amounts_and_exchange_the_pairs() -> None:
     assert not bool((pairs.other_partners(distinct, 3) == distinct)[off].any())
     assert torch.equal(classes.flatten().sort().values, CONFUSION.flatten().sort().values)
     assert len(even[off].unique()) == 1
+    assert torch.allclose(both.sum(1), CONFUSION.sum(1), atol=1e-3)
+    assert torch.allclose(both.sum(0), CONFUSION.sum(0), atol=1e-3)
+    assert not torch.allclose(both, CONFUSION, atol=0.05)
+
+
+def test_softer_targets_are_class_probabilities() -> None:
+    scaled = CONFUSION / 0.15
+    for found in (pairs.softened(scaled, 0.25), pairs.by_confusion(scaled, 0.15, 1.0)):
+        assert torch.allclose(found.sum(1), torch.ones(4).double())
+        assert bool((found >= 0).all())
+    assert torch.allclose(pairs.softened(scaled, 0.25).diagonal(), torch.full((4,), 0.75).double())
+    assert torch.allclose(pairs.off_diagonal(pairs.by_confusion(scaled, 0.15, 1.0)), CONFUSION)
 
 
 def test_confusion_is_the_mean_probability_of_the_other_classes() -> None:
@@ -85,10 +97,10 @@ def test_records_of_pairs_become_a_table(bank: Bank, tmp_path, monkeypatch) -> N
     records += list(pairs.run(bank, set(cells) - {cells[1]}, QUICK))
     atomic.write_jsonl(pairs.RESULTS, records)
     lines = pairs.table().splitlines()
-    assert len(lines) == 2 + 1 + 4
+    assert len(lines) == 2 + 1 + 5
     scores = {one["pairs"]: 100 * one["balanced_accuracy"] for one in records}
     assert lines[3].split(" | ")[2] == f"{scores['confused'] - scores['']:+.1f}"
-    assert lines[6].split(" | ")[2] == f"{scores['confused'] - scores['alike']:+.1f}"
+    assert lines[7].split(" | ")[2] == f"{scores['confused'] - scores['alike']:+.1f}"
 
 
 @pytest.fixture
