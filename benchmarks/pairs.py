@@ -319,6 +319,7 @@ FORMS: Mapping[str, Form] = {
         meaning="the same without chance: a share of every label given to the classes that its class is taken for",
         strengths=(0.1, 0.25, 0.4),
         make=lambda heads, pairs, strength: heads.acted(InPairs(targets=softened(pairs, strength))),
+        settled=0.25,
     ),
     "labels by confusion": Form(
         meaning="labels moved toward the mean predictions: the softer, the more often a class is taken for others",
