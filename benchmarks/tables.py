@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import (
+    absorbing,
     cifar10_lt_diagnosis,
     cifar10_lt_unused,
     collect,
@@ -25,6 +26,7 @@ from benchmarks import (
     multilabel,
     narrow_heads,
     objective,
+    pairs,
     paper_claims,
     peers,
     public_network,
@@ -162,6 +164,12 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "objective_fashion_mnist": partial(objective.table, data="fashion-mnist"),
     "objective_cifar10": partial(objective.table, data="cifar10"),
     "objective_development": partial(objective.table, objective.HALVES[0]),
+    "pairs_text": pairs.text,
+    "pairs": pairs.table,
+    "pairs_development": partial(pairs.table, pairs.HALVES[0]),
+    "absorbing_text": absorbing.text,
+    "absorbing": absorbing.table,
+    "absorbing_development": partial(absorbing.table, absorbing.HALVES[0]),
     "matched_text": matched_magnitudes_page.text,
     "matched": matched_magnitudes_page.curve_table,
     "matched_difference": matched_magnitudes_page.difference_table,

@@ -64,6 +64,7 @@ class Set:
     epochs: int
     orders: int  # tail orders 0, 1, ...; the first half is for development
     batch_size: int = 128
+    added: int = 0  # more tail orders after the first ones, halved in the same way
 
 
 SETS = (
@@ -114,7 +115,8 @@ def network(channels: int) -> nn.Module:
 
 def half_of(one: Set, order: int) -> str:
     """Return which half a tail order belongs to."""
-    return HALVES[int(order >= one.orders // 2)]
+    place, size = (order, one.orders) if order < one.orders else (order - one.orders, one.added)
+    return HALVES[int(place >= size // 2)]
 
 
 def _shuffled(labels: Tensor, rows: Tensor, size: int) -> Tensor:
@@ -300,8 +302,12 @@ OURS = "plan + unseen"
 
 def scores(bank: Bank, head: LinearHead) -> dict[str, Any]:
     """Return what a head is worth on the test set."""
-    right = (head.logits(bank.test.features).argmax(1) == bank.test.labels).double()
-    recall = counts.class_mean(right, bank.test.labels, bank.test.num_classes)
+    return recall_scores(head.logits(bank.test.features).argmax(1), bank.test.labels, bank.test.num_classes)
+
+
+def recall_scores(predictions: Tensor, labels: Tensor, num_classes: int) -> dict[str, Any]:
+    """Return the recall of every class, its mean, the lowest, and the mean of the lowest third."""
+    recall = counts.class_mean((predictions == labels).double(), labels, num_classes)
     lowest = recall.sort().values
     return {
         "balanced_accuracy": float(recall.mean()),

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,11 @@ def why_not() -> str:
     return "" if _user() is not None or os.geteuid() else "no user but root, which PostgreSQL refuses"
 
 
+def pgbouncer() -> str | None:
+    """The program of the pooler; Debian keeps it where only root looks."""
+    return shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
 def _user() -> str | None:
     """Who runs the server where the tests are run by root."""
     if os.geteuid():
@@ -41,18 +47,34 @@ def _user() -> str | None:
     return next((name for name in ("postgres", "nobody") if name in known), None)
 
 
+def _who() -> dict[str, Any]:
+    user = _user()
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _folder() -> Path:
+    """A new folder that belongs to whoever runs the server."""
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    if user := _user():
+        shutil.chown(folder, user)
+    return folder
+
+
 class Server:
     """A server with one database; `restart` and `stop` are those of `pg_ctl`."""
 
     def __init__(self, folder: Path) -> None:
         self._data, self._log = folder / "data", folder / "log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = _free_port()
         (folder / "password").write_text(PASSWORD)
         if user := _user():
-            for path in (folder, folder / "password"):
-                shutil.chown(path, user)
+            shutil.chown(folder / "password", user)
         login = ("--username", USER, "--pwfile", str(folder / "password"), "--auth", "scram-sha-256")
         self._do("initdb", "--pgdata", str(self._data), *login, "--encoding", "UTF8", "--no-locale")
         self.start()
@@ -89,11 +111,9 @@ class Server:
     def _do(self, program: str, *arguments: str) -> None:
         folder = programs()
         assert folder is not None
-        user = _user()
-        who: dict[str, Any] = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
         # Not through pipes, which the server would inherit and keep open.
         with tempfile.TemporaryFile() as said:
-            done = subprocess.run([str(folder / program), *arguments], stdout=said, stderr=said, cwd="/", **who)
+            done = subprocess.run([str(folder / program), *arguments], stdout=said, stderr=said, cwd="/", **_who())
             said.seek(0)
             assert done.returncode == 0, said.read().decode()
 
@@ -101,7 +121,7 @@ class Server:
 @contextlib.contextmanager
 def server() -> Iterator[Server]:
     """A server that is gone at the end of the block."""
-    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    folder = _folder()
     one = None
     try:
         one = Server(folder)
@@ -110,4 +130,30 @@ def server() -> Iterator[Server]:
         if one is not None:
             with contextlib.suppress(AssertionError):  # it may be stopped
                 one.stop("immediate")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def pooler(server: Server, mode: str) -> Iterator[str]:
+    """The address of a pgbouncer in front of a server, in its session or transaction mode."""
+    program, folder, port = pgbouncer(), _folder(), _free_port()
+    assert program is not None
+    (folder / "users").write_text(f'"{USER}" "{PASSWORD}"\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\npostgres = host=127.0.0.1 port={server.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {mode}\n"
+        f"auth_type = scram-sha-256\nauth_file = {folder / 'users'}\n"
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([program, str(folder / "pgbouncer.ini")], stdout=log, stderr=log, cwd="/", **_who())
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (folder / "log").read_text()
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        yield server.url.replace(f":{server.port}/", f":{port}/")
+    finally:
+        process.terminate()
+        process.wait()
         shutil.rmtree(folder, ignore_errors=True)

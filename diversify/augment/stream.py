@@ -34,8 +34,9 @@ class DiversifyStream(IterableDataset[Any]):
     A pass is a function of the source, (seed, epoch), the number of processes and workers, and the plan. Each loader worker of
     each process of a launcher (torchrun) reads a source of its own: one that gives each its own part, as WebDataset does with
     `nodesplitter=webdataset.split_by_node`, is used as it is. For any other, set `split_workers` and `split_processes`, or
-    every worker and every process gives every example. With both set, an example is drawn and augmented alike, however many
-    workers and processes there are. Parts differ in length: end an epoch of a distributed training after a fixed number of
+    every worker and every process gives every example. With both set, and `frequencies="plan"`, an example is drawn and
+    augmented alike, however many workers and processes there are; with "observed", how often it comes depends on what its
+    worker has seen before. Parts differ in length: end an epoch of a distributed training after a fixed number of
     steps, or use `torch.distributed.algorithms.Join`.
 
     Args:
@@ -97,7 +98,7 @@ class DiversifyStream(IterableDataset[Any]):
             raise unknown("frequencies", str(frequencies), get_args(Frequencies))
         self.stream, self.seed, self.buffer = stream, seed, buffer
         self.frequencies, self.split_workers, self.split_processes = frequencies, split_workers, split_processes
-        self._process = place_of_process()  # workers that are not forked know it only from here
+        self._process = place_of_process()
         self._augment = DiversifiedDataset(
             _Nothing(), plan, seed=seed, backend=backend, image_key=image_key, label_key=label_key
         )
@@ -127,10 +128,19 @@ class DiversifyStream(IterableDataset[Any]):
         """
         self._augment.set_epoch(epoch, epochs)
 
+    def _place(self) -> tuple[int, int]:
+        """Return the number of this process, and of all; a worker that was not forked knows only what it was sent."""
+        found = place_of_process()
+        return found if found[1] > 1 else self._process
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Send the place among the processes that this one has now, which may have met the others after it made the stream."""
+        return self.__dict__ | {"_process": self._place()}
+
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         worker = (0, 1) if info is None else (info.id, info.num_workers)
-        process = self._process if self._process[1] > 1 else place_of_process()
+        process = self._place()
         place = process[0] * worker[1] + worker[0]
         key = draws.seed_for("stream order", self.seed, self._augment.epoch, place)
         kept: list[tuple[int, Any]] = []

@@ -28,7 +28,10 @@ def read_image(path: Path) -> Tensor:
 
     Transparent pixels become white, the camera's orientation is applied, 16-bit grey is scaled by its full range, and of
     several frames or pages the first is used. Pixels are those of Pillow. torchvision decodes JPEG files that need none of
-    this, in about two thirds of the time, if a trial in the same process shows that both give the same pixels.
+    this, in about two thirds of the time, if a trial in the same process shows that both give the same pixels. Where such a
+    file is whole but damaged within, both decoders pass over the damage, and the image has wrong pixels from there on;
+    torchvision's then writes a line to the standard error of the process, which names no file and which no warning filter
+    sees: `Corrupt JPEG data: 170 extraneous bytes before marker 0xd9`.
 
     Raises:
         InputError: The file is damaged, too large, or of a kind that has no unique appearance; the message names it.

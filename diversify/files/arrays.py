@@ -46,7 +46,9 @@ def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, Arr
         return read_archive(path, columns, name)[0]
     except DamagedError as error:
         if error.array:
-            raise must(f"{error.array} of {path}", "be an array of numbers or text", "objects or damage") from None
+            raise must(
+                f"{error.array} of {path}", "be an array of numbers or text", "objects, fields or damage"
+            ) from None
         raise must(name, "be a whole .npz file", path, "copy or save it again") from None
 
 

@@ -58,7 +58,7 @@ def check_header(file: IO[bytes], size: int) -> None:
         fits = all(each >= 0 for each in shape) and math.prod(shape) * kind.itemsize <= size - file.tell()
     except Exception:  # the parser of the header raises many kinds for broken text
         raise DamagedError from None
-    if not fits or kind.hasobject or (kind.itemsize == 0 and 0 not in shape):
+    if not fits or kind.hasobject or kind.kind == "V" or (kind.itemsize == 0 and 0 not in shape):
         raise DamagedError
 
 
@@ -86,7 +86,7 @@ def read_archive(path: Path, wanted: Collection[str], name: str) -> tuple[dict[s
 
     Raises:
         DamagedError: It is no such file, or a wanted array is not whole or holds Python objects.
-        InputError: Its arrays would fill far more memory than the file is large.
+        InputError: Its arrays would fill far more memory than the file is large, or two have one name.
 
     Example:
         >>> import tempfile
@@ -98,7 +98,12 @@ def read_archive(path: Path, wanted: Collection[str], name: str) -> tuple[dict[s
     found: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {each.filename.removesuffix(".npy"): each for each in archive.infolist()}
+            members: dict[str, zipfile.ZipInfo] = {}
+            for each in archive.infolist():
+                array = each.filename.removesuffix(".npy")
+                if array in members:
+                    raise must(name, "hold each array once", f"two of the name {array!r} in {path}")
+                members[array] = each
             read = {each: member for each, member in members.items() if each in wanted}
             require_modest(list(read.values()), path, name)
             for array, member in read.items():

@@ -155,7 +155,9 @@ def apply_policy(
             with the same result, and never waits for the device. None means True on the CPU, and elsewhere for more
             than 1024 images, where waiting costs less than the unused results; but uint8 images of 1 or 3 channels and
             at least 64 x 64 pixels are changed as bytes on the CPU, several times faster (see `image_bytes`): the
-            same but for values half-way between two levels, which a warp, saturation or sharpening may round to the other one.
+            same but for values half-way between two levels, which a warp, saturation or sharpening may round to the other
+            one, and for warps with OpenCV 4, which reads at places rounded to 1/32 of a pixel: at sharp edges they differ by
+            some levels.
 
     Returns:
         New images `(N, C, H, W)` of the same dtype and device.

@@ -267,16 +267,10 @@ class HeadChoice:
         """Return the choice as JSON values, with NaN as None and without the heads."""
         found: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "heads":
-                continue
             if field.name == "curve":
-                found["curve"] = [{name: json_value(one) for name, one in vars(point).items()} for point in self.curve]
-                continue
-            if field.name in ("columns", "overall"):
-                found[field.name] = {name: json_value(one) for name, one in value.items()}
-            else:
-                found[field.name] = json_value(value)
+                found["curve"] = json_value([vars(point) for point in self.curve])
+            elif field.name != "heads":
+                found[field.name] = json_value(getattr(self, field.name))
         return found
 
     @classmethod

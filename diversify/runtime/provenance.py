@@ -10,7 +10,16 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("diversify-imbalance", "torch", "torchvision", "numpy", "scikit-learn", "accelerate")
+PACKAGES = (
+    "diversify-imbalance",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "accelerate",
+    "opencv-python-headless",
+    "pillow",
+)
 
 
 def versions() -> dict[str, str]:

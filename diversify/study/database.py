@@ -37,6 +37,10 @@ _LIBPQ = {
 _Result = TypeVar("_Result")
 
 
+class StorageError(InputError):
+    """The database of a study does not answer any more, or refuses what a study asks for; no run is to blame."""
+
+
 def shown(url: str) -> str:
     """Return the address of a database without its password, for an error.
 
@@ -141,6 +145,26 @@ def cannot_open(url: str, error: BaseException) -> InputError:
     return must("storage", "be a database that can be opened", repr(shown(url)), reason_of(error))
 
 
+def cannot_keep(url: str, error: BaseException) -> StorageError:
+    """Return the error for a database that answers, but refuses a query of a study, with the words of its driver.
+
+    Example:
+        >>> import sqlalchemy.exc
+        >>> denied = sqlalchemy.exc.ProgrammingError("SELECT 1", {}, Exception("permission denied for table trials"))
+        >>> str(cannot_keep("postgresql://ann:secret@host/x", denied)).partition(", got ")[2]
+        "'postgresql://ann:***@host/x'; permission denied for table trials"
+    """
+    return storage_error("storage", "be a database that can keep a study", repr(shown(url)), reason_of(error))
+
+
+def storage_error(*parts: str) -> StorageError:
+    """Return the error with the message that `must` makes of these parts."""
+    made = must(*parts)
+    error = StorageError(str(made))
+    error.parts = made.parts
+    return error
+
+
 def require_answer(url: str | None) -> None:
     """Connect once to a database on a server, so that a wrong address or password is found before any work.
 
@@ -160,18 +184,26 @@ def require_answer(url: str | None) -> None:
         raise cannot_open(url, error) from None
 
 
-def is_lost(error: BaseException | None) -> bool:
+def is_lost(error: BaseException) -> bool:
     """Return True if an error, or what caused it, is that the database did not answer or ended the connection."""
     import sqlalchemy.exc
 
+    found = _of_database(error)
+    if isinstance(found, sqlalchemy.exc.DBAPIError):
+        kinds = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+        return found.connection_invalidated or isinstance(found, kinds)
+    return found is not None  # its connection was lost in an earlier step
+
+
+def _of_database(error: BaseException | None) -> sqlalchemy.exc.SQLAlchemyError | None:
+    """Return the first of an error and its causes that tells what the database said; None if none does."""
+    import sqlalchemy.exc
+
     while error is not None:
-        if isinstance(error, sqlalchemy.exc.PendingRollbackError):  # its connection was lost in an earlier step
-            return True
-        if isinstance(error, sqlalchemy.exc.DBAPIError):
-            kinds = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
-            return error.connection_invalidated or isinstance(error, kinds)
+        if isinstance(error, sqlalchemy.exc.PendingRollbackError | sqlalchemy.exc.DBAPIError):
+            return error
         error = error.__cause__
-    return False
+    return None
 
 
 def persist(action: Callable[[], _Result], url: str | None, *, reset: Callable[[], None] | None = None) -> _Result:
@@ -183,7 +215,7 @@ def persist(action: Callable[[], _Result], url: str | None, *, reset: Callable[[
         reset: Gives up what is left of a lost connection, before the action is repeated.
 
     Raises:
-        InputError: The database did not answer for `PATIENCE` seconds.
+        StorageError: The database did not answer for `PATIENCE` seconds, or it refused a query.
     """
     if url is None or url.startswith("sqlite"):
         return action()
@@ -192,13 +224,15 @@ def persist(action: Callable[[], _Result], url: str | None, *, reset: Callable[[
         try:
             return action()
         except Exception as error:
-            if not is_lost(error):
+            if _of_database(error) is None:
                 raise
+            if not is_lost(error):
+                raise cannot_keep(url, error) from error
             now, reason = time.monotonic(), reason_of(error)
             begun = begun or now
             if now - begun > PATIENCE:
                 law, advice = f"answer within {PATIENCE:.0f} seconds", "run the study again to resume it"
-                raise must(f"storage {shown(url)}", law, reason, advice) from None
+                raise storage_error(f"storage {shown(url)}", law, reason, advice) from None
         if not told and now - begun > SILENT:
             told = True
             note = f"storage {shown(url)} does not answer ({reason}); trying again for {PATIENCE / 60:.0f} minutes"

@@ -56,7 +56,12 @@ class Desk:
     def _open(self, locks: Locks) -> None:
         with self._locks.alone(_DESK):
             self._name = self._agree()
-            self._storage = open_storage(self._study.storage, journal=self._study.journal, locks=locks)
+            with self._at_work():
+                self._storage = open_storage(self._study.storage, journal=self._study.journal, locks=locks)
+
+    def _at_work(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context for work with Optuna's storage, which may take long."""
+        return contextlib.nullcontext() if self._shared is None else self._shared.at_work()
 
     def _agree(self) -> str:
         """Check that the records belong to this study, write the file beside them, and return the name of the search."""
@@ -106,20 +111,23 @@ class Desk:
         return None
 
     def _trial(self, method: Method) -> Job | None:
-        def runs(number: int) -> bool:
-            return self._locks.is_taken(_claim("trial", method.name, number))
+        def claim(number: int) -> str:
+            return _claim("trial", method.name, number)
 
-        number = next((number for number in self.ledger.open_trials(method.name) if not runs(number)), None)
+        def others_run(other: int) -> bool:  # what is left of this trial is that of a process which has ended
+            return other != number and self._locks.is_taken(claim(other))
+
+        number = next((one for one in self.ledger.open_trials(method.name) if self._locks.take(claim(one))), None)
         if number is None:
             return None
-        search = self._search(method)
-        search.settle(self.ledger.follower.of("trial", method.name), runs)
-        self._locks.take(_claim("trial", method.name, number))
         try:
-            trial = search.begin(number)
+            with self._at_work():
+                search = self._search(method)
+                search.settle(self.ledger.follower.of("trial", method.name), others_run)
+                trial = search.begin(number)
         except BaseException:  # the database is lost, for example; whoever tries again must find the trial free
             with contextlib.suppress(Exception):
-                self._locks.free(_claim("trial", method.name, number))
+                self._locks.free(claim(number))
             raise
         return Job(kind="trial", method=method, place=number, parameters=trial.parameters, trial=trial)
 
@@ -162,7 +170,8 @@ class Desk:
                     self._shared.push(record)
                 self._look()
             if job.trial is not None:
-                self._search(job.method).end(job.trial, records[record.key])
+                with self._at_work():
+                    self._search(job.method).end(job.trial, records[record.key])
             self._locks.free(job.claim)
         return records[record.key]
 

@@ -3,8 +3,8 @@
 The file of records is the only source of truth. A process that asks for work, under one lock, gets the first trial that is
 neither recorded nor claimed, or a final run of a method whose trials are all recorded. A claim is a lock that disappears with
 its process, so nothing has to be cleaned up, and every run is recorded once. A long run also saves its state beside the
-beside the records. The run is resumed from it if the same code runs it again. Where machines share a study through a database, the records
-and the claims are there, and the file is a copy: see `shared.py`.
+records, and is resumed from it if the same code runs it again. Where machines share a study through a database, the records and
+the claims are there, and the file is a copy: see `shared.py`.
 """
 
 from __future__ import annotations

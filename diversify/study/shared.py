@@ -35,12 +35,16 @@ LONGEST_NAME = 100
 _DESK = "desk"
 _PRESENT = "process "  # with the owner: the row that says that a process works on the study
 
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS diversify_studies (study text PRIMARY KEY, sidecar text NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS diversify_records (position bigserial, study text NOT NULL, run text NOT NULL,"
-    " line text NOT NULL, PRIMARY KEY (study, run))",
-    "CREATE TABLE IF NOT EXISTS diversify_claims (study text NOT NULL, run text NOT NULL, owner text NOT NULL,"
-    " beat timestamptz NOT NULL, PRIMARY KEY (study, run))",
+_TABLES = {
+    "diversify_studies": "study text PRIMARY KEY, sidecar text NOT NULL",
+    "diversify_records": "position bigserial, study text NOT NULL, run text NOT NULL, line text NOT NULL,"
+    " PRIMARY KEY (study, run)",
+    "diversify_claims": "study text NOT NULL, run text NOT NULL, owner text NOT NULL, beat timestamptz NOT NULL,"
+    " PRIMARY KEY (study, run)",
+}
+_HOLDS = (  # is there if the session that answers has the lock
+    "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted"
+    " AND (CAST(classid AS bigint) << 32) + CAST(objid AS bigint) = :key AND objsubid = 1"
 )
 _ENDED = (  # after a restart of the server, processes have time to renew their claims
     "greatest({0}beat, pg_postmaster_start_time()) < clock_timestamp() - make_interval(secs => :lease)"
@@ -75,7 +79,7 @@ class Shared:
         local: The locks of the processes on this machine, which share the file of records.
 
     Raises:
-        InputError: The study in the database has another protocol.
+        StorageError: The database refuses to keep the study.
     """
 
     def __init__(self, study: Study, local: Locks) -> None:
@@ -98,9 +102,13 @@ class Shared:
 
     def _prepare(self) -> None:
         with self._engine.connect() as connection:
-            _lock(connection, "diversify tables")
-            for table in _TABLES:
-                _execute(connection, table)
+            key = self._lock(connection, "diversify tables")
+            with self._engine.connect() as other:
+                if _execute(other, f"SELECT pg_advisory_unlock(:key) FROM ({_HOLDS}) AS held", key=key):
+                    raise self._no_sessions()
+            for table, columns in _TABLES.items():  # IF NOT EXISTS asks for the right to make tables that are there
+                if not _execute(connection, "SELECT 1 WHERE to_regclass(:table) IS NOT NULL", table=table):
+                    _execute(connection, f"CREATE TABLE {table} ({columns})")
         with self.alone(_DESK):
             ended = f"DELETE FROM diversify_claims WHERE study = :study AND {_ENDED.format('')}"
             self._run(ended, lease=LEASE)
@@ -121,10 +129,15 @@ class Shared:
             self._run(query, on=connection, owner=self._owner)
 
     def _renew(self) -> None:
-        query = "UPDATE diversify_claims SET beat = clock_timestamp() WHERE study = :study AND owner = :owner"
+        """Renew all claims, and the row of this process, also where they ended and another process has removed them."""
+        query = (
+            "INSERT INTO diversify_claims AS old (study, run, owner, beat)"
+            " SELECT :study, run, :owner, clock_timestamp() FROM unnest(CAST(:runs AS text[])) AS run"
+            " ON CONFLICT (study, run) DO UPDATE SET beat = excluded.beat WHERE old.owner = excluded.owner"
+        )
         while not self._ended.wait(BEAT):
             with contextlib.suppress(Exception), self._engine.connect() as connection:  # the next may succeed
-                self._run(query, on=connection, owner=self._owner)
+                self._run(query, on=connection, owner=self._owner, runs=list(self._held))
 
     # The lock
 
@@ -136,7 +149,7 @@ class Shared:
         lost the lock cannot write.
         """
         with self._local.alone(name), self._engine.connect() as connection:
-            _lock(connection, f"diversify study {self._name}")
+            self._lock(connection, f"diversify study {self._name}")
             self._connection = connection
             try:
                 where = f"owner <> :owner AND NOT {_ENDED.format('')}"
@@ -149,6 +162,54 @@ class Shared:
                 yield
             finally:
                 self._connection = None
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keep the lock while the block, within one of `alone`, asks the server much, but not through the lock's connection.
+
+        The server would take such a process for one that hangs.
+        """
+        done = threading.Event()
+
+        def tell(connection: sqlalchemy.Connection) -> None:
+            while not done.wait(BEAT):
+                with contextlib.suppress(Exception):  # the query after the block fails, too
+                    _execute(connection, "SELECT 1")
+
+        teller = threading.Thread(target=tell, args=[self._connection], name="lock", daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            done.set()
+            teller.join()
+        self._run("SELECT 1")  # what was done without the lock is done again
+
+    def _lock(self, connection: sqlalchemy.Connection, name: str) -> int:
+        """Wait for an advisory lock, which ends with the connection, and return its number.
+
+        The server soon ends a connection to a process that is gone.
+
+        Raises:
+            StorageError: The connection has no session of its own, so that the lock keeps nobody out.
+        """
+        settings = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
+        settings["idle_session_timeout"] = HANGS * 1000  # PostgreSQL 14 and later; in milliseconds
+        for setting, value in settings.items():
+            query = "SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :setting"
+            _execute(connection, query, setting=setting, value=str(value))
+        key = int(digests.digest_json(name)[:15], 16)
+        _execute(connection, "SELECT pg_advisory_lock(:key)", key=key)
+        if not _execute(connection, _HOLDS, key=key):
+            raise self._no_sessions()
+        return key
+
+    def _no_sessions(self) -> database.StorageError:
+        """Return the error for a pooler that gives the queries of one connection to several sessions of the server."""
+        shown = database.shown(str(self._study.storage))
+        law = "keep one session for each connection"
+        advice = "a pooler must be in session mode; or give the address of the server itself"
+        return database.storage_error("storage", law, f"another session for each query from {shown}", advice)
 
     def _run(self, query: str, *, on: sqlalchemy.Connection | None = None, **values: Any) -> list[Any]:
         """Execute a query within a block, or on a connection."""
@@ -171,8 +232,7 @@ class Shared:
             owner=self._owner,
             lease=LEASE,
         )
-        if taken:
-            self._held.add(name)
+        (self._held if taken else self._others).add(name)  # not taken: a late process has just renewed its claim
         return bool(taken)
 
     def free(self, name: str) -> None:
@@ -282,14 +342,3 @@ def _execute(connection: sqlalchemy.Connection, query: str, **values: Any) -> li
 
     found = connection.execute(sqlalchemy.text(query), values)
     return list(found) if found.returns_rows else []
-
-
-def _lock(connection: sqlalchemy.Connection, name: str) -> None:
-    """Wait for an advisory lock, which ends with the connection; the server soon ends one to a process that is gone."""
-    settings = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
-    settings["idle_session_timeout"] = HANGS * 1000  # PostgreSQL 14 and later; in milliseconds
-    for setting, value in settings.items():
-        query = "SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :setting"
-        _execute(connection, query, setting=setting, value=str(value))
-    key = int(digests.digest_json(name)[:15], 16)
-    _execute(connection, "SELECT pg_advisory_lock(:key)", key=key)

@@ -22,6 +22,7 @@ from ..files import digests, staging
 from ..files.locks import Locks
 from ..repair.metric import TITLES
 from ..runtime import provenance, signals, user_code
+from .database import StorageError
 from .ledger import Ledger
 from .protocol import Outcome, Stopped
 from .queue import Desk, Job
@@ -119,6 +120,8 @@ def _run(
             raise FloatingPointError(f"{TITLES[protocol.metric]} of {outcome.score}")
     except Stopped:
         state = "pruned"
+    except StorageError:
+        raise
     except (InputError, ArithmeticError) as error:
         state, outcome, reason = "failed", None, _one_line(error)
     if trial is None and outcome is None:

@@ -1,5 +1,7 @@
 """A stream by a plan: classes come as often as planned, the same seed gives the same stream, and the buffer bounds memory."""
 
+import copy
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -119,6 +121,21 @@ def test_processes_split_a_source_and_draw_what_one_process_draws(monkeypatch):
     assert not set(parts[0]) & set(parts[1])
     # sources that split themselves: each process draws numbers of its own
     assert numbers(0, 2, split_workers=True) != numbers(1, 2, split_workers=True)
+
+
+def test_a_stream_that_is_sent_to_a_worker_knows_which_process_it_came_from(monkeypatch):
+    """Made before the processes met, without a launcher's variables; the worker is not forked, and has not met them either."""
+    stream = DiversifyStream(Source(LABELS[:90]), plan_of(), split_processes=True)
+    alone = read(stream)
+    with monkeypatch.context() as met:
+        met.setattr(torch.distributed, "is_initialized", lambda: True)
+        met.setattr(torch.distributed, "get_rank", lambda: 1)
+        met.setattr(torch.distributed, "get_world_size", lambda: 2)
+        sent, part = copy.deepcopy(stream), read(stream)  # as pickling does
+    assert read(sent) == part
+    assert {number % 2 for number, _ in part} == {1}
+    assert read(copy.deepcopy(sent)) == part
+    assert read(stream) == alone
 
 
 WRONG = {

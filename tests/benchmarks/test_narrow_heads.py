@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks import narrow_heads as bench
-from benchmarks import objective
-from benchmarks.unseen_rows import Bank, Heads
+from benchmarks import objective, tails
+from benchmarks.unseen_rows import Bank, Heads, half_of
 from diversify.files import atomic
 from diversify.network.synthetic import make_embeddings
 from diversify.repair.retrain import HeadRecipe
@@ -73,9 +73,8 @@ def test_controls_of_the_objective_are_made_without_choosing(bank: Bank, tmp_pat
 
 
 def test_more_tails_left_the_first_ones_in_their_halves() -> None:
-    assert [objective.half_of(order) for order in range(8)] == ["development"] * 4 + ["confirmation"] * 4
-    assert sorted((*objective.DEVELOPMENT, *objective.CONFIRMATION)) == list(range(20))
-    assert len(objective.DEVELOPMENT) == len(objective.CONFIRMATION)
-    assert {(one["tail_order"], one["half"]) for one in objective._records()} <= {
-        (order, objective.half_of(order)) for order in range(20)
-    }
+    for one in objective.SETS:
+        halves = [half_of(one, order) for order in range(one.orders + one.added)]
+        assert halves == ["development"] * 4 + ["confirmation"] * 4 + ["development"] * 6 + ["confirmation"] * 6
+    recorded = {(one["tail_order"], one["half"]) for one in tails.records_in(objective.RESULTS)}
+    assert recorded == {(order, half) for order, half in enumerate(halves)}

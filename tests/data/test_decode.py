@@ -296,6 +296,22 @@ def test_a_jpeg_that_ends_early_is_refused_whichever_library_decodes_it(tmp_path
         assert "image file must be a readable image" in message_of(lambda: read_image(path))
 
 
+def test_damage_within_a_jpeg_is_passed_over_with_a_line_of_the_decoder(tmp_path, monkeypatch, capfd):
+    file = io.BytesIO()
+    noise = draws.integers(256, "damage", torch.arange(3 * 64 * 64)).to(torch.uint8).view(64, 64, 3)
+    Image.fromarray(noise.numpy()).save(file, "JPEG", quality=80)
+    content = bytearray(file.getvalue())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    path = tmp_path / "damaged.jpg"
+    path.write_bytes(content)
+    assert decode._decoders_agree()
+    found = read_image(path)
+    assert "Corrupt JPEG data: " in capfd.readouterr().err
+    monkeypatch.setattr(decode, "_decoders_agree", lambda: False)
+    assert torch.equal(found, read_image(path)), "with Pillow"
+    assert capfd.readouterr().err == ""
+
+
 def test_decoders_that_differ_are_not_mixed(monkeypatch):
     assert decode._decoders_agree.__wrapped__()  # of the pinned wheels
     by_torchvision = decode._by_torchvision

@@ -9,9 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = {"imbalanced-learn": "imblearn", "pillow": "PIL", "scikit-learn": "sklearn", "lazy-loader": "lazy_loader"}
-MODULES |= {"faiss-cpu": "faiss", "grad-cam": "pytorch_grad_cam"}
+MODULES |= {"faiss-cpu": "faiss", "grad-cam": "pytorch_grad_cam", "opencv-python-headless": "cv2"}
 BROUGHT = {  # modules, and which package brings them
-    "cv2": "albumentations",
     "pydantic_core": "pydantic",
     "sqlalchemy": "optuna",
 }

@@ -43,4 +43,4 @@ def test_what_is_no_such_file_is_refused(tmp_path):
     (tmp_path / "text.npz").write_text("a")
     assert "be a .npz file, a folder of .npy files or a .parquet file" in message_of(tmp_path / "text.npz")
     np.savez(tmp_path / "objects.npz", features=np.array([{}], dtype=object))
-    assert "be an array of numbers or text, got objects or damage" in message_of(tmp_path / "objects.npz")
+    assert "be an array of numbers or text, got objects, fields or damage" in message_of(tmp_path / "objects.npz")

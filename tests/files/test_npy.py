@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def test_a_header_that_declares_more_than_the_file_holds(shape: object, tmp_path
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("features.npy", content)
         archive.writestr("train_images.npy", content)
-    assert "got objects or damage" in message_of(
+    assert "got objects, fields or damage" in message_of(
         lambda: arrays.read_columns(tmp_path / "a.npz", ["features"], "features")
     )
     assert "be a whole NumPy .npz" in message_of(lambda: read_npz(tmp_path / "a.npz"))
@@ -51,6 +52,29 @@ def test_an_archive_that_unpacks_to_far_more_than_its_size(tmp_path: Path, monke
     assert (
         len(arrays.read_columns(tmp_path / "a.npz", ["labels"], "features")["labels"]) == 3
     )  # what is not read is not counted
+
+
+@pytest.mark.parametrize("kind", [[("a", "<f4"), ("b", "<i8")], "V8", [("a", "<f4")]], ids=str)
+def test_an_array_of_fields_or_of_raw_bytes_is_refused(kind: object, tmp_path: Path) -> None:
+    rows = np.zeros(3, dtype=kind)
+    np.save(tmp_path / "a.npy", rows)
+    np.savez(tmp_path / "a.npz", features=rows, train_images=rows)
+    assert "be a whole .npy file" in message_of(lambda: atomic.open_array(tmp_path / "a.npy", "labels"))
+    expected = "be an array of numbers or text, got objects, fields or damage"
+    assert expected in message_of(lambda: arrays.read_columns(tmp_path / "a.npz", ["features"], "features"))
+    assert "be a whole NumPy .npz" in message_of(lambda: read_npz(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("second", ["labels.npy", "labels"])
+def test_an_archive_with_two_arrays_of_one_name(second: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of zipfile, that the name is there already
+        for member, value in (("labels.npy", 0), (second, 1)):
+            content = io.BytesIO()
+            np.save(content, np.full(3, value))
+            archive.writestr(member, content.getvalue())
+    expected = f"features must hold each array once, got two of the name 'labels' in {tmp_path / 'a.npz'}"
+    assert message_of(lambda: arrays.read_columns(tmp_path / "a.npz", ["labels"], "features")) == expected
 
 
 def test_an_archive_packed_by_another_method(tmp_path: Path) -> None:

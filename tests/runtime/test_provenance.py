@@ -36,3 +36,12 @@ def test_a_commit_is_marked_where_code_differs_from_it_and_not_for_records(
     assert provenance.commit() == clean, "another user's checkout"
     code.write_text("a = 2\n")
     assert provenance.commit() == f"{clean}+"
+
+
+def test_the_versions_are_those_of_the_libraries_that_change_pixels() -> None:
+    import cv2
+    import PIL
+
+    found = provenance.versions()
+    assert found["opencv-python-headless"].startswith(cv2.__version__)
+    assert found["pillow"] == PIL.__version__

@@ -120,7 +120,8 @@ def test_an_error_that_waiting_does_not_mend_is_raised_at_once(url: str | None) 
         calls.append(1)
         raise lost() if url is None or url.startswith("sqlite") else sqlalchemy.exc.ProgrammingError("x", {}, OSError())
 
-    with pytest.raises(sqlalchemy.exc.DBAPIError):
+    raised = database.StorageError if url is not None and url.startswith("postgresql") else sqlalchemy.exc.DBAPIError
+    with pytest.raises(raised):
         database.persist(action, url)
     assert len(calls) == 1
 

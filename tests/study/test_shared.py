@@ -1,6 +1,7 @@
 """A study that machines share through a real PostgreSQL server: one folder stands for each machine."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -20,7 +21,8 @@ from diversify.cli.entry import run as run_command
 from diversify.errors import InputError
 from diversify.files.locks import Locks
 from diversify.runtime import provenance
-from diversify.study import shared
+from diversify.study import shared, tune
+from diversify.study.database import StorageError
 from diversify.study.protocol import Protocol
 from diversify.study.queue import Desk
 from diversify.study.records import Record, read_records
@@ -218,6 +220,135 @@ def test_a_claim_that_another_process_took_over_gives_no_second_record(
         assert desks[0].next().kind == "final"
     assert server.rows("SELECT count(*) FROM diversify_records WHERE study = 'stopped'") == [(1,)]
     assert read_records(studies[1].results) == [record]
+
+
+def test_a_claim_that_is_renewed_at_the_last_moment_is_not_taken(
+    tmp_path: Path, server: postgresql.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late process renews its claim after another has read that it ended, and before that one takes it."""
+    monkeypatch.setattr(shared, "BEAT", 3600.0)
+    monkeypatch.setattr(shared, "_ENDED", "{0}beat < clock_timestamp() - make_interval(secs => :lease)")
+    protocol = study_runner.protocol(methods=("plain",), trials=2, seeds=(0,), rungs=())
+    studies = [study_of(tmp_path / name, protocol, server, "late") for name in ("a", "b")]
+    with contextlib.ExitStack() as held:
+        desks, ends = [], []
+        for study in studies:
+            local = held.enter_context(Locks(study.lock))
+            ends.append(held.enter_context(shared.Shared(study, local)))
+            desks.append(Desk(study, local, ends[-1]))
+        assert desks[0].next().place == 0
+        moved = (
+            "UPDATE diversify_claims SET beat = beat {} interval '1 hour' WHERE study = 'late' AND run LIKE 'trial 0%'"
+        )
+        server.execute(moved.format("-"))
+        take = ends[1].take
+
+        def late(name: str) -> bool:
+            if name == "trial 0 of plain":
+                server.execute(moved.format("+"))
+            return take(name)
+
+        monkeypatch.setattr(ends[1], "take", late)
+        assert desks[1].next().place == 1
+    owners = "SELECT count(DISTINCT trial_id) FROM trials JOIN studies USING (study_id) WHERE state = 'RUNNING'"
+    assert server.rows(owners + " AND study_name LIKE '% late plain'") == [(2,)]
+
+
+def test_a_process_that_slept_too_long_is_there_again_with_its_claims(
+    tmp_path: Path, server: postgresql.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process removed its rows, for they had ended."""
+    monkeypatch.setattr(shared, "LEASE", 60.0)
+    protocol = study_runner.protocol(methods=("plain",), trials=2, seeds=(0,), rungs=())
+    studies = [study_of(tmp_path / name, protocol, server, "asleep") for name in ("a", "b")]
+    rows = "SELECT run FROM diversify_claims WHERE study = 'asleep'"
+    with contextlib.ExitStack() as held:
+        ends = []
+        for study in studies:
+            local = held.enter_context(Locks(study.lock))
+            ends.append(held.enter_context(shared.Shared(study, local)))
+        with ends[0].alone("desk"):
+            assert ends[0].take("trial 0 of plain")
+            assert ends[0].take("trial 1 of plain")
+            ends[0].free("trial 1 of plain")
+        before = server.rows(rows)
+        server.execute(f"DELETE FROM diversify_claims WHERE study = 'asleep' AND owner = '{ends[0]._owner}'")
+        assert len(server.rows(rows)) == 1
+        wait_until(lambda: len(server.rows(rows)) >= 3, seconds=60)
+        assert sorted(server.rows(rows)) == sorted(before)
+        with ends[1].alone("desk"):
+            assert not ends[1].is_sole()
+            assert not ends[1].take("trial 0 of plain")
+            assert ends[1].take("trial 1 of plain")
+
+
+def test_the_lock_is_kept_however_long_the_search_takes(
+    tmp_path: Path, server: postgresql.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends the connection of a process that holds the lock and hangs; a slow line is no such process."""
+    monkeypatch.setattr(shared, "HANGS", 1)
+    monkeypatch.setattr(shared, "BEAT", 0.1)
+    slow = {"settle": 0, "end": 0}
+    for name in slow:
+        real = getattr(tune.Search, name)
+
+        def work(*given: Any, name: str = name, real: Any = real) -> Any:
+            time.sleep(2)
+            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            assert server.rows(held) == [(1,)], "the lock is lost"
+            slow[name] += 1
+            return real(*given)
+
+        monkeypatch.setattr(tune.Search, name, work)
+    protocol = study_runner.protocol(methods=("plain",), trials=1, seeds=(0,), rungs=())
+    list(run_study(study_of(tmp_path / "a", protocol, server, "slow")))
+    assert slow == {"settle": 1, "end": 1}
+
+
+@pytest.mark.skipif(postgresql.pgbouncer() is None, reason="pgbouncer is not installed")
+def test_a_pooler_without_sessions_is_refused(tmp_path: Path, server: postgresql.Server) -> None:
+    protocol = study_runner.protocol(methods=("plain",), trials=1, seeds=(0,), rungs=())
+    study = study_of(tmp_path / "a", protocol, server, "pooled")
+    with postgresql.pooler(server, "transaction") as url, pytest.raises(StorageError) as caught:
+        list(run_study(dataclasses.replace(study, storage=url)))
+    message = (
+        "storage must keep one session for each connection, got another session for each query from postgresql+psyc"
+    )
+    assert str(caught.value).startswith(message)
+    assert postgresql.PASSWORD not in str(caught.value)
+    assert server.rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+    with postgresql.pooler(server, "session") as url:
+        list(run_study(dataclasses.replace(study, storage=url)))
+    assert len(read_records(study.results)) == 2
+
+
+def test_a_user_who_may_make_no_tables_works_on_those_that_are_there(tmp_path: Path, server: postgresql.Server) -> None:
+    """Also a user without any rights, and one whose rights end during the study: an error of one line."""
+    protocol = study_runner.protocol(methods=("plain",), trials=1, seeds=(0, 1), rungs=())
+    list(run_study(study_of(tmp_path / "owner", protocol, server, "the owner's")))
+    server.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as PostgreSQL 15 has it from the start
+    server.execute(f"CREATE ROLE guest LOGIN PASSWORD '{postgresql.PASSWORD}'")
+    url = server.url.replace(f"//{postgresql.USER}:", "//guest:")
+
+    def study(name: str) -> Study:
+        return dataclasses.replace(study_of(tmp_path / name, protocol, server, name), storage=url)
+
+    message = (
+        r"^storage must be a database that can keep a study, got .*//guest:\*\*\*@.*; permission denied for table div"
+    )
+    with pytest.raises(StorageError, match=message):
+        list(run_study(study("without")))
+    server.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO guest")
+    server.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO guest")
+    list(run_study(study("with")))
+    assert len(read_records(study("with").results)) == 3
+    steps = run_study(study("until then"))
+    assert [next(steps).done for _ in range(2)] == [0, 1]
+    server.execute("REVOKE INSERT ON ALL TABLES IN SCHEMA public FROM guest")
+    with pytest.raises(StorageError, match=message):
+        list(steps)
+    server.execute("DROP OWNED BY guest")
+    server.execute("DROP ROLE guest")
 
 
 def made(study: Study, job: Any) -> Record:

@@ -23,6 +23,7 @@ from diversify.runtime import provenance
 from diversify.study import queue, tune, workers
 from diversify.study import study as study_study
 from diversify.study import trial as study_trial
+from diversify.study.database import StorageError
 from diversify.study.ledger import Step
 from diversify.study.protocol import Protocol
 from diversify.study.records import Record, append_record, read_records
@@ -463,6 +464,17 @@ def test_finals_wait_for_all_trials_of_their_method(tmp_path: Path) -> None:
         assert desk.next() is None
         assert not desk.is_done()
     assert counted(records_of(study)) == exact(study.protocol)
+
+
+def test_a_database_that_is_lost_makes_no_failed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(*given: Any) -> bool:
+        raise StorageError("storage must answer within 600 seconds, got nothing")
+
+    monkeypatch.setattr(tune.Trial, "stops", stops)
+    study = study_of(tmp_path / "r.jsonl")
+    with pytest.raises(StorageError, match="within 600 seconds"):
+        list(run_study(study))
+    assert not study.results.exists()
 
 
 def test_a_run_that_somebody_else_recorded_is_not_recorded_again(
