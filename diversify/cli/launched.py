@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Sequence
 
 from ..errors import InputError, must
-from ..runtime import launched, signals
+from ..runtime import group, launched, signals
 from . import entry
 
 SHARED = ("diagnose", "train")  # the commands that several processes run together
@@ -24,7 +25,9 @@ def run(arguments: Sequence[str]) -> int:
         signals.keep_silent()
     try:
         together = launched.join()
-    except InputError as error:  # every process finds it
+    except InputError as error:  # the processes have not met, so the first one of each machine speaks
+        if launched.speaks_at_the_start():
+            signals.speak_again()
         return entry.refuse(str(error))
     signals.begin_work()
     try:
@@ -32,30 +35,25 @@ def run(arguments: Sequence[str]) -> int:
     except launched.ShareDone:
         code = 0
     except Exception as error:
-        if _is_of_connection(error):
-            code = entry.refuse(str(launched.lost("another process")))
-        elif launched.speaks_for_all(1):
-            raise
+        if group.is_lost(error):
+            code = entry.refuse(str(group.lost("another process", error)))
         else:
             code = 1
+            if launched.speaks_for_all(code):
+                traceback.print_exc()
     return together.leave_with(code)
-
-
-def _is_of_connection(error: Exception) -> bool:
-    """Return whether a collective operation failed, as it does where another process has ended."""
-    words = f"{type(error).__name__} {error}".lower()
-    return isinstance(error, RuntimeError) and any(each in words for each in ("gloo", "nccl", "distbackend", "socket"))
 
 
 def _checked(arguments: Sequence[str]) -> int:
     """Run a command that can be shared; refuse others, and leave words that are no command to the parser."""
     name, alone = next((each for each in arguments if not each.startswith("-")), ""), ""
+    options = {each.split("=")[0] for each in arguments}  # --features=TRAIN too
     if name in entry.command_names() and not {"-h", "--help"} & set(arguments):
         if name not in SHARED:
             alone = f"diversify {name}"
         elif name == "diagnose":
             alone = next(
-                (f"diversify diagnose {each}" for each in ("--features", "--multilabel") if each in arguments), ""
+                (f"diversify diagnose {each}" for each in ("--features", "--multilabel") if each in options), ""
             )
     if not alone:
         return entry.run(arguments)

@@ -33,10 +33,11 @@ from ..plan.plan import Plan
 from ..report.diagnosis import render_html, render_markdown
 from ..report.thumbnails import take_pictures
 from ..runtime import launched, provenance
+from ..runtime.launched import is_first
 from ..runtime.progress import Say, StageProgress, stage
 from .copies import look_for_copies
 from .diagnosed import HEAD, fingerprint
-from .folders import OWNED, SCHEMA_VERSION, alone, is_first, run_folder, unfinished
+from .folders import OWNED, SCHEMA_VERSION, alone, run_folder, unfinished
 from .heldout import choose_heldout, chosen_by, doubts_about
 from .options import DataOptions, channels_of, fit_channels
 from .recorded import Recorded, carried

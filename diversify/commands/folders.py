@@ -6,13 +6,13 @@ import contextlib
 import functools
 import inspect
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from ..errors import InputError, must
 from ..files import atomic, staging
+from ..runtime.launched import is_first
 
 SCHEMA_VERSION = 1
 
@@ -30,11 +30,6 @@ OWNED = frozenset(
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-
-
-def is_first() -> bool:
-    """Return whether this process checks, writes and speaks; the others of a launcher (torchrun) only compute."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def alone(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

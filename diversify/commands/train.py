@@ -24,11 +24,12 @@ from ..network.networks import build_model, parameter_count
 from ..plan.adaptive import AdaptivePlan
 from ..plan.plan import Plan
 from ..runtime import launched, provenance
+from ..runtime.launched import is_first
 from ..runtime.progress import Progress, Say, StageProgress, stage
 from ..training.ingredients import Ingredients
 from ..training.loop import fit, require_resumable
 from ..training.recipe import Recipe
-from .folders import OWNED, SCHEMA_VERSION, alone, is_first, unfinished
+from .folders import OWNED, SCHEMA_VERSION, alone, unfinished
 from .options import DataOptions, augmentation_of, channels_of, fit_channels
 
 METHODS = ("ce",)

@@ -1,18 +1,26 @@
-"""What the processes of a shared extraction send each other: the batches to read, and the rows that came out of them."""
+"""What the processes of a shared extraction send each other: the batches to read, the rows that came out, and errors.
+
+Each message of a process with rows is answered by the first process before the next one is sent. So an InputError of any
+process reaches all of them: that of another process comes to the first in place of rows, and that of the first process to
+the others in place of an answer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed
 
-from ..errors import InputError, must
-from ..runtime.launched import lost
+from ..errors import InputError
+from ..runtime import group
+from ..runtime.group import connected_to
 
 _BLOCK, _END, _FAILURE = 0, 1, 2
-_STREAM = -1  # in place of a number of batches
+_STREAM, _REFUSED = -1, -2  # in place of a number of batches
+_ANSWER, _WORDS = 8, 9  # tags of an answer: how many bytes of an error follow, and these
 
 Block = dict[str, Tensor]
 """Columns of consecutive rows: features `(N, D)`, logits `(N, C)`, labels `(N,)` or `(N, C)`, indices and marks `(N,)`."""
@@ -26,127 +34,174 @@ class Exchange:
     Args:
         rank: Number of this process.
         size: Number of processes.
-        group: The process group; None for the default one.
+        members: The process group; None for the default one.
     """
 
-    def __init__(self, rank: int, size: int, group: Any = None) -> None:
-        self.rank, self.size, self._group = rank, size, group
-        self._sent: list[tuple[Any, Tensor]] = []  # a tensor lives until it is sent
+    def __init__(self, rank: int, size: int, members: Any = None) -> None:
+        self.rank, self.size, self._group = rank, size, members
+        self._sent: dict[int, list[tuple[Any, Tensor]]] = {}  # to each process; a tensor lives until it is sent
+        self._answer: tuple[Any, Tensor] | None = None  # of the first process, to what this one sent last
+        self._refused = False  # by the first process
+        self._announced = False
+        self._marked = False
+        self._unanswered: set[int] = set()  # processes that have sent something
+        self._failed: set[int] = set()  # processes that have sent an error, and wait for no answer
 
     @classmethod
     def of_this_process(cls) -> Self | None:
         """Return the exchange of this process; None where it is the only one. Every process calls it at the same time."""
-        if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() < 2:
+        place = group.place()
+        if place is None or place[1] < 2:
             return None
-        on_cpu = "cpu:gloo" in str(distributed.get_backend_config())
-        group = None if on_cpu else distributed.new_group(backend="gloo")
-        return cls(distributed.get_rank(), distributed.get_world_size(), group)
+        return cls(*place, None if group.has_cpu() else distributed.new_group(backend="gloo"))
 
     @property
     def is_first(self) -> bool:
         """Whether this process collects the rows."""
         return self.rank == 0
 
-    def announce(self, batches: Sequence[Sequence[int]] | None, turn: int, origin: str) -> None:
+    def announce(self, batches: Sequence[Sequence[int]] | None, turn: int, origin: Sequence[str]) -> None:
         """Tell the others what is to be read; called by the first process.
 
         Args:
             batches: Indices of every batch; None for a stream.
             turn: Number of consecutive batches that a process reads at a time.
-            origin: Digest of the model and the data, which must be the same in all processes.
+            origin: Two digests, of the model and of the data, which must be the same in all processes.
         """
+        self._announced, self._marked = True, batches is None
         sizes = [] if batches is None else [len(batch) for batch in batches]
         self._broadcast(torch.tensor([_STREAM if batches is None else len(sizes), turn, sum(sizes)]))
-        self._broadcast(torch.tensor(list(bytes.fromhex(origin)), dtype=torch.uint8))
+        self._broadcast(torch.tensor(list(bytes.fromhex("".join(origin))), dtype=torch.uint8))
         if sizes and batches is not None:
             self._broadcast(torch.tensor(sizes))
             self._broadcast(torch.tensor([index for batch in batches for index in batch]))
 
-    def hear(self, origin: str) -> tuple[list[list[int]] | None, int]:
-        """Return the batches to be read and the turn, as the first process announced them.
+    def hear(self) -> tuple[list[list[int]] | None, int, list[str]]:
+        """Return the batches to be read, the turn and the two digests, as the first process announced them.
 
         Raises:
-            InputError: The first process has another model or other data.
+            InputError: The first process could not begin.
             ConnectionError: The first process is gone.
         """
         number, turn, rows = self._broadcast(torch.zeros(3, dtype=torch.int64)).tolist()
-        theirs = bytes(self._broadcast(torch.zeros(len(origin) // 2, dtype=torch.uint8)).tolist()).hex()
-        if theirs != origin:
-            law = "be the same in all processes"
-            raise must("model and data", law, f"others in process {self.rank} than in process 0")
-        if number == _STREAM:
-            return None, turn
-        if not number:
-            return [], turn
+        if number == _REFUSED:
+            raise InputError(_text(self._broadcast(torch.zeros(turn, dtype=torch.uint8))))
+        origin = bytes(self._broadcast(torch.zeros(64, dtype=torch.uint8)).tolist()).hex()
+        digests = [origin[:64], origin[64:]]
+        if number < 1:
+            return (None if number == _STREAM else []), turn, digests
         sizes = self._broadcast(torch.zeros(number, dtype=torch.int64)).tolist()
         indices = self._broadcast(torch.zeros(rows, dtype=torch.int64))
-        return [part.tolist() for part in indices.split(sizes)], turn
+        return [part.tolist() for part in indices.split(sizes)], turn, digests
 
     def own_turns(self, batches: Sequence[list[int]], turn: int) -> tuple[list[list[int]], int]:
         """Return the batches of this process, and how many turns they make: turn t is that of process t mod size."""
         turns = [batches[start : start + turn] for start in range(0, len(batches), turn)][self.rank :: self.size]
         return [batch for own in turns for batch in own], len(turns)
 
-    def send(self, block: Block | None) -> None:
-        """Send the rows of a turn to the first process; None for a turn without rows."""
-        self.flush()
-        if block is None:
-            self._post(torch.zeros(5, dtype=torch.int64), 0)
-            return
-        labels = block["labels"]
-        columns = {name: values.cpu().contiguous() for name, values in block.items()}
-        width = labels.shape[1] if labels.ndim == 2 else 0
-        widths = [columns["features"].shape[1], columns["logits"].shape[1], width]
-        self._post(torch.tensor([_BLOCK, len(labels), *widths]), 0)
-        columns["labels"] = columns["labels"].to(torch.int64)
-        for tag, name in enumerate(sorted(columns), start=1):
-            self._post(columns[name], tag)
-
-    def end(self) -> None:
-        """Tell the first process that no rows follow."""
-        self.flush()
-        self._post(torch.tensor([_END, 0, 0, 0, 0]), 0)
-        self.flush()
-
-    def fail(self, error: InputError) -> None:
-        """Tell the first process why this one has no rows to send."""
-        self.flush()
-        words = torch.tensor(list(str(error).encode()), dtype=torch.uint8)
-        self._post(torch.tensor([_FAILURE, len(words), 0, 0, 0]), 0)
-        self._post(words, 1)
-        self.flush()
-
-    def flush(self) -> None:
-        """Wait until everything is sent.
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Send the rows of this process within the block; an InputError in it ends the other processes too.
 
         Raises:
+            InputError: It is raised in the block, or in another process.
             ConnectionError: The first process is gone.
         """
         try:
-            for work, _ in self._sent:
-                work.wait()
-        except RuntimeError as error:
-            raise lost("process 0") from error
-        finally:
-            self._sent.clear()
+            yield
+            self._take_answer()
+            self._post(torch.tensor([_END, 0, 0, 0, 0]), 0)
+            self._expect_answer()
+            self._take_answer()
+        except InputError as error:
+            if not self._refused:
+                self._fail(error)
+            raise
 
-    def receive(self, rank: int, *, marked: bool) -> Block | None:
+    def send(self, block: Block | None) -> None:
+        """Send the rows of a turn to the first process; None for a turn without rows.
+
+        Raises:
+            InputError: Another process had one.
+            ConnectionError: The first process is gone.
+        """
+        self._take_answer()
+        if block is None:
+            self._post(torch.zeros(5, dtype=torch.int64), 0)
+        else:
+            labels = block["labels"]
+            columns = {name: values.cpu().contiguous() for name, values in block.items()}
+            width = labels.shape[1] if labels.ndim == 2 else 0
+            widths = [columns["features"].shape[1], columns["logits"].shape[1], width]
+            self._post(torch.tensor([_BLOCK, len(labels), *widths]), 0)
+            columns["labels"] = columns["labels"].to(torch.int64)
+            for tag, name in enumerate(sorted(columns), start=1):
+                self._post(columns[name], tag)
+        self._expect_answer()
+
+    def _expect_answer(self) -> None:
+        length = torch.zeros(1, dtype=torch.int64)
+        with connected_to("process 0"):
+            self._answer = distributed.irecv(length, 0, group=self._group, tag=_ANSWER), length
+
+    def _take_answer(self) -> None:
+        """Wait until the first process has taken what this one sent last.
+
+        Raises:
+            InputError: It refuses to go on.
+        """
+        self._flush()
+        if self._answer is None:
+            return
+        (work, length), self._answer = self._answer, None
+        with connected_to("process 0"):
+            work.wait()
+        if int(length):
+            self._refused = True
+            raise InputError(_text(self._take(torch.zeros(int(length), dtype=torch.uint8), 0, _WORDS)))
+
+    def _fail(self, error: InputError) -> None:
+        """Tell the first process why this one has no rows to send, unless it has failed itself."""
+        with contextlib.suppress(InputError):
+            self._take_answer()
+            words = _bytes(str(error))
+            self._post(torch.tensor([_FAILURE, len(words), 0, 0, 0]), 0)
+            self._post(words, 1)
+            self._flush()
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Collect the rows of all processes within the block, then release the others; an InputError in it ends them too.
+
+        Raises:
+            InputError: It is raised in the block, or was in another process.
+            ConnectionError: A process is gone.
+        """
+        try:
+            yield
+        except InputError as error:
+            with contextlib.suppress(ConnectionError):  # whoever is left hears it
+                self._release(_bytes(str(error)))
+            raise
+        self._release(_bytes(""))
+
+    def receive(self, rank: int) -> Block | None:
         """Return the rows that a process sends next; a block without columns for a turn without rows, None at its end.
 
         Args:
             rank: The process.
-            marked: Whether its rows have marks.
 
         Raises:
             InputError: The process could not read its images.
             ConnectionError: The process is gone.
         """
         kind, rows, *widths = self._take(torch.zeros(5, dtype=torch.int64), rank, 0).tolist()
+        if kind == _FAILURE:
+            self._failed.add(rank)
+            raise InputError(_text(self._take(torch.zeros(rows, dtype=torch.uint8), rank, 1)))
+        self._unanswered.add(rank)
         if kind == _END:
             return None
-        if kind == _FAILURE:
-            words = self._take(torch.zeros(rows, dtype=torch.uint8), rank, 1)
-            raise InputError(bytes(words.tolist()).decode())
         if not rows:
             return {}
         columns = {
@@ -155,7 +210,7 @@ class Exchange:
             "labels": torch.empty((rows, widths[2]) if widths[2] else (rows,), dtype=torch.int64),
             "logits": torch.empty(rows, widths[1]),
         }
-        if marked:
+        if self._marked:
             columns["marks"] = torch.empty(rows, dtype=torch.int64)
         for tag, name in enumerate(sorted(columns), start=1):
             self._take(columns[name], rank, tag)
@@ -163,22 +218,60 @@ class Exchange:
             columns["labels"] = columns["labels"].bool()
         return columns
 
+    def answer(self, rank: int, words: Tensor | None = None) -> None:
+        """Tell a process that its rows have arrived; what it sends at its end is answered when all is collected.
+
+        Args:
+            rank: The process.
+            words: The error that ends it, as bytes; none lets it go on.
+        """
+        words = _bytes("") if words is None else words
+        self._unanswered.discard(rank)
+        self._flush(rank)  # it has been taken: the process has sent something since
+        self._post(torch.tensor([len(words)]), _ANSWER, rank)
+        if len(words):
+            self._post(words, _WORDS, rank)
+
+    def _release(self, words: Tensor) -> None:
+        """Answer every process for the last time: with an error, or with none."""
+        if not self._announced:
+            self._broadcast(torch.tensor([_REFUSED, len(words), 0]))
+            self._broadcast(words)
+            return
+        for rank in range(1, self.size):
+            if rank not in self._unanswered | self._failed:
+                with contextlib.suppress(InputError):  # the first error is the one that all hear
+                    self.receive(rank)
+            if rank not in self._failed:
+                self.answer(rank, words)
+        for rank in range(1, self.size):
+            self._flush(rank)
+
     def _broadcast(self, values: Tensor) -> Tensor:
-        try:
+        with connected_to("process 0" if self.rank else "another process"):
             distributed.broadcast(values, 0, group=self._group)
-        except RuntimeError as error:
-            raise lost("process 0" if self.rank else "another process") from error
         return values
 
-    def _post(self, values: Tensor, tag: int) -> None:
-        try:
-            self._sent.append((distributed.isend(values, 0, group=self._group, tag=tag), values))
-        except RuntimeError as error:
-            raise lost("process 0") from error
+    def _post(self, values: Tensor, tag: int, rank: int = 0) -> None:
+        with connected_to(f"process {rank}"):
+            work = distributed.isend(values, rank, group=self._group, tag=tag)
+        self._sent.setdefault(rank, []).append((work, values))
+
+    def _flush(self, rank: int = 0) -> None:
+        """Wait until everything is sent to a process."""
+        with connected_to(f"process {rank}"):
+            for work, _ in self._sent.pop(rank, []):
+                work.wait()
 
     def _take(self, values: Tensor, rank: int, tag: int) -> Tensor:
-        try:
+        with connected_to(f"process {rank}"):
             distributed.recv(values, rank, group=self._group, tag=tag)
-        except RuntimeError as error:
-            raise lost(f"process {rank}") from error
         return values
+
+
+def _bytes(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def _text(words: Tensor) -> str:
+    return bytes(words.tolist()).decode()

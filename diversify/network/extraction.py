@@ -1,6 +1,7 @@
 """Run a split model over a loader and return `Embeddings`, without changing the model, the loader or any random state.
 
-split = split_head(model) train = extract(split, train_loader) heldout = extract(split, heldout_loader)
+`extract` is for one process; `read_all` and `read_share` are its parts where several processes share the work
+(`shared_extraction.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import errno
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -203,7 +204,7 @@ def read_all(
         try:
             if exchange is not None:
                 work = _Work(net, loader, form, target, precision, exchange)
-                _collect(table, work, batches, digests.digest_json(origin), progress)
+                _collect(table, work, batches, _told_apart(origin, loader), progress)
             elif not table.is_complete:
                 _fill(table, net, _read_batches(loader, batches, table, form), target, precision, progress)
         except InputError:
@@ -245,20 +246,28 @@ def read_share(
         InputError: As `extract`; the first process raises it too.
         ConnectionError: The first process is gone.
     """
-    net, target, precision, origin = _checked(split, loader, device, precision, fingerprint)
-    origin["model"] = digests.digest_tensors(split.tensors())
-    with unchanged_randomness(target, loader), evaluating(net):
-        batches, turn = exchange.hear(digests.digest_json(origin))
-        work = _Work(net, loader, form, target, precision, exchange)
-        try:
-            for block in work.blocks(batches, turn):
+    batches, turn, theirs = exchange.hear()
+    with exchange.sending():
+        net, target, precision, origin = _checked(split, loader, device, precision, fingerprint)
+        origin["model"] = digests.digest_tensors(split.tensors())
+        for name, own, other in zip(("model", "data set"), _told_apart(origin, loader), theirs, strict=True):
+            if own != other:
+                got = f"another in process {exchange.rank} than in process 0"
+                raise must(name, "be the same in all processes", got, "give each process the same")
+        with unchanged_randomness(target, loader), evaluating(net):
+            for block in _Work(net, loader, form, target, precision, exchange).blocks(batches, turn):
                 exchange.send(block)
-        except InputError as error:
-            exchange.fail(error)
-            raise
-        if batches is None:
-            exchange.end()
-        exchange.flush()
+
+
+def _told_apart(origin: dict[str, str], loader: object) -> tuple[str, str]:
+    """The digests by which processes tell that they have the same model, and the same images in the same order."""
+    model = digests.digest_json({name: origin[name] for name in ("head", "model", "precision")})
+    data: list[Any] = [origin["fingerprint"]]
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        data.append(len(cast(Sized, loader.dataset)))
+        with contextlib.suppress(InputError):  # of several labels per image
+            data += [digests.digest_tensors({"labels": each}) for each in stored_labels(loader.dataset)]
+    return model, digests.digest_json(data)
 
 
 def _checked(
@@ -324,7 +333,7 @@ class _Work:
 
 
 def _collect(
-    table: Table, work: _Work, batches: list[list[int]] | None, origin: str, progress: Progress | None
+    table: Table, work: _Work, batches: list[list[int]] | None, origin: Sequence[str], progress: Progress | None
 ) -> None:
     """Fill the table with the rows of all processes: those of a data set in the order of one process.
 
@@ -346,9 +355,12 @@ def _collect(
     while going and (stream or number < turns):
         for rank in going[: None if stream else turns - number]:
             number += 1
-            block = next(own, None) if rank == 0 else exchange.receive(rank, marked=stream)
+            block = next(own, None) if rank == 0 else exchange.receive(rank)
             if stream and block is None:
                 going = [each for each in going if each != rank]
+                continue
+            if rank and not block:
+                exchange.answer(rank)
             if not block:
                 continue
             if stream:
@@ -358,8 +370,12 @@ def _collect(
                 else:
                     _check_indices(block["indices"], known, None)
             table.add(block)
+            if rank:
+                exchange.answer(rank)
             if progress is not None:
                 progress(table.done, table.rows)
+    for rank in range(1, 1 if stream else exchange.size):
+        exchange.receive(rank)  # its end
     if given[0].differ and all(each == given[0] for each in given):
         got = f"the same {given[0].number:,} images in each of {exchange.size} processes"
         advice = "give each process its own part (WebDataset: nodesplitter=webdataset.split_by_node)"

@@ -54,8 +54,8 @@ def extract_shared(
         class_names: As in `extract`.
 
     Raises:
-        InputError: As `extract`, in the process where it happens and in the first; or the processes have different models,
-            or each gives the same images of a stream.
+        InputError: As `extract`, in all processes; or the processes have different models or data sets, or each gives the
+            same images of a stream.
         ConnectionError: Another process is gone; what was finished is kept in `out`.
 
     See Also:
@@ -91,15 +91,16 @@ def extract_shared(
     if not exchange.is_first:
         read_share(split, loader, form, exchange, device=device, precision=precision, fingerprint=fingerprint)
         return None
-    columns, reading = read_all(
-        split,
-        loader,
-        form,
-        device=device,
-        precision=precision,
-        out=out,
-        progress=progress,
-        fingerprint=fingerprint,
-        exchange=exchange,
-    )
-    return Embeddings(**columns, reading=reading)
+    with exchange.collecting():
+        columns, reading = read_all(
+            split,
+            loader,
+            form,
+            device=device,
+            precision=precision,
+            out=out,
+            progress=progress,
+            fingerprint=fingerprint,
+            exchange=exchange,
+        )
+        return Embeddings(**columns, reading=reading)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..diagnosis.result import Diagnosis
 from ..errors import must
 from ..files.schema import refusal
+from ..runtime import group
 from .adaptive_rules import RULES, AdaptiveRule
 from .evidence import Evidence, LeakLike, evidence_of_diagnosis, evidence_of_hits, evidence_of_leak, require_classes
 from .plan import Plan
@@ -235,8 +236,7 @@ class AdaptivePlan:
         observed = self._observed.clone()
         self._observed.zero_()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            device = {"nccl": "cuda", "gloo": "cpu"}.get(torch.distributed.get_backend(), observed.device)
-            observed = observed.to(device)
+            observed = observed.to(group.device())
             torch.distributed.all_reduce(observed)
         observed = observed.cpu()
         if int(observed[0, -1]):

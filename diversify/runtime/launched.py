@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from ..errors import must
-from . import signals
+from ..errors import InputError, must
+from . import group, signals
 
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_TIMEOUT = timedelta(
-    days=1
-)  # the others wait while the first process works alone; the launcher sees a process that dies
+_MEETING = timedelta(minutes=10)  # that the processes wait for each other to start
+_TIMEOUT = timedelta(days=1)  # the others wait while the first works alone; the launcher sees a process that dies
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0  # that a process waits for the others before it ends
 
@@ -43,18 +41,35 @@ def is_one_of_several() -> bool:
 def place_of_process() -> tuple[int, int]:
     """Return the number of this process among those of its launcher, and how many there are; `(0, 1)` without one.
 
-    The environment is read first, since it reaches the workers of a loader too.
+    The environment answers where there is no process group: before it is made, and in the workers of a loader.
 
     Example:
         >>> place_of_process()
         (0, 1)
     """
+    if (place := _joined()) is not None:
+        return place
     if os.environ.get("RANK") and os.environ.get("WORLD_SIZE"):
         return _number("RANK"), max(1, _number("WORLD_SIZE"))
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def is_first() -> bool:
+    """Return whether this process checks, writes and speaks; the others that run a command with it only compute.
+
+    The environment is not asked: a variable `RANK` alone makes no process one of several.
+
+    Example:
+        >>> is_first()
+        True
+    """
+    place = _joined()
+    return place is None or place[0] == 0
+
+
+def _joined() -> tuple[int, int] | None:
+    """The place of this process among those that it has met; None if it has met none."""
+    return group.place() if _launched is None else (_launched.rank, _launched.size)
 
 
 def _number(name: str) -> int:
@@ -151,7 +166,8 @@ def join() -> Launched:
     """Meet the other processes of the launcher; each takes the GPU of its local rank, if there are GPUs.
 
     Raises:
-        InputError: There are more processes on this machine than GPUs, or a variable of the launcher is no number.
+        InputError: There are more processes on this machine than GPUs, a variable of the launcher is no number, or the
+            processes do not find each other.
     """
     global _launched
     import torch
@@ -162,17 +178,32 @@ def join() -> Launched:
     devices = torch.cuda.device_count()
     if devices:
         local = _number("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else _number("RANK") % devices
-        if local >= devices:
+        here = max(local + 1, _number("LOCAL_WORLD_SIZE") if os.environ.get("LOCAL_WORLD_SIZE") else 1)
+        if here > devices:
             law = f"be at most the number of GPUs of the machine, {devices}"
-            raise must("--nproc-per-node", law, f"a process {local + 1}", "CUDA_VISIBLE_DEVICES= runs on the CPU")
+            raise must("--nproc-per-node", law, here, "CUDA_VISIBLE_DEVICES= runs on the CPU")
         torch.cuda.set_device(local)
-    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
-    backend = "cpu:gloo,cuda:nccl" if devices else "gloo"
-    _launched = Launched(rank, size, PrefixStore("diversify", store))
-    distributed.init_process_group(
-        backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=_TIMEOUT
-    )
-    return _launched
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=_MEETING))
+        together = Launched(rank, size, PrefixStore("diversify", store))
+        backend = "cpu:gloo,cuda:nccl" if devices else "gloo"
+        distributed.init_process_group(
+            backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=_TIMEOUT
+        )
+    except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or group.is_lost(error)):
+            raise
+        law = f"let all {_number('WORLD_SIZE')} processes find each other within {_MEETING.seconds // 60} minutes"
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise must("MASTER_ADDR and MASTER_PORT", law, place, group.cause_of(error)) from error
+    store.set_timeout(_TIMEOUT)
+    _launched = together
+    return together
+
+
+def speaks_at_the_start() -> bool:
+    """Return whether this process prints what keeps it from the others: the first one of its machine does."""
+    return (os.environ.get("LOCAL_RANK") or "0") == "0"
 
 
 def speaks_for_all(code: int) -> bool:
@@ -196,23 +227,52 @@ def meet() -> None:
         return
     import torch
 
-    try:
+    with group.connected_to("another process"):
         torch.distributed.all_reduce(torch.zeros(1))  # on the CPU, unlike a barrier
-    except RuntimeError as error:
-        raise lost("another process") from error
 
 
 @contextlib.contextmanager
 def first_goes_ahead() -> Iterator[None]:
-    """Run the block in the first process, and then in the others, which find what it has left."""
-    first = _launched is None or _launched.rank == 0
-    if not first:
-        meet()
-    yield
-    if first:
-        meet()
+    """Run the block in the first process, and then in the others, which find what it has left.
+
+    Raises:
+        InputError: It is raised in the block; if the first process raises it, so do the others, without their block.
+    """
+    if _launched is None:
+        yield
+        return
+    if _launched.rank > 0:
+        if refusal := _heard():
+            raise InputError(refusal)
+        yield
+        return
+    try:
+        yield
+    except InputError as error:
+        _tell(str(error))
+        raise
+    _tell("")
 
 
-def lost(which: str) -> ConnectionError:
-    """Return the error for a process that is gone."""
-    return ConnectionError(f"lost the connection to {which}; what was finished is kept: run the command again")
+def _tell(text: str) -> None:
+    """Send a text to the other processes, each of which hears it (`_heard`)."""
+    import torch
+
+    words = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    with group.connected_to("another process"):
+        torch.distributed.broadcast(torch.tensor([len(words)]), 0)
+        if len(words):
+            torch.distributed.broadcast(words, 0)
+
+
+def _heard() -> str:
+    """Return the text that the first process sends."""
+    import torch
+
+    length = torch.zeros(1, dtype=torch.int64)
+    with group.connected_to("process 0"):
+        torch.distributed.broadcast(length, 0)
+        words = torch.zeros(int(length), dtype=torch.uint8)
+        if len(words):
+            torch.distributed.broadcast(words, 0)
+    return bytes(words.tolist()).decode()

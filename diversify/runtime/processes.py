@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.pool
 import multiprocessing.resource_tracker
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
 from typing import TypeVar
 
@@ -44,7 +45,8 @@ class SideBySide:
 
     def __init__(self, workers: int, modules: Sequence[str] = ()) -> None:
         self.workers, self.modules = min(workers, _cores()), modules
-        self._pool: multiprocessing.pool.Pool | None = None
+        self._pool: futures.ProcessPoolExecutor | None = None
+        self._members: set[multiprocessing.process.BaseProcess] = set()
 
     def __enter__(self) -> SideBySide:
         """Prepare the workers."""
@@ -59,8 +61,9 @@ class SideBySide:
     def __exit__(self, *_: object) -> None:
         """End the workers, whatever they do."""
         if self._pool is not None:
-            self._pool.terminate()
-            self._pool.join()
+            for member in self._members:
+                member.terminate()
+            self._pool.shutdown(cancel_futures=True)
 
     def results(self, jobs: Sequence[Callable[[], Result]]) -> Iterator[Result]:
         """Yield the result of each job, in the order of the jobs.
@@ -69,25 +72,28 @@ class SideBySide:
             jobs: Functions without arguments. They and their results must be picklable.
 
         Raises:
+            ChildProcessError: A worker was ended from outside.
             Exception: What a job raises.
         """
         if self.workers <= 1:
             yield from one_by_one(jobs)
             return
-        if self._pool is None:
-            with interruptions_held():
-                context = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
-                self._pool = context.Pool(self.workers, initializer=_begin)
-        results = self._pool.imap(_done, jobs)
-        for _ in jobs:
-            while True:
+        try:
+            with interruptions_held():  # the workers start with the jobs
+                others = set(multiprocessing.active_children())
+                if self._pool is None:
+                    context = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+                    self._pool = futures.ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin)
+                running = [self._pool.submit(job) for job in jobs]
+                self._members |= set(multiprocessing.active_children()) - others
+            for each in running:
+                while not futures.wait([each], timeout=_LOOK).done:
+                    stop_if_interrupted()
                 stop_if_interrupted()
-                try:
-                    result = results.next(timeout=_LOOK)
-                except multiprocessing.TimeoutError:
-                    continue
-                break
-            yield result
+                yield each.result()
+        except BrokenProcessPool as error:
+            advice = "the system may lack memory; run the command again"
+            raise ChildProcessError(f"a worker process was ended from outside; {advice}") from error
 
 
 def one_by_one(jobs: Sequence[Callable[[], Result]]) -> Iterator[Result]:
@@ -106,7 +112,3 @@ def _begin() -> None:
     """Prepare a worker: its parent ends it, and the other workers use the other cores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-
-
-def _done(job: Callable[[], Result]) -> Result:
-    return job()

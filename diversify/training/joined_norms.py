@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn import functional
 
+from ..errors import must
 from .slices import GlobalBatch
 
 
@@ -19,57 +19,85 @@ class JoinedNorms:
     """The batch norms of a model, joined over the processes of a training.
 
     `torch.nn.SyncBatchNorm` does the same on GPUs alone, and would take the place of the user's modules. Here the modules
-    stay; only their `forward` is another one within the block of `joined`.
+    stay; only `torch.nn.functional.batch_norm`, which those of torch, torchvision and timm call, is another function
+    within the block of `joined`. Compiled modules of `torch.jit` do not call it.
 
     Args:
-        modules: All modules of the model; its batch norms are chosen from them.
+        several: Whether there are other processes; otherwise nothing is changed.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        # one of a class with a forward of its own, SyncBatchNorm for instance, knows better
-        own = _BatchNorm.forward
-        self._norms = [each for each in modules if isinstance(each, _BatchNorm) and type(each).forward is own]
+    def __init__(self, *, several: bool) -> None:
+        self.several = several
         self.batch = GlobalBatch(0, 1, 0)
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
         """Normalise whole batches within the block; set `batch` before each forward."""
+        own = functional.batch_norm
+        if not self.several:
+            yield
+            return
+
+        def batch_norm(  # the parameters of torch's, by their names
+            input: Tensor,  # noqa: A002
+            running_mean: Tensor | None,
+            running_var: Tensor | None,
+            weight: Tensor | None = None,
+            bias: Tensor | None = None,
+            training: bool = False,
+            momentum: float = 0.1,
+            eps: float = 1e-5,
+        ) -> Tensor:
+            if not training:
+                return own(input, running_mean, running_var, weight, bias, training, momentum, eps)
+            scaled, mean, variance = self._normalised(input, eps)
+            shape = (1, -1, *[1] * (input.ndim - 2))
+            if weight is not None:
+                scaled = scaled * weight.to(scaled.dtype).view(shape)
+            if bias is not None:
+                scaled = scaled + bias.to(scaled.dtype).view(shape)
+            with torch.no_grad():
+                for running, now in ((running_mean, mean), (running_var, variance)):
+                    if running is not None:
+                        running.lerp_(now.to(running.dtype), momentum)
+            return scaled.to(input.dtype)
+
+        functional.batch_norm = batch_norm
         try:
-            for norm in self._norms:
-                if norm.training:
-                    vars(norm)["forward"] = partial(self._forward, norm)
             yield
         finally:
-            for norm in self._norms:
-                vars(norm).pop("forward", None)
+            functional.batch_norm = own
 
-    def _forward(self, norm: _BatchNorm, given: Tensor) -> Tensor:
-        """The batch norm of the rows that count in all processes, in float32; running statistics follow as in torch."""
-        norm._check_input_dim(given)
-        values = given.float()
+    def _normalised(self, given: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the normalised values, the mean and the unbiased variance, both `(C,)`, of the rows that count in all processes.
+
+        Half precision is computed in float32. A channel has as many values as its process has there: a module may reshape
+        its images, and their sizes may differ from slice to slice.
+        """
+        half = given.dtype in (torch.float16, torch.bfloat16)
+        values = given.float() if half else given
         others = [0, *range(2, given.ndim)]
-        places = given[0, 0].numel()
-        number = self.batch.total * places
-        if number < 2:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {given.size()}")
-        counts = float(self.batch.own > 0)
         shape = (1, -1, *[1] * (given.ndim - 2))
-        mean = _summed(values.sum(others) * counts) / number
+        counts = float(self.batch.own > 0)
+        own = given[:, 0].numel() * counts
+        sums = _summed(torch.cat([values.sum(others) * counts, values.new_tensor([own])]))
+        number = sums[-1:].detach()
+        if own < 2 and float(number) < 2:  # to look at it is to wait for the device
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {given.size()}")
+        mean = sums[:-1] / number
         centred = values - mean.view(shape)
         variance = _summed(centred.square().sum(others) * counts) / number
-        scaled = centred * (variance + norm.eps).rsqrt().view(shape)
-        if norm.weight is not None:
-            scaled = scaled * norm.weight.float().view(shape)
-        if norm.bias is not None:
-            scaled = scaled + norm.bias.float().view(shape)
-        if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
-            with torch.no_grad():
-                assert norm.num_batches_tracked is not None
-                norm.num_batches_tracked.add_(1)
-                share = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-                norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
-                norm.running_var.lerp_((variance * (number / (number - 1))).to(norm.running_var.dtype), share)
-        return scaled.to(given.dtype)
+        scaled = centred * (variance + eps).rsqrt().view(shape)
+        return scaled, mean, variance * (number / (number - 1))
+
+
+def require_joinable(model: nn.Module) -> None:
+    """Raise an InputError if a batch norm of the model cannot be joined: one that `torch.jit` compiled."""
+    for module in model.modules():
+        kind = getattr(module, "original_name", "") if isinstance(module, torch.jit.ScriptModule) else ""
+        if "BatchNorm" in kind:
+            law = "have no batch norm that torch.jit compiled, where several processes train it"
+            raise must("model", law, kind, "pass the model as it was before torch.jit")
 
 
 class _Sum(torch.autograd.Function):

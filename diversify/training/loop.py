@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..augment.draw_key import DrawKey, is_whole, occurrence_of
 from ..augment.protocols import AdjustsLogits, RemembersFeatures
@@ -36,11 +36,11 @@ from ..runtime.progress import Progress
 from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
 from .ingredients import Ingredients
-from .joined_norms import JoinedNorms
+from .joined_norms import JoinedNorms, require_joinable
 from .one_logit import require_defined, require_logit
 from .recipe import Recipe
 from .slices import GlobalBatch, Slice, SlicedBatches, require_global
-from .state import EpochRecord, load_state, read_state, save_state, saved_as
+from .state import EpochRecord, load_state, read_state, require_same_start, save_state, saved_as
 
 
 class _Indexed(Dataset[Any]):
@@ -159,7 +159,7 @@ class _Loop:
         self.model.train()
         for module in self.frozen:
             module.eval()
-        norms = JoinedNorms(self.model.modules() if self.accelerator.num_processes > 1 else ())
+        norms = JoinedNorms(several=self.accelerator.num_processes > 1)
         with _seeded(draws.seed_for("epoch", seed, epoch, process), device), norms.joined():
             for step, (images, labels, indices, occurrences, start, total) in enumerate(self.loader):
                 stop_if_interrupted()
@@ -202,6 +202,7 @@ class _Loop:
         part, labels = self.ingredients.augment_features, targets
         if self.ingredients.augment is not None:
             images, targets = self.ingredients.augment(images, targets, key)
+            targets = batch.of_one_form(targets, self.num_classes)
         whole = is_whole(targets, labels)
         if self.prepare is not None:
             images = self.prepare(images)
@@ -222,6 +223,7 @@ class _Loop:
                 seen = (features.detach().float(), targets, key.indices)
                 part.remember(*(batch.joined(column, batch.expected) for column in seen))
             features, targets = part(features, targets, key)
+            targets = batch.of_one_form(targets, self.num_classes)
             outputs = self.head(features)
             logits = class_logits(outputs, self.num_classes)
             return _Rows(
@@ -327,7 +329,9 @@ def fit(
     run = saved_as(recipe, identity)
     if state is not None and Path(state).exists():
         history = load_state(Path(state), model, loop.optimizer, ingredients, run)
-        yield from history
+    if loop.accelerator.num_processes > 1:
+        require_same_start(history, model, len(cast(Sized, train)), run)
+    yield from history
 
     loop = dataclasses.replace(loop, first_epoch=len(history))
     for epoch in range(len(history), recipe.epochs):
@@ -378,27 +382,16 @@ def _prepared(
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if accelerator.mixed_precision != "no":
         raise must("mixed precision of accelerate", "be no", accelerator.mixed_precision, "the recipe has a precision")
-    generator = torch.Generator()
-    sampler = ingredients.sampler or EpochSampler(len(cast(Sized, train)), seed=recipe.seed)
-    require_global(sampler)
-    loader = DataLoader(
-        _Indexed(train, collate, num_classes),
-        batch_sampler=SlicedBatches(
-            sampler, recipe.batch_size, process=accelerator.process_index, processes=accelerator.num_processes
-        ),
-        num_workers=workers,
-        collate_fn=_collated_already,
-        generator=generator,
-    )
+    if accelerator.num_processes > 1:
+        require_joinable(model)
+    indexed = _Indexed(train, collate, num_classes)
+    loader = _sliced(indexed, ingredients.sampler, recipe, accelerator, workers)
     model.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ingredients.to(accelerator.device)
     split = split_head(model) if ingredients.augment_features is not None else None
     if split is not None:
         ingredients.require_head(split.head)
     network, optimizer = accelerator.prepare(split or model, recipe.build_optimizer(model))
-    loader = prepare_data_loader(  # it is sharded already
-        loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True
-    )
     vars(model).pop("_is_accelerate_prepared", None)  # leave no trace on the user's model
     return _Loop(
         accelerator=accelerator,
@@ -409,13 +402,33 @@ def _prepared(
         corrected=corrected,
         epoch_setters=ingredients.epoch_setters(train, recipe.epochs),
         optimizer=optimizer,
-        loader=loader,
-        generator=generator,
+        loader=prepare_data_loader(  # it is sharded already
+            loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        ),
+        generator=loader.generator,
         recipe=recipe,
         ingredients=ingredients,
         num_classes=num_classes,
         prepare=prepare,
         progress=progress,
+    )
+
+
+def _sliced(
+    indexed: _Indexed, sampler: Sampler[int] | None, recipe: Recipe, accelerator: Accelerator, workers: int
+) -> DataLoader[Any]:
+    """Return the loader of this process's slice of every batch."""
+    sampler = sampler or EpochSampler(len(indexed), seed=recipe.seed)
+    require_global(sampler)
+    slices = SlicedBatches(
+        sampler, recipe.batch_size, process=accelerator.process_index, processes=accelerator.num_processes
+    )
+    return DataLoader(
+        indexed,
+        batch_sampler=slices,
+        num_workers=workers,
+        collate_fn=_collated_already,
+        generator=torch.Generator(),
     )
 
 

@@ -10,6 +10,13 @@ from torch import Tensor, distributed
 from torch.utils.data import BatchSampler, Sampler
 
 from ..errors import must
+from ..runtime import group
+
+_TYPES = (
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+)
+_INTEGERS = 5  # of them
 
 
 def slice_sizes(total: int, processes: int) -> list[int]:
@@ -103,11 +110,35 @@ class GlobalBatch:
             return [rows]
         if not may_change:
             return self.expected
-        device = "cpu" if "cpu:" in str(distributed.get_backend_config()) else "cuda"
-        own = torch.tensor([rows if self.own else 0], device=device)
-        found = [torch.empty_like(own) for _ in range(self.processes)]
-        distributed.all_gather(found, own)
-        return [int(size) for size in found]
+        return [int(size) for size in group.gathered(torch.tensor(rows if self.own else 0))]
+
+    def of_one_form(self, targets: Tensor, num_classes: int) -> Tensor:
+        """Return the targets of this process in the form that those of all processes have.
+
+        An augmentation that mixes some batches and not others gives classes in one process and probabilities in another.
+        Then the classes become probabilities.
+
+        Args:
+            targets: Classes `(N,)`, or class probabilities `(N, C)`.
+            num_classes: C.
+
+        Raises:
+            InputError: The probabilities of two processes differ in their type or width; all processes raise it.
+        """
+        if self.is_whole:
+            return targets
+        number = _TYPES.index(targets.dtype) if targets.dtype in _TYPES else -1
+        found = group.gathered(torch.tensor([targets.ndim, number, *targets.shape[1:], 0][:3])).tolist()
+        if all(form == found[0] for form in found):
+            return targets
+        soft = [form for form in found if form[0] == 2 and form[1] >= 0]
+        classes = [form for form in found if form[0] == 1 and 0 <= form[1] < _INTEGERS]
+        if len(soft) + len(classes) < len(found) or any(each != [2, soft[0][1], num_classes] for each in soft):
+            law = f"give classes (N,), or probabilities (N, {num_classes}) of one type in all processes"
+            raise must("augmentation", law, " and ".join(dict.fromkeys(map(_form_in_words, found))))
+        if targets.ndim == 2 or not soft:
+            return targets.long() if targets.ndim == 1 else targets
+        return torch.nn.functional.one_hot(targets.long(), num_classes).to(_TYPES[soft[0][1]])
 
     def joined(self, own: Tensor, sizes: list[int]) -> Tensor:
         """Return the rows of all processes in their order; only those of this process carry a gradient.
@@ -128,13 +159,19 @@ class GlobalBatch:
         return torch.cat(rows)
 
     def summed(self, loss: Tensor, own: Tensor) -> Tensor:
-        """Return what to call `backward` on, so that the gradients' mean over the processes is the gradient of the loss.
+        """Return the tensor on which to call `backward`, so that the gradients' mean over the processes is the gradient of the loss.
 
         Args:
             loss: The loss of the whole batch.
             own: The logits of this process, which are part of the result even where none of them counts.
         """
         return loss if self.is_whole else loss * self.processes + 0 * own.sum()
+
+
+def _form_in_words(form: list[int]) -> str:
+    dimensions, number, width = form
+    shape = "(N,)" if dimensions == 1 else f"(N, {width})" if dimensions == 2 else f"{dimensions} dimensions"
+    return f"{shape} {'of another type' if number < 0 else str(_TYPES[number]).removeprefix('torch.')}"
 
 
 def require_global(sampler: object) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import must
-from ..files import atomic
+from ..files import atomic, digests
+from ..runtime import group
 from .ingredients import Ingredients
 
 
@@ -51,6 +52,38 @@ class EpochRecord:
 def saved_as(recipe: Any, identity: str = "") -> dict[str, Any]:
     """Return the recipe and the identity as a state holds them; only a run with the same ones may resume from it."""
     return {"recipe": dataclasses.asdict(recipe), "identity": identity}
+
+
+def require_same_start(history: list[EpochRecord], model: nn.Module, rows: int, run: dict[str, Any]) -> None:
+    """Check that all processes of a training start from the same epoch, weights and data; every process calls it.
+
+    Args:
+        history: The records of the epochs before.
+        model: With the weights of the last of them.
+        rows: Number of training images.
+        run: From `saved_as`.
+
+    Raises:
+        InputError: One process differs from the first; all processes raise it.
+    """
+    weights = digests.digest_tensors(model.state_dict())
+    state = digests.digest_json([[dataclasses.asdict(record) for record in history], weights])
+    told = bytes.fromhex(digests.digest_json([rows, run]) + state)
+    found = group.gathered(torch.tensor([len(history), *told]))
+    epochs, number = found[:, 0].tolist(), found.shape[1] // 2
+    for name, start in (("state", 1 + number), ("training set, model and recipe", 1)):
+        same = (found[:, start : start + number] == found[0, start : start + number]).all(1).tolist()
+        if not all(same):
+            other = same.index(False)
+            got = f"another in process {other} than in process 0"
+            if epochs[other] != epochs[0]:
+                got = f"{epochs[0]} finished epochs in process 0, {epochs[other]} in process {other}"
+            advice = (
+                "its folder must lie on a disk that all machines share"
+                if name == "state"
+                else "give each process the same"
+            )
+            raise must(name, "be the same in all processes", got, advice)
 
 
 def save_state(

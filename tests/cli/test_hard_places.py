@@ -779,6 +779,7 @@ def test_file_systems_without_locks_go_on_without(tmp_path: Path, monkeypatch: p
 
 def test_only_the_first_process_of_a_launcher_holds_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diversify.commands.folders import alone
+    from diversify.runtime import launched
 
     @alone
     def listed(out: Path) -> list[str]:
@@ -786,12 +787,20 @@ def test_only_the_first_process_of_a_launcher_holds_the_folder(tmp_path: Path, m
 
     assert listed(tmp_path / "run") == [".lock"]
     with staging.claimed(tmp_path / "run"):
-        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setattr(launched, "_launched", launched.Launched(1, 2, store=None))
         assert listed(tmp_path / "run") == [".lock"]
-        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setattr(launched, "_launched", launched.Launched(0, 2, store=None))
         with pytest.raises(InputError, match="out must not be in use by another run"):
             listed(out=tmp_path / "run")
     assert files(tmp_path) == []
+
+
+def test_a_variable_rank_alone_makes_no_process_the_second(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run(training(data, tmp_path / "t")) == 0
+    assert {"model.safetensors", "metrics.jsonl", "run.json"} <= {each.name for each in (tmp_path / "t").iterdir()}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import time
 
 import pytest
@@ -19,6 +20,12 @@ def described(place: int) -> tuple[int, int, int]:
 
 def refused(place: int) -> int:
     raise must("place", "be even", place)
+
+
+def ended_from_outside(place: int) -> int:
+    if place == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return place
 
 
 def test_a_single_worker_is_this_process() -> None:
@@ -48,3 +55,14 @@ def test_workers_yield_in_order_and_end_with_the_block(monkeypatch: pytest.Monke
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_work_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_cores", lambda: 2)
+    with SideBySide(2, ["diversify.errors"]) as work:
+        jobs = [functools.partial(ended_from_outside, place) for place in range(6)]
+        with pytest.raises(
+            ChildProcessError, match="a worker process was ended from outside; the system may lack memory"
+        ):
+            list(work.results(jobs))

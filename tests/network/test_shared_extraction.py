@@ -1,0 +1,89 @@
+"""Several processes that extract together: an error of one is the error of all, and then they go on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import of_ranks
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import diversify as dv
+from diversify.errors import InputError, must
+
+SIZE = 3
+
+
+class Broken(Dataset[Any]):
+    """Images of which one cannot be read, in one of the processes."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def __len__(self) -> int:
+        return 18
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if self.fails and index > 8:
+            raise must("image", "be readable", index)
+        return torch.full((3, 8, 8), index / 18), index % 3
+
+
+def pictures(labels: torch.Tensor) -> DataLoader[Any]:
+    return DataLoader(
+        TensorDataset(torch.rand(len(labels), 3, 8, 8, generator=torch.Generator()), labels), batch_size=2
+    )
+
+
+def outcomes(rank: int, folder: Path) -> list[Any]:
+    """What each extraction gives in this process: the error, or the labels."""
+    split = dv.split_head(dv.build_model("small_cnn", num_classes=3, channels=3, seed=0))
+    other = dv.split_head(dv.build_model("small_cnn", num_classes=3, channels=3, seed=rank))
+    labels = torch.arange(18) % 3
+    beyond, swapped = labels.clone(), labels.clone()
+    beyond[14] = 7
+    swapped[[0, 1]] = swapped[[1, 0]]
+    found: list[Any] = []
+    for net, loader, options in (
+        (split, pictures(labels), {"out": folder}),  # refused by the first process alone, before it announces anything
+        (split, pictures(labels), {"precision": "fp16"}),
+        (split, pictures(beyond), {}),  # refused by the first process, which collects the rows
+        (split, DataLoader(Broken(rank == 2), batch_size=2), {}),
+        (split, pictures(swapped if rank == 1 else labels), {}),
+        (split, pictures(labels[: 18 - rank]), {}),
+        (other, pictures(labels), {}),
+        (split, pictures(labels), {}),
+    ):
+        try:
+            rows = dv.extract_shared(net, loader, **options)  # type: ignore[arg-type]
+            found.append(None if rows is None else rows.labels.tolist())
+        except InputError as error:
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_that_of_all_and_leaves_none_waiting(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("")
+    first, *others = of_ranks(tmp_path, lambda rank: outcomes(rank, taken), SIZE)
+    same = "must be the same in all processes, got another in process {} than in process 0; give each process the same"
+    starts = (
+        "out must be new, empty or an unfinished extraction",
+        "precision must be one of",
+        "model must have one output per class, got 3 outputs and the label 7 at row 14",
+        "image must be readable, got 1",
+        f"data set {same.format(1)}",
+        f"data set {same.format(1)}",
+        f"model {same.format(1)}",
+    )
+    for number, start in enumerate(starts):
+        assert first[number].startswith(start), first[number]
+        for each in others:
+            if number >= 5:  # processes 1 and 2 each differ from the first
+                assert each[number].startswith(start.split(" must")[0])
+            else:
+                assert each[number] == first[number]
+    assert first[-1] == (torch.arange(18) % 3).tolist()
+    assert [each[-1] for each in others] == [None, None]
