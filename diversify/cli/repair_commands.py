@@ -32,10 +32,11 @@ def plan(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the plan in FILE.")] = False,
 ) -> None:
     """Plan each class's treatment, with reasons: how often it is drawn, and how its images and features are augmented."""
-    from ..commands.plan import plan_run
+    from ..commands.plan import expected_of, plan_run
 
     signals.begin_work()
-    show_plan(plan_run(folder, out=file, alike=alike, overwrite=overwrite))
+    made = plan_run(folder, out=file, alike=alike, overwrite=overwrite)
+    show_plan(made, expected_of(folder, made))
     print_line(
         f"plan: {file}"
         if file is not None

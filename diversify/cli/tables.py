@@ -15,6 +15,7 @@ from .screen import out, print_line
 if TYPE_CHECKING:
     from ..diagnosis.model_comparison import ModelComparison
     from ..diagnosis.result import Diagnosis
+    from ..plan.gain_forecast import GainForecast
     from ..plan.plan import Plan
     from ..plan.policies import ClassPlan
     from ..repair.choice import HeadChoice
@@ -112,19 +113,20 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
         print_line("This diagnosis was made on the test split: read it, but do not choose a remedy by it.")
 
 
-def show_plan(plan: Plan) -> None:
-    """Print each class's treatment, the settings of the whole run, and the evidence.
+def show_plan(plan: Plan, expected: GainForecast | None = None) -> None:
+    """Print each class's treatment, what it is expected to give, the settings of the whole run, and the evidence.
 
     Of more than `MOST_ROWS` classes, only the rarest are shown.
     """
-    shown = list(plan.classes)
-    if len(shown) > MOST_ROWS:
-        shown = sorted(shown, key=lambda one: one.count)[:MOST_ROWS]
+    order = list(range(len(plan.classes)))
+    if len(order) > MOST_ROWS:
+        order = sorted(order, key=lambda c: plan.classes[c].count)[:MOST_ROWS]
+    shown = [plan.classes[c] for c in order]
     images = sum(one.count for one in plan.classes)
     mixed = any(one.mixing.method != "none" for one in plan.classes)
     narrow = out.width < NARROWEST
     rows = []
-    for one in shown:
+    for c, one in zip(order, shown, strict=True):
         row = {
             "class": escape(one.name),
             "images" if narrow else "train images": f"{one.count:,}",
@@ -140,6 +142,9 @@ def show_plan(plan: Plan) -> None:
             row[method.replace("_", " ")] = _policy(policy.strength, policy.share) if policy else "–"
         if narrow:
             row["features"] = percent(math.fsum(policy.share for policy in one.features)) if one.features else "–"
+        if expected is not None and not narrow:
+            points = {f"gain{end}": 100 * float(getattr(expected, f"gain{end}")[c]) for end in ("", "_low", "_high")}
+            row["expected gain, points"] = interval_text(points, "gain", "{:+z.0f}", bare=out.width < NARROW)
         rows.append(row)
     out.print(table_of(list(rows[0]), [list(row.values()) for row in rows]))
     if len(plan.classes) > len(shown):
@@ -153,6 +158,10 @@ def show_plan(plan: Plan) -> None:
     out.print()
     for line in _run_settings(plan):
         print_line(line)
+    if expected is not None:
+        print_line(expected.in_words())
+        for note in expected.notes:
+            print_line(note)
     evidence = [(one, [reason for reason in one.reasons if reason.measure != "count"]) for one in shown]
     if not any(reasons for _, reasons in evidence):
         out.print()
@@ -201,11 +210,13 @@ def show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
 
 def show_comparison(comparison: ModelComparison) -> None:
     """Print a comparison of two networks, one row per class."""
+    expected = comparison.as_expected
     titles = (
         "class",
         f"recall {comparison.first_name}",
         comparison.second_name,
         "difference, points",
+        *(("expected, points",) if expected is not None else ()),
         "magnitude ratio",
         f"same top-K (chance {comparison.identity_chance:.0%})",
     )
@@ -219,11 +230,15 @@ def show_comparison(comparison: ModelComparison) -> None:
                 percent(column["recall_first"]),
                 percent(column["recall_second"]),
                 interval_text(points, "recall_difference", "{:+z.0f}"),
+                *((interval_text(points, "forecast_difference", "{:+z.0f}"),) if expected is not None else ()),
                 interval_text(column, "magnitude_ratio", "{:.2f}"),
                 percent(column["identity_overlap"]),
             ]
         )
     out.print(table_of(titles, rows))
+    if expected is not None:
+        known = expected[~expected.isnan()]
+        print_line(f"{int(known.sum())} of {len(known)} classes changed as expected, within the intervals of both")
 
 
 def _show_change(choice: HeadChoice, class_names: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from ..report.comparison import render_comparison_html, render_comparison_markdo
 from ..runtime import provenance
 from ..runtime.progress import Say
 from .diagnosed import load_diagnosed
+from .forecast_on_record import forecast_on_record
 from .folders import OWNED, SCHEMA_VERSION, alone, refuse_multilabel
 
 
@@ -62,6 +63,10 @@ def compare_run(
         top_k=one.top_k,
         seed=one.seed,
     )
+    expected = forecast_on_record(one, one_record, two_record)
+    if expected is not None:
+        comparison = dataclasses.replace(comparison, columns={**comparison.columns, **expected[1]})
+        say(f"a forecast is on record: what {expected[0]} was expected to change")
     say(f"features of the two networks are matched by: {comparison.matched_by}")
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -69,6 +74,7 @@ def compare_run(
         "started": provenance.now(),
         "first": {"path": str(first), **one_record},
         "second": {"path": str(second), **two_record},
+        **({} if expected is None else {"forecast_of": expected[0]}),
         **provenance.origin(torch.device("cpu")),
     }
     with staging.staged_directory(out, overwrite=overwrite, owned=OWNED) as folder:

@@ -9,6 +9,8 @@ from ..diagnosis.result import Diagnosis
 from ..errors import InputError, must
 from ..files import atomic
 from ..plan.default_recipe import recipe
+from ..plan.expected_gains import expected_gains
+from ..plan.gain_forecast import GainForecast
 from ..plan.make import make_plan
 from ..plan.plan import Plan
 from .folders import refuse_multilabel
@@ -46,6 +48,24 @@ def plan_run(folder: Path, *, out: Path | None = None, alike: bool = False, over
     if out is not None:
         atomic.write_text(out, plan.to_json())
     return plan
+
+
+def expected_of(folder: Path, plan: Plan) -> GainForecast | None:
+    """Return what training by a plan is expected to change for the network of a diagnosis.
+
+    Args:
+        folder: The folder that `diagnose_run` wrote.
+        plan: The plan.
+
+    Returns:
+        The forecast; None if the network is not known to be trained with cross entropy, or no record is of such a plan.
+    """
+    run = folder / "run.json"
+    training = (atomic.read_json(run, "run.json").get("training") if run.is_file() else None) or {}
+    if not isinstance(training, dict) or training.get("method") != "ce":
+        return None
+    found = expected_gains(plan, load_diagnosis(folder))
+    return None if bool(found.gain.isnan().all()) else found
 
 
 def _require_free(out: Path, overwrite: bool) -> None:

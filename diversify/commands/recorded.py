@@ -73,6 +73,8 @@ class Recorded:
 def carried(training: dict[str, Any], weights: Path) -> dict[str, Any]:
     """The part of a training run's record that a diagnosis keeps; `_training_in` reads it back."""
     kept = {"seed": training["seed"], "recipe": training["recipe"], **training["model"]}
+    if isinstance(training.get("method"), str):
+        kept["method"] = training["method"]
     plan = training.get("plan")
     if isinstance(plan, dict) and isinstance(plan.get("path"), str):
         kept["plan"] = {**plan, "path": str(weights.parent / plan["path"])}
@@ -82,7 +84,7 @@ def carried(training: dict[str, Any], weights: Path) -> dict[str, Any]:
 
 def _training_in(diagnosed: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     """The part of the training run's record that the record of a diagnosis keeps."""
-    of_run = ("seed", "recipe", "plan", "plan_adapted")
+    of_run = ("seed", "recipe", "method", "plan", "plan_adapted")
     training = {name: kept[name] for name in of_run if name in kept}
     if "plan" in training:  # its path is relative to where the diagnosis was made, as that of the weights is
         training["plan"] = {**kept["plan"], "path": str(Path(kept["plan"]["path"]).absolute())}

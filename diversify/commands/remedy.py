@@ -200,7 +200,13 @@ def _write_choice(
     """Write the plan, the comparison, the report and the record; `used` are the held-out rows that the head learned from."""
     kept = HeadChoice.from_dict(choice.to_dict())  # rounded as in the file, so that `report` gives the same page
     atomic.write_text(folder / "plan.json", plan.to_json())
-    remedy = {"class_names": list(class_names), "choice": choice.to_dict(), "unseen_used": used}
+    written = choice.to_dict()
+    forecast = {
+        f"{name}{end}": written["forecast"][f"{column}{end}"]
+        for name, column in (("forecast", "gain"), ("after", "after"))
+        for end in ("", "_low", "_high")
+    }
+    remedy = {"class_names": list(class_names), "choice": written, **forecast, "unseen_used": used}
     atomic.write_json(folder / "remedy.json", remedy)
     atomic.write_text(folder / "report.html", render_remedy_html(kept, class_names, plan, record))
     atomic.write_text(folder / "report.md", render_remedy_markdown(kept, class_names, plan, record))

@@ -39,6 +39,7 @@ class ModelComparison:
         columns: `(C,)` float64, with `_low` and `_high` (95%) where there is an interval. `recall`, `needed`, `magnitude`,
             `top_k_share` and `diversity_vendi` each have a column `_first` and a column `_second`. `recall_difference` is
             second minus first, `magnitude_ratio` second over first, `identity_overlap` the share of common top-K features.
+            `forecast_difference`, where a forecast is on record, is the difference that was expected.
 
     Example:
         >>> import diversify as dv
@@ -61,6 +62,21 @@ class ModelComparison:
     def identity_chance(self) -> float:
         """The expected overlap of two random sets of K features, K / D."""
         return self.top_k / self.num_features
+
+    @property
+    def as_expected(self) -> Tensor | None:
+        """Whether each class changed as was expected, `(C,)` float64: 1 or 0, and NaN where either is unknown.
+
+        It did if 0 lies in the interval of the change minus the forecast. None without a forecast.
+        """
+        if "forecast_difference" not in self.columns:
+            return None
+        (expected, *forecast_ends), (real, *real_ends) = (
+            [self.columns[f"{name}{end}"] for end in ("", "_low", "_high")]
+            for name in ("forecast_difference", "recall_difference")
+        )
+        low, high = stats.difference_interval(expected, tuple(forecast_ends), real, tuple(real_ends))
+        return torch.where(low.isnan(), torch.nan, ((low <= 0) & (high >= 0)).double())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `comparison.json`: JSON values, with None for NaN."""

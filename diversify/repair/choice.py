@@ -21,6 +21,7 @@ from .metric import OBJECTIVE_TITLES, TITLES
 
 SCHEMA_VERSION = 1
 PASSES_OVER = ("worst", "worst third")  # metrics by which candidates with a lower mean recall are passed over
+FORECAST = ("gain", "gain_low", "gain_high", "after", "after_low", "after_high")  # columns of a forecast
 NEAR = 0.5  # standard errors that a mean recall may be behind the highest one
 
 
@@ -91,6 +92,10 @@ class HeadChoice:
             that lead from the best mean to the best worst class. No row is predicted by a head that was fitted on it.
         fits_heldout: Whether each candidate's heads are fitted on held-out rows, which then cannot judge them any more.
         notes: What was left out of the comparison, and why, and what groups mean for it; one sentence each.
+        forecast: What the recommended head is expected to change on new images, per class, `(C,)` each: the `gain` in recall and the
+            recall `after`, with `_low` and `_high`, the ends of 95% intervals. Less than `recall` says where the choice among
+            many was lucky. Empty in a choice read from an older file.
+        forecast_overall: The same for the balanced accuracy: `gain`, `gain_low` and `gain_high`.
         heads: The head of each candidate's final option; empty in a choice read from a file.
 
     Example:
@@ -129,6 +134,8 @@ class HeadChoice:
     curve: tuple[CurvePoint, ...] = ()
     fits_heldout: tuple[bool, ...] = ()
     notes: tuple[str, ...] = ()
+    forecast: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    forecast_overall: Mapping[str, float] = dataclasses.field(default_factory=dict)
     heads: tuple[LinearHead, ...] = ()
 
     @property
@@ -292,7 +299,9 @@ class HeadChoice:
         values |= {name: _tensor(getattr(file, name)) for name in _PER_CLASS}
         values |= {name: torch.tensor(getattr(file, name)) for name in ("class_counts", "heldout_counts")}
         values["curve"] = tuple(CurvePoint(**one.model_dump()) for one in file.curve)
-        values["overall"] = {name: math.nan if value is None else value for name, value in file.overall.items()}
+        values["forecast"] = {name: _tensor(column) for name, column in file.forecast.items()}
+        for key in ("overall", "forecast_overall"):
+            values[key] = {name: math.nan if value is None else value for name, value in values[key].items()}
         return cls(**values)
 
 
@@ -348,6 +357,8 @@ class _File(pydantic.BaseModel):
     curve: tuple[_Point, ...] = ()
     notes: tuple[str, ...] = ()
     fits_heldout: tuple[bool, ...] = ()
+    forecast: dict[str, tuple[_Number, ...]] = {}
+    forecast_overall: dict[str, _Number] = {}
 
     @pydantic.model_validator(mode="after")
     def _one_value_per_candidate(self) -> Self:
@@ -367,6 +378,9 @@ class _File(pydantic.BaseModel):
         for name in _PER_CLASS:
             if any(len(row) != classes for row in getattr(self, name)):
                 raise broken(f"have rows of {classes}, one value per class", "another length", at=name)
+        for name in FORECAST if self.forecast else ():
+            if len(self.forecast.get(name, ())) != classes:
+                raise broken(f"have {classes} numbers, one per class", "another number", at=f"forecast.{name}")
         if len(self.heldout_counts) != classes:
             raise broken(f"be {classes}, one per class", len(self.heldout_counts), at="heldout_counts")
         gain = ("gain", "gain_low", "gain_high")

@@ -14,6 +14,7 @@ from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 from .candidate import Candidate
 from .choice import NEAR, PASSES_OVER, HeadChoice
+from .forecast import head_forecast, hit_sums
 from .metric import Metric, class_sums
 
 _Z = NormalDist().inv_cdf(0.975)
@@ -58,6 +59,9 @@ def compare_candidates(
         columns |= _mean_recalls(taken, labels, classes)
     total, total_error = judge.difference(overall, taken[0], labels, classes)
     most = judge.largest_difference
+    recommended = 0 if _as_good(taken, best, labels, classes, judge) else best
+    right = ((one == labels).double().mean(0) for one in (taken[0], taken[recommended], overall))
+    forecast, forecast_overall = head_forecast(hit_sums(*right, labels, classes))
     return HeadChoice(
         names=tuple(one.name for one in listed),
         meanings=tuple(one.meaning for one in listed),
@@ -74,7 +78,9 @@ def compare_candidates(
         class_counts=counts.class_counts(train.labels, classes).cpu(),
         heldout_counts=held,
         best=best,
-        recommended=0 if _as_good(taken, best, labels, classes, judge) else best,
+        recommended=recommended,
+        forecast=forecast,
+        forecast_overall=forecast_overall,
         overall={
             "gain": total,
             "gain_low": max(total - _Z * total_error, -most),

@@ -22,6 +22,11 @@ COMPARISON_COLUMNS = {
     "recall_first": ("recall, first", "Held-out recall of the first model.", "share"),
     "recall_second": ("recall, second", "Held-out recall of the second model.", "share"),
     "recall_difference": ("difference, points", "Recall of the second model minus that of the first.", "points"),
+    "forecast_difference": (
+        "expected, points",
+        "The difference that was expected before the remedy, from the first diagnosis.",
+        "points",
+    ),
     "needed_first": (
         "features needed, first",
         "Number of strongest features that the first model needs for a decision.",
@@ -251,6 +256,15 @@ def _headlines(comparison: ModelComparison, better: int, worse: int) -> tuple[He
         for label, name, unit, detail in numbers
         if name in comparison.columns
     ]
+    expected = comparison.as_expected
+    if expected is not None and bool((~expected.isnan()).any()):
+        known = expected[~expected.isnan()]
+        counted = Headline(
+            label="Classes as expected",
+            value=f"{int(known.sum())} of {len(known)}",
+            detail=f"expected mean difference {wording.points(average('forecast_difference'))} points",
+        )
+        headlines.append(counted)
     if "recall_difference" in comparison.columns:
         undecided = len(comparison.class_names) - better - worse
         counted = Headline(
@@ -320,6 +334,7 @@ class _ChartPlan:
         columns: One column, or one for each model.
         unit: The unit of the columns.
         reference: Where a line is drawn.
+        labels: What two columns are called.
     """
 
     title: str
@@ -327,6 +342,7 @@ class _ChartPlan:
     columns: tuple[str, ...]
     unit: Literal["share", "points", "ratio"]
     reference: Literal["zero", "one", "chance", ""] = ""
+    labels: tuple[str, str] = ("first", "second")
 
 
 _SECTIONS: tuple[tuple[str, str, tuple[_ChartPlan, ...]], ...] = (  # title, anchor, charts
@@ -340,6 +356,14 @@ _SECTIONS: tuple[tuple[str, str, tuple[_ChartPlan, ...]], ...] = (  # title, anc
                 columns=("recall_difference",),
                 unit="points",
                 reference="zero",
+            ),
+            _ChartPlan(
+                title="Did it come out as expected?",
+                caption="What the remedy was expected to change, and what it changed, in percentage points, with intervals.",
+                columns=("forecast_difference", "recall_difference"),
+                unit="points",
+                reference="zero",
+                labels=("expected", "came out"),
             ),
             _ChartPlan(
                 title="Recall of both models",
@@ -431,7 +455,7 @@ def _chart(
             series=tuple(
                 wording.series(columns, name, order, name=label, **style)
                 for name, label, style in zip(
-                    plan.columns, _SIDES if both else ("",), styles if both else styles[1:], strict=True
+                    plan.columns, plan.labels if both else ("",), styles if both else styles[1:], strict=True
                 )
             ),
             reference=references.get(plan.reference),

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..augment.leak import Leak
 from ..diagnosis.catalogue import MEASURES
 from ..diagnosis.result import Diagnosis
+from ..plan.expected_gains import expected_gains
 from ..plan.plan import Plan
 from ..study.outcome import WaysOutcome
 from . import page, wording
@@ -105,7 +106,7 @@ def demo_report_of(demo: Demo, run: Mapping[str, Any]) -> Report:
             _ways_section(demo),
             _policies_section(demo, names),
             _change_section(demo, names),
-            plan_section(demo.plan, names, training=True),
+            plan_section(demo.plan, names, training=True, expected=expected_gains(demo.plan, before)),
             _commands_section(demo),
         ),
         beyond_note="",

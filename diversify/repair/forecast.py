@@ -1,0 +1,92 @@
+"""What a repaired head is expected to change on new images, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from ..functional import counts, stats
+from .metric import class_sums
+
+_Z = NormalDist().inv_cdf(0.975)
+
+
+def hit_sums(before: Tensor, after: Tensor, nested: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
+    """Return what `head_forecast` needs to know about held-out rows.
+
+    Args:
+        before: Share of repeats in which the untouched head predicts each row correctly, `(N,)`.
+        after: The same for the recommended head.
+        nested: The same for the head that is best on the folds that do not hold the row.
+        labels: Classes of the rows, `(N,)`.
+        num_classes: C.
+
+    Returns:
+        `(C,)` float64 each: the number of `rows`, the sums of `before`, `after` and `nested`, of `both` (before times after), and
+        of `squares` of the change.
+    """
+    values = {
+        "before": before,
+        "after": after,
+        "nested": nested,
+        "both": before * after,
+        "squares": (after - before).square(),
+    }
+    found = {name: class_sums(value, labels, num_classes) for name, value in values.items()}
+    return {"rows": counts.class_counts(labels, num_classes).double(), **found}
+
+
+def head_forecast(sums: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return the change of recall to expect of the recommended head, and that of the balanced accuracy.
+
+    The best of many candidates is slightly lucky on the rows that chose it. How lucky is measured: `nested` chose anew for every
+    fold, on the other folds. What it gains less in mean recall is taken off every class's gain.
+
+    Args:
+        sums: Of the held-out rows; see `hit_sums`.
+
+    Returns:
+        By name, `(C,)` float64: the expected `gain` in recall and the recall `after`, each with `_low` and `_high`, the ends of a 95%
+        interval for many new images; NaN for a class without rows. And `gain`, `gain_low` and `gain_high` of the balanced accuracy.
+
+    References:
+        Newcombe (1998), Improved confidence intervals for the difference between binomial proportions based on paired data.
+
+    Example:
+        >>> labels = torch.tensor([0] * 20 + [1] * 20)
+        >>> before, after = torch.ones(40), torch.ones(40)
+        >>> before[30:], after[38:] = 0.0, 0.0
+        >>> columns, whole = head_forecast(hit_sums(before, after, after, labels, 2))
+        >>> [round(value, 2) for value in columns["gain"].tolist()], round(whole["gain"], 2)
+        ([0.0, 0.4], 0.2)
+    """
+    rows, before, after = (sums[name] for name in ("rows", "before", "after"))
+    held = rows > 0
+    gain = (after - before) / rows
+    luck = _luck(sums)
+    low, high = stats.paired_difference_interval(before, after, sums["both"], rows)
+    ends = stats.wilson_interval(after, rows)
+    expected = {
+        "gain": gain - luck,
+        "gain_low": (low - luck).clamp(min=-1),
+        "gain_high": (high - luck).clamp(max=1),
+        "after": (after / rows - luck).clamp(0, 1),
+        "after_low": (ends[0] - luck).clamp(0, 1),
+        "after_high": (ends[1] - luck).clamp(0, 1),
+    }
+    more = rows + 2  # one row added on each side, as in `balanced_difference`
+    variance = ((sums["squares"] + 1) / more - ((after - before) / more).square()) / more
+    error = float(variance[held].sum().sqrt()) / max(1, int(held.sum()))
+    whole = float(gain[held].mean()) - luck
+    reach = _Z * error
+    return expected, {"gain": whole, "gain_low": max(-1.0, whole - reach), "gain_high": min(1.0, whole + reach)}
+
+
+def _luck(sums: Mapping[str, Tensor]) -> float:
+    """How much of the gain in mean recall is lost if the rows that judge took no part in the choice; at least 0."""
+    rows = sums["rows"]
+    lost = ((sums["after"] - sums["nested"]) / rows)[rows > 0].mean()
+    return max(0.0, float(lost))
