@@ -196,9 +196,9 @@ def chosen(bank: Bank, heldout: Embeddings) -> dict[str, Any]:
     """Return what `choose_head` knew of its recommended head, and what came out on the test set."""
     seen: list[Mapping[str, Tensor]] = []
 
-    def remembered(sums: Mapping[str, Tensor]) -> Any:
+    def remembered(sums: Mapping[str, Tensor], *, untouched: bool) -> Any:
         seen.append(sums)
-        return head_forecast(sums)
+        return head_forecast(sums, untouched=untouched)
 
     with mock.patch.object(comparison, "head_forecast", remembered):
         choice = choose_head(bank.train, heldout, bank.head, repeats=REPEATS, seed=bank.tail_order)

@@ -58,6 +58,8 @@ from .network.split import split_head as split_head
 from .network.synthetic import make_embeddings as make_embeddings
 from .plan.adaptive import AdaptivePlan as AdaptivePlan
 from .plan.default_recipe import recipe as recipe
+from .plan.expected_gains import expected_gains as expected_gains
+from .plan.gain_forecast import GainForecast as GainForecast
 from .plan.learning_curve import LearningCurve as LearningCurve
 from .plan.learning_curve import learning_curve as learning_curve
 from .plan.make import make_plan as make_plan

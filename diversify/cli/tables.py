@@ -206,6 +206,8 @@ def show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
         _show_change(choice, class_names)
         out.print()
     print_line(choice.in_words())
+    if choice.expected_in_words():
+        print_line(choice.expected_in_words())
 
 
 def show_comparison(comparison: ModelComparison) -> None:
@@ -251,9 +253,14 @@ def _show_change(choice: HeadChoice, class_names: Sequence[str]) -> None:
     for c in order:
         before, after = (float(choice.recall[place][c]) for place in (0, choice.recommended))
         points = "–" if math.isnan(before) else f"{100 * (after - before):+z.0f}"
+        ahead = {name: 100 * float(column[c]) for name, column in choice.forecast.items()}
         counted = f"{int(choice.class_counts[c]):,}", f"{int(choice.heldout_counts[c]):,}"
         lines.append([escape(class_names[c]), *counted, percent(before), percent(after), points])
-    out.print(table_of(("class", "train images", "held out", "recall before", "after", "points"), lines))
+        if choice.forecast and out.width >= NARROW:
+            lines[-1].append(interval_text(ahead, "gain", "{:+z.0f}"))
+    titles = ("class", "train images", "held out", "recall before", "after", "points")
+    expected = ("expected of new images",) if choice.forecast and out.width >= NARROW else ()
+    out.print(table_of((*titles, *expected), lines))
     if len(class_names) > len(order):
         print_line(f"({len(class_names) - len(order):,} classes that change less are in the report)")
 

@@ -1,6 +1,8 @@
 from .adaptive import AdaptivePlan as AdaptivePlan
 from .default_recipe import recipe as recipe
+from .expected_gains import expected_gains as expected_gains
 from .from_counts import rarity as rarity
+from .gain_forecast import GainForecast as GainForecast
 from .learning_curve import LearningCurve as LearningCurve
 from .learning_curve import learning_curve as learning_curve
 from .make import make_plan as make_plan

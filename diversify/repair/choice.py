@@ -261,6 +261,13 @@ class HeadChoice:
             text += f" {title} is simpler and only {behind}{unit} behind, at most one standard error ({error})."
         return text
 
+    def expected_in_words(self) -> str:
+        """Return the gain in balanced accuracy to expect of new images; empty if the head stays as it is, or without a forecast."""
+        if not self.forecast_overall or self.recommended == 0:
+            return ""
+        gain, low, high = (f"{100 * self.forecast_overall[f'gain{end}']:+.1f}" for end in ("", "_low", "_high"))
+        return f"Expected of new images: {gain} points of balanced accuracy (95% interval {low} to {high})."
+
     def _behind(self, place: int) -> tuple[str, str]:
         """Return how far a candidate is behind the best, and the standard error of that."""
         behind, error = (self._amount(float(self.columns[key][place])) for key in ("behind", "behind_error"))
