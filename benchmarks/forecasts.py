@@ -17,6 +17,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -178,9 +179,7 @@ def load_bank(path: Path, data: str, order: int) -> Bank:
     """Return what `save_bank` saved."""
     tensors, _ = atomic.read_tensors(path, "features of a network")
     head = LinearHead(weight=tensors["weight"], bias=tensors["bias"])
-    sides = {
-        name: real_sets.embedded(tensors[f"{name}_features"], tensors[f"{name}_labels"], head) for name in SIDES
-    }
+    sides = {name: real_sets.embedded(tensors[f"{name}_features"], tensors[f"{name}_labels"], head) for name in SIDES}
     return Bank(data=data, tail_order=order, half=half_of(order), head=head, **sides)
 
 
@@ -229,10 +228,8 @@ def heads(banks: Path, root: str, half: str | None, path: Path) -> Iterator[dict
                 if (suite, data, setting, order, rows) in done:
                     continue
                 started, begun = provenance.now(), time.perf_counter()
-                if suite == "diversity":
-                    heldout = bank.unseen
-                else:
-                    heldout = as_in_use(bank) if rows == HELDOUT[0] else bank.first(int(rows))
+                few = as_in_use if rows == HELDOUT[0] else partial(Bank.first, rows=int(rows))
+                heldout = bank.unseen if suite == "diversity" else few(bank)
                 record = {
                     "kind": "head",
                     "suite": suite,
@@ -266,6 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if options.part == "table":
+        from benchmarks import forecasts_fit  # which reads these records
+
+        forecasts_fit.write_table()
+        return
     if options.part == "training":
         made = training(options.root, options.half, options.out)
     else:

@@ -26,7 +26,12 @@ KINDS = {
     "plan_from_counts": "images",
     "diversify": "images",
 }
-STUDIES = {"digits_2": 54, "fashion_mnist_lt": 1000, "cifar10_lt_short": 1000, "cifar10_lt": 1000}  # test images of a class
+STUDIES = {
+    "digits_2": 54,
+    "fashion_mnist_lt": 1000,
+    "cifar10_lt_short": 1000,
+    "cifar10_lt": 1000,
+}  # test images of a class
 HELDOUT = 0.25  # of the training images of a class, where a record has no held-out recall and one is drawn
 RIDGE = 1.0
 SHARE = 0.95

@@ -19,6 +19,7 @@ from benchmarks import (
     cifar10_lt_unused,
     collect,
     diversity_page,
+    forecasts_page,
     head_study,
     large_plan,
     learning_curve,
@@ -197,6 +198,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "validity_gap": validity.gap_table,
     "validity_gain": validity.gain_table,
     **diversity_page.TABLES,
+    **forecasts_page.TABLES,
     **paper_claims.TABLES,
     **real_sets_page.TABLES,
 }

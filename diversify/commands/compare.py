@@ -15,8 +15,8 @@ from ..report.comparison import render_comparison_html, render_comparison_markdo
 from ..runtime import provenance
 from ..runtime.progress import Say
 from .diagnosed import load_diagnosed
-from .forecast_on_record import forecast_on_record
 from .folders import OWNED, SCHEMA_VERSION, alone, refuse_multilabel
+from .forecast_on_record import forecast_on_record
 
 
 @alone

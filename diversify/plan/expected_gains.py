@@ -69,7 +69,9 @@ def expected_gains(plan: Plan, diagnosis: Diagnosis) -> GainForecast:
     if kind is None:
         nothing = torch.full_like(count, torch.nan)
         before, columns, whole = recall_now(heldout, hits), (nothing,) * 3, (math.nan,) * 3
-        notes: tuple[str, ...] = ("It has no correction of the class prior in the loss, and no record is of such a plan.",)
+        notes: tuple[str, ...] = (
+            "It has no correction of the class prior in the loss, and no record is of such a plan.",
+        )
     else:
         before, columns, whole = forecast(REMEDIES[kind], count, heldout, hits)
         notes = _notes(len(count))
@@ -144,7 +146,8 @@ def forecast(
     half = table["errors"] * scale_of(heldout, hits)
     known = (count > 0) & (heldout > 0)
     columns = tuple(
-        values.masked_fill(~known, torch.nan) for values in (gain, (gain - half).clamp(min=-1), (gain + half).clamp(max=1))
+        values.masked_fill(~known, torch.nan)
+        for values in (gain, (gain - half).clamp(min=-1), (gain + half).clamp(max=1))
     )
     whole = float(gain[known].mean())
     reach = table["errors_of_mean"] * scale_of_mean(heldout, hits)

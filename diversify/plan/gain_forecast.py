@@ -59,18 +59,16 @@ class GainForecast:
             >>> import torch
             >>> nothing = torch.zeros(1)
             >>> GainForecast(
-            ...     remedy="training by the plan", class_names=("newt",), count=nothing, count_heldout=nothing, before=nothing,
+            ...     remedy="training", class_names=("newt",), count=nothing, count_heldout=nothing, before=nothing,
             ...     gain=nothing + 0.3, gain_low=nothing + 0.1, gain_high=nothing + 0.5,
             ...     overall={"gain": 0.3, "gain_low": 0.1, "gain_high": 0.5},
             ... ).in_words()
-            'Expected of training by the plan: +30.0 points of balanced accuracy (95% interval +10.0 to +50.0); gains: newt +30 (+10 to +50).'
+            'Expected of training: +30.0 points of balanced accuracy (95% interval +10.0 to +50.0); gains: newt +30 (+10 to +50).'
         """
         whole = [100 * self.overall[name] for name in ("gain", "gain_low", "gain_high")]
         if math.isnan(whole[0]):
             return f"Nothing is known of what {self.remedy} would change. {' '.join(self.notes)}".strip()
-        text = (
-            f"Expected of {self.remedy}: {whole[0]:+.1f} points of balanced accuracy (95% interval {whole[1]:+.1f} to {whole[2]:+.1f})"
-        )
+        text = f"Expected of {self.remedy}: {whole[0]:+.1f} points of balanced accuracy (95% interval {whole[1]:+.1f} to {whole[2]:+.1f})"
         for verb, sure in (("gains", self.gain_low > 0), ("loses", self.gain_high < 0)):
             found = sure.nonzero()[:, 0].tolist()
             found.sort(key=lambda c: -abs(float(self.gain[c])))
@@ -87,4 +85,3 @@ class GainForecast:
         """Return the forecast as JSON values, with NaN as None."""
         found = {field.name: json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
         return found | {"overall": {name: json_value(value) for name, value in self.overall.items()}}
-

@@ -61,9 +61,7 @@ def compare_candidates(
     most = judge.largest_difference
     recommended = 0 if _as_good(taken, best, labels, classes, judge) else best
     right = ((one == labels).double().mean(0) for one in (taken[0], taken[recommended], overall))
-    forecast, forecast_overall = head_forecast(
-        hit_sums(*right, labels, classes), untouched=recommended == 0
-    )
+    forecast, forecast_overall = head_forecast(hit_sums(*right, labels, classes), untouched=recommended == 0)
     return HeadChoice(
         names=tuple(one.name for one in listed),
         meanings=tuple(one.meaning for one in listed),

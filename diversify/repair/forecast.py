@@ -39,9 +39,7 @@ def hit_sums(before: Tensor, after: Tensor, nested: Tensor, labels: Tensor, num_
     return {"rows": counts.class_counts(labels, num_classes).double(), **found}
 
 
-def head_forecast(
-    sums: Mapping[str, Tensor], *, untouched: bool = False
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+def head_forecast(sums: Mapping[str, Tensor], *, untouched: bool = False) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return the change of recall to expect of the recommended head, and that of the balanced accuracy.
 
     The best of many candidates is slightly lucky on the rows that chose it. How lucky is measured: `nested` chose anew for every

@@ -120,10 +120,9 @@ def _definitions(choice: HeadChoice) -> tuple[Definition, ...]:
             (
                 Definition(
                     title="expected of new images",
-                    text="The change in recall on images that took no part in the choice. The best of many candidates is slightly lucky on"
-                    " the held-out images. How lucky is measured on folds that took no part in the choice and taken off the classes, most where"
-                    " few images leave most to chance; the low end of the 95% interval is lowered as far. In the benchmarks, the results page"
-                    " “Expected and real” shows how often such intervals held.",
+                    text="The change in recall on new images. The best of many candidates is slightly lucky on the held-out images. How"
+                    " lucky is measured on folds that took no part in the choice and taken off the classes, most where few images"
+                    " leave most to chance; the low end of the 95% interval is lowered as far.",
                     source="Newcombe 1998",
                     anchor="measure-expected",
                 ),

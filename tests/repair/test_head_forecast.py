@@ -1,0 +1,67 @@
+"""What a repaired head is expected to change: the luck of the choice is taken off, and nothing changes where nothing is done."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import diversify as dv
+from diversify.errors import InputError
+from diversify.repair.choice import HeadChoice
+from diversify.repair.forecast import head_forecast, hit_sums
+
+LABELS = torch.tensor([0] * 40 + [1] * 10)
+
+
+def _sums(nested: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    before, after = torch.zeros(50), torch.zeros(50)
+    before[:30], after[:28], after[40:47] = 1.0, 1.0, 1.0
+    return hit_sums(before, after, after if nested is None else nested, LABELS, 3)
+
+
+def test_without_luck_the_forecast_is_the_measured_change() -> None:
+    columns, whole = head_forecast(_sums())
+    assert torch.allclose(columns["gain"][:2], torch.tensor([-0.05, 0.7], dtype=torch.float64))
+    assert bool(columns["gain"][2].isnan())  # a class without rows
+    assert whole["gain"] == pytest.approx(0.325)
+    assert bool(
+        (columns["gain_low"][:2] < columns["gain"][:2]).all() & (columns["gain"][:2] < columns["gain_high"][:2]).all()
+    )
+
+
+def test_the_luck_of_the_choice_is_taken_off_most_where_few_rows_leave_most_to_chance() -> None:
+    nested = torch.zeros(50)
+    nested[:28], nested[40:45] = 1.0, 1.0  # two rows of the small class are lost: 0.1 of the mean recall
+    sure, (lucky, whole) = head_forecast(_sums())[0], head_forecast(_sums(nested))
+    lost = (sure["gain"] - lucky["gain"])[:2]
+    assert float(lost.mean()) == pytest.approx(0.1)
+    assert float(lost[1]) > 3 * float(lost[0]) > 0
+    assert whole["gain"] == pytest.approx(0.225)
+    assert torch.equal(lucky["gain_high"][:2], sure["gain_high"][:2])
+    assert bool((lucky["gain_low"] < sure["gain_low"])[:2].all())
+
+
+def test_bad_luck_is_not_added() -> None:
+    assert head_forecast(_sums(torch.ones(50)))[1]["gain"] == pytest.approx(0.325)
+
+
+def test_an_untouched_head_changes_nothing() -> None:
+    columns, whole = head_forecast(_sums(), untouched=True)
+    assert columns["gain"][:2].tolist() == columns["gain_high"][:2].tolist() == [0.0, 0.0]
+    assert set(whole.values()) == {0.0}
+
+
+def test_the_choice_carries_its_forecast_through_its_file() -> None:
+    train, heldout, head = dv.make_embeddings()
+    choice = dv.choose_head(train, heldout, head, dv.default_candidates(train, head)[:2])
+    again = HeadChoice.from_dict(choice.to_dict())
+    assert torch.allclose(again.forecast["gain_low"], choice.forecast["gain_low"], atol=1e-4)
+    assert again.expected_in_words() == choice.expected_in_words()
+    assert "points of balanced accuracy (95% interval" in choice.expected_in_words()
+    older = {name: value for name, value in choice.to_dict().items() if not name.startswith("forecast")}
+    assert HeadChoice.from_dict(older).forecast == {}
+    assert HeadChoice.from_dict(older).expected_in_words() == ""
+    short = choice.to_dict() | {"forecast": {"gain": [0.0]}}
+    with pytest.raises(InputError, match="one per class"):
+        HeadChoice.from_dict(short)
+    assert dataclasses.replace(choice, recommended=0).expected_in_words() == ""
