@@ -13,6 +13,7 @@ from ..errors import must
 from .gain_forecast import GainForecast
 from .gain_table import CLASSES, REMEDIES, RemedyTable
 from .plan import Plan
+from .strengths import STRENGTHS
 
 Kind = Literal["prior", "images"]
 FEATURES = ("constant", "log odds of recall", "log size", "log odds of mean recall")
@@ -32,8 +33,8 @@ def expected_gains(plan: Plan, diagnosis: Diagnosis) -> GainForecast:
     The expectation comes from suites in which networks were trained with cross entropy, diagnosed, and trained anew: the log odds
     of the new recall are a line in those of the present recall, in the logarithm of the class's size relative to the others, and in
     the log odds of the mean recall. There is one line for plans that correct the class prior, and one for those that also augment or mix
-    images. The interval is as wide as the errors for suites that the line was not fitted on, which were 95% of the time no larger
-    relative to the noise of the held-out recall. Compared with what came out in `docs/results/forecasts.md`.
+    images. The interval is as wide as the errors for a suite that the line was not fitted on, of the suite where they were largest,
+    relative to the noise of the held-out recall. `docs/results/forecasts.md` compares it with what came out.
 
     It holds for a network that was trained with cross entropy. A network whose loss already corrects the prior gains less.
 
@@ -42,8 +43,8 @@ def expected_gains(plan: Plan, diagnosis: Diagnosis) -> GainForecast:
         diagnosis: A diagnosis of the present network, made on the validation set.
 
     Returns:
-        The forecast. It is NaN for a class without training or held-out images, and for all if the records have no plan of this kind: one
-        that does not correct the prior in the loss.
+        The forecast. It is NaN for a class without training or held-out images, and for all if no record tells: of a plan that does not
+        correct the prior in the loss, or that augments images of a network that has barely overfitted, which a made plan does not.
 
     Raises:
         InputError: The plan has other classes, or the diagnosis was made on test.
@@ -55,7 +56,7 @@ def expected_gains(plan: Plan, diagnosis: Diagnosis) -> GainForecast:
         >>> import diversify as dv
         >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
         >>> diagnosis = dv.diagnose(train, heldout, head=head)
-        >>> found = dv.expected_gains(dv.recipe(["a", "b", "c", "d"], [200, 80, 30, 10]), diagnosis)
+        >>> found = dv.expected_gains(dv.make_plan(diagnosis), diagnosis)
         >>> found.gain.shape, bool(found.gain[3] > found.gain[0])
         (torch.Size([4]), True)
     """
@@ -66,12 +67,11 @@ def expected_gains(plan: Plan, diagnosis: Diagnosis) -> GainForecast:
     count, heldout = diagnosis["count"].double(), diagnosis["count_heldout"].double()
     hits = (diagnosis["recall_heldout"].double().nan_to_num(0.0) * heldout).round()
     kind = kind_of(plan)
-    if kind is None:
+    unknown = _without_records(kind, diagnosis)
+    if kind is None or unknown:
         nothing = torch.full_like(count, torch.nan)
         before, columns, whole = recall_now(heldout, hits), (nothing,) * 3, (math.nan,) * 3
-        notes: tuple[str, ...] = (
-            "It has no correction of the class prior in the loss, and no record is of such a plan.",
-        )
+        notes: tuple[str, ...] = (unknown,)
     else:
         before, columns, whole = forecast(REMEDIES[kind], count, heldout, hits)
         notes = _notes(len(count))
@@ -102,6 +102,19 @@ def kind_of(plan: Plan) -> Kind | None:
         return None
     acts = any(one.image.amount or one.mixing.method != "none" for one in plan.classes)
     return "images" if acts else "prior"
+
+
+def _without_records(kind: Kind | None, diagnosis: Diagnosis) -> str:
+    """Return why no record tells what a plan of this kind gives; empty if some do."""
+    if kind is None:
+        return "It does not correct the class prior in the loss as a whole, and no record is of such a plan."
+    gap = float((diagnosis["recall_train"] - diagnosis["recall_heldout"]).nanmean())
+    if kind == "images" and gap < STRENGTHS.gap_none:
+        return (
+            f"Mean recall is {100 * gap:.0f} points higher on training images, less than {100 * STRENGTHS.gap_none:.0f}: no record is of"
+            " images augmented in such a network, and in some trials it did harm."
+        )
+    return ""
 
 
 def recall_now(heldout: Tensor, hits: Tensor) -> Tensor:

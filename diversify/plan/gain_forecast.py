@@ -31,7 +31,8 @@ class GainForecast:
     Example:
         >>> import diversify as dv
         >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
-        >>> found = dv.expected_gains(dv.recipe(["a", "b", "c", "d"], [200, 80, 30, 10]), dv.diagnose(train, heldout, head=head))
+        >>> diagnosis = dv.diagnose(train, heldout, head=head)
+        >>> found = dv.expected_gains(dv.make_plan(diagnosis), diagnosis)
         >>> bool((found.gain_low < found.gain).all()), bool((found.gain < found.gain_high).all())
         (True, True)
     """
