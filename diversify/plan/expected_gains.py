@@ -151,17 +151,15 @@ def scale_of_mean(heldout: Tensor, hits: Tensor) -> float:
 
 def forecast(
     table: RemedyTable, count: Tensor, heldout: Tensor, hits: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...], tuple[float, ...]]:
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[float, float, float]]:
     """Return the present recall, the gain of each class with its ends, and that of the balanced accuracy; see `features_of`."""
     before = recall_now(heldout, hits)
     line = torch.tensor(table["coefficients"], dtype=torch.float64)
     gain = torch.sigmoid(features_of(count, heldout, hits) @ line) - before
     half = table["errors"] * scale_of(heldout, hits)
     known = (count > 0) & (heldout > 0)
-    columns = tuple(
-        values.masked_fill(~known, torch.nan)
-        for values in (gain, (gain - half).clamp(min=-1), (gain + half).clamp(max=1))
-    )
+    gain = gain.masked_fill(~known, torch.nan)
+    columns = gain, (gain - half).clamp(min=-1), (gain + half).clamp(max=1)
     whole = float(gain[known].mean())
     reach = table["errors_of_mean"] * scale_of_mean(heldout, hits)
     return before, columns, (whole, max(-1.0, whole - reach), min(1.0, whole + reach))

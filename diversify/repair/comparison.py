@@ -60,8 +60,10 @@ def compare_candidates(
     total, total_error = judge.difference(overall, taken[0], labels, classes)
     most = judge.largest_difference
     recommended = 0 if _as_good(taken, best, labels, classes, judge) else best
-    right = ((one == labels).double().mean(0) for one in (taken[0], taken[recommended], overall))
-    forecast, forecast_overall = head_forecast(hit_sums(*right, labels, classes), untouched=recommended == 0)
+    before, after, nested = ((one == labels).double().mean(0) for one in (taken[0], taken[recommended], overall))
+    forecast, forecast_overall = head_forecast(
+        hit_sums(before, after, nested, labels, classes), untouched=recommended == 0
+    )
     return HeadChoice(
         names=tuple(one.name for one in listed),
         meanings=tuple(one.meaning for one in listed),
