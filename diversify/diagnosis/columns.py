@@ -14,6 +14,7 @@ from ..functional.indexed_neighbors import NeighborSearch
 from ..network.linear_head import LinearHead
 from .beyond_size import MATCHED_N
 from .class_table import BOOTSTRAPS, ClassTable
+from .enemies import stored
 from .sides import Side
 
 DRAWS = 50  # draws of equally many rows of every class
@@ -242,12 +243,12 @@ def put_archetypes(table: ClassTable, train: Side, search: NeighborSearch) -> No
 def error_enemies(train: Side, heldout: Side, num_classes: int, search: NeighborSearch) -> Tensor:
     """Return `(C, C)`: the share of each other class among the training neighbours of a class's held-out errors.
 
-    `search` looks rows up among all training rows.
+    `search` looks rows up among all training rows. The matrix is on the CPU, sparse if there are many classes.
     """
     wrong = heldout.queries[(heldout.predictions != heldout.labels)[heldout.queries]]
     k = min(ENEMY_NEIGHBORS, len(train.labels))
     near = search(heldout.raw[wrong], k)[1]
-    return neighbors.enemy_matrix(train.labels[near], heldout.labels[wrong], num_classes)
+    return stored(neighbors.enemy_rows(train.labels[near], heldout.labels[wrong], num_classes))
 
 
 def put_geometry(table: ClassTable, train: Side, heldout: Side, head: LinearHead) -> dict[str, float]:

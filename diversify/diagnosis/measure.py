@@ -232,7 +232,7 @@ def diagnose_for_plan(
     top_k_fields = put_magnitudes(table, seen, unseen, head, k)
     put_diversities(table, seen, unseen, head, k)
     put_archetypes(table, seen, search)
-    enemies = error_enemies(seen, unseen, head.num_classes, search).cpu()
+    enemies = error_enemies(seen, unseen, head.num_classes, search)
     summary = put_ceiling(table, unseen, refit(unseen, head.num_classes, seed)) | put_geometry(
         table, seen, unseen, head
     )
@@ -356,7 +356,7 @@ def _measure(
     put_diversities(table, seen, unseen, head, k)
     tick()
     put_archetypes(table, seen, search)
-    enemies = error_enemies(seen, unseen, head.num_classes, search).cpu()
+    enemies = error_enemies(seen, unseen, head.num_classes, search)
     tick()
     summary = balanced_accuracy(table.columns, "train") | balanced_accuracy(table.columns, "heldout")
     fitted = refit(unseen, head.num_classes, seed)

@@ -17,6 +17,7 @@ from ..functional import draws, magnitude
 from ..network.reading import Reading
 from .beyond_size import lines_on_log_count, recall_of_groups
 from .clusters import FailingCluster
+from .enemies import Shares, among, broken_enemies, enemies_from, json_enemies
 from .findings import Finding, find
 from .json_form import (
     FeatureNumber,
@@ -65,7 +66,9 @@ class Diagnosis:
         top_k_heldout_tp: `(C, K)`, the same on correctly predicted held-out images; NaN if read from an old file without it.
         top_k_heldout_fn: `(C, K)`, the same on misclassified held-out images; NaN if read from an old file without it.
         top_k_frequency: `(C, K)` in [0, 1], how often each of these features is among those that a held-out decision needs.
-        enemies: `(C, C)`, the share of each other class among the training neighbours of a class's held-out errors.
+        enemies: `(C, C)`, the share of each other class among the training neighbours of a class's held-out errors; NaN for a
+            class without such errors. With more than 200 classes only the shares that are not 0 are held: `enemies[c]` then
+            makes the row of a class, and any other use the whole matrix.
         summary: Numbers of the whole model; `*_low` and `*_high` are ends of 95% intervals.
         log_count: For each measure, its line on log n: slope, intercept, r_squared and scatter. Empty where undefined.
         beyond_log_count: For each measure, its rank correlations with held-out recall, with the number of training images, and
@@ -167,7 +170,7 @@ class Diagnosis:
         source[order] = order.roll(-1)
         columns = {name: column if name == "count" else column[source] for name, column in self.columns.items()}
         lines, beyond = lines_on_log_count(columns)
-        enemies = self.enemies[source][:, source]
+        enemies = among(self.enemies, source)
         return dataclasses.replace(
             self,
             columns=columns,
@@ -233,7 +236,7 @@ class Diagnosis:
             "log_count": {name: json_numbers(line) for name, line in self.log_count.items()},
             "beyond_log_count": {name: json_numbers(line) for name, line in self.beyond_log_count.items()},
             "diversity_agreement": {name: json_numbers(line) for name, line in self.diversity_agreement.items()},
-            "enemies": json_rows(self.enemies),
+            **json_enemies(self.enemies),
             "top_k_features": self.top_k_features.tolist(),
             "top_k_train": json_rows(self.top_k_train),
             "top_k_heldout": json_rows(self.top_k_heldout),
@@ -284,7 +287,7 @@ class Diagnosis:
             top_k_heldout_tp=tensor_rows(file.top_k_heldout_tp or unknown, file.top_k),
             top_k_heldout_fn=tensor_rows(file.top_k_heldout_fn or unknown, file.top_k),
             top_k_frequency=tensor_rows(file.top_k_frequency, file.top_k),
-            enemies=tensor_rows(file.enemies, len(names)),
+            enemies=enemies_from(file.enemies, file.enemy_shares, len(names)),
             summary=numbers(file.summary),
             log_count={name: numbers(line) for name, line in file.log_count.items()},
             beyond_log_count={name: numbers(line) for name, line in file.beyond_log_count.items()},
@@ -358,7 +361,8 @@ class _File(pydantic.BaseModel):
     log_count: dict[str, dict[str, Number]]
     beyond_log_count: dict[str, dict[str, Number]]
     diversity_agreement: dict[str, dict[str, Number]]
-    enemies: Rows
+    enemies: Rows | None = None
+    enemy_shares: Shares | None = None  # instead of `enemies`, with many classes
     top_k_features: list[list[FeatureNumber]]
     top_k_train: Rows
     top_k_heldout: Rows
@@ -384,12 +388,13 @@ class _File(pydantic.BaseModel):
         for name, column in self.classes.items():
             if len(column) != count or (name != "name" and any(isinstance(value, str) for value in column)):
                 raise broken(f"be {count} numbers, one per class", f"{len(column)} values", at=f"classes.{name}")
-        for name, rows, width in (
-            ("enemies", self.enemies, count),
-            *((name, getattr(self, name), self.top_k) for name in _TOP_K_ROWS),
-        ):
-            if rows is not None and (len(rows) != count or any(len(row) != width for row in rows)):
-                raise broken(f"be {count} rows of {width}", f"{len(rows)} rows", at=name)
+        if fault := broken_enemies(self.enemies, self.enemy_shares, count):
+            field, law, got = fault
+            raise broken(law, got, at=field)
+        for name in _TOP_K_ROWS:
+            rows = getattr(self, name)
+            if rows is not None and (len(rows) != count or any(len(row) != self.top_k for row in rows)):
+                raise broken(f"be {count} rows of {self.top_k}", f"{len(rows)} rows", at=name)
         for side, errors in self.label_errors.items():
             measured = errors.get("measured")
             if not isinstance(measured, list) or len(measured) != count or any(each is None for each in measured):

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from ..errors import must
 from .counts import class_mean
+from .sparse_rows import SparseRows
 
 _TILE = 16384  # reference rows compared at a time
 _PANEL = 1024  # of these in one matrix product: more would not fit into the cache
@@ -284,6 +285,23 @@ def enemy_matrix(neighbor_labels: Tensor, labels: Tensor, num_classes: int) -> T
         >>> enemy_matrix(torch.tensor([[0, 1, 2], [1, 2, 2]]), torch.tensor([0, 0]), 3)[0].tolist()
         [0.0, 0.4, 0.6]
     """
-    pair = (labels[:, None] * num_classes + neighbor_labels)[neighbor_labels != labels[:, None]]
-    counts = torch.bincount(pair, minlength=num_classes**2).view(num_classes, num_classes).double()
-    return counts / counts.sum(1, keepdim=True)
+    return enemy_rows(neighbor_labels, labels, num_classes).dense().to(labels.device)
+
+
+def enemy_rows(neighbor_labels: Tensor, labels: Tensor, num_classes: int) -> SparseRows:
+    """Return `enemy_matrix` in sparse form, on the CPU: it has at most as many shares other than 0 as there are neighbours.
+
+    Args:
+        neighbor_labels: `(E, k)`.
+        labels: `(E,)`.
+        num_classes: C.
+
+    Example:
+        >>> enemy_rows(torch.tensor([[0, 1, 2], [1, 2, 2]]), torch.tensor([0, 0]), 10_000).cells(0)
+        (tensor([1, 2]), tensor([0.4000, 0.6000], dtype=torch.float64))
+    """
+    pairs = (labels[:, None] * num_classes + neighbor_labels)[neighbor_labels != labels[:, None]]
+    cells, counts = pairs.cpu().unique(return_counts=True)
+    rows, columns = cells // num_classes, cells % num_classes
+    total = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, rows, counts.double())
+    return SparseRows(rows, columns, counts / total[rows], known=total > 0, width=num_classes)

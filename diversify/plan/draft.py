@@ -114,11 +114,10 @@ def _enemies_of(diagnosis: Diagnosis, c: int) -> dict[str, float]:
     row = torch.where(row >= LEAST_SHARE * row.sum(), row, 0.0)
     if not float(row.sum()):
         return {}
-    return {
-        diagnosis.class_names[int(j)]: tidy(float(row[j] / row.sum()))
-        for j in row.argsort(descending=True, stable=True)
-        if float(row[j])
-    }
+    shares = row / row.sum()
+    kept = row.nonzero()[:, 0]
+    order = kept[row[kept].argsort(descending=True, stable=True)].tolist()
+    return {diagnosis.class_names[j]: tidy(float(shares[j])) for j in order}
 
 
 class Draft:

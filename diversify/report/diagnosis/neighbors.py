@@ -62,12 +62,12 @@ def _nearest_enemies(subject: Subject, c: int) -> str:
 
 def _enemy_grid(subject: Subject) -> Grid:
     """Return a heat map of classes by the classes near their errors."""
-    enemies = subject.diagnosis.enemies.nan_to_num(0)
+    enemies = {c: subject.diagnosis.enemies[c].nan_to_num(0) for c in subject.by_size}
     rows = [c for c in subject.by_size if float(enemies[c].sum()) > 0]
     columns = list(range(len(subject.names)))
     cut = ""
     if len(columns) > GRID_ENEMIES:
-        taken = enemies[rows].sum(0)
+        taken = torch.stack([enemies[c] for c in rows]).sum(0) if rows else torch.zeros(len(columns))
         columns = taken.argsort(descending=True, stable=True)[:GRID_ENEMIES].tolist()
         cut = f" Columns are the {GRID_ENEMIES} classes, of {len(subject.names)}, that are nearest most often."
     columns.sort(key=lambda c: (-wording.at(subject.columns, "count", c), c))
@@ -80,7 +80,7 @@ def _enemy_grid(subject: Subject) -> Grid:
         rows=tuple(
             (
                 subject.marked_name(c),
-                tuple(_enemy_cell(subject, c, enemy, float(enemies[c, enemy])) for enemy in columns),
+                tuple(_enemy_cell(subject, c, enemy, float(enemies[c][enemy])) for enemy in columns),
             )
             for c in rows
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from ...diagnosis.catalogue import MEASURES
 from ...diagnosis.exhibits import Exhibits, Suspect
 from ...diagnosis.label_errors import COLUMNS, LabelErrors
@@ -43,23 +45,21 @@ def suspects_section(subject: Subject, exhibits: Exhibits | None) -> Section:
 
 def _table(subject: Subject, errors: dict[str, LabelErrors]) -> Table:
     """The classes with the largest excess of suspects; a class with probably wrong labels has bold numbers."""
-
-    def excess(c: int) -> float:
-        return max(float((one.count - one.expected)[c].nan_to_num(-1e9)) for one in errors.values())
-
-    classes = sorted(range(len(subject.names)), key=lambda c: (-excess(c), c))[:_ROWS]
+    excess = torch.stack([(one.count - one.expected).nan_to_num(-1e9) for one in errors.values()]).amax(0).tolist()
+    wrong = {side: set(one.wrong_classes) for side, one in errors.items()}
+    classes = sorted(range(len(subject.names)), key=lambda c: (-excess[c], c))[:_ROWS]
     rows = [
         Row(
             name=cut(subject.names[c], LONGEST_IN_TABLE),
             full_name=subject.names[c] if len(subject.names[c]) > LONGEST_IN_TABLE else "",
             cells=tuple(
                 cell
-                for one in errors.values()
+                for side, one in errors.items()
                 for cell in (
                     Cell(
                         value=wording.formatted(float(one.count[c]), "images"),
                         interval=f"of {int(one.measured[c]):,}",
-                        strong=c in one.wrong_classes,
+                        strong=c in wrong[side],
                     ),
                     Cell(value=wording.formatted(float(one.expected[c]), "number")),
                 )
