@@ -47,12 +47,23 @@ STEPS = ("recognition", "top-K", "diversity", "neighbours", "heads, labels, copi
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """Rows, features and classes of a bank."""
+    """Rows, features and classes of a bank.
+
+    Attributes:
+        rows: Training rows.
+        heldout: Held-out rows.
+        features: Features of a row.
+        classes: Classes.
+        smallest: Training rows of the smallest class, at least.
+        logits: Whether the logits are stored; if not, a diagnosis computes them from the features, a block at a time.
+    """
 
     rows: int
     heldout: int
     features: int
     classes: int
+    smallest: int = 2
+    logits: bool = True
 
 
 BANKS: Mapping[str, Size] = {
@@ -77,7 +88,7 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
 def class_sizes(size: Size) -> Tensor:
     """Return the number of training rows of each class, which fall exponentially."""
     share = RATIO ** (-torch.arange(size.classes) / (size.classes - 1))
-    counts = (share / share.sum() * size.rows).long().clamp(min=2)
+    counts = (share / share.sum() * size.rows).long().clamp(min=size.smallest)
     counts[0] += size.rows - counts.sum()
     return counts
 
@@ -96,7 +107,7 @@ def make_bank(size: Size, folder: Path) -> None:
         labels = long_tail if name == "train" else torch.arange(rows) % size.classes
         del long_tail
         labels = labels[torch.randperm(rows, generator=generator)]
-        forms = {"features": size.features, "logits": size.classes}
+        forms = {"features": size.features} | ({"logits": size.classes} if size.logits else {})
         maps = {
             form: np.lib.format.open_memmap(folder / f"{name}_{form}.npy", "w+", np.float32, (rows, width))
             for form, width in forms.items()
@@ -106,8 +117,18 @@ def make_bank(size: Size, folder: Path) -> None:
             varied = _normal(generator, len(own), SHARED) @ shared + 0.3 * _normal(generator, len(own), size.features)
             features = (0.4 * means[own] + varied + 0.3).relu()
             maps["features"][start : start + BLOCK] = features.numpy()
-            maps["logits"][start : start + BLOCK] = (features @ weight.T).numpy()
+            if size.logits:
+                maps["logits"][start : start + BLOCK] = (features @ weight.T).numpy()
         np.save(folder / f"{name}_labels.npy", labels.numpy())  # last: the bank is then complete
+
+
+def existing_bank(name: str, size: Size, parent: Path) -> Path:
+    """Return the folder of a bank, which is made if it is not there."""
+    folder = parent / name
+    if not (folder / "heldout_labels.npy").exists():
+        print(f"{name}: making the bank", file=sys.stderr)
+        make_bank(size, folder)
+    return folder
 
 
 def read_bank(folder: Path) -> tuple[Embeddings, Embeddings, LinearHead]:
@@ -119,8 +140,10 @@ def read_bank(folder: Path) -> tuple[Embeddings, Embeddings, LinearHead]:
     weight = torch.from_numpy(np.load(folder / "weight.npy"))
     sides = []
     for name in ("train", "heldout"):
-        labels = column(f"{name}_labels")
-        features, logits = column(f"{name}_features"), column(f"{name}_logits")
+        labels, features = column(f"{name}_labels"), column(f"{name}_features")
+        stored = (folder / f"{name}_logits.npy").exists()
+        # where none are stored: zeros, one in memory; they are not this head's, so that a diagnosis computes its own
+        logits = column(f"{name}_logits") if stored else torch.zeros(()).expand(len(labels), len(weight))
         sides.append(Embeddings(features=features, labels=labels, logits=logits, indices=torch.arange(len(labels))))
     return sides[0], sides[1], LinearHead(weight=weight, bias=torch.zeros(len(weight)))
 
@@ -214,7 +237,7 @@ def sampled(folder: Path) -> dict[str, Any]:
 
 
 def records_of(figure: str) -> list[Mapping[str, Any]]:
-    """Return the records of a figure, "scale" or "sampled", the oldest first."""
+    """Return the records of a figure, "scale", "sampled" or "classes", the oldest first."""
     records = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
     return [record for record in records if record["figure"] == figure]
 
@@ -261,10 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps((sampled if options.sampled else measured)(options.child)))
         return
     for name in options.banks:
-        size, folder = SIZES[name], options.folder / name
-        if not (folder / "heldout_labels.npy").exists():
-            print(f"{name}: making the bank", file=sys.stderr)
-            make_bank(size, folder)
+        size = SIZES[name]
+        folder = existing_bank(name, size, options.folder)
         command = [sys.executable, "-m", "benchmarks.scale", "--folder", str(options.folder), "--child", str(folder)]
         command += ["--exact"] * options.exact + ["--sampled"] * options.sampled
         started = provenance.now()

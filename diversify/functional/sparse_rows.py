@@ -41,6 +41,7 @@ class SparseRows(Tensor):
     """
 
     known: Tensor
+    _form: tuple[int, int]
     _starts: list[int]
     _places: Tensor
     _numbers: Tensor
@@ -51,6 +52,7 @@ class SparseRows(Tensor):
         made = torch.full((), torch.nan, dtype=torch.float64).expand(len(known), width).as_subclass(cls)
         sizes = torch.bincount(rows, minlength=len(known))
         made.known, made._places, made._numbers = known, columns, values.double()
+        made._form = len(known), width
         made._starts = [0, *sizes.cumsum(0).tolist()]
         return made
 
@@ -81,7 +83,7 @@ class SparseRows(Tensor):
     def dense(self) -> Tensor:
         """Return the whole matrix."""
         sizes = torch.tensor(self._starts).diff()
-        matrix = torch.zeros(self.shape, dtype=torch.float64)
+        matrix = torch.zeros(self._form, dtype=torch.float64)
         matrix[torch.arange(len(sizes)).repeat_interleave(sizes), self._places] = self._numbers
         matrix[~self.known] = torch.nan
         return matrix
@@ -102,22 +104,23 @@ class SparseRows(Tensor):
         )
 
     def _row(self, row: int) -> Tensor:
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"index {row} is out of bounds for dimension 0 with size {len(self)}")
-        row %= len(self)
+        height, width = self._form
+        if not -height <= row < height:
+            raise IndexError(f"index {row} is out of bounds for dimension 0 with size {height}")
+        row %= height
+        if not self.known[row]:
+            return torch.full((width,), torch.nan, dtype=torch.float64)
         columns, values = self.cells(row)
-        made = torch.zeros(self.shape[1], dtype=torch.float64)
-        made[columns] = values
-        return made if self.known[row] else made.fill_(torch.nan)
+        return torch.zeros(width, dtype=torch.float64).index_put_((columns,), values)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _rebuilt, (self._starts, self._places, self._numbers, self.known, self.shape[1])
+        return _rebuilt, (self._starts, self._places, self._numbers, self.known, self._form[1])
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
-        return f"SparseRows({len(self):,} x {self.shape[1]:,}, {len(self._numbers):,} values)"
+        return f"SparseRows({self._form[0]:,} x {self._form[1]:,}, {len(self._numbers):,} values)"
 
     @classmethod
     def __torch_function__(

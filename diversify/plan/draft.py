@@ -12,6 +12,7 @@ import torch
 from ..diagnosis.result import Diagnosis
 from ..errors import must
 from .from_counts import tidy
+from .marks import Marks
 from .policies import (
     LEAST_CHANGE,
     LEAST_SHARE,
@@ -22,7 +23,7 @@ from .policies import (
     ImagePolicy,
     Reason,
 )
-from .rules import Rule, RunRule, mark_of, pooled_value
+from .rules import Rule, RunRule
 from .settings import (
     ALL_FEATURES,
     DRAWS,
@@ -106,11 +107,11 @@ def _worded(rule: Rule | RunRule, **numbers: float) -> str:
         raise must(f"text of the rule {rule.name!r}", law, repr(rule.text)) from error
 
 
-def _enemies_of(diagnosis: Diagnosis, c: int) -> dict[str, float]:
+def _enemies_of(marks: Marks, c: int) -> dict[str, float]:
     """The classes with which class `c` is confused on held-out images, with their shares; empty if it has no errors."""
-    row = diagnosis.enemies[c].double().nan_to_num(0.0).clone()
+    diagnosis = marks.diagnosis
+    row = diagnosis.enemies[c].double().nan_to_num(0.0).where(marks.present, 0.0)
     row[c] = 0.0
-    row[diagnosis["count"].nan_to_num(0.0) < 1] = 0.0
     row = torch.where(row >= LEAST_SHARE * row.sum(), row, 0.0)
     if not float(row.sum()):
         return {}
@@ -145,17 +146,17 @@ class Draft:
         self.given = dict(self.values)
         self.toward = next((policy.toward for policy in one.features if policy.toward), {})
 
-    def apply(self, rule: Rule, diagnosis: Diagnosis, c: int) -> None:
+    def apply(self, rule: Rule, marks: Marks, c: int) -> None:
         """Change the setting of the rule, and add its reason, if the rule fires for this class, `c` of the diagnosis."""
-        columns, name, setting = diagnosis.columns, rule.measure, SETTINGS[rule.changes]
+        columns, name, setting = marks.diagnosis.columns, rule.measure, SETTINGS[rule.changes]
         if any(end not in columns for end in (name, f"{name}_low", f"{name}_high")):
             return
-        value, low, high = (float(columns[end][c]) for end in (name, f"{name}_low", f"{name}_high"))
-        mark = mark_of(rule, diagnosis, c)
+        value, low, high = (marks.at(end, c) for end in (name, f"{name}_low", f"{name}_high"))
+        mark = marks.of(rule, c)
         needed = (value, mark) if rule.pooled else (value, mark, low, high)
         if any(math.isnan(number) for number in needed) or (low == high and not rule.pooled):
             return
-        pooled = pooled_value(name, diagnosis, c) if rule.pooled else math.nan
+        pooled = marks.pooled(name, c) if rule.pooled else math.nan
         low_end, high_end = (pooled, pooled) if rule.pooled else (low, high)
         distance = mark - high_end if rule.side == "low" else low_end - mark
         if rule.relative:
@@ -167,7 +168,7 @@ class Draft:
             raise must(f"amount of the rule {rule.name!r}", "be a finite number", repr(amount))
         done = []
         if setting.method == "toward_enemies":
-            enemies = _enemies_of(diagnosis, c)
+            enemies = _enemies_of(marks, c)
             self.toward = enemies or self.toward  # without errors the partner classes of the base plan remain
             if amount:
                 done.append(

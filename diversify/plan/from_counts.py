@@ -93,13 +93,13 @@ def graded_values(
         strengths: The numbers to make the plan with.
         made_from: "counts" or "uniform".
     """
-    any_rare = any(levels) or any(rarity(counts))
+    any_rare, largest = any(levels) or any(rarity(counts)), max(counts)
     classes = []
     draws, natural = drawn_shares(counts, strengths.draws_exponent), drawn_shares(counts, 1.0)
     for name, count, share, own, level in zip(names, counts, draws, natural, levels, strict=True):
         basis = _Basis(
             count=count,
-            largest=max(counts),
+            largest=largest,
             words=f"{count:,} training image{'s' * (count != 1)}, rarity {level:.2f} (0 largest class, 1 rarest)"
             if made_from == "counts"
             else f"every class is treated as if its rarity were {level:.2f}",
@@ -120,7 +120,7 @@ def graded_values(
                 one["reasons"].append(basis.reason("mixing", text, "Park et al. 2022 (CMO)"))
             one["features"] = _features_of(level, strengths, basis, one["reasons"])
         classes.append(one)
-    return {"made_from": made_from, "classes": classes, **_of_the_run(strengths, max(counts))}
+    return {"made_from": made_from, "classes": classes, **_of_the_run(strengths, largest)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

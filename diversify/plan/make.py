@@ -9,6 +9,7 @@ from ..errors import must
 from ..functional.multilabel import require_one_label
 from .draft import Draft, strengths_for_all
 from .from_counts import counted, normalised
+from .marks import Marks
 from .plan import Plan
 from .policies import ClassPlan, ImagePolicy, Reason, exposures
 from .rules import RULES, Rule, RunRule, require_rule
@@ -102,12 +103,13 @@ def _with_reasons(plan: Plan, reasons: Sequence[Reason]) -> Plan:
 
 def _apply(rules: Sequence[Rule], drafts: Sequence[Draft], diagnosis: Diagnosis) -> None:
     """Apply the rules to every class, in their order."""
+    marks = Marks(diagnosis)
     mean_recall = float(diagnosis["recall_heldout"].nanmean())
     for c, draft in enumerate(drafts):
-        recognised = float(diagnosis["recall_heldout_low"][c]) > mean_recall
+        recognised = marks.at("recall_heldout_low", c) > mean_recall
         for rule in rules:
             if draft.one.count >= max(rule.least_count, 1) and (rule.found_too or not recognised):
-                draft.apply(rule, diagnosis, c)
+                draft.apply(rule, marks, c)
     for draft in drafts:
         draft.settle()
 

@@ -7,9 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-import torch
-
-from ..diagnosis.beyond_size import FEWEST_ROWS
 from ..diagnosis.catalogue import MEASURES
 from ..diagnosis.result import Diagnosis
 from ..errors import must, unknown
@@ -290,44 +287,3 @@ def require_rule(rule: Rule | RunRule, diagnosis: Diagnosis) -> None:
             raise must(f"marks of the rule {rule.name!r}", "be numbers, 'mean' or 'size'", repr(mark))
     if not rule.marks:
         raise must(f"marks of the rule {rule.name!r}", "hold at least one", "none")
-
-
-def mark_of(rule: Rule, diagnosis: Diagnosis, c: int) -> float:
-    """Return the strictest of the rule's marks for class `c`; NaN if one of them is not defined."""
-    column = diagnosis[rule.measure]
-    marks = []
-    for mark in rule.marks:
-        if isinstance(mark, (int, float)):
-            marks.append(float(mark))
-            continue
-        line = diagnosis.log_count.get(rule.measure)
-        if mark == "size" and line is not None:
-            marks.append(expected_of_size(rule.measure, diagnosis, c))
-        else:
-            marks.append(float(column.double().nanmean()))
-    if any(math.isnan(mark) for mark in marks):
-        return math.nan
-    return min(marks) if rule.side == "low" else max(marks)
-
-
-def expected_of_size(measure: str, diagnosis: Diagnosis, c: int) -> float:
-    """Return the value that the regression on log n predicts for class `c`; the class mean if there is no regression."""
-    line = diagnosis.log_count.get(measure)
-    if line is None:
-        values, count = diagnosis[measure].double(), torch.minimum(diagnosis["count"], diagnosis["count_heldout"])
-        seen = values[count >= FEWEST_ROWS]
-        return float((values if bool(seen.isnan().all()) else seen).nanmean())
-    slope, intercept = line.get("slope", math.nan), line.get("intercept", math.nan)
-    value = intercept + slope * math.log(float(diagnosis["count"][c]))
-    share = measure in MEASURES and MEASURES[measure].unit == "share"
-    return min(max(value, 0.0), 1.0) if share else value
-
-
-def pooled_value(measure: str, diagnosis: Diagnosis, c: int) -> float:
-    """Return the weighted mean of the class's value and of what its size predicts; NaN if the class has no value."""
-    value, expected = float(diagnosis[measure][c]), expected_of_size(measure, diagnosis, c)
-    if math.isnan(expected):
-        return value
-    images = float(diagnosis["count_heldout"][c])
-    own = images / (images + POOLED_WITH)
-    return own * value + (1 - own) * expected

@@ -102,7 +102,10 @@ class Table:
     @property
     def rest_text(self) -> str:
         """The title of the table of the rows left out."""
-        return f"Show the other {number_of(self.left_out, self._row_is, self.rows_are)}"
+        left = number_of(self.left_out, self._row_is, self.rows_are)
+        if len(self.rest) < self.left_out:
+            return f"Show the first {len(self.rest):,} of the other {left}; diagnosis.json holds all of them"
+        return f"Show the other {left}"
 
     @property
     def _row_is(self) -> str:

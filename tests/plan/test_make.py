@@ -17,7 +17,7 @@ from diversify.functional import draws
 from diversify.plan.make import make_plan
 from diversify.plan.plan import Plan
 from diversify.plan.policies import Mixing
-from diversify.plan.rules import pooled_value
+from diversify.plan.marks import Marks
 from diversify.plan.strengths import Strengths
 
 NAMES_OF_TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -183,13 +183,13 @@ def test_a_measured_magnitude_counts_the_more_the_more_held_out_images_it_is_fro
         counted = with_columns(with_ratio(quiet, {c: value}), {"count_heldout": {c: float(images)}})
         told = dataclasses.replace(counted, log_count={"ce_magnitude_ratio": line})
         pooled = own * value + (1 - own) * expected
-        assert pooled_value("ce_magnitude_ratio", told, c) == pytest.approx(pooled)
+        assert Marks(told).pooled("ce_magnitude_ratio", c) == pytest.approx(pooled)
         (policy,) = make_plan(told).classes[c].features
         assert policy.strength == pytest.approx(1.75 * (1 - pooled), abs=1e-4)
     without_line = with_ratio(quiet, {c: 0.5, 6: 0.9})
     mean = own * 0.5 + (1 - own) * (0.7 if images else 0.9)  # what was not seen says nothing of the others
     counted = with_columns(without_line, {"count_heldout": {c: float(images)}})
-    assert pooled_value("ce_magnitude_ratio", counted, c) == pytest.approx(mean)
+    assert Marks(counted).pooled("ce_magnitude_ratio", c) == pytest.approx(mean)
 
 
 def test_a_class_goes_toward_the_classes_that_its_errors_lie_among(diagnosis: Diagnosis) -> None:

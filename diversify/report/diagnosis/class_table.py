@@ -43,6 +43,7 @@ _TROUBLE = Heading(
     " recall surely rises with size. Narrow: its training images do not show what its held-out images show.",
 )
 ALL_COLUMNS = 2000  # with more classes, the table of the remaining classes has _FEW_COLUMNS only
+MOST_ROWS = 10_000  # in that table; classes of higher recall are left to diagnosis.json
 _FEW_COLUMNS = ("count", "count_heldout", "recall_heldout")
 
 
@@ -76,7 +77,7 @@ def class_table(diagnosis: Diagnosis, names: Sequence[str], order: Sequence[int]
         gap=gap,
         left_out=len(rest),
         rest_headings=_headings(few, trouble=any(troubles)) if rest else (),
-        rest=_rows(diagnosis, names, rest, few, troubles),
+        rest=_rows(diagnosis, names, rest[:MOST_ROWS], few, troubles),
     )
 
 
