@@ -15,9 +15,9 @@ from diversify.diagnosis.result import Diagnosis
 from diversify.errors import InputError
 from diversify.functional import draws
 from diversify.plan.make import make_plan
+from diversify.plan.marks import Marks
 from diversify.plan.plan import Plan
 from diversify.plan.policies import Mixing
-from diversify.plan.marks import Marks
 from diversify.plan.strengths import Strengths
 
 NAMES_OF_TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
