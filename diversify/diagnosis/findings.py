@@ -241,15 +241,17 @@ def find(
         without_suspects: Some of the columns, measured without suspect labels; NaN for classes without probably wrong labels.
             A rule has to fire on these numbers, too, and the finding gives them.
     """
-    absent = [c for c in range(len(class_names)) if float(columns["count"][c]) == 0]
-    findings = [_absent(class_names[c], c, reading) for c in absent]
-    fragile = [c for c in range(len(class_names)) if bool(columns["fragile"][c]) and c not in absent]
+    absent, weak = columns["count"] == 0, columns["fragile"].bool()
+    findings = [_absent(class_names[c], c, reading) for c in absent.nonzero()[:, 0].tolist()]
+    fragile = (weak & ~absent).nonzero()[:, 0].tolist()
     fragile.sort(key=lambda c: float(columns["recall_heldout"][c]))
     narrow = frozenset(narrow_classes(columns))
+    judged = {"recall_heldout", *(rule.measure for rule in RULES)}
+    means = {name: float(columns[name].double().nanmean()) for name in judged if name in columns}
     return (
         *findings,
         *(
-            _finding(columns, class_names, enemies, log_count, top_k, c, without_suspects or {}, narrow)
+            _finding(columns, means, class_names, enemies, log_count, top_k, c, without_suspects or {}, narrow)
             for c in fragile
         ),
     )
@@ -276,10 +278,12 @@ def _value(columns: Columns, name: str, c: int) -> float:
     return float(columns[name][c])
 
 
-def _evidence(columns: Columns, measure: str, c: int, line: Mapping[str, float] | None = None) -> Evidence:
+def _evidence(
+    columns: Columns, means: Mapping[str, float], measure: str, c: int, line: Mapping[str, float] | None = None
+) -> Evidence:
     """The value of the class, compared with the mean over the classes, or with the prediction of a line on log n."""
     low, high = (_value(columns, f"{measure}_{end}", c) for end in ("low", "high"))
-    mark = float(columns[measure].double().nanmean())
+    mark = means[measure]
     if line is not None:
         mark = line["intercept"] + line["slope"] * math.log(_value(columns, "count", c))
     return Evidence(measure=measure, value=_value(columns, measure, c), low=low, high=high, compared_with=mark)
@@ -347,6 +351,7 @@ def _against_size(recall: Evidence, expected: float, scatter: float) -> str:
 
 def _finding(
     columns: Columns,
+    means: Mapping[str, float],
     class_names: Sequence[str],
     enemies: Tensor,
     log_count: Lines,
@@ -355,12 +360,12 @@ def _finding(
     without_suspects: Columns,
     narrow: frozenset[int],
 ) -> Finding:
-    recall = _evidence(columns, "recall_heldout", c)
+    recall = _evidence(columns, means, "recall_heldout", c)
     sentences = _opening(columns, class_names, recall, log_count, c)
     evidence, causes = [recall], []
     for rule in RULES:
         line = log_count.get(rule.measure) if rule.beyond_count else None
-        one = _evidence(columns, rule.measure, c, line)
+        one = _evidence(columns, means, rule.measure, c, line)
         if not _fires(rule, one, count=int(_value(columns, "count", c)), top_k=top_k):
             continue
         corrected = rule.measure in without_suspects and not math.isnan(_value(without_suspects, rule.measure, c))
