@@ -72,6 +72,7 @@ class Steps:
         if isinstance(made, str):
             one["megabytes"] = round(len(made.encode()) / 1e6, 2)
         self.found[name] = one
+        print(f"{name}: {one}", file=sys.stderr, flush=True)
         return made
 
 
