@@ -31,6 +31,7 @@ PRELOADED = (
         "sklearn.linear_model",
         "torchvision",
         "diversify.cli.entry",
+        "diversify.__main__",
     ),
     *(
         "diversify.commands.options",
@@ -109,6 +110,7 @@ def start(
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
     os.dup2(told, 2)
+    os.closerange(3, 256)  # as many open files as a new process has
     os.environ.update(environment or {})
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

@@ -174,6 +174,7 @@ def refuse(message: str) -> int:
 
 
 _MEMORY = re.compile(r"can't allocate memory|out of memory|cannot allocate memory|failed to map segment", re.IGNORECASE)
+_ONEDNN = re.compile(r"could not (?:create|execute) a \w+")  # all that oneDNN says where it gets no memory
 _THREADS = re.compile(r"can't start new thread|thread creation failed", re.IGNORECASE)
 
 
@@ -183,6 +184,9 @@ def _lacks(error: Exception) -> str:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ImportError) and _MEMORY.search(text)):
         advice = "close other programs, raise the limit, or take fewer or smaller images"
         return str(must("memory", "be enough for the command", "no more from the system", advice))
+    if isinstance(error, RuntimeError) and _ONEDNN.fullmatch(text):
+        advice = "if memory is not short, run with ONEDNN_VERBOSE=all to see why"
+        return str(must("memory", "be enough for the command", f"`{text}` from oneDNN", advice))
     if isinstance(error, RuntimeError) and _THREADS.search(text):
         return str(must("threads", "be as many as the command needs", "no more from the system", "raise the limit"))
     if isinstance(error, RuntimeError | ImportError) and "too many open files" in text.lower():

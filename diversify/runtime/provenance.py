@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -41,7 +43,10 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """Return the commit of this library's checkout, followed by `+` if its code differs from the commit.
 
-    None if the library is installed and not checked out.
+    None if the library is installed and not checked out, or if git is not there or cannot read the checkout.
+
+    Raises:
+        OSError: The system gives too little to run git: memory, processes or open files.
 
     Example:
         >>> found = commit()
@@ -58,11 +63,19 @@ def commit() -> str | None:
         run = subprocess.run(line, capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
+    short = re.compile(r"too many open files|cannot allocate memory|out of memory|resource temporarily", re.IGNORECASE)
+
     try:
         # only code counts: records that a checkout holds may change
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+            raise
+        return None
+    except subprocess.CalledProcessError as error:
+        if found := short.search(error.stderr):
+            raise OSError(errno.EAGAIN, found[0], "git") from None
         return None
 
 

@@ -13,6 +13,10 @@ from diversify.cli import entry
         (MemoryError(), "memory must be enough for the command, got no more from the system"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "memory must be"),
         (ImportError("libx.so: failed to map segment from shared object"), "memory must be"),
+        (
+            RuntimeError("could not create a primitive"),
+            "memory must be enough for the command, got `could not create a pr",
+        ),
         (RuntimeError("can't start new thread"), "threads must be as many as the command needs"),
         (OSError(errno.EMFILE, "Too many open files", "a"), "a: Too many open files"),
     ],

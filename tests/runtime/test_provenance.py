@@ -1,5 +1,6 @@
 """The origin of a result: versions and commit."""
 
+import errno
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,3 +46,29 @@ def test_the_versions_are_those_of_the_libraries_that_change_pixels() -> None:
     found = provenance.versions()
     assert found["opencv-python-headless"].startswith(cv2.__version__)
     assert found["pillow"] == PIL.__version__
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (FileNotFoundError(errno.ENOENT, "no git"), False),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (subprocess.CalledProcessError(128, "git", stderr="fatal: not a git repository"), False),
+        (subprocess.CalledProcessError(128, "git", stderr="fatal: open: Too many open files"), True),
+    ],
+    ids=str,
+)
+def test_too_little_for_git_is_an_error_and_not_a_missing_commit(
+    error: Exception, raised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "diversify" / "runtime" / "provenance.py"))
+    monkeypatch.setattr(subprocess, "run", fail)
+    if raised:
+        with pytest.raises(OSError, match="(?i)too many open files"):
+            provenance.commit()
+    else:
+        assert provenance.commit() is None
