@@ -364,6 +364,7 @@ def test_differences_of_recall_are_in_points(
         second_name="B",
         identity_chance=0.1,
         class_names=("cat", "dog", "fox"),
+        as_expected=None,
         columns={
             "recall_first": torch.tensor([0.9, 0.5, 0.5]),
             "recall_second": torch.tensor([0.45, 0.5, 0.6]),
