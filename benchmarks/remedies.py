@@ -36,7 +36,7 @@ from diversify.augment.oversampler import DiversifyOverSampler
 from diversify.commands.remedy import REPEATS
 from diversify.data.images import ImageArray
 from diversify.data.loader import collate
-from diversify.diagnosis.measure import diagnose_for_plan
+from diversify.diagnosis.for_plan import PlanDiagnoser
 from diversify.functional import draws, image_ops
 from diversify.network.embeddings import Embeddings
 from diversify.network.networks import build_model
@@ -317,13 +317,15 @@ def time_dataset() -> dict[str, Any]:
 def time_head() -> dict[str, Any]:
     """Time everything that `diversify remedy` computes from a diagnosis."""
     head, train, heldout = long_tailed()
-
-    def replan(rows: Embeddings) -> Plan:
-        return make_plan(diagnose_for_plan(train, rows, head=head))
-
-    plan, counted = replan(heldout), Plan.from_counts(NAMES, LONG_TAIL)
+    plan = make_plan(PlanDiagnoser(train, head=head)(heldout))
+    counted = Plan.from_counts(NAMES, LONG_TAIL)
 
     def work() -> None:
+        diagnoser = PlanDiagnoser(train, head=head)  # as in the command: one for the three thirds
+
+        def replan(rows: Embeddings) -> Plan:
+            return make_plan(diagnoser(rows))
+
         candidates = default_candidates(train, head, plan=plan, counted=counted, replan=replan)
         choose_head(train, heldout, head, candidates, repeats=REPEATS)
 

@@ -10,10 +10,16 @@ from torch import Tensor
 from ..functional import counts, draws, oversample
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
+from .known_neighbors import KnownNeighbors
 
 
 def eos_parents(
-    features: Tensor, labels: Tensor, wanted: Sequence[tuple[int, int]], k: int, seed: int
+    features: Tensor,
+    labels: Tensor,
+    wanted: Sequence[tuple[int, int]],
+    k: int,
+    seed: int,
+    neighbors: KnownNeighbors | None = None,
 ) -> tuple[Tensor, dict[int, int]]:
     """Return the base and the partner of each new row.
 
@@ -26,6 +32,7 @@ def eos_parents(
         wanted: Pairs of a class and the number of its new rows.
         k: Number of nearest neighbours.
         seed: Seed of the draws.
+        neighbors: The nearest rows that are known already.
 
     Returns:
         Rows of base and partner, `(M, 2)`, class after class; and for each class the number of neighbours that were used.
@@ -34,7 +41,7 @@ def eos_parents(
         Dablain et al. (2022), Efficient augmentation for imbalanced deep learning (EOS).
     """
     queried = torch.cat([torch.empty(0, dtype=torch.int64), *((labels == one).nonzero()[:, 0] for one, _ in wanted)])
-    enemies, found = oversample.eos_partners(features, labels, queried, k)
+    enemies, found = oversample.eos_partners(features, labels, queried, k, nearest=neighbors)
     pairs, used = [torch.empty(0, 2, dtype=torch.int64)], {}
     for index, number in wanted:
         bases = ((labels[queried] == index) & (found > 0)).nonzero().flatten()

@@ -10,6 +10,7 @@ from ..functional import counts, draws, magnitude, oversample
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 from ..plan.plan import Plan
+from .known_neighbors import KnownNeighbors
 
 TOP_K = 10  # features of a class that "magnitude" shrinks
 
@@ -38,8 +39,10 @@ class FeatureBank(nn.Module):
     lowest: Tensor
     whole: bool
 
-    def __init__(self, embeddings: Embeddings) -> None:
+    def __init__(self, embeddings: Embeddings, known: KnownNeighbors | None = None) -> None:
         super().__init__()
+        self._known = known
+        self._nearest: tuple[Tensor, KnownNeighbors] | None = None
         self.fill(embeddings, embeddings.features.device)
 
     def fill(self, embeddings: Embeddings, device: torch.device) -> None:
@@ -58,9 +61,18 @@ class FeatureBank(nn.Module):
         keep(self, "means", counts.class_mean(features, labels, embeddings.num_classes))
         keep(self, "lowest", torch.where((features >= 0).all(), 0.0, -torch.inf))
         self._checked = False
+        own = self._known is not None and self._known.features is embeddings.features
+        self._nearest = (features, self._known) if own and self._known is not None else None
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @property
+    def nearest(self) -> KnownNeighbors:
+        """The nearest rows of the rows, where the rows are now."""
+        if self._nearest is None or self._nearest[0] is not self.features:
+            self._nearest = self.features, KnownNeighbors(self.features)
+        return self._nearest[1]
 
     @property
     def by_class(self) -> tuple[Tensor, Tensor, Tensor]:

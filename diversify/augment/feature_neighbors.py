@@ -65,7 +65,7 @@ class NeighborPartners(nn.Module):
                 table, count = oversample.siblings(features, labels, rows, k)
             if method == "borderline_smote":
                 m = min(DANGER_NEIGHBORS, len(self.bank) - 1)
-                enemies = oversample.eos_partners(features, labels, rows, m)[1]
+                enemies = oversample.eos_partners(features, labels, rows, m, nearest=self.bank.nearest)[1]
                 count = count * oversample.in_danger(enemies, m)
             self._found[method, index, k] = rows, table, count
         return self._found[method, index, k]
@@ -73,52 +73,33 @@ class NeighborPartners(nn.Module):
     def _enemies_or_siblings(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The enemies among each row's k nearest neighbours, or its k nearest siblings where there is none; and how many."""
         features, labels = self.bank.features, self.bank.labels
-        enemies, count = oversample.eos_partners(features, labels, rows, k)
+        enemies, count = oversample.eos_partners(features, labels, rows, k, nearest=self.bank.nearest)
         table = rows[:, None].repeat(1, k)
         table[:, : enemies.shape[1]] = enemies
         alone = (count == 0).nonzero().flatten()
         table[alone], count[alone] = oversample.siblings(features, labels, rows[alone], k)
         return table, count
 
-    def move(
-        self,
-        method: str,
-        base: Tensor,
-        classes: Tensor,
-        rows: Tensor | None,
-        chosen: Tensor,
-        *,
-        draw: Tensor,
-        pick: Tensor,
-        strength: Tensor,
+    def partners(
+        self, method: str, base: Tensor, classes: Tensor, rows: Tensor | None, pick: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Move rows toward one of their possible partners.
+        """Choose one of the possible partners of each row.
 
         Args:
             method: One of `BETWEEN_NEIGHBORS`.
             base: Features `(N, D)`.
             classes: Their classes `(N,)`.
             rows: Their rows in the bank `(N,)`; None if unknown.
-            chosen: Which of them the method is to move, `(N,)` bool.
-            draw: In [0, 1), `(N,)`: how far, as a share of the strength.
             pick: In [0, 1), `(N,)`: which of the partners.
-            strength: `(N,)`.
 
         Returns:
-            Features `(N, D)`, and which of them are to be taken, `(N,)` bool.
+            Rows of the bank `(N,)`, and whether there is any partner, `(N,)` bool.
         """
-        features = self.bank.features
         if rows is not None:
             table, count = self.get_buffer(f"{method}_table")[rows], self.get_buffer(f"{method}_count")[rows]
-            partner = oversample.pick(table, count, pick)
-            made = oversample.interpolate(base, features[partner].to(base.dtype), draw, strength)
-            return made, chosen & (count > 0)
-        places = chosen.nonzero().flatten()
-        table, count = self.look_up(method, base[places].detach().to(features.dtype), classes[places])
-        partner = oversample.pick(table, count, pick[places])
-        step = torch.where(count > 0, draw[places], 0)
-        near = oversample.interpolate(base[places], features[partner].to(base.dtype), step, strength[places])
-        return base.index_copy(0, places, near), chosen
+        else:
+            table, count = self.look_up(method, base.detach().to(self.bank.features.dtype), classes)
+        return oversample.pick(table, count, pick), count > 0
 
     def look_up(self, method: str, rows: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Return possible partners `(R, k)` of features that have no row in the bank, and their numbers `(R,)`."""

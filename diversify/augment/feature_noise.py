@@ -51,21 +51,16 @@ class BorrowedCovariance(nn.Module):
             rows = oversample.donor_residuals(bank.features, bank.means, donors[users], bank.by_class, drawn)
             keep(self, "factors", rows / ISDA_ROWS**0.5)
 
-    def noise(self, classes: Tensor, chosen: Tensor, key: Key) -> Tensor:
-        """Return noise `(N, D)` with the covariance of each row's class.
-
-        On the CPU rows that are not chosen get zeros. On other devices all rows get noise, since picking the chosen ones
-        would wait for the device.
-        """
+    def noise(self, classes: Tensor, key: Key) -> Tensor:
+        """Return noise `(N, D)` with the covariance of each row's class."""
         if classes.device.type != "cpu":
             return self._noise_of(classes, key)
-        picked = chosen.nonzero().flatten()
         noise = self.bank.features.new_zeros(len(classes), self.bank.features.shape[1])
-        if not len(picked):
+        if not len(classes):
             return noise
-        picked = picked[classes[picked].argsort(stable=True)]
-        of_picked = tuple(part[picked] if isinstance(part, Tensor) else part for part in key)
-        return noise.index_copy_(0, picked, self._noise_of(classes[picked], of_picked).to(noise))
+        order = classes.argsort(stable=True)
+        of_order = tuple(part[order] if isinstance(part, Tensor) else part for part in key)
+        return noise.index_copy_(0, order, self._noise_of(classes[order], of_order).to(noise))
 
     def _noise_of(self, classes: Tensor, key: Key) -> Tensor:
         """Noise `(N, D)`; on the CPU the rows have to be sorted by class, so that each class is one matrix product."""

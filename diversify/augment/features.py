@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -16,8 +18,40 @@ from .draw_key import DrawKey, is_whole
 from .feature_bank import ClassPartners, FeatureBank, keep
 from .feature_neighbors import BETWEEN_NEIGHBORS, NeighborPartners
 from .feature_noise import BorrowedCovariance
+from .known_neighbors import KnownNeighbors
 
 _MIXED_LABELS = ("manifold_mixup", "remix")
+_Change = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Batch:
+    """Rows to augment: features `(N, D)`, targets, classes `(N,)`, rows in the bank if known, and what draws depend on."""
+
+    features: Tensor
+    targets: Tensor
+    classes: Tensor
+    rows: Tensor | None
+    origin: tuple[Any, ...]
+
+    def select(self, picked: Tensor) -> _Batch:
+        """Return some of the rows, with their draws."""
+        return _Batch(
+            features=self.features[picked],
+            targets=self.targets[picked],
+            classes=self.classes[picked],
+            rows=None if self.rows is None else self.rows[picked],
+            origin=tuple(part[picked] if isinstance(part, Tensor) else part for part in self.origin),
+        )
+
+
+def _put(values: Tensor, made: Tensor, taken: Tensor, picked: Tensor | None) -> Tensor:
+    """Return values `(N, ...)` with those rows that are taken replaced; `made` has only the picked rows, if some are."""
+    if picked is None:
+        return torch.where(taken[:, None], made, values)
+    if not bool(taken.all()):
+        made, picked = made[taken], picked[taken]
+    return values.index_copy(0, picked, made)
 
 
 class FeatureAugmenter(nn.Module):
@@ -53,6 +87,7 @@ class FeatureAugmenter(nn.Module):
         embeddings: The bank.
         seed: Seed of the draws without a key.
         head: For "magnitude".
+        known: The nearest rows of these embeddings that are known already; "eos" and "borderline_smote" need them.
 
     Raises:
         InputError: plan and embeddings have different numbers of classes, or the embeddings hold no row.
@@ -80,12 +115,20 @@ class FeatureAugmenter(nn.Module):
     _covariance: BorrowedCovariance | None
     _isda: BorrowedCovariance | None
 
-    def __init__(self, plan: Plan, embeddings: Embeddings, *, seed: int = 0, head: LinearHead | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        embeddings: Embeddings,
+        *,
+        seed: int = 0,
+        head: LinearHead | None = None,
+        known: KnownNeighbors | None = None,
+    ) -> None:
         super().__init__()
         _require_fitting(plan, embeddings, head)
         self.seed, self.epoch, self.step, self.head = seed, 0, 0, head
         self._epochs: int | None = None
-        self._bank = FeatureBank(embeddings)
+        self._bank = FeatureBank(embeddings, known)
         self._neighbors = NeighborPartners(self._bank)
         self.use(plan)
 
@@ -178,9 +221,12 @@ class FeatureAugmenter(nn.Module):
             self.step += 1
         else:
             origin, rows = (key.seed, key.epoch, key.step, row), self._rows_of(key.indices, targets)
-        return self._augmented(features, targets, origin, rows)
+        made, labels = self._augmented(features, targets, origin, rows, self._strength[None])
+        return made[0], labels[0]
 
-    def vary_steps(self, features: Tensor, seed: int, step: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def vary_steps(
+        self, features: Tensor, seed: int, step: Tensor, indices: Tensor, strengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the augmented batches of several steps at once; the bank must hold the whole training set.
 
         The draws are those of `forward` with `DrawKey(seed=seed, epoch=0, step=step[i], indices=indices[i])` for every i.
@@ -190,30 +236,47 @@ class FeatureAugmenter(nn.Module):
             seed: Seed of the draws.
             step: The steps, `(S,)`.
             indices: Places of the images in the training set, `(S, B)`.
+            strengths: `(V, C, number of methods)`, from `strengths_of`: the batches are augmented V times with the same
+                draws. None for the strengths of the plan.
 
         Returns:
-            `(S, B, D)` features and `(S, B)` or `(S, B, C)` targets.
+            `(S, B, D)` features and `(S, B)` or `(S, B, C)` targets; with `strengths`, `(V, S, B, ...)` of both.
         """
         number, batch = indices.shape
         row = torch.arange(batch, device=features.device).repeat(number)
         targets = self._bank.labels[self._bank.row_of_image[indices.flatten()]]
-        if not self.training or not self.methods:
-            return features, targets.view(number, batch)
-        origin = (seed, 0, step.repeat_interleave(batch), row)
-        rows = self._rows_of(indices.flatten(), targets)
-        made, targets = self._augmented(features.flatten(0, 1), targets, origin, rows)
-        return made.view_as(features), targets.unflatten(0, (number, batch))
+        wanted = self._strength[None] if strengths is None else strengths
+        made, found = [features] * len(wanted), [targets.view(number, batch)] * len(wanted)
+        if self.training and self.methods:
+            origin = (seed, 0, step.repeat_interleave(batch), row)
+            rows = self._rows_of(indices.flatten(), targets)
+            flat, labels = self._augmented(features.flatten(0, 1), targets, origin, rows, wanted)
+            made = [one.view_as(features) for one in flat]
+            found = [one.unflatten(0, (number, batch)) for one in labels]
+        return (made[0], found[0]) if strengths is None else (torch.stack(made), torch.stack(found))
+
+    def strengths_of(self, plans: Sequence[Plan]) -> Tensor:
+        """Return the strengths `(V, C, number of methods)` of plans that differ from this one in nothing else."""
+        empty = torch.zeros(self.plan.num_classes, 0)
+        columns = [[plan.feature_column(method, "strength") for method in self.methods] for plan in plans]
+        return torch.stack([torch.stack(one, 1) if one else empty for one in columns]).to(self.bank.device)
 
     def _augmented(
-        self, features: Tensor, targets: Tensor, origin: tuple[Any, ...], rows: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The augmented features and their targets.
+        self,
+        features: Tensor,
+        targets: Tensor,
+        origin: tuple[Any, ...],
+        rows: Tensor | None,
+        strengths: Tensor,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The augmented features and their targets, once for each of V strengths.
 
         Args:
             features: `(N, D)`.
             targets: `(N,)` or `(N, C)`.
             origin: What the draws depend on: seed, epoch, step and `(N,)` places in the batch.
             rows: Rows of these images in the bank, `(N,)`; None if unknown.
+            strengths: `(V, C, number of methods)`.
         """
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         ends = (self.factor * self._share).cumsum(1)[classes]
@@ -221,41 +284,61 @@ class FeatureAugmenter(nn.Module):
         if any(method in _MIXED_LABELS for method in self.methods):
             targets = targets if targets.ndim == 2 else nn.functional.one_hot(targets, self.plan.num_classes)
             targets = targets.float()
-        base = features
+        whole = _Batch(features=features, targets=targets, classes=classes, rows=rows, origin=origin)
+        varied, labels = [features for _ in strengths], [targets for _ in strengths]
         for place, method in enumerate(self.methods):
             if method == "isda":
                 continue
-            strength = self.factor * self._strength[classes, place]
+            strength = self.factor * strengths[:, classes, place]  # (V, N)
             chosen = (method_of == place) & (strength > 0)
-            draw = draws.uniform(method, *origin)
-            key = (method, *(part[:, None] if isinstance(part, Tensor) else part for part in origin))
-            if method in BETWEEN_NEIGHBORS:
-                pick = draws.uniform(method, "partner", *origin)
-                made, chosen = self._neighbors.move(
-                    method, base, classes, rows, chosen, draw=draw, pick=pick, strength=strength
-                )
-            elif method == "toward_enemies":
-                made = self._toward(self._partners.enemy(classes, key), base, draw, strength)
-                chosen = chosen & self._partners.has_enemies[classes]
-            elif method == "covariance" and self._covariance is not None:
-                noise = self._covariance.noise(classes, chosen, key)
-                made = oversample.add_noise(base, noise, strength, self._bank.lowest)
-            elif method == "magnitude":
-                made = oversample.shrink(base, self._strongest[classes], draw, strength)
-            else:
-                partner, label = self._partners.anyone(key)
-                made = self._toward(partner, base, draw, strength)
-                share = strength * draw
-                if method == "remix":
-                    share = 1 - mixing.remix_shares(1 - share, self._class_counts[classes], self._class_counts[label])
-                others = nn.functional.one_hot(label, self.plan.num_classes)
-                targets = torch.where(chosen[:, None], oversample.mix_labels(targets, others, share), targets)
-            features = torch.where(chosen[:, None], made, features)
-        return features, targets
+            batch, picked = whole, None
+            if features.device.type == "cpu" or (rows is None and method in BETWEEN_NEIGHBORS):
+                picked = chosen.any(0).nonzero().flatten()  # on other devices this would wait for the device
+                if not len(picked):
+                    continue
+                batch, strength, chosen = whole.select(picked), strength[:, picked], chosen[:, picked]
+            change, changed = self._change(method, batch)
+            for one, (amount, taken) in enumerate(zip(strength, chosen & changed, strict=True)):
+                made, mixed = change(amount)
+                varied[one] = _put(varied[one], made, taken, picked)
+                labels[one] = labels[one] if mixed is None else _put(labels[one], mixed, taken, picked)
+        return varied, labels
 
-    def _toward(self, partner: Tensor, base: Tensor, draw: Tensor, strength: Tensor) -> Tensor:
+    def _change(self, method: str, batch: _Batch) -> tuple[_Change, Tensor]:
+        """What a method makes of a batch as a function of the strength `(N,)`, and which rows it can change, `(N,)` bool."""
+        base, classes = batch.features, batch.classes
+        draw = draws.uniform(method, *batch.origin)
+        key = (method, *(part[:, None] if isinstance(part, Tensor) else part for part in batch.origin))
+        every = torch.ones_like(classes, dtype=torch.bool)
+        if method in BETWEEN_NEIGHBORS:
+            pick = draws.uniform(method, "partner", *batch.origin)
+            partner, some = self._neighbors.partners(method, base, classes, batch.rows, pick)
+            return self._toward(partner, base, draw), some
+        if method == "toward_enemies":
+            partner = self._partners.enemy(classes, key)
+            return self._toward(partner, base, draw), self._partners.has_enemies[classes]
+        if method == "covariance" and self._covariance is not None:
+            noise = self._covariance.noise(classes, key)
+            return lambda strength: (oversample.add_noise(base, noise, strength, self._bank.lowest), None), every
+        if method == "magnitude":
+            return lambda strength: (oversample.shrink(base, self._strongest[classes], draw, strength), None), every
+        partner, label = self._partners.anyone(key)
+        others = nn.functional.one_hot(label, self.plan.num_classes)
+        moved = self._toward(partner, base, draw)
+
+        def mixed(strength: Tensor) -> tuple[Tensor, Tensor]:
+            share = strength * draw
+            if method == "remix":
+                sizes = self._class_counts
+                share = 1 - mixing.remix_shares(1 - share, sizes[classes], sizes[label])
+            return moved(strength)[0], oversample.mix_labels(batch.targets, others, share)
+
+        return mixed, every
+
+    def _toward(self, partner: Tensor, base: Tensor, draw: Tensor) -> _Change:
         """The base moved toward rows of the bank."""
-        return oversample.interpolate(base, self.bank[partner].to(base.dtype), draw, strength)
+        rows = self.bank[partner].to(base.dtype)
+        return lambda strength: (oversample.interpolate(base, rows, draw, strength), None)
 
     def adjust_logits(self, logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         """Return the logits of ISDA `(N, C)`, whose cross entropy is an upper bound on that over Gaussian features.

@@ -22,6 +22,7 @@ from ..functional.neighbors import nearest_neighbors
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 from .eos import eos_parents
+from .known_neighbors import KnownNeighbors
 
 Array = NDArray[Any]
 
@@ -207,6 +208,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         [200, 200, 200, 200]
     """
 
+    _known: KnownNeighbors | None = None
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseOverSampler._parameter_constraints,
         "method": [StrOptions(set(METHODS))],
@@ -276,7 +278,7 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
     ) -> Tensor:
         """The parents of the new rows, `(M, 2)`, class after class."""
         k = min(self.k_neighbors or NEIGHBORS["eos"], max(len(features) - 1, 1))
-        parents, used = eos_parents(features, labels, wanted, k, seed)
+        parents, used = eos_parents(features, labels, wanted, k, seed, self._known)
         self.k_used_ = {classes.tolist()[index]: number for index, number in used.items()}
         return parents
 
@@ -335,7 +337,13 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
 
 
 def balanced(
-    embeddings: Embeddings, head: LinearHead, method: str, *, k_neighbors: int | None = None, seed: int = 0
+    embeddings: Embeddings,
+    head: LinearHead,
+    method: str,
+    *,
+    k_neighbors: int | None = None,
+    seed: int = 0,
+    known: KnownNeighbors | None = None,
 ) -> Embeddings:
     """Return the rows followed by those that `DiversifyOverSampler` adds until all classes have equally many.
 
@@ -345,8 +353,10 @@ def balanced(
         method: As for `DiversifyOverSampler`.
         k_neighbors: As for `DiversifyOverSampler`.
         seed: Seed of the draws.
+        known: The nearest rows of these embeddings that are known already.
     """
     sampler = DiversifyOverSampler(method=method, k_neighbors=k_neighbors, random_state=seed)
+    sampler._known = known
     features, labels = sampler.fit_resample(embeddings.features, embeddings.labels)
     rows = torch.arange(len(labels), device=labels.device)
     return Embeddings(features=features, labels=labels, logits=head.logits(features), indices=rows)

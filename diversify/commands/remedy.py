@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..diagnosis.measure import diagnose_for_plan
+from ..diagnosis.for_plan import PlanDiagnoser
 from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
 from ..errors import must
@@ -232,9 +232,11 @@ def _candidates(
     class_counts = [int(count) for count in diagnosis["count"].tolist()]
     counted = Plan.from_counts(diagnosis.class_names, class_counts)
 
+    names, k, seed = diagnosis.class_names, diagnosis.top_k, diagnosis.seed
+    diagnoser = PlanDiagnoser(model.train, head=head, class_names=names, top_k=k, seed=seed)
+
     def plan_from(rows: Embeddings) -> Plan:
-        names, k, seed = diagnosis.class_names, diagnosis.top_k, diagnosis.seed
-        made = make_plan(diagnose_for_plan(model.train, rows, head=head, class_names=names, top_k=k, seed=seed))
+        made = make_plan(diagnoser(rows))
         return made if recipe.bias else _without_bias(made)
 
     return default_candidates(

@@ -10,10 +10,11 @@ from .clusters import find_failing_clusters as find_failing_clusters
 from .exhibits import Exhibits as Exhibits
 from .findings import Evidence as Evidence
 from .findings import Finding as Finding
+from .for_plan import PlanDiagnoser as PlanDiagnoser
+from .for_plan import diagnose_for_plan as diagnose_for_plan
 from .label_errors import LabelErrors as LabelErrors
 from .label_errors import find_label_errors as find_label_errors
 from .measure import diagnose as diagnose
-from .measure import diagnose_for_plan as diagnose_for_plan
 from .measure import diagnose_model as diagnose_model
 from .model_comparison import Model as Model
 from .model_comparison import ModelComparison as ModelComparison

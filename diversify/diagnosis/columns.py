@@ -184,11 +184,11 @@ def global_centre(means: Tensor) -> Tensor:
     return means.nanmean(0)
 
 
-def put_diversities(table: ClassTable, train: Side, heldout: Side, head: LinearHead, k: int) -> None:
-    """Put every diversity measure of both sides, at matched n."""
+def put_diversities(table: ClassTable, sides: Mapping[str, Side], train: Side, head: LinearHead, k: int) -> None:
+    """Put every diversity measure of these sides, `train` or `heldout` or both, at matched n."""
     _, weight, _ = head.effective(train.features[:1])
     centre = global_centre(train.raw_means)
-    for name, side in (("train", train), ("heldout", heldout)):
+    for name, side in sides.items():
         measured = diversity.matched_diversity(
             side.raw,
             side.labels,

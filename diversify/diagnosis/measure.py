@@ -133,7 +133,7 @@ def diagnose(
         >>> [(finding.class_name, finding.kind) for finding in diagnosis.findings]
         [('class 3', 'low recall'), ('class 1', 'failing cluster')]
     """
-    head = _checked_head(head, train, heldout)
+    head = checked_head(head, train, heldout)
     copies = None if image_copies is None else of_embeddings(image_copies, train, heldout)
     require_one_kind(groups_train, groups_heldout)
     train, heldout = _grouped(train, groups_train, "train"), _grouped(heldout, groups_heldout, "heldout")
@@ -174,87 +174,19 @@ def diagnose(
         top_k=k,
         num_features=head.num_features,
         class_names=names,
-        columns=_in_order(columns),
+        columns=in_order(columns),
         **{name: value.cpu() for name, value in top_k_fields.items()},  # type: ignore[arg-type]
         enemies=enemies,
         summary=summary,
         log_count=lines,
         beyond_log_count=beyond,
-        diversity_agreement=_diversity_agreement(columns),
+        diversity_agreement=diversity_agreement_of(columns),
         findings=findings,
-        queries={"train": _queries(seen) | _recall_of(search), "heldout": _queries(unseen)},
+        queries={"train": queries_of(seen) | recall_of_search(search), "heldout": queries_of(unseen)},
         seed=seed,
         readings={"train": train.reading, "heldout": heldout.reading},
         label_errors={side: one.most_suspect(KEPT) for side, one in errors.items()},
         failing_clusters=clusters,
-    )
-
-
-def diagnose_for_plan(
-    train: Embeddings,
-    heldout: Embeddings,
-    *,
-    head: nn.Module | LinearHead,
-    class_names: ClassNames | None = None,
-    top_k: int | str = TOP_K,
-    seed: int = 0,
-) -> Diagnosis:
-    """Return a diagnosis with only the measures that the rules of a plan look at, in about half of the time of `diagnose`.
-
-    `make_plan` makes the same plan of it as of the whole diagnosis, for the default rules. It has no findings, label errors,
-    failing clusters, near copies or coverage.
-
-    Args:
-        train: Embeddings of the images that the network was trained on.
-        heldout: Embeddings of images that it was not trained on.
-        head: The head of the network, or another head for the same features.
-        class_names: One name per class, as for `diagnose`.
-        top_k: Number of features that count as the strongest of a class.
-        seed: Seed of the draws.
-
-    Raises:
-        InputError: As for `diagnose`.
-
-    Example:
-        >>> import diversify as dv
-        >>> from diversify.diagnosis import diagnose_for_plan
-        >>> train, heldout, head = dv.make_embeddings((200, 80, 30, 10))
-        >>> plan = dv.make_plan(diagnose_for_plan(train, heldout, head=head))
-        >>> plan == dv.make_plan(dv.diagnose(train, heldout, head=head))
-        True
-    """
-    head = _checked_head(head, train, heldout)
-    names, k = class_names_of(class_names, head.num_classes), parse_top_k(top_k, head.num_features)
-    seen = make_side(train, head, seed=seed, name="train")
-    unseen = make_side(heldout, head, seed=seed, name="heldout")
-    search, table = NeighborSearch(seen.raw, seed=seed), ClassTable(head.num_classes, seed)
-    put_recognition(table, seen, unseen)
-    top_k_fields = put_magnitudes(table, seen, unseen, head, k)
-    put_diversities(table, seen, unseen, head, k)
-    put_archetypes(table, seen, search)
-    enemies = error_enemies(seen, unseen, head.num_classes, search)
-    summary = put_ceiling(table, unseen, refit(unseen, head.num_classes, seed)) | put_geometry(
-        table, seen, unseen, head
-    )
-    lines, beyond = lines_on_log_count(table.columns)
-    return Diagnosis(
-        heldout_split="val",
-        top_k=k,
-        num_features=head.num_features,
-        class_names=names,
-        columns=_in_order(table.columns),
-        **{name: value.cpu() for name, value in top_k_fields.items()},  # type: ignore[arg-type]
-        enemies=enemies,
-        summary=summary,
-        log_count=lines,
-        beyond_log_count=beyond,
-        diversity_agreement=_diversity_agreement(table.columns),
-        findings=(),
-        queries={"train": _queries(seen) | _recall_of(search), "heldout": _queries(unseen)},
-        seed=seed,
-        readings={"train": train.reading, "heldout": heldout.reading},
-        label_errors={},
-        failing_clusters=(),
     )
 
 
@@ -313,7 +245,7 @@ def class_names_of(class_names: ClassNames | None, num_classes: int) -> tuple[st
     return names
 
 
-def _checked_head(head: nn.Module | LinearHead, train: Embeddings, heldout: Embeddings) -> LinearHead:
+def checked_head(head: nn.Module | LinearHead, train: Embeddings, heldout: Embeddings) -> LinearHead:
     """Return the head as numbers on the device of the features; an InputError unless both embeddings fit it."""
     for name, side in (("train", train), ("heldout", heldout)):
         require_embeddings(name, side, "use dv.diagnose_multilabel")
@@ -353,7 +285,7 @@ def _measure(
     tick()
     top_k_fields = put_magnitudes(table, seen, unseen, head, k)
     tick()
-    put_diversities(table, seen, unseen, head, k)
+    put_diversities(table, {"train": seen, "heldout": unseen}, seen, head, k)
     tick()
     put_archetypes(table, seen, search)
     enemies = error_enemies(seen, unseen, head.num_classes, search)
@@ -376,25 +308,25 @@ def _measure(
     return _Measured(table.columns, top_k_fields, enemies, summary, errors, clusters)
 
 
-def _in_order(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_order(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The columns in the order of `MEASURES`, with `fragile` third and each interval after its measure."""
     order = ["count", "count_heldout", "fragile", *MEASURES]
     names = dict.fromkeys(name + end for name in order for end in ("", "_low", "_high"))
     return {name: columns[name] for name in names if name in columns}
 
 
-def _diversity_agreement(columns: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+def diversity_agreement_of(columns: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
     """Rank correlation over the classes between every two held-out diversity measures."""
     kinds = [f"diversity_{measure}_heldout" for measure in diversity.DIVERSITY_MEASURES]
     return {one: {other: stats.spearman(columns[one], columns[other]) for other in kinds} for one in kinds}
 
 
-def _recall_of(search: NeighborSearch) -> dict[str, float]:
+def recall_of_search(search: NeighborSearch) -> dict[str, float]:
     """A record of the share of the nearest rows that an index found; empty where all searches were exact."""
     return {} if math.isnan(search.recall) else {"neighbour_recall": round(search.recall, 4)}
 
 
-def _queries(side: Side) -> dict[str, Any]:
+def queries_of(side: Side) -> dict[str, Any]:
     """A record of the rows that the costly measures used."""
     return {
         "rows": len(side.queries),

@@ -6,6 +6,8 @@ noise, which is standard normal. Numbers per row are `(N,)`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -84,7 +86,29 @@ def siblings(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tuple[Te
     return table, count
 
 
-def eos_partners(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_others(features: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Find the k nearest other rows of some rows, `(Q, k)`, nearest first.
+
+    Args:
+        features: `(N, D)`.
+        rows: `(Q,)`, the rows to look up.
+        k: Neighbours per row, at most N - 1.
+
+    Example:
+        >>> nearest_others(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([2]), 2).tolist()
+        [[1, 0]]
+    """
+    return nearest_neighbors(features[rows], features, k, same=rows, block=_QUERIES)[1]
+
+
+def eos_partners(
+    features: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    k: int,
+    *,
+    nearest: Callable[[Tensor, int], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Find each row's enemies among its k nearest neighbours over ALL rows.
 
     A row is not its own neighbour. (The published script counts the row as its own nearest neighbour when it looks up
@@ -95,6 +119,7 @@ def eos_partners(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tupl
         labels: `(N,)`.
         rows: `(Q,)`, the rows to look up.
         k: Neighbours per row; at most N - 1 are used.
+        nearest: Returns the k nearest other rows of rows; None looks them up.
 
     Returns:
         Indices `(Q, k)` with the enemies first, and the number of enemies, `(Q,)`.
@@ -111,7 +136,7 @@ def eos_partners(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tupl
     k = min(k, len(features) - 1)
     if k < 1 or not len(rows):
         return rows[:, None], torch.zeros_like(rows)
-    near = nearest_neighbors(features[rows], features, k, same=rows, block=_QUERIES)[1]
+    near = nearest_others(features, rows, k) if nearest is None else nearest(rows, k)
     return enemies_among(near, labels[rows], labels)
 
 

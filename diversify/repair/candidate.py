@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -67,6 +67,37 @@ class Candidate:
         """The name of each option with each tau, in the order in which `choose_head` makes the heads."""
         taus = [f"tau {tau:g}" if tau else "" for tau in self.taus]
         return tuple(", ".join(part for part in (name, tau) if part) for name in self.options for tau in taus)
+
+
+def made_together(
+    names: Sequence[str], make: Callable[[Embeddings, LinearHead, int], Sequence[LinearHead]]
+) -> dict[str, Make]:
+    """Return an option for each name; the heads of all are made at once when the first is asked for.
+
+    Args:
+        names: Of the options.
+        make: Makes one head for each name.
+
+    Example:
+        >>> import diversify as dv
+        >>> import torch
+        >>> from dataclasses import replace
+        >>> train, _, head = dv.make_embeddings()
+        >>> options = made_together(["a", "b"], lambda train, head, seed: [head, replace(head, weight=2 * head.weight)])
+        >>> torch.equal(options["b"](train, head, 0).weight, 2 * head.weight)
+        True
+    """
+    kept: list[tuple[Embeddings, LinearHead, int, Sequence[LinearHead]]] = []
+
+    def heads(train: Embeddings, head: LinearHead, seed: int) -> Sequence[LinearHead]:
+        if not kept or kept[0][0] is not train or kept[0][1] is not head or kept[0][2] != seed:
+            kept[:] = [(train, head, seed, make(train, head, seed))]
+        return kept[0][3]
+
+    def of(place: int) -> Make:
+        return lambda train, head, seed: heads(train, head, seed)[place]
+
+    return {name: of(place) for place, name in enumerate(names)}
 
 
 def even_plan(class_counts: Tensor) -> Plan:

@@ -13,13 +13,15 @@ from ..functional import counts
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..plan.plan import Plan
-from .candidate import MORE_TAUS, UNTOUCHED, Candidate, Make, MakePlan, even_plan
+from .candidate import MORE_TAUS, UNTOUCHED, Candidate, Make, MakePlan, even_plan, made_together
 from .post_hoc import nearest_mean, normalize_tau
-from .retrain import DEFAULT, HeadRecipe, retrain_with
+from .retrain import DEFAULT, HeadRecipe, retrain_by_strength, retrain_with
+from .shared_side import SharedSide
 from .unseen_candidates import heldout_candidates
 
 TAUS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 SCALES = (0.5, 1.0, 1.5)
+SIBLINGS, ENEMIES = (5, 10), (10, 100)  # neighbours of SMOTE and EOS
 LARGEST_BANK = 1 << 28  # numbers in an oversampled training set; a larger one is not made
 TAU_NORM = "tau-norm"
 
@@ -72,10 +74,11 @@ def default_candidates(
     head = read_head(head)
     recipe = replace(recipe, bias=recipe.bias and head.has_bias)
     more = MORE_TAUS if recipe.bias else (0.0,)
+    shared = SharedSide(max(ENEMIES) if _balanced_size(train) <= LARGEST_BANK else 1)
     found = [
         *_post_hoc_candidates(train, head),
-        *_resampling_candidates(train, recipe, more),
-        *_plan_candidates(plan, counted, replan, recipe, more),
+        *_resampling_candidates(train, recipe, more, shared),
+        *_plan_candidates(plan, counted, replan, recipe, more, shared),
     ]
     if unseen is not None:
         found += heldout_candidates(train, unseen, plan=plan, replan=replan, recipe=recipe, offsets=offsets)
@@ -113,7 +116,9 @@ def _post_hoc_candidates(train: Embeddings, head: LinearHead) -> list[Candidate]
     ]
 
 
-def _resampling_candidates(train: Embeddings, recipe: HeadRecipe, taus: tuple[float, ...]) -> list[Candidate]:
+def _resampling_candidates(
+    train: Embeddings, recipe: HeadRecipe, taus: tuple[float, ...], shared: SharedSide
+) -> list[Candidate]:
     found = [
         Candidate(
             name="even draws",
@@ -129,7 +134,7 @@ def _resampling_candidates(train: Embeddings, recipe: HeadRecipe, taus: tuple[fl
             Candidate(
                 name="SMOTE",
                 meaning="Even draws from classes filled up with rows between two neighbours of the class.",
-                options={f"{k} neighbors": _oversampled("smote", k, recipe) for k in (5, 10)},
+                options={f"{k} neighbors": _oversampled("smote", k, recipe, shared) for k in SIBLINGS},
                 taus=taus,
                 balances=recipe.bias,
                 source="Chawla et al. 2002",
@@ -137,7 +142,7 @@ def _resampling_candidates(train: Embeddings, recipe: HeadRecipe, taus: tuple[fl
             Candidate(
                 name="EOS",
                 meaning="Even draws from classes filled up with rows between a row and its nearest enemies.",
-                options={f"{k} neighbors": _oversampled("eos", k, recipe) for k in (10, 100)},
+                options={f"{k} neighbors": _oversampled("eos", k, recipe, shared) for k in ENEMIES},
                 taus=taus,
                 balances=recipe.bias,
                 source="Dablain et al. 2022 (expansive over-sampling)",
@@ -147,7 +152,12 @@ def _resampling_candidates(train: Embeddings, recipe: HeadRecipe, taus: tuple[fl
 
 
 def _plan_candidates(
-    plan: Plan | None, counted: Plan | None, replan: MakePlan | None, recipe: HeadRecipe, taus: tuple[float, ...]
+    plan: Plan | None,
+    counted: Plan | None,
+    replan: MakePlan | None,
+    recipe: HeadRecipe,
+    taus: tuple[float, ...],
+    shared: SharedSide,
 ) -> list[Candidate]:
     meanings = {
         "plan from counts": "The head trained further by a plan that knows only how many images each class has.",
@@ -163,11 +173,11 @@ def _plan_candidates(
                 Candidate(
                     name=name,
                     meaning=f"{meaning} The option multiplies the strengths of its feature policies.",
-                    options=_planned_options(one, scales, recipe),
+                    options=_planned_options(one, scales, recipe, shared),
                     taus=taus,
                     balances=recipe.bias,
                     needs_bias=one.prior_correction.after > 0,
-                    remade=partial(_replanned, replan, scales, recipe) if name == "plan" and replan else None,
+                    remade=partial(_replanned, replan, scales, recipe, shared) if name == "plan" and replan else None,
                 )
             )
     return found
@@ -213,27 +223,25 @@ def _evenly(recipe: HeadRecipe) -> Make:
     return make
 
 
-def _planned(plan: Plan, recipe: HeadRecipe) -> Make:
-    return lambda train, head, seed: retrain_with(train, head, plan, recipe, seed=seed)
-
-
-def _planned_options(plan: Plan, scales: Sequence[float], recipe: HeadRecipe) -> dict[str, Make]:
-    if not scales:
-        return {"": _planned(plan, recipe)}
-    return {f"strength x {scale:g}": _planned(scaled(plan, scale), recipe) for scale in scales}
+def _planned_options(plan: Plan, scales: Sequence[float], recipe: HeadRecipe, shared: SharedSide) -> dict[str, Make]:
+    plans = [scaled(plan, scale) for scale in scales] or [plan]
+    return made_together(
+        [f"strength x {scale:g}" for scale in scales] or [""],
+        lambda train, head, seed: retrain_by_strength(train, head, plans, recipe, seed=seed, shared=shared),
+    )
 
 
 def _replanned(
-    replan: MakePlan, scales: Sequence[float], recipe: HeadRecipe, heldout: Embeddings
+    replan: MakePlan, scales: Sequence[float], recipe: HeadRecipe, shared: SharedSide, heldout: Embeddings
 ) -> Mapping[str, Make]:
-    return _planned_options(replan(heldout), scales, recipe)
+    return _planned_options(replan(heldout), scales, recipe, shared)
 
 
-def _oversampled(method: str, neighbors: int, recipe: HeadRecipe) -> Make:
+def _oversampled(method: str, neighbors: int, recipe: HeadRecipe, shared: SharedSide) -> Make:
     def make(train: Embeddings, head: LinearHead, seed: int) -> LinearHead:
         from ..augment.oversampler import balanced  # imports imbalanced-learn, which only these heads need
 
-        bank = balanced(train, head, method, k_neighbors=neighbors, seed=seed)
+        bank = balanced(train, head, method, k_neighbors=neighbors, seed=seed, known=shared.known(train))
         return _evenly(recipe)(bank, head, seed)
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import numbers
 from collections.abc import Iterator, Sequence
@@ -18,17 +19,17 @@ from ..functional import counts, draws, oversample
 from ..functional.losses import prior_corrected_cross_entropy
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
-from ..network.reading import Reading
 from ..plan.plan import Plan
 from ..runtime.progress import Progress
 from ..runtime.signals import stop_if_interrupted
+from .head_steps import LARGE, Descent, gradients, pull_of
 from .post_hoc import adjust_logits
+from .shared_side import SharedSide
 from .unseen import SHARE, UnseenRows, require_share, require_unseen
 
 _SQUARED_LENGTH = 64.0  # mean squared length of features for which learning rates are given
 _BLOCK = 64  # most steps whose rows are drawn and augmented together
 _TOGETHER = 1 << 20  # most numbers in these rows
-_SMALL = 1 << 24  # multiply-adds of a step below which one thread is faster than several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +175,21 @@ def retrain_with(
     unseen: Embeddings | None = None,
     unseen_share: float = SHARE,
     seed: int = 0,
+    shared: SharedSide | None = None,
     progress: Progress | None = None,
 ) -> LinearHead:
     """Return the head trained further, like `retrain_head`, with its options as one value.
+
+    Args:
+        embeddings: See `retrain_head`.
+        head: The present head.
+        plan: The plan.
+        recipe: How the head is trained.
+        unseen: See `retrain_head`.
+        unseen_share: See `retrain_head`.
+        seed: Seed of all draws.
+        shared: Keeps what is found in the features for later calls with the same rows.
+        progress: Called with (steps done, steps in total).
 
     Example:
         >>> import diversify as dv
@@ -185,32 +198,89 @@ def retrain_with(
         >>> torch.equal(retrain_with(train, head, plan, HeadRecipe(steps=0)).weight, head.weight)
         True
     """
-    _require_fit(embeddings, head, plan)
+    (found,) = retrain_by_strength(
+        embeddings,
+        head,
+        (plan,),
+        recipe,
+        unseen=unseen,
+        unseen_share=unseen_share,
+        seed=seed,
+        shared=shared,
+        progress=progress,
+    )
+    return found
+
+
+def retrain_by_strength(
+    embeddings: Embeddings,
+    head: LinearHead,
+    plans: Sequence[Plan],
+    recipe: HeadRecipe,
+    *,
+    unseen: Embeddings | None = None,
+    unseen_share: float = SHARE,
+    seed: int = 0,
+    shared: SharedSide | None = None,
+    progress: Progress | None = None,
+) -> list[LinearHead]:
+    """Return a head for each of several plans that differ in nothing but the strengths of their feature policies.
+
+    They are trained side by side, which is faster than one after the other: rows, draws, partners and noise are the same.
+
+    Args:
+        embeddings: See `retrain_head`.
+        head: The present head.
+        plans: The plans.
+        recipe: How heads are trained.
+        unseen: See `retrain_head`.
+        unseen_share: See `retrain_head`.
+        seed: Seed of all draws.
+        shared: See `retrain_with`.
+        progress: Called with (steps done, steps in total).
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> plan = dv.Plan.from_counts(list("abcd"), [200, 80, 30, 10])
+        >>> recipe = HeadRecipe(steps=50)
+        >>> plans = [dv.repair.scaled(plan, factor) for factor in (0.5, 1.0)]
+        >>> together = retrain_by_strength(train, head, plans, recipe)
+        >>> alone = retrain_with(train, head, plans[0], recipe)
+        >>> torch.allclose(together[0].weight, alone.weight, atol=1e-4)
+        True
+    """
+    for plan in plans:
+        _require_fit(embeddings, head, plan)
     require_share(unseen_share)
     if unseen is not None:
         require_unseen(unseen, embeddings)
     recipe = replace(recipe, bias=recipe.bias and head.has_bias)
-    after = plan.prior_correction.after
+    after = plans[0].prior_correction.after
     if after and not recipe.bias:
         advice = "add it to prior_correction.training, which needs none"
         raise must("prior_correction.after of the plan", "be 0 where the head has no bias", after, advice)
-    home = head.weight.device
+    home, heads = head.weight.device, [head] * len(plans)
     if recipe.steps:
         with _threads_for(recipe.batch_size * head.weight.numel()):
-            others = (
-                None
-                if unseen is None
-                else UnseenRows(unseen, unseen_share, recipe.batch_size, seed, embeddings.features.device)
-            )
-            head = _trained(embeddings, head, plan, recipe, seed, progress, others or None)
-    return _on(adjust_logits(head, plan.log_prior, after), home)
+            device = embeddings.features.device
+            others = None if unseen is None else UnseenRows(unseen, unseen_share, recipe.batch_size, seed, device)
+            augment = None
+            if plans[0].feature_methods:
+                augment = (shared or SharedSide()).augmenter(embeddings, head, plans[0], seed)
+            batches = _Batches(embeddings, plans, augment, others or None, recipe, seed)
+            if _by_hand(head, plans[0]):
+                heads = _descended(batches, head, plans, recipe, progress)
+            else:
+                heads = [_trained(batches.only(plan), head, plan, recipe, progress) for plan in plans]
+    return [_on(adjust_logits(one, plans[0].log_prior, after), home) for one in heads]
 
 
 @contextlib.contextmanager
 def _threads_for(work: int) -> Iterator[None]:
     """Use one thread within the block if a step is small; restore the number of threads afterwards."""
     number = torch.get_num_threads()
-    if work < _SMALL:
+    if work < LARGE:
         torch.set_num_threads(1)
     try:
         yield
@@ -258,140 +328,138 @@ class _Rows:
         return self.order[self.start[one] + draws.integers(self.rows[one], "head row", self.seed, step, place)]
 
 
-def _trained(
-    embeddings: Embeddings,
-    head: LinearHead,
-    plan: Plan,
-    recipe: HeadRecipe,
-    seed: int,
-    progress: Progress | None,
-    unseen: UnseenRows | None,
-) -> LinearHead:
-    device = embeddings.features.device
-    head = _on(head, device)
+class _Batches:
+    """The batches of several steps at a time: rows drawn, augmented by each plan, and some replaced by unseen rows."""
+
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        plans: Sequence[Plan],
+        augment: FeatureAugmenter | None,
+        unseen: UnseenRows | None,
+        recipe: HeadRecipe,
+        seed: int,
+    ) -> None:
+        self.embeddings, self.augment, self.unseen, self.seed = embeddings, augment, unseen, seed
+        self.rows = _Rows(embeddings, plans[0], recipe.batch_size, seed)
+        self.strengths = None if augment is None else augment.strengths_of(plans)
+        self.size, self.steps = _steps_at_a_time(embeddings, recipe), recipe.steps
+
+    def only(self, plan: Plan) -> _Batches:
+        """Return the batches of one of the plans, which the augmenter follows from then on."""
+        one = copy.copy(self)
+        one.strengths = None if self.augment is None else self.augment.use(plan).strengths_of((plan,))
+        return one
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None]]:
+        """Yield the first of some steps, features `(V, S, B, D)`, targets, and which rows are unseen, `(S, B)`.
+
+        Targets are classes `(V, S, B)` or class probabilities `(V, S, B, C)`. V is 1 where all plans have the same.
+        """
+        device = self.embeddings.features.device
+        for first in range(0, self.steps, self.size):
+            stop_if_interrupted()
+            steps = torch.arange(first, min(first + self.size, self.steps), device=device)
+            chosen = self.rows.of(steps)
+            features, labels = self.embeddings.features[chosen], self.embeddings.labels[chosen]
+            targets, taken = labels, None
+            if self.augment is not None:
+                features, targets = self.augment.vary_steps(features, self.seed, steps, chosen, self.strengths)
+            else:
+                features, targets = features[None], targets[None]
+            if self.unseen is not None:
+                made = [self.unseen.replace(*one, labels, steps) for one in zip(features, targets, strict=True)]
+                features, targets = (torch.stack([one[part] for one in made]) for part in (0, 1))
+                taken = made[0][2]
+            yield first, features, targets if targets.ndim == 4 else targets[:1], taken
+
+
+def _by_hand(head: LinearHead, plan: Plan) -> bool:
+    """Whether the gradients of a head are known in a closed form."""
+    return not head.cosine and "isda" not in plan.feature_methods
+
+
+def _learned(
+    embeddings: Embeddings, head: LinearHead, recipe: HeadRecipe, copies: int = 1
+) -> tuple[Tensor, Tensor, Descent, float]:
+    """Return the weight and the bias that the training starts from, their descent, and the stretch of the features."""
     squared = float(embeddings.features.norm(dim=1).double().square().mean())
     stretch = 1.0 if head.cosine or squared >= 1 or squared == 0 else squared**-0.5
-    augment = None
-    if plan.feature_methods:
-        places = torch.arange(len(embeddings), device=device)
-        bank = replace(embeddings, indices=places, reading=Reading())  # rows are identified by their place
-        augment = FeatureAugmenter(plan, bank, seed=seed, head=head)
     begin = functional.normalize(head.weight, dim=1) if head.cosine else head.weight / stretch
-    rows = _Rows(embeddings, plan, recipe.batch_size, seed)
+    weight, bias = begin.detach().clone(), head.bias.detach().clone()
+    learns_bias = recipe.bias and (not head.cosine or bool(bias.any()))  # most cosine heads have none
+    if copies:
+        weight, bias = (value.repeat(copies, *[1] * value.ndim) for value in (weight, bias))
+    else:
+        weight, bias = weight.requires_grad_(), bias.requires_grad_()
+    descent = Descent(
+        [weight, bias] if learns_bias else [weight],
+        [recipe.weight_decay, 0.0],
+        _learning_rate(squared * stretch**2, head, recipe),
+        momentum=recipe.momentum,
+        steps=recipe.steps,
+    )
+    return weight, bias, descent, stretch
+
+
+def _descended(
+    batches: _Batches, head: LinearHead, plans: Sequence[Plan], recipe: HeadRecipe, progress: Progress | None
+) -> list[LinearHead]:
+    """Return the heads of all plans, trained side by side."""
+    device = batches.embeddings.features.device
+    head = _on(head, device)
+    weight, bias, descent, stretch = _learned(batches.embeddings, head, recipe, len(plans))
+    strength = plans[0].prior_correction.training
+    prior = strength * plans[0].log_prior.to(device).to(weight) if strength else None
+    for first, features, targets, _ in batches:
+        if progress is not None:
+            progress(first, recipe.steps)
+        features = (features if stretch == 1 else stretch * features).expand(len(plans), *features.shape[1:])
+        pull = pull_of(targets, weight)
+        for place in range(features.shape[1]):
+            descent.down(gradients(weight, bias, features[:, place], pull[:, place], prior))
+    if progress is not None:
+        progress(recipe.steps, recipe.steps)
+    found = stretch * weight
+    _require_finite(found, recipe)
+    return [replace(head, weight=one, bias=other) for one, other in zip(found.unbind(), bias.unbind(), strict=True)]
+
+
+def _trained(
+    batches: _Batches, head: LinearHead, plan: Plan, recipe: HeadRecipe, progress: Progress | None
+) -> LinearHead:
+    """Return the head of one plan, trained with the gradients of autograd."""
+    embeddings, augment = batches.embeddings, batches.augment
+    device = embeddings.features.device
+    head = _on(head, device)
+    weight, bias, descent, stretch = _learned(embeddings, head, recipe, copies=0)
     log_prior, strength = plan.log_prior.to(device), plan.prior_correction.training
     adjusting = augment if "isda" in plan.feature_methods else None
-    by_hand = adjusting is None and not head.cosine
-    weight, bias = (value.detach().clone().requires_grad_(not by_hand) for value in (begin, head.bias))
-    descent = _Descent(weight, bias, _learning_rate(squared * stretch**2, head, recipe), head, recipe)
     length = embeddings.features.norm(dim=1).mean().clamp(min=1e-12) if adjusting and head.cosine else 1.0
-    prior = strength * log_prior.to(weight) if strength else None
-    taken = None
-    size = _steps_at_a_time(embeddings, recipe)
-    for step in range(recipe.steps):
-        if step % size == 0:
-            stop_if_interrupted()
-            steps = torch.arange(step, min(step + size, recipe.steps), device=device)
-            chosen = rows.of(steps)
-            blocks = embeddings.features[chosen], embeddings.labels[chosen]
-            if augment is not None:
-                blocks = augment.vary_steps(blocks[0], seed, steps, chosen)
-            if unseen is not None:
-                made, aims, taken = unseen.replace(*blocks, embeddings.labels[chosen], steps)
-                blocks = made, aims
-            if by_hand:
-                blocks = stretch * blocks[0], _pull(blocks[1], weight)
-            if progress is not None:
-                progress(step, recipe.steps)
-        features, targets = (block[step % size] for block in blocks)
-        if by_hand:
-            descent.down(_gradients(weight, bias, features, targets, prior))
-            continue
-        with torch.enable_grad():
-            logits, seen = _logits(head, weight, bias, features, stretch, length)
-            if adjusting is not None:
-                raised = adjusting.adjust_logits(logits, targets, seen)
-                logits = raised if taken is None else torch.where(taken[step % size][:, None], logits, raised)
-            loss = prior_corrected_cross_entropy(logits, targets, log_prior, strength)
-        descent.down(torch.autograd.grad(loss, descent.learned))
+    for first, features, targets, taken in batches:
+        if progress is not None:
+            progress(first, recipe.steps)
+        for place in range(features.shape[1]):
+            aims = targets[0, place]
+            with torch.enable_grad():
+                logits, seen = _logits(head, weight, bias, features[0, place], stretch, length)
+                if adjusting is not None:
+                    raised = adjusting.adjust_logits(logits, aims, seen)
+                    logits = raised if taken is None else torch.where(taken[place][:, None], logits, raised)
+                loss = prior_corrected_cross_entropy(logits, aims, log_prior, strength)
+            descent.down(torch.autograd.grad(loss, descent.learned))
     if progress is not None:
         progress(recipe.steps, recipe.steps)
     found = stretch * weight.detach()
-    if not bool(found.isfinite().all()):
-        raise must("learning_rate", "be small enough for the head to settle", recipe.learning_rate)
+    _require_finite(found, recipe)
     if head.cosine:
         found = functional.normalize(found, dim=1) * head.weight.norm(dim=1, keepdim=True)
     return replace(head, weight=found, bias=bias.detach())
 
 
-def _pull(targets: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient of the mean cross entropy of each step by the log probabilities, `(S, B, C)`.
-
-    Args:
-        targets: `(S, B)` classes or `(S, B, C)` class probabilities.
-        weight: `(C, D)`, of the floating type that is trained.
-    """
-    each = -1 / targets.shape[1]
-    if targets.ndim == 3:
-        return targets.to(weight.dtype) * each
-    return weight.new_zeros(*targets.shape, len(weight)).scatter_(2, targets[..., None], each)
-
-
-def _gradients(
-    weight: Tensor, bias: Tensor, features: Tensor, pull: Tensor, prior: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `prior_corrected_cross_entropy` of a linear head by its weight and bias.
-
-    They are those of autograd, bit for bit, in about a third of the time: a small head's step is mostly the work of keeping
-    track of it.
-
-    Args:
-        weight: `(C, D)`.
-        bias: `(C,)`.
-        features: `(B, D)`.
-        pull: From `_pull`, `(B, C)`.
-        prior: What is added to the logits, `(C,)`.
-    """
-    logits = torch.addmm(bias, features, weight.T)
-    if prior is not None:
-        logits += prior
-    pushed = torch._log_softmax_backward_data(pull, logits.log_softmax(1), 1, logits.dtype)
-    return pushed.T.mm(features), pushed.sum(0)
-
-
-class _Descent:
-    """Stochastic gradient descent with momentum and a cosine schedule, in place.
-
-    The steps are those of `torch.optim.SGD` with `CosineAnnealingLR`, bit for bit. What these two objects do besides would be
-    most of the time of a small head's step.
-    """
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor, learning_rate: float, head: LinearHead, recipe: HeadRecipe
-    ) -> None:
-        self.learned, self.decays = [weight], [recipe.weight_decay]
-        if recipe.bias and (not head.cosine or bool(bias.any())):  # most cosine heads have none
-            self.learned.append(bias)
-            self.decays.append(0.0)
-        self.learning_rate, self.recipe, self.step = learning_rate, recipe, 0
-        self.momenta: list[Tensor] = []
-
-    @torch.no_grad()
-    def down(self, gradients: Sequence[Tensor]) -> None:
-        """Take one step down the gradients by the weight and the bias; that by the bias is ignored if it is not trained."""
-        made = zip(self.learned, self.decays, gradients, strict=False)
-        steps = [gradient.add(value, alpha=decay) if decay else gradient for value, decay, gradient in made]
-        if self.recipe.momentum:
-            if not self.momenta:
-                self.momenta = [step.clone() for step in steps]
-            else:
-                for momentum, step in zip(self.momenta, steps, strict=True):
-                    momentum.mul_(self.recipe.momentum).add_(step)
-            steps = self.momenta
-        for value, step in zip(self.learned, steps, strict=True):
-            value.add_(step, alpha=-self.learning_rate)
-        self.step += 1
-        now, before = (1 + math.cos(math.pi * step / self.recipe.steps) for step in (self.step, self.step - 1))
-        self.learning_rate *= now / before
+def _require_finite(weight: Tensor, recipe: HeadRecipe) -> None:
+    if not bool(weight.isfinite().all()):
+        raise must("learning_rate", "be small enough for the head to settle", recipe.learning_rate)
 
 
 def _logits(

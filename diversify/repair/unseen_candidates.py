@@ -12,7 +12,7 @@ from ..functional import counts
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 from ..plan.plan import Plan
-from .candidate import MORE_TAUS, Candidate, Make, MakePlan, even_plan, evened
+from .candidate import MORE_TAUS, Candidate, Make, MakePlan, even_plan, evened, made_together
 from .fitted import ROUNDS, bias_fitted, slope_fitted
 from .narrow import find_narrow_classes, narrow_plan
 from .post_hoc import log_prior_of
@@ -185,15 +185,7 @@ def _planned_and_dialled(prior: Tensor, make_plan: MakePlan, recipe: HeadRecipe,
 
 def _dialled(prior: Tensor, base: Make, usual: float, rows: Embeddings) -> dict[str, Make]:
     """Return one option for each number of rounds; the base head and all rounds are made once for all options."""
-    made: list[tuple[Embeddings, LinearHead, int, list[LinearHead]]] = []
-
-    def heads(train: Embeddings, head: LinearHead, seed: int) -> list[LinearHead]:
-        if not made or made[0][0] is not train or made[0][1] is not head or made[0][2] != seed:
-            found = bias_fitted(rows, base(train, head, seed), prior, rounds=ROUNDS, usual=usual)
-            made[:] = [(train, head, seed, found)]
-        return made[0][3]
-
-    def of(place: int) -> Make:
-        return lambda train, head, seed: heads(train, head, seed)[place]
-
-    return {f"{rounds} rounds": of(place) for place, rounds in enumerate(ROUNDS)}
+    return made_together(
+        [f"{rounds} rounds" for rounds in ROUNDS],
+        lambda train, head, seed: bias_fitted(rows, base(train, head, seed), prior, rounds=ROUNDS, usual=usual),
+    )

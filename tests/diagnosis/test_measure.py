@@ -16,7 +16,8 @@ from diversify.diagnosis import columns as diagnosis_columns
 from diversify.diagnosis import label_errors
 from diversify.diagnosis import sides as measured_sides
 from diversify.diagnosis.catalogue import MEASURES
-from diversify.diagnosis.measure import diagnose, diagnose_for_plan, diagnose_model, parse_top_k
+from diversify.diagnosis.for_plan import diagnose_for_plan
+from diversify.diagnosis.measure import diagnose, diagnose_model, parse_top_k
 from diversify.diagnosis.result import Diagnosis
 from diversify.diagnosis.sides import QUERY_ROWS, query_rows
 from diversify.errors import InputError

@@ -16,8 +16,9 @@ from diversify.plan.plan import Plan
 from diversify.plan.policies import FeaturePolicy, PriorCorrection
 from diversify.repair.candidate import even_plan
 from diversify.repair.candidates import scaled
+from diversify.repair.head_steps import Descent, gradients, pull_of
 from diversify.repair.post_hoc import adjust_logits
-from diversify.repair.retrain import HeadRecipe, _Descent, _gradients, _pull, retrain_head
+from diversify.repair.retrain import HeadRecipe, retrain_by_strength, retrain_head, retrain_with
 
 Sides = tuple[Embeddings, Embeddings, LinearHead]
 
@@ -150,14 +151,13 @@ def test_embeddings_are_left_alone(sides: Sides) -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_steps_are_those_of_torch_to_the_last_bit(momentum: float) -> None:
-    recipe = HeadRecipe(steps=30, momentum=momentum, weight_decay=1e-3)
     features, labels = torch.randn(30, 8, 5), torch.randint(3, (30, 8))
     head = LinearHead(weight=torch.randn(3, 5), bias=torch.randn(3))
     pairs = [[value.clone().requires_grad_() for value in (head.weight, head.bias)] for _ in range(2)]
     groups = [{"params": pairs[0][:1], "weight_decay": 1e-3}, {"params": pairs[0][1:], "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=0.3, momentum=momentum, foreach=False)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.steps)
-    descent = _Descent(pairs[1][0], pairs[1][1], 0.3, head, recipe)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
+    descent = Descent(pairs[1], [1e-3, 0.0], 0.3, momentum=momentum, steps=30)
     for rows, targets in zip(features, labels, strict=True):
         optimizer.zero_grad()
         functional.cross_entropy(functional.linear(rows, *pairs[0]), targets).backward()
@@ -171,14 +171,30 @@ def test_steps_are_those_of_torch_to_the_last_bit(momentum: float) -> None:
 
 @pytest.mark.parametrize("strength", [0.0, 0.7])
 @pytest.mark.parametrize("shared", [False, True])
-def test_gradients_are_those_of_autograd_to_the_last_bit(strength: float, shared: bool) -> None:
-    features, labels = torch.randn(2, 40, 7), torch.randint(3, (2, 40))
+def test_gradients_are_those_of_autograd(strength: float, shared: bool) -> None:
+    """Of two heads side by side, which see other features, and where labels are mixed other targets."""
+    features, labels = torch.randn(2, 40, 7), torch.randint(3, (1, 40))
     targets = torch.rand(2, 40, 3).softmax(2) if shared else labels
-    weight, bias, log_prior = torch.randn(3, 7), torch.randn(3), torch.tensor([0.7, 0.2, 0.1]).log()
-    pull = _pull(targets, weight)
-    for step in range(2):
-        got = _gradients(weight, bias, features[step], pull[step], strength * log_prior if strength else None)
-        learned = [value.clone().requires_grad_() for value in (weight, bias)]
-        logits = functional.linear(features[step], *learned)
-        wanted = torch.autograd.grad(prior_corrected_cross_entropy(logits, targets[step], log_prior, strength), learned)
-        assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    weight, bias, log_prior = torch.randn(2, 3, 7), torch.randn(2, 3), torch.tensor([0.7, 0.2, 0.1]).log()
+    pull = pull_of(targets[:, None], weight)[:, 0]
+    got = gradients(weight, bias, features, pull, strength * log_prior if strength else None)
+    for place in range(2):
+        learned = [value[place].clone().requires_grad_() for value in (weight, bias)]
+        logits = functional.linear(features[place], *learned)
+        loss = prior_corrected_cross_entropy(logits, targets[place if shared else 0], log_prior, strength)
+        for one, other in zip(got, torch.autograd.grad(loss, learned), strict=True):
+            torch.testing.assert_close(one[place], other)
+
+
+@pytest.mark.parametrize("method", ["eos", "covariance", "manifold_mixup", "isda"])
+def test_heads_side_by_side_are_those_of_one_after_the_other(sides: Sides, method: str) -> None:
+    train, _, head = sides
+    plan = plan_with(train, training=0.5)
+    features = (FeaturePolicy(method=method, strength=0.6, share=0.5),)
+    classes = tuple(one.model_copy(update={"features": features}) for one in plan.classes)
+    plans = [scaled(plan.model_copy(update={"classes": classes}), factor) for factor in (0.0, 0.5, 1.5)]
+    recipe = HeadRecipe(steps=70)
+    together = retrain_by_strength(train, head, plans, recipe)
+    for one, found in zip(plans, together, strict=True):
+        torch.testing.assert_close(found.weight, retrain_with(train, head, one, recipe).weight, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(together[0].weight, together[2].weight, atol=1e-3)
