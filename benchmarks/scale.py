@@ -1,12 +1,12 @@
 """Time a diagnosis of very many rows beside the physical limits: `benchmarks/results/scale.jsonl`.
 
-    python -m benchmarks.scale --folder DIR [--banks 1m_512 100k_2048 ...] [--exact] [--sampled]
+    python -m benchmarks.scale --folder DIR [--banks 1m_512 100k_2048 ...] [--exact] [--sampled] [--repair]
 
 A bank of features is made in `--folder` once and mapped into memory. Each diagnosis runs in a process of its own, which times
 the diagnosis, then one pass over the map, and one matrix product of all training features with the head. `anonymous_gib` is the
 largest memory that the process itself held, without the maps. `steps` are the seconds between two reports of progress. With
 `--exact`, neighbours are looked up exactly. The banks of `LINE` differ in their rows only. With
-`--sampled`, each bank is diagnosed twice, with the rows that costly measures use by default and with all rows, and the records
+`--repair`, the head of each bank is repaired instead, choosing included. With `--sampled`, each bank is diagnosed twice, with the rows that costly measures use by default and with all rows, and the records
 say how far the measures lie apart.
 
 Features are made as a network gives them: a mean per class, variation in 48 directions that all classes share, of decreasing
@@ -38,6 +38,9 @@ from diversify.files import atomic
 from diversify.functional.indexed_neighbors import NeighborSearch
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
+from diversify.plan.plan import Plan
+from diversify.repair.candidates import default_candidates
+from diversify.repair.choose import choose_head
 from diversify.runtime import provenance
 
 RESULTS = Path(__file__).parent / "results" / "scale.jsonl"
@@ -236,8 +239,39 @@ def sampled(folder: Path) -> dict[str, Any]:
     return {"rows_used": {name: one["rows"] for name, one in some.queries.items()}, "measures": measures}
 
 
+def repaired(folder: Path) -> dict[str, Any]:
+    """Return the seconds of a head repair of a bank, of each candidate, and what was compared and what was not."""
+    train, heldout, head = read_bank(folder)
+    rows = torch.bincount(train.labels, minlength=head.num_classes)
+    plan = Plan.from_counts([str(c) for c in range(head.num_classes)], rows)
+    marks: list[float] = []
+    with Peak() as peak:
+        started, busy = time.perf_counter(), time.process_time()
+        candidates = default_candidates(train, head, counted=plan)
+        choice = choose_head(
+            train, heldout, head, candidates, progress=lambda done, _: marks.append(time.perf_counter())
+        )
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    options = [one for one in candidates for _ in one.options]
+    spent: dict[str, float] = {}
+    for one, (before, after) in zip(options, pairwise(marks), strict=True):
+        spent[one.name] = round(spent.get(one.name, 0.0) + after - before, 2)
+    return {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(busy, 2),
+        "anonymous_gib": round(peak.gib, 2),
+        "seconds_of_heads": spent,
+        "seconds_of_choosing": round(seconds - (marks[-1] - started), 2),
+        "compared": {one.name: len(one.labels) for one in candidates},
+        "notes": list(choice.notes),
+        "recommended": " ".join((choice.names[choice.recommended], choice.option(choice.recommended))).strip(),
+        "balanced_accuracy_before": round(float(choice.columns["balanced_accuracy"][0]), 4),
+        "balanced_accuracy_after": round(float(choice.columns["balanced_accuracy"][choice.recommended]), 4),
+    }
+
+
 def records_of(figure: str) -> list[Mapping[str, Any]]:
-    """Return the records of a figure, "scale", "sampled" or "classes", the oldest first."""
+    """Return the records of a figure, "scale", "sampled", "classes" or "repair", the oldest first."""
     records = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
     return [record for record in records if record["figure"] == figure]
 
@@ -268,6 +302,28 @@ def table() -> str:
     return "\n".join(rows) if latest else "No records yet."
 
 
+def repair_table() -> str:
+    """Return the last record of the head repair of each bank."""
+    latest = {str(record["bank"]): record for record in records_of("repair")}
+    rows = [
+        "| training rows | held-out rows | classes | candidates, with their options | seconds | memory, GiB | not compared |",
+        "|:--|--:|--:|:--|--:|--:|:--|",
+    ]
+    for name in sorted(latest, key=list(SIZES).index):
+        one = latest[name]
+        cells = [
+            f"{one['rows']:,} x {one['features']:,}",
+            f"{one['heldout']:,}",
+            f"{one['classes']:,}",
+            ", ".join(f"{candidate} {options}" for candidate, options in one["compared"].items()),
+            f"{one['seconds']:,.0f}",
+            f"{one['anonymous_gib']:.1f}",
+            " ".join(one["notes"]) or "–",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) if latest else "No records yet."
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
@@ -276,23 +332,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--sampled", action="store_true")
+    parser.add_argument("--repair", action="store_true")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.exact:
         NeighborSearch.__init__.__kwdefaults__["work"] = math.inf
     if options.child is not None:
-        print(json.dumps((sampled if options.sampled else measured)(options.child)))
+        what = repaired if options.repair else sampled if options.sampled else measured
+        print(json.dumps(what(options.child)))
         return
     for name in options.banks:
         size = SIZES[name]
         folder = existing_bank(name, size, options.folder)
         command = [sys.executable, "-m", "benchmarks.scale", "--folder", str(options.folder), "--child", str(folder)]
-        command += ["--exact"] * options.exact + ["--sampled"] * options.sampled
+        command += ["--exact"] * options.exact + ["--sampled"] * options.sampled + ["--repair"] * options.repair
         started = provenance.now()
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         record = {
             "kind": "timing",
-            "figure": "sampled" if options.sampled else "scale",
+            "figure": "repair" if options.repair else "sampled" if options.sampled else "scale",
             "bank": name,
             **dataclasses.asdict(size),
             "index": not options.exact,

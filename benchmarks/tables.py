@@ -136,6 +136,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "large_images": partial(timings, "large_images.jsonl"),
     "scale": scale.table,
     "many_classes": many_classes.table,
+    "repair": scale.repair_table,
     "large_plan": large_plan.plan_table,
     "large_plan_units": large_plan.units_table,
     "large_plan_assumed": large_plan.assumptions_table,

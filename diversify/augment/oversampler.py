@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..functional import counts, draws, oversample
 from ..functional.neighbors import nearest_neighbors
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
+from ..runtime.threads import in_threads
 from .eos import eos_parents
 from .known_neighbors import KnownNeighbors
 
@@ -31,6 +32,7 @@ NEIGHBORS = {"eos": 10, "smote": 5, "borderline_smote": 5}
 DANGER_NEIGHBORS = 10  # among which BorderlineSMOTE looks for enemies
 _BOUNDS = 1 << 21  # distances that are computed at once; small classes need few turns
 _BLOCK = 512  # rows whose donors are looked up at once
+_AT_ONCE = 1500  # rows whose neighbours one thread looks up
 
 
 class ExactNeighbors(BaseEstimator):  # type: ignore[misc]
@@ -115,13 +117,33 @@ class _Sought:
         rows, columns = place
         if isinstance(rows, slice):
             return self
-        drawn = np.zeros(len(self.rows), dtype=bool)
-        drawn[rows] = True
-        own = torch.from_numpy(drawn).nonzero().flatten()
+        return _sought_together([self], [(rows, columns)])[0]
+
+    def of(self, own: Tensor) -> Tensor:
+        """Return the neighbours of some rows, `(Q, k)`."""
         block = max(256, _BOUNDS // len(self.rows))
         with torch.inference_mode():
-            near = nearest_neighbors(self.rows[own], self.rows, self.shape[1], same=own, block=block)[1]
-        return near.numpy()[drawn.cumsum()[rows] - 1, columns]
+            return nearest_neighbors(self.rows[own], self.rows, self.shape[1], same=own, block=block)[1]
+
+
+def _sought_together(tables: Sequence[_Sought], places: Sequence[tuple[Array, Array]]) -> list[Array]:
+    """Return, for each table, the neighbours at pairs of row and column; all tables are filled at once."""
+    tasks, ranks = [], []
+    for number, (table, (rows, _)) in enumerate(zip(tables, places, strict=True)):
+        drawn = np.zeros(len(table.rows), dtype=bool)
+        drawn[rows] = table.shape[1] > 0
+        ranks.append(drawn.cumsum() - 1)
+        own = torch.from_numpy(drawn).nonzero().flatten()
+        tasks += [(number, part) for part in own.split(_AT_ONCE) if len(part)]
+    found = in_threads(lambda task: tables[task[0]].of(task[1]), tasks)
+    made = []
+    for number, (table, (rows, columns)) in enumerate(zip(tables, places, strict=True)):
+        parts = [near for (one, _), near in zip(tasks, found, strict=True) if one == number]
+        if table.shape[1]:
+            made.append(torch.cat(parts).numpy()[ranks[number][rows], columns] if parts else rows)
+        else:
+            made.append(rows)  # the only row of a class has no other to go to
+    return made
 
 
 class _SoughtNeighbors(ExactNeighbors):
@@ -301,19 +323,23 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         k = self.k_neighbors or NEIGHBORS["smote"]
         chance = check_random_state(self.random_state)
         repeats = chance.get_state() if isinstance(self.random_state, numbers.Integral) else None
-        parents, steps = [np.empty((0, 2), dtype=np.int64)], [np.empty(0)]
+        steps, drawn, sought = [np.empty(0)], [], []
         for label, number in wanted.items():
             if repeats is not None:  # imbalanced-learn starts every class from the same seed
                 chance.set_state(repeats)
             members = np.flatnonzero(y == label)
             found = min(k, len(members) - 1)
             self.k_used_[label] = found
-            drawn = chance.randint(low=0, high=len(members) * max(found, 1), size=number)
+            pair = chance.randint(low=0, high=len(members) * max(found, 1), size=number)
             steps.append(self.strength * chance.uniform(size=number))
-            base, place = np.divmod(drawn, max(found, 1))
-            partner = _Sought(torch.as_tensor(_dense(X[members])), found)[base, place] if found else base
-            parents.append(np.stack([members[base], members[partner]], 1))
-        self.parents_ = np.concatenate(parents)
+            drawn.append((members, *np.divmod(pair, max(found, 1))))
+            sought.append(_Sought(torch.as_tensor(_dense(X[members])), found))
+        partners = _sought_together(sought, [(base, place) for _, base, place in drawn])
+        pairs = [
+            np.stack([members[base], members[partner]], 1)
+            for (members, base, _), partner in zip(drawn, partners, strict=True)
+        ]
+        self.parents_ = np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])
         return _joined(X, X.dtype, self.parents_, np.concatenate(steps)), _grown_labels(y, wanted)
 
     def _through_imblearn(self, X: Any, y: Array, wanted: Mapping[Any, int]) -> tuple[Any, Array]:  # noqa: N803

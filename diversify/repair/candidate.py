@@ -38,6 +38,7 @@ class Candidate:
             so that no row judges an option that was made from it.
         fits_heldout: Whether heads are fitted on held-out rows, so that these rows cannot judge the finished head.
         dial: Whether the options lead, in their order, from the best mean to the best worst class; the report draws them.
+        note: A sentence about the comparison that `choose_head` is to pass on, such as what was left out.
 
     Example:
         >>> import diversify as dv
@@ -61,6 +62,7 @@ class Candidate:
     remade: Callable[[Embeddings], Mapping[str, Make]] | None = None
     fits_heldout: bool = False
     dial: bool = False
+    note: str = ""
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import nn
 
+from ..augment.feature_neighbors import BETWEEN_NEIGHBORS
 from ..errors import must
 from ..functional import counts
 from ..network.embeddings import Embeddings, require_embeddings
@@ -23,6 +25,7 @@ TAUS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 SCALES = (0.5, 1.0, 1.5)
 SIBLINGS, ENEMIES = (5, 10), (10, 100)  # neighbours of SMOTE and EOS
 LARGEST_BANK = 1 << 28  # numbers in an oversampled training set; a larger one is not made
+LARGEST_SEARCH = 1e13  # multiply-adds of a search for neighbours; a plan that needs a longer one is not tried
 TAU_NORM = "tau-norm"
 
 
@@ -62,7 +65,8 @@ def default_candidates(
         offsets: Add biases per class that move, step by step, toward the classes that fare worst. They need `unseen`.
 
     Returns:
-        The candidates. SMOTE and EOS are left out if their rows would not fit into memory.
+        The candidates. SMOTE and EOS are left out if their rows would not fit into memory, and a plan if its nearest
+        neighbours would take minutes to find; `HeadChoice.notes` then says so.
 
     Example:
         >>> import diversify as dv
@@ -75,6 +79,9 @@ def default_candidates(
     recipe = replace(recipe, bias=recipe.bias and head.has_bias)
     more = MORE_TAUS if recipe.bias else (0.0,)
     shared = SharedSide(max(ENEMIES) if _balanced_size(train) <= LARGEST_BANK else 1)
+    plans = {"plan from counts": counted, "plan": plan}
+    left_out = {name: work for name, one in plans.items() if (work := _search(train, one)) > LARGEST_SEARCH}
+    counted, plan = (None if name in left_out else one for name, one in plans.items())
     found = [
         *_post_hoc_candidates(train, head),
         *_resampling_candidates(train, recipe, more, shared),
@@ -84,6 +91,7 @@ def default_candidates(
         found += heldout_candidates(train, unseen, plan=plan, replan=replan, recipe=recipe, offsets=offsets)
     elif offsets:
         raise must("unseen", "be given where offsets is True, since offsets are fitted on held-out rows", "none")
+    found[0] = replace(found[0], note=_left_out_in_words(train, left_out))
     found = [one for one in found if recipe.bias or not one.needs_bias]
     return tuple(one for one in found if one.name != TAU_NORM or not head.single_logit)  # it changes no single logit
 
@@ -245,6 +253,31 @@ def _oversampled(method: str, neighbors: int, recipe: HeadRecipe, shared: Shared
         return _evenly(recipe)(bank, head, seed)
 
     return make
+
+
+def _search(train: Embeddings, plan: Plan | None) -> float:
+    """The multiply-adds of the search for the neighbours that a plan needs."""
+    if plan is None or not any(method in BETWEEN_NEIGHBORS for method in plan.feature_methods):
+        return 0.0
+    users = torch.stack([plan.feature_column(method, "share") > 0 for method in BETWEEN_NEIGHBORS]).any(0)
+    rows = counts.class_counts(train.labels, train.num_classes).cpu()
+    return float(rows[users].sum()) * len(train) * train.num_features
+
+
+def _left_out_in_words(train: Embeddings, searches: Mapping[str, float]) -> str:
+    """What is left out because the training side is large, in sentences; empty if nothing is."""
+    found, numbers = [], _balanced_size(train)
+    if numbers > LARGEST_BANK:
+        found.append(
+            f"SMOTE and EOS are not compared: classes filled up to the largest would be {4 * numbers / 2**30:,.0f} GiB of features,"
+            f" and at most {4 * LARGEST_BANK / 2**30:,.0f} GiB are made."
+        )
+    for name, work in searches.items():
+        found.append(
+            f"The {name} is not compared: the nearest neighbours that it needs would take {work:.0e} multiply-adds to find, and at"
+            f" most {LARGEST_SEARCH:.0e} are spent."
+        )
+    return " ".join(found)
 
 
 def _balanced_size(train: Embeddings) -> int:

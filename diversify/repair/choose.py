@@ -156,7 +156,8 @@ def choose_head(
     found = compare_candidates(
         listed, heads, predicted, family, train, heldout, judge, folds=folds, repeats=repeats, seed=seed
     )
-    found = replace(found, notes=(*left_out_in_words(left_out), *(() if heldout.groups is None else (GROUPED,))))
+    notes = [*left_out_in_words(left_out), *(one.note for one in listed if one.note)]
+    found = replace(found, notes=(*notes, *(() if heldout.groups is None else (GROUPED,))))
     if dialled is None:
         return found
     return replace(found, objective=objective, curve=_curve(found, listed, predicted, heldout))
