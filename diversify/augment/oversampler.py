@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..functional import counts, draws, oversample
 from ..functional.neighbors import nearest_neighbors
+from ..functional.threads import in_threads
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
-from ..runtime.threads import in_threads
 from .eos import eos_parents
 from .known_neighbors import KnownNeighbors
 
@@ -392,10 +392,15 @@ def _joined(rows: Array, dtype: Any, parents: Array, steps: Array) -> Array:
     """The rows, and after them those that lie between each pair of parents, a step `(M,)` of the way from first to second."""
     grown = np.empty((len(rows) + len(parents), rows.shape[1]), dtype)
     grown[: len(rows)] = rows
-    for start in range(0, len(parents), _BLOCK):
-        base, partner = (rows.take(parents[start : start + _BLOCK, side], axis=0) for side in (0, 1))
-        partner -= base
-        grown[len(rows) + start : len(rows) + start + _BLOCK] = base + steps[start : start + _BLOCK, None] * partner
+
+    def join(starts: range) -> None:
+        for start in starts:
+            base, partner = (rows.take(parents[start : start + _BLOCK, side], axis=0) for side in (0, 1))
+            partner -= base
+            grown[len(rows) + start : len(rows) + start + _BLOCK] = base + steps[start : start + _BLOCK, None] * partner
+
+    half = len(parents) // (2 * _BLOCK) * _BLOCK
+    in_threads(join, [range(half, len(parents), _BLOCK), range(0, half, _BLOCK)])
     return grown
 
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -17,6 +17,7 @@ from ..augment.features import FeatureAugmenter
 from ..errors import must
 from ..functional import counts, draws, oversample
 from ..functional.losses import prior_corrected_cross_entropy
+from ..functional.threads import made_ahead
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..plan.plan import Plan
@@ -262,7 +263,7 @@ def retrain_by_strength(
         raise must("prior_correction.after of the plan", "be 0 where the head has no bias", after, advice)
     home, heads = head.weight.device, [head] * len(plans)
     if recipe.steps:
-        with _threads_for(recipe.batch_size * head.weight.numel()):
+        with _threads_for(recipe.batch_size * head.weight.numel()) as threads:
             device = embeddings.features.device
             others = None if unseen is None else UnseenRows(unseen, unseen_share, recipe.batch_size, seed, device)
             augment = None
@@ -270,20 +271,21 @@ def retrain_by_strength(
                 augment = (shared or SharedSide()).augmenter(embeddings, head, plans[0], seed)
             batches = _Batches(embeddings, plans, augment, others or None, recipe, seed)
             if _by_hand(head, plans[0]):
-                heads = _descended(batches, head, plans, recipe, progress)
+                ahead = threads > 1 and device.type == "cpu"
+                heads = _descended(made_ahead(batches) if ahead else batches, embeddings, head, plans, recipe, progress)
             else:
                 heads = [_trained(batches.only(plan), head, plan, recipe, progress) for plan in plans]
     return [_on(adjust_logits(one, plans[0].log_prior, after), home) for one in heads]
 
 
 @contextlib.contextmanager
-def _threads_for(work: int) -> Iterator[None]:
-    """Use one thread within the block if a step is small; restore the number of threads afterwards."""
+def _threads_for(work: int) -> Iterator[int]:
+    """Use one thread within the block if a step is small; restore the number of threads afterwards, which is given."""
     number = torch.get_num_threads()
     if work < LARGE:
         torch.set_num_threads(1)
     try:
-        yield
+        yield number
     finally:
         torch.set_num_threads(number)
 
@@ -328,6 +330,9 @@ class _Rows:
         return self.order[self.start[one] + draws.integers(self.rows[one], "head row", self.seed, step, place)]
 
 
+_Batch = tuple[int, Tensor, Tensor, Tensor | None]
+
+
 class _Batches:
     """The batches of several steps at a time: rows drawn, augmented by each plan, and some replaced by unseen rows."""
 
@@ -351,7 +356,7 @@ class _Batches:
         one.strengths = None if self.augment is None else self.augment.use(plan).strengths_of((plan,))
         return one
 
-    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None]]:
+    def __iter__(self) -> Iterator[_Batch]:
         """Yield the first of some steps, features `(V, S, B, D)`, targets, and which rows are unseen, `(S, B)`.
 
         Targets are classes `(V, S, B)` or class probabilities `(V, S, B, C)`. V is 1 where all plans have the same.
@@ -403,12 +408,17 @@ def _learned(
 
 
 def _descended(
-    batches: _Batches, head: LinearHead, plans: Sequence[Plan], recipe: HeadRecipe, progress: Progress | None
+    batches: Iterable[_Batch],
+    embeddings: Embeddings,
+    head: LinearHead,
+    plans: Sequence[Plan],
+    recipe: HeadRecipe,
+    progress: Progress | None,
 ) -> list[LinearHead]:
     """Return the heads of all plans, trained side by side."""
-    device = batches.embeddings.features.device
+    device = embeddings.features.device
     head = _on(head, device)
-    weight, bias, descent, stretch = _learned(batches.embeddings, head, recipe, len(plans))
+    weight, bias, descent, stretch = _learned(embeddings, head, recipe, len(plans))
     strength = plans[0].prior_correction.training
     prior = strength * plans[0].log_prior.to(device).to(weight) if strength else None
     for first, features, targets, _ in batches:
