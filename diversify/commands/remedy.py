@@ -117,6 +117,10 @@ def remedy_run(
         unseen=learns,
         offsets=learns and dialled,
     )
+    for one in candidates:
+        if one.note:
+            warnings.append(one.note)
+            say(f"note: {one.note}")
     choice = choose_head(
         model.train,
         model.heldout,

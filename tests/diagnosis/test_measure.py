@@ -16,7 +16,7 @@ from diversify.diagnosis import columns as diagnosis_columns
 from diversify.diagnosis import label_errors
 from diversify.diagnosis import sides as measured_sides
 from diversify.diagnosis.catalogue import MEASURES
-from diversify.diagnosis.for_plan import diagnose_for_plan
+from diversify.diagnosis.for_plan import PlanDiagnoser, diagnose_for_plan
 from diversify.diagnosis.measure import diagnose, diagnose_model, parse_top_k
 from diversify.diagnosis.result import Diagnosis
 from diversify.diagnosis.sides import QUERY_ROWS, query_rows
@@ -458,3 +458,6 @@ def test_a_plan_needs_no_more_than_the_measures_of_a_plan():
     short, whole = diagnose_for_plan(train, heldout, head=head, seed=3), diagnose(train, heldout, head=head, seed=3)
     assert make_plan(short) == make_plan(whole)
     assert set(short.columns) < set(whole.columns)
+    diagnoser = PlanDiagnoser(train, head=head, seed=3)
+    diagnoser(heldout.select(torch.arange(0, len(heldout), 2)))
+    assert diagnoser(heldout).to_dict() == short.to_dict()

@@ -338,3 +338,14 @@ def test_the_names_are_public() -> None:
         "write_head",
     ):
         assert callable(getattr(dv, name))
+
+
+def test_what_a_large_training_side_leaves_out_is_said(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, heldout, head = sides
+    assert not candidates(train, head)[0].note
+    monkeypatch.setattr("diversify.repair.candidates.LARGEST_BANK", 1)
+    monkeypatch.setattr("diversify.repair.candidates.LARGEST_SEARCH", 1.0)
+    fewer = candidates(train, head)
+    assert {one.name for one in fewer}.isdisjoint({"SMOTE", "EOS", "plan", "plan from counts"})
+    (note,) = choose_head(train, heldout, head, fewer[:2]).notes
+    assert all(name in note for name in ("SMOTE and EOS", "The plan from counts", "The plan is"))

@@ -186,14 +186,14 @@ def test_gradients_are_those_of_autograd(strength: float, shared: bool) -> None:
             torch.testing.assert_close(one[place], other)
 
 
-@pytest.mark.parametrize("method", ["eos", "covariance", "manifold_mixup", "isda"])
+@pytest.mark.parametrize("method", ["eos", "manifold_mixup", "isda"])
 def test_heads_side_by_side_are_those_of_one_after_the_other(sides: Sides, method: str) -> None:
     train, _, head = sides
     plan = plan_with(train, training=0.5)
     features = (FeaturePolicy(method=method, strength=0.6, share=0.5),)
     classes = tuple(one.model_copy(update={"features": features}) for one in plan.classes)
     plans = [scaled(plan.model_copy(update={"classes": classes}), factor) for factor in (0.0, 0.5, 1.5)]
-    recipe = HeadRecipe(steps=70)
+    recipe = HeadRecipe(steps=66, batch_size=32)
     together = retrain_by_strength(train, head, plans, recipe)
     for one, found in zip(plans, together, strict=True):
         torch.testing.assert_close(found.weight, retrain_with(train, head, one, recipe).weight, atol=1e-4, rtol=1e-4)
