@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional import oversample
+from ..functional.neighbors import nearest_others
 
 _MOST = 1 << 26  # numbers that are kept: 256 MB
 
@@ -45,9 +45,9 @@ class KnownNeighbors:
             self._table = self._table.new_empty(0, width)
         new = rows[self._place[rows] < 0].unique()
         if (len(self._table) + len(new)) * self._table.shape[1] > _MOST:
-            return oversample.nearest_others(self.features, rows, k)
+            return nearest_others(self.features, rows, k)
         if len(new):
-            found = oversample.nearest_others(self.features, new, self._table.shape[1])
+            found = nearest_others(self.features, new, self._table.shape[1])
             self._place[new] = torch.arange(len(new), dtype=torch.int32, device=new.device) + len(self._table)
             self._table = torch.cat([self._table, found.int()])
         return self._table[self._place[rows].long(), :k].long()

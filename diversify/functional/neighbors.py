@@ -20,6 +20,7 @@ _GATHERED = 1 << 17  # numbers of gathered pairs at a time on the CPU: 1 MB, whi
 _GATHERED_ELSEWHERE = 1 << 22
 _RAGGED = 8  # a table of candidates may be this many times larger than its content
 _WORK = 1 << 24  # multiply-adds from which a search is divided among threads
+_QUERIES = 512  # rows looked up at a time among the others
 _MANY = 4  # with more candidates per query and neighbour, equal rows are looked for
 
 
@@ -219,7 +220,23 @@ def _by_parts(queries: Tensor, reference: Tensor, k: int, same: Tensor | None, b
         own = None if same is None else same[part]
         return _nearest(queries[part], reference, k, own, block)
 
-    return tuple(torch.cat(each) for each in zip(*in_threads(found, parts), strict=True))
+    distances, indices = zip(*in_threads(found, parts), strict=True)
+    return torch.cat(distances), torch.cat(indices)
+
+
+def nearest_others(features: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Find the k nearest other rows of some rows, `(Q, k)`, nearest first.
+
+    Args:
+        features: `(N, D)`.
+        rows: `(Q,)`, the rows to look up.
+        k: Neighbours per row, at most N - 1.
+
+    Example:
+        >>> nearest_others(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([2]), 2).tolist()
+        [[1, 0]]
+    """
+    return nearest_neighbors(features[rows], features, k, same=rows, block=_QUERIES)[1]
 
 
 def _within_float32(rows: Tensor) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .neighbors import nearest_neighbors
+from .neighbors import nearest_neighbors, nearest_others
 
 STANDARD_DEVIATIONS = 3.0  # of covariance noise at strength 1
 OWN_WEIGHT = 200  # images at which a class's own covariance counts as much as that of its donors
@@ -19,7 +19,6 @@ SHARPNESS = 10.0  # of the softmax over cosines that chooses donors
 FACTORED = 256  # features up to which a covariance is factored
 RESIDUALS = 32  # rows in a Gaussian combination above that
 _CLASSES = 16  # covariances held at a time
-_QUERIES = 512  # rows looked up at a time
 
 # Partners
 
@@ -84,21 +83,6 @@ def siblings(features: Tensor, labels: Tensor, rows: Tensor, k: int) -> tuple[Te
             table[asked, :found] = members[near]
             count[asked] = found
     return table, count
-
-
-def nearest_others(features: Tensor, rows: Tensor, k: int) -> Tensor:
-    """Find the k nearest other rows of some rows, `(Q, k)`, nearest first.
-
-    Args:
-        features: `(N, D)`.
-        rows: `(Q,)`, the rows to look up.
-        k: Neighbours per row, at most N - 1.
-
-    Example:
-        >>> nearest_others(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([2]), 2).tolist()
-        [[1, 0]]
-    """
-    return nearest_neighbors(features[rows], features, k, same=rows, block=_QUERIES)[1]
 
 
 def eos_partners(

@@ -5,7 +5,7 @@ import torch
 
 from diversify.augment import known_neighbors
 from diversify.augment.known_neighbors import KnownNeighbors
-from diversify.functional.oversample import nearest_others
+from diversify.functional.neighbors import nearest_others
 
 FEATURES = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).round(decimals=1)
 
@@ -26,7 +26,7 @@ def test_a_row_that_is_known_is_not_looked_up_again(monkeypatch) -> None:
         asked.append((rows.tolist(), k))
         return nearest_others(features, rows, k)
 
-    monkeypatch.setattr(known_neighbors.oversample, "nearest_others", search)
+    monkeypatch.setattr(known_neighbors, "nearest_others", search)
     for rows, k in (([3, 1], 2), ([1, 8], 4), ([8, 3], 5)):
         known(torch.tensor(rows), k)
     assert asked == [([1, 3], 5), ([8], 5)]
