@@ -20,7 +20,7 @@ def pull_of(targets: Tensor, weight: Tensor) -> Tensor:
 
     Example:
         >>> pull_of(torch.tensor([[[0, 1]]]), torch.zeros(1, 2, 3)).tolist()
-        [[[[-0.5, -0.0], [-0.0, -0.5]]]]
+        [[[[-0.5, 0.0], [0.0, -0.5]]]]
     """
     shared = targets.ndim > weight.ndim
     each = -1 / targets.shape[2]

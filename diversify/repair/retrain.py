@@ -242,10 +242,11 @@ def retrain_by_strength(
 
     Example:
         >>> import diversify as dv
+        >>> from diversify.repair.candidates import scaled
         >>> train, heldout, head = dv.make_embeddings()
         >>> plan = dv.Plan.from_counts(list("abcd"), [200, 80, 30, 10])
         >>> recipe = HeadRecipe(steps=50)
-        >>> plans = [dv.repair.scaled(plan, factor) for factor in (0.5, 1.0)]
+        >>> plans = [scaled(plan, factor) for factor in (0.5, 1.0)]
         >>> together = retrain_by_strength(train, head, plans, recipe)
         >>> alone = retrain_with(train, head, plans[0], recipe)
         >>> torch.allclose(together[0].weight, alone.weight, atol=1e-4)
