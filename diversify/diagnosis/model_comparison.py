@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import pydantic
 import torch
@@ -121,13 +121,16 @@ class ModelComparison:
         return cls(**fields, class_names=tuple(file.class_names), columns=columns)
 
 
+_Size = Annotated[int, pydantic.Field(ge=1, le=1 << 53)]  # not every JSON reader keeps larger integers exact
+
+
 class _File(pydantic.BaseModel):
     """The form of `comparison.json`; unknown fields are ignored."""
 
     first_name: str
     second_name: str
-    top_k: pydantic.PositiveInt
-    num_features: pydantic.PositiveInt
+    top_k: _Size
+    num_features: _Size
     class_names: list[str]
     matched_by: str
     classes: dict[str, list[float | None]]

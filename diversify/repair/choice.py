@@ -354,8 +354,8 @@ class _File(pydantic.BaseModel):
     best: int
     recommended: int
     overall: dict[str, _Number]
-    folds: int
-    repeats: int
+    folds: pydantic.PositiveInt
+    repeats: pydantic.PositiveInt
     seed: int
     metric: Literal["balanced", "prior", "macro-f1", "worst", "cost", "worst third", "mean and worst"] = "balanced"
     target_prior: tuple[float, ...] = ()

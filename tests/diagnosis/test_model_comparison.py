@@ -37,7 +37,8 @@ def test_there_and_back_through_json(sides: Sides) -> None:
     assert ModelComparison.from_dict(record).to_dict() == record
     for field, value, message in (
         ("schema_version", 2, "comparison must have schema_version 1, got 2"),
-        ("top_k", 0, "top_k of the comparison must be above 0, got 0"),
+        ("top_k", 0, "top_k of the comparison must be at least 1, got 0"),
+        ("top_k", 10**400, "top_k of the comparison must be "),
         ("classes", {"recall_first": [1.0]}, r"classes.recall_first of the comparison must have 10 numbers, got 1"),
     ):
         with pytest.raises(InputError, match=message):

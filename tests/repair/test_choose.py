@@ -245,6 +245,8 @@ def test_a_choice_is_read_back_as_it_was_written(choice: HeadChoice) -> None:
     again = HeadChoice.from_dict(record)
     assert again.to_dict() == record
     assert again.in_words() == choice.in_words()
+    with pytest.raises(InputError, match="^folds of the remedy must be above 0, got 0"):
+        HeadChoice.from_dict({**record, "folds": 0})
     del record["recall"]
     with pytest.raises(InputError, match="^recall of the remedy must be "):
         HeadChoice.from_dict(record)
