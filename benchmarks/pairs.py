@@ -31,7 +31,8 @@ from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 from diversify.plan.policies import FeaturePolicy
 from diversify.repair.candidate import even_plan
-from diversify.repair.retrain import _BLOCK, DEFAULT, HeadRecipe, _Descent, _learning_rate, _Rows, retrain_with
+from diversify.repair.head_steps import Descent
+from diversify.repair.retrain import _BLOCK, DEFAULT, HeadRecipe, _learning_rate, _Rows, retrain_with
 from diversify.repair.unseen import SHARE, UnseenRows
 from diversify.runtime import provenance
 
@@ -142,7 +143,13 @@ def trained_in_pairs(
     plan = even_plan(counts.class_counts(train.labels, train.num_classes))
     weight, bias = head.weight.clone(), head.bias.clone()
     squared = float(train.features.norm(dim=1).double().square().mean())
-    descent = _Descent(weight, bias, _learning_rate(squared, head, recipe), head, recipe)
+    descent = Descent(
+        [weight, bias] if recipe.bias else [weight],
+        [recipe.weight_decay, 0.0],
+        _learning_rate(squared, head, recipe),
+        momentum=recipe.momentum,
+        steps=recipe.steps,
+    )
     rows = _Rows(train, plan, recipe.batch_size, seed)
     others = UnseenRows(unseen, SHARE, recipe.batch_size, seed, train.features.device)
     for first in range(0, recipe.steps, _BLOCK):

@@ -25,7 +25,7 @@ from benchmarks import unseen_rows
 from benchmarks.unseen_rows import Bank, Heads, scores
 from diversify.data.images import ImageArray
 from diversify.data.public import read_source
-from diversify.diagnosis.measure import diagnose_for_plan
+from diversify.diagnosis.for_plan import PlanDiagnoser
 from diversify.errors import must
 from diversify.files import atomic
 from diversify.functional import draws
@@ -119,8 +119,10 @@ def head_of(name: str, heads: Heads) -> tuple[LinearHead, str]:
         return unseen_rows.METHODS[name][1](heads), name
     bank = heads.bank
 
+    diagnose = PlanDiagnoser(bank.train, head=bank.head, class_names=heads.names)
+
     def plan_from(rows: Embeddings) -> Plan:
-        return make_plan(diagnose_for_plan(bank.train, rows, head=bank.head, class_names=heads.names))
+        return make_plan(diagnose(rows))
 
     candidates = default_candidates(
         bank.train,

@@ -266,7 +266,7 @@ class HeadChoice:
         if not self.forecast_overall or self.recommended == 0:
             return ""
         gain, low, high = (f"{100 * self.forecast_overall[f'gain{end}']:+.1f}" for end in ("", "_low", "_high"))
-        return f"Expected of new images: {gain} points of balanced accuracy (95% interval {low} to {high})."
+        return f"Expected of new images: balanced accuracy {gain} points (95% interval {low} to {high})."
 
     def _behind(self, place: int) -> tuple[str, str]:
         """Return how far a candidate is behind the best, and the standard error of that."""

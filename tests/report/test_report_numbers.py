@@ -623,7 +623,9 @@ def test_recalls_of_two_networks_are_counted_in_their_own_predictions(
 
 
 def test_the_table_of_two_networks_shows_the_columns_of_its_headings(comparison: ModelComparison) -> None:
-    forecast = {f"forecast_difference{end}": comparison.columns[f"recall_difference{end}"] for end in ("", "_low", "_high")}
+    forecast = {
+        f"forecast_difference{end}": comparison.columns[f"recall_difference{end}"] for end in ("", "_low", "_high")
+    }
     comparison = dataclasses.replace(comparison, columns={**comparison.columns, **forecast})
     table = comparison_report_of(comparison, {}).table
     wanted = {heading: column for column, (heading, _, _) in COMPARISON_COLUMNS.items()}
