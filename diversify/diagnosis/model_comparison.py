@@ -71,11 +71,11 @@ class ModelComparison:
         """
         if "forecast_difference" not in self.columns:
             return None
-        (expected, *forecast_ends), (real, *real_ends) = (
+        (expected, expected_low, expected_high), (real, real_low, real_high) = (
             [self.columns[f"{name}{end}"] for end in ("", "_low", "_high")]
             for name in ("forecast_difference", "recall_difference")
         )
-        low, high = stats.difference_interval(expected, tuple(forecast_ends), real, tuple(real_ends))
+        low, high = stats.difference_interval(expected, (expected_low, expected_high), real, (real_low, real_high))
         return torch.where(low.isnan(), torch.nan, ((low <= 0) & (high >= 0)).double())
 
     def to_dict(self) -> dict[str, Any]:
