@@ -57,7 +57,7 @@ def test_the_choice_carries_its_forecast_through_its_file() -> None:
     again = HeadChoice.from_dict(choice.to_dict())
     assert torch.allclose(again.forecast["gain_low"], choice.forecast["gain_low"], atol=1e-4)
     assert again.expected_in_words() == choice.expected_in_words()
-    assert "points of balanced accuracy (95% interval" in choice.expected_in_words()
+    assert "points (95% interval" in choice.expected_in_words()
     older = {name: value for name, value in choice.to_dict().items() if not name.startswith("forecast")}
     assert HeadChoice.from_dict(older).forecast == {}
     assert HeadChoice.from_dict(older).expected_in_words() == ""
