@@ -6,6 +6,7 @@ bytes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
@@ -87,7 +88,9 @@ def of_values(value: Any, random: Random) -> Any:
                 for _ in range(pick(random, (1, 2, 50))):
                     holder[key] = [holder[key]] if random.random() < 0.5 else {"x": holder[key]}
             case _ if isinstance(holder[key], int | float):
-                holder[key] = holder[key] * pick(random, (-1, 2, 1e6, 1e-6)) + pick(random, (0, 1, -1))
+                factor, more = pick(random, (-1, 2, 1e6, 1e-6)), pick(random, (0, 1, -1))
+                with contextlib.suppress(OverflowError):  # an integer too large for a float stays as it is
+                    holder[key] = holder[key] * factor + more
             case _:
                 holder[key] = str(holder[key])
     return value

@@ -11,6 +11,8 @@ from typing import Any
 from benchmarks.load import commands
 from benchmarks.load.kills import again, leftovers
 
+ROOT = Path(__file__).parents[2]
+
 
 def nothing() -> None:
     """Do nothing."""
@@ -71,10 +73,17 @@ class Tries:
         """Count a refusal; return what is wrong with how a command ended, in a list of one or none."""
         if ended.code == 2:
             self.refused += 1
-            self.said[ended.errors.replace(str(self.folder), "FOLDER").strip().removeprefix("error: ")] += 1
-        return (
-            [] if commands.is_clear(ended) else [f"exit code {ended.code}: {' | '.join(ended.errors.split())[-400:]}"]
-        )
+            self.said[self.without_places(ended.errors).strip().removeprefix("error: ")] += 1
+        if commands.is_clear(ended):
+            return []
+        return [f"exit code {ended.code}: {' | '.join(self.without_places(ended.errors).split())[-400:]}"]
+
+    def without_places(self, text: str) -> str:
+        """Return a text that names no place of this machine."""
+        places = {self.folder: "FOLDER", sys.prefix: "ENVIRONMENT", sys.base_prefix: "PYTHON", ROOT: "CHECKOUT"}
+        for place, name in places.items():
+            text = text.replace(str(place), name)
+        return text
 
     def note(self, shown: str, wrong: list[str]) -> None:
         """Count a try."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..functional import counts, draws, oversample
 from ..functional.neighbors import nearest_neighbors
-from ..functional.threads import in_threads
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 from .eos import eos_parents
@@ -32,7 +31,6 @@ NEIGHBORS = {"eos": 10, "smote": 5, "borderline_smote": 5}
 DANGER_NEIGHBORS = 10  # among which BorderlineSMOTE looks for enemies
 _BOUNDS = 1 << 21  # distances that are computed at once; small classes need few turns
 _BLOCK = 512  # rows whose donors are looked up at once
-_AT_ONCE = 1500  # rows whose neighbours one thread looks up
 
 
 class ExactNeighbors(BaseEstimator):  # type: ignore[misc]
@@ -117,33 +115,13 @@ class _Sought:
         rows, columns = place
         if isinstance(rows, slice):
             return self
-        return _sought_together([self], [(rows, columns)])[0]
-
-    def of(self, own: Tensor) -> Tensor:
-        """Return the neighbours of some rows, `(Q, k)`."""
+        drawn = np.zeros(len(self.rows), dtype=bool)
+        drawn[rows] = True
+        own = torch.from_numpy(drawn).nonzero().flatten()
         block = max(256, _BOUNDS // len(self.rows))
         with torch.inference_mode():
-            return nearest_neighbors(self.rows[own], self.rows, self.shape[1], same=own, block=block)[1]
-
-
-def _sought_together(tables: Sequence[_Sought], places: Sequence[tuple[Array, Array]]) -> list[Array]:
-    """Return, for each table, the neighbours at pairs of row and column; all tables are filled at once."""
-    tasks, ranks = [], []
-    for number, (table, (rows, _)) in enumerate(zip(tables, places, strict=True)):
-        drawn = np.zeros(len(table.rows), dtype=bool)
-        drawn[rows] = table.shape[1] > 0
-        ranks.append(drawn.cumsum() - 1)
-        own = torch.from_numpy(drawn).nonzero().flatten()
-        tasks += [(number, part) for part in own.split(_AT_ONCE) if len(part)]
-    found = in_threads(lambda task: tables[task[0]].of(task[1]), tasks)
-    made = []
-    for number, (table, (rows, columns)) in enumerate(zip(tables, places, strict=True)):
-        parts = [near for (one, _), near in zip(tasks, found, strict=True) if one == number]
-        if table.shape[1]:
-            made.append(torch.cat(parts).numpy()[ranks[number][rows], columns] if parts else rows)
-        else:
-            made.append(rows)  # the only row of a class has no other to go to
-    return made
+            near = nearest_neighbors(self.rows[own], self.rows, self.shape[1], same=own, block=block)[1]
+        return near.numpy()[drawn.cumsum()[rows] - 1, columns]
 
 
 class _SoughtNeighbors(ExactNeighbors):
@@ -323,23 +301,19 @@ class DiversifyOverSampler(BaseOverSampler):  # type: ignore[misc]
         k = self.k_neighbors or NEIGHBORS["smote"]
         chance = check_random_state(self.random_state)
         repeats = chance.get_state() if isinstance(self.random_state, numbers.Integral) else None
-        steps, drawn, sought = [np.empty(0)], [], []
+        parents, steps = [np.empty((0, 2), dtype=np.int64)], [np.empty(0)]
         for label, number in wanted.items():
             if repeats is not None:  # imbalanced-learn starts every class from the same seed
                 chance.set_state(repeats)
             members = np.flatnonzero(y == label)
             found = min(k, len(members) - 1)
             self.k_used_[label] = found
-            pair = chance.randint(low=0, high=len(members) * max(found, 1), size=number)
+            drawn = chance.randint(low=0, high=len(members) * max(found, 1), size=number)
             steps.append(self.strength * chance.uniform(size=number))
-            drawn.append((members, *np.divmod(pair, max(found, 1))))
-            sought.append(_Sought(torch.as_tensor(_dense(X[members])), found))
-        partners = _sought_together(sought, [(base, place) for _, base, place in drawn])
-        pairs = [
-            np.stack([members[base], members[partner]], 1)
-            for (members, base, _), partner in zip(drawn, partners, strict=True)
-        ]
-        self.parents_ = np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])
+            base, place = np.divmod(drawn, max(found, 1))
+            partner = _Sought(torch.as_tensor(_dense(X[members])), found)[base, place] if found else base
+            parents.append(np.stack([members[base], members[partner]], 1))
+        self.parents_ = np.concatenate(parents)
         return _joined(X, X.dtype, self.parents_, np.concatenate(steps)), _grown_labels(y, wanted)
 
     def _through_imblearn(self, X: Any, y: Array, wanted: Mapping[Any, int]) -> tuple[Any, Array]:  # noqa: N803
@@ -392,15 +366,10 @@ def _joined(rows: Array, dtype: Any, parents: Array, steps: Array) -> Array:
     """The rows, and after them those that lie between each pair of parents, a step `(M,)` of the way from first to second."""
     grown = np.empty((len(rows) + len(parents), rows.shape[1]), dtype)
     grown[: len(rows)] = rows
-
-    def join(starts: range) -> None:
-        for start in starts:
-            base, partner = (rows.take(parents[start : start + _BLOCK, side], axis=0) for side in (0, 1))
-            partner -= base
-            grown[len(rows) + start : len(rows) + start + _BLOCK] = base + steps[start : start + _BLOCK, None] * partner
-
-    half = len(parents) // (2 * _BLOCK) * _BLOCK
-    in_threads(join, [range(half, len(parents), _BLOCK), range(0, half, _BLOCK)])
+    for start in range(0, len(parents), _BLOCK):
+        base, partner = (rows.take(parents[start : start + _BLOCK, side], axis=0) for side in (0, 1))
+        partner -= base
+        grown[len(rows) + start : len(rows) + start + _BLOCK] = base + steps[start : start + _BLOCK, None] * partner
     return grown
 
 

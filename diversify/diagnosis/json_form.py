@@ -16,7 +16,7 @@ from .findings import LOW_RECALL, Evidence, Finding
 
 DIGITS = 6  # of a number in a file
 
-Number = float | None
+Number = pydantic.FiniteFloat | None
 Rows = list[list[Number]]
 FeatureNumber = Annotated[int, pydantic.Field(ge=-1, lt=2**31)]
 """The number of a feature; -1 where there is none."""

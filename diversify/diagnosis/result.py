@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -357,7 +358,7 @@ class _File(pydantic.BaseModel):
     num_features: pydantic.PositiveInt
     summary: dict[str, Number]
     findings: list[FindingFile]
-    classes: dict[str, list[str] | list[Number]]
+    classes: dict[str, list[str] | list[float | None]]
     log_count: dict[str, dict[str, Number]]
     beyond_log_count: dict[str, dict[str, Number]]
     diversity_agreement: dict[str, dict[str, Number]]
@@ -388,6 +389,9 @@ class _File(pydantic.BaseModel):
         for name, column in self.classes.items():
             if len(column) != count or (name != "name" and any(isinstance(value, str) for value in column)):
                 raise broken(f"be {count} numbers, one per class", f"{len(column)} values", at=f"classes.{name}")
+            for place, value in enumerate(column):
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise broken("be finite, or null where unknown", value, at=f"classes.{name}.{place}")
         if fault := broken_enemies(self.enemies, self.enemy_shares, count):
             field, law, got = fault
             raise broken(law, got, at=field)

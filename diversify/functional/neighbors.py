@@ -10,7 +10,6 @@ from torch.nn import functional
 from ..errors import must
 from .counts import class_mean
 from .sparse_rows import SparseRows
-from .threads import in_threads
 
 _TILE = 16384  # reference rows compared at a time
 _PANEL = 1024  # of these in one matrix product: more would not fit into the cache
@@ -19,7 +18,6 @@ _GROUPS = 16  # fewest groups per neighbour: with fewer, the smallest bounds say
 _GATHERED = 1 << 17  # numbers of gathered pairs at a time on the CPU: 1 MB, which stays in the cache
 _GATHERED_ELSEWHERE = 1 << 22
 _RAGGED = 8  # a table of candidates may be this many times larger than its content
-_WORK = 1 << 24  # multiply-adds from which a search is divided among threads
 _QUERIES = 512  # rows looked up at a time among the others
 _MANY = 4  # with more candidates per query and neighbour, equal rows are looked for
 
@@ -163,13 +161,6 @@ def nearest_neighbors(
     others = len(reference) - leaves_out
     if not 1 <= k <= others:
         raise must("k", f"lie in [1, {others}], the number of other rows", k)
-    if len(queries) >= 2 * block and _in_parts(queries, reference):
-        return _by_parts(queries, reference, k, same, block)
-    return _nearest(queries, reference, k, same, block)
-
-
-def _nearest(queries: Tensor, reference: Tensor, k: int, same: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
-    """The k nearest rows, found by this thread."""
     distances = torch.full((len(queries), k), torch.inf, dtype=torch.float64, device=queries.device)
     indices = torch.full((len(queries), k), len(reference), dtype=torch.int64, device=queries.device)
     if not len(queries):
@@ -203,25 +194,6 @@ def _nearest(queries: Tensor, reference: Tensor, k: int, same: Tensor | None, bl
             found = pair_distances(queries[part], rows, row, column)
             distances[part], indices[part] = _merge(distances[part], indices[part], row, column + tile_start, found)
     return distances.sqrt().to(queries.dtype), indices
-
-
-def _in_parts(queries: Tensor, reference: Tensor) -> bool:
-    """Whether several threads look up a part of the queries each: much of a search is work that one thread does."""
-    large = len(queries) * reference.numel() >= _WORK
-    return large and queries.device.type == "cpu" and torch.get_num_threads() > 1
-
-
-def _by_parts(queries: Tensor, reference: Tensor, k: int, same: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
-    """The k nearest rows, found by several threads."""
-    size = -(-len(queries) // torch.get_num_threads())
-    parts = [slice(start, start + size) for start in range(0, len(queries), size)]
-
-    def found(part: slice) -> tuple[Tensor, Tensor]:
-        own = None if same is None else same[part]
-        return _nearest(queries[part], reference, k, own, block)
-
-    distances, indices = zip(*in_threads(found, parts), strict=True)
-    return torch.cat(distances), torch.cat(indices)
 
 
 def nearest_others(features: Tensor, rows: Tensor, k: int) -> Tensor:

@@ -22,11 +22,9 @@ from torch import Tensor
 from ..errors import must
 from .counts import class_counts
 from .draws import bits, integers
-from .threads import in_threads
 
 _BLOCK = 1 << 22  # numbers drawn at a time: 32 MB per int64 temporary
 _CACHED = 1 << 18  # the same on the CPU: 2 MB
-_TOGETHER = 16  # times as many among all threads
 _UNCORRELATED = 1e-12  # a residual smaller than this share of a variable is rounding
 
 
@@ -207,18 +205,10 @@ def bootstrap_class_mean(
     total = torch.zeros(num_classes, draws, dtype=torch.float64, device=values.device)
     draw = torch.arange(draws, device=labels.device)
     elements = _CACHED if labels.device.type == "cpu" else _BLOCK
-
-    def drawn(part: Tensor) -> Tensor:
+    for part in torch.arange(len(label), device=labels.device).split(max(1, elements // draws)):
         own, width = label[part, None], size[part, None]
         row = start[part, None] + integers(width, name, seed, own, position[part, None], draw)  # (N, B)
-        return value.index_select(0, row.view(-1)).view_as(row)
-
-    parts = torch.arange(len(label), device=labels.device).split(max(1, elements // draws))
-    together = _TOGETHER if labels.device.type == "cpu" else 1
-    for first in range(0, len(parts), together):
-        some = parts[first : first + together]
-        for part, values in zip(some, in_threads(drawn, some), strict=True):
-            total.index_add_(0, label[part], values)
+        total.index_add_(0, label[part], value.index_select(0, row.view(-1)).view_as(row))
     return (total / counts[:, None]).T
 
 

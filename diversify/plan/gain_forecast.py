@@ -84,5 +84,4 @@ class GainForecast:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the forecast as JSON values, with NaN as None."""
-        found = {field.name: json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return found | {"overall": {name: json_value(value) for name, value in self.overall.items()}}
+        return {field.name: json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}

@@ -80,7 +80,7 @@ def default_candidates(
     more = MORE_TAUS if recipe.bias else (0.0,)
     shared = SharedSide(max(ENEMIES) if _balanced_size(train) <= LARGEST_BANK else 1)
     plans = {"plan from counts": counted, "plan": plan}
-    left_out = {name: work for name, one in plans.items() if (work := _search(train, one)) > LARGEST_SEARCH}
+    left_out = {name: work for name, one in plans.items() if (work := _search_work(train, one)) > LARGEST_SEARCH}
     counted, plan = (None if name in left_out else one for name, one in plans.items())
     found = [
         *_post_hoc_candidates(train, head),
@@ -255,7 +255,7 @@ def _oversampled(method: str, neighbors: int, recipe: HeadRecipe, shared: Shared
     return make
 
 
-def _search(train: Embeddings, plan: Plan | None) -> float:
+def _search_work(train: Embeddings, plan: Plan | None) -> float:
     """The multiply-adds of the search for the neighbours that a plan needs."""
     if plan is None or not any(method in BETWEEN_NEIGHBORS for method in plan.feature_methods):
         return 0.0

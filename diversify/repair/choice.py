@@ -321,7 +321,7 @@ def _tensor(values: Sequence[Any]) -> Tensor:
     return torch.tensor(filled(values), dtype=torch.float64)
 
 
-_Number = float | None
+_Number = pydantic.FiniteFloat | None
 _Count = Annotated[int, pydantic.Field(ge=0, lt=2**62)]
 _Rows = tuple[tuple[_Number, ...], ...]
 

@@ -1,6 +1,7 @@
 """A diagnosis as a file: its fields, reading it back, and damaged files."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -62,6 +63,10 @@ def test_it_is_written_and_read_back(diagnosis: Diagnosis) -> None:
             "enemies of the diagnosis must be 10 rows of 10, got 9 rows",
         ),
         (lambda r: r["findings"][0].pop("text"), "findings.0.text of the diagnosis must be given, got nothing"),
+        (
+            lambda r: r["classes"]["recall_train"].__setitem__(1, math.inf),
+            "classes.recall_train.1 of the diagnosis must be ",
+        ),
         (lambda r: r.update(top_k="many"), "top_k of the diagnosis must be valid ("),
     ],
 )
