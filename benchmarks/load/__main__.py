@@ -73,8 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     started = provenance.now()
-    lost = sum(keep(options.part, [one], started, options.out) for one in figures(options))
-    return int(lost > 0)
+    lost = [keep(options.part, [one], started, options.out) for one in figures(options)]
+    if not lost:
+        parser.error(f"--only must be part of the name of something to try, got {options.only!r}")
+    return int(sum(lost) > 0)
 
 
 if __name__ == "__main__":
