@@ -50,6 +50,14 @@ COVARIANCE = FeaturePolicy(method="covariance", strength=0.3, share=0.5, donors=
 MIXING = FeaturePolicy(method="remix", strength=0.5, share=0.5)
 
 
+def turned(values: Tensor, seed: int) -> Tensor:
+    """Return the values of other classes: none keeps its own."""
+    turn = draws.permutation(len(values), "narrow rules", seed)
+    other = torch.empty_like(turn)
+    other[turn] = turn.roll(1)
+    return values[other]
+
+
 class NarrowHeads(Heads):
     """The heads that the rules make of a network."""
 
@@ -61,19 +69,12 @@ class NarrowHeads(Heads):
             raise must("rows", "be at least 1", self.rows)
         return self._diagnosis
 
-    def turned(self, values: Tensor) -> Tensor:
-        """Return the values of other classes: none keeps its own."""
-        turn = draws.permutation(len(values), "narrow rules", self.bank.tail_order)
-        other = torch.empty_like(turn)
-        other[turn] = turn.roll(1)
-        return values[other]
-
     def narrow(self, *, permuted: bool = False) -> Tensor:
         """Return the classes that the diagnosis calls narrow, `(C,)` bool; or as many others."""
         found = torch.zeros(len(self.sizes), dtype=torch.bool)
         for one in self.diagnosis.findings:
             found[one.class_index] |= one.kind == NARROW
-        return self.turned(found) if permuted else found
+        return turned(found, self.bank.tail_order) if permuted else found
 
     def from_effective_images(self) -> LinearHead:
         """Return the fitted slope in the logarithm of effective images."""
@@ -85,7 +86,7 @@ class NarrowHeads(Heads):
         coverage = self.diagnosis.columns["coverage_heldout"].double()
         odds = torch.logit(coverage.nan_to_num(float(coverage.nanmean())).clamp(0.02, 0.98))
         odds = odds - odds.mean()
-        odds = (self.turned(odds) if permuted else odds).to(self.prior.dtype)
+        odds = (turned(odds, self.bank.tail_order) if permuted else odds).to(self.prior.dtype)
         size, other = 1.0, 0.0
         for _ in range(STEPS):
             other = fit_slope(self.unseen, adjust_logits(self.bank.head, self.prior, size), odds, usual=0.0)

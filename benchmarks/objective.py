@@ -1,4 +1,4 @@
-"""The objectives of `choose_head` on up to twenty long tails of two data sets: `benchmarks/results/objective.jsonl`.
+"""The objectives of `choose_head` on twenty long tails of each of two data sets: `benchmarks/results/objective.jsonl`.
 
     python -m benchmarks.objective --root DATA --banks DIR [--workers 2] [--half development|confirmation]
 

@@ -68,10 +68,25 @@ def narrow_plan(train: Embeddings, narrow: Tensor) -> Plan:
         >>> [round(one.draws, 2) for one in narrow_plan(train, torch.tensor([True, False, False, False])).classes]
         [0.4, 0.2, 0.2, 0.2]
     """
-    plan = even_plan(counts.class_counts(train.labels, train.num_classes))
-    share = torch.tensor([one.draws for one in plan.classes], dtype=torch.float64) * torch.where(narrow, MORE, 1.0)
+    return drawn_more(even_plan(counts.class_counts(train.labels, train.num_classes)), narrow)
+
+
+def drawn_more(plan: Plan, classes: Tensor) -> Plan:
+    """Return the plan with some classes drawn twice as often, relative to the others.
+
+    Args:
+        plan: The plan.
+        classes: `(C,)` bool: the classes to draw more.
+
+    Example:
+        >>> import diversify as dv
+        >>> plan = dv.recipe(["cat", "newt"], [100, 100])
+        >>> [round(one.draws, 2) for one in drawn_more(plan, torch.tensor([False, True])).classes]
+        [0.33, 0.67]
+    """
+    share = torch.tensor([one.draws for one in plan.classes], dtype=torch.float64) * torch.where(classes, MORE, 1.0)
     share = share / share.sum()
-    classes = tuple(
+    parts = tuple(
         one.model_copy(update={"draws": value}) for one, value in zip(plan.classes, share.tolist(), strict=True)
     )
-    return plan.model_copy(update={"classes": classes})
+    return plan.model_copy(update={"classes": parts})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +30,7 @@ from ...functional import counts, draws, metrics
 from ...network.embeddings import Embeddings
 from ...network.linear_head import LinearHead, read_head
 from ...runtime import provenance
+from ...training.ingredients import Ingredients
 from ...training.recipe import Recipe
 from ...training.resident import ResidentImages, fit_resident
 from .diversity_designs import ASSIGNMENTS, HALVES, Design
@@ -113,8 +114,23 @@ class Trained:
         )
 
 
-def trained_on(design: Design, data: Data, view: View, seed: int) -> Trained:
-    """Train the network of a seed."""
+def trained_on(
+    design: Design,
+    data: Data,
+    view: View,
+    seed: int,
+    ingredients: Callable[[Tensor, Tensor], Ingredients] | None = None,
+) -> Trained:
+    """Train the network of a seed.
+
+    Args:
+        design: What is trained.
+        data: The data of the run.
+        view: How the network sees images.
+        seed: Of the initial weights and all draws.
+        ingredients: Makes the parts of a method from the training images `(N, channels, height, width)` and labels `(N,)`;
+            None for plain training.
+    """
     model = built(design, data, seed)
     images, labels = images_of(data.train)
     untrained = features_of(model, images, view)["latent"]
@@ -130,7 +146,10 @@ def trained_on(design: Design, data: Data, view: View, seed: int) -> Trained:
     )
     model.train()
     resident = ResidentImages(images=images, labels=labels)
-    for _ in fit_resident(model, resident, recipe=recipe, num_classes=data.num_classes, prepare=view.normalize):
+    parts = None if ingredients is None else ingredients(images, labels)
+    for _ in fit_resident(
+        model, resident, recipe=recipe, num_classes=data.num_classes, ingredients=parts, prepare=view.normalize
+    ):
         pass
     head = read_head(model.linear)
     return Trained(model=model, head=head, view=view, images=images, labels=labels, untrained=untrained)
