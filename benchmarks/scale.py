@@ -6,8 +6,8 @@ A bank of features is made in `--folder` once and mapped into memory. Each diagn
 the diagnosis, then one pass over the map, and one matrix product of all training features with the head. `anonymous_gib` is the
 largest memory that the process itself held, without the maps. `steps` are the seconds between two reports of progress. With
 `--exact`, neighbours are looked up exactly. The banks of `LINE` differ in their rows only. With
-`--repair`, the head of each bank is repaired instead, choosing included. With `--sampled`, each bank is diagnosed twice, with the rows that costly measures use by default and with all rows, and the records
-say how far the measures lie apart.
+`--repair`, the head of each bank is repaired instead, choosing included. With `--sampled`, each bank is diagnosed twice, with the rows
+that costly measures use by default and with all rows, and the records say how far the measures lie apart.
 
 Features are made as a network gives them: a mean per class, variation in 48 directions that all classes share, of decreasing
 size, little noise in all directions, and a ReLU. Sizes of classes fall exponentially, by a factor of 100.
@@ -274,54 +274,6 @@ def records_of(figure: str) -> list[Mapping[str, Any]]:
     """Return the records of a figure, "scale", "sampled", "classes" or "repair", the oldest first."""
     records = atomic.read_jsonl(RESULTS) if RESULTS.exists() else []
     return [record for record in records if record["figure"] == figure]
-
-
-def table() -> str:
-    """Return the last record of each bank, exact and with an index, beside the physical limits."""
-    latest: dict[tuple[str, bool], Mapping[str, Any]] = {}
-    for record in records_of("scale"):
-        latest[str(record["bank"]), bool(record["index"])] = record
-    rows = [
-        "| training rows | held-out rows | classes | neighbours | seconds | memory, GiB | the map read once | one matrix product |",
-        "|:--|--:|--:|:--|--:|--:|--:|--:|",
-    ]
-    for name, index in sorted(latest, key=lambda key: (list(SIZES).index(key[0]), key[1])):
-        one = latest[name, index]
-        recall = one["neighbour_recall"]
-        cells = [
-            f"{one['rows']:,} x {one['features']:,}",
-            f"{one['heldout']:,}",
-            f"{one['classes']:,}",
-            f"index, recall {recall:.1%}" if recall is not None else "exact, by choice" if not index else "exact",
-            f"{one['seconds']:,.0f}",
-            f"{one['anonymous_gib']:.1f}",
-            f"{one['seconds_of_reading']:.1f} s",
-            f"{one['seconds_of_product']:.1f} s",
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) if latest else "No records yet."
-
-
-def repair_table() -> str:
-    """Return the last record of the head repair of each bank."""
-    latest = {str(record["bank"]): record for record in records_of("repair")}
-    rows = [
-        "| training rows | held-out rows | classes | candidates, with their options | seconds | memory, GiB | not compared |",
-        "|:--|--:|--:|:--|--:|--:|:--|",
-    ]
-    for name in sorted(latest, key=list(SIZES).index):
-        one = latest[name]
-        cells = [
-            f"{one['rows']:,} x {one['features']:,}",
-            f"{one['heldout']:,}",
-            f"{one['classes']:,}",
-            ", ".join(f"{candidate} {options}" for candidate, options in one["compared"].items()),
-            f"{one['seconds']:,.0f}",
-            f"{one['anonymous_gib']:.1f}",
-            " ".join(one["notes"]) or "–",
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) if latest else "No records yet."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -35,7 +35,7 @@ from benchmarks import (
     public_network,
     real_sets_page,
     resident,
-    scale,
+    scale_page,
     unseen_rows,
     validity,
 )
@@ -135,9 +135,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "overhead": partial(timings, "overhead.jsonl"),
     "remedies": partial(timings, "remedies.jsonl"),
     "large_images": partial(timings, "large_images.jsonl"),
-    "scale": scale.table,
     "many_classes": many_classes.table,
-    "repair": scale.repair_table,
     "large_plan": large_plan.plan_table,
     "large_plan_units": large_plan.units_table,
     "large_plan_assumed": large_plan.assumptions_table,
@@ -210,6 +208,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     **forecasts_page.TABLES,
     **paper_claims.TABLES,
     **real_sets_page.TABLES,
+    **scale_page.TABLES,
 }
 
 
