@@ -14,6 +14,7 @@ from ..functional.whitening import within_class_directions
 from ..network.embeddings import BLOCK_ROWS, Embeddings
 from ..network.linear_head import LinearHead
 
+_BLOCK = 1 << 23  # logits at a time: 32 MB
 QUERY_ROWS = 10_000  # neighbours, refitted heads and bootstraps use at most so many rows
 
 
@@ -107,8 +108,9 @@ def _of_logits(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The predictions of a head, and if `whole` the margins and confidence; a block of rows at a time."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, max(len(embeddings), 1), BLOCK_ROWS):
-        part = slice(start, start + BLOCK_ROWS)
+    size = max(1, min(BLOCK_ROWS, _BLOCK // head.num_classes))
+    for start in range(0, max(len(embeddings), 1), size):
+        part = slice(start, start + size)
         logits = head.logits(embeddings.features[part]) if stored is None else stored[part]
         margins = confidence = logits[:0, 0]
         if whole:

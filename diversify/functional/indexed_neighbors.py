@@ -13,6 +13,7 @@ from .draws import normal, permutation
 from .neighbors import float32_is_whole, nearest_neighbors, pair_distances
 
 EXACT_WORK = 1e12  # multiply-adds of an exact search, beyond which an index is used: about 20 s on two cores
+_PAIR = 128  # multiply-adds that a pair of rows costs beside those of its distance, which is compared with others
 RECALL = 0.95  # that the index aims at: so many cells are looked into
 _LEAST = 0.9  # recall below which a search is exact
 _CELLS = 1024
@@ -64,7 +65,7 @@ class NeighborSearch:
     Args:
         reference: Rows to search, `(R, D)`.
         seed: Seed of the rows that the centres are learned from.
-        work: Multiply-adds of a search beyond which an index is used.
+        work: Multiply-adds of a search beyond which an index is used, 128 of each pair of rows for its comparison included.
 
     Attributes:
         recall: The lowest estimated recall of a search that used the index; NaN if every search was exact.
@@ -93,7 +94,11 @@ class NeighborSearch:
         rows, width = self.reference.shape
         count = min(_CELLS, rows // _ROWS)
         fits = count >= _MOST and len(queries) > 2 * _JUDGED and 1 <= k < rows // _MORE
-        if float(len(queries)) * rows * width > self.work and fits and float32_is_whole(self.reference.device):
+        if (
+            float(len(queries)) * rows * (width + _PAIR) > self.work
+            and fits
+            and float32_is_whole(self.reference.device)
+        ):
             if self._cells is None:
                 self._cells = _make_cells(self.reference, count, self.seed)
             probes, recall = self._judged(self._cells, queries, k, same)

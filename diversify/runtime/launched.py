@@ -38,6 +38,22 @@ def is_one_of_several() -> bool:
     return all(os.environ.get(name) for name in _NEEDED) and _number("WORLD_SIZE") > 1
 
 
+def require_all_of_launcher() -> None:
+    """Raise an error if the environment names several processes and does not say how they find each other.
+
+    Raises:
+        InputError: `WORLD_SIZE` is above 1, and another variable of the launcher is missing.
+
+    Example:
+        >>> require_all_of_launcher()
+    """
+    missing = [name for name in _NEEDED if not os.environ.get(name)]
+    if group.place() is None and missing and os.environ.get("WORLD_SIZE") and _number("WORLD_SIZE") > 1:
+        law = f"come with {', '.join(_NEEDED[:1] + _NEEDED[2:-1])} and {_NEEDED[-1]}"
+        advice = "start the processes with torchrun, or unset it to train with one"
+        raise must("WORLD_SIZE above 1", law, f"no {' and no '.join(missing)}", advice)
+
+
 def place_of_process() -> tuple[int, int]:
     """Return the number of this process among those of its launcher, and how many there are; `(0, 1)` without one.
 

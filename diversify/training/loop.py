@@ -32,6 +32,7 @@ from ..network.extraction import autocast, taking
 from ..network.output_check import class_logits, describe_output
 from ..network.split import ADAPTER, require_usable, split_head
 from ..network.wrappers import evaluating
+from ..runtime.launched import require_all_of_launcher
 from ..runtime.progress import Progress
 from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
@@ -378,6 +379,7 @@ def _prepared(
         train = ingredients.wrap_dataset(train)
     if len(cast(Sized, train)) == 0:
         raise must("training set", "have at least one image", 0)
+    require_all_of_launcher()
     # Without cpu=True, processes that torchrun starts on a machine without an accelerator would not find each other.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if accelerator.mixed_precision != "no":

@@ -46,7 +46,9 @@ def test_methods_share_everything_but_what_they_change(monkeypatch) -> None:
     networks = bench.Networks("digits", "equal", "bursts:10", 0, Path("unused"))
     made = {
         one["method"]: one
-        for one in bench.run(networks, "equal", "bursts:10", ("ce", "plan_from_counts", "recipe", "plan", "recipe+unseen"))
+        for one in bench.run(
+            networks, "equal", "bursts:10", ("ce", "plan_from_counts", "recipe", "plan", "recipe+unseen")
+        )
     }
     # sizes are equal, so that a plan from counts trains as plain training does, and only the head step is left
     assert made["plan_from_counts"]["before_head"] == made["ce"]["balanced_accuracy"]

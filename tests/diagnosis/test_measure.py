@@ -162,8 +162,9 @@ def test_another_head_for_the_same_features_is_diagnosed_as_itself(
         torch.testing.assert_close(found[name], column, equal_nan=True, msg=name)
 
 
+@pytest.mark.parametrize(("limit", "value"), [("BLOCK_ROWS", 64), ("_BLOCK", 640)])
 def test_logits_of_another_head_are_never_held(
-    sides: tuple[Embeddings, Embeddings, LinearHead], monkeypatch: pytest.MonkeyPatch
+    limit: str, value: int, sides: tuple[Embeddings, Embeddings, LinearHead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, _, head = sides
     other, rows = LinearHead(weight=head.weight, bias=head.bias + 4 * torch.eye(10)[3]), []
@@ -172,7 +173,7 @@ def test_logits_of_another_head_are_never_held(
     monkeypatch.setattr(
         LinearHead, "logits", lambda self, features: rows.append(len(features)) or plain(self, features)
     )
-    monkeypatch.setattr(measured_sides, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(measured_sides, limit, value)
     seen = measured_sides.make_side(train, other, seed=0, name="train")
     assert torch.equal(seen.predictions, whole)
     assert rows[0] == 256  # the sample that is compared with the stored logits

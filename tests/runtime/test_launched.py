@@ -66,3 +66,15 @@ def test_processes_that_do_not_find_each_other_end_with_one_line(rank: str, monk
         with pytest.raises(InputError, match=f"MASTER_ADDR and MASTER_PORT must let all 2 .* got 127.0.0.1:{port}; "):
             launched.join()
     assert launched.launched() is None
+
+
+@pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_launcher_that_does_not_say_where_to_meet_is_refused(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    launched.require_all_of_launcher()
+    monkeypatch.delenv(missing)
+    with pytest.raises(InputError, match=f"WORLD_SIZE above 1 must come with RANK, .* got no {missing}; .*torchrun"):
+        launched.require_all_of_launcher()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    launched.require_all_of_launcher()
