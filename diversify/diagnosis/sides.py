@@ -107,17 +107,20 @@ def _of_logits(
     embeddings: Embeddings, head: LinearHead, stored: Tensor | None, *, whole: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The predictions of a head, and if `whole` the margins and confidence; a block of rows at a time."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    rows, features = len(embeddings), embeddings.features
+    # Whole tensors that blocks are written into: a small tensor kept from each block would keep the memory of a block from reuse.
+    predictions = torch.empty(rows, dtype=torch.int64, device=features.device)
+    margins, confidence = (
+        features.new_empty(rows if whole else 0, dtype=dtype) for dtype in (torch.float32, torch.float64)
+    )
     size = max(1, min(BLOCK_ROWS, _BLOCK // head.num_classes))
-    for start in range(0, max(len(embeddings), 1), size):
+    for start in range(0, rows, size):
         part = slice(start, start + size)
-        logits = head.logits(embeddings.features[part]) if stored is None else stored[part]
-        margins = confidence = logits[:0, 0]
+        logits = head.logits(features[part]) if stored is None else stored[part]
+        predictions[part] = logits.argmax(1)
         if whole:
-            margins = metrics.margin(logits, embeddings.labels[part])
-            confidence = metrics.top_confidence(logits)[0]
-        found.append((logits.argmax(1), margins, confidence))
-    predictions, margins, confidence = (torch.cat(each) for each in zip(*found, strict=True))
+            margins[part] = metrics.margin(logits, embeddings.labels[part])
+            confidence[part] = metrics.top_confidence(logits)[0]
     return predictions, margins, confidence
 
 
