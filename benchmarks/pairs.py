@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks import tails, unseen_rows
+from benchmarks import objective, tails, unseen_rows
 from benchmarks.unseen_rows import HALVES, Bank, Heads, bank_name, half_of, make_bank, read_bank, scores
 from diversify.files import atomic
 from diversify.functional import counts, draws, oversample
@@ -440,6 +440,23 @@ def table(half: str = HALVES[1]) -> str:
                 control = found.get((name, kind, strength), {})
                 lines.append(f"| | {KINDS[kind][0]} | {' | '.join(tails.differences(ours, control))} |")
     return "\n".join(lines)
+
+
+def beside_objectives(half: str = HALVES[1]) -> str:
+    """Return how far softened labels and the objectives of `choose_head` are ahead of the base, on the same networks."""
+    found = _by_cell(half)
+    base = found.get((BASE, "", 0.0), {})
+    others: dict[str, dict[tails.Network, dict[str, float]]] = {}
+    for one in tails.records_in(objective.RESULTS, half):
+        key = str(one["data"]), int(one["tail_order"])
+        if key in base:
+            others.setdefault(str(one["method"]), {})[key] = tails.percent(one)
+    rows = {f"softened labels, {share:g}": found.get(("softened labels", CONFUSED, share), {}) for share in (0.25,)}
+    rows |= {name: others.get(name, {}) for name in ("worst-class offsets", "choose_head, worst", "choose_head, 0.5")}
+    titles = list(tails.SCORES.values())
+    lines = [f"| method | {' | '.join(titles)} |", f"|:--|{'--:|' * len(titles)}"]
+    lines += [f"| `{name}` | {' | '.join(tails.differences(ours, base))} |" for name, ours in rows.items() if ours]
+    return "\n".join(lines) if base and len(lines) > 2 else "No records yet."
 
 
 def text() -> str:

@@ -103,7 +103,7 @@ SUMMARY = {  # what is compared: the records
     "head repair, Fashion-MNIST, no search": "study_fashion_mnist_lt_head_untuned",
     "full training, CIFAR-10, 200 epochs": "study_cifar10_lt",  # last, as it has no control yet
 }
-CONTROLS = ("balanced_softmax+images+mix+head", "plan_from_counts", "plan_permuted")
+CONTROLS = ("balanced_softmax+images+mix+head", "ldam_drw+images+mix+head", "plan_from_counts", "plan_permuted")
 
 
 def summary() -> str:
@@ -174,6 +174,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "objective_development": partial(objective.table, objective.HALVES[0]),
     "pairs_text": pairs.text,
     "pairs": pairs.table,
+    "pairs_beside_objectives": pairs.beside_objectives,
     "pairs_development": partial(pairs.table, pairs.HALVES[0]),
     "absorbing_text": absorbing.text,
     "absorbing": absorbing.table,

@@ -40,9 +40,10 @@ def show_outcome(outcome: WaysOutcome, control: int) -> None:
             "test_low": 100 * float(outcome.low[place]),
             "test_high": 100 * float(outcome.high[place]),
         }
+        val = 100 * float(outcome.accuracy_val[place].mean())
         row = {
             "way": escape(name),
-            "val, %": f"{100 * float(outcome.accuracy_val[place].mean()):.1f}",
+            "val, %": f"{val:.1f}" if math.isfinite(val) else "–",
             "test, %": interval_text(accuracy, "test", "{:.1f}", bare=out.width < NARROW),
             "by seed": " ".join(f"{100 * float(value):.1f}" for value in outcome.accuracy[place]),
             f"over {outcome.names[0]}, points": gain(0),

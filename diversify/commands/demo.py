@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import shlex
 import time
@@ -26,7 +27,7 @@ from ..diagnosis.result import Diagnosis
 from ..files import atomic, staging
 from ..functional.image_ops import GEOMETRIC
 from ..network.extraction import extract
-from ..network.linear_head import write_head
+from ..network.linear_head import read_head, write_head
 from ..network.split import split_head
 from ..network.wrappers import evaluating
 from ..plan.make import make_plan
@@ -55,6 +56,8 @@ _LEAK_REPEATS = 5
 WORKERS = 2  # networks trained at a time, each in a process of its own
 
 PLAIN, HEAD, CONTROL, PLANNED = "cross entropy", "head repaired", "balanced softmax", "the plan"
+UNSEEN, BOTH = "head repaired, new images", "balanced softmax, new images"
+BOTH_DATA = "digits-both.npz"
 WAYS = {
     PLAIN: ("Every image once per epoch, without augmentation or reweighting: the network that was diagnosed.", ""),
     HEAD: (
@@ -72,7 +75,18 @@ WAYS = {
         " augmented, and the class prior corrected as in balanced softmax. Its feature policies are for the head step.",
         "",
     ),
+    UNSEEN: (
+        "The head repaired as above, with validation images in half of the draws (dv.retrain_head, unseen=): their features have the"
+        " magnitudes that new images have.",
+        "Kirichenko et al. 2023",
+    ),
+    BOTH: (
+        "Balanced softmax again, trained from scratch on training and validation images together: the baseline for the head that"
+        " is repaired with them.",
+        "Ren et al. 2020",
+    ),
 }
+FOLDERS = {PLAIN: "before", HEAD: "head", CONTROL: "balanced", PLANNED: "planned", UNSEEN: "head-unseen", BOTH: "both"}
 
 
 @alone
@@ -85,7 +99,7 @@ def demo_run(
     chosen on the test set, which is evaluated once, at the end, for all networks together.
 
     Args:
-        out: Receives `digits.npz`, `test.json`, `report.html`, `report.md`, `run.json`, and a folder `seeds/N` for each
+        out: Receives `digits.npz`, `digits-both.npz`, `test.json`, `report.html`, `report.md`, `run.json`, and a folder `seeds/N` for each
             seed with the files of every step.
         seed: The first training seed.
         overwrite: Replace an earlier run in `out`.
@@ -126,8 +140,7 @@ def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: StageProgress | 
         plan = read_plan(steps.folder(seed) / "plan.json")
         leaks = [steps.leak(data, plan, steps.folder(seed) / name) for name in ("before", "planned")]
     with steps.timed("test"):
-        folders = {PLAIN: "before", HEAD: "head", CONTROL: "balanced", PLANNED: "planned"}
-        ways = [steps.way(data, name, folders[name], seeds) for name in WAYS]
+        ways = [steps.way(data, name, seeds) for name in WAYS]
         labels = data.test.labels if data.test is not None else torch.empty(0)
         outcome = outcome_of(ways, labels, data.num_classes)
     demo = Demo(
@@ -135,6 +148,8 @@ def _all_the_way(out: Path, recipe: Recipe, say: Say, progress: StageProgress | 
         control=list(WAYS).index(CONTROL),
         planned=list(WAYS).index(PLANNED),
         repaired=list(WAYS).index(HEAD),
+        unseen=list(WAYS).index(UNSEEN),
+        both=list(WAYS).index(BOTH),
         before=before,
         after=after,
         leak_before=leaks[0],
@@ -181,7 +196,7 @@ def _up_to_the_plan(steps: _Steps, recipe: Recipe, seeds: range) -> tuple[Data, 
             [
                 _Training(dataclasses.replace(recipe, seed=one), name, plan)
                 for one in seeds
-                for name, plan in (("balanced", "balanced.json"), ("planned", "plan.json"))
+                for name, plan in (("balanced", "balanced.json"), ("planned", "plan.json"), ("both", "both.json"))
             ],
         )
     return data, before, choice
@@ -210,8 +225,17 @@ def _folder(out: Path, seed: int) -> Path:
     return out / "seeds" / str(seed)
 
 
-def _options(out: Path) -> DataOptions:
+def _options(out: Path, name: str = "") -> DataOptions:
+    """The data that the networks of a folder are trained on."""
+    if name == FOLDERS[BOTH]:
+        return DataOptions(spec=f"npz:{out / BOTH_DATA}", holdout=0.0)
     return DataOptions(spec=f"npz:{out / 'digits.npz'}", imbalance=IMBALANCE)
+
+
+def _prior_corrected(class_names: Sequence[str], counts: Sequence[int]) -> Plan:
+    """The plan of balanced softmax."""
+    plan = Plan.untouched(class_names, counts)
+    return plan.model_copy(update={"prior_correction": PriorCorrection(training=1.0)})
 
 
 def _network(data: Data, folder: Path) -> nn.Module:
@@ -228,16 +252,22 @@ def _repaired(out: Path, seed: int) -> _Done:
     train, heldout = (extract(split, make_loader(part, data.view)) for part in (data.train, unseen))
     diagnosis = diagnose(train, heldout, head=split.head, class_names=data.class_names, seed=seed)
     counts = [int(count) for count in diagnosis["count"].tolist()]
-    control = Plan.untouched(diagnosis.class_names, counts).model_copy(
-        update={"prior_correction": PriorCorrection(training=1.0)}
-    )
+    both = [one + new for one, new in zip(counts, torch.bincount(heldout.labels).tolist(), strict=True)]
     plan = make_plan(diagnosis)
-    for name, one in (("plan", plan), ("balanced", control)):
+    written = {
+        "plan": plan,
+        "balanced": _prior_corrected(diagnosis.class_names, counts),
+        "both": _prior_corrected(diagnosis.class_names, both),
+    }
+    for name, one in written.items():
         atomic.write_text(folder / f"{name}.json", one.to_json())
+    original = read_head(split.head)
+    write_head(split.head, retrain_head(train, original, plan, unseen=heldout, seed=seed))
+    atomic.write_tensors(folder / FOLDERS[UNSEEN] / "model.safetensors", split.tensors())
     start = time.monotonic()
-    write_head(split.head, retrain_head(train, split.head, plan, seed=seed))
+    write_head(split.head, retrain_head(train, original, plan, seed=seed))
     seconds = time.monotonic() - start
-    atomic.write_tensors(folder / "head" / "model.safetensors", split.tensors())
+    atomic.write_tensors(folder / FOLDERS[HEAD] / "model.safetensors", split.tensors())
     recall = evaluate(network, make_loader(unseen, data.view), num_classes=data.num_classes)
     accuracy = float(recall.nanmean())
     rules = [reason.rule for one in plan.classes for reason in one.reasons if reason.measure != "count"]
@@ -255,7 +285,7 @@ def _trained(out: Path, training: _Training) -> _Done:
     recipe, name, plan = training.recipe, training.name, training.plan
     folder = _folder(out, recipe.seed)
     record = train_run(
-        _options(out),
+        _options(out, name),
         model=MODEL,
         plan=None if plan is None else folder / plan,
         recipe=recipe,
@@ -264,7 +294,8 @@ def _trained(out: Path, training: _Training) -> _Done:
         say=_quiet,
     )
     accuracy = record["balanced_accuracy_val"]
-    result = f"{accuracy:.1%} on the validation set, {record['seconds']:.1f} s"
+    judged = "no validation set is left" if accuracy is None else f"{accuracy:.1%} on the validation set"
+    result = f"{judged}, {record['seconds']:.1f} s"
     return _Done(name, f"train: seed {folder.name}, {_title(name)}: {result}", accuracy)
 
 
@@ -315,12 +346,26 @@ class _Steps:
             arrays |= {f"{name}_images": images[rows, 0].numpy(), f"{name}_labels": labels[rows].numpy()}
         atomic.write_arrays(self.out / "digits.npz", arrays)
         data = self.options.load(measure_view=True)
+        self._write_both(data, test=arrays["test_images"], test_labels=arrays["test_labels"])
         counts = " ".join(map(str, torch.bincount(data.train.labels).tolist()))
         self.say(f"data: digits.npz, {len(data.train)} training images of the long tail ({IMBALANCE}): {counts}")
         self.say(
             f"      {len(val)} validation images, {len(test)} test images for one evaluation at the end; both balanced"
         )
         return data
+
+    def _write_both(self, data: Data, *, test: Any, test_labels: Any) -> None:
+        """Write training and validation images as one training set."""
+        parts = [part for part in (data.train, data.val) if part is not None]
+        images = torch.cat([collate([part.dataset[row] for row in range(len(part))])[0] for part in parts])
+        arrays: dict[str, Any] = {
+            "class_names": np.array(data.class_names),
+            "train_images": images[:, 0].numpy(),
+            "train_labels": torch.cat([part.labels for part in parts]).numpy(),
+            "test_images": test,
+            "test_labels": test_labels,
+        }
+        atomic.write_arrays(self.out / BOTH_DATA, arrays)
 
     def train(self, trainings: Sequence[_Training]) -> None:
         """Train networks in this process; the workers are still importing the library."""
@@ -377,12 +422,13 @@ class _Steps:
             raise RuntimeError("the demo's data has a validation set and a view")
         return measure_leak(network, plan, unseen.dataset, prepare=view.normalize, repeats=_LEAK_REPEATS)
 
-    def way(self, data: Data, name: str, folder: str, seeds: range) -> TrainingWay:
+    def way(self, data: Data, name: str, seeds: range) -> TrainingWay:
         """The test predictions of the networks of one way, one network per seed."""
+        folder = FOLDERS[name]
         networks = [_network(data, self.folder(seed) / folder) for seed in seeds]
         right = torch.stack([_right(network, data) for network in networks])
         meaning, source = WAYS[name]
-        accuracies = tuple(self.accuracies[folder])
+        accuracies = tuple(self.accuracies.get(folder) or [math.nan] * len(seeds))
         return TrainingWay(name=name, meaning=meaning, source=source, balanced_accuracy_val=accuracies, right=right)
 
 
@@ -419,7 +465,7 @@ def _quiet(line: str) -> None:
 
 
 def _title(name: str) -> str:
-    return {"before": PLAIN, "balanced": CONTROL, "planned": PLANNED}[name]
+    return next(way for way, folder in FOLDERS.items() if folder == name)
 
 
 def _right(network: nn.Module, data: Data) -> Tensor:
@@ -452,20 +498,22 @@ def _commands(out: Path, recipe: Recipe) -> tuple[str, ...]:
 
     seed = recipe.seed
     mine = f"seeds/{seed}"
-    data = shlex.quote(f"npz:{out / 'digits.npz'}")
-    train = (
-        f"diversify train --data {data} --imbalance {IMBALANCE} --model {MODEL}"
-        f" --augment none --epochs {recipe.epochs} --batch-size {recipe.batch_size} --learning-rate {recipe.learning_rate:g}"
-        f" --schedule {recipe.schedule} --warmup-epochs {recipe.warmup_epochs} --precision {recipe.precision} --seed {seed}"
+    data, both = (shlex.quote(f"npz:{out / name}") for name in ("digits.npz", BOTH_DATA))
+    train = f"diversify train --data {data} --imbalance {IMBALANCE}"
+    how = (
+        f" --model {MODEL} --augment none --epochs {recipe.epochs} --batch-size {recipe.batch_size}"
+        f" --learning-rate {recipe.learning_rate:g} --schedule {recipe.schedule}"
+        f" --warmup-epochs {recipe.warmup_epochs} --precision {recipe.precision} --seed {seed}"
     )
     diagnose = f"diversify diagnose --seed {seed} --weights"
     again = f"../{out.name}-again"  # beside the demo's folder, which `--overwrite` may replace
     return (
-        f"{train} --out {place(f'{again}/before')}",
+        f"{train}{how} --out {place(f'{again}/before')}",
         f"{diagnose} {place(f'{again}/before/model.safetensors')} --out {place(f'{again}/diagnosis')}",
         f"diversify plan {place(f'{again}/diagnosis')} --out {place(f'{again}/plan.json')}",
         f"diversify remedy {place(f'{again}/diagnosis')} --seed {seed} --out {place(f'{again}/head')}",
-        f"{train} --plan {place(f'{mine}/balanced.json')} --out {place(f'{again}/balanced')}",
-        f"{train} --plan {place(f'{mine}/plan.json')} --out {place(f'{again}/planned')}",
+        f"{train}{how} --plan {place(f'{mine}/balanced.json')} --out {place(f'{again}/balanced')}",
+        f"{train}{how} --plan {place(f'{mine}/plan.json')} --out {place(f'{again}/planned')}",
+        f"diversify train --data {both} --holdout 0{how} --plan {place(f'{mine}/both.json')} --out {place(f'{again}/both')}",
         f"{diagnose} {place(f'{again}/planned/model.safetensors')} --out {place(f'{again}/diagnosis-after')}",
     )

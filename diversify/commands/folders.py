@@ -23,7 +23,7 @@ OWNED = frozenset(
         *("comparison.json", "train", "diagnosis"),  # compare, demo
         *("remedy.json", "lightning.ckpt", "thresholds.json"),  # remedy
         *("picks.csv", "picks.json"),  # collect
-        *("digits.npz", "seeds", "test.json"),  # demo
+        *("digits.npz", "digits-both.npz", "seeds", "test.json"),  # demo
     }
 )
 """The files and folders that commands leave in `out`; nothing else in it is ever removed."""

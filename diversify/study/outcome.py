@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ class TrainingWay:
         name: The name of the way.
         meaning: What it does, in a sentence.
         source: The publication it comes from.
-        balanced_accuracy_val: Balanced accuracy on the validation set, one value per seed.
+        balanced_accuracy_val: Balanced accuracy on the validation set, one value per seed; NaN where its images were trained on.
         right: `(S, N)`, whether each of the S networks predicts each of the N test images correctly.
     """
 
@@ -81,8 +82,10 @@ class WaysOutcome:
         return [float(value) for value in self.accuracy[one] - self.accuracy[other]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as JSON values."""
+        """Return the outcome as JSON values; `accuracy_val` has None for a way without validation images."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        known = [None if math.isnan(sum(row)) else row for row in self.accuracy_val.tolist()]
+        values["accuracy_val"] = known
         return {name: value.tolist() if isinstance(value, Tensor) else list(value) for name, value in values.items()}
 
 

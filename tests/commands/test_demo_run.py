@@ -54,6 +54,26 @@ def test_the_data_is_a_file_of_three_disjoint_balanced_splits(shown: Path) -> No
     assert int(sum(parts).sum()) == 1797  # every digit of scikit-learn's, once
 
 
+def test_heads_repaired_with_validation_images_have_a_control_that_is_trained_on_them(shown: Path) -> None:
+    data, both = (
+        load_data(f"npz:{shown / name}", holdout=0.0, measure_view=True) for name in ("digits.npz", demo.BOTH_DATA)
+    )
+    assert both.val is None
+    assert data.val is not None
+    before = atomic.read_json(shown / "seeds" / "3" / "before" / "run.json", "run.json")
+    assert len(both.train) == before["data"]["splits"]["train"]["images"] + len(data.val)
+    assert both.test is not None
+    assert torch.equal(both.test.labels, data.test.labels)  # type: ignore[union-attr]
+    found = atomic.read_json(shown / "test.json", "test.json")["outcome"]
+    places = {name: place for place, name in enumerate(found["names"])}
+    assert [found["accuracy_val"][places[name]] for name in (demo.UNSEEN, demo.BOTH)] == [None, None]
+    heads = [
+        atomic.read_tensors(shown / "seeds" / "3" / name / "model.safetensors")[0] for name in ("head", "head-unseen")
+    ]
+    different = {name for name in heads[0] if not torch.equal(heads[0][name], heads[1][name])}
+    assert different == {"linear.weight", "linear.bias"}
+
+
 def test_the_record_says_what_was_run_and_judged_on_what(shown: Path) -> None:
     record = atomic.read_json(shown / "run.json", "run.json")
     assert record["finished"] is True
@@ -84,11 +104,11 @@ def test_the_commands_of_the_report_are_commands(shown: Path, capsys: pytest.Cap
     block = re.search(r"```console\n(.*?)```", (shown / "report.md").read_text(), re.DOTALL)
     assert block is not None
     lines = block[1].splitlines()
-    assert len(lines) == 7
-    for line in (lines[0], lines[5]):
+    assert len(lines) == 8
+    for line in (lines[0], lines[5], lines[6]):
         assert run(shlex.split(line)[1:]) == 0, capsys.readouterr().err
     again, mine = shown.parent / "demo-again", shown / "seeds" / "3"
-    for name in ("before", "planned"):
+    for name in ("before", "planned", "both"):
         assert digests.sha256(again / name / "model.safetensors") == digests.sha256(mine / name / "model.safetensors")
 
 
