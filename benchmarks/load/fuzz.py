@@ -220,17 +220,16 @@ def chosen(every: Iterable[Target], count: int, first: int = 0) -> list[tuple[Ta
 def fuzz(count: int, *, first: int = 0, only: str = "") -> Iterator[dict[str, Any]]:
     """Run so many cases, then the files that are made to harm; yield a record of each kind of file, and one of these.
 
-    With `only`, the files that are made to harm are left out.
-
     Args:
         count: Damaged files.
         first: The number of the first one of each kind; another one gives other files.
-        only: Part of `kind/file`, to run these alone.
+        only: Part of `kind/file`, to run these damaged files alone; "harm" runs the files that are made to harm alone.
     """
     with tempfile.TemporaryDirectory() as folder:
-        every = [target for target in targets(Path(folder)) if only in f"{target.kind}/{target.file}"]
-    yield from _figures(chosen(every, count, first), {kind: f"damaged {kind} files" for kind in KINDS})
-    if only:
+        every = [one for one in targets(Path(folder)) if only == "harm" or only in f"{one.kind}/{one.file}"]
+    if only != "harm":
+        yield from _figures(chosen(every, count, first), {kind: f"damaged {kind} files" for kind in KINDS})
+    if only not in ("", "harm"):
         return
     harmful = [dataclasses.replace(target, kind="harm") for target in bombs(every)]
     yield from _figures(

@@ -53,7 +53,11 @@ def read_image(path: Path) -> Tensor:
             if found is not None:
                 return found
             seen = _rgb(image)
-            return cast(Tensor, tvf.pil_to_tensor(seen if seen.mode == "RGB" else seen.convert("RGB")))
+            if seen is not image:
+                image.close()  # of a large image, the pixels as they are stored and the tensor would not both fit
+            if seen.mode != "RGB":
+                seen = seen.convert("RGB")
+            return cast(Tensor, tvf.pil_to_tensor(seen))
     except _RefusedError as error:
         raise must("image file", error.law, f"{error.got} in {path}") from error
     except (MemoryError, InputError):
