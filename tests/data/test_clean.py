@@ -1,8 +1,10 @@
 """A clean loader reads every training image once, in order, without the augmentation that can be recognised."""
 
 import copy
+import os
 import warnings
 
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before its import, where the library has not imported it yet
 import albumentations
 import numpy as np
 import pytest
