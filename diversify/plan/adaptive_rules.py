@@ -72,7 +72,8 @@ RULES: tuple[AdaptiveRule, ...] = (
         direction=-1,
         text="{value:.1%} more held-out images of other classes are predicted as {name} when they are augmented as {name} is"
         " (95% interval from {low:.1%}).",
-        source="leak guard: a class that is augmented more than others can be recognised by the artefacts of augmentation",
+        source="leak guard: a class that is augmented more than others can be recognised by the artefacts of augmentation; weakening such"
+        " policies was not seen to change accuracy (docs/results/pairs_and_leak.md)",
     ),
     AdaptiveRule(
         name="hits fell",
