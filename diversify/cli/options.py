@@ -191,9 +191,7 @@ def recipe_from(*, epochs: int, warmup_epochs: int | None, **others: Any) -> tup
 
 
 def objective_given(text: str) -> str | float:
-    """Return the objective as the library takes it: `worst-third` with a space, and a number as one."""
-    if text == "worst-third":
-        return "worst third"
+    """Return the objective as the library takes it: a number as one."""
     try:
         return float(text)
     except ValueError:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..diagnosis.findings import NARROW
 from ..diagnosis.for_plan import PlanDiagnoser
 from ..diagnosis.model_comparison import Model
 from ..diagnosis.result import Diagnosis
@@ -106,6 +107,9 @@ def remedy_run(
     warnings += about_plan
     for warning in warnings:
         say(f"note: {warning}")
+    if not learns and (about_narrow := _about_narrow(diagnosis)):
+        warnings.append(about_narrow)
+        say(f"note: {about_narrow}")
     recipe = HeadRecipe(bias=old.has_bias)
     candidates = _candidates(
         diagnosis,
@@ -157,6 +161,15 @@ def remedy_run(
         record["weights"] = _write_weights(staged, repaired, metadata, diagnosed)
         _write_choice(staged, choice, diagnosis.class_names, wanted, used, record)
     return choice, record
+
+
+def _about_narrow(diagnosis: Diagnosis) -> str:
+    """Return a note on narrow classes for repairs that do not learn from held-out images; empty where no class is narrow."""
+    names = [finding.class_name for finding in diagnosis.findings if finding.kind == NARROW]
+    if not names:
+        return ""
+    which = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} narrow: training images do not show what held-out images show"
+    return f"{which}, so repairs from training images alone hardly help there; --unseen heldout also tries repairs that learn from these"
 
 
 def _record(

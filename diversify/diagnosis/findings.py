@@ -41,8 +41,8 @@ REMEDIES = {
     "look at the cluster": "look at its images and collect training images like them, or correct their labels if these are wrong",
     "different images": "collect images of the class that differ (other scenes, objects and days), because near copies teach the"
     " model little",
-    "wider images": "collect training images like the held-out ones (other scenes, objects and days); no weighting makes up for"
-    " images that are missing",
+    "wider images": "collect training images like the held-out ones (other scenes, objects and days); until then, a head that also"
+    " learns from the held-out images (unseen='heldout') helps more than one that weights training images anew",
     "new held-out images": "hold out images anew, whole groups at a time (scenes, patients, bursts), because the model has seen"
     " images like these in training",
     "read all images": "make the training loader give every image of the class, and diagnose again",

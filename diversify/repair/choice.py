@@ -259,6 +259,8 @@ class HeadChoice:
             name = self.names[self.simpler]
             title = f"{name[:1].upper()}{name[1:]}"
             text += f" {title} is simpler and only {behind}{unit} behind, at most one standard error ({error})."
+        if self.fitted_on_heldout:
+            text += " This head has learned from all of these held-out images: judge it on others."
         return text
 
     def expected_in_words(self) -> str:

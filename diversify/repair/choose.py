@@ -18,7 +18,7 @@ from .candidate import UNTOUCHED, Candidate, Make
 from .candidates import default_candidates
 from .choice import CurvePoint, HeadChoice
 from .comparison import compare_candidates
-from .metric import Metric, Objective, metric_of, objective_of
+from .metric import Metric, Objective, metric_of, objective_of, plain_objective
 from .post_hoc import adjust_logits, log_prior_of
 from .writable import left_out_in_words, require_writable, without_bias
 
@@ -121,7 +121,7 @@ def choose_head(
     """
     for name, side in (("train", train), ("heldout", heldout)):
         require_embeddings(name, side, "use dv.repair_multilabel")
-    head = read_head(head)
+    head, objective = read_head(head), plain_objective(objective)
     _require_sides(train, heldout, head)
     if not 2 <= folds <= len(heldout):
         raise must("folds", f"lie in [2, {len(heldout)}], the number of held-out rows", folds)

@@ -301,6 +301,16 @@ def metric_of(
     )
 
 
+def plain_objective(objective: Objective) -> Objective:
+    """Return the objective with a space where the command line has a hyphen.
+
+    Example:
+        >>> plain_objective("worst-third"), plain_objective(0.5)
+        ('worst third', 0.5)
+    """
+    return objective.replace("-", " ") if isinstance(objective, str) else objective
+
+
 def objective_of(metric: str, objective: Objective) -> Metric | None:
     """Return the metric of an objective; None for `mean`, where the metric decides alone.
 
@@ -319,7 +329,7 @@ def objective_of(metric: str, objective: Objective) -> Metric | None:
         ('worst', None)
     """
     if isinstance(objective, str):
-        name, toward = objective, 0.0
+        name, toward = str(plain_objective(objective)), 0.0
         if name not in OBJECTIVES:
             raise must("objective", f"be one of {', '.join(OBJECTIVES)}, or a number in [0, 1]", repr(objective))
     else:

@@ -1,5 +1,7 @@
 """A head chosen by its worst classes."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from diversify.repair.candidate import Candidate
 from diversify.repair.candidates import default_candidates
 from diversify.repair.choice import HeadChoice
 from diversify.repair.comparison import _as_good, _best
-from diversify.repair.metric import Metric
+from diversify.repair.metric import Metric, objective_of
 from diversify.repair.retrain import HeadRecipe
 
 SHORT = HeadRecipe(steps=20, batch_size=32)
@@ -123,6 +125,10 @@ def test_the_curve_holds_every_round_and_comes_back(rows, listed) -> None:
     assert again.to_dict() == found.to_dict()
     assert again.fitted_on_heldout is (found.recommended > 0)
     assert "worst third of classes" in found.in_words()
+    learned = dataclasses.replace(found, recommended=1)
+    assert learned.fitted_on_heldout
+    assert learned.in_words().endswith("This head has learned from all of these held-out images: judge it on others.")
+    assert "has learned" not in dataclasses.replace(found, recommended=0).in_words()
 
 
 def test_an_older_record_has_no_curve(rows) -> None:
@@ -158,3 +164,7 @@ def test_an_older_record_has_no_curve(rows) -> None:
 def test_what_cannot_be_is_refused(rows, given: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         dv.choose_head(*rows, **given)
+
+
+def test_a_hyphen_in_the_objective_is_read_as_on_the_command_line() -> None:
+    assert objective_of("balanced", "worst-third") == objective_of("balanced", "worst third")
