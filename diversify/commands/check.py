@@ -36,6 +36,12 @@ def check_run(
     Raises:
         InputError: A file is no diagnosis, no bar is given, or a bar is out of its range.
     """
+    read = [_file(place).resolve() for place in (diagnosis, against) if place is not None]
+    for name, file in (("junit", junit), ("markdown", markdown)):
+        if file is not None and file.resolve() in read:
+            raise must(name, "be another file than the diagnoses that are read", file)
+    if junit is not None and markdown is not None and junit.resolve() == markdown.resolve():
+        raise must("markdown", "be another file than junit", markdown)
     older = None if against is None else _read(against, "against")
     outcome = check(_read(diagnosis, "diagnosis"), worst_recall=worst_recall, gap_ratio=gap_ratio, against=older)
     for file, text in ((junit, outcome.to_junit), (markdown, outcome.to_markdown)):
@@ -44,8 +50,12 @@ def check_run(
     return outcome
 
 
+def _file(place: Path) -> Path:
+    return place / "diagnosis.json" if place.is_dir() else place
+
+
 def _read(place: Path, name: str) -> Diagnosis:
-    file = place / "diagnosis.json" if place.is_dir() else place
+    file = _file(place)
     if not file.is_file():
         raise must(name, "be a folder that `diversify diagnose` wrote, or its diagnosis.json", place)
     refuse_multilabel("check", place, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder
 
 from ..errors import InputError, must
-from ..functional.labels import read_labels
+from ..functional.labels import ClassNames, names_in_order, read_labels
 from ..runtime.randomness import random_state_kept
 from ..runtime.user_code import describe, is_passed_on
 from .examples import require_map_style
@@ -28,7 +28,7 @@ _KEYS = (*LABEL_COLUMNS, "target", "targets")
 _PASS = "pass labels=, one class per image"
 
 
-def labels_of(dataset: Images, *, class_names: Sequence[str] | None = None) -> Tensor:
+def labels_of(dataset: Images, *, class_names: ClassNames | None = None) -> Tensor:
     """Return the labels `(N,)` int64 of a map-style data set, as its examples have them.
 
     A `target_transform` is applied. For data sets of the user's own, whose `__getitem__` may change labels, up to 32
@@ -59,7 +59,7 @@ def labels_of(dataset: Images, *, class_names: Sequence[str] | None = None) -> T
     return labels
 
 
-def shown_labels(dataset: Any, class_names: Sequence[str] | None = None) -> tuple[Tensor, str]:
+def shown_labels(dataset: Any, class_names: ClassNames | None = None) -> tuple[Tensor, str]:
     """Return what `labels_of` returns, and in one line why it could not be compared with the examples, or "".
 
     Raises:
@@ -73,6 +73,7 @@ def shown_labels(dataset: Any, class_names: Sequence[str] | None = None) -> tupl
         (tensor([0, 1]), '')
     """
     name, note = type(dataset).__name__, ""
+    class_names = None if class_names is None else names_in_order(class_names)
     require_map_style(dataset)
     found = _found(dataset)
     if found is not None:
@@ -146,7 +147,7 @@ def _is_text(labels: Any) -> bool:
 
 
 def check_labels(
-    name: str, labels: object, *, rows: int | None = None, class_names: Sequence[str] | None = None
+    name: str, labels: object, *, rows: int | None = None, class_names: ClassNames | None = None
 ) -> Tensor:
     """Return labels of any usual form as an int64 tensor `(N,)` on the CPU, after checking that there is one per image.
 
@@ -199,7 +200,7 @@ def _is_plain_folder(dataset: Any) -> bool:
     return isinstance(dataset, DatasetFolder) and type(dataset).__getitem__ is DatasetFolder.__getitem__
 
 
-def _candidates(dataset: Any, found: Any, class_names: Sequence[str] | None) -> list[Tensor]:
+def _candidates(dataset: Any, found: Any, class_names: ClassNames | None) -> list[Tensor]:
     """The labels that the examples may have, the likeliest first: after the `target_transform`, and as they are stored."""
     name = type(dataset).__name__
     change = getattr(dataset, "target_transform", None)
@@ -220,7 +221,7 @@ def _candidates(dataset: Any, found: Any, class_names: Sequence[str] | None) -> 
         return [changed]
 
 
-def _read(dataset: Any, found: Any, class_names: Sequence[str] | None) -> Tensor:
+def _read(dataset: Any, found: Any, class_names: ClassNames | None) -> Tensor:
     names = class_names
     if names is None and isinstance(own := getattr(dataset, "classes", None), list | tuple):
         names = [str(each) for each in own]
@@ -263,9 +264,7 @@ def _is_ours(dataset: Any) -> bool:
     return type(dataset).__module__.partition(".")[0] == "diversify"
 
 
-def _compared(
-    dataset: Any, name: str, candidates: list[Tensor], class_names: Sequence[str] | None
-) -> tuple[Tensor, str]:
+def _compared(dataset: Any, name: str, candidates: list[Tensor], class_names: ClassNames | None) -> tuple[Tensor, str]:
     """The first candidate that agrees with the examples, and a note if no example could be read."""
     seen: dict[int, int] = {}
     note, end = "", time.monotonic() + _SECONDS

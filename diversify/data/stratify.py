@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..errors import must
 from ..functional import draws
+from ..functional.groups import group_numbers
+from ..functional.multilabel import read_multilabels
 
 MOST_PAIRS = 20_000  # pairs of labels that are kept in proportion; with more, labels alone are
 MOST_ENTRIES = 20_000_000  # pairs of labels over all images, likewise
@@ -19,7 +21,7 @@ _Counts = Any  # a sparse array (units, labels and pairs): how many images of ea
 _Array = np.ndarray[Any, Any]
 
 
-def multilabel_holdout(labels: Tensor, fraction: float, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def multilabel_holdout(labels: Any, fraction: float, groups: Any = None) -> tuple[Tensor, Tensor]:
     """Return the positions that are kept and those that are held out, with every label in proportion on both sides.
 
     This is iterative stratification. The rarest label that is left, or the rarest pair of labels, is shared out first: each
@@ -28,10 +30,10 @@ def multilabel_holdout(labels: Tensor, fraction: float, groups: Tensor | None = 
     and groups alone, so two runs on the same data agree.
 
     Args:
-        labels: `(N, C)`, 0 or 1 for each label.
+        labels: `(N, C)`, 0 or 1 for each label: a tensor, an array or a list of rows.
         fraction: Share to hold out, in [0, 1).
-        groups: `(N,)` int64, equal for images that depend on each other, which then stay on one side; None if no groups are
-            known.
+        groups: `(N,)` integers or text, equal for images that depend on each other, which then stay on one side; None if no groups
+            are known.
 
     Returns:
         Two ascending tensors of positions.
@@ -51,13 +53,13 @@ def multilabel_holdout(labels: Tensor, fraction: float, groups: Tensor | None = 
     """
     if not 0 <= fraction < 1:
         raise must("holdout", "lie in [0, 1)", fraction)
-    marks = labels.detach().cpu().bool()
+    marks = read_multilabels("labels", labels)
     images = len(marks)
     if groups is None:
         place = np.arange(images)
         units, word = images, draws.bits("holdout", torch.arange(images))
     else:
-        values, inverse = torch.unique(groups.detach().cpu(), return_inverse=True)
+        values, inverse = torch.unique(group_numbers("groups", groups, rows=images), return_inverse=True)
         place, units, word = inverse.numpy(), len(values), draws.bits("holdout groups", values)
     sizes = np.bincount(place, minlength=units)
     order = np.empty(units, np.int64)

@@ -145,7 +145,8 @@ def check(
             both models were judged on the same images.
 
     Raises:
-        InputError: No bar is given, a bar is out of its range, or the classes differ from those of `against`.
+        InputError: No bar is given, a bar is out of its range, the classes differ from those of `against`, or no class has enough
+            images to be judged.
 
     References:
         Newcombe (1998), Interval estimation for the difference between independent proportions, Statistics in Medicine 17.
@@ -182,6 +183,9 @@ def check(
             outcomes += [_judged(name, value, *ends, measure=title, bar=bar) for name, value, *ends in rows]
     if against is not None:
         outcomes += _changes(diagnosis, against)
+    if all(one.status == "skipped" for one in outcomes):
+        law = "have held-out images of at least one class that a bar can judge"
+        raise must("diagnosis", law, "none", "a gate that judges nothing passes everything")
     return Check(classes=tuple(outcomes))
 
 

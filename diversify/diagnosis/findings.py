@@ -260,7 +260,13 @@ def find(
 def _absent(name: str, c: int, reading: Reading) -> Finding:
     """The finding on a class without training rows: either it has no images, or the loader left them out."""
     lost, remedy = reading.lost(c), "read all images"
-    if lost == 0:
+    renamed = 0 if reading.other_labels_by_class is None else reading.other_labels_by_class[c]
+    if renamed:
+        text = (
+            f"{name} has no training images among those that the loader gave. The data set shows {renamed:,} of it: they came with"
+            f" another label, or other images came in their place, so {name} could not be measured."
+        )
+    elif lost == 0:
         text, remedy = f"{name} has no training images, so the model cannot have learned it.", "collect images"
     elif lost is None:
         text = (

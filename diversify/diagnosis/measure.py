@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from ..files import digests
 from ..functional import counts, diversity, stats
 from ..functional.groups import group_numbers, require_one_kind
 from ..functional.indexed_neighbors import NeighborSearch
-from ..functional.labels import names_in_mapping
+from ..functional.labels import ClassNames as ClassNames
+from ..functional.labels import names_in_order
 from ..network.batches import Key
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.extraction import extract
@@ -47,9 +48,6 @@ from .shared_images import are_the_same, shared_of_loaders
 from .sides import QUERY_ROWS, Side, make_side
 
 TOP_K = 10
-
-ClassNames = Sequence[str] | Mapping[int, str] | Mapping[str, int]
-"""Names in the order of the classes, or a mapping between classes and names."""
 
 
 def usual_top_k(num_features: int) -> int:
@@ -232,14 +230,9 @@ def class_names_of(class_names: ClassNames | None, num_classes: int) -> tuple[st
         >>> class_names_of({"owl": 1, "cat": 0}, 2), class_names_of({1: "owl", 0: "cat"}, 2)
         (('cat', 'owl'), ('cat', 'owl'))
     """
-    series: Any = class_names if hasattr(class_names, "to_dict") else None  # of pandas: its index may name the classes
-    if series is not None and list(series.index) != list(range(num_classes)):
-        class_names = dict(series.to_dict())
-    if isinstance(class_names, Mapping):
-        return names_in_mapping(class_names, num_classes)
-    if isinstance(class_names, str | bytes | Set):
-        raise must("class_names", "be a list of names in the order of the classes", f"a {type(class_names).__name__}")
-    names = tuple(map(str, class_names if class_names is not None else (f"class {c}" for c in range(num_classes))))
+    names = tuple(f"class {c}" for c in range(num_classes))
+    if class_names is not None:
+        names = names_in_order(class_names, num_classes)
     if len(names) != num_classes:
         raise must("class_names", f"be one per class of the head, {num_classes}", len(names))
     return names
@@ -254,6 +247,8 @@ def checked_head(head: nn.Module | LinearHead, train: Embeddings, heldout: Embed
         if (side.num_features, side.num_classes) != (head.num_features, head.num_classes):
             law = f"have the head's {head.num_features} features and {head.num_classes} classes"
             raise must(f"{name} embeddings", law, f"{side.num_features} features and {side.num_classes} classes")
+        if not len(side):
+            raise must(f"{name} embeddings", "hold at least one image", 0)
     device = train.features.device
     return dataclasses.replace(head, weight=head.weight.to(device), bias=head.bias.to(device))
 

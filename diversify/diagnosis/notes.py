@@ -55,7 +55,7 @@ def notes_of(readings: Mapping[str, Reading], class_names: Sequence[str]) -> tup
         if reading.other_labels:
             number = reading.other_labels
             found.append(
-                f"{loader} gave {_images(number)} another label than its data set shows. The"
+                f"{loader} gave {_images(number)} another label than its data set shows, or other images in their place. The"
                 " diagnosis takes the labels that the loader gave; a sampler or a plan has to be made from the same."
             )
         if reading.augmented_by:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ..errors import must, unknown
 
+ClassNames = Sequence[str] | Mapping[int, str] | Mapping[str, int]
+"""Names in the order of the classes, or a mapping between classes and names."""
 _LAW = "be one class per image"
 _TEXT = "pass class_names where the function takes it, or number them: [class_names.index(label) for label in labels]"
-_SEVERAL = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel"
+_SEVERAL = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel, or --multilabel"
 
 
 def read_labels(
@@ -22,7 +24,7 @@ def read_labels(
     labels: object,
     *,
     rows: int | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     num_classes: int | None = None,
     of: str = "",
 ) -> Tensor:
@@ -49,7 +51,7 @@ def read_labels(
         >>> read_labels("labels", [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).tolist()
         [1, 2]
     """
-    names = None if class_names is None else [str(each) for each in class_names]
+    names = None if class_names is None else [*names_in_order(class_names)]
     limit = len(names) if num_classes is None and names is not None else num_classes
     numbers = _numbers(name, labels, names)
     if numbers.ndim == 2 and numbers.shape[1] == 1:
@@ -71,7 +73,7 @@ def in_class_order(
     name: str,
     values: object,
     num_classes: int,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     *,
     absent: float | None = None,
 ) -> object:
@@ -100,7 +102,7 @@ def in_class_order(
         return values
     wanted: list[Any] = list(range(num_classes))
     if class_names is not None and any(isinstance(key, str) for key in values):
-        wanted = [str(each) for each in class_names]
+        wanted = [*names_in_order(class_names)]
     law = f"be in the order of the classes, or name each by its number in [0, {num_classes - 1}]"
     if class_names is not None:
         law = "be in the order of the classes, or name each by its name or number"
@@ -111,6 +113,32 @@ def in_class_order(
     if missing and absent is None:
         raise must(name, "name every class", f"none for {missing[0]!r}")
     return [values.get(key, absent) for key in wanted]
+
+
+def names_in_order(class_names: Any, num_classes: int | None = None) -> tuple[str, ...]:
+    """Return the names in the order of the classes, whatever form they are given in.
+
+    Args:
+        class_names: The names in order; or a mapping of every class to its name (`id2label`), or of every name to its
+            class (`label2id`, `class_to_idx`), in any order; or a pandas Series, whose index may name the classes.
+        num_classes: C; None for as many as there are names.
+
+    Raises:
+        InputError: They have no order, as a set has none, or a mapping is neither of these.
+
+    Example:
+        >>> names_in_order({"owl": 1, "cat": 0}), names_in_order(["cat", "owl"])
+        (('cat', 'owl'), ('cat', 'owl'))
+    """
+    size = len(class_names) if num_classes is None and hasattr(class_names, "__len__") else num_classes
+    series = hasattr(class_names, "to_dict") and hasattr(class_names, "index")
+    if series and list(class_names.index) != list(range(size or 0)):
+        class_names = dict(class_names.to_dict())
+    if isinstance(class_names, Mapping):
+        return names_in_mapping(class_names, size or 0)
+    if isinstance(class_names, str | bytes | Set):
+        raise must("class_names", "be a list of names in the order of the classes", f"a {type(class_names).__name__}")
+    return tuple(map(str, class_names))
 
 
 def names_in_mapping(class_names: Mapping[Any, Any], num_classes: int) -> tuple[str, ...]:

@@ -44,7 +44,11 @@ def read_multilabels(name: str, labels: Any, *, rows: int | None = None, num_lab
     if values.is_complex():
         raise must(name, _LAW, str(values.dtype).removeprefix("torch."))
     if values.ndim != 2:
-        advice = "for one label per image, use dv.extract and dv.diagnose" if values.ndim == 1 else ""
+        advice = (
+            "for one label per image, use dv.extract and dv.diagnose, or leave out --multilabel"
+            if values.ndim == 1
+            else ""
+        )
         raise must(name, _LAW, f"shape {tuple(values.shape)}", advice)
     if rows is not None and len(values) != rows:
         raise must(name, f"have one row per image, {rows}", len(values))

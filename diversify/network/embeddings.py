@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import must
 from ..functional.groups import group_numbers
-from ..functional.labels import read_labels
+from ..functional.labels import ClassNames, read_labels
 from ..functional.multilabel import require_one_label
 from .embeddings_folder import COLUMNS, GROUPS, index_record, read_folder, read_groups, write_folder
 from .linear_head import LinearHead, read_head
@@ -155,7 +155,7 @@ class Embeddings:
         logits: Any = None,
         num_classes: int | None = None,
         groups: Any = None,
-        class_names: Sequence[str] | None = None,
+        class_names: ClassNames | None = None,
     ) -> Self:
         """Return embeddings of features that were computed elsewhere.
 
@@ -327,7 +327,7 @@ def integer_tensor(name: str, values: Any) -> Tensor:
     return array.detach().cpu().long()
 
 
-def class_indices(name: str, labels: Any, class_names: Sequence[str] | None = None) -> Tensor:
+def class_indices(name: str, labels: Any, class_names: ClassNames | None = None) -> Tensor:
     """Return labels of any usual form as class indices `(N,)` int64 on the CPU, or raise an InputError.
 
     Args:

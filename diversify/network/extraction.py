@@ -28,6 +28,7 @@ from ..data.skip_bad import left_out_below
 from ..errors import InputError, must, unknown
 from ..files import digests
 from ..functional import counts
+from ..functional.labels import ClassNames, names_in_order
 from ..runtime.progress import Progress
 from ..runtime.randomness import random_state_kept
 from ..runtime.signals import stop_if_interrupted
@@ -108,7 +109,7 @@ def extract(
     image_key: Key | None = None,
     label_key: Key | None = None,
     index: Key | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
 ) -> Embeddings:
     """Return features, logits, labels and indices of every image in a loader.
 
@@ -154,7 +155,7 @@ def extract(
         >>> embeddings.features.shape, embeddings.logits.shape, embeddings.indices.tolist()
         (torch.Size([6, 64]), torch.Size([6, 3]), [0, 1, 2, 3, 4, 5])
     """
-    names = None if class_names is None else tuple(class_names)
+    names = None if class_names is None else names_in_order(class_names)
     form = BatchForm(image_key=image_key, label_key=label_key, index=index, class_names=names)
     columns, reading = read_all(
         split, loader, form, device=device, precision=precision, out=out, progress=progress, fingerprint=fingerprint
@@ -656,8 +657,10 @@ def _compared(reading: Reading, loader: object, table: Table, num_classes: int) 
     if not shown:
         return reading
     if reading.indices_known:
-        other = min(int((each[table.filled("indices")] != labels).sum()) for each in shown)
-        return replace(reading, other_labels=other)
+        nearest = min((each[table.filled("indices")] for each in shown), key=lambda each: int((each != labels).sum()))
+        other = nearest[(nearest != labels) & (nearest < num_classes)]
+        by_class = tuple(counts.class_counts(other, num_classes).tolist()) if len(other) else None
+        return replace(reading, other_labels=int((nearest != labels).sum()), other_labels_by_class=by_class)
     read = counts.class_counts(labels, num_classes)
     if any(torch.equal(each.sort().values, labels.sort().values) for each in shown):
         return reading

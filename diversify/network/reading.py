@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import must
 
+_BY_CLASS = ("left_out_by_class", "unreadable_by_class", "other_labels_by_class")
 _NUMBERS = ("left_out", "repeated", "last_batch", "unreadable", "shared", "other_labels")
 
 
@@ -26,6 +27,7 @@ class Reading:
         unreadable_by_class: The same for each class; None where the classes are not known.
         augmented_by: Random transforms of the data set, as far as they can be recognised.
         other_labels: How many rows have another label than the data set shows for their image.
+        other_labels_by_class: The same for each class that the data set shows; None where that is not known.
         shared: Of held-out rows, how many show a training image.
 
     Example:
@@ -43,6 +45,7 @@ class Reading:
     augmented_by: tuple[str, ...] = ()
     shared: int = 0
     other_labels: int = 0
+    other_labels_by_class: tuple[int, ...] | None = None
 
     def lost(self, label: int) -> int | None:
         """Return how many images of a class the loader left out; None where that is not known.
@@ -56,7 +59,7 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        by_class = {name: getattr(self, name) for name in ("left_out_by_class", "unreadable_by_class")}
+        by_class = {name: getattr(self, name) for name in _BY_CLASS}
         lists = {name: None if each is None else list(each) for name, each in by_class.items()}
         return asdict(self) | lists | {"augmented_by": list(self.augmented_by)}
 
@@ -74,7 +77,7 @@ class Reading:
             raise must("reading of embeddings", law, type(record).__name__)
         numbers = [record.get(name, 0) for name in fields]
         known = record.get("indices_known", True)
-        by_class = {name: record.get(name) for name in ("left_out_by_class", "unreadable_by_class")}
+        by_class = {name: record.get(name) for name in _BY_CLASS}
         listed = [number for each in by_class.values() if isinstance(each, list) for number in each]
         names = record.get("augmented_by", [])
         named = isinstance(names, list) and all(isinstance(each, str) for each in names)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..functional.labels import ClassNames, names_in_order
 from ..runtime.progress import Progress
 from .batches import BatchForm, Key
 from .embeddings import Embeddings
@@ -28,7 +29,7 @@ def extract_shared(
     image_key: Key | None = None,
     label_key: Key | None = None,
     index: Key | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
 ) -> Embeddings | None:
     """Return what `extract` returns, with the work shared by the processes of `torch.distributed`; None in all but the first.
 
@@ -71,7 +72,7 @@ def extract_shared(
         >>> len(embeddings)
         6
     """
-    names = None if class_names is None else tuple(class_names)
+    names = None if class_names is None else names_in_order(class_names)
     form = BatchForm(image_key=image_key, label_key=label_key, index=index, class_names=names)
     exchange = Exchange.of_this_process()
     if exchange is None:

@@ -15,6 +15,7 @@ from ..errors import must
 from ..files.json_values import json_value
 from ..functional import counts, draws
 from ..functional.ceiling import balanced_head, head_scores, stratified_folds
+from ..functional.labels import ClassNames, names_in_order
 from ..functional.learning_curve import Rise, fit_curves, forecast_recall, measured_rise
 from ..functional.stats import wilson_interval
 from ..network.embeddings import Embeddings, require_embeddings
@@ -123,7 +124,7 @@ def learning_curve(
     *,
     more: Sequence[int] = MORE,
     classes: Sequence[int] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LearningCurve:
@@ -164,8 +165,9 @@ def learning_curve(
         >>> print(dv.learning_curve(train, heldout, head, classes=[2], more=[40]).in_words())
         40 more images of class 2: recall 40% to 64-90%
     """
-    chosen = _checked(train, heldout, head, more, classes, class_names, seed)
-    names = tuple(f"class {c}" for c in range(train.num_classes)) if class_names is None else tuple(class_names)
+    given = None if class_names is None else names_in_order(class_names)
+    chosen = _checked(train, heldout, head, more, classes, given, seed)
+    names = tuple(f"class {c}" for c in range(train.num_classes)) if given is None else given
     fits = _Fits(train, heldout, int(seed))
     able = [c for c in chosen if fits.size[c] and fits.units(c) >= LEAST_HELDOUT]
     tick = Ticker(progress, len(able) * FOLDS * len(SHARES))

@@ -156,7 +156,13 @@ def choose_head(
     found = compare_candidates(
         listed, heads, predicted, family, train, heldout, judge, folds=folds, repeats=repeats, seed=seed
     )
+    absent = (held == 0).nonzero()[:, 0].tolist()
     notes = [*left_out_in_words(left_out), *(one.note for one in listed if one.note)]
+    if absent:
+        listed_absent = ", ".join(map(str, absent[:20])) + ", ..." * (len(absent) > 20)
+        notes.append(
+            f"Means and choice are over the {len(held) - len(absent)} classes with held-out images; without any: class {listed_absent}."
+        )
     found = replace(found, notes=(*notes, *(() if heldout.groups is None else (GROUPED,))))
     if dialled is None:
         return found

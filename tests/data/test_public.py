@@ -240,7 +240,7 @@ def test_medmnist_in_grey_and_colour_and_every_size(tmp_path, side, colour):
     assert [split.origin for split in (loaded.train, loaded.val, loaded.test)] == ["source"] * 3
 
 
-MANY = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel"
+MANY = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel, or --multilabel"
 FORM = "train_images must have shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), got"
 LABELS_FORM = "labels of train_images must have shape (N,) or (N, 1), or be one-hot (N, C), got"
 MEDMNIST_ERRORS = [

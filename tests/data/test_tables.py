@@ -14,7 +14,7 @@ from diversify.data.labels import labels_of
 from diversify.data.load import load_data
 from diversify.data.loader import collate, make_loader
 
-MANY = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel"
+MANY = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel, or --multilabel"
 
 
 class Feature:

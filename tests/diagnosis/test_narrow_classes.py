@@ -60,7 +60,7 @@ def test_narrow_classes_are_found_and_no_others():
     assert finding.remedy == "wider images"
     assert finding.evidence[0].measure == "coverage_heldout"
     assert "coverage is" in finding.text
-    assert finding.text.endswith("images that are missing.")
+    assert finding.text.endswith("than one that weights training images anew.")
 
 
 def test_without_narrow_classes_hardly_any_class_is_called_narrow():

@@ -183,4 +183,6 @@ def test_rows_that_came_again_in_place_of_others_and_labels_of_others():
     lost, again, other = notes_of(readings, ("cat", "owl"))
     assert lost == "The training loader left out at least 2 images of its data set: owl 2."
     assert "at least 2 images came more than once, as from a sampler that draws with replacement" in again
-    assert other.startswith("The training loader gave 1 image another label than its data set shows.")
+    assert other.startswith(
+        "The training loader gave 1 image another label than its data set shows, or other images in their place."
+    )

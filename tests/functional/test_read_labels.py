@@ -63,7 +63,7 @@ def test_booleans_are_two_classes_and_an_array_is_not_aliased():
     assert found.tolist() == [0, 1]
 
 
-SEVERAL = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel"
+SEVERAL = "for several labels per image (multi-label data), use dv.extract_multilabel and dv.diagnose_multilabel, or --multilabel"
 MISSING = "leave out the images without a label"
 SHAPE = "labels must have shape (N,) or (N, 1), or be one-hot (N, C), got "
 

@@ -218,7 +218,7 @@ class Again(Dataset):
 
 def test_labels_that_are_not_those_of_the_data_set_are_counted():
     found = extract(split_head(make_net()), DataLoader(Again(), batch_size=4, shuffle=True))
-    assert found.reading == Reading(other_labels=1)
+    assert found.reading == Reading(other_labels=1, other_labels_by_class=(0, 0, 1))
     assert Reading.from_dict(found.reading.to_dict()) == found.reading
     assert Reading.from_dict({"left_out": 1}).other_labels == 0
 

@@ -167,4 +167,6 @@ def test_what_cannot_be_is_refused(rows, given: dict, message: str) -> None:
 
 
 def test_a_hyphen_in_the_objective_is_read_as_on_the_command_line() -> None:
-    assert objective_of("balanced", "worst-third") == objective_of("balanced", "worst third")
+    found = objective_of("balanced", "worst-third")
+    assert found is not None
+    assert found.name == "worst third"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from ...network.reading import Reading
 from ..findings import Evidence, Finding
 from .companions import Companion
 
@@ -24,26 +25,49 @@ REMEDIES = {
 
 
 def find_in_labels(
-    columns: Mapping[str, Tensor], names: Sequence[str], companions: Sequence[Companion]
+    columns: Mapping[str, Tensor],
+    names: Sequence[str],
+    companions: Sequence[Companion],
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> tuple[Finding, ...]:
     """Return the findings: labels without training positives first, then by held-out recall, lowest first."""
-    by_label = {one.label: one for one in companions}
+    by_label, absent = (
+        {one.label: one for one in companions},
+        "read all images" if reading.left_out else "collect images",
+    )
     recall = columns["recall_heldout"]
     order = sorted(range(len(names)), key=lambda c: (math.isnan(float(recall[c])), float(recall[c].nan_to_num(2)), c))
     found = [
         Finding(
             class_index=c,
             class_name=names[c],
-            text=f"No training image has the label {names[c]}, so the model cannot have learned it.",
+            text=_absent(names[c], reading),
             evidence=(),
-            causes=("collect images",),
-            remedy="collect images",
+            causes=(absent,),
+            remedy=absent,
         )
         for c in range(len(names))
         if not columns["count"][c]
     ]
     listed = [_finding(columns, names, by_label.get(c), c) for c in order if columns["count"][c]]
     return (*found, *(one for one in listed if one is not None))
+
+
+def _absent(name: str, reading: Reading) -> str:
+    """The text on a label without training images: either none has it, or the loader left images out."""
+    if not reading.left_out:
+        return f"{name} is on no training image, so the model cannot have learned it."
+    return (
+        f"{name} is on none of the training images that the loader gave; it left out {reading.left_out:,} images, whose labels are not"
+        f" known, so {name} could not be measured."
+    )
+
+
+def _labels(columns: Mapping[str, Tensor]) -> str:
+    """The labels that a mean is taken over."""
+    recall = columns["recall_heldout"]
+    known = int(recall.isfinite().sum())
+    return "labels" if known == len(recall) else f"the {known} labels with held-out images"
 
 
 class _Story:
@@ -55,8 +79,9 @@ class _Story:
         self.known = not math.isnan(recall.value)
         self.evidence, self.causes = [recall], list[str]()
         self.sentences = [
-            f"Recall of {names[c]} on held-out images is {_interval(recall)}; mean over labels {recall.compared_with:.0%}. It has"
-            f" {float(columns['count'][c]):,.0f} training and {float(columns['count_heldout'][c]):,.0f} held-out images, and its"
+            f"Recall of {names[c]} on held-out images is {_interval(recall)}; mean over {_labels(columns)}"
+            f" {recall.compared_with:.0%}. It has {float(columns['count'][c]):,.0f} training and"
+            f" {float(columns['count_heldout'][c]):,.0f} held-out images, and its"
             f" precision is {_share(float(columns['precision_heldout'][c]))}."
         ]
 

@@ -116,7 +116,7 @@ def diagnose_multilabel(
         cooccurrence_heldout=multilabel.cooccurrence(unseen.labels),
         top_k_features=top_k_features,
         companions=companions,
-        findings=find_in_labels(ordered, names, companions),
+        findings=find_in_labels(ordered, names, companions, train.reading),
         summary=summary,
         seed=seed,
         readings={"train": train.reading, "heldout": heldout.reading},
