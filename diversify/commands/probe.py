@@ -14,11 +14,11 @@ from ..data.loader import Split, make_loader
 from ..data.view import View
 from ..diagnosis.measure import diagnose, parse_top_k
 from ..diagnosis.result import Diagnosis
-from ..errors import must, unknown
+from ..errors import InputError, must, unknown
 from ..files import checkpoints, digests, shards, staging
 from ..network.extraction import extract
 from ..network.linear_head import read_head
-from ..network.matching import fits
+from ..network.matching import Match, fits, match_weights
 from ..network.networks import MODELS, build_model, parameter_count, read_weights
 from ..network.split import SplitModel, split_head
 from ..repair.fit_head import fit_head
@@ -225,7 +225,13 @@ def backbone_split(
                 break
     network = build_model(backbone, outputs, channels=channels)
     if weights is not None:
-        match, notes = read_weights(network, weights, weights_key=weights_key)
+        try:
+            match, notes = read_weights(network, weights, weights_key=weights_key)
+        except InputError:
+            without = _without_head(network, found, weights)
+            if without is None:
+                raise
+            match, notes = without
         place = {
             "path": str(weights),
             "sha256": shards.digest_checkpoint(weights),
@@ -243,3 +249,18 @@ def backbone_split(
         setattr(network.get_submodule(above), last, new)
         split = split_head(network.eval(), split.head_name)
     return split, place, notes
+
+
+def _without_head(network: nn.Module, found: checkpoints.StateDicts, weights: Path) -> tuple[Match, list[str]] | None:
+    """Read a checkpoint that holds all of a network but its head, which is fitted here anyway; None if it does not."""
+    head = split_head(ready(network)).head_name
+    state = network.state_dict()
+    want = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
+    if not want or len(want) == len(state):
+        return None
+    try:
+        match, notes = match_weights(found, want, weights)
+    except InputError:
+        return None
+    network.load_state_dict({**state, **match.tensors})
+    return match, [*notes, f"the checkpoint has no weights for the head {head}, which is fitted here"]

@@ -59,6 +59,24 @@ def test_the_head_is_fitted_said_and_repaired(
 
 
 @pytest.mark.parametrize("backbone", ["torchvision:resnet18", "timm:resnet18", "small_cnn"])
+def test_a_checkpoint_without_a_head_gives_the_same_probe(
+    tmp_path: Path, data: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = dv.build_model("small_cnn", 3, channels=1).state_dict()
+    bare = {f"backbone.{name}": value for name, value in state.items() if not name.startswith("linear.")}
+    for name, tensors in (("whole", state), ("bare", bare)):
+        torch.save(tensors, tmp_path / f"{name}.pt")
+        weights = ["--backbone", "small_cnn", "--weights", str(tmp_path / f"{name}.pt")]
+        assert run(["probe", *data, *weights, "--out", str(tmp_path / name)]) == 0
+    assert "the checkpoint has no weights for the head linear, which is fitted here" in capsys.readouterr().out
+    sides = [load_diagnosed(tmp_path / name)[1].train.features for name in ("whole", "bare")]
+    assert torch.equal(*map(torch.as_tensor, sides))
+    torch.save({name: value for name, value in bare.items() if "weight" in name}, tmp_path / "odd.pt")
+    weights = ["--backbone", "small_cnn", "--weights", str(tmp_path / "odd.pt")]
+    assert run(["probe", *data, *weights, "--out", str(tmp_path / "odd")]) == 2
+    assert "must fit the model" in capsys.readouterr().err
+
+
 def test_a_backbone_without_weights_is_refused(
     tmp_path: Path, data: list[str], backbone: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
