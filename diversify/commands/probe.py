@@ -253,12 +253,12 @@ def backbone_split(
 
 def _without_head(network: nn.Module, found: checkpoints.StateDicts, weights: Path) -> tuple[Match, list[str]] | None:
     """Read a checkpoint that holds all of a network but its head, which is fitted here anyway; None if it does not."""
-    head = split_head(ready(network)).head_name
     state = network.state_dict()
-    want = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
-    if not want or len(want) == len(state):
-        return None
     try:
+        head = split_head(ready(network)).head_name
+        want = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
+        if not want or len(want) == len(state):
+            return None
         match, notes = match_weights(found, want, weights)
     except InputError:
         return None

@@ -121,7 +121,7 @@ WRONG = {
     "a number": (lambda side: side.update(features=np.array(3.0)), "features must be real numbers in 2 dimensions"),
     "text": (
         lambda side: side.update(labels=side["labels"].astype(str)),
-        "labels must be class indices where no class names are known, got",
+        "labels must be class indices where the files hold no class_names, got",
     ),
     "floats": (
         lambda side: side.update(labels=side["labels"] + 0.5),
