@@ -94,6 +94,32 @@ def shown_labels(dataset: Any, class_names: ClassNames | None = None) -> tuple[T
     return _compared(dataset, name, candidates, class_names)
 
 
+def shown_class_names(dataset: Any) -> tuple[str, ...] | None:
+    """Return the names that a data set of torchvision gives its classes, in order; None where they are not certain.
+
+    They are certain where labels come as torchvision numbers them: from one of its own classes, such as `ImageFolder`,
+    without a `target_transform`, or from plain subsets of it.
+
+    Args:
+        dataset: The data set of a loader.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> from diversify.data.labels import shown_class_names
+        >>> shown_class_names(TensorDataset(torch.zeros(2, 1), torch.tensor([0, 1]))) is None
+        True
+    """
+    while type(dataset) is Subset or (_is_ours(dataset) and hasattr(dataset, "dataset")):
+        dataset = dataset.dataset
+    names, numbers = (getattr(dataset, name, None) for name in ("classes", "class_to_idx"))
+    if not type(dataset).__module__.startswith("torchvision.datasets.") or not isinstance(numbers, Mapping):
+        return None
+    if getattr(dataset, "target_transform", None) is not None or not isinstance(names, list | tuple):
+        return None
+    whole = [numbers.get(name) for name in names] == list(range(len(names)))
+    return tuple(map(str, names)) if whole and names else None
+
+
 def stored_labels(dataset: Any) -> list[Tensor]:
     """Return the labels that a map-style data set shows, in each way in which they may be meant; no example is read.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..data.labels import shown_class_names
 from ..errors import must
 from ..files import digests
 from ..functional import counts, diversity, stats
@@ -331,6 +332,40 @@ def queries_of(side: Side) -> dict[str, Any]:
     }
 
 
+def _names_for(
+    model: nn.Module, num_classes: int, given: ClassNames | None, train_loader: object, heldout_loader: object
+) -> tuple[str, ...] | None:
+    """The names that were given, or that the model or the data sets show; None if there are none.
+
+    Raises:
+        InputError: Two of them number the classes differently.
+    """
+    shown = {
+        f"{name}_loader": names
+        for name, loader in (("train", train_loader), ("heldout", heldout_loader))
+        if (names := shown_class_names(getattr(loader, "dataset", None))) is not None
+    }
+    if len(shown) == 2:
+        first, second = shown.values()
+        for c, (one, other) in enumerate(zip(first, second, strict=False)):
+            if one != other:
+                got, advice = (
+                    f"{other!r} for class {c}, which is {one!r} there",
+                    "give both data sets the same folders of classes",
+                )
+                raise must("heldout_loader", "number the classes as train_loader does", got, advice)
+    names = None if given is None else class_names_of(given, num_classes)
+    if names is None and (found := class_names_in(model, num_classes)) is not None:
+        return class_names_of(found, num_classes)
+    for name, each in shown.items():
+        if names is not None and names != each and sorted(names) == sorted(each):
+            c = next(c for c, pair in enumerate(zip(names, each, strict=True)) if pair[0] != pair[1])
+            law = f"be in the order of the classes of {name}"
+            raise must("class_names", law, f"{names[c]!r} for class {c}, which is {each[c]!r} there")
+    whole = [each for each in shown.values() if len(each) == num_classes]
+    return names if names is not None or not whole else whole[0]
+
+
 def diagnose_model(
     model: nn.Module,
     train_loader: DataLoader[Any],
@@ -356,7 +391,8 @@ def diagnose_model(
         train_loader: Batches `(images, labels)` of the images that the model was trained on, without augmentation.
         heldout_loader: Batches of images that it was not trained on. Both give images as the model takes them.
         class_names: One name per class, in order, or a mapping between classes and names (`id2label`, `class_to_idx`);
-            by default those that a model of Hugging Face transformers names, and else "class 0", "class 1", ...
+            by default those that a model of Hugging Face transformers names, or a data set of torchvision, such as
+            `ImageFolder`, and else "class 0", "class 1", ...
         head: Name of the head's module, where it cannot be found automatically.
         heldout_split: "val", or "test" for a diagnosis that is only to be read.
         top_k: Number of features that count as the strongest of a class: an integer, or a share of D such as "10%".
@@ -373,7 +409,7 @@ def diagnose_model(
         The diagnosis, on the CPU.
 
     Raises:
-        InputError: No head is found, or the loaders do not fit the model.
+        InputError: No head is found, the loaders do not fit the model, or their data sets number the classes differently.
 
     See Also:
         `diagnose`, for embeddings that are already extracted.
@@ -389,9 +425,7 @@ def diagnose_model(
         [20.0, 20.0, 20.0]
     """
     split = split_head(model, head)
-    names = class_names if class_names is not None else class_names_in(model, read_head(split.head).num_classes)
-    if names is not None:
-        names = class_names_of(names, read_head(split.head).num_classes)
+    names = _names_for(model, read_head(split.head).num_classes, class_names, train_loader, heldout_loader)
     train, heldout = (
         extract(split, loader, image_key=image_key, label_key=label_key, class_names=names)
         for loader in (train_loader, heldout_loader)

@@ -409,7 +409,8 @@ class _File(pydantic.BaseModel):
                     f"be one of the {count} classes", one.class_index, at=f"failing_clusters.{place}.class_index"
                 )
         for side, reading in self.readings.items():
-            by_class = reading.get("left_out_by_class")
-            if by_class is not None and (not isinstance(by_class, list) or len(by_class) != count):
-                raise broken(f"be {count} numbers, one per class", by_class, at=f"readings.{side}.left_out_by_class")
+            for name in ("left_out_by_class", "other_labels_by_class"):
+                by_class = reading.get(name)
+                if by_class is not None and (not isinstance(by_class, list) or len(by_class) != count):
+                    raise broken(f"be {count} numbers, one per class", by_class, at=f"readings.{side}.{name}")
         return self
