@@ -25,7 +25,7 @@ from ..repair.candidate import Candidate
 from ..repair.candidates import default_candidates
 from ..repair.choice import HeadChoice
 from ..repair.choose import choose_head, takes_heldout
-from ..repair.metric import Objective, metric_of, objective_of
+from ..repair.metric import Objective, metric_of, objective_of, plain_objective
 from ..repair.retrain import HeadRecipe
 from ..report.remedy import render_remedy_html, render_remedy_markdown
 from ..runtime import provenance
@@ -91,6 +91,7 @@ def remedy_run(
         InputError: The diagnosis cannot serve to choose a head, the plan, the target prior or the cost does not fit it,
             or `out` cannot be written.
     """
+    objective = plain_objective(objective)
     inputs = [folder, *(one for one in (plan, target_prior, cost) if one)]
     staging.ensure_available(out, overwrite, owned=OWNED, inputs=inputs, beside=True)
     diagnosis, model, diagnosed = load_diagnosed(folder)
