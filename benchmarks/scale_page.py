@@ -75,9 +75,13 @@ def sampled_table() -> str:
     for one in latest.values():
         for name, found in one["measures"].items():
             inside = "–" if found["inside"] is None else f"{found['inside']:.0%}"
-            cells = [f"`{name}`", *(f"{found[key]:.3g}" for key in ("mean", "median_apart", "most_apart")), inside]
+            cells = [f"`{name}`", *(_shown(found[key]) for key in ("mean", "median_apart", "most_apart")), inside]
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) if latest else "No records yet."
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def line() -> list[Mapping[str, Any]]:
