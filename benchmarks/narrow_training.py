@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import tails
 from benchmarks.narrow_heads import ASSIGNMENTS, ROWS, NarrowHeads, half_of, turned
 from benchmarks.unseen_rows import HALVES, Bank, _interval, scores
 from diversify.augment.draw_key import CropFlip
@@ -60,7 +61,6 @@ FORMS = ("neighbours:3", "bursts:10")  # of even and of odd assignments
 EPOCHS = 8
 HEAD_SHARE = 0.5  # the default of studies
 OURS = "plan"
-
 
 Made = tuple[Network, Setting, Parameters, Any]
 
@@ -263,7 +263,7 @@ def _scored(bank: Bank, head: LinearHead, narrow: Tensor) -> dict[str, Any]:
 def _cell(task: tuple[str, str, int], *, root: Path, results: Path) -> str:
     torch.set_num_threads(1)
     sizes, form, assignment = task
-    done = {str(one["method"]) for one in _records(results) if _key(one) == task}
+    done = {str(one["method"]) for one in tails.records_in(results) if _key(one) == task}
     missing = [name for name in METHODS if name not in done and (sizes != "equal" or name != "balanced_softmax")]
     if missing:
         for record in run(Networks(DATA, sizes, form, assignment, root), sizes, form, missing):
@@ -275,11 +275,6 @@ def _key(record: Mapping[str, Any]) -> tuple[str, str, int]:
     return str(record["sizes"]), str(record["diversity"]), int(record["assignment"])
 
 
-def _records(path: Path | None = None) -> list[dict[str, Any]]:
-    path = RESULTS if path is None else path
-    return [dict(one) for one in atomic.read_jsonl(path)] if path.exists() else []
-
-
 def table(half: str = HALVES[1], sizes: str | None = None) -> str:
     """Return how far each method is ahead of cross entropy, and of its control, on the same images.
 
@@ -289,8 +284,8 @@ def table(half: str = HALVES[1], sizes: str | None = None) -> str:
     """
     found: dict[str, dict[Any, dict[str, float]]] = {}
     columns = ("balanced_accuracy", "worst", "narrow_recall", "before_head")
-    for one in _records():
-        if one["half"] == half and sizes in (None, one["sizes"]):
+    for one in tails.records_in(RESULTS, half):
+        if sizes in (None, one["sizes"]):
             values = {name: 100 * float(one[name]) for name in columns}
             found.setdefault(str(one["method"]), {})[_key(one)] = values
     base = found.get("ce", {})
@@ -330,7 +325,7 @@ def table(half: str = HALVES[1], sizes: str | None = None) -> str:
 
 def text() -> str:
     """Return what the records are of, and what a diagnosis adds to its control."""
-    records = _records()
+    records = tails.records_in(RESULTS)
     networks = {(one["half"], _key(one)) for one in records}
     if not networks:
         return "No records yet."

@@ -12,7 +12,10 @@ from typing import Any
 from benchmarks.scale import BANKS, LINE, SIZES, records_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "results"
-FIGURE_TEXT = "Seconds of a diagnosis against training rows, beside the map read once and one matrix product"
+
+
+def _size_of(record: Mapping[str, Any]) -> tuple[str, str, str]:
+    return f"{record['rows']:,} x {record['features']:,}", f"{record['heldout']:,}", f"{record['classes']:,}"
 
 
 def table() -> str:
@@ -30,9 +33,7 @@ def table() -> str:
         one = latest[name, index]
         recall = one["neighbour_recall"]
         cells = [
-            f"{one['rows']:,} x {one['features']:,}",
-            f"{one['heldout']:,}",
-            f"{one['classes']:,}",
+            *_size_of(one),
             f"index, recall {recall:.1%}" if recall is not None else "exact, by choice" if not index else "exact",
             f"{one['seconds']:,.0f}",
             f"{one['anonymous_gib']:.1f}",
@@ -53,9 +54,7 @@ def repair_table() -> str:
     for name in sorted(latest, key=list(SIZES).index):
         one = latest[name]
         cells = [
-            f"{one['rows']:,} x {one['features']:,}",
-            f"{one['heldout']:,}",
-            f"{one['classes']:,}",
+            *_size_of(one),
             ", ".join(f"{candidate} {options}" for candidate, options in one["compared"].items()),
             f"{one['seconds']:,.0f}",
             f"{one['anonymous_gib']:.1f}",

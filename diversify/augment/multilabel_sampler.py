@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class MultilabelSampler(Sampler[int]):
     ones are drawn more often than their share; `expected_counts` tells how often each label is seen.
 
     Args:
-        labels: 0 or 1 for every image and label, `(N, C)`; or a data set that shows them as its attribute `targets` or `labels`.
+        labels: 0 or 1 for every image and label, `(N, C)`.
         shares: "even" draws all labels equally often; "sqrt" in proportion to the square root of their count.
         length: Draws in an epoch; None for as many as there are images.
         seed: Seed of all draws.
@@ -45,7 +45,7 @@ class MultilabelSampler(Sampler[int]):
     def __init__(self, labels: Any, *, shares: str = "even", length: int | None = None, seed: int = 0) -> None:
         if shares not in SHARES:
             raise unknown("shares", str(shares), SHARES)
-        self.labels = read_multilabels("labels", _shown(labels))
+        self.labels = read_multilabels("labels", labels)
         if not len(self.labels):
             raise must("labels", "hold at least one image", 0)
         if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
@@ -144,14 +144,3 @@ class MultilabelSampler(Sampler[int]):
                 raise must(f"{name} of the sampler's state", f"be an integer in [0, {most}]", state[name])
         self.seed, self.epoch, self._start = state["seed"], state["epoch"], state["position"]
         self._handed = self._start
-
-
-def _shown(labels: Any) -> Any:
-    """The labels that a data set shows; what is no data set is returned as it is."""
-    if isinstance(labels, Tensor | Sequence) or hasattr(labels, "__array__") or not hasattr(labels, "__getitem__"):
-        return labels
-    for name in ("targets", "labels"):
-        if (found := getattr(labels, name, None)) is not None:
-            return found
-    law = "show its labels, as an attribute `targets` or `labels`"
-    raise must("data set", law, type(labels).__name__, "pass them: 0 or 1 for every image and label, (N, C)")

@@ -88,10 +88,8 @@ def diagnose_features(
         names = _names_in_labels(columns)
     texts = [each for found in columns if (each := found["labels"]).dtype.kind == "U" and each.size]
     if names is None and texts:
-        law, advice = (
-            "be class indices where the files hold no class_names",
-            "add class_names, in the order of the head's classes",
-        )
+        law = "be class indices where the files hold no class_names"
+        advice = "add class_names, in the order of the head's classes"
         raise must("labels", law, repr(str(texts[0].reshape(-1)[0])), advice)
     notes: list[str] = []
     used = read_head_file(head) if head is not None else None

@@ -262,5 +262,6 @@ def _without_head(network: nn.Module, found: checkpoints.StateDicts, weights: Pa
         match, notes = match_weights(found, want, weights)
     except InputError:
         return None
-    network.load_state_dict({**state, **match.tensors})
+    state.update(match.tensors)  # in place: it keeps the versions of modules, which some networks look at
+    network.load_state_dict(state)
     return match, [*notes, f"the checkpoint has no weights for the head {head}, which is fitted here"]

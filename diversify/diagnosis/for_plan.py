@@ -7,6 +7,7 @@ import functools
 from torch import Tensor, nn
 
 from ..functional.indexed_neighbors import NeighborSearch
+from ..functional.labels import ClassNames
 from ..network.embeddings import Embeddings
 from ..network.linear_head import LinearHead
 from .beyond_size import lines_on_log_count
@@ -23,7 +24,6 @@ from .columns import (
 from .label_errors import refit
 from .measure import (
     TOP_K,
-    ClassNames,
     checked_head,
     class_names_of,
     diversity_agreement_of,

@@ -16,8 +16,7 @@ from ..files import digests
 from ..functional import counts, diversity, stats
 from ..functional.groups import group_numbers, require_one_kind
 from ..functional.indexed_neighbors import NeighborSearch
-from ..functional.labels import ClassNames as ClassNames
-from ..functional.labels import names_in_order
+from ..functional.labels import ClassNames, names_in_order
 from ..network.batches import Key
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.extraction import extract
@@ -349,14 +348,11 @@ def _names_for(
         first, second = shown.values()
         for c, (one, other) in enumerate(zip(first, second, strict=False)):
             if one != other:
-                got, advice = (
-                    f"{other!r} for class {c}, which is {one!r} there",
-                    "give both data sets the same folders of classes",
-                )
+                got = f"{other!r} for class {c}, which is {one!r} there"
+                advice = "give both data sets the same folders of classes"
                 raise must("heldout_loader", "number the classes as train_loader does", got, advice)
-    names = None if given is None else class_names_of(given, num_classes)
-    if names is None and (found := class_names_in(model, num_classes)) is not None:
-        return class_names_of(found, num_classes)
+    found = class_names_in(model, num_classes) if given is None else given
+    names = None if found is None else class_names_of(found, num_classes)
     for name, each in shown.items():
         if names is not None and names != each and sorted(names) == sorted(each):
             c = next(c for c, pair in enumerate(zip(names, each, strict=True)) if pair[0] != pair[1])

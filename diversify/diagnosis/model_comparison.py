@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from ..errors import must
 from ..files.schema import broken, refusal
 from ..functional import counts, diversity, magnitude, metrics, stats
+from ..functional.labels import ClassNames
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from .beyond_size import MATCHED_N
 from .class_table import BOOTSTRAPS, ClassTable
 from .columns import DRAWS, global_centre, without_weights
-from .measure import ClassNames, class_names_of, parse_top_k
+from .measure import class_names_of, parse_top_k
 from .sides import QUERY_ROWS, query_rows
 
 

@@ -94,11 +94,8 @@ class NeighborSearch:
         rows, width = self.reference.shape
         count = min(_CELLS, rows // _ROWS)
         fits = count >= _MOST and len(queries) > 2 * _JUDGED and 1 <= k < rows // _MORE
-        if (
-            float(len(queries)) * rows * (width + _PAIR) > self.work
-            and fits
-            and float32_is_whole(self.reference.device)
-        ):
+        work = float(len(queries)) * rows * (width + _PAIR)
+        if work > self.work and fits and float32_is_whole(self.reference.device):
             if self._cells is None:
                 self._cells = _make_cells(self.reference, count, self.seed)
             probes, recall = self._judged(self._cells, queries, k, same)

@@ -40,15 +40,13 @@ def read_multilabels(name: str, labels: Any, *, rows: int | None = None, num_lab
     try:
         values = labels.detach().cpu() if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
     except (TypeError, ValueError):
-        raise must(name, _LAW, f"a {type(labels).__name__} that is no table of numbers") from None
+        advice = "pass the labels as its examples give them" if hasattr(labels, "__getitem__") else ""
+        raise must(name, _LAW, f"a {type(labels).__name__} that is no table of numbers", advice) from None
     if values.is_complex():
         raise must(name, _LAW, str(values.dtype).removeprefix("torch."))
     if values.ndim != 2:
-        advice = (
-            "for one label per image, use dv.extract and dv.diagnose, or leave out --multilabel"
-            if values.ndim == 1
-            else ""
-        )
+        single = "for one label per image, use dv.extract and dv.diagnose, or leave out --multilabel"
+        advice = single if values.ndim == 1 else ""
         raise must(name, _LAW, f"shape {tuple(values.shape)}", advice)
     if rows is not None and len(values) != rows:
         raise must(name, f"have one row per image, {rows}", len(values))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..diagnosis.measure import ClassNames
 from ..diagnosis.result import Diagnosis
 from ..errors import must
+from ..functional.labels import ClassNames
 from .draft import strengths_for_all
 from .from_counts import counted, drawn_shares, tidy
 from .plan import Plan

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..diagnosis.measure import ClassNames, class_names_of
+from ..diagnosis.measure import class_names_of
 from ..errors import must
-from ..functional.labels import in_class_order
+from ..functional.labels import ClassNames, in_class_order
 from .policies import LEAST_SHARE, FeatureMethod, FeaturePolicy, ImagePolicy, Reason
 from .strengths import Strengths
 

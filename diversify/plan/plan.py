@@ -17,10 +17,10 @@ import pydantic
 import torch
 from torch import Tensor
 
-from ..diagnosis.measure import ClassNames
 from ..errors import must
 from ..files.schema import Value, broken, distinct, refusal
 from ..functional.counts import shares_for_counts
+from ..functional.labels import ClassNames
 from .from_counts import counted, drawn_shares, graded_values, rarity
 from .policies import (
     LARGEST_DIFFERENCE,

@@ -216,12 +216,14 @@ def _what_new_images_gain(demo: Demo) -> Statement:
     outcome, unseen, both, repaired = demo.outcome, demo.unseen, demo.both, demo.repaired
     low, high = (float(values[unseen, repaired]) for values in (outcome.gain_low, outcome.gain_high))
     verdict = "more" if low > 0 else "less" if high < 0 else "not measurably more or less"
+    better = float(outcome.gain_low[both, unseen]) > 0
     return Statement(
         title=f"Images that the network has not seen add {_gain_text(outcome, unseen, repaired)}",
         text="The same repair of the last layer, with validation images in half of the draws, makes the networks recognise"
         f" {verdict} than the repair without them; by seed {_seeds(outcome.seed_gain(unseen, repaired))}. It takes seconds."
         f" Training from scratch on all of these images, as balanced softmax does in the last row, gains"
-        f" {_gain_text(outcome, both, unseen)} over it: where there is time, and no validation set is needed, train on them.",
+        f" {_gain_text(outcome, both, unseen)} over it"
+        f"{': where there is time, and no validation set is needed, train on them' if better else ''}.",
         label="what new images gain",
         good=low > 0,
     )

@@ -13,6 +13,7 @@ from .companions import Companion
 
 REMEDIES = {
     "collect images": "collect images with the label, because the model has never seen one",
+    "read all images": "make the training loader give every image, and diagnose again",
     "draw more often": "draw images with the label more often, or weigh its positives more, because the model underfits them",
     "threshold": "choose the label's threshold on held-out images (dv.repair_multilabel), because the ranking is better than the"
     " decisions",
@@ -28,13 +29,11 @@ def find_in_labels(
     columns: Mapping[str, Tensor],
     names: Sequence[str],
     companions: Sequence[Companion],
-    reading: Reading = Reading(),  # noqa: B008 - frozen
+    reading: Reading,
 ) -> tuple[Finding, ...]:
     """Return the findings: labels without training positives first, then by held-out recall, lowest first."""
-    by_label, absent = (
-        {one.label: one for one in companions},
-        "read all images" if reading.left_out else "collect images",
-    )
+    by_label = {one.label: one for one in companions}
+    absent = "read all images" if reading.left_out else "collect images"
     recall = columns["recall_heldout"]
     order = sorted(range(len(names)), key=lambda c: (math.isnan(float(recall[c])), float(recall[c].nan_to_num(2)), c))
     found = [
@@ -57,9 +56,10 @@ def _absent(name: str, reading: Reading) -> str:
     """The text on a label without training images: either none has it, or the loader left images out."""
     if not reading.left_out:
         return f"{name} is on no training image, so the model cannot have learned it."
+    images = "1 image, whose labels" if reading.left_out == 1 else f"{reading.left_out:,} images, whose labels"
     return (
-        f"{name} is on none of the training images that the loader gave; it left out {reading.left_out:,} images, whose labels are not"
-        f" known, so {name} could not be measured."
+        f"{name} is on none of the training images that the loader gave; it left out {images} are not known, so {name} could not be"
+        " measured."
     )
 
 

@@ -98,9 +98,8 @@ class MultilabelDiagnosis:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence on each thing that a loader left out or gave twice; empty if each image came once."""
-        counts = self.columns["count_heldout"]
-        absent = [name for name, count in zip(self.label_names, counts.tolist(), strict=True) if not count]
+        """A sentence on each thing that a loader left out or gave twice, and on labels that no held-out image has."""
+        absent = self.without_heldout
         without = (f"No held-out image has {' or '.join(absent)}: means are over the other labels.",) if absent else ()
         return notes_of(self.readings, self.label_names) + without
 
