@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
@@ -48,7 +49,7 @@ def read_image(path: Path) -> Tensor:
     from PIL import Image
 
     try:
-        with opened(path) as image:
+        with contextlib.closing(opened(path)) as image:  # unlike Pillow's own exit, it may close a second time
             found = _fast_jpeg(path, image)
             if found is not None:
                 return found
