@@ -75,14 +75,14 @@ class Bank:
         return found
 
 
-def unused(task: Task, tail_order: str) -> ResidentImages:
-    """Return the first images of every class that are in neither the training nor the validation set."""
+def unused(task: Task, tail_order: str, per_class: int = PER_CLASS) -> ResidentImages:
+    """Return the first images of every class that are in neither the training nor the validation set, `per_class` at most."""
     cut = task.images(tail_order, "val").data
     whole = load_data(task.protocol.data, root=task.root, imbalance="none", holdout=0.0).train
     taken = torch.cat([cut.train.indices, *([cut.val.indices] if cut.val is not None else [])])
     left = (~torch.isin(whole.indices, taken)).nonzero()[:, 0]
     labels = whole.labels[left]
-    rows = torch.cat([left[labels == c][:PER_CLASS] for c in range(cut.num_classes)])
+    rows = torch.cat([left[labels == c][:per_class] for c in range(cut.num_classes)])
     images, _ = collate([whole.dataset[row] for row in rows.tolist()])
     return ResidentImages(images=images, labels=whole.labels[rows])
 

@@ -41,6 +41,8 @@ from .diagnosis.near_copies import NearCopies as NearCopies
 from .diagnosis.near_copies import find_near_copies as find_near_copies
 from .diagnosis.result import Diagnosis as Diagnosis
 from .errors import InputError as InputError
+from .network.cosine_head import CosineHead as CosineHead
+from .network.cosine_head import with_cosine_head as with_cosine_head
 from .network.embeddings import Embeddings as Embeddings
 from .network.extraction import extract as extract
 from .network.head_from_logits import head_from_logits as head_from_logits

@@ -113,7 +113,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Network: small_cnn | resnet20 | resnet32 | resnet56 | torchvision:NAME | timm:NAME | package.module:function",
+        help="Network: small_cnn | resnet20 | resnet32 | resnet56 | torchvision:NAME | timm:NAME | package.module:function;"
+        " with +cosine behind it, its head is a cosine head.",
         show_default="small_cnn",
     ),
 ]

@@ -84,7 +84,7 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a network. The defaults are the standard recipe for long-tailed CIFAR."""
-    from ..commands.train import train_run
+    from ..commands.train import AT_CHANCE, at_chance, train_run
 
     recipe, notes = recipe_from(
         epochs=epochs,
@@ -135,6 +135,8 @@ def train(
     print_line(
         f"balanced accuracy on the validation set: {'there is none' if accuracy is None else f'{accuracy:.1%}'}; {record['seconds']:.0f} s"
     )
+    if accuracy is not None and at_chance(accuracy, len(record["data"]["class_counts"])):
+        print_line(f"note: {AT_CHANCE}")
     print_line(f"wrote {directory / 'model.safetensors'}")
 
 

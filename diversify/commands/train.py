@@ -34,6 +34,10 @@ from .options import DataOptions, augmentation_of, channels_of, fit_channels
 
 METHODS = ("ce",)
 ADAPTATIONS = ("none", "hits")
+AT_CHANCE = (
+    "that is no better than guessing, and a diagnosis of this network would say little; try more epochs, another learning rate or a"
+    " smaller batch, or start from a pretrained network: `diversify probe`"
+)
 POOL_BYTES = 1 << 29  # most bytes of training images to hold in memory as partners for mixing
 
 
@@ -280,6 +284,17 @@ class _Training:
             atomic.write_tensors(weights, self.network.state_dict())
             self.record["weights"] = {"path": weights.name, "sha256": digests.sha256(weights)}
             atomic.write_json(out / "run.json", self.record)
+
+
+def at_chance(balanced_accuracy: float, num_classes: int) -> bool:
+    """Return whether a balanced accuracy is hardly above that of guessing.
+
+    Example:
+        >>> at_chance(0.12, 10), at_chance(0.3, 10), at_chance(0.51, 2)
+        (True, False, True)
+    """
+    guessing = 1 / num_classes
+    return balanced_accuracy < min(1.5 * guessing, guessing + 0.05 * (1 - guessing))
 
 
 def read_plan(path: Path) -> Plan:

@@ -13,7 +13,7 @@ from .clusters import FailingCluster
 from .findings import NARROW, REMEDIES, Evidence, Finding, narrow_classes, usual_coverage
 from .sides import Side
 
-_FEWEST_CLASSES = 6  # for a prediction from size and coverage
+FEWEST_CLASSES = 6  # for a prediction from size and coverage
 
 
 def put_coverage(table: ClassTable, train: Side, heldout: Side) -> None:
@@ -54,7 +54,7 @@ def put_size_and_diversity(columns: dict[str, Tensor]) -> None:
     count, recall, coverage = (columns[name] for name in ("count", "recall_heldout", "coverage_heldout"))
     known = (count > 0) & recall.isfinite() & coverage.isfinite()
     found = torch.full_like(recall, torch.nan)
-    if int(known.sum()) >= _FEWEST_CLASSES:
+    if int(known.sum()) >= FEWEST_CLASSES:
         rows = torch.stack([torch.ones_like(count), count.clamp(min=1).log(), coverage], 1)[known]
         centre = rows.mean(0)
         rows[:, 1:] -= centre[1:]

@@ -25,6 +25,7 @@ NARROW = "narrow"
 COUNTS_IMAGES = " The test counts images, not groups, so one group that looks different can be the reason, too."
 _BEST_COVERED = 0.75  # quantile of the coverage over the classes that a class is compared with, at most 0.5
 _NARROW_BELOW = 0.95  # of it: a class is narrow if its whole interval lies below
+_EXPLAINS = 0.1  # R² below which size explains almost nothing
 _LARGEST_POWER = 700.0  # of e, as a float
 _TROUBLES = {"ceiling_gain": "head", "ce_magnitude_ratio": "magnitude gap", "safe": "overlap"}  # of the rules
 
@@ -330,10 +331,11 @@ def _opening(columns: Columns, class_names: Sequence[str], recall: Evidence, log
         return [first, f"The recall expected from class size alone is undefined ({reason})."]
     expected = _value(columns, "recall_log_count", c)
     fit = log_count["recall_heldout"]["r_squared"]
+    doubt = ", so size explains almost nothing here" if fit < _EXPLAINS else ""
     verdict = _against_size(recall, expected, log_count["recall_heldout"].get("scatter", math.nan))
     return [
         first,
-        f"From class size alone a recall of {expected:.0%} is expected (line on log n, R² {fit:.2f}): {verdict}.",
+        f"From class size alone a recall of {expected:.0%} is expected (line on log n, R² {fit:.2f}{doubt}): {verdict}.",
     ]
 
 

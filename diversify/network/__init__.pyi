@@ -1,3 +1,5 @@
+from .cosine_head import CosineHead as CosineHead
+from .cosine_head import with_cosine_head as with_cosine_head
 from .embeddings import Embeddings as Embeddings
 from .extraction import extract as extract
 from .head_from_logits import head_from_logits as head_from_logits

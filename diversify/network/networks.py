@@ -21,6 +21,7 @@ from torch.nn import functional
 from ..errors import InputError, must, unknown
 from ..files import checkpoints
 from ..runtime.user_code import accepts, call_object, import_object
+from .cosine_head import with_cosine_head
 from .hugging_face import NOTE, translated
 from .matching import Match, match_weights
 from .split import require_usable
@@ -106,6 +107,7 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet32": lambda num_classes, channels: CifarResNet(5, num_classes, channels),
     "resnet56": lambda num_classes, channels: CifarResNet(9, num_classes, channels),
 }
+COSINE = "+cosine"  # behind any of them
 MODEL_CHOICES = (*MODELS, "torchvision:NAME", "timm:NAME", "package.module:function")
 
 
@@ -116,7 +118,8 @@ def build_model(spec: str, num_classes: int, *, channels: int = 3, seed: int = 0
 
     Args:
         spec: One of `MODEL_CHOICES`: a network of this library, `torchvision:NAME`, `timm:NAME`, or
-            `package.module:function`. A function of your own is called with `num_classes=` if it accepts that.
+            `package.module:function`. A function of your own is called with `num_classes=` if it accepts that. `+cosine`
+            behind it, as in `resnet20+cosine`, puts a cosine head in place of the linear one (`with_cosine_head`).
         num_classes: C.
         channels: Channels of the images, for networks of this library.
         seed: Seed of the weights.
@@ -132,10 +135,12 @@ def build_model(spec: str, num_classes: int, *, channels: int = 3, seed: int = 0
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators as well
-        return _build(spec, num_classes, channels)
+        return _build(spec, num_classes, channels, seed)
 
 
-def _build(spec: str, num_classes: int, channels: int) -> nn.Module:
+def _build(spec: str, num_classes: int, channels: int, seed: int) -> nn.Module:
+    if spec.endswith(COSINE):
+        return with_cosine_head(_build(spec.removesuffix(COSINE), num_classes, channels, seed), seed=seed)
     if spec in MODELS:
         return MODELS[spec](num_classes, channels)
     family, _, name = spec.partition(":")

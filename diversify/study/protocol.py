@@ -97,6 +97,7 @@ class Setting:
         epochs: Epochs of the run.
         seed: Seed of the run.
         base: The augmentation that every method starts from, for example `CropFlip`.
+        carried: What the head step of the chosen trial passed on to the final run (JSON), for example a plan; None in a trial.
 
     Example:
         >>> import torch
@@ -113,6 +114,7 @@ class Setting:
     epochs: int
     seed: int
     base: Augment | None
+    carried: Any = None
 
     @property
     def num_classes(self) -> int:

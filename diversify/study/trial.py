@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..augment.batches import BatchAugmenter
 from ..augment.draw_key import CropFlip
@@ -21,6 +20,7 @@ from ..diagnosis.measure import diagnose, usual_top_k
 from ..errors import InputError, must, unknown
 from ..functional import counts, metrics
 from ..functional.ceiling import stratified_folds
+from ..network.cosine_head import with_cosine_head
 from ..network.embeddings import Embeddings
 from ..network.extraction import extract
 from ..network.linear_head import LinearHead, read_head
@@ -46,21 +46,6 @@ INSIDE = {
     "diversity_train": "diversity_vendi_train",
 }
 """Measures of a diagnosis that a final run records, by the name in the record."""
-
-
-class CosineHead(nn.Module):
-    """The head that LDAM needs: cosines of features and weight rows, times `scale` (Cao et al. 2019)."""
-
-    def __init__(self, num_features: int, num_classes: int, scale: float, *, seed: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        start = torch.empty(num_classes, num_features).uniform_(-1, 1, generator=generator)
-        self.weight, self.scale = nn.Parameter(functional.normalize(start, dim=1)), scale
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return `(N, C)` logits in [-scale, scale] for `(N, D)` features."""
-        rows = functional.normalize(self.weight, dim=1)
-        return self.scale * functional.linear(functional.normalize(features, dim=1), rows)
 
 
 class _WithHead(nn.Module):
@@ -118,7 +103,8 @@ def run_trial(
     images = task.images(protocol.tail_orders[0] if split == "val" else protocol.tail_order_of(seed), split)
     started = time.perf_counter()
     _reset_peak_memory(task.device)
-    run = Run.start(protocol, images, method, parameters, epochs=protocol.epochs_of(split), seed=seed)
+    epochs = protocol.epochs_of(split)
+    run = Run.start(protocol, images, method, parameters, epochs=epochs, seed=seed, carried=carried)
     if split == "val" and protocol.rungs:
         state = None
     before = run.seconds_in(state)
@@ -136,7 +122,7 @@ def run_trial(
     )
 
 
-def build_setting(images: RunImages, epochs: int, seed: int) -> Setting:
+def build_setting(images: RunImages, epochs: int, seed: int, carried: Any = None) -> Setting:
     """Return the facts of a run on these images that a method may use."""
     side = min(collate([images.data.train.dataset[0]])[0].shape[2:])
     return Setting(
@@ -147,6 +133,7 @@ def build_setting(images: RunImages, epochs: int, seed: int) -> Setting:
         epochs=epochs,
         seed=seed,
         base=CropFlip(padding=side // 8, mirror=images.data.mirror),
+        carried=carried,
     )
 
 
@@ -155,17 +142,11 @@ def network_of(protocol: Protocol, images: RunImages, method: Method, seed: int)
     model = build_model(protocol.model, images.data.num_classes, channels=len(images.view.mean), seed=seed)
     if not method.cosine_head:
         return model
-    split = split_head(model)
-    head = split.head
-    if not isinstance(head, nn.Linear):
-        raise must(f"head of {protocol.model}", f"be nn.Linear for {method.name}", type(head).__name__)
-    if head.out_features != images.data.num_classes:
-        law = f"have an output per class for {method.name}, whose cosine head has no single logit"
-        raise must(f"head of {protocol.model}", law, head.out_features, "leave the method out")
-    cosine = CosineHead(head.in_features, head.out_features, method.cosine_head, seed=seed)
-    parent, _, name = split.head_name.rpartition(".")
-    setattr(model.get_submodule(parent), name, cosine)
-    return model
+    try:
+        return with_cosine_head(model, scale=method.cosine_head, seed=seed)
+    except InputError as error:
+        _, law, got, _ = error.parts or ("", "be nn.Linear", type(model).__name__, "")
+        raise must(f"head of {protocol.model}, for {method.name},", law, got, "leave the method out") from None
 
 
 def _reset_peak_memory(device: torch.device) -> None:
@@ -187,10 +168,18 @@ class Run:
 
     @classmethod
     def start(
-        cls, protocol: Protocol, images: RunImages, method: Method, parameters: Parameters, *, epochs: int, seed: int
+        cls,
+        protocol: Protocol,
+        images: RunImages,
+        method: Method,
+        parameters: Parameters,
+        *,
+        epochs: int,
+        seed: int,
+        carried: Any = None,
     ) -> Run:
         """Return a run with initial weights and the ingredients of the method."""
-        setting = build_setting(images, epochs, seed)
+        setting = build_setting(images, epochs, seed, carried)
         return cls(
             images=images,
             model=network_of(protocol, images, method, seed),

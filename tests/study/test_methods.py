@@ -14,6 +14,7 @@ from diversify.augment.draw_key import CropFlip
 from diversify.augment.eos import balanced_by_eos
 from diversify.errors import InputError
 from diversify.functional import draws
+from diversify.network.cosine_head import CosineHead
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 from diversify.plan.plan import Plan
@@ -23,7 +24,7 @@ from diversify.study import methods
 from diversify.study.methods import METHODS, between, image_plan, method_named, with_images, with_mix
 from diversify.study.protocol import Choice, Method, Setting, Trained
 from diversify.study.task import Task, load_task
-from diversify.study.trial import CosineHead, run_trial
+from diversify.study.trial import run_trial
 from diversify.training.ingredients import Ingredients
 from diversify.training.losses import LDAM, class_weights
 
@@ -349,6 +350,32 @@ def test_a_trial_makes_the_plan_on_val_and_the_final_run_is_given_it(
     assert retrained[0].class_counts.tolist() == list(COUNTS)
     run(task, method, "test", carried=None)
     assert retrained[1] == Plan.from_counts([f"class {c}" for c in range(4)], COUNTS)
+
+
+def test_the_recipe_trains_plainly_in_a_trial_and_by_the_diagnosis_in_the_final_run() -> None:
+    method, setting = METHODS["recipe"], setting_of()
+    trial = made("recipe", setting)
+    assert trial.augment is setting.base  # no policy, no mixing
+    logits, labels = torch.linspace(-2, 2, 20).view(5, 4), torch.tensor([0, 1, 2, 3, 0])
+    torch.testing.assert_close(
+        trial.criterion(0)(logits, labels), made("balanced_softmax", setting).criterion(0)(logits, labels)
+    )
+    carry = method.head_step(setting, {"head_share": 0.5}, trained_of()).carry
+    whole = Plan.from_dict(carry["plan"])
+    assert {one.mixing.method for one in whole.classes} == {"cutmix"}  # the features of these rows overfit
+    final = made("recipe", dataclasses.replace(setting, carried=carry))
+    assert plan_in(final) == whole.for_counts(setting.class_counts)
+    without = dataclasses.replace(trained_of(carried=carry), heldout=None)
+    assert method.head_step(setting, {"head_share": 0.5}, without).carry == carry
+
+
+def test_the_recipe_of_a_network_that_has_not_overfitted_augments_nothing() -> None:
+    method, setting, trained = METHODS["recipe"], setting_of(), trained_of()
+    alike = dataclasses.replace(trained, heldout=trained.train)  # recall is the same on both sides
+    many = dataclasses.replace(alike, heldout=alike.train.select(torch.arange(len(alike.train)).repeat(4)))
+    carry = method.head_step(setting, {"head_share": 0.5}, many).carry
+    final = made("recipe", dataclasses.replace(setting, carried=carry))
+    assert final.augment is setting.base
 
 
 def test_a_carried_plan_needs_no_val() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ...diagnosis.coverage import FEWEST_CLASSES
 from ...diagnosis.findings import narrow_below, narrow_classes, small_below
 from .. import wording
 from ..plots import ByCoverage, Series
@@ -42,11 +43,19 @@ def coverage_section(subject: Subject) -> Section:
         charts=(_chart(subject), *_predictions(subject)),
         summary=subject.summary(
             "Size and diversity",
-            "Weakest class first.",
+            "Weakest class first." + _why_no_prediction(subject),
             {name: title for name, title in measures.items() if name in subject.columns},
             trouble=troubles,
         ),
     )
+
+
+def _why_no_prediction(subject: Subject) -> str:
+    """Return a sentence on an empty column of predictions; "" where it is not empty."""
+    both = subject.columns.get(_BOTH)
+    if both is None or bool(both.isfinite().any()):
+        return ""
+    return f" What size and coverage predict is known from {FEWEST_CLASSES} classes with a coverage on."
 
 
 def _listed(subject: Subject, classes: Sequence[int]) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
+from ...network.cosine_head import SCALE
 from ...plan.adaptive import AdaptivePlan
+from ...plan.default_recipe import recipe
 from ...plan.make import make_plan
+from ...plan.plan import Plan
+from ...plan.strengths import STRENGTHS
 from ...training.ingredients import Ingredients
-from ..protocol import Choice, MakeIngredients, Method, Parameters, Setting, Space, number
-from .heads import by_counts, planned
+from ..protocol import Choice, HeadStep, MakeIngredients, Method, Parameters, Setting, Space, Trained, number
+from .heads import by_counts, diagnosed, planned
 from .plans import GRADE, HEAD_SPACE, IMAGE_SPACE, MIX_SPACE, from_plan, image_plan
 
 PERMUTATIONS = 5  # permuted diagnoses that the seeds of `plan_permuted` use in turn
@@ -32,7 +37,36 @@ def _diversified(*, images: bool = True, adaptive: bool = True) -> MakeIngredien
     return ingredients
 
 
+def _recipe(setting: Setting, parameters: Parameters) -> Ingredients:
+    """Return the parts of the default recipe; a trial trains without augmentation, and so tells how far that overfits."""
+    if setting.carried is None:
+        plan = recipe(setting.class_names, setting.class_counts, strengths=STRENGTHS.with_images(0.0))
+    else:
+        plan = Plan.from_dict(setting.carried["plan"]).for_counts(setting.class_counts)
+    return from_plan(setting, plan)
+
+
+def _recipe_step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    """Retrain the head by counts, half of the way, and pass on the recipe for what the validation set shows."""
+    made, carry = by_counts(setting, parameters, trained), trained.carried
+    if trained.heldout is not None:
+        plan = recipe(setting.class_names, setting.class_counts, diagnosis=diagnosed(setting, trained, trained.heldout))
+        carry = {"plan": plan.to_dict()}
+    return dataclasses.replace(made, carry=carry)
+
+
 DIVERSIFIED = (
+    Method(
+        name="recipe",
+        meaning="The default recipe: the class prior corrected, on a cosine head; images augmented and mixed, every class alike, as far"
+        " as the network of a trial overfits without; and the head retrained by a plan from counts",
+        source="this library",
+        space=HEAD_SPACE,
+        ingredients=_recipe,
+        cosine_head=SCALE,
+        balances=1.0,
+        head_step=_recipe_step,
+    ),
     Method(
         name="diversify",
         meaning="Images augmented by class and mixed, the class prior corrected, and the head retrained by a plan from a"

@@ -1,0 +1,93 @@
+"""A cosine head, and networks that get one in place of their linear head."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import diversify as dv
+from diversify.errors import InputError
+from diversify.functional import draws
+
+
+def features_of(rows: int = 5, width: int = 6) -> torch.Tensor:
+    return draws.uniform("features", torch.arange(rows * width)).view(rows, width) - 0.5
+
+
+def test_logits_are_cosines_times_the_scale():
+    head = dv.CosineHead(6, 4, scale=8.0, seed=3)
+    features = features_of()
+    cosines = functional.cosine_similarity(features[:, None], head.weight[None], dim=2)
+    torch.testing.assert_close(head(features), 8 * cosines)
+    torch.testing.assert_close(head(7 * features), head(features))
+    assert list(head.state_dict()) == ["weight"]
+
+
+def test_the_library_reads_and_repairs_it_as_a_head():
+    head = dv.CosineHead(6, 4, seed=3)
+    found = dv.read_head(head)
+    assert (found.cosine, found.has_bias) == (True, False)
+    assert found.scale == pytest.approx(30, rel=1e-4)
+    torch.testing.assert_close(found.logits(features_of()), head(features_of()), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_not_positive_is_refused(scale):
+    with pytest.raises(InputError, match="^scale of a cosine head must be positive and finite"):
+        dv.CosineHead(6, 4, scale=scale)
+
+
+def test_a_network_keeps_everything_but_its_head():
+    plain, cosine = (
+        dv.build_model("resnet20", num_classes=4, seed=2),
+        dv.build_model("resnet20+cosine", num_classes=4, seed=2),
+    )
+    assert isinstance(cosine.linear, dv.CosineHead)
+    assert cosine.linear.weight.shape == plain.linear.weight.shape
+    own, others = plain.state_dict(), cosine.state_dict()
+    assert set(own) - set(others) == {"linear.bias"}
+    assert all(torch.equal(own[name], others[name]) for name in others if not name.startswith("linear"))
+    assert torch.equal(cosine.linear.weight, dv.build_model("resnet20+cosine", num_classes=4, seed=2).linear.weight)
+    assert not torch.equal(cosine.linear.weight, dv.build_model("resnet20+cosine", num_classes=4, seed=3).linear.weight)
+
+
+def test_it_takes_the_place_dtype_and_name_of_the_linear_layer():
+    model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))).double()
+    changed = dv.with_cosine_head(model, scale=10, seed=1)
+    assert changed is model
+    assert isinstance(model[1][2], dv.CosineHead)
+    assert model[1][2].weight.dtype == torch.float64
+    assert model(features_of().double()).shape == (5, 3)
+    two = nn.ModuleDict({"a": nn.Linear(6, 3), "b": nn.Linear(6, 3)})
+    with pytest.raises(InputError, match="2 candidates"):
+        dv.with_cosine_head(two)
+    dv.with_cosine_head(two, head="b")
+    assert [type(each).__name__ for each in two.values()] == ["Linear", "CosineHead"]
+    alone = dv.with_cosine_head(nn.Linear(6, 3))
+    assert isinstance(alone, dv.CosineHead)
+
+
+def test_heads_that_cannot_be_replaced_are_refused():
+    with pytest.raises(
+        InputError, match="^head must have an output per class, to be replaced by a cosine head, got 1$"
+    ):
+        dv.with_cosine_head(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1)))
+    with pytest.raises(InputError, match=r"^head must be nn.Linear, to be replaced by a cosine head, got CosineHead$"):
+        dv.with_cosine_head(dv.build_model("small_cnn+cosine", num_classes=3))
+    with pytest.raises(InputError, match="^model must be one of"):
+        dv.build_model("smal_cnn+cosine", num_classes=3)
+
+
+def test_a_network_with_a_cosine_head_trains_by_a_plan():
+    model = dv.build_model("small_cnn+cosine", num_classes=2, channels=1)
+    images = draws.integers(256, "pixel", torch.arange(24 * 64)).view(24, 1, 8, 8).to(torch.uint8)
+    labels = torch.arange(24) % 2
+    images[labels == 1] //= 4  # one class is darker
+    data = torch.utils.data.TensorDataset(images.float() / 255, labels)
+    plan = dv.recipe(["a", "b"], [12, 12])
+    before = model.linear.weight.detach().clone()
+    recipe = dv.Recipe(epochs=2, batch_size=8, warmup_epochs=0)
+    parts = dv.Ingredients.from_plan(plan, labels, seed=0, epochs=2)
+    losses = [epoch.loss for epoch in dv.fit(model, data, recipe=recipe, num_classes=2, ingredients=parts)]
+    assert len(losses) == 2
+    assert not torch.equal(model.linear.weight, before)
