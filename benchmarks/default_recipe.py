@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks import tails
 from benchmarks.cifar10_lt_unused import unused
-from benchmarks.unseen_rows import HALVES
+from benchmarks.unseen_rows import HALVES, _interval
 from diversify.files import atomic
 from diversify.functional import metrics
 from diversify.network.cosine_head import SCALE
@@ -103,8 +103,7 @@ def judged(images: Images, method: Method, carried: Any = None) -> Judged:
         features = features_of(
             split.features, images.others, prepare=sides.view.normalize, precision=protocol.precision
         )
-    rows = torch.arange(len(features))
-    others = Embeddings.from_arrays(features.cpu().clone(), images.others.labels.cpu(), head=head, indices=rows)
+    others = Embeddings.from_arrays(features.cpu().clone(), images.others.labels.cpu(), head=head)
     trained_recall = recalls(head, train, head.num_classes)  # of the head that the network was trained with
     carry = None
     if method.head_step is not None:
@@ -146,8 +145,10 @@ def measure(suite: str, order: int, half: str, root: str, out: Path) -> None:
             **provenance.origin(torch.device("cpu")),
         }
         atomic.append_jsonl(out, record)
-        mean = sum(found.unused) / len(found.unused)
-        print(f"{suite} {order}: {name} {mean:.1%}, lowest {min(found.unused):.1%}; {found.seconds:.0f} s", flush=True)
+        print(
+            f"{suite} {order}: {name} {_mean(found.unused):.1%}, lowest {min(found.unused):.1%}; {found.seconds:.0f} s",
+            flush=True,
+        )
 
     for name in NAMES:
         if name in done:
@@ -159,7 +160,7 @@ def measure(suite: str, order: int, half: str, root: str, out: Path) -> None:
             plan = Plan.from_dict(pilot.carry["plan"])
             first = plan.classes[0]
             kept = first.image.probability / 0.9
-            gap = sum(pilot.train) / len(pilot.train) - sum(pilot.val) / len(pilot.val)
+            gap = _mean(pilot.train) - _mean(pilot.val)
             more = {"gap": round(gap, 4), "share": round(kept, 4)}
             made = judged(images, RECIPE, pilot.carry) if kept else pilot
             keep(name, made, **more)
@@ -168,7 +169,68 @@ def measure(suite: str, order: int, half: str, root: str, out: Path) -> None:
             keep(name, judged(images, method))
 
 
-NAMES = ("recipe", "never", "always", "balanced_softmax", "balanced_softmax+images+mix+head", "ldam_drw")
+NAMES: Mapping[str, str] = {
+    "recipe": "cosine head, prior corrected, images as far as `never` overfits, head step",
+    "never": "the same without augmentation and mixing",
+    "always": "the same with augmentation and mixing in full",
+    "balanced_softmax+images+mix+head": "as `always`, on a linear head",
+    "balanced_softmax": "linear head, prior corrected",
+    "ldam_drw": "cosine head, margins and deferred reweighting",
+    "ce": "linear head, cross entropy",
+}
+OURS, CONTROL = "recipe", "balanced_softmax+images+mix+head"
+
+
+def table(suite: str, half: str = HALVES[1]) -> str:
+    """Return the balanced accuracy and the worst class of every method on one half of the assignments of a suite."""
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for one in tails.records_in(RESULTS, half):
+        if one["suite"] == suite:
+            found.setdefault(str(one["method"]), {})[int(one["order"])] = one
+    if not found:
+        return "No records yet."
+    titles = ("balanced accuracy, %", f"over `{CONTROL}`, points", "worst class, %", "recall on training images, %")
+    lines = [f"| method | {' | '.join(titles)} |", f"|:--|{'--:|' * len(titles)}"]
+    for name, meaning in NAMES.items():
+        if name not in found:
+            continue
+        mine, base = found[name], found.get(CONTROL, {})
+        lead = [
+            100 * (_mean(one["recall"]) - _mean(base[order]["recall"])) for order, one in mine.items() if order in base
+        ]
+        cells = (
+            _interval([100 * _mean(one["recall"]) for one in mine.values()]),
+            "–" if name == CONTROL or not lead else _interval(lead, sign="+"),
+            _interval([100 * min(one["recall"]) for one in mine.values()]),
+            _interval([100 * _mean(one["recall_train"]) for one in mine.values()]),
+        )
+        title = f"**`{name}`**" if name == OURS else f"`{name}`"
+        lines.append(f"| {title}: {meaning} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def text() -> str:
+    """Return how many assignments the records are of, and how far the recipe augments on each suite."""
+    records = [one for one in tails.records_in(RESULTS) if one["method"] == OURS]
+    if not records:
+        return "No records yet."
+    said = []
+    for suite in SUITES:
+        own = [one for one in records if one["suite"] == suite]
+        if own:
+            gaps, shares = [100 * float(one["gap"]) for one in own], [float(one["share"]) for one in own]
+            low, high = min(shares), max(shares)
+            kept = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
+            said.append(
+                f"`{suite}`, {len(own)} assignments ({sum(one['half'] == HALVES[0] for one in own)} for development): without"
+                f" augmentation, mean recall on training images is {min(gaps):.0f} to {max(gaps):.0f} points above that on the validation"
+                f" set, so the recipe keeps {kept} of its augmentation and mixing."
+            )
+    return " ".join(said)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def main() -> None:

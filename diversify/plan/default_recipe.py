@@ -25,13 +25,15 @@ def recipe(
     *,
     diagnosis: Diagnosis | None = None,
     strengths: Strengths | None = None,
+    augment: bool = True,
 ) -> Plan:
     """Return the plan of what controls show to matter: images augmented, images mixed, and the class prior corrected.
 
     Every class gets the same image policy, CutMix with partners drawn evenly from the classes, and the prior correction of
     balanced softmax; no class gets a feature policy or other draws. On long-tailed CIFAR-10 with 30 epochs,
     these parts, with strengths chosen on validation data, were as good as a plan that grades them class by class, or better
-    (`docs/results/studies.md`). The strengths here are the usual ones and were not compared. Retrain the head afterwards: `choose_head`.
+    (`docs/results/studies.md`). Give the network a cosine head (`with_cosine_head`), and retrain the head afterwards (`choose_head`);
+    `docs/results/recipe.md` shows what each part is worth.
 
     A diagnosis decides the one thing that it was shown to decide better: how strongly images are augmented and mixed. Where
     the network has barely overfitted, they are augmented less or not at all (`Strengths.gap_none`, `Strengths.gap_full`).
@@ -41,6 +43,8 @@ def recipe(
         class_counts: Training images per class.
         diagnosis: A diagnosis on the validation set of a network that was trained on these images; None augments in full.
         strengths: The numbers; `STRENGTHS` by default. Images are augmented at the mean of `image_least` and `image_most`.
+        augment: False corrects for the class prior alone, without augmentation and mixing. The diagnosis of a network that was
+            trained so says best how far to augment.
 
     Returns:
         A plan for the sampler, the augmenters and `fit`, like any other.
@@ -54,7 +58,7 @@ def recipe(
         minority: context-rich minority oversampling for long-tailed classification (CMO).
 
     See Also:
-        `make_plan`, which grades every setting by the diagnosis.
+        `make_plan`, which grades every setting by the diagnosis; `with_cosine_head`.
 
     Example:
         >>> import diversify as dv
@@ -66,6 +70,7 @@ def recipe(
     """
     names, counts = counted(class_names, class_counts)
     strengths = STRENGTHS if strengths is None else strengths
+    strengths = strengths if augment else strengths.with_images(0.0)
     about: tuple[Reason, ...] = ()
     if diagnosis is not None:
         if not diagnosis.plan_ready:

@@ -55,6 +55,14 @@ def test_a_network_that_has_barely_overfitted_gets_less(diagnosis: dv.Diagnosis,
     assert any(reason.measure == "recall_train" for reason in plan.classes[2].reasons) == (share < 1)
 
 
+def test_without_augmentation_only_the_class_prior_is_corrected(diagnosis: dv.Diagnosis) -> None:
+    plan = dv.recipe(NAMES, COUNTS, augment=False)
+    assert {one.image.amount for one in plan.classes} == {0.0}
+    assert {one.mixing.method for one in plan.classes} == {"none"}
+    assert plan.prior_correction == dv.recipe(NAMES, COUNTS).prior_correction
+    assert dv.recipe(NAMES, COUNTS, augment=False, diagnosis=overfitted_by(diagnosis, 0.5)).classes[0].image.amount == 0
+
+
 def test_strengths_are_the_users(diagnosis: dv.Diagnosis) -> None:
     plan = dv.recipe(NAMES, COUNTS, strengths=Strengths(image_least=0.2, image_most=0.4, draws_exponent=0.0))
     assert plan.classes[0].image.strength == pytest.approx(0.3)

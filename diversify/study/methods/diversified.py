@@ -10,7 +10,6 @@ from ...plan.adaptive import AdaptivePlan
 from ...plan.default_recipe import recipe
 from ...plan.make import make_plan
 from ...plan.plan import Plan
-from ...plan.strengths import STRENGTHS
 from ...training.ingredients import Ingredients
 from ..protocol import Choice, HeadStep, MakeIngredients, Method, Parameters, Setting, Space, Trained, number
 from .heads import by_counts, diagnosed, planned
@@ -40,7 +39,7 @@ def _diversified(*, images: bool = True, adaptive: bool = True) -> MakeIngredien
 def _recipe(setting: Setting, parameters: Parameters) -> Ingredients:
     """Return the parts of the default recipe; a trial trains without augmentation, and so tells how far that overfits."""
     if setting.carried is None:
-        plan = recipe(setting.class_names, setting.class_counts, strengths=STRENGTHS.with_images(0.0))
+        plan = recipe(setting.class_names, setting.class_counts, augment=False)
     else:
         plan = Plan.from_dict(setting.carried["plan"]).for_counts(setting.class_counts)
     return from_plan(setting, plan)
