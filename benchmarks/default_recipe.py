@@ -2,14 +2,13 @@
 
     python -m benchmarks.default_recipe --root DATA [--suites fashion_mnist_lt cifar10_lt_short] [--half development|confirmation]
 
-Every method trains once for each assignment of classes to sizes, without a validation set and with its default values; of the suite
-`cifar10_lt_short` with the epochs of its trials. `never` is balanced softmax on a cosine head, `always` the same with images augmented
-and mixed in full; `recipe` is `dv.recipe` after a diagnosis of the network of `never` on the validation set. These three, and
-`balanced_softmax+images+mix+head`, retrain the head by a plan from counts, half of the way, as in a study.
+Every method trains once for each assignment of classes to sizes, without the validation set and with its default values; of the suite
+`cifar10_lt_short` with the epochs of its trials, and only the two ways of the recipe. `recipe` is the one of these two that is better on
+the validation set. All methods but `ldam_drw` and `ce` retrain the head by a plan from counts, half of the way.
 
 The methods are judged by 1,000 training images of each class that the long tail leaves out; the largest class of CIFAR-10 has none left
 and is judged on the validation set. The assignments of the suites themselves, and all test images, are not used. Of the assignments
-the first half is for development, the other half for confirmation. Run two halves at once for two cores: a network uses one thread.
+some are for development, the others for confirmation. A network uses one thread: run two halves at once on two cores.
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
 from diversify.network.split import split_head
 from diversify.network.wrappers import evaluating
-from diversify.plan.plan import Plan
 from diversify.runtime import provenance
-from diversify.study.methods import METHODS, method_named, with_images, with_mix
+from diversify.study.methods import METHODS
 from diversify.study.protocol import Method, Protocol, Trained
 from diversify.study.suites import CIFAR10_LT_SHORT, FASHION_MNIST_LT
 from diversify.study.task import RunImages, load_task
@@ -48,12 +46,23 @@ RESULTS = Path(__file__).parent / "results" / "default_recipe.jsonl"
 PER_CLASS = 1000
 SUITES: Mapping[str, Protocol] = {one.suite: one for one in (FASHION_MNIST_LT, CIFAR10_LT_SHORT)}
 ORDERS: Mapping[str, Mapping[str, tuple[int, ...]]] = {  # tail orders that the suites do not have
-    "fashion_mnist_lt": {"development": (1, 2, 3, 4), "confirmation": (5, 6, 7, 8)},
-    "cifar10_lt_short": {"development": (1, 2), "confirmation": (3, 4)},
+    "fashion_mnist_lt": {"development": (1, 2, 3), "confirmation": (5, 6, 7)},
+    "cifar10_lt_short": {"development": (1,), "confirmation": (2, 3)},
 }
 RECIPE = METHODS["recipe"]
-COSINE = dataclasses.replace(METHODS["balanced_softmax"], name="cosine", cosine_head=SCALE)
-ALWAYS = dataclasses.replace(with_mix(with_images(COSINE)), head_step=RECIPE.head_step, space={})
+ALL_COSINE = dataclasses.replace(RECIPE, cosine_head=SCALE)
+ALL_LINEAR = dataclasses.replace(RECIPE, cosine_head=0.0)
+WAYS: Mapping[str, tuple[str, Method, str]] = {  # what it is, the method, whether images are augmented
+    "full": ("linear head, images augmented and mixed: the first way of the recipe", ALL_LINEAR, "in full"),
+    "plain": ("cosine head, images not augmented: the other way", ALL_COSINE, "none"),
+    "cosine, full": ("cosine head, images augmented and mixed", ALL_COSINE, "in full"),
+    "linear, plain": ("linear head, images not augmented", ALL_LINEAR, "none"),
+    "ldam_drw": ("cosine head, margins, deferred reweighting", METHODS["ldam_drw"], ""),
+    "ce": ("linear head, cross entropy", METHODS["ce"], ""),
+}
+OURS = "recipe"
+TWO = ("full", "plain")
+OF_SUITE: Mapping[str, tuple[str, ...]] = {"fashion_mnist_lt": tuple(WAYS), "cifar10_lt_short": TWO}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,28 +81,19 @@ def images_of(suite: str, order: int, root: str) -> Images:
     return Images(protocol=protocol, sides=task.images(str(order), "val"), others=unused(task, str(order), PER_CLASS))
 
 
-def recalls(head: LinearHead, side: Embeddings, num_classes: int) -> Tensor:
+def recalls(head: LinearHead, side: Embeddings) -> Tensor:
     """Return the recall of every class, `(C,)`; NaN for a class without rows."""
-    return metrics.recall(metrics.confusion_matrix(side.labels, head.logits(side.features).argmax(1), num_classes))
+    predicted = head.logits(side.features).argmax(1)
+    return metrics.recall(metrics.confusion_matrix(side.labels, predicted, head.num_classes))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A method's recall per class on three sides, what its head step passes on, and its seconds."""
-
-    unused: list[float]
-    val: list[float]
-    train: list[float]
-    carry: Any
-    seconds: float
-
-
-def judged(images: Images, method: Method, carried: Any = None) -> Judged:
-    """Train a method, retrain its head if it says so, and judge it."""
+def judged(images: Images, name: str) -> dict[str, Any]:
+    """Train a method, retrain its head if it says so, and return its recall per class on three sides, and its seconds."""
     started = time.perf_counter()
     protocol, sides = images.protocol, images.sides
-    values = {**defaults(protocol.space_of(method)), "image_strength": 0.6, "mix_probability": 0.5, "head_share": 0.5}
-    run = Run.start(protocol, sides, method, values, epochs=protocol.epochs_of("val"), seed=0, carried=carried)
+    _, method, augment = WAYS[name]
+    values = defaults(protocol.space_of(method)) | ({"augment": augment} if augment else {})
+    run = Run.start(protocol, sides, method, values, epochs=protocol.epochs_of("val"), seed=0)
     for _ in run.train():
         pass
     split = split_head(run.model)
@@ -104,30 +104,24 @@ def judged(images: Images, method: Method, carried: Any = None) -> Judged:
             split.features, images.others, prepare=sides.view.normalize, precision=protocol.precision
         )
     others = Embeddings.from_arrays(features.cpu().clone(), images.others.labels.cpu(), head=head)
-    trained_recall = recalls(head, train, head.num_classes)  # of the head that the network was trained with
-    carry = None
+    of_training = recalls(head, train)  # by the head that the network was trained with
     if method.head_step is not None:
-        trained = Trained(train=train, heldout=val, head=head, balances=run.balances, carried=carried)
-        step = method.head_step(run.setting, values, trained)
-        head, carry = step.head, step.carry
-    on_val, on_others = (recalls(head, side, head.num_classes) for side in (val, others))
-    return Judged(
-        unused=on_others.where(~on_others.isnan(), on_val).tolist(),
-        val=on_val.tolist(),
-        train=trained_recall.tolist(),
-        carry=carry,
-        seconds=time.perf_counter() - started,
-    )
+        trained = Trained(train=train, heldout=None, head=head, balances=run.balances)
+        head = method.head_step(run.setting, values, trained).head
+    on_val, on_others = (recalls(head, side) for side in (val, others))
+    found = {"recall": on_others.where(~on_others.isnan(), on_val), "recall_val": on_val, "recall_train": of_training}
+    rounded = {side: [round(value, 4) for value in one.tolist()] for side, one in found.items()}
+    return {**rounded, "seconds": round(time.perf_counter() - started, 1)}
 
 
 def measure(suite: str, order: int, half: str, root: str, out: Path) -> None:
     """Train and judge every method on one assignment; what is recorded is not made again."""
     done = {one["method"] for one in tails.records_in(out) if (one["suite"], one["order"]) == (suite, order)}
-    if len(done) == len(NAMES):
-        return
-    images = images_of(suite, order, root)
-
-    def keep(name: str, found: Judged, **more: Any) -> None:
+    missing = [name for name in OF_SUITE[suite] if name not in done]
+    images = images_of(suite, order, root) if missing else None
+    for name in missing:
+        assert images is not None
+        found = judged(images, name)
         record = {
             "kind": "default_recipe",
             "suite": suite,
@@ -136,73 +130,57 @@ def measure(suite: str, order: int, half: str, root: str, out: Path) -> None:
             "method": name,
             "epochs": images.protocol.epochs_of("val"),
             "class_counts": images.sides.class_counts.tolist(),
-            "recall": [round(value, 4) for value in found.unused],
-            "recall_val": [round(value, 4) for value in found.val],
-            "recall_train": [round(value, 4) for value in found.train],
-            "seconds": round(found.seconds, 1),
-            **more,
+            **found,
             "started": provenance.now(),
             **provenance.origin(torch.device("cpu")),
         }
         atomic.append_jsonl(out, record)
-        print(
-            f"{suite} {order}: {name} {_mean(found.unused):.1%}, lowest {min(found.unused):.1%}; {found.seconds:.0f} s",
-            flush=True,
-        )
-
-    for name in NAMES:
-        if name in done:
-            continue
-        if name == "recipe":
-            pilot = judged(images, RECIPE)
-            if "never" not in done:
-                keep("never", pilot)
-            plan = Plan.from_dict(pilot.carry["plan"])
-            first = plan.classes[0]
-            kept = first.image.probability / 0.9
-            gap = _mean(pilot.train) - _mean(pilot.val)
-            more = {"gap": round(gap, 4), "share": round(kept, 4)}
-            made = judged(images, RECIPE, pilot.carry) if kept else pilot
-            keep(name, made, **more)
-        else:
-            method = ALWAYS if name == "always" else method_named(name)
-            keep(name, judged(images, method))
+        shown = ", ".join(f"{side} {_mean(found[side]):.1%}" for side in ("recall", "recall_val", "recall_train"))
+        print(f"{suite} {order}: {name}: {shown}; {found['seconds']:.0f} s", flush=True)
 
 
-NAMES: Mapping[str, str] = {
-    "recipe": "cosine head, prior corrected, images as far as `never` overfits, head step",
-    "never": "the same without augmentation and mixing",
-    "always": "the same with augmentation and mixing in full",
-    "balanced_softmax+images+mix+head": "as `always`, on a linear head",
-    "balanced_softmax": "linear head, prior corrected",
-    "ldam_drw": "cosine head, margins and deferred reweighting",
-    "ce": "linear head, cross entropy",
-}
-OURS, CONTROL = "recipe", "balanced_softmax+images+mix+head"
-
-
-def table(suite: str, half: str = HALVES[1]) -> str:
-    """Return the balanced accuracy and the worst class of every method on one half of the assignments of a suite."""
+def _found(suite: str, half: str) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """The records by method and assignment, with the recipe's choice on the validation set among them."""
     found: dict[str, dict[int, Mapping[str, Any]]] = {}
     for one in tails.records_in(RESULTS, half):
         if one["suite"] == suite:
             found.setdefault(str(one["method"]), {})[int(one["order"])] = one
-    if not found:
+    first, other = (found.get(name, {}) for name in TWO)
+    chosen = {order: max(first[order], other[order], key=_on_val) for order in first if order in other}
+    return {OURS: chosen, **found} if chosen else found
+
+
+def _on_val(record: Mapping[str, Any]) -> float:
+    return _mean(record["recall_val"])
+
+
+def table(suite: str, half: str = HALVES[1]) -> str:
+    """Return the balanced accuracy and the worst class of every method on one half of the assignments of a suite."""
+    found = _found(suite, half)
+    if OURS not in found:
         return "No records yet."
-    titles = ("balanced accuracy, %", f"over `{CONTROL}`, points", "worst class, %", "recall on training images, %")
+    titles = (
+        "balanced accuracy, %",
+        f"over `{TWO[0]}`, points",
+        "worst class, %",
+        "training images, %",
+        "validation set, %",
+    )
     lines = [f"| method | {' | '.join(titles)} |", f"|:--|{'--:|' * len(titles)}"]
-    for name, meaning in NAMES.items():
+    meanings = {OURS: "the better one on the validation set"} | {
+        name: meaning for name, (meaning, _, _) in WAYS.items()
+    }
+    for name, meaning in meanings.items():
         if name not in found:
             continue
-        mine, base = found[name], found.get(CONTROL, {})
-        lead = [
-            100 * (_mean(one["recall"]) - _mean(base[order]["recall"])) for order, one in mine.items() if order in base
-        ]
+        mine, base = found[name], found[TWO[0]]
+        lead = [100 * (_mean(one["recall"]) - _mean(base[order]["recall"])) for order, one in mine.items()]
         cells = (
             _interval([100 * _mean(one["recall"]) for one in mine.values()]),
-            "–" if name == CONTROL or not lead else _interval(lead, sign="+"),
+            "–" if name == TWO[0] else _interval(lead, sign="+"),
             _interval([100 * min(one["recall"]) for one in mine.values()]),
             _interval([100 * _mean(one["recall_train"]) for one in mine.values()]),
+            _interval([100 * _on_val(one) for one in mine.values()]),
         )
         title = f"**`{name}`**" if name == OURS else f"`{name}`"
         lines.append(f"| {title}: {meaning} | {' | '.join(cells)} |")
@@ -210,23 +188,25 @@ def table(suite: str, half: str = HALVES[1]) -> str:
 
 
 def text() -> str:
-    """Return how many assignments the records are of, and how far the recipe augments on each suite."""
-    records = [one for one in tails.records_in(RESULTS) if one["method"] == OURS]
-    if not records:
-        return "No records yet."
+    """Return how many assignments the records are of, and how often the validation set chose which way, and rightly."""
     said = []
     for suite in SUITES:
-        own = [one for one in records if one["suite"] == suite]
-        if own:
-            gaps, shares = [100 * float(one["gap"]) for one in own], [float(one["share"]) for one in own]
-            low, high = min(shares), max(shares)
-            kept = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
-            said.append(
-                f"`{suite}`, {len(own)} assignments ({sum(one['half'] == HALVES[0] for one in own)} for development): without"
-                f" augmentation, mean recall on training images is {min(gaps):.0f} to {max(gaps):.0f} points above that on the validation"
-                f" set, so the recipe keeps {kept} of its augmentation and mixing."
-            )
-    return " ".join(said)
+        halves = [_found(suite, half) for half in HALVES]
+        if not all(OURS in one for one in halves):
+            continue
+        counts = [len(one[OURS]) for one in halves]
+        chosen = [one for half in halves for one in half[OURS].values()]
+        right = sum(
+            _mean(one["recall"]) >= max(_mean(half[name][order]["recall"]) for name in TWO)
+            for half in halves
+            for order, one in half[OURS].items()
+        )
+        plain = sum(one["method"] == TWO[1] for one in chosen)
+        said.append(
+            f"`{suite}`: {sum(counts)} assignments, {counts[0]} for development and {counts[1]} for confirmation. The validation set"
+            f" chooses the way without augmentation in {plain} of {len(chosen)}, and the better way in {right}."
+        )
+    return " ".join(said) or "No records yet."
 
 
 def _mean(values: list[float]) -> float:

@@ -44,7 +44,7 @@ def epochs_of(root: str, epochs: int, barrier: Any, told: Any) -> None:
     recipe = Recipe(epochs=epochs + WARM_UP, schedule="cosine", precision="bf16")
     seconds: list[float] = []
     for record in fit_resident(
-        network_of(CIFAR10_LT, sides, method, 0),
+        network_of(CIFAR10_LT, sides, method, {}, 0),
         sides.train,
         recipe=recipe,
         num_classes=10,

@@ -97,7 +97,6 @@ class Setting:
         epochs: Epochs of the run.
         seed: Seed of the run.
         base: The augmentation that every method starts from, for example `CropFlip`.
-        carried: What the head step of the chosen trial passed on to the final run (JSON), for example a plan; None in a trial.
 
     Example:
         >>> import torch
@@ -114,7 +113,6 @@ class Setting:
     epochs: int
     seed: int
     base: Augment | None
-    carried: Any = None
 
     @property
     def num_classes(self) -> int:
@@ -200,7 +198,9 @@ class Method:
         space: Parameters that are searched. Learning rate and weight decay are added by the protocol.
         ingredients: Makes the slots from the training images and the parameters of a trial.
         head_step: Makes a new head after training; None keeps the trained one.
-        cosine_head: Scale of the cosine head that LDAM needs; 0 for a linear head.
+        cosine_head: Scale of the cosine head that LDAM needs, or a function of the trial that gives it; 0 for a linear head.
+        starts: What the trials after the first one change of its published values, one after the other: ways of the method that
+            differ too much to be left to chance. Later trials are drawn.
         balances: How far training makes the logits treat classes alike, whatever their shares in training: 0 as cross
             entropy, 1 as balanced softmax, or a function of the trial. Where the protocol has a target prior, this many
             times its logarithm is added to the logits. A head step says it for the head that it makes.
@@ -228,7 +228,8 @@ class Method:
     space: Space = dataclasses.field(default_factory=dict)
     ingredients: MakeIngredients = plain
     head_step: TakeStep | None = None
-    cosine_head: float = 0.0
+    cosine_head: float | Callable[[Parameters], float] = 0.0
+    starts: tuple[Parameters, ...] = ()
     balances: Balances = 0.0
 
     def __post_init__(self) -> None:
@@ -239,6 +240,13 @@ class Method:
                 raise must(f"space of {self.name}", f"leave {name} to the protocol", name)
             if not isinstance(one, Range | Choice):
                 raise must(f"{name} in the space of {self.name}", "be a Range or a Choice", repr(one))
+        for start in self.starts:
+            if outside := [name for name in start if name not in self.space]:
+                raise must(f"starts of {self.name}", "hold parameters of its space", outside[0])
+
+    def cosine_scale(self, parameters: Parameters) -> float:
+        """Return the scale of the cosine head with these parameters; 0 for a linear head."""
+        return float(self.cosine_head(parameters) if callable(self.cosine_head) else self.cosine_head)
 
     def balances_in(self, setting: Setting, parameters: Parameters) -> float:
         """Return how far training with these parameters makes the logits treat classes alike."""

@@ -103,8 +103,7 @@ def run_trial(
     images = task.images(protocol.tail_orders[0] if split == "val" else protocol.tail_order_of(seed), split)
     started = time.perf_counter()
     _reset_peak_memory(task.device)
-    epochs = protocol.epochs_of(split)
-    run = Run.start(protocol, images, method, parameters, epochs=epochs, seed=seed, carried=carried)
+    run = Run.start(protocol, images, method, parameters, epochs=protocol.epochs_of(split), seed=seed)
     if split == "val" and protocol.rungs:
         state = None
     before = run.seconds_in(state)
@@ -122,7 +121,7 @@ def run_trial(
     )
 
 
-def build_setting(images: RunImages, epochs: int, seed: int, carried: Any = None) -> Setting:
+def build_setting(images: RunImages, epochs: int, seed: int) -> Setting:
     """Return the facts of a run on these images that a method may use."""
     side = min(collate([images.data.train.dataset[0]])[0].shape[2:])
     return Setting(
@@ -133,17 +132,17 @@ def build_setting(images: RunImages, epochs: int, seed: int, carried: Any = None
         epochs=epochs,
         seed=seed,
         base=CropFlip(padding=side // 8, mirror=images.data.mirror),
-        carried=carried,
     )
 
 
-def network_of(protocol: Protocol, images: RunImages, method: Method, seed: int) -> nn.Module:
+def network_of(protocol: Protocol, images: RunImages, method: Method, parameters: Parameters, seed: int) -> nn.Module:
     """Return the protocol's network with initial weights and the head that the method needs."""
     model = build_model(protocol.model, images.data.num_classes, channels=len(images.view.mean), seed=seed)
-    if not method.cosine_head:
+    scale = method.cosine_scale(parameters)
+    if not scale:
         return model
     try:
-        return with_cosine_head(model, scale=method.cosine_head, seed=seed)
+        return with_cosine_head(model, scale=scale, seed=seed)
     except InputError as error:
         _, law, got, _ = error.parts or ("", "be nn.Linear", type(model).__name__, "")
         raise must(f"head of {protocol.model}, for {method.name},", law, got, "leave the method out") from None
@@ -176,13 +175,12 @@ class Run:
         *,
         epochs: int,
         seed: int,
-        carried: Any = None,
     ) -> Run:
         """Return a run with initial weights and the ingredients of the method."""
-        setting = build_setting(images, epochs, seed, carried)
+        setting = build_setting(images, epochs, seed)
         return cls(
             images=images,
-            model=network_of(protocol, images, method, seed),
+            model=network_of(protocol, images, method, parameters, seed),
             recipe=recipe_of(protocol, parameters, epochs, seed),
             ingredients=method.ingredients(setting, parameters),
             setting=setting,

@@ -194,12 +194,13 @@ class Search:
         suite: str,
         method: str,
         space: Space,
+        starts: Sequence[Parameters] = (),
         url: str | None = None,
     ) -> None:
         with _quiet():
             self._distributions = _distributions(space)
         self._storage, self._name, self._suite, self._method = storage, name, suite, method
-        self._space, self._url = space, url
+        self._space, self._starts, self._url = space, starts, url
         self._open()
 
     def _open(self) -> None:
@@ -282,7 +283,10 @@ class Search:
             self._study.tell(trial, value, state=states[record.state], skip_if_finished=True)
 
     def begin(self, number: int) -> Trial:
-        """Start the trial with this number; it keeps its parameters if it was started before, and trial 0 has the published ones."""
+        """Start the trial with this number; it keeps its parameters if it was started before, and trial 0 has the published ones.
+
+        The trials after it have the same, but for what `starts` changes.
+        """
         with _quiet():
             kept = self._kept(number)
             seed = draws.seed_for("study", self._suite, number)
@@ -299,7 +303,8 @@ class Search:
         for one in self._study.get_trials(deepcopy=False):
             if one.user_attrs.get(_NUMBER) == number and self._parameters(one).keys() == self._space.keys():
                 return self._parameters(one)
-        return defaults(self._space) if number == 0 else None
+                first: tuple[Parameters, ...] = ({}, *self._starts)
+        return defaults(self._space) | dict(first[number]) if number < len(first) else None
 
     def _parameters(self, one: optuna.trial.FrozenTrial) -> dict[str, Parameter]:
         return dict(one.user_attrs.get(_PARAMETERS, one.params))

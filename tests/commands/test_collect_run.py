@@ -1,6 +1,7 @@
 """`diversify collect`: a list of the images to label next, and a page that shows them."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from PIL import Image
 
 import diversify as dv
 from diversify.cli.entry import run
+from diversify.commands.collect import _notes
 from diversify.commands.diagnosed import load_diagnosed
 from diversify.files import atomic
 from diversify.functional import draws
+from diversify.plan.suggest_images import SuggestedImage
 
 pytestmark = pytest.mark.usefixtures("reports_without_figures")
 
@@ -245,3 +248,22 @@ def test_a_page_without_a_forecast_has_no_section_on_labels(diagnosed: Path, tmp
     arguments = ["--pool", f"npz:{tmp_path / 'pool.npz'}", "--budget", "2", "--out", str(tmp_path / "out")]
     assert run(["collect", str(diagnosed), *arguments]) == 0
     assert "How many labels" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_needy_class_that_no_image_is_predicted_as_is_named() -> None:
+    one = SuggestedImage(row=0, index=0, predicted=0, predicted_class="cat", probability=0.9, score=1.0, reason="")
+    found = dv.Suggestion(
+        images=(one,),
+        class_names=("cat", "dog", "owl"),
+        need=(1.6, 0.2, 1.9),
+        method="random",
+        budget=1,
+        pool=9,
+        copies=0,
+        seed=0,
+    )
+    (note,) = _notes(found, None)
+    assert note == (
+        "no suggested image is predicted as owl, where a label is worth most: look for such images by other means"
+    )
+    assert _notes(dataclasses.replace(found, need=(1.6, 0.2, 1.2)), None) == []

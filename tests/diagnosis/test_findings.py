@@ -108,6 +108,13 @@ def test_worse_than_its_size_explains_means_beyond_the_scatter_of_the_classes(
     assert f"a recall of 60% is expected (line on log n, R² 0.50): {verdict}" in finding.text
 
 
+def test_a_line_that_explains_nothing_is_said_to() -> None:
+    columns = columns_for(safe=TRIGGERS["safe"])
+    line = {"slope": 0.0, "intercept": 0.6, "r_squared": 0.01, "scatter": 0.2}
+    (finding,) = find(columns, "abc", ENEMIES, {"recall_heldout": line}, top_k=10)
+    assert "is expected (line on log n, R² 0.01, so size explains almost nothing here): " in finding.text
+
+
 def test_what_follows_size_by_itself_is_compared_with_its_line() -> None:
     """A tiny class among few of its own is what its size predicts; one of four images cannot be safe at all."""
     expected = {**LINES, "safe": {"slope": 0.3, "intercept": -0.5, "r_squared": 0.9}}  # 0.19 at 10 images

@@ -158,3 +158,10 @@ def test_the_table_and_the_cards_name_the_troubles(diagnosis: Diagnosis) -> None
 def test_the_limit_of_narrow_classes_is_95_percent_of_the_usual_coverage() -> None:
     columns = {"coverage_heldout": torch.tensor([0.4, 0.4, 0.4, 0.1])}
     assert narrow_below(columns) == pytest.approx(0.38)
+
+
+def test_an_empty_prediction_says_from_when_it_is_known(diagnosis: Diagnosis) -> None:
+    nothing = torch.full((CLASSES,), torch.nan)
+    said = "What size and coverage predict is known from 6 classes with a coverage on."
+    assert section_of(with_columns(diagnosis, size_and_diversity_predict=nothing)).summary.caption.endswith(said)
+    assert said not in section_of(diagnosis).summary.caption

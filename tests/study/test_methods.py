@@ -17,6 +17,7 @@ from diversify.functional import draws
 from diversify.network.cosine_head import CosineHead
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
+from diversify.plan.default_recipe import recipe
 from diversify.plan.plan import Plan
 from diversify.plan.policies import ImagePolicy, Mixing
 from diversify.repair import retrain as head_module
@@ -352,30 +353,17 @@ def test_a_trial_makes_the_plan_on_val_and_the_final_run_is_given_it(
     assert retrained[1] == Plan.from_counts([f"class {c}" for c in range(4)], COUNTS)
 
 
-def test_the_recipe_trains_plainly_in_a_trial_and_by_the_diagnosis_in_the_final_run() -> None:
+def test_the_recipe_is_one_of_two_ways() -> None:
     method, setting = METHODS["recipe"], setting_of()
-    trial = made("recipe", setting)
-    assert trial.augment is setting.base  # no policy, no mixing
+    full, plain = ({**defaults(method), **start} for start in ({}, *method.starts))
+    augmented, not_augmented = (method.ingredients(setting, one) for one in (full, plain))
+    assert plan_in(augmented) == recipe(CLASSES, COUNTS)
+    assert (method.cosine_scale(full), method.cosine_scale(plain)) == (0.0, 30.0)
+    assert not_augmented.augment is setting.base  # no policy, no mixing
     logits, labels = torch.linspace(-2, 2, 20).view(5, 4), torch.tensor([0, 1, 2, 3, 0])
-    torch.testing.assert_close(
-        trial.criterion(0)(logits, labels), made("balanced_softmax", setting).criterion(0)(logits, labels)
-    )
-    carry = method.head_step(setting, {"head_share": 0.5}, trained_of()).carry
-    whole = Plan.from_dict(carry["plan"])
-    assert {one.mixing.method for one in whole.classes} == {"cutmix"}  # the features of these rows overfit
-    final = made("recipe", dataclasses.replace(setting, carried=carry))
-    assert plan_in(final) == whole.for_counts(setting.class_counts)
-    without = dataclasses.replace(trained_of(carried=carry), heldout=None)
-    assert method.head_step(setting, {"head_share": 0.5}, without).carry == carry
-
-
-def test_the_recipe_of_a_network_that_has_not_overfitted_augments_nothing() -> None:
-    method, setting, trained = METHODS["recipe"], setting_of(), trained_of()
-    alike = dataclasses.replace(trained, heldout=trained.train)  # recall is the same on both sides
-    many = dataclasses.replace(alike, heldout=alike.train.select(torch.arange(len(alike.train)).repeat(4)))
-    carry = method.head_step(setting, {"head_share": 0.5}, many).carry
-    final = made("recipe", dataclasses.replace(setting, carried=carry))
-    assert final.augment is setting.base
+    for each in (augmented, not_augmented):
+        expected = made("balanced_softmax", setting).criterion(0)(logits, labels)
+        torch.testing.assert_close(each.criterion(0)(logits, labels), expected)
 
 
 def test_a_carried_plan_needs_no_val() -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 
 from ...network.cosine_head import SCALE
 from ...plan.adaptive import AdaptivePlan
 from ...plan.default_recipe import recipe
 from ...plan.make import make_plan
-from ...plan.plan import Plan
 from ...training.ingredients import Ingredients
-from ..protocol import Choice, HeadStep, MakeIngredients, Method, Parameters, Setting, Space, Trained, number
-from .heads import by_counts, diagnosed, planned
+from ..protocol import Choice, MakeIngredients, Method, Parameters, Setting, Space, number
+from .heads import by_counts, planned
 from .plans import GRADE, HEAD_SPACE, IMAGE_SPACE, MIX_SPACE, from_plan, image_plan
 
 PERMUTATIONS = 5  # permuted diagnoses that the seeds of `plan_permuted` use in turn
@@ -37,34 +35,22 @@ def _diversified(*, images: bool = True, adaptive: bool = True) -> MakeIngredien
 
 
 def _recipe(setting: Setting, parameters: Parameters) -> Ingredients:
-    """Return the parts of the default recipe; a trial trains without augmentation, and so tells how far that overfits."""
-    if setting.carried is None:
-        plan = recipe(setting.class_names, setting.class_counts, augment=False)
-    else:
-        plan = Plan.from_dict(setting.carried["plan"]).for_counts(setting.class_counts)
+    plan = recipe(setting.class_names, setting.class_counts, augment=parameters["augment"] == "in full")
     return from_plan(setting, plan)
-
-
-def _recipe_step(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
-    """Retrain the head by counts, half of the way, and pass on the recipe for what the validation set shows."""
-    made, carry = by_counts(setting, parameters, trained), trained.carried
-    if trained.heldout is not None:
-        plan = recipe(setting.class_names, setting.class_counts, diagnosis=diagnosed(setting, trained, trained.heldout))
-        carry = {"plan": plan.to_dict()}
-    return dataclasses.replace(made, carry=carry)
 
 
 DIVERSIFIED = (
     Method(
         name="recipe",
-        meaning="The default recipe: the class prior corrected, on a cosine head; images augmented and mixed, every class alike, as far"
-        " as the network of a trial overfits without; and the head retrained by a plan from counts",
+        meaning="The default recipe: the class prior corrected, every class's images augmented and mixed alike, and the head retrained by"
+        " a plan from counts; or, if it is better on the validation set, a cosine head and no augmentation",
         source="this library",
-        space=HEAD_SPACE,
+        space={"augment": Choice(values=("in full", "none"), default="in full"), **HEAD_SPACE},
+        starts=({"augment": "none"},),
         ingredients=_recipe,
-        cosine_head=SCALE,
+        cosine_head=lambda parameters: 0.0 if parameters["augment"] == "in full" else SCALE,
         balances=1.0,
-        head_step=_recipe_step,
+        head_step=by_counts,
     ),
     Method(
         name="diversify",

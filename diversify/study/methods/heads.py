@@ -12,7 +12,6 @@ from ...augment.eos import balanced_by_eos
 from ...diagnosis.measure import diagnose, usual_top_k
 from ...diagnosis.result import Diagnosis
 from ...errors import must
-from ...network.embeddings import Embeddings
 from ...network.linear_head import LinearHead
 from ...plan.plan import Plan
 from ...plan.policies import FeaturePolicy
@@ -88,18 +87,6 @@ def _plan_from_counts(setting: Setting) -> Plan:
     return Plan.from_counts(setting.class_names, setting.class_counts)
 
 
-def diagnosed(setting: Setting, trained: Trained, heldout: Embeddings) -> Diagnosis:
-    """Return the diagnosis of the trained network on the validation set."""
-    return diagnose(
-        trained.train,
-        heldout,
-        head=trained.head,
-        class_names=setting.class_names,
-        top_k=usual_top_k(trained.head.num_features),
-        seed=setting.seed,
-    )
-
-
 def planned(make: Callable[[int, Diagnosis], Plan], variants: int = 1) -> TakeStep:
     """Return the head step that retrains the head by a plan from a diagnosis, and goes part of the way to it.
 
@@ -118,7 +105,14 @@ def planned(make: Callable[[int, Diagnosis], Plan], variants: int = 1) -> TakeSt
             plan = Plan.from_dict(carry["plans"][variant] if variants > 1 else carry["plan"])
             _require_same_order(plan, setting)
         elif trained.heldout is not None:
-            diagnosis = diagnosed(setting, trained, trained.heldout)
+            diagnosis = diagnose(
+                trained.train,
+                trained.heldout,
+                head=trained.head,
+                class_names=setting.class_names,
+                top_k=usual_top_k(trained.head.num_features),
+                seed=setting.seed,
+            )
             plans = [make(one, diagnosis) for one in range(variants)]
             plan, carry = plans[variant], _carried(plans)
         else:
