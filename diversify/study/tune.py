@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 
 STARTUP_TRIALS = 10
-"""Trials before the sampler models them. The first has the published values, the others are drawn by their number alone."""
+"""Trials before the sampler models them. The first has the published values, those after it what the method's
+`starts` change of them, and the others are drawn by their number alone."""
 
 COMPARED_TRIALS = 4
 """Complete trials that must exist before a trial may be stopped, at a rung, for being below their median."""
@@ -283,9 +284,9 @@ class Search:
             self._study.tell(trial, value, state=states[record.state], skip_if_finished=True)
 
     def begin(self, number: int) -> Trial:
-        """Start the trial with this number; it keeps its parameters if it was started before, and trial 0 has the published ones.
+        """Start the trial with this number; it keeps its parameters if it was started before.
 
-        The trials after it have the same, but for what `starts` changes.
+        Trial 0 has the published values, and those after it the same with what `starts` changes.
         """
         with _quiet():
             kept = self._kept(number)
@@ -303,7 +304,7 @@ class Search:
         for one in self._study.get_trials(deepcopy=False):
             if one.user_attrs.get(_NUMBER) == number and self._parameters(one).keys() == self._space.keys():
                 return self._parameters(one)
-                first: tuple[Parameters, ...] = ({}, *self._starts)
+        first: tuple[Parameters, ...] = ({}, *self._starts)
         return defaults(self._space) | dict(first[number]) if number < len(first) else None
 
     def _parameters(self, one: optuna.trial.FrozenTrial) -> dict[str, Parameter]:

@@ -19,7 +19,7 @@ from diversify.errors import InputError
 from diversify.files import locks as files_locks
 from diversify.functional import draws
 from diversify.study import tune
-from diversify.study.protocol import Choice, Range, Space
+from diversify.study.protocol import Choice, Method, Range, Space
 from diversify.study.records import Record
 
 SPACE: Space = {
@@ -48,6 +48,25 @@ def ended(trial: tune.Trial, value: float | None, state: str = "complete") -> Re
         class_counts=(),
         curve=(),
     )
+
+
+def test_starts_come_after_the_published_values(tmp_path: Path) -> None:
+    starts = ({"kind": "a"}, {"rate": 0.5, "layers": 4})
+    with files_locks.Locks(tmp_path / "lock") as locks:
+        kept = tune.open_storage(None, journal=tmp_path / "journal", locks=locks)
+        one, other = (
+            tune.Search(kept, name=name, suite="fake", method="plain", space=SPACE, starts=its)
+            for name, its in (("with", starts), ("without", ()))
+        )
+        first = {"rate": 0.1, "layers": 2, "kind": "b", "fixed": 3}
+        assert [one.begin(number).parameters for number in range(3)] == [first, *(first | start for start in starts)]
+        assert one.begin(3).parameters == other.begin(3).parameters  # drawn by its number
+        assert other.begin(1).parameters != first | starts[0]
+
+
+def test_starts_hold_parameters_of_the_space_alone() -> None:
+    with pytest.raises(InputError, match="^starts of mine must hold parameters of its space, got learning_rate$"):
+        Method(name="mine", meaning="", source="", space=SPACE, starts=({"learning_rate": 0.1},))
 
 
 @pytest.mark.parametrize("name", ["TPESampler", "MedianPruner", "FanovaImportanceEvaluator"])
