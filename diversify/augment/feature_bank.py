@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -124,6 +126,7 @@ class ClassPartners(nn.Module):
     """
 
     partner_share: Tensor
+    enemy_class: Tensor
     enemy_share: Tensor
     has_enemies: Tensor
 
@@ -134,13 +137,15 @@ class ClassPartners(nn.Module):
         weight = plan.draws.to(present.device) * present
         anyone = torch.where(weight.sum() > 0, weight, present.double())[None]
         keep(self, "partner_share", anyone)
-        enemies = plan.enemies.to(present.device) * present
-        keep(self, "has_enemies", enemies.sum(1) > 0)
-        keep(self, "enemy_share", torch.where(self.has_enemies[:, None], enemies, anyone))
+        enemy, share = _enemies(plan, present.tolist())
+        keep(self, "has_enemies", (share.sum(1) > 0).to(present.device))
+        keep(self, "enemy_class", enemy.to(present.device))
+        keep(self, "enemy_share", share.where(share.sum(1, keepdim=True) > 0, 1.0).to(present.device))
 
     def enemy(self, classes: Tensor, key: tuple[str | int | Tensor, ...]) -> Tensor:
-        """Draw rows of the bank `(N,)` from the classes that the plan sends each class toward."""
-        label = oversample.class_of(self.enemy_share[classes], draws.uniform("enemy class", *key))
+        """Draw rows of the bank `(N,)` from the classes that the plan sends each class toward; any rows where there are none."""
+        place = oversample.class_of(self.enemy_share[classes], draws.uniform("enemy class", *key))
+        label = self.enemy_class[classes].gather(1, place)
         return oversample.row_of(label, self.bank.by_class, draws.uniform("enemy row", *key))[:, 0]
 
     def anyone(self, key: tuple[str | int | Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -149,3 +154,16 @@ class ClassPartners(nn.Module):
         label = oversample.class_of(self.partner_share.expand(len(draw), -1), draw)
         row = oversample.row_of(label, self.bank.by_class, draws.uniform("partner row", *key))
         return row[:, 0], label[:, 0]
+
+
+def _enemies(plan: Plan, present: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """The classes with rows that each class is sent toward, in order, and their shares, both `(C, E)`; shares of 0 fill up."""
+    number = {one.name: c for c, one in enumerate(plan.classes)}
+    named = []
+    for one in plan.classes:
+        toward = {number[name]: share for policy in one.features for name, share in policy.toward.items()}
+        named.append(sorted((c, share) for c, share in toward.items() if present[c] and share > 0))
+    most, any_class = max(1, *map(len, named)), next((c for c, some in enumerate(present) if some), 0)
+    filled = [row + [(any_class, 0.0)] * (most - len(row)) for row in named]
+    enemy = torch.tensor([[c for c, _ in row] for row in filled])
+    return enemy, torch.tensor([[share for _, share in row] for row in filled], dtype=torch.float64)

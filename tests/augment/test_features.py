@@ -157,6 +157,17 @@ def test_rows_go_toward_the_classes_that_are_named_as_often_as_planned():
     )
 
 
+def test_the_table_of_partners_holds_the_named_classes_alone_and_draws_as_one_of_all_classes_would():
+    plan = plan_of(policy("toward_enemies", toward={"4": 0.3, "0": 0.5, "3": 0.2}), classes=[2])
+    partners = FeatureAugmenter(plan, BANK)._partners
+    assert partners.enemy_class.shape == partners.enemy_share.shape == (5, 3)
+    key = ("toward_enemies", 0, torch.arange(500)[:, None])
+    label = oversample.class_of(plan.enemies[torch.full((500,), 2)], draws.uniform("enemy class", *key))
+    expected = oversample.row_of(label, partners.bank.by_class, draws.uniform("enemy row", *key))[:, 0]
+    assert torch.equal(partners.enemy(torch.full((500,), 2), key), expected)
+    assert partners.has_enemies.tolist() == [False, False, True, False, False]
+
+
 def test_half_the_strength_goes_half_the_way():
     row, whole, _ = made_of({"0": 1.0})
     _, half, _ = made_of({"0": 1.0}, strength=0.5)
