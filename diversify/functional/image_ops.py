@@ -183,8 +183,7 @@ def apply_policy(
     columns = _columns(operation, strength, draw, names, images.device, exact)
     if by_rows is None and _by_bytes(images[0]):
         made = torch.empty_like(images, memory_format=torch.contiguous_format)
-        for row, image in zip(made.numpy(), _changed_bytes(images.unbind(), columns), strict=True):
-            row[:] = image
+        _change_bytes(images.unbind(), columns, list(made.numpy()))
         return made
     if by_rows is None:
         by_rows = on_cpu or len(images) > _SORTED_FROM
@@ -237,7 +236,8 @@ def apply_policies(
         settings = operation[rows], strength[rows], draw[rows]
         if _by_bytes(whole[0]):
             columns = _columns(*settings, names, whole[0].device, torch.float32)
-            found = [torch.from_numpy(image) for image in _changed_bytes(whole, columns)]
+            found = [torch.empty_like(image, memory_format=torch.contiguous_format) for image in whole]
+            _change_bytes(whole, columns, [image.numpy() for image in found])
         else:
             found = [image.clone() for image in apply_policy(torch.stack(whole), *settings, names)]
         for row, image in zip(rows, found, strict=True):
@@ -296,8 +296,8 @@ def _by_bytes(image: Tensor) -> bool:
     return image.device.type == "cpu" and image.dtype == torch.uint8 and is_large(*image.shape)
 
 
-def _changed_bytes(images: Sequence[Tensor], columns: Sequence[Tensor]) -> list[Array]:
-    """New images, each in memory of its own."""
+def _change_bytes(images: Sequence[Tensor], columns: Sequence[Tensor], into: Sequence[Array]) -> None:
+    """Write the changed images into arrays of their shapes."""
     from .image_bytes import changed  # with OpenCV, which only large images need
 
     steps = [
@@ -305,8 +305,7 @@ def _changed_bytes(images: Sequence[Tensor], columns: Sequence[Tensor]) -> list[
         for its in zip(*(column.tolist() for column in columns), strict=True)
     ]
     planes = [image.detach().contiguous().numpy() for image in images]
-    made = changed(planes, steps, torch.get_num_threads())
-    return [its.copy() if its is plane else its for its, plane in zip(made, planes, strict=True)]
+    changed(planes, steps, torch.get_num_threads(), into)
 
 
 def _by_rows(values: Tensor, columns: Sequence[Tensor], top: float, dtype: torch.dtype) -> Tensor:

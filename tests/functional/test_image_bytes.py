@@ -78,6 +78,10 @@ def test_threads_and_the_memory_of_the_input_do_not_matter():
     planes = list(images.numpy())
     made = [image_bytes.changed(planes, steps, threads) for threads in (1, 3)]
     assert all(np.array_equal(*pair) for pair in zip(*made, strict=True))
+    places = np.empty_like(images.numpy())
+    assert image_bytes.changed(planes, [*steps[:-1], []], 1, list(places))[0] is not made[0][0]
+    assert all(np.array_equal(*pair) for pair in zip(places[:-1], made[0][:-1], strict=True))
+    assert np.array_equal(places[-1], planes[-1])  # without steps, a copy
     still = apply_policies([images[0]], *settings("flip", 1, 0.0))[0]
     assert torch.equal(still, images[0])
     assert still.data_ptr() != images[0].data_ptr()
