@@ -242,6 +242,19 @@ def left_out() -> list[Forecast]:
     return made
 
 
+def confirmed() -> list[Forecast]:
+    """Return the forecasts for the cases of the confirmation half, by numbers fitted on all others."""
+    found, made = cases(), []
+    for kind in ("prior", "images"):
+        ours = [one for one in found if one.kind == kind]
+        table = fitted([one for one in ours if one.half == "development"])
+        for one in ours:
+            if one.half != "development":
+                _, (gain, low, high), whole = forecast(table, one.count, one.heldout, one.hits)
+                made.append(Forecast(case=one, gain=gain, low=low, high=high, whole=whole))
+    return made
+
+
 def table_text() -> str:
     """Return the content of `diversify/plan/gain_table.py`."""
     found = cases()

@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 @functools.lru_cache(maxsize=1)
 def outcomes() -> tuple[Outcome, ...]:
     """Return every forecast on record with what came out."""
-    return (*_of_heads(), *_of_real_sets(), *_of_training(), *_of_labels())
+    return (*_of_heads(), *_of_real_sets(), *_of_training(forecasts_fit.left_out()), *_of_labels())
 
 
 def _of_heads() -> list[Outcome]:
@@ -100,9 +100,9 @@ def _of_real_sets() -> list[Outcome]:
     ]
 
 
-def _of_training() -> list[Outcome]:
+def _of_training(forecasts: Sequence[forecasts_fit.Forecast]) -> list[Outcome]:
     found = []
-    for one in forecasts_fit.left_out():
+    for one in forecasts:
         what, suite, half = TRAINED[one.case.kind], one.case.suite, one.case.half
         for gain, low, high, real in zip(
             *(v.tolist() for v in (one.gain, one.low, one.high, one.case.gain)), strict=True
@@ -164,6 +164,19 @@ def summary_table() -> str:
                 and (not confirmed or one.half == HALVES[1])
                 and "every candidate" not in one.suite
             ]
+    return _table("forecast", groups)
+
+
+def confirmation_table() -> str:
+    """Return what the forecasts of training were worth on tail orders that were read once, by numbers fitted on all others."""
+    found = _of_training(forecasts_fit.confirmed())
+    groups = {
+        f"{what}, {'balanced accuracy' if whole else 'each class'}": [
+            one for one in found if one.what == what and one.whole == whole
+        ]
+        for whole in (False, True)
+        for what in TRAINED.values()
+    }
     return _table("forecast", groups)
 
 
@@ -249,6 +262,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "forecasts_summary": summary_table,
     "forecasts_heads": heads_table,
     "forecasts_heads_development": functools.partial(heads_table, HALVES[0]),
+    "forecasts_confirmation": confirmation_table,
     "forecasts_prior": functools.partial(training_table, "prior"),
     "forecasts_images": functools.partial(training_table, "images"),
 }

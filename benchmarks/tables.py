@@ -108,7 +108,7 @@ CONTROLS = ("balanced_softmax+images+mix+head", "ldam_drw+images+mix+head", "pla
 
 
 def summary() -> str:
-    """Return one row per comparison: cross entropy, the best other method, the best control, and `diversify`."""
+    """Return one row per comparison: cross entropy, the best other method, the best control, the default recipe, and `diversify`."""
 
     def best(scores: Mapping[str, float]) -> str:
         if not scores:
@@ -116,7 +116,10 @@ def summary() -> str:
         name = max(scores, key=lambda one: scores[one])
         return f"{scores[name]:.1f} `{name}`"
 
-    rows = ["| | cross entropy | best other method | best control | `diversify` |", "|:--|--:|:--|:--|:--|"]
+    rows = [
+        "| | cross entropy | best other method | best control | default recipe | `diversify` |",
+        "|:--|--:|:--|:--|--:|:--|",
+    ]
     for title, name in SUMMARY.items():
         found: dict[str, list[float]] = {}
         for record in atomic.read_jsonl(RESULTS / f"{name}.jsonl"):
@@ -124,10 +127,11 @@ def summary() -> str:
                 found.setdefault(str(record["method"]), []).append(100 * float(record["balanced_accuracy"]))
         scores = {method: sum(values) / len(values) for method, values in found.items()}
         place = 1 + sum(score > scores["diversify"] for score in scores.values())
-        others = {name: score for name, score in scores.items() if name not in ("ce", "diversify", *CONTROLS)}
+        others = {name: score for name, score in scores.items() if name not in ("ce", "diversify", "recipe", *CONTROLS)}
         controls = {name: score for name, score in scores.items() if name in CONTROLS}
         ours = f"{scores['diversify']:.1f}, {place} of {len(scores)}"
-        rows.append(f"| {title} | {scores['ce']:.1f} | {best(others)} | {best(controls)} | {ours} |")
+        recipe = f"{scores['recipe']:.1f}" if "recipe" in scores else "–"
+        rows.append(f"| {title} | {scores['ce']:.1f} | {best(others)} | {best(controls)} | {recipe} | {ours} |")
     return "\n".join(rows)
 
 
