@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..data.decode import is_pil
 from ..errors import must
-from ..functional import image_ops
+from ..functional import image_bytes, image_ops
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before its import, which else asks the network for updates
 
@@ -73,9 +73,7 @@ def _planes(image: Any) -> Array | None:
         return None
     if pixels.size == pixels.shape[0] * pixels.shape[1]:
         return np.ascontiguousarray(pixels.reshape(1, *pixels.shape[:2]))
-    planes: Array = np.empty((pixels.shape[2], *pixels.shape[:2]), np.uint8)
-    cv2.split(np.ascontiguousarray(pixels), list(planes))
-    return planes
+    return image_bytes.split(np.ascontiguousarray(pixels))
 
 
 def _from_planes(made: Array, planes: Array, image: Any) -> Any:
