@@ -114,7 +114,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         help="Network: small_cnn | resnet20 | resnet32 | resnet56 | torchvision:NAME | timm:NAME | package.module:function;"
-        " with +cosine behind it, its head is a cosine head.",
+        " NAME+cosine gives it a cosine head.",
         show_default="small_cnn",
     ),
 ]

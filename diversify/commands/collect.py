@@ -36,10 +36,8 @@ from .probe import backbone_split
 
 MOST_PICTURES = 500  # on the page
 CURVES = 5  # fragile classes with a learning curve
-NEEDY, MOST_NAMED = (
-    1.5,
-    5,
-)  # times the mean need, from which a class without a suggested image is named; names in a note
+NEEDY = 1.5  # times the mean need, from which a class without a suggested image is named
+MOST_NAMED = 5
 MOST_WORK = 2e8  # training rows x features x classes up to which learning curves take a minute or two at most
 
 
@@ -254,7 +252,8 @@ def _notes(found: Suggestion, images: PoolImages | None) -> list[str]:
         notes.append(f"{found.copies:,} {kind} left out")
     if passed_over := _passed_over(found):
         notes.append(
-            f"no suggested image is predicted as {passed_over}, where a label is worth most: look for such images by other means"
+            f"no suggested image is predicted as {passed_over}, which the model recognises badly: try a larger budget, or look for such"
+            " images by other means"
         )
     if len(found) < found.budget:
         notes.append(f"fewer images than the budget of {found.budget:,} are no near copies: {len(found):,}")
@@ -266,5 +265,6 @@ def _passed_over(found: Suggestion) -> str:
     suggested = {one.predicted for one in found.images}
     needy = sorted(range(len(found.need)), key=lambda c: (-found.need[c], c))
     named = [found.class_names[c] for c in needy if found.need[c] >= NEEDY and c not in suggested]
-    more = f" and {len(named) - MOST_NAMED:,} more classes" if len(named) > MOST_NAMED else ""
+    left = len(named) - MOST_NAMED
+    more = f" and {left:,} more {'class' if left == 1 else 'classes'}" if left > 0 else ""
     return ", ".join(named[:MOST_NAMED]) + more

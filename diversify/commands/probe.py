@@ -19,7 +19,7 @@ from ..files import checkpoints, digests, shards, staging
 from ..network.extraction import extract
 from ..network.linear_head import read_head
 from ..network.matching import Match, fits, match_weights
-from ..network.networks import MODELS, build_model, parameter_count, read_weights
+from ..network.networks import COSINE, MODELS, build_model, parameter_count, read_weights
 from ..network.split import SplitModel, split_head
 from ..repair.fit_head import fit_head
 from ..runtime import provenance
@@ -85,6 +85,9 @@ def probe_run(
         InputError: An argument is wrong, there are no weights, or no held-out images; `out` is then as it was before.
             Or `out` holds a probe that was interrupted and had other settings, or `resume` finds none.
     """
+    if backbone.endswith(COSINE):
+        advice = "leave it out: the probe fits a linear head of its own"
+        raise must("backbone", f"not end in {COSINE}", backbone, advice)
     if weights is not None:
         weights = shards.checkpoint_file(weights)
     elif backbone in MODELS or backbone.startswith(("torchvision:", "timm:")):

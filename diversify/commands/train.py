@@ -35,7 +35,7 @@ from .options import DataOptions, augmentation_of, channels_of, fit_channels
 METHODS = ("ce",)
 ADAPTATIONS = ("none", "hits")
 AT_CHANCE = (
-    "that is no better than guessing, and a diagnosis of this network would say little; try more epochs, another learning rate or a"
+    "that is hardly better than guessing, and a diagnosis of this network would say little; try more epochs, another learning rate or a"
     " smaller batch, or start from a pretrained network: `diversify probe`"
 )
 POOL_BYTES = 1 << 29  # most bytes of training images to hold in memory as partners for mixing

@@ -58,10 +58,11 @@ def changed(
         return place
 
     threads, places = min(threads, len(images)), [None] * len(images) if into is None else into
+    work = list(zip(images, steps, places, strict=True))
     if threads < 2:
-        return [one(*each) for each in zip(images, steps, places, strict=True)]
+        return [one(*each) for each in work]
     with ThreadPoolExecutor(threads) as pool:  # OpenCV and NumPy release Python's lock
-        return list(pool.map(one, images, steps, places))
+        return list(pool.map(lambda each: one(*each), work))
 
 
 # Each operation takes planes `(C, H, W)` uint8, which it does not write to, the signed amount and the draw.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ SCALE = 30.0
 class CosineHead(nn.Module):
     """A head whose logits are `scale * cos(features, weight row)`, without a bias.
 
-    Rows of plain heads grow with the size of their class, which favours large classes; here their length does not count. The loss
-    `LDAM` needs such a head (with `scale=1`, and `max_margin` times the scale of the head). `read_head`, and so all of this library,
-    reads it like a linear head.
+    Rows of linear heads are longer for larger classes, which favours these; here the length does not count. `LDAM` needs such a
+    head: with `scale=1`, and `max_margin` times the scale of the head. `read_head`, and so all of this library, reads it like a
+    linear head. The scale is saved with the weights.
 
     Args:
         num_features: D.
@@ -29,7 +30,7 @@ class CosineHead(nn.Module):
         seed: Seed of the weights.
 
     Raises:
-        InputError: The scale is not positive and finite.
+        InputError: A size is not positive, or the scale is not a positive finite number.
 
     References:
         Gidaris and Komodakis (2018), Dynamic few-shot visual learning without forgetting, CVPR; Cao et al. (2019), Learning
@@ -46,33 +47,49 @@ class CosineHead(nn.Module):
         (True, True)
     """
 
+    weight: nn.Parameter
+    scale: Tensor
+
     def __init__(self, num_features: int, num_classes: int, scale: float = SCALE, *, seed: int = 0) -> None:
         super().__init__()
-        if not 0 < scale < math.inf:
-            raise must("scale of a cosine head", "be positive and finite", scale)
+        for name, size in (("num_features", num_features), ("num_classes", num_classes)):
+            if size < 1:
+                raise must(f"{name} of a cosine head", "be at least 1", size)
+        if not isinstance(scale, numbers.Real) or not 0 < scale < math.inf:
+            raise must("scale of a cosine head", "be positive and finite", repr(scale))
         generator = torch.Generator().manual_seed(seed)
-        start = torch.empty(num_classes, num_features).uniform_(-1, 1, generator=generator)
-        self.weight, self.scale = nn.Parameter(functional.normalize(start, dim=1)), scale
+        start = torch.empty(num_classes, num_features, device="cpu").uniform_(-1, 1, generator=generator)
+        self.weight = nn.Parameter(functional.normalize(start, dim=1))
+        self.register_buffer("scale", torch.tensor(float(scale), device="cpu"))
+
+    @property
+    def in_features(self) -> int:
+        """D."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """C."""
+        return self.weight.shape[0]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return `(N, C)` logits in [-scale, scale] for `(N, D)` features."""
-        rows = functional.normalize(self.weight, dim=1)
-        return self.scale * functional.linear(functional.normalize(features, dim=1), rows)
+        """Return logits `(..., C)` in [-scale, scale] for features `(..., D)`; half precision is normalised in float32."""
+        rows = functional.normalize(self.weight.float(), dim=-1)
+        logits = self.scale.float() * functional.linear(functional.normalize(features.float(), dim=-1), rows)
+        return logits.to(features.dtype) if features.dtype != torch.float32 else logits
 
     def extra_repr(self) -> str:
         """Return the sizes and the scale, for `print(model)`."""
-        classes, features = self.weight.shape
-        return f"in_features={features}, out_features={classes}, scale={self.scale:g}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, scale={float(self.scale):g}"
 
 
 def with_cosine_head(model: nn.Module, *, scale: float = SCALE, head: str | None = None, seed: int = 0) -> nn.Module:
     """Put a new cosine head in the place of a network's linear head, and return the network.
 
-    Do this before training: the new head knows nothing. On long-tailed Fashion-MNIST, balanced softmax gains 4 points of balanced
-    accuracy from it (`docs/results/recipe.md`).
+    Do this before training: the new head knows nothing. `docs/results/recipe.md` shows where it helps and where not.
 
     Args:
-        model: A network that ends in `nn.Linear`; it is changed.
+        model: A network that ends in `nn.Linear`, or in a cosine head; it is changed, also inside wrappers such as `DataParallel`.
         scale: Factor on the cosines.
         head: Name of the head's module, where it cannot be found automatically.
         seed: Seed of the new weights.
@@ -91,15 +108,16 @@ def with_cosine_head(model: nn.Module, *, scale: float = SCALE, head: str | None
         >>> dv.read_head(model.linear).cosine
         True
     """
-    split = split_head(model, head)
-    found = split.head
-    if not isinstance(found, nn.Linear):
+    found = split_head(model, head).head
+    if not isinstance(found, nn.Linear | CosineHead):
         raise must("head", "be nn.Linear, to be replaced by a cosine head", type(found).__name__)
     if found.out_features == 1:
         raise must("head", "have an output per class, to be replaced by a cosine head", 1)
     cosine = CosineHead(found.in_features, found.out_features, scale, seed=seed).to(found.weight)
-    parent, _, name = split.head_name.rpartition(".")
-    if not name:
+    if model is found:
         return cosine
-    setattr(model.get_submodule(parent), name, cosine)
+    for module in model.modules():  # a head that several attributes hold is replaced in all of them
+        for name, child in list(module._modules.items()):
+            if child is found:
+                setattr(module, name, cosine)
     return model

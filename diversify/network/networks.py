@@ -140,7 +140,7 @@ def build_model(spec: str, num_classes: int, *, channels: int = 3, seed: int = 0
 
 def _build(spec: str, num_classes: int, channels: int, seed: int) -> nn.Module:
     if spec.endswith(COSINE):
-        return with_cosine_head(_build(spec.removesuffix(COSINE), num_classes, channels, seed), seed=seed)
+        return _with_cosine_head(spec, num_classes, channels, seed)
     if spec in MODELS:
         return MODELS[spec](num_classes, channels)
     family, _, name = spec.partition(":")
@@ -156,6 +156,18 @@ def _build(spec: str, num_classes: int, channels: int, seed: int) -> nn.Module:
     if family == "timm":
         return _timm_model(name, num_classes)
     return _users_model(spec, num_classes)
+
+
+def _with_cosine_head(spec: str, num_classes: int, channels: int, seed: int) -> nn.Module:
+    plain = spec.removesuffix(COSINE)
+    if not plain or plain.endswith(COSINE):
+        raise must("model", f"name a network before one {COSINE}", repr(spec))
+    model = _build(plain, num_classes, channels, seed)
+    try:
+        return with_cosine_head(model, seed=seed)
+    except InputError as error:
+        _, law, got, _ = error.parts or ("", "be nn.Linear", str(error), "")
+        raise must(f"head of {plain}", law, got, f"leave {COSINE} out") from None
 
 
 def _torchvision_model(name: str, num_classes: int) -> nn.Module:
@@ -290,7 +302,10 @@ def _fitting(tensors: dict[str, Tensor]) -> str | None:
     for name, make in MODELS.items():
         with torch.device("meta"):
             candidate = make(head[0], first.shape[1]).state_dict()
-        if {k: tuple(v.shape) for k, v in candidate.items() if not k.endswith("num_batches_tracked")} == shapes:
+        names = {k: tuple(v.shape) for k, v in candidate.items() if not k.endswith("num_batches_tracked")}
+        cosine = {k: shape for k, shape in names.items() if k != "linear.bias"} | {"linear.scale": ()}
+        if shapes in (names, cosine):
+            name += COSINE if shapes == cosine else ""
             return f"{name} with {head[0]} classes and {first.shape[1]} input channel{'s' * (first.shape[1] > 1)}"
     return None
 

@@ -185,6 +185,20 @@ def number(parameters: Parameters, name: str) -> float:
     return float(parameters[name])
 
 
+def _require_in_space(subject: str, changes: Parameters, space: Space) -> None:
+    """Raise an InputError unless these are parameters of the space, with values in it."""
+    if not isinstance(changes, Mapping):
+        raise must(subject, "be mappings of parameters to values, one per trial", type(changes).__name__)
+    for name, value in changes.items():
+        one = space.get(name)
+        if one is None:
+            raise must(subject, "hold parameters of its space", name)
+        if isinstance(one, Choice) and value not in one.values:
+            raise must(f"{name} in the {subject}", f"be one of {', '.join(map(str, one.values))}", repr(value))
+        if isinstance(one, Range) and not (isinstance(value, float | int) and one.low <= value <= one.high):
+            raise must(f"{name} in the {subject}", f"lie in [{one.low:g}, {one.high:g}]", repr(value))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """A method of a study: what it puts into the slots of the shared training loop.
@@ -198,16 +212,16 @@ class Method:
         space: Parameters that are searched. Learning rate and weight decay are added by the protocol.
         ingredients: Makes the slots from the training images and the parameters of a trial.
         head_step: Makes a new head after training; None keeps the trained one.
-        cosine_head: Scale of the cosine head that LDAM needs, or a function of the trial that gives it; 0 for a linear head.
-        starts: What the trials after the first one change of its published values, one after the other: ways of the method that
-            differ too much to be left to chance. Later trials are drawn.
+        cosine_head: Scale of the cosine head, or a function of the trial that gives it; 0 for a linear head.
+        first_trials: Changes of the published values that are tried right after these, one trial each, before any values are
+            drawn. Fewer trials try fewer of them.
         balances: How far training makes the logits treat classes alike, whatever their shares in training: 0 as cross
             entropy, 1 as balanced softmax, or a function of the trial. Where the protocol has a target prior, this many
             times its logarithm is added to the logits. A head step says it for the head that it makes.
 
     Raises:
-        InputError: the name is not one word, or the space holds the protocol's parameters or something that is neither
-            a `Range` nor a `Choice`.
+        InputError: the name is not one word, the space holds the protocol's parameters or something that is neither
+            a `Range` nor a `Choice`, or `first_trials` holds something outside the space.
 
     Example:
         >>> from diversify.training.ingredients import Ingredients
@@ -229,7 +243,7 @@ class Method:
     ingredients: MakeIngredients = plain
     head_step: TakeStep | None = None
     cosine_head: float | Callable[[Parameters], float] = 0.0
-    starts: tuple[Parameters, ...] = ()
+    first_trials: tuple[Parameters, ...] = ()
     balances: Balances = 0.0
 
     def __post_init__(self) -> None:
@@ -240,9 +254,8 @@ class Method:
                 raise must(f"space of {self.name}", f"leave {name} to the protocol", name)
             if not isinstance(one, Range | Choice):
                 raise must(f"{name} in the space of {self.name}", "be a Range or a Choice", repr(one))
-        for start in self.starts:
-            if outside := [name for name in start if name not in self.space]:
-                raise must(f"starts of {self.name}", "hold parameters of its space", outside[0])
+        for changes in self.first_trials:
+            _require_in_space(f"first_trials of {self.name}", changes, self.space)
 
     def cosine_scale(self, parameters: Parameters) -> float:
         """Return the scale of the cosine head with these parameters; 0 for a linear head."""

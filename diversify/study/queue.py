@@ -151,7 +151,7 @@ class Desk:
                 suite=self._study.protocol.suite,
                 method=method.name,
                 space=self._study.space(method.name),
-                starts=method.starts,
+                first_trials=method.first_trials,
                 url=self._study.storage,
             )
         return self._searches[method.name]

@@ -144,7 +144,9 @@ def network_of(protocol: Protocol, images: RunImages, method: Method, parameters
     try:
         return with_cosine_head(model, scale=scale, seed=seed)
     except InputError as error:
-        _, law, got, _ = error.parts or ("", "be nn.Linear", type(model).__name__, "")
+        name, law, got, _ = error.parts or ("", "be nn.Linear", type(model).__name__, "")
+        if name != "head":
+            raise
         raise must(f"head of {protocol.model}, for {method.name},", law, got, "leave the method out") from None
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 STARTUP_TRIALS = 10
 """Trials before the sampler models them. The first has the published values, those after it what the method's
-`starts` change of them, and the others are drawn by their number alone."""
+`first_trials` change of them, and the others are drawn by their number alone."""
 
 COMPARED_TRIALS = 4
 """Complete trials that must exist before a trial may be stopped, at a rung, for being below their median."""
@@ -195,13 +195,13 @@ class Search:
         suite: str,
         method: str,
         space: Space,
-        starts: Sequence[Parameters] = (),
+        first_trials: Sequence[Parameters] = (),
         url: str | None = None,
     ) -> None:
         with _quiet():
             self._distributions = _distributions(space)
         self._storage, self._name, self._suite, self._method = storage, name, suite, method
-        self._space, self._starts, self._url = space, starts, url
+        self._space, self._first_trials, self._url = space, first_trials, url
         self._open()
 
     def _open(self) -> None:
@@ -286,7 +286,7 @@ class Search:
     def begin(self, number: int) -> Trial:
         """Start the trial with this number; it keeps its parameters if it was started before.
 
-        Trial 0 has the published values, and those after it the same with what `starts` changes.
+        Trial 0 has the published values, and those after it the same with what `first_trials` changes.
         """
         with _quiet():
             kept = self._kept(number)
@@ -304,7 +304,7 @@ class Search:
         for one in self._study.get_trials(deepcopy=False):
             if one.user_attrs.get(_NUMBER) == number and self._parameters(one).keys() == self._space.keys():
                 return self._parameters(one)
-        first: tuple[Parameters, ...] = ({}, *self._starts)
+        first: tuple[Parameters, ...] = ({}, *self._first_trials)
         return defaults(self._space) | dict(first[number]) if number < len(first) else None
 
     def _parameters(self, one: optuna.trial.FrozenTrial) -> dict[str, Parameter]:

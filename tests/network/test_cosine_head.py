@@ -1,5 +1,7 @@
 """A cosine head, and networks that get one in place of their linear head."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -20,7 +22,9 @@ def test_logits_are_cosines_times_the_scale():
     cosines = functional.cosine_similarity(features[:, None], head.weight[None], dim=2)
     torch.testing.assert_close(head(features), 8 * cosines)
     torch.testing.assert_close(head(7 * features), head(features))
-    assert list(head.state_dict()) == ["weight"]
+    assert list(head.state_dict()) == ["weight", "scale"]
+    tokens = features_of(12).view(2, 6, 6)
+    torch.testing.assert_close(head(tokens)[1, 2], head(tokens[1, 2]))
 
 
 def test_the_library_reads_and_repairs_it_as_a_head():
@@ -31,7 +35,12 @@ def test_the_library_reads_and_repairs_it_as_a_head():
     torch.testing.assert_close(found.logits(features_of()), head(features_of()), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_sizes_that_are_not_positive_are_refused():
+    with pytest.raises(InputError, match="^num_classes of a cosine head must be at least 1, got 0$"):
+        dv.CosineHead(6, 0)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), "30"])
 def test_a_scale_that_is_not_positive_is_refused(scale):
     with pytest.raises(InputError, match="^scale of a cosine head must be positive and finite"):
         dv.CosineHead(6, 4, scale=scale)
@@ -45,8 +54,8 @@ def test_a_network_keeps_everything_but_its_head():
     assert isinstance(cosine.linear, dv.CosineHead)
     assert cosine.linear.weight.shape == plain.linear.weight.shape
     own, others = plain.state_dict(), cosine.state_dict()
-    assert set(own) - set(others) == {"linear.bias"}
-    assert all(torch.equal(own[name], others[name]) for name in others if not name.startswith("linear"))
+    assert set(own) ^ set(others) == {"linear.bias", "linear.scale"}
+    assert all(torch.equal(own[name], others[name]) for name in own if not name.startswith("linear"))
     assert torch.equal(cosine.linear.weight, dv.build_model("resnet20+cosine", num_classes=4, seed=2).linear.weight)
     assert not torch.equal(cosine.linear.weight, dv.build_model("resnet20+cosine", num_classes=4, seed=3).linear.weight)
 
@@ -72,10 +81,69 @@ def test_heads_that_cannot_be_replaced_are_refused():
         InputError, match="^head must have an output per class, to be replaced by a cosine head, got 1$"
     ):
         dv.with_cosine_head(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1)))
-    with pytest.raises(InputError, match=r"^head must be nn.Linear, to be replaced by a cosine head, got CosineHead$"):
-        dv.with_cosine_head(dv.build_model("small_cnn+cosine", num_classes=3))
-    with pytest.raises(InputError, match="^model must be one of"):
-        dv.build_model("smal_cnn+cosine", num_classes=3)
+    for spec, message in {
+        "smal_cnn+cosine": "^model must be one of",
+        "+cosine": r"^model must name a network before one \+cosine, got '\+cosine'$",
+        "resnet20+cosine+cosine": r"^model must name a network before one \+cosine, got 'resnet20\+cosine\+cosine'$",
+        "torchvision:squeezenet1_0+cosine": r"^head of torchvision:squeezenet1_0 must be .*; leave \+cosine out$",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            dv.build_model(spec, num_classes=3)
+
+
+def test_a_cosine_head_is_replaced_by_one_of_another_scale():
+    model = dv.with_cosine_head(dv.build_model("small_cnn+cosine", num_classes=3), scale=5)
+    assert float(model.linear.scale) == 5
+
+
+def test_the_scale_is_saved_with_the_weights(tmp_path):
+    saved, other = dv.with_cosine_head(dv.build_model("small_cnn", 3), scale=5), dv.build_model("small_cnn+cosine", 3)
+    torch.save(saved.state_dict(), tmp_path / "w.pt")
+    dv.load_weights(other, tmp_path / "w.pt")
+    assert float(other.linear.scale) == 5
+    with pytest.raises(InputError, match=r"they fit model=small_cnn\+cosine with 3 classes"):
+        dv.load_weights(dv.build_model("small_cnn", 3), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: nn.Sequential(nn.Identity(), model)])
+def test_a_head_inside_a_wrapper_is_replaced(wrap):
+    inner = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    whole = wrap(inner)
+    assert dv.with_cosine_head(whole) is whole
+    assert isinstance(inner[2], dv.CosineHead)
+    assert sum(isinstance(each, nn.Linear) for each in whole.modules()) == 1
+
+
+def test_a_head_that_two_attributes_hold_is_replaced_in_both():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+            self.classifier = self.head
+
+        def forward(self, rows):
+            return self.classifier(self.body(rows))
+
+    model = dv.with_cosine_head(Two())
+    assert model.head is model.classifier
+    assert isinstance(model.head, dv.CosineHead)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_normalised_in_float32(dtype):
+    head = dv.CosineHead(6, 4, seed=3)
+    features = torch.cat([features_of(), torch.zeros(1, 6), 3e4 * torch.ones(1, 6)])
+    half = dv.CosineHead(6, 4, seed=3).to(dtype)
+    logits = half(features.to(dtype))
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), head(features), rtol=0.02, atol=0.3)
+
+
+def test_a_repaired_head_goes_back_into_it():
+    head = dv.CosineHead(6, 4, seed=3)
+    found = dv.read_head(head)
+    dv.write_head(head, dataclasses.replace(found, weight=found.weight.roll(1, 0)))
+    torch.testing.assert_close(head(features_of()), found.logits(features_of()).roll(1, 1), rtol=0, atol=1e-3)
 
 
 def test_a_network_with_a_cosine_head_trains_by_a_plan():

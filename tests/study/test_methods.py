@@ -355,7 +355,7 @@ def test_a_trial_makes_the_plan_on_val_and_the_final_run_is_given_it(
 
 def test_the_recipe_is_one_of_two_ways() -> None:
     method, setting = METHODS["recipe"], setting_of()
-    full, plain = ({**defaults(method), **start} for start in ({}, *method.starts))
+    full, plain = ({**defaults(method), **start} for start in ({}, *method.first_trials))
     augmented, not_augmented = (method.ingredients(setting, one) for one in (full, plain))
     assert plan_in(augmented) == recipe(CLASSES, COUNTS)
     assert (method.cosine_scale(full), method.cosine_scale(plain)) == (0.0, 30.0)

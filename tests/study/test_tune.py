@@ -50,23 +50,32 @@ def ended(trial: tune.Trial, value: float | None, state: str = "complete") -> Re
     )
 
 
-def test_starts_come_after_the_published_values(tmp_path: Path) -> None:
-    starts = ({"kind": "a"}, {"rate": 0.5, "layers": 4})
+def test_first_trials_come_after_the_published_values(tmp_path: Path) -> None:
+    changed = ({"kind": "a"}, {"rate": 0.5, "layers": 4})
     with files_locks.Locks(tmp_path / "lock") as locks:
         kept = tune.open_storage(None, journal=tmp_path / "journal", locks=locks)
         one, other = (
-            tune.Search(kept, name=name, suite="fake", method="plain", space=SPACE, starts=its)
-            for name, its in (("with", starts), ("without", ()))
+            tune.Search(kept, name=name, suite="fake", method="plain", space=SPACE, first_trials=its)
+            for name, its in (("with", changed), ("without", ()))
         )
         first = {"rate": 0.1, "layers": 2, "kind": "b", "fixed": 3}
-        assert [one.begin(number).parameters for number in range(3)] == [first, *(first | start for start in starts)]
+        assert [one.begin(number).parameters for number in range(3)] == [first, *(first | start for start in changed)]
         assert one.begin(3).parameters == other.begin(3).parameters  # drawn by its number
-        assert other.begin(1).parameters != first | starts[0]
+        assert other.begin(1).parameters != first | changed[0]
 
 
-def test_starts_hold_parameters_of_the_space_alone() -> None:
-    with pytest.raises(InputError, match="^starts of mine must hold parameters of its space, got learning_rate$"):
-        Method(name="mine", meaning="", source="", space=SPACE, starts=({"learning_rate": 0.1},))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0.1}, "first_trials of mine must hold parameters of its space, got learning_rate"),
+        ({"kind": "z"}, "kind in the first_trials of mine must be one of a, b, got 'z'"),
+        ({"rate": 7.0}, r"rate in the first_trials of mine must lie in \[0.01, 1\], got 7.0"),
+        ("kind", "first_trials of mine must be mappings of parameters to values, one per trial, got str"),
+    ],
+)
+def test_first_trials_lie_in_the_space(changes: object, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        Method(name="mine", meaning="", source="", space=SPACE, first_trials=(changes,))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["TPESampler", "MedianPruner", "FanovaImportanceEvaluator"])

@@ -43,10 +43,10 @@ DIVERSIFIED = (
     Method(
         name="recipe",
         meaning="The default recipe: the class prior corrected, every class's images augmented and mixed alike, and the head retrained by"
-        " a plan from counts; or, if it is better on the validation set, a cosine head and no augmentation",
+        " a plan from counts; or, if the second trial is better on the validation set, a cosine head and no augmentation",
         source="this library",
         space={"augment": Choice(values=("in full", "none"), default="in full"), **HEAD_SPACE},
-        starts=({"augment": "none"},),
+        first_trials=({"augment": "none"},),
         ingredients=_recipe,
         cosine_head=lambda parameters: 0.0 if parameters["augment"] == "in full" else SCALE,
         balances=1.0,
