@@ -202,11 +202,9 @@ def text() -> str:
             for order, one in half[OURS].items()
         )
         plain = sum(one["method"] == TWO[1] for one in chosen)
-        gaps = [_mean(one["recall_train"]) - _on_val(one) for half in halves for one in half[TWO[1]].values()]
         said.append(
             f"`{suite}`: {sum(counts)} assignments, {counts[0]} for development and {counts[1]} for confirmation. The validation set"
-            f" chooses the way without augmentation in {plain} of {len(chosen)}, and the better way in {right}. Without augmentation, mean"
-            f" recall is {100 * min(gaps):.0f} to {100 * max(gaps):.0f} points higher on training images than on the validation set."
+            f" chooses the way without augmentation in {plain} of {len(chosen)}, and the better way in {right}."
         )
     return " ".join(said) or "No records yet."
 
