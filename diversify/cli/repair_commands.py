@@ -29,13 +29,21 @@ def plan(
             help="Treat every class alike: images augmented and mixed, class prior corrected, by how far the model overfits.",
         ),
     ] = False,
+    no_augment: Annotated[
+        bool,
+        typer.Option(
+            "--no-augment",
+            help="With --alike: correct the class prior alone, for a network that does not overfit, best with a cosine head"
+            " (`train --model NAME+cosine`).",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the plan in FILE.")] = False,
 ) -> None:
     """Plan each class's treatment, with reasons: how often it is drawn, and how its images and features are augmented."""
     from ..commands.plan import expected_of, plan_run
 
     signals.begin_work()
-    made = plan_run(folder, out=file, alike=alike, overwrite=overwrite)
+    made = plan_run(folder, out=file, alike=alike, augment=not no_augment, overwrite=overwrite)
     show_plan(made, expected_of(folder, made))
     print_line(
         f"plan: {file}"

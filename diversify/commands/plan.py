@@ -26,25 +26,34 @@ def load_diagnosis(folder: Path) -> Diagnosis:
     return Diagnosis.from_dict(atomic.read_json(folder / "diagnosis.json", "diagnosis.json"))
 
 
-def plan_run(folder: Path, *, out: Path | None = None, alike: bool = False, overwrite: bool = False) -> Plan:
+def plan_run(
+    folder: Path, *, out: Path | None = None, alike: bool = False, augment: bool = True, overwrite: bool = False
+) -> Plan:
     """Make the plan of a diagnosis, and write it to the file `out` if one is given.
 
     Args:
         folder: A folder that `diagnose_run` wrote.
         out: The plan's file, for example `plan.json`.
         alike: Make the default recipe, which treats every class alike, in place of a plan that grades them; see `recipe`.
+        augment: Augment and mix images; False goes with `alike`.
         overwrite: Replace the plan in `out`.
 
     Returns:
         The plan.
 
     Raises:
-        InputError: The diagnosis was made on test, or `out` cannot be written.
+        InputError: The diagnosis was made on test, `augment` is False without `alike`, or `out` cannot be written.
     """
+    if not augment and not alike:
+        raise must("no_augment", "come with alike=True", "a plan that grades classes", "pass alike=True too")
     if out is not None:
         _require_free(out, overwrite)
     diagnosis = load_diagnosis(folder)
-    plan = recipe(diagnosis.class_names, diagnosis["count"], diagnosis=diagnosis) if alike else make_plan(diagnosis)
+    plan = (
+        recipe(diagnosis.class_names, diagnosis["count"], diagnosis=diagnosis, augment=augment)
+        if alike
+        else make_plan(diagnosis)
+    )
     if out is not None:
         atomic.write_text(out, plan.to_json())
     return plan

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import diversify as dv
+from diversify.cli.entry import run
 from diversify.commands.plan import plan_run
 from diversify.files import atomic
 from diversify.plan.strengths import STRENGTHS, Strengths
@@ -84,3 +85,12 @@ def test_the_command_makes_it_from_a_diagnosis(diagnosis: dv.Diagnosis, tmp_path
     plan = plan_run(tmp_path / "diagnosis", alike=True, out=tmp_path / "plan.json")
     assert plan == dv.recipe(NAMES, COUNTS, diagnosis=diagnosis)
     assert dv.Plan.from_json((tmp_path / "plan.json").read_text()) == plan
+    without = plan_run(tmp_path / "diagnosis", alike=True, augment=False)
+    assert without == dv.recipe(NAMES, COUNTS, augment=False)
+
+
+def test_no_augment_goes_with_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", str(tmp_path), "--no-augment"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --no-augment must come with --alike, got a plan that grades classes; pass --alike too\n"
+    )
