@@ -8,38 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
-import hashlib
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..data.clean import random_transforms
-from ..data.labels import labels_of, stored_labels
-from ..data.skip_bad import left_out_below
+from ..data.labels import stored_labels
 from ..errors import InputError, must, unknown
 from ..files import digests
-from ..functional import counts
 from ..functional.labels import ClassNames, names_in_order
 from ..runtime.progress import Progress
 from ..runtime.randomness import random_state_kept
 from ..runtime.signals import stop_if_interrupted
 from ..runtime.user_code import describe, is_passed_on
-from .batches import Batch, BatchForm, Collate, Key
+from .batches import Batch, BatchForm, Key
 from .embeddings import BLOCK_ROWS, Embeddings
 from .embeddings_folder import COLUMNS
 from .exchange import Block, Exchange
+from .loader_batches import check_indices, image_digests, index_batches, read_left, read_others
 from .reading import Reading
 from .resumable import Table, other_run
 from .split import SplitModel
+from .what_was_read import reading_of, with_unreadable
 from .wrappers import evaluating
 
 Precision = Literal["fp32", "bf16", "auto"]
@@ -196,7 +191,7 @@ def read_all(
     if out is not None or exchange is not None:
         origin["model"] = digests.digest_tensors(split.tensors())
     with unchanged_randomness(target, loader), evaluating(net):
-        batches, last_batch = _index_batches(loader) or (None, 0)
+        batches, last_batch = index_batches(loader) or (None, 0)
         rows = None if batches is None else sum(map(len, batches))
         if rows is None and out is not None:
             law = "be a DataLoader over a map-style data set where out is given"
@@ -217,9 +212,9 @@ def read_all(
         if table.done == 0:
             raise must("loader", "yield at least one image", 0)
         known = batches is not None or form.index is not None
-        reading = _reading_of(loader, table, indices_known=known, last_batch=last_batch)
+        reading = reading_of(loader, table, indices_known=known, last_batch=last_batch)
         reading = replace(reading, augmented_by=tuple(random_transforms(getattr(loader, "dataset", None))))
-        return table.finish(_with_unreadable(reading, loader, table.filled("logits").shape[1]))
+        return table.finish(with_unreadable(reading, loader, table.filled("logits").shape[1]))
 
 
 def read_share(
@@ -307,13 +302,13 @@ class _Work:
             turn: Number of batches in a turn.
         """
         if batches is None:
-            for number, batch in enumerate(_read_others(self.loader, self.form)):
-                block = self.embedded(batch, first=number == 0) | {"marks": torch.tensor(_digests(batch.images))}
+            for number, batch in enumerate(read_others(self.loader, self.form)):
+                block = self.embedded(batch, first=number == 0) | {"marks": torch.tensor(image_digests(batch.images))}
                 self.net.finish_check()
                 yield block
             return
         own, turns = self.exchange.own_turns(batches, turn)
-        read = _read_left(self.loader, own, self.form) if isinstance(self.loader, DataLoader) else iter(())
+        read = read_left(self.loader, own, self.form) if isinstance(self.loader, DataLoader) else iter(())
         ahead = next(read, None)
         for number in range(turns):
             done: list[Block] = []
@@ -369,7 +364,7 @@ def _collect(
                 if work.form.index is None:
                     block["indices"] = torch.arange(table.done, table.done + len(block["labels"]))
                 else:
-                    _check_indices(block["indices"], known, None)
+                    check_indices(block["indices"], known, None)
             table.add(block)
             if rank:
                 exchange.answer(rank)
@@ -477,44 +472,14 @@ def _embed(
         return features.float(), logits.float()
 
 
-def _index_batches(loader: object) -> tuple[list[list[int]], int] | None:
-    """The data-set indices of every batch, in the loader's own order, and how many of them `drop_last` would leave out.
-
-    None for a loader that does not work by index. Drawing all of them first costs an integer per image. It gives the
-    number of rows, allows a check before any image is read, and tells what is left to read on resuming.
-    """
-    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
-        return None
-    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
-        return None
-    sampler, dropped = loader.batch_sampler, 0
-    if type(sampler) is BatchSampler and sampler.drop_last:
-        sampler = BatchSampler(sampler.sampler, sampler.batch_size, drop_last=False)
-    seen: set[int] = set()
-    batches = []
-    for batch in sampler:
-        if not all(isinstance(index, int | np.integer) or torch.is_tensor(index) for index in batch):
-            return None
-        indices = [int(index) for index in batch]
-        for index in indices:
-            if index in seen:
-                advice = "pass dv.clean_loader(loader), which reads each image of the data set once"
-                raise must("loader", "visit each image at most once", f"index {index} twice", advice)
-            seen.add(index)
-        batches.append(indices)
-    if sampler is not loader.batch_sampler and batches and len(batches[-1]) < int(loader.batch_sampler.batch_size):  # type: ignore[attr-defined]
-        dropped = len(batches[-1])
-    return batches, dropped
-
-
 def _read_batches(
     loader: Iterable[Any], batches: list[list[int]] | None, table: Table, form: BatchForm
 ) -> Iterator[Batch]:
     """Images, labels and indices of every batch that is not finished yet; None for indices that are not known."""
     if batches is None or not isinstance(loader, DataLoader):
-        yield from _read_others(loader, form)
+        yield from read_others(loader, form)
         return
-    for _, batch in _read_left(loader, _unfinished(batches, table), form):
+    for _, batch in read_left(loader, _unfinished(batches, table), form):
         yield batch
 
 
@@ -525,198 +490,3 @@ def _unfinished(batches: list[list[int]], table: Table) -> list[list[int]]:
     if table.done + sum(map(len, left)) != table.rows and table.folder is not None:
         raise other_run(table.folder, "other images")
     return left
-
-
-def _read_left(loader: DataLoader[Any], left: list[list[int]], form: BatchForm) -> Iterator[tuple[int, Batch]]:
-    """Number, images, labels and indices of each of these batches, without those that the loader leaves out whole."""
-    read = zip(left, _readable(_twin_loader(loader, left, form)), strict=True)
-    for number, (indices, (batch, kept)) in enumerate(read):
-        if form.rows(batch) == 0:
-            continue
-        images, labels, named = form.read(batch, number)
-        places = torch.tensor(indices if kept is None else [indices[place] for place in kept])
-        if named is not None and not torch.equal(named, places):
-            law = "name the images' places in the loader's own data set"
-            raise must("index", law, f"{named.tolist()[:3]} for {places.tolist()[:3]}")
-        yield number, Batch(images, labels, places)
-
-
-def _read_others(loader: Iterable[Any], form: BatchForm) -> Iterator[Batch]:
-    """The batches of a loader that does not work by index; a stream that every worker repeats is refused."""
-    workers = loader.num_workers if isinstance(loader, DataLoader) else 0
-    is_stream = workers > 1 and isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset)
-    size = _length_of(loader)
-    seen: set[int] = set()
-    first: list[list[int]] = []
-    times: Counter[int] = Counter()
-    rows = 0
-    for number, batch in enumerate(_readable(loader)):
-        if form.rows(batch) == 0:
-            continue
-        found = form.read(batch, number)
-        rows += len(found.labels)
-        if is_stream:
-            digests_of_batch = _digests(found.images)
-            times.update(digests_of_batch)
-        if is_stream and len(first) < workers:
-            first.append(digests_of_batch)
-            if len(first) == workers and len(set(first[0])) > 1 and all(each == first[0] for each in first):
-                raise _repeating(f"the same batch from each of {workers} workers")
-        if found.indices is not None:
-            _check_indices(found.indices, seen, size)
-        yield found
-    if is_stream and size is not None and rows == workers * size:
-        raise _repeating(f"{rows:,} rows of {size:,} images by {workers} workers")
-    if len(times) > 1 and all(number % workers == 0 for number in times.values()):
-        raise _repeating(f"each image {min(times.values())} times by {workers} workers")
-
-
-def _readable(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a loader; an InputError where an image cannot be read."""
-    iterator = iter(batches)
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except OSError as error:  # of a decoder, and not of the system
-            if is_passed_on(error) or error.errno not in (None, errno.ENOENT):
-                raise
-            got, advice = describe(error), "leave out those that are not: dv.skip_bad(dataset)"
-            raise must("images of the loader", "be readable", got, advice) from error
-        yield batch
-
-
-def _repeating(got: str) -> InputError:
-    law = "give each image once"
-    return must("loader", law, got, "shard the stream by torch.utils.data.get_worker_info(), or use one worker")
-
-
-def _digests(images: Tensor) -> list[int]:
-    """A number for each image, by which to tell that two are the same, in any process: a hash of at most 4096 values."""
-    rows = images.detach().cpu().flatten(1) if images.ndim > 1 else images.detach().cpu()[:, None]
-    rows = rows[:, :: max(1, rows.shape[1] // 4096)].float()
-    values = (hashlib.blake2b(row.numpy().tobytes(), digest_size=8).digest() for row in rows.contiguous())
-    return [int.from_bytes(value, signed=True) for value in values]
-
-
-def _check_indices(indices: Tensor, seen: set[int], size: int | None) -> None:
-    """Raise an InputError if an index came before, or cannot be a place in the data set."""
-    for index in indices.tolist():
-        if index < 0 or (size is not None and index >= size):
-            law = "name the images' places in the data set" + (f", in [0, {size - 1}]" if size else "")
-            raise must("index", law, index)
-        if index in seen:
-            raise must("index", "name each image once", f"{index} twice", "read each image once")
-        seen.add(index)
-
-
-def _length_of(loader: object) -> int | None:
-    """The number of images in a loader's data set; None where it is not known."""
-    if isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None:
-        return None  # the data set gives whole batches
-    dataset = getattr(loader, "dataset", None)
-    try:
-        return None if dataset is None or not hasattr(dataset, "__len__") else len(dataset)
-    except (TypeError, NotImplementedError):  # a wrapper around a data set without a length
-        return None
-
-
-def _reading_of(loader: object, table: Table, *, indices_known: bool, last_batch: int) -> Reading:
-    """What the loader left out and gave twice, by its data set's length and labels."""
-    size, labels = _length_of(loader), table.filled("labels")
-    if size is None:
-        return Reading(indices_known=indices_known, last_batch=last_batch)
-    reading = Reading(
-        indices_known=indices_known,
-        left_out=max(0, size - len(labels)),
-        repeated=max(0, len(labels) - size),
-        last_batch=last_batch,
-    )
-    if table.several:
-        return reading
-    num_classes = table.filled("logits").shape[1]
-    if size == len(labels):
-        return _compared(reading, loader, table, num_classes)
-    known = _labels_of(loader, size, num_classes)
-    if known is None or (indices_known and not torch.equal(known[table.filled("indices")], labels)):
-        return reading
-    difference = counts.class_counts(known, num_classes) - counts.class_counts(labels, num_classes)
-    if bool((difference < 0).any()):
-        return reading
-    return replace(reading, left_out_by_class=tuple(difference.tolist()))
-
-
-def _compared(reading: Reading, loader: object, table: Table, num_classes: int) -> Reading:
-    """The reading of as many rows as images, with the labels that are others than those of the data set.
-
-    Where it is not known which image a row shows, other class counts mean that images came again in place of others.
-    """
-    labels = table.filled("labels")
-    shown = [each for each in _stored_labels(loader) if len(each) == len(labels)]
-    if not shown:
-        return reading
-    if reading.indices_known:
-        nearest = min((each[table.filled("indices")] for each in shown), key=lambda each: int((each != labels).sum()))
-        other = nearest[(nearest != labels) & (nearest < num_classes)]
-        by_class = tuple(counts.class_counts(other, num_classes).tolist()) if len(other) else None
-        return replace(reading, other_labels=int((nearest != labels).sum()), other_labels_by_class=by_class)
-    read = counts.class_counts(labels, num_classes)
-    if any(torch.equal(each.sort().values, labels.sort().values) for each in shown):
-        return reading
-    known = _labels_of(loader, len(labels), num_classes)
-    if known is None:
-        return reading
-    difference = counts.class_counts(known, num_classes) - read
-    lost = difference.clamp(min=0)
-    number = int(lost.sum())
-    return replace(reading, left_out=number, left_out_by_class=tuple(lost.tolist()), repeated=number)
-
-
-def _stored_labels(loader: object) -> list[Tensor]:
-    """The labels that a loader's data set shows, without its examples; nothing where it shows none."""
-    try:
-        return stored_labels(loader.dataset)  # type: ignore[attr-defined]
-    except Exception as error:  # the user's data set may raise anything where it is asked for its labels
-        if is_passed_on(error) and not isinstance(error, InputError):
-            raise
-        return []
-
-
-def _with_unreadable(reading: Reading, loader: object, num_classes: int) -> Reading:
-    """The reading with the images that `skip_bad` left out of the data set."""
-    found = left_out_below(getattr(loader, "dataset", None))
-    labels = [each.label for each in found if each.label is not None and each.label < num_classes]
-    if len(labels) < len(found) or not found:
-        return replace(reading, unreadable=len(found))
-    numbers = counts.class_counts(torch.tensor(labels), num_classes)
-    return replace(reading, unreadable=len(found), unreadable_by_class=tuple(numbers.tolist()))
-
-
-def _labels_of(loader: object, size: int, num_classes: int) -> Tensor | None:
-    """The labels of a loader's data set, read without its images; None where that cannot be done."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # examples that cannot be compared: `_reading_of` compares the rows
-            labels = labels_of(loader.dataset)  # type: ignore[attr-defined]
-    except Exception as error:  # the user's data set may raise anything where it is asked for its labels
-        if is_passed_on(error):
-            raise
-        return None
-    return labels if len(labels) == size and int(labels.max()) < num_classes else None
-
-
-def _twin_loader(loader: DataLoader[Any], batches: list[list[int]], form: BatchForm) -> DataLoader[Any]:
-    """A private loader over the same data set, so that no iterator, worker or sampler of the user's is touched."""
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=batches,
-        num_workers=loader.num_workers,
-        collate_fn=Collate(loader.collate_fn, form),
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-    )
