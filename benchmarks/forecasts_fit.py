@@ -242,22 +242,25 @@ def left_out() -> list[Forecast]:
     return made
 
 
+def _development() -> list[Case]:
+    return [one for one in cases() if one.half == "development"]
+
+
 def confirmed() -> list[Forecast]:
     """Return the forecasts for the cases of the confirmation half, by numbers fitted on all others."""
-    found, made = cases(), []
+    made = []
     for kind in ("prior", "images"):
-        ours = [one for one in found if one.kind == kind]
-        table = fitted([one for one in ours if one.half == "development"])
-        for one in ours:
-            if one.half != "development":
+        table = fitted([one for one in _development() if one.kind == kind])
+        for one in cases():
+            if one.kind == kind and one.half != "development":
                 _, (gain, low, high), whole = forecast(table, one.count, one.heldout, one.hits)
                 made.append(Forecast(case=one, gain=gain, low=low, high=high, whole=whole))
     return made
 
 
 def table_text() -> str:
-    """Return the content of `diversify/plan/gain_table.py`."""
-    found = cases()
+    """Return the content of `diversify/plan/gain_table.py`, whose numbers the confirmation half has not seen."""
+    found = _development()
     tables = {kind: fitted([one for one in found if one.kind == kind]) for kind in ("prior", "images")}
     suites = {kind: sorted({one.suite for one in found if one.kind == kind}) for kind in tables}
     lines = [
