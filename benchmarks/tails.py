@@ -81,8 +81,8 @@ def differences(found: Scores, base: Scores) -> list[str]:
 
 
 def means(found: Scores) -> list[str]:
-    """Return the mean of each score with its 95% t interval."""
-    return [_interval([values[score] for values in found.values()]) for score in SCORES]
+    """Return the mean of each score in percent, with its 95% t interval."""
+    return [f"{_interval([values[score] for values in found.values()])} %" for score in SCORES]
 
 
 def networks_text(records: Sequence[Mapping[str, Any]]) -> str:
