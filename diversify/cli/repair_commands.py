@@ -33,8 +33,7 @@ def plan(
         bool,
         typer.Option(
             "--no-augment",
-            help="With --alike: correct the class prior alone, for a network that does not overfit, best with a cosine head"
-            " (`train --model NAME+cosine`).",
+            help="With --alike: correct the class prior alone; meant for a cosine head (`train --model NAME+cosine`).",
         ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the plan in FILE.")] = False,

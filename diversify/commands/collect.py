@@ -252,8 +252,8 @@ def _notes(found: Suggestion, images: PoolImages | None) -> list[str]:
         notes.append(f"{found.copies:,} {kind} left out")
     if passed_over := _passed_over(found):
         notes.append(
-            f"no suggested image is predicted as {passed_over}, which the model recognises badly: try a larger budget, or look for such"
-            " images by other means"
+            f"no suggested image is predicted as {passed_over}, which the model recognises worse than most classes: try a larger"
+            " budget, or look for such images by other means"
         )
     if len(found) < found.budget:
         notes.append(f"fewer images than the budget of {found.budget:,} are no near copies: {len(found):,}")

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..errors import must
 from .split import split_head
+from .wrappers import unwrap
 
 SCALE = 30.0
 """The usual scale: logits then lie in [-30, 30]."""
@@ -47,20 +48,19 @@ class CosineHead(nn.Module):
         (True, True)
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     scale: Tensor
 
     def __init__(self, num_features: int, num_classes: int, scale: float = SCALE, *, seed: int = 0) -> None:
         super().__init__()
         for name, size in (("num_features", num_features), ("num_classes", num_classes)):
-            if size < 1:
-                raise must(f"{name} of a cosine head", "be at least 1", size)
-        if not isinstance(scale, numbers.Real) or not 0 < scale < math.inf:
-            raise must("scale of a cosine head", "be positive and finite", repr(scale))
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise must(f"{name} of a cosine head", "be an integer of at least 1", repr(size))
+        kept = _scale(scale)
         generator = torch.Generator().manual_seed(seed)
         start = torch.empty(num_classes, num_features, device="cpu").uniform_(-1, 1, generator=generator)
         self.weight = nn.Parameter(functional.normalize(start, dim=1))
-        self.register_buffer("scale", torch.tensor(float(scale), device="cpu"))
+        self.register_buffer("scale", kept)
 
     @property
     def in_features(self) -> int:
@@ -74,13 +74,26 @@ class CosineHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits `(..., C)` in [-scale, scale] for features `(..., D)`; half precision is normalised in float32."""
+        if features.dtype == torch.float64 or features.dtype == torch.float32:
+            rows = functional.normalize(self.weight, dim=-1)
+            return self.scale * functional.linear(functional.normalize(features, dim=-1), rows)
         rows = functional.normalize(self.weight.float(), dim=-1)
         logits = self.scale.float() * functional.linear(functional.normalize(features.float(), dim=-1), rows)
-        return logits.to(features.dtype) if features.dtype != torch.float32 else logits
+        return logits.to(features.dtype)
 
     def extra_repr(self) -> str:
         """Return the sizes and the scale, for `print(model)`."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, scale={float(self.scale):g}"
+        scale = "unknown" if self.scale.is_meta else f"{float(self.scale):g}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, scale={scale}"
+
+
+def _scale(scale: float) -> Tensor:
+    """The scale as float32."""
+    number = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
+    kept = torch.tensor(float(scale) if number else math.nan, device="cpu")
+    if not 0 < float(kept) < math.inf:
+        raise must("scale of a cosine head", "be positive and finite, as float32", repr(scale))
+    return kept
 
 
 def with_cosine_head(model: nn.Module, *, scale: float = SCALE, head: str | None = None, seed: int = 0) -> nn.Module:
@@ -89,7 +102,8 @@ def with_cosine_head(model: nn.Module, *, scale: float = SCALE, head: str | None
     Do this before training: the new head knows nothing. `docs/results/recipe.md` shows where it helps and where not.
 
     Args:
-        model: A network that ends in `nn.Linear`, or in a cosine head; it is changed, also inside wrappers such as `DataParallel`.
+        model: A network that ends in `nn.Linear`, or in a cosine head; it is changed, also inside `DataParallel`. Wrap it in
+            `DistributedDataParallel` afterwards, which copies what it wraps.
         scale: Factor on the cosines.
         head: Name of the head's module, where it cannot be found automatically.
         seed: Seed of the new weights.
@@ -98,7 +112,8 @@ def with_cosine_head(model: nn.Module, *, scale: float = SCALE, head: str | None
         The same network.
 
     Raises:
-        InputError: No head is found, it is not `nn.Linear`, it has a single logit, or the scale is not positive and finite.
+        InputError: No head is found, it is not `nn.Linear`, it has a single logit, the scale is not positive and finite, or the
+            network is wrapped in `DistributedDataParallel`.
 
     Example:
         >>> import torch, diversify as dv
@@ -108,16 +123,18 @@ def with_cosine_head(model: nn.Module, *, scale: float = SCALE, head: str | None
         >>> dv.read_head(model.linear).cosine
         True
     """
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+        raise must("model", "get its cosine head before it is wrapped", "DistributedDataParallel")
     found = split_head(model, head).head
     if not isinstance(found, nn.Linear | CosineHead):
         raise must("head", "be nn.Linear, to be replaced by a cosine head", type(found).__name__)
     if found.out_features == 1:
         raise must("head", "have an output per class, to be replaced by a cosine head", 1)
     cosine = CosineHead(found.in_features, found.out_features, scale, seed=seed).to(found.weight)
-    if model is found:
+    if unwrap(model) is found:
         return cosine
-    for module in model.modules():  # a head that several attributes hold is replaced in all of them
+    for module in list(model.modules()):  # a head that several attributes hold is replaced in all, with its own wrapper
         for name, child in list(module._modules.items()):
-            if child is found:
+            if child is not None and unwrap(child) is found:
                 setattr(module, name, cosine)
     return model

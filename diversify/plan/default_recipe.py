@@ -32,9 +32,9 @@ def recipe(
     Every class gets the same image policy, CutMix with partners drawn evenly from the classes, and the prior correction of
     balanced softmax; no class gets a feature policy or other draws. On long-tailed CIFAR-10 with 30 epochs,
     these parts, with strengths chosen on validation data, were as good as a plan that grades them class by class, or better
-    (`docs/results/studies.md`). Retrain the head afterwards: `choose_head`. The recipe has a second way, without augmentation on a cosine
-    head (`augment=False`, `with_cosine_head`), which is better where the network does not overfit: train both, and keep the one that is
-    better on the validation set (`docs/results/recipe.md`).
+    (`docs/results/studies.md`). Retrain the head afterwards: `choose_head`. The recipe has a second way, `augment=False` on a cosine head
+    (`with_cosine_head`), which is better on Fashion-MNIST: train both, and keep the one that is better on the validation set
+    (`docs/results/recipe.md`).
 
     A diagnosis decides the one thing that it was shown to decide better: how strongly images are augmented and mixed. Where
     the network has barely overfitted, they are augmented less or not at all (`Strengths.gap_none`, `Strengths.gap_full`).

@@ -419,5 +419,8 @@ def _caveats(
     if any(value is None for one in finals for value in one["recall"]):
         found.append("Some classes have no test images; means leave them out")
     if protocol.get("confirmation") is True:
-        found.append("This is a confirmation: rules and defaults were frozen before the study was run")
+        found.append(
+            "This is a confirmation: rules and defaults were frozen before the study was run, those of methods that were added later before"
+            " these were run"
+        )
     return tuple(found)

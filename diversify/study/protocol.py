@@ -188,15 +188,18 @@ def number(parameters: Parameters, name: str) -> float:
 def _require_in_space(subject: str, changes: Parameters, space: Space) -> None:
     """Raise an InputError unless these are parameters of the space, with values in it."""
     if not isinstance(changes, Mapping):
-        raise must(subject, "be mappings of parameters to values, one per trial", type(changes).__name__)
+        raise must(subject, "be a tuple of mappings, one per trial", f"{type(changes).__name__} in it")
     for name, value in changes.items():
         one = space.get(name)
         if one is None:
             raise must(subject, "hold parameters of its space", name)
         if isinstance(one, Choice) and value not in one.values:
             raise must(f"{name} in the {subject}", f"be one of {', '.join(map(str, one.values))}", repr(value))
-        if isinstance(one, Range) and not (isinstance(value, float | int) and one.low <= value <= one.high):
-            raise must(f"{name} in the {subject}", f"lie in [{one.low:g}, {one.high:g}]", repr(value))
+        if isinstance(one, Range):
+            kinds = int if one.integer else (int, float)
+            if not isinstance(value, kinds) or isinstance(value, bool) or not one.low <= value <= one.high:
+                law = f"{'be an integer' if one.integer else 'lie'} in [{one.low:g}, {one.high:g}]"
+                raise must(f"{name} in the {subject}", law, repr(value))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,6 +257,12 @@ class Method:
                 raise must(f"space of {self.name}", f"leave {name} to the protocol", name)
             if not isinstance(one, Range | Choice):
                 raise must(f"{name} in the space of {self.name}", "be a Range or a Choice", repr(one))
+        if not isinstance(self.first_trials, tuple | list):
+            raise must(
+                f"first_trials of {self.name}",
+                "be a tuple of mappings, one per trial",
+                type(self.first_trials).__name__,
+            )
         for changes in self.first_trials:
             _require_in_space(f"first_trials of {self.name}", changes, self.space)
 

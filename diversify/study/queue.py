@@ -80,10 +80,12 @@ class Desk:
                 raise must("results", "not be in use by another study", study.results, "choose another file")
             kept = {}
         names = {} if not follower.records else kept.get("spaces", {})
+        listed = dict(kept.get("protocol", {})).get("methods", []) if follower.records else []
+        protocol = study.protocol.model_dump(mode="json")
         found = {
             "schema_version": SCHEMA_VERSION,
             "search": study.shared or kept.get("search") or secrets.token_hex(4),
-            "protocol": study.protocol.model_dump(mode="json"),
+            "protocol": protocol | {"methods": list(dict.fromkeys([*listed, *protocol["methods"]]))},
             "spaces": names | {name: describe_space(study.space(name)) for name in study.protocol.methods},
         }
         if found != kept:

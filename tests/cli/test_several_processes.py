@@ -41,7 +41,7 @@ class Pictures(Dataset):
         return 120
     def __getitem__(self, index):
         rank = os.environ.get("RANK", "0")
-        if rank == os.environ.get("FAILS") and {"_read_left", "run_epoch"} & {each.function for each in inspect.stack()}:
+        if rank == os.environ.get("FAILS") and {"read_left", "run_epoch"} & {each.function for each in inspect.stack()}:
             raise OSError("half a download")
         if "SLOW" in os.environ:
             told = Path(os.environ["SLOW"], f"pid-{rank}")

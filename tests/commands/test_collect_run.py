@@ -264,7 +264,7 @@ def test_a_needy_class_that_no_image_is_predicted_as_is_named() -> None:
     )
     (note,) = _notes(found, None)
     assert note == (
-        "no suggested image is predicted as owl, which the model recognises badly: try a larger budget, or look for such images by"
+        "no suggested image is predicted as owl, which the model recognises worse than most classes: try a larger budget, or look for such images by"
         " other means"
     )
     assert _notes(dataclasses.replace(found, need=(1.6, 0.2, 1.2)), None) == []

@@ -36,11 +36,11 @@ def test_the_library_reads_and_repairs_it_as_a_head():
 
 
 def test_sizes_that_are_not_positive_are_refused():
-    with pytest.raises(InputError, match="^num_classes of a cosine head must be at least 1, got 0$"):
+    with pytest.raises(InputError, match="^num_classes of a cosine head must be an integer of at least 1, got 0$"):
         dv.CosineHead(6, 0)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), "30"])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), "30", True, 1e-50, 1e39])
 def test_a_scale_that_is_not_positive_is_refused(scale):
     with pytest.raises(InputError, match="^scale of a cosine head must be positive and finite"):
         dv.CosineHead(6, 4, scale=scale)
@@ -112,6 +112,20 @@ def test_a_head_inside_a_wrapper_is_replaced(wrap):
     assert dv.with_cosine_head(whole) is whole
     assert isinstance(inner[2], dv.CosineHead)
     assert sum(isinstance(each, nn.Linear) for each in whole.modules()) == 1
+
+
+def test_a_compiled_head_is_replaced_with_its_wrapper():
+    model = nn.Sequential(nn.Linear(6, 5), torch.compile(nn.Linear(5, 3), backend="eager"))
+    dv.with_cosine_head(model)
+    assert isinstance(model[1], dv.CosineHead)
+    assert isinstance(dv.with_cosine_head(torch.compile(nn.Linear(5, 3), backend="eager")), dv.CosineHead)
+
+
+def test_double_precision_is_kept_and_the_head_can_be_shown_without_data():
+    head = dv.CosineHead(6, 4, seed=3)
+    assert str(dv.CosineHead(6, 4).to("meta")) == "CosineHead(in_features=6, out_features=4, scale=unknown)"
+    rows = features_of().double().requires_grad_()
+    assert torch.autograd.gradcheck(head.double(), (rows,))
 
 
 def test_a_head_that_two_attributes_hold_is_replaced_in_both():

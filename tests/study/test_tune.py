@@ -70,7 +70,9 @@ def test_first_trials_come_after_the_published_values(tmp_path: Path) -> None:
         ({"learning_rate": 0.1}, "first_trials of mine must hold parameters of its space, got learning_rate"),
         ({"kind": "z"}, "kind in the first_trials of mine must be one of a, b, got 'z'"),
         ({"rate": 7.0}, r"rate in the first_trials of mine must lie in \[0.01, 1\], got 7.0"),
-        ("kind", "first_trials of mine must be mappings of parameters to values, one per trial, got str"),
+        ("kind", "first_trials of mine must be a tuple of mappings, one per trial, got str in it"),
+        ({"layers": 2.5}, r"layers in the first_trials of mine must be an integer in \[1, 4\], got 2.5"),
+        ({"rate": True}, r"rate in the first_trials of mine must lie in \[0.01, 1\], got True"),
     ],
 )
 def test_first_trials_lie_in_the_space(changes: object, message: str) -> None:
