@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,7 @@ def test_a_killed_process_ends_all_and_one_process_goes_on(place: Place, tmp_pat
     wait_until(lambda: len(list(tmp_path.glob("pid-?"))) == 2 or process.poll() is not None, 120)
     index = tmp_path / "run" / "embeddings" / "train" / "index.json"
     wait_until(lambda: index.exists() or process.poll() is not None, 120)
+    time.sleep(1)  # the file is there before the rows of the first turn are; all turns take six seconds
     os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)
     code, _, errors = ended(process)
     assert code != 0
