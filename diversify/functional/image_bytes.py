@@ -84,7 +84,7 @@ def _pixels(share: np.float32, side: int) -> int:
 
 
 def _at_odd_address(*shape: int) -> Array:
-    """Empty bytes for `cv2.merge` and `cv2.split`, which write to even addresses past the cache: a warp then takes 3.5 times as long."""
+    """Empty bytes for `cv2.merge` and `cv2.split`: to aligned ones they write past the cache, and the next step waits for memory."""
     return np.empty(math.prod(shape) + 1, np.uint8)[1:].reshape(shape)
 
 

@@ -44,8 +44,7 @@ def recipe(
         class_counts: Training images per class.
         diagnosis: A diagnosis on the validation set of a network that was trained on these images; None augments in full.
         strengths: The numbers; `STRENGTHS` by default. Images are augmented at the mean of `image_least` and `image_most`.
-        augment: False corrects for the class prior alone, without augmentation and mixing. The diagnosis of a network that was
-            trained so says best how far to augment.
+        augment: False corrects for the class prior alone, without augmentation and mixing.
 
     Returns:
         A plan for the sampler, the augmenters and `fit`, like any other.

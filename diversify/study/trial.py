@@ -169,14 +169,7 @@ class Run:
 
     @classmethod
     def start(
-        cls,
-        protocol: Protocol,
-        images: RunImages,
-        method: Method,
-        parameters: Parameters,
-        *,
-        epochs: int,
-        seed: int,
+        cls, protocol: Protocol, images: RunImages, method: Method, parameters: Parameters, *, epochs: int, seed: int
     ) -> Run:
         """Return a run with initial weights and the ingredients of the method."""
         setting = build_setting(images, epochs, seed)

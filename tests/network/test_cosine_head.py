@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import diversify as dv
+from diversify.cli.entry import run
 from diversify.errors import InputError
 from diversify.functional import draws
 
@@ -173,3 +174,34 @@ def test_a_network_with_a_cosine_head_trains_by_a_plan():
     losses = [epoch.loss for epoch in dv.fit(model, data, recipe=recipe, num_classes=2, ingredients=parts)]
     assert len(losses) == 2
     assert not torch.equal(model.linear.weight, before)
+
+
+def test_a_network_in_distributed_data_parallel_is_refused():
+    wrapped = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(wrapped)
+    wrapped.module = nn.Linear(6, 3)
+    with pytest.raises(
+        InputError, match="^model must get its cosine head before it is wrapped, got DistributedDataParallel$"
+    ):
+        dv.with_cosine_head(wrapped)
+    assert isinstance(wrapped.module, nn.Linear)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("reports_without_figures")
+def test_the_commands_train_diagnose_and_repair_a_network_with_a_cosine_head(tmp_path):
+    trained, diagnosed, repaired = (str(tmp_path / name) for name in ("run", "diagnosis", "repaired"))
+    data = ["--data", "digits", "--imbalance", "exp:20"]
+    assert run(["train", *data, "--model", "small_cnn+cosine", "--epochs", "1", "--out", trained]) == 0
+    assert run(["diagnose", "--weights", f"{trained}/model.safetensors", "--out", diagnosed]) == 0
+    assert run(["remedy", diagnosed, "--out", repaired]) == 0
+    model = dv.build_model("small_cnn+cosine", 10, channels=1)
+    dv.load_weights(model, f"{repaired}/model.safetensors")
+    assert float(model.linear.scale) == 30
+
+
+def test_a_probe_takes_no_cosine_head(tmp_path, capsys):
+    assert run(["probe", "--data", "digits", "--backbone", "small_cnn+cosine", "--out", str(tmp_path / "probe")]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: --backbone must not end in +cosine, got small_cnn+cosine; leave it out"
+    )

@@ -17,6 +17,7 @@ from studies import same_but_for_time
 from tiny_study import protocol_of, write_data
 
 from diversify.errors import InputError
+from diversify.files import atomic
 from diversify.files import locks as files_locks
 from diversify.functional import draws
 from diversify.runtime import provenance
@@ -538,6 +539,10 @@ def test_more_methods_and_seeds_may_come_later(finished: Path) -> None:
     records = records_of(study_of(finished, more))
     assert records[: len(before)] == before
     assert counted(records) == exact(more)
+    alone = study_of(finished, study_runner.protocol(methods=("hopeless",)))  # the other methods stay listed
+    records_of(alone)
+    listed = atomic.read_json(alone.sidecar, "protocol")["protocol"]["methods"]
+    assert set(listed) == {one.method for one in read_records(finished)}
 
 
 def test_other_seeds_are_refused_where_records_would_not_fit(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
+from ...network.cosine_head import SCALE
 from ...repair.post_hoc import adjust_logits, log_prior_of
 from ...training.ingredients import Criterion, Ingredients
 from ...training.losses import (
@@ -22,7 +23,6 @@ from ...training.losses import (
 )
 from ..protocol import Choice, HeadStep, MakeIngredients, Method, Parameters, Range, Setting, Space, Trained, number
 
-LDAM_SCALE = 30.0
 DEFERRED_FROM = 0.8  # share of the epochs after which the published recipe reweights and lowers its learning rate
 
 BETA: Space = {"beta": Choice(values=(0.9, 0.99, 0.999, 0.9999), default=0.9999)}
@@ -77,7 +77,7 @@ def _class_balanced_focal(setting: Setting, parameters: Parameters) -> Criterion
 
 
 def _ldam(setting: Setting, parameters: Parameters, weight: Tensor | None = None) -> Criterion:
-    margin = LDAM_SCALE * number(parameters, "max_margin")  # the cosine head has already multiplied by the scale
+    margin = SCALE * number(parameters, "max_margin")  # the cosine head has already multiplied by the scale
     return LDAM(setting.class_counts, max_margin=margin, scale=1.0, weight=weight)
 
 
@@ -157,7 +157,7 @@ LOSSES = (
         source="Cao et al. 2019",
         space=_MARGIN,
         ingredients=with_loss(_ldam),
-        cosine_head=LDAM_SCALE,
+        cosine_head=SCALE,
     ),
     Method(
         name="ldam_drw",
@@ -165,7 +165,7 @@ LOSSES = (
         source="Cao et al. 2019",
         space={**_MARGIN, **BETA},
         ingredients=deferred(_ldam, _ldam),
-        cosine_head=LDAM_SCALE,
+        cosine_head=SCALE,
         balances=balance_of_weights,
     ),
     Method(
