@@ -188,6 +188,7 @@ def read_all(
         ConnectionError: A process that shares the work is gone.
     """
     net, target, precision, origin = _checked(split, loader, device, precision, fingerprint)
+    net.expect(several=form.several)
     if out is not None or exchange is not None:
         origin["model"] = digests.digest_tensors(split.tensors())
     with unchanged_randomness(target, loader), evaluating(net):
@@ -245,6 +246,7 @@ def read_share(
     batches, turn, theirs = exchange.hear()
     with exchange.sending():
         net, target, precision, origin = _checked(split, loader, device, precision, fingerprint)
+        net.expect(several=form.several)
         origin["model"] = digests.digest_tensors(split.tensors())
         for name, own, other in zip(("model", "data set"), _told_apart(origin, loader), theirs, strict=True):
             if own != other:

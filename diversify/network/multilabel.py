@@ -201,7 +201,7 @@ def extract_multilabel(
 
     Raises:
         InputError: Labels are not 0 or 1 for each output of the head, features are not finite, an image is visited twice,
-            or the model does not accept the images.
+            the model returns a softmax, or it does not accept the images.
 
     See Also:
         `extract`, for one label per image.

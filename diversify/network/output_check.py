@@ -63,6 +63,17 @@ def is_probability(logit: Tensor, output: Tensor) -> bool:
     return torch.allclose(output, logit.sigmoid(), 0, 1e-4) and not torch.allclose(output, logit, 0, 1e-4)
 
 
+def is_softmax(logits: Tensor, output: object) -> bool:
+    """Return whether a model returns the softmax of its head's logits `(N, C)`, or its logarithm, and not the logits too."""
+    own = logits.float()
+    parts = [part.float() for part in tensors_in(output) if part.shape == logits.shape and part.is_floating_point()]
+    near = 1e-4 if logits.dtype == torch.float32 else 1e-2
+    if own.shape[1] < 2 or any(torch.allclose(part, own, 0, near) for part in parts):
+        return False
+    chances = own.softmax(1), own.log_softmax(1)
+    return any(torch.allclose(part, one, near, near) for part in parts for one in chances)
+
+
 def widths_of(output: object, rows: int) -> set[int]:
     """Return the numbers of outputs that a head with the same rows may have: columns of the output, 1 for `(N,)`."""
     parts = tensors_in(output)

@@ -16,7 +16,7 @@ from ..errors import InputError, must
 from .batches import IMAGE_KEYS
 from .find_head import find_head, layers_of, named_head
 from .linear_head import read_head
-from .output_check import as_two_classes, describe_output, is_among, tensors_in, widths_of
+from .output_check import as_two_classes, describe_output, is_among, is_softmax, tensors_in, widths_of
 from .wrappers import WithCopies, evaluating, not_python, unwrap, wrapped
 
 _FOR_EXAMPLE = "for example one that model=package.module:function builds"
@@ -90,6 +90,7 @@ class SplitModel(WithCopies):
         self._image_key = image_parameter(model)
         self._is_checked = False
         self._agrees: Tensor | None = None
+        self._several = False
 
     @property
     def head(self) -> nn.Module:
@@ -138,6 +139,11 @@ class SplitModel(WithCopies):
                 self._agrees = agrees if self._agrees is None else self._agrees.to(agrees.device) & agrees
         return features, as_two_classes(logits)
 
+    def expect(self, *, several: bool) -> None:
+        """Say whether an image may have several labels; the next forward then refuses a model that returns a softmax."""
+        self._several = several
+        self._is_checked = self._is_checked and not several
+
     def finish_check(self) -> None:
         """Raise an InputError if the head's logits did not determine the output of a forward since the last call."""
         agrees, self._agrees = self._agrees, None
@@ -174,6 +180,9 @@ class SplitModel(WithCopies):
             raise must("model", "return the logits of its head", describe_output(output), advice)
         if not (self._is_named if agrees is None else bool(agrees)):
             raise self._refusal(self._others_that_agree(images, output))
+        if self._several and is_softmax(logits, output):
+            advice = "a softmax gives one label per image: use dv.diagnose_model"
+            raise must("model", "return logits or their sigmoid, for several labels per image", "their softmax", advice)
         self._is_checked = True
 
     def _others_that_agree(self, images: Tensor, output: object) -> list[str]:
