@@ -51,6 +51,8 @@ METHODS: tuple[str, ...] = (
     "fitted slope",
     "even draws",
     "even draws + unseen",
+    "logistic regression",
+    "logistic regression + unseen",
     CHOSEN,
 )
 

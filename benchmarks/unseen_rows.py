@@ -45,6 +45,7 @@ from diversify.plan.plan import Plan
 from diversify.repair.candidate import even_plan, evened
 from diversify.repair.fitted import ROUNDS, bias_fitted, slope_fitted
 from diversify.repair.post_hoc import adjust_logits, log_prior_of
+from diversify.repair.refit import refit_head
 from diversify.repair.retrain import DEFAULT, HeadRecipe, retrain_with
 from diversify.runtime import provenance
 from diversify.training.recipe import Recipe
@@ -240,6 +241,10 @@ class Heads:
         plan = even_plan(counts.class_counts(self.unseen.labels, len(self.sizes)))
         return retrain_with(self.unseen, self.bank.head, plan, self.recipe)
 
+    def refitted(self, *, unseen: bool = False) -> LinearHead:
+        """Return the head with the least class-balanced loss, with part of the weight on the unseen rows or without them."""
+        return refit_head(self.bank.train, self.bank.head, unseen=self.unseen if unseen and self.rows else None)
+
     def biased(self, *, temperature: bool = False, rounds: int = 0, permuted: bool = False) -> LinearHead:
         """Return the head with a fitted bias per class, or with the biases of other classes on top of the fitted slope."""
         made = bias_fitted(
@@ -295,8 +300,13 @@ METHODS: Mapping[str, tuple[str, Callable[[Heads], LinearHead]]] = {
         lambda heads: heads.trained(evened(heads.plan(), 0.5), unseen=True),
     ),
     "unseen alone": ("nothing but unseen rows", lambda heads: heads.alone()),
+    "logistic regression": ("training rows, every class with the same weight", lambda heads: heads.refitted()),
+    "logistic regression + unseen": (
+        "the same with part of the weight on unseen rows",
+        lambda heads: heads.refitted(unseen=True),
+    ),
 }
-SAME_FOR_ALL = ("untouched", "logit adjustment", "even draws")  # they use no unseen row
+SAME_FOR_ALL = ("untouched", "logit adjustment", "even draws", "logistic regression")  # they use no unseen row
 OURS = "plan + unseen"
 
 

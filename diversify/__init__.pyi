@@ -81,6 +81,7 @@ from .repair.multilabel_choice import choose_multilabel_head as choose_multilabe
 from .repair.post_hoc import adjust_logits as adjust_logits
 from .repair.post_hoc import nearest_mean as nearest_mean
 from .repair.post_hoc import normalize_tau as normalize_tau
+from .repair.refit import refit_head as refit_head
 from .repair.retrain import HeadRecipe as HeadRecipe
 from .repair.retrain import retrain_head as retrain_head
 from .report.diagnosis import render_html as render_html

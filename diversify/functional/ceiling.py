@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
 from ..errors import must
 from .draws import bits, seed_for
-from .optimize import minimize
+from .logistic import fit_logistic, logistic_scores
 
 HEAD_WORK = 5e10  # multiply-adds per fold above which the number of iterations is reduced
 _MOST, _FEWEST = 100, 10  # iterations
-_SCORES = 1 << 17  # logits at a time: 512 kB, which stay in the cache
-
-_Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def stratified_folds(labels: Tensor, folds: int, *, seed: int, name: str, groups: Tensor | None = None) -> Tensor:
@@ -180,7 +176,7 @@ def cross_fit(
         scale = scale.masked_fill(scale == 0, 1)
         classes, own = target[~held].unique(return_inverse=True)
         head = _fitted_head((seen - centre).div_(scale), own, balance=balance, iterations=iterations)
-        scores = _scores((rows[held] - centre).div_(scale), head).T
+        scores = logistic_scores((rows[held] - centre).div_(scale), head).T
         predictions[held] = classes[scores.argmax(1)]
         chances = torch.zeros(len(scores), num_classes)
         probabilities[held] = chances.index_copy_(1, classes, scores.softmax(1))
@@ -222,16 +218,13 @@ def head_scores(rows: Tensor, head: Tensor) -> Tensor:
         >>> head_scores(torch.tensor([[2.0]]), torch.tensor([[3.0, -1.0]])).tolist()
         [[0.0, 5.0]]
     """
-    return _scores(rows, head).T
+    return logistic_scores(rows, head).T
 
 
 def _fitted_head(
     rows: Tensor, labels: Tensor, *, balance: bool, iterations: int, start: Tensor | None = None
 ) -> Tensor:
-    """The coefficients of a logistic regression, `(C, D + 1)` with the bias last; `(1, D + 1)` for two classes.
-
-    The objective, the start, the steps of L-BFGS and when they end are those of scikit-learn's `LogisticRegression`; its
-    checks and its pointwise loss take longer than the matrix products.
+    """The coefficients of a logistic regression with L2 penalty 1 in all, as `fit_logistic` returns them.
 
     Args:
         rows: `(N, D)` float32, standardised.
@@ -244,36 +237,4 @@ def _fitted_head(
     weight = (len(rows) / (len(sizes) * sizes.double())).float() if balance else torch.ones(len(sizes))
     weight = weight[labels]
     mass = float(weight.double().sum())
-    weight = weight / mass
-    shape = (len(sizes) if len(sizes) > 2 else 1, rows.shape[1] + 1)
-    size = max(1, _SCORES // len(sizes))
-    parts = [
-        (part, own[None], share)
-        for part, own, share in zip(*(each.split(size) for each in (rows, labels, weight)), strict=True)
-    ]
-
-    def loss(parameters: _Array) -> tuple[float, _Array]:
-        head = torch.from_numpy(parameters).view(shape)
-        value = float(head[:, :-1].square().sum()) / (2 * mass)
-        slope = torch.cat([head[:, :-1] / mass, torch.zeros(len(head), 1, dtype=torch.float64)], 1)
-        for part, own, share in parts:
-            scores = _scores(part, head.float())
-            top = scores.amax(0)
-            right = scores.gather(0, own)[0]
-            odds = scores.sub_(top).exp_()
-            total = odds.sum(0)
-            value += float(((total.log() + top - right) * share).sum(dtype=torch.float64))
-            pull = odds.mul_(share / total).scatter_add_(0, own, -share[None])[-len(head) :]
-            slope[:, :-1] += pull @ part
-            slope[:, -1] += pull.sum(1)
-        return value, slope.view(-1).numpy()
-
-    begin = np.zeros(shape[0] * shape[1]) if start is None else start.double().view(-1).numpy()
-    found = minimize(loss, begin, maxiter=iterations, maxls=50, gtol=1e-4, ftol=64 * np.finfo(float).eps).x
-    return torch.from_numpy(found).view(shape).float()
-
-
-def _scores(rows: Tensor, head: Tensor) -> Tensor:
-    """The logits `(C, N)`; with one row of coefficients, those of class 0 are 0."""
-    scores = torch.addmm(head[:, -1:], head[:, :-1], rows.T)
-    return scores if len(head) > 1 else torch.cat([torch.zeros_like(scores), scores])
+    return fit_logistic(rows, labels, weight / mass, len(sizes), mass=mass, iterations=iterations, start=start)

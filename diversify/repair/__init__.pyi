@@ -13,5 +13,6 @@ from .post_hoc import adjust_logits as adjust_logits
 from .post_hoc import log_prior_of as log_prior_of
 from .post_hoc import nearest_mean as nearest_mean
 from .post_hoc import normalize_tau as normalize_tau
+from .refit import refit_head as refit_head
 from .retrain import HeadRecipe as HeadRecipe
 from .retrain import retrain_head as retrain_head

@@ -17,6 +17,7 @@ from ..network.linear_head import LinearHead, read_head
 from ..plan.plan import Plan
 from .candidate import MORE_TAUS, UNTOUCHED, Candidate, Make, MakePlan, even_plan, made_together
 from .post_hoc import nearest_mean, normalize_tau
+from .refit import LARGEST, PENALISED, penalised, too_large
 from .retrain import DEFAULT, HeadRecipe, retrain_by_strength, retrain_with
 from .shared_side import SharedSide
 from .unseen_candidates import heldout_candidates
@@ -42,9 +43,9 @@ def default_candidates(
 ) -> tuple[Candidate, ...]:
     """Return the repairs to compare, the simplest first.
 
-    They are the untouched head, the post-hoc repairs, retraining with even draws, with SMOTE and with EOS, a plan made
-    from class counts, and the plan. Each repair that trains the head is also tried with a logit adjustment afterwards,
-    so that a plan gets no credit for a correction that costs nothing.
+    They are the untouched head, the post-hoc repairs, retraining with even draws, a class-balanced logistic regression,
+    retraining with SMOTE and with EOS, a plan made from class counts, and the plan. Each repair that trains the head is
+    also tried with a logit adjustment afterwards, so that a plan gets no credit for a correction that costs nothing.
 
     With `unseen` they are joined by repairs that learn from these held-out rows: a slope in log n, a bias per class, and a
     temperature with a bias, each fitted by likelihood; even draws and the plan with unseen rows in every batch; the unseen
@@ -84,14 +85,16 @@ def default_candidates(
     counted, plan = (None if name in left_out else one for name, one in plans.items())
     found = [
         *_post_hoc_candidates(train, head),
-        *_resampling_candidates(train, recipe, more, shared),
+        *_resampling_candidates(train, recipe, more, shared, cosine=head.cosine),
         *_plan_candidates(plan, counted, replan, recipe, more, shared),
     ]
     if unseen is not None:
-        found += heldout_candidates(train, unseen, plan=plan, replan=replan, recipe=recipe, offsets=offsets)
+        found += heldout_candidates(
+            train, unseen, plan=plan, replan=replan, recipe=recipe, offsets=offsets, cosine=head.cosine
+        )
     elif offsets:
         raise must("unseen", "be given where offsets is True, since offsets are fitted on held-out rows", "none")
-    found[0] = replace(found[0], note=_left_out_in_words(train, left_out))
+    found[0] = replace(found[0], note=_left_out_in_words(train, left_out, cosine=head.cosine))
     found = [one for one in found if recipe.bias or not one.needs_bias]
     return tuple(one for one in found if one.name != TAU_NORM or not head.single_logit)  # it changes no single logit
 
@@ -125,7 +128,7 @@ def _post_hoc_candidates(train: Embeddings, head: LinearHead) -> list[Candidate]
 
 
 def _resampling_candidates(
-    train: Embeddings, recipe: HeadRecipe, taus: tuple[float, ...], shared: SharedSide
+    train: Embeddings, recipe: HeadRecipe, taus: tuple[float, ...], shared: SharedSide, *, cosine: bool
 ) -> list[Candidate]:
     found = [
         Candidate(
@@ -137,6 +140,17 @@ def _resampling_candidates(
             source="Kang et al. 2020 (classifier retraining)",
         )
     ]
+    if not cosine and not too_large(train):
+        found.append(
+            Candidate(
+                name="logistic regression",
+                meaning="The head fitted anew to where its loss is least, every class with the same weight.",
+                options=made_together(PENALISED, partial(penalised, bias=recipe.bias)),
+                taus=taus,
+                balances=recipe.bias,
+                source="Kang et al. 2020 (classifier retraining)",
+            )
+        )
     if _balanced_size(train) <= LARGEST_BANK:
         found += [
             Candidate(
@@ -264,13 +278,18 @@ def _search_work(train: Embeddings, plan: Plan | None) -> float:
     return float(rows[users].sum()) * len(train) * train.num_features
 
 
-def _left_out_in_words(train: Embeddings, searches: Mapping[str, float]) -> str:
+def _left_out_in_words(train: Embeddings, searches: Mapping[str, float], *, cosine: bool) -> str:
     """What is left out because the training side is large, in sentences; empty if nothing is."""
     found, numbers = [], _balanced_size(train)
     if numbers > LARGEST_BANK:
         found.append(
             f"SMOTE and EOS are not compared: classes filled up to the largest would be {4 * numbers / 2**30:,.0f} GiB of features,"
             f" and at most {4 * LARGEST_BANK / 2**30:,.0f} GiB are made."
+        )
+    if too_large(train) and not cosine:
+        size = train.features.numel() * train.num_classes
+        found.append(
+            f"Logistic regression is not compared: it has {size:.0e} rows x features x classes, and at most {LARGEST:.0e} are fitted."
         )
     for name, work in searches.items():
         found.append(

@@ -67,9 +67,10 @@ class HeadChoice:
         columns: Measurements by name, each `(F,)` float64: `balanced_accuracy` with `_low` and `_high`; `spread`, its
             standard deviation over repeats; `gain` over the untouched head with `_low` and `_high`; `behind`, the distance
             to the best candidate; and `behind_error`, the standard error of that distance. Spread, gain and distance
-            are of the metric. A metric other than `balanced` adds `score` with `_low` and `_high`. One that depends on the
-            lowest recalls adds `mean_gain`, the gain in mean recall; `mean_behind`, the distance to the highest mean
-            recall; and `mean_behind_error`, its standard error.
+            are of the metric. `balanced` and `prior` add `loss`, the mean cross entropy over classes after the logits are
+            scaled by one fitted number, unless there are very many logits. A metric other than `balanced` adds `score` with
+            `_low` and `_high`. One that depends on the lowest recalls adds `mean_gain`, the gain in mean recall; `mean_behind`,
+            the distance to the highest mean recall; and `mean_behind_error`, its standard error.
         recall: Mean recall over repeats, `(F, C)`; NaN for a class without held-out rows.
         recall_low: Lower end of the recall's interval, `(F, C)`.
         recall_high: Upper end of the recall's interval, `(F, C)`.
@@ -77,7 +78,8 @@ class HeadChoice:
         change_high: Upper end of that gain, `(F, C)`.
         class_counts: Training rows per class, `(C,)`.
         heldout_counts: Held-out rows per class, `(C,)`.
-        best: Index of the candidate with the highest metric among those that are not `passed_over`.
+        best: Index of the candidate with the highest metric among those that are not `passed_over`; by `balanced` and `prior`, with
+            the least loss among those within half a standard error of the highest.
         recommended: Index of the best candidate, or 0 (the untouched head) if that is behind by at most one standard
             error; see `choose_head`.
         overall: `gain`, `gain_low` and `gain_high` of always taking the best candidate and option of the other folds.
@@ -104,7 +106,7 @@ class HeadChoice:
         >>> candidates = dv.default_candidates(train, head)[:3]
         >>> choice = dv.choose_head(train, heldout, head, candidates)
         >>> choice.names[choice.recommended], choice.option(choice.recommended)
-        ('logit adjustment', 'tau 1')
+        ('logit adjustment', 'tau 1.25')
     """
 
     names: tuple[str, ...]
@@ -255,13 +257,22 @@ class HeadChoice:
         if self.passed_over:
             text += f" Passed over, because their mean recall is lower: {', '.join(self.names[one] for one in self.passed_over)}."
         if self.simpler is not None:
-            behind, error = self._behind(self.simpler)
-            name = self.names[self.simpler]
-            title = f"{name[:1].upper()}{name[1:]}"
-            text += f" {title} is simpler and only {behind}{unit} behind, at most one standard error ({error})."
+            text += self._simpler_in_words(self.simpler, unit)
         if self.fitted_on_heldout:
             text += " This head has learned from all of these held-out images: judge it on others."
         return text
+
+    def _simpler_in_words(self, place: int, unit: str) -> str:
+        behind, error = self._behind(place)
+        name = self.names[place]
+        title = f"{name[:1].upper()}{name[1:]}"
+        if float(self.columns["behind"][place]) < 0:
+            ahead = self._amount(-float(self.columns["behind"][place]))
+            return (
+                f" {title} is simpler and {ahead}{unit} ahead, less than half a standard error, but gives the true classes less"
+                " probability."
+            )
+        return f" {title} is simpler and only {behind}{unit} behind, at most one standard error ({error})."
 
     def expected_in_words(self) -> str:
         """Return the gain in balanced accuracy to expect of new images; empty if the head stays as it is, or without a forecast."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from .candidate import UNTOUCHED, Candidate, Make
 from .candidates import default_candidates
 from .choice import CurvePoint, HeadChoice
 from .comparison import compare_candidates
+from .likeliest import MOST_LOGITS, tempered_losses
 from .metric import Metric, Objective, metric_of, objective_of, plain_objective
 from .post_hoc import adjust_logits, log_prior_of
 from .writable import left_out_in_words, require_writable, without_bias
@@ -56,9 +57,11 @@ def choose_head(
     folds. A candidate with `remade` makes its options from held-out rows; it makes them anew for each third of
     the rows from the other two.
 
-    The best candidate by `metric` is recommended, the simpler one of equals. If the untouched head is
-    behind it by at most one standard error of their difference on the same rows, the untouched head is recommended. The
-    untouched head is always compared, and comes first.
+    The best candidate by `metric` is recommended, the simpler one of equals. By `balanced` and `prior`, candidates and options
+    whose accuracy is within half a standard error of the highest are equals, and the one that gives the true classes the
+    most probability is taken, after each head's logits are scaled by one fitted number: probabilities are known
+    better than recalls. If the untouched head is behind the best by at most one standard error of their difference on the
+    same rows, the untouched head is recommended. It is always compared, and comes first.
 
     The lowest recalls are known from few rows, so the highest of many is mostly luck. By `worst` and `worst third`, candidates
     and options are therefore passed over if their mean recall is more than half a standard error behind the highest. By these
@@ -103,14 +106,14 @@ def choose_head(
         >>> train, heldout, head = dv.make_embeddings()
         >>> choice = choose_head(train, heldout, head, dv.default_candidates(train, head)[:3])
         >>> [round(value, 3) for value in choice.columns["balanced_accuracy"].tolist()]
-        [0.785, 0.938, 0.792]
+        [0.785, 0.943, 0.79]
 
         Where the model meets nine images of the first class in ten, a repair hardly helps:
 
         >>> prior = [0.9, 0.05, 0.03, 0.02]
         >>> found = choose_head(train, heldout, head, dv.default_candidates(train, head)[:2], metric="prior", target_prior=prior)
         >>> [round(value, 3) for value in found.score.tolist()], found.names[found.recommended]
-        ([0.943, 0.949], 'untouched')
+        ([0.943, 0.95], 'untouched')
 
         By the class that fares worst:
 
@@ -147,14 +150,20 @@ def choose_head(
     listed = _listed(candidates, train, head)
     tick = Ticker(progress, sum(len(one.options) * (1 + PLAN_FOLDS * (one.remade is not None)) for one in listed))
     tick(0)
-    heads = [made for one in listed for made in _made(one, one.options, train, head, judge, seed, tick)]
-    predicted = torch.stack([_predicted(one, heldout) for one in heads])
+    weighs = judge.weighs_likelihood and len(heldout) * heldout.num_classes <= MOST_LOGITS
+    heads, answers = [], []
+    for one in listed:
+        made = _made(one, one.options, train, head, judge, seed, tick)
+        if one.remade is None:
+            answers.append(_answers(made, heldout, judge, weighs))
+        else:
+            answers.append(_cross_fitted(one, one.remade, train, heldout, head, judge, seed, tick, weighs))
+        heads += made
+    predicted = torch.cat([each for each, _ in answers])
+    losses = torch.cat([each for _, each in answers if each is not None]) if weighs else None
     family = torch.tensor([place for place, one in enumerate(listed) for _ in one.labels])
-    for place, one in enumerate(listed):
-        if one.remade is not None:
-            predicted[family == place] = _cross_fitted(one, one.remade, train, heldout, head, judge, seed, tick)
     found = compare_candidates(
-        listed, heads, predicted, family, train, heldout, judge, folds=folds, repeats=repeats, seed=seed
+        listed, heads, predicted, losses, family, train, heldout, judge, folds=folds, repeats=repeats, seed=seed
     )
     absent = (held == 0).nonzero()[:, 0].tolist()
     notes = [*left_out_in_words(left_out), *(one.note for one in listed if one.note)]
@@ -295,8 +304,9 @@ def _cross_fitted(
     judge: Metric,
     seed: int,
     tick: Ticker,
-) -> Tensor:
-    """Return the class that each option predicts for each row, `(O, N)` int32 on the CPU.
+    weighs: bool,
+) -> _Answers:
+    """Return what the options answer for each row.
 
     The options that predict a fold of the rows are made from the other folds.
     """
@@ -304,20 +314,45 @@ def _cross_fitted(
     fold_of = stratified_folds(
         heldout.labels, folds, seed=draws.seed_for("plan folds", seed), name="plan folds", groups=heldout.groups
     )
-    predicted = torch.zeros(len(one.labels), len(heldout), dtype=torch.int32)
+    number, classes = len(one.labels), heldout.num_classes
+    predicted = torch.zeros(number, len(heldout), dtype=torch.int32)
+    logits = torch.zeros(number, len(heldout), classes) if weighs else None
     for fold in range(folds):
         judged = fold_of == fold
         options = remade(heldout.select(~judged))
         if list(options) != list(one.options):
             raise must(f"remade options of {one.name!r}", f"be {list(one.options)}", list(options))
-        side = heldout.select(judged)
-        heads = _made(one, options, train, head, judge, seed, tick)
-        predicted[:, judged.cpu()] = torch.stack([_predicted(each, side) for each in heads])
-    return predicted
+        side, rows = heldout.select(judged), judged.cpu()
+        for place, each in enumerate(_made(one, options, train, head, judge, seed, tick)):
+            parts = list(_logits(each, side))
+            predicted[place, rows] = torch.cat([part.argmax(1).int() for part in parts])
+            if logits is not None:
+                logits[place, rows] = torch.cat(parts)
+    if logits is None:
+        return predicted, None
+    labels, share = heldout.labels.cpu(), judge.class_weights(counts.class_counts(heldout.labels, classes).cpu())
+    return predicted, torch.stack([tempered_losses(each, labels, share) for each in logits])
 
 
-def _predicted(head: LinearHead, heldout: Embeddings) -> Tensor:
-    """Return the class that the head predicts for each row, `(N,)` int32 on the CPU."""
+_Answers = tuple[Tensor, Tensor | None]  # predicted class and loss of each row, `(O, N)` int32 and float64
+
+
+def _answers(heads: Sequence[LinearHead], heldout: Embeddings, judge: Metric, weighs: bool) -> _Answers:
+    """Return the class that each head predicts for each row, and the loss if it counts, on the CPU."""
+    labels, predicted, losses = heldout.labels.cpu(), [], []
+    share = judge.class_weights(counts.class_counts(labels, heldout.num_classes))
+    for head in heads:
+        parts = [(part.argmax(1).int(), part if weighs else None) for part in _logits(head, heldout)]
+        predicted.append(torch.cat([named for named, _ in parts]))
+        if weighs:
+            whole = torch.cat([part for _, part in parts if part is not None])
+            losses.append(tempered_losses(whole, labels, share))
+    return torch.stack(predicted), torch.stack(losses) if weighs else None
+
+
+def _logits(head: LinearHead, heldout: Embeddings) -> Iterator[Tensor]:
+    """Yield the head's logits, block by block, on the CPU."""
     blocks = heldout.features.split(max(1, _BLOCK // head.num_classes))
     on = replace(head, weight=head.weight.to(blocks[0].device), bias=head.bias.to(blocks[0].device))
-    return torch.cat([on.logits(block).argmax(1) for block in blocks]).int().cpu()
+    for block in blocks:
+        yield on.logits(block).cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import NormalDist
 
 import torch
@@ -15,6 +16,7 @@ from ..network.linear_head import LinearHead
 from .candidate import Candidate
 from .choice import NEAR, PASSES_OVER, HeadChoice
 from .forecast import head_forecast, hit_sums
+from .likeliest import likeliest
 from .metric import Metric, class_sums
 
 _Z = NormalDist().inv_cdf(0.975)
@@ -29,6 +31,7 @@ def compare_candidates(
     listed: Sequence[Candidate],
     heads: Sequence[LinearHead],
     predicted: Tensor,
+    losses: Tensor | None,
     family: Tensor,
     train: Embeddings,
     heldout: Embeddings,
@@ -38,14 +41,31 @@ def compare_candidates(
     repeats: int,
     seed: int,
 ) -> HeadChoice:
-    """Return the choice, from the class that each option predicts for each row, `(O, N)`, and its candidate, `(O,)`."""
+    """Return the choice.
+
+    Args:
+        listed: The F candidates.
+        heads: The head of each of the O options.
+        predicted: The class that each option predicts for each row, `(O, N)`.
+        losses: The loss of each option on each row, `(O, N)`, which decides between those of about equal accuracy; None where
+            accuracy alone decides.
+        family: The candidate of each option, `(O,)`.
+        train: The training side.
+        heldout: The held-out rows.
+        judge: What is best.
+        folds: Number of folds.
+        repeats: How many times the rows are cut into folds.
+        seed: Seed of the folds.
+    """
     labels, classes = heldout.labels.cpu(), heldout.num_classes
     places = [(family == place).nonzero().flatten().tolist() for place in range(len(listed))]
     groups = None if heldout.groups is None else heldout.groups.cpu()
-    chosen, taken, overall = _cross_validated(predicted, places, labels, classes, judge, folds, repeats, seed, groups)
-    final = [_best(options, predicted[:, None], labels, classes, judge) for options in places]
+    chosen, taken, weighed, overall = _cross_validated(
+        predicted, losses, places, labels, classes, judge, folds, repeats, seed, groups
+    )
+    final = [_best(options, predicted[:, None], losses, labels, classes, judge) for options in places]
     score = judge.value(taken, labels, classes)
-    best = _best(range(len(listed)), taken, labels, classes, judge)
+    best = _best(range(len(listed)), taken, weighed, labels, classes, judge)
     held = counts.class_counts(labels, classes)
     recalls = _recalls(taken, labels, classes, held)
     columns = _accuracies(taken, recalls["recall"], recalls["recall_low"], recalls["recall_high"], labels, classes)
@@ -53,6 +73,9 @@ def compare_candidates(
     spread = judge.value(taken[:, :, None], labels, classes)
     columns["spread"] = spread.std(1, correction=1) if repeats > 1 else torch.full_like(score, torch.nan)
     columns = {name: columns[name] for name in _COLUMNS}
+    if weighed is not None:
+        share = judge.class_weights(held)
+        columns["loss"] = (class_sums(weighed, labels, classes) / held.clamp(min=1)) @ share
     if judge.name != "balanced":
         columns |= _scores(score, taken, labels, classes, judge)
     if judge.looks_at_lowest:
@@ -99,14 +122,20 @@ def compare_candidates(
     )
 
 
-def _best(places: Sequence[int], taken: Tensor, labels: Tensor, classes: int, judge: Metric) -> int:
-    """The best of some candidates or options, which predict `taken`, `(X, R, N)`; the first of equals.
+def _best(
+    places: Sequence[int], taken: Tensor, losses: Tensor | None, labels: Tensor, classes: int, judge: Metric
+) -> int:
+    """The best of some candidates or options, which predict `taken`, `(X, R, N)`, with `losses`, `(X, N)`; the first of equals.
 
     The lowest recalls are of few rows. The highest of many such numbers is mostly luck, and would often cost mean recall. So
     where they decide, only those compete whose mean recall is at most half a standard error behind the highest one. How near
     it has to be was settled on the development splits of open clip art (`benchmarks.real_sets`).
     """
     chosen = taken[list(places)]
+    if losses is not None:
+        right = (chosen == labels).double().mean(1)
+        share = judge.class_weights(counts.class_counts(labels, classes))
+        return places[likeliest(right, losses[list(places)], labels, share)]
     if judge.name in PASSES_OVER:
         behind, error = _behind_highest_mean(chosen, labels, classes)
         kept = (behind <= NEAR * error).nonzero()[:, 0].tolist()
@@ -154,6 +183,7 @@ def _recalls(taken: Tensor, labels: Tensor, classes: int, held: Tensor) -> dict[
 
 def _cross_validated(
     predicted: Tensor,
+    losses: Tensor | None,
     places: Sequence[Sequence[int]],
     labels: Tensor,
     classes: int,
@@ -162,11 +192,12 @@ def _cross_validated(
     repeats: int,
     seed: int,
     groups: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Judge each fold by the options that are best on the other folds.
 
     Args:
         predicted: The class that each option predicts for each row, `(O, N)`.
+        losses: The loss of each option on each row, `(O, N)`; None where accuracy alone decides.
         places: The options of each of the F candidates.
         labels: Classes of the rows, `(N,)`.
         classes: Number of classes.
@@ -177,13 +208,14 @@ def _cross_validated(
         groups: The group of each row, `(N,)`, which no fold splits; None if no groups are known.
 
     Returns:
-        How often each option was chosen, `(O,)`; the classes that each candidate predicts, `(F, repeats, N)`; and those
-        that the best option of all candidates predicts, `(repeats, N)`.
+        How often each option was chosen, `(O,)`; the classes that each candidate predicts, `(F, repeats, N)`, and its losses as
+        means over repeats, `(F, N)`; and the classes that the best option of all candidates predicts, `(repeats, N)`.
     """
     everything = list(range(len(predicted)))
-    right = predicted == labels if judge.name == "balanced" else None
+    right = predicted == labels if judge.name == "balanced" and losses is None else None
     chosen = torch.zeros(len(predicted), dtype=torch.int64)
     taken = torch.zeros(len(places), repeats, len(labels), dtype=predicted.dtype)
+    weighed = None if losses is None else torch.zeros(len(places), len(labels), dtype=losses.dtype)
     overall = torch.zeros(repeats, len(labels), dtype=predicted.dtype)
     for turn in range(repeats):
         fold = stratified_folds(
@@ -192,26 +224,26 @@ def _cross_validated(
         scores = _mean_recalls_elsewhere(right, labels, classes, fold, folds) if right is not None else None
         for index in range(folds):
             judged = fold == index
-            elsewhere = (predicted[:, None, ~judged], labels[~judged]) if scores is None else (predicted, labels)
+            if scores is None:
+                known = None if losses is None else losses[:, ~judged]
+                best_of = partial(
+                    _best,
+                    taken=predicted[:, None, ~judged],
+                    losses=known,
+                    labels=labels[~judged],
+                    classes=classes,
+                    judge=judge,
+                )
+            else:
+                best_of = partial(highest, values=scores[index])
             for place, options in enumerate(places):
-                option = _best_option(options, *elsewhere, classes, judge, None if scores is None else scores[index])
+                option = best_of(options)
                 chosen[option] += 1
                 taken[place, turn, judged] = predicted[option, judged]
-            best = _best_option(everything, *elsewhere, classes, judge, None if scores is None else scores[index])
-            overall[turn, judged] = predicted[best, judged]
-    return chosen, taken, overall
-
-
-def _best_option(
-    options: Sequence[int],
-    predicted: Tensor,
-    labels: Tensor,
-    classes: int,
-    judge: Metric,
-    scores: Sequence[tuple[float, ...]] | None,
-) -> int:
-    """The best of some options, by their scores where these are known."""
-    return _best(options, predicted, labels, classes, judge) if scores is None else highest(options, scores)
+                if losses is not None and weighed is not None:
+                    weighed[place, judged] += losses[option, judged] / repeats
+            overall[turn, judged] = predicted[best_of(everything), judged]
+    return chosen, taken, weighed, overall
 
 
 def _mean_recalls_elsewhere(

@@ -106,7 +106,7 @@ class Metric:
         if self.looks_at_lowest:
             recall = mean[..., held]
             return (self._lowest_weights(recall) * recall).sum(-1)
-        return (mean[..., held] * self._weights(rows)[held]).sum(-1)
+        return (mean[..., held] * self.class_weights(rows)[held]).sum(-1)
 
     def ranked(self, predicted: Tensor, labels: Tensor, num_classes: int) -> list[tuple[float, ...]]:
         """Return `value` for comparing options, with 12 digits, so that rounding does not decide between equals.
@@ -153,7 +153,7 @@ class Metric:
         if self.name == "worst":
             _, together = stats.wilson_interval(hits, size, 1 - 0.05 / len(hits))
             return float(low.min()), float(together.min())
-        weight = self._lowest_weights(recall) if self.looks_at_lowest else self._weights(rows)[held]
+        weight = self._lowest_weights(recall) if self.looks_at_lowest else self.class_weights(rows)[held]
         down, up = (float((weight * (end - recall)).square().sum().sqrt()) for end in (low, high))
         return max(0.0, value - down), min(1.0, value + up)
 
@@ -201,8 +201,18 @@ class Metric:
         first = recall.argsort(dim=-1, stable=True)[..., :lowest]
         return weight.scatter_add(-1, first, torch.full_like(first, 1, dtype=recall.dtype) * toward / lowest)
 
-    def _weights(self, rows: Tensor) -> Tensor:
-        """Return the weight of each class's mean score, `(C,)`; 0 for a class without rows, and 1 in total."""
+    @property
+    def weighs_likelihood(self) -> bool:
+        """Whether the likelihood decides between candidates of about the same value: where it is a weighted mean of recalls."""
+        return self.name in ("balanced", "prior")
+
+    def class_weights(self, rows: Tensor) -> Tensor:
+        """Return the weight of each class's mean score, `(C,)`; 0 for a class without rows, and 1 in total.
+
+        Args:
+            rows: Rows of each class, `(C,)`.
+        """
+        rows = rows.double()
         share = torch.ones_like(rows) if self.target_prior is None else self.target_prior
         share = share * (rows > 0)
         return share / share.sum()
@@ -211,7 +221,7 @@ class Metric:
         """Return what one row of each class counts for in F1, `(C,)`; 1 without a target prior."""
         if self.target_prior is None:
             return torch.ones_like(rows)
-        return torch.where(rows > 0, self._weights(rows) * rows.sum() / rows, 0.0)
+        return torch.where(rows > 0, self.class_weights(rows) * rows.sum() / rows, 0.0)
 
     def _confused(self, predicted: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the weighted rows of each class that are right, and that are predicted as it, `(..., C)`, and all, `(C,)`."""
@@ -241,7 +251,7 @@ class Metric:
             weight = torch.zeros_like(rows)
             weight[held] = self._lowest_weights((class_sums(scores, labels, num_classes) / rows)[held])
         else:
-            weight = self._weights(rows)
+            weight = self.class_weights(rows)
         wide = (self.cost.amax(1) - self.cost.amin(1)) if self.name == "cost" and self.cost is not None else 1.0
         return weight[labels] * scores, weight * wide
 
@@ -249,7 +259,7 @@ class Metric:
         """Return the lowest and the highest value that the metric can have."""
         if self.name != "cost" or self.cost is None:
             return 0.0, 1.0
-        weight = self._weights(rows)
+        weight = self.class_weights(rows)
         return -float((weight * self.cost.amax(1)).sum()), -float((weight * self.cost.amin(1)).sum())
 
 

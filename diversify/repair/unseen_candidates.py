@@ -16,6 +16,7 @@ from .candidate import MORE_TAUS, Candidate, Make, MakePlan, even_plan, evened, 
 from .fitted import ROUNDS, bias_fitted, slope_fitted
 from .narrow import find_narrow_classes, narrow_plan
 from .post_hoc import log_prior_of
+from .refit import PENALISED, penalised, too_large
 from .retrain import HeadRecipe, retrain_with
 from .unseen import SHARE
 
@@ -39,6 +40,7 @@ def heldout_candidates(
     replan: MakePlan | None,
     recipe: HeadRecipe,
     offsets: bool,
+    cosine: bool = False,
 ) -> list[Candidate]:
     """Return the repairs that learn from held-out rows; see `default_candidates`.
 
@@ -80,6 +82,15 @@ def heldout_candidates(
             _REWEIGHTED,
         ),
     ]
+    if not cosine and not too_large(train):
+        found.append(
+            mixed(
+                "logistic regression + unseen",
+                "The head fitted anew to where its loss is least, on training and held-out rows, every class with the same weight.",
+                lambda rows: made_together(PENALISED, partial(penalised, bias=recipe.bias, unseen=rows)),
+                _REWEIGHTED,
+            )
+        )
     if bool(find_narrow_classes(train, unseen).any()):
         found.append(
             mixed(

@@ -133,8 +133,9 @@ def _definitions(choice: HeadChoice) -> tuple[Definition, ...]:
         Definition(
             title="within one standard error",
             text="A candidate whose difference to the best, on the same images, is less than its standard error may be as good as the"
-            " best. The best candidate is recommended, unless the untouched head is within one standard error: then the head stays as"
-            " it is. Where the metric depends on the lowest recalls, which are of few images, the untouched head must also be within one"
+            " best. By balanced accuracy, or the accuracy under a target prior, candidates within half a standard error of the highest"
+            " are compared by their loss, and the one with the least is the best. The best candidate is recommended, unless the untouched head is within"
+            " one standard error: then the head stays as it is. Where the metric depends on the lowest recalls, which are of few images, the untouched head must also be within one"
             " standard error by the mean recall; and by the lowest recall, or the lowest third, candidates whose mean recall is more than"
             " half a standard error behind the highest are passed over.",
             anchor="measure-behind",
@@ -367,6 +368,16 @@ def _candidates(choice: HeadChoice) -> Section:
             meaning="Compared with the untouched head.",
         ),
         Heading(title="behind the best", anchor="measure-behind", meaning=f"Difference to the best candidate{points}."),
+        *(
+            [
+                Heading(
+                    title="loss",
+                    meaning="Mean cross entropy over classes, after the logits are scaled by one fitted number.",
+                )
+            ]
+            if "loss" in choice.columns
+            else []
+        ),
         *(Heading(title=name, short=name if name in short else "") for name in groups),
         Heading(title="option", meaning="The option chosen, and the share of folds that chose it."),
     )
@@ -420,6 +431,7 @@ def _candidate_row(choice: HeadChoice, place: int) -> Row:
                 interval=_gained_ends(choice, column["gain_low"], column["gain_high"]) if place else "",
             ),
             Cell(value=_gained(choice, -column["behind"])),
+            *([Cell(value=f"{column['loss']:.2f}")] if "loss" in column else []),
             *(Cell(value=wording.percent(float(values[place]))) for values in choice.groups().values()),
             Cell(value=option or DASH, interval=f"chosen by {chosen:.0%} of folds" if option else ""),
         ),

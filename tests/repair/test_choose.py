@@ -187,7 +187,7 @@ def test_of_equals_the_simpler_one_is_recommended_and_what_comes_near_is_named(s
     assert found.names[found.recommended] == "first"
     assert found.simpler is None
     assert "simpler" not in found.in_words()
-    near = behind_by(1, heldout, head)
+    near = behind_by(3, heldout, head)
     close = Candidate(name="close", meaning="", options={"": lambda *_: near})
     found = choose_head(train, heldout, forgetful, [close, same[0]])
     assert found.names[found.best] == found.names[found.recommended] == "first"
@@ -208,7 +208,7 @@ def test_of_equals_the_simpler_one_is_recommended_and_what_comes_near_is_named(s
 def test_a_head_that_is_hardly_behind_is_left_as_it_is(sides: Sides) -> None:
     train, heldout, head = sides
     better = [Candidate(name="better", meaning="", options={"": lambda *_: head})]
-    found = choose_head(train, heldout, behind_by(1, heldout, head), better)
+    found = choose_head(train, heldout, behind_by(3, heldout, head), better)
     assert found.names[found.best] == "better"
     assert found.recommended == 0
     assert "leave the head as it is; better is only" in found.in_words()

@@ -65,9 +65,9 @@ def test_by_the_worst_class_a_lucky_lowest_recall_does_not_pay_for_a_low_mean() 
     labels, even = _predictions(0.9, 0.9, 0.9, 0.0)
     taken = torch.stack([even, _predictions(0.9, 0.88, 0.9, 0.17)[1], _predictions(0.4, 0.4, 0.4, 0.33)[1]])[:, None]
     assert Metric(name="worst").ranked(taken, labels, 4)[2] > Metric(name="worst").ranked(taken, labels, 4)[1]
-    assert _best([0, 1, 2], taken, labels, 4, Metric(name="worst")) == 1  # the mean of 2 is surely lower
-    assert _best([0, 2], taken, labels, 4, Metric(name="worst third")) == 0
-    assert _best([0, 1, 2], taken, labels, 4, Metric(name="mean and worst", toward_worst=1.0)) == 2
+    assert _best([0, 1, 2], taken, None, labels, 4, Metric(name="worst")) == 1  # the mean of 2 is surely lower
+    assert _best([0, 2], taken, None, labels, 4, Metric(name="worst third")) == 0
+    assert _best([0, 1, 2], taken, None, labels, 4, Metric(name="mean and worst", toward_worst=1.0)) == 2
 
 
 def test_options_are_passed_over_as_candidates_are() -> None:
@@ -106,7 +106,7 @@ def test_equal_lowest_recalls_are_told_apart_by_the_lowest_third() -> None:
     ranked = Metric(name="worst").ranked(torch.stack([nothing, half])[:, None], labels, 6)
     assert ranked[0][0] == ranked[1][0] == 0
     assert ranked[1] > ranked[0]
-    assert _best([0, 1], torch.stack([nothing, half])[:, None], labels, 6, Metric(name="worst")) == 1
+    assert _best([0, 1], torch.stack([nothing, half])[:, None], None, labels, 6, Metric(name="worst")) == 1
 
 
 def test_the_curve_holds_every_round_and_comes_back(rows, listed) -> None:

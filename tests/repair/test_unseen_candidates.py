@@ -66,4 +66,4 @@ def test_a_head_without_bias_is_offered_only_what_needs_none(rows) -> None:
     train, heldout, head = rows
     found = default_candidates(train, head, recipe=HeadRecipe(steps=5, bias=False), unseen=heldout, offsets=True)
     learning = [one.name for one in found if one.fits_heldout]
-    assert learning == ["unseen alone", "even draws + unseen"]
+    assert learning == ["unseen alone", "even draws + unseen", "logistic regression + unseen"]

@@ -1,0 +1,85 @@
+"""Of classifiers that held-out rows cannot tell apart by accuracy, the one that gives the true classes the most probability."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..functional import counts
+from .choice import NEAR
+from .metric import class_sums
+
+MOST_LOGITS = 1 << 21  # logits of the held-out rows; with more of them accuracy alone decides, and is known better
+_STEPS = 30
+_FARTHEST = -1e6  # a class that is never predicted has a logit that would hide the differences of the others
+_WIDEST = 4.0  # factor by which the temperature changes in a step
+
+
+def tempered_losses(logits: Tensor, labels: Tensor, share: Tensor) -> Tensor:
+    """Return the cross entropy of each row, `(N,)` float64, after the logits are scaled by one number.
+
+    The number makes the mean loss least, so that heads are compared by what they know and not by how sure they are.
+
+    Args:
+        logits: `(N, C)`.
+        labels: `(N,)`.
+        share: Weight of each class in the mean, `(C,)`; it should sum to 1.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1, 1])
+        >>> share = torch.tensor([0.5, 0.5])
+        >>> [round(value, 2) for value in tempered_losses(logits, labels, share).tolist()]
+        [0.12, 0.31, 1.32]
+        >>> torch.allclose(tempered_losses(100 * logits, labels, share), tempered_losses(logits, labels, share))
+        True
+    """
+    logits = (logits.double() - logits.double().amax(1, keepdim=True)).clamp(min=_FARTHEST)
+    scale = float(logits.std(correction=0)) or 1.0
+    logits = logits / scale
+    right = logits.gather(1, labels[:, None])[:, 0]
+    weight = (share.double() / counts.class_counts(labels, len(share)).clamp(min=1))[labels]
+    factor = 1.0
+    for _ in range(_STEPS):
+        odds = (factor * logits).softmax(1)
+        mean = (odds * logits).sum(1)
+        slope = float((weight * (mean - right)).sum())
+        bend = float((weight * ((odds * logits.square()).sum(1) - mean.square())).sum())
+        aim = factor - slope / bend if bend > 0 else 0.0 if slope > 0 else torch.inf
+        last, factor = factor, min(max(aim, factor / _WIDEST), factor * _WIDEST)
+        if abs(factor - last) <= 1e-6 * last:
+            break
+    return torch.logsumexp(factor * logits, 1) - factor * right
+
+
+def likeliest(right: Tensor, losses: Tensor, labels: Tensor, share: Tensor) -> int:
+    """Return the classifier with the least loss among those whose accuracy is within half a standard error of the highest.
+
+    Args:
+        right: How often each of X classifiers is right on each row, `(X, N)`, in [0, 1].
+        losses: The loss of each on each row, `(X, N)`.
+        labels: `(N,)`.
+        share: Weight of the recall and the loss of each class, `(C,)`.
+
+    Returns:
+        Its index; the first of equals.
+
+    Example:
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> right = torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0]])
+        >>> losses = torch.tensor([[0.2, 0.2, 0.2, 2.0], [0.2, 0.2, 0.9, 0.2], [0.0, 0.0, 0.0, 0.0]])
+        >>> likeliest(right, losses, labels, torch.tensor([0.5, 0.5]))
+        1
+    """
+    rows = counts.class_counts(labels, len(share)).double()
+    held = (rows > 0) & (share > 0)
+    share = share[held].double() / share[held].sum()
+    mean, loss = (  # with 12 digits, so that rounding does not decide between equals
+        ((class_sums(each, labels, len(rows)) / rows)[:, held] * share).sum(1).round(decimals=12)
+        for each in (right, losses)
+    )
+    best = int(mean.argmax())
+    behind = right[best] - right
+    total, squares = (class_sums(each, labels, len(rows))[:, held] for each in (behind, behind.square()))
+    more = rows[held] + 2  # one row on each side, as in `balanced_difference`
+    error = (share.square() * ((squares + 1) / more - (total / more).square()) / more).sum(1).sqrt()
+    return int(loss.masked_fill(mean[best] - mean > NEAR * error, torch.inf).argmin())

@@ -1,0 +1,220 @@
+"""Fit a classifier's head anew to where its loss is least: a class-balanced logistic regression on frozen features."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import must
+from ..functional import counts
+from ..functional.logistic import fit_logistic
+from ..network.embeddings import Embeddings, require_embeddings
+from ..network.linear_head import LinearHead, read_head
+from ..runtime.signals import stop_if_interrupted
+from .unseen import SHARE, require_share, require_unseen, unseen_chances
+
+PENALTY = 0.03
+PENALTIES = (0.1, 0.03, 0.01)  # that are compared
+PENALISED = [f"penalty {penalty:g}" for penalty in PENALTIES]
+LARGEST = 1e9  # rows x features x classes; a larger regression takes minutes
+_ITERATIONS = 200
+_TOLERANCE = 1e-5
+
+
+def refit_head(
+    embeddings: Embeddings,
+    head: nn.Module | LinearHead,
+    *,
+    unseen: Embeddings | None = None,
+    unseen_share: float = SHARE,
+    penalty: float = PENALTY,
+) -> LinearHead:
+    """Return the head whose class-balanced loss is least: a logistic regression in which every class weighs the same.
+
+    `retrain_head` takes some steps of stochastic gradient descent from the present head; this is where such steps on even draws
+    end, and the present head plays no part in it. Nothing is random. `choose_head` chooses the penalty and the share of
+    unseen rows on held-out folds.
+
+    With `unseen`, the share `unseen_share * m / (m + 10)` of the weight of a class lies on its m unseen rows, as in `retrain_head`;
+    all of it where the class has no training rows. These rows must not judge the head afterwards.
+
+    Args:
+        embeddings: Features of the images that the backbone was trained on.
+        head: The present head, which says whether there is a bias: a module, which is only read, or its numbers.
+        unseen: Features of images that the backbone was not trained on, and that are not those of the test set.
+        unseen_share: Share of a class's weight on its unseen rows where it has many, in [0, 1].
+        penalty: On half the squared weight, beside the sum of the loss over the effective number of rows, which is 1 / sum(w^2) for
+            rows of weight w; 1 / C in scikit-learn's terms. It holds for features divided by the root of their mean squared
+            distance from their mean, so that the same number fits features of any scale.
+
+    Returns:
+        The head, on the device of the present one.
+
+    Raises:
+        InputError: The numbers of classes or features differ, the head is a cosine head, there is no row, the unseen rows are the
+            training rows, or a number is outside its range.
+
+    References:
+        Kang et al. 2020 (classifier retraining); Kirichenko, Izmailov and Wilson 2023 (unseen rows).
+
+    See Also:
+        retrain_head: The head trained further by a plan, which may augment features.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, heldout, head = dv.make_embeddings()
+        >>> def balanced_accuracy(head, rows):
+        ...     right = head.logits(rows.features).argmax(1) == rows.labels  # as many images of every class
+        ...     return round(float(right.float().mean()), 2)
+        >>> balanced_accuracy(head, heldout), balanced_accuracy(dv.refit_head(train, head), heldout)
+        (0.79, 0.92)
+
+        With every second held-out image as an unseen row, the others judge:
+
+        >>> odd = torch.arange(len(heldout)) % 2 == 1
+        >>> balanced_accuracy(dv.refit_head(train, head, unseen=heldout.select(~odd)), heldout.select(odd))
+        0.98
+    """
+    (found,) = refit_by_penalty(embeddings, head, [penalty], unseen=unseen, unseen_share=unseen_share)
+    return found
+
+
+def refit_by_penalty(
+    embeddings: Embeddings,
+    head: nn.Module | LinearHead,
+    penalties: Sequence[float],
+    *,
+    unseen: Embeddings | None = None,
+    unseen_share: float = SHARE,
+    bias: bool = True,
+) -> list[LinearHead]:
+    """Return the head of `refit_head` for each penalty; the search for each begins where that for the last one ended.
+
+    Args:
+        embeddings: See `refit_head`.
+        head: The present head.
+        penalties: Best from large to small.
+        unseen: See `refit_head`.
+        unseen_share: See `refit_head`.
+        bias: Whether there is a bias; a head without one gets none.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, _, head = dv.make_embeddings()
+        >>> [round(float(one.weight.norm()), 1) for one in refit_by_penalty(train, head, [1, 0.01])]
+        [3.8, 13.5]
+    """
+    head = read_head(head)
+    _require_fit(embeddings, head, penalties)
+    require_share(unseen_share)
+    features, labels = embeddings.features.detach().cpu().float(), embeddings.labels.cpu()
+    if unseen is not None:
+        require_unseen(unseen, embeddings)
+        features = torch.cat([features, unseen.features.detach().cpu().float()])
+        labels = torch.cat([labels, unseen.labels.cpu()])
+    weight = _class_shares(embeddings, unseen, unseen_share)
+    bias = bias and head.has_bias
+    centre = features.mean(0) if bias else torch.zeros(features.shape[1])
+    rows = features - centre
+    scale = float(rows.square().sum(1).mean(dtype=torch.float64).sqrt()) or 1.0
+    rows /= scale
+    used = weight > 0
+    if not bool(used.all()):
+        rows, labels, weight = rows[used], labels[used], weight[used]
+    folded = (
+        2 if head.num_classes == 2 else 1
+    )  # one row of coefficients, the difference of two, has twice their penalty
+    effective = 1 / float(weight.double().square().sum())
+    found, start = [], None
+    for penalty in penalties:
+        stop_if_interrupted()
+        start = fit_logistic(
+            rows,
+            labels,
+            weight,
+            head.num_classes,
+            mass=folded * effective / penalty,
+            iterations=_ITERATIONS,
+            tolerance=_TOLERANCE,
+            bias=bias,
+            start=start,
+        )
+        found.append(_head_of(start, centre, scale, head))
+    return found
+
+
+def penalised(
+    train: Embeddings, head: LinearHead, seed: int, *, bias: bool, unseen: Embeddings | None = None
+) -> list[LinearHead]:
+    """Return the head for each of `PENALTIES`, for `made_together`.
+
+    Args:
+        train: The training side.
+        head: The present head.
+        seed: Unused, since nothing is random.
+        bias: See `refit_by_penalty`.
+        unseen: See `refit_head`.
+
+    Example:
+        >>> import diversify as dv
+        >>> train, _, head = dv.make_embeddings()
+        >>> len(penalised(train, head, 0, bias=True)) == len(PENALTIES)
+        True
+    """
+    return refit_by_penalty(train, head, PENALTIES, unseen=unseen, bias=bias)
+
+
+def too_large(train: Embeddings) -> bool:
+    """Return whether a regression on these rows would take minutes.
+
+    Args:
+        train: The training side.
+
+    Example:
+        >>> import diversify as dv
+        >>> too_large(dv.make_embeddings()[0])
+        False
+    """
+    return train.features.numel() * train.num_classes > LARGEST
+
+
+def _head_of(coefficients: Tensor, centre: Tensor, scale: float, head: LinearHead) -> LinearHead:
+    """The head in the form and on the device of the present one."""
+    weight = coefficients[:, :-1] / scale
+    bias = coefficients[:, -1] - weight @ centre
+    if head.num_classes == 2:
+        weight, bias = (torch.stack([torch.zeros_like(rows[0]), rows[0]]) for rows in (weight, bias))
+    return replace(head, weight=weight.to(head.weight), bias=bias.to(head.bias))
+
+
+def _class_shares(embeddings: Embeddings, unseen: Embeddings | None, share: float) -> Tensor:
+    """The weight of each row, those of the training side first: 1 in all, the same for every class that has rows."""
+    seen = counts.class_counts(embeddings.labels, embeddings.num_classes).cpu()
+    others = torch.zeros_like(seen) if unseen is None else counts.class_counts(unseen.labels, unseen.num_classes).cpu()
+    on_unseen = unseen_chances(others, share).double().masked_fill((seen == 0) & (others > 0), 1.0)
+    each = 1 / ((seen > 0) | (others > 0)).sum().clamp(min=1).double()
+    weight = (each * (1 - on_unseen) / seen.clamp(min=1))[embeddings.labels.cpu()]
+    if unseen is not None:
+        weight = torch.cat([weight, (each * on_unseen / others.clamp(min=1))[unseen.labels.cpu()]])
+    return weight.float()
+
+
+def _require_fit(embeddings: Embeddings, head: LinearHead, penalties: Sequence[float]) -> None:
+    require_embeddings("embeddings", embeddings, "use dv.fit_multilabel_head")
+    for what in ("features", "classes"):
+        wanted, got = (getattr(side, f"num_{what}") for side in (embeddings, head))
+        if wanted != got:
+            raise must("head", f"have the embeddings' {wanted} {what}", got)
+    if head.cosine:
+        raise must("head", "be linear", "a cosine head", "use dv.retrain_head, which takes both")
+    if not len(embeddings):
+        raise must("embeddings", "have a row", 0)
+    for penalty in penalties:
+        real = isinstance(penalty, numbers.Real) and not isinstance(penalty, bool)
+        if not real or not (0 < float(penalty) < math.inf):
+            raise must("penalty", "be above 0, and finite", repr(penalty))
