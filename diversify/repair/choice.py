@@ -79,7 +79,7 @@ class HeadChoice:
         class_counts: Training rows per class, `(C,)`.
         heldout_counts: Held-out rows per class, `(C,)`.
         best: Index of the candidate with the highest metric among those that are not `passed_over`; by `balanced` and `prior`, with
-            the least loss among those within half a standard error of the highest.
+            the least loss among those within one standard error of the highest.
         recommended: Index of the best candidate, or 0 (the untouched head) if that is behind by at most one standard
             error; see `choose_head`.
         overall: `gain`, `gain_low` and `gain_high` of always taking the best candidate and option of the other folds.
@@ -230,12 +230,15 @@ class HeadChoice:
         """Return the recommendation as text: its gain with an interval, and a simpler candidate that is as good."""
         unit = " points" if self.in_shares else " of expected cost"
         if self.recommended == 0:
-            if self.best == 0:
+            ahead = self.best
+            if not ahead and "loss" in self.columns:  # one may be ahead whose loss is larger
+                ahead = int(self.columns["behind"].argmin())
+            if not ahead:
                 which = "no candidate with as good a mean recall" if self.passed_over else "no candidate"
                 return f"Recommended: leave the head as it is; {which} does better on held-out images."
-            behind, error = self._behind(0)
+            lead, error = self._behind(0 if self.best else ahead)
             return (
-                f"Recommended: leave the head as it is; {self.names[self.best]} is only {behind}{unit} ahead on held-out"
+                f"Recommended: leave the head as it is; {self.names[ahead]} is only {lead.lstrip('-')}{unit} ahead on held-out"
                 f" images, within one standard error ({error})."
             )
         gain, low, high = (
@@ -269,7 +272,7 @@ class HeadChoice:
         if float(self.columns["behind"][place]) < 0:
             ahead = self._amount(-float(self.columns["behind"][place]))
             return (
-                f" {title} is simpler and {ahead}{unit} ahead, less than half a standard error, but gives the true classes less"
+                f" {title} is simpler and {ahead}{unit} ahead, less than one standard error, but gives the true classes less"
                 " probability."
             )
         return f" {title} is simpler and only {behind}{unit} behind, at most one standard error ({error})."

@@ -58,7 +58,7 @@ def choose_head(
     the rows from the other two.
 
     The best candidate by `metric` is recommended, the simpler one of equals. By `balanced` and `prior`, candidates and options
-    whose accuracy is within half a standard error of the highest are equals, and the one that gives the true classes the
+    whose accuracy is within one standard error of the highest are equals, and the one that gives the true classes the
     most probability is taken, after each head's logits are scaled by one fitted number: probabilities are known
     better than recalls. If the untouched head is behind the best by at most one standard error of their difference on the
     same rows, the untouched head is recommended. It is always compared, and comes first.
@@ -113,7 +113,7 @@ def choose_head(
         >>> prior = [0.9, 0.05, 0.03, 0.02]
         >>> found = choose_head(train, heldout, head, dv.default_candidates(train, head)[:2], metric="prior", target_prior=prior)
         >>> [round(value, 3) for value in found.score.tolist()], found.names[found.recommended]
-        ([0.943, 0.95], 'untouched')
+        ([0.943, 0.951], 'untouched')
 
         By the class that fares worst:
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..functional import counts
-from .choice import NEAR
 from .metric import class_sums
 
 MOST_LOGITS = 1 << 21  # logits of the held-out rows; with more of them accuracy alone decides, and is known better
@@ -52,7 +51,7 @@ def tempered_losses(logits: Tensor, labels: Tensor, share: Tensor) -> Tensor:
 
 
 def likeliest(right: Tensor, losses: Tensor, labels: Tensor, share: Tensor) -> int:
-    """Return the classifier with the least loss among those whose accuracy is within half a standard error of the highest.
+    """Return the classifier with the least loss among those whose accuracy is within one standard error of the highest.
 
     Args:
         right: How often each of X classifiers is right on each row, `(X, N)`, in [0, 1].
@@ -82,4 +81,4 @@ def likeliest(right: Tensor, losses: Tensor, labels: Tensor, share: Tensor) -> i
     total, squares = (class_sums(each, labels, len(rows))[:, held] for each in (behind, behind.square()))
     more = rows[held] + 2  # one row on each side, as in `balanced_difference`
     error = (share.square() * ((squares + 1) / more - (total / more).square()) / more).sum(1).sqrt()
-    return int(loss.masked_fill(mean[best] - mean > NEAR * error, torch.inf).argmin())
+    return int(loss.masked_fill(mean[best] - mean > error, torch.inf).argmin())

@@ -133,11 +133,12 @@ def _definitions(choice: HeadChoice) -> tuple[Definition, ...]:
         Definition(
             title="within one standard error",
             text="A candidate whose difference to the best, on the same images, is less than its standard error may be as good as the"
-            " best. By balanced accuracy, or the accuracy under a target prior, candidates within half a standard error of the highest"
-            " are compared by their loss, and the one with the least is the best. The best candidate is recommended, unless the untouched head is within"
-            " one standard error: then the head stays as it is. Where the metric depends on the lowest recalls, which are of few images, the untouched head must also be within one"
-            " standard error by the mean recall; and by the lowest recall, or the lowest third, candidates whose mean recall is more than"
-            " half a standard error behind the highest are passed over.",
+            " best. By balanced accuracy, or accuracy under a target prior, candidates within one standard error of the highest are"
+            " compared by their loss; the one with the least is the best. The best candidate is recommended, unless the untouched"
+            " head is within one standard error: then the head stays as it is. Where the metric depends on the lowest recalls, which"
+            " are of few images, the untouched head must also be within one standard error by the mean recall; and by the lowest"
+            " recall, or the lowest third, candidates whose mean recall is more than half a standard error behind the highest are"
+            " passed over.",
             anchor="measure-behind",
         ),
     )

@@ -158,7 +158,10 @@ def test_the_change_of_a_class_has_the_interval_of_a_paired_difference(sides: Si
 
 
 def test_what_wins_is_recommended(choice: HeadChoice) -> None:
-    assert choice.best == int(choice.columns["balanced_accuracy"].argmax())
+    behind, error, loss = (choice.columns[name] for name in ("behind", "behind_error", "loss"))
+    highest = int(choice.columns["balanced_accuracy"].argmax())
+    assert float(-behind[highest]) <= float(error[highest])
+    assert bool((loss[behind <= behind[highest]] >= loss[choice.best]).all())
     assert float(choice.columns["behind"][0]) > float(choice.columns["behind_error"][0])
     assert choice.recommended == choice.best
     assert equal(choice.head, choice.heads[choice.best])
@@ -187,7 +190,7 @@ def test_of_equals_the_simpler_one_is_recommended_and_what_comes_near_is_named(s
     assert found.names[found.recommended] == "first"
     assert found.simpler is None
     assert "simpler" not in found.in_words()
-    near = behind_by(3, heldout, head)
+    near = dataclasses.replace(behind_by(3, heldout, head), weight=head.weight + 0.05 * head.weight.roll(1, 0))
     close = Candidate(name="close", meaning="", options={"": lambda *_: near})
     found = choose_head(train, heldout, forgetful, [close, same[0]])
     assert found.names[found.best] == found.names[found.recommended] == "first"
@@ -209,7 +212,6 @@ def test_a_head_that_is_hardly_behind_is_left_as_it_is(sides: Sides) -> None:
     train, heldout, head = sides
     better = [Candidate(name="better", meaning="", options={"": lambda *_: head})]
     found = choose_head(train, heldout, behind_by(3, heldout, head), better)
-    assert found.names[found.best] == "better"
     assert found.recommended == 0
     assert "leave the head as it is; better is only" in found.in_words()
     found = choose_head(train, heldout, behind_by(12, heldout, head), better)

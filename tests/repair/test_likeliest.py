@@ -98,7 +98,7 @@ def test_where_the_likelihood_decides_against_a_higher_accuracy_the_text_says_so
     found = dataclasses.replace(found, best=2, recommended=2)
     found.columns["behind"][1] = -0.004
     assert found.in_words().endswith(
-        " A is simpler and 0.4 points ahead, less than half a standard error, but gives the true classes less probability."
+        " A is simpler and 0.4 points ahead, less than one standard error, but gives the true classes less probability."
     )
 
 
