@@ -34,7 +34,7 @@ from diversify.plan.plan import Plan
 from diversify.plan.policies import FeaturePolicy
 from diversify.repair.candidate import even_plan
 from diversify.repair.fitted import fit_slope, slope_fitted
-from diversify.repair.narrow import narrow_plan
+from diversify.repair.narrow import ON_UNSEEN, narrow_plan, narrow_shares
 from diversify.repair.post_hoc import adjust_logits, log_prior_of
 from diversify.runtime import provenance
 from diversify.study.experiments.diversity_designs import DESIGNS
@@ -188,6 +188,31 @@ METHODS: Mapping[str, tuple[str, str | None, Make]] = {  # what it is, its contr
         "as many other classes drawn twice as often",
         None,
         lambda heads: heads.drawn_more(heads.narrow(permuted=True)),
+    ),
+    "logistic regression": (
+        "the head fitted anew, every class with the same weight",
+        "even draws",
+        lambda heads: heads.refitted(),
+    ),
+    "logistic regression + unseen": (
+        "the same with part of the weight on held-out rows",
+        "even draws + unseen",
+        lambda heads: heads.refitted(unseen=True),
+    ),
+    "narrow by unseen rows": (
+        "the same, most of the weight of narrow classes on their held-out rows",
+        "narrow by unseen rows, other classes",
+        lambda heads: heads.refitted(unseen=True, share=narrow_shares(heads.narrow())),
+    ),
+    "narrow by unseen rows, other classes": (
+        "most of the weight of as many other classes on theirs",
+        "logistic regression + unseen",
+        lambda heads: heads.refitted(unseen=True, share=narrow_shares(heads.narrow(permuted=True))),
+    ),
+    "all by unseen rows": (
+        "most of the weight of every class on its held-out rows",
+        "logistic regression + unseen",
+        lambda heads: heads.refitted(unseen=True, share=ON_UNSEEN),
     ),
     "plan + unseen": (
         "the plan from the diagnosis, with held-out rows",

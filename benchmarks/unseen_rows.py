@@ -47,6 +47,7 @@ from diversify.repair.fitted import ROUNDS, bias_fitted, slope_fitted
 from diversify.repair.post_hoc import adjust_logits, log_prior_of
 from diversify.repair.refit import refit_head
 from diversify.repair.retrain import DEFAULT, HeadRecipe, retrain_with
+from diversify.repair.unseen import SHARE
 from diversify.runtime import provenance
 from diversify.training.recipe import Recipe
 from diversify.training.resident import ResidentImages, features_of, fit_resident
@@ -241,9 +242,10 @@ class Heads:
         plan = even_plan(counts.class_counts(self.unseen.labels, len(self.sizes)))
         return retrain_with(self.unseen, self.bank.head, plan, self.recipe)
 
-    def refitted(self, *, unseen: bool = False) -> LinearHead:
+    def refitted(self, *, unseen: bool = False, share: float | Tensor = SHARE) -> LinearHead:
         """Return the head with the least class-balanced loss, with part of the weight on the unseen rows or without them."""
-        return refit_head(self.bank.train, self.bank.head, unseen=self.unseen if unseen and self.rows else None)
+        rows = self.unseen if unseen and self.rows else None
+        return refit_head(self.bank.train, self.bank.head, unseen=rows, unseen_share=share)
 
     def biased(self, *, temperature: bool = False, rounds: int = 0, permuted: bool = False) -> LinearHead:
         """Return the head with a fitted bias per class, or with the biases of other classes on top of the fitted slope."""

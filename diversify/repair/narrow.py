@@ -12,8 +12,10 @@ from ..functional.coverage import class_coverage
 from ..network.embeddings import Embeddings
 from ..plan.plan import Plan
 from .candidate import even_plan
+from .unseen import SHARE
 
 MORE = 2.0  # draws of a narrow class over those of a wide one
+ON_UNSEEN = 0.9  # share of the weight of a narrow class on its unseen rows, where it has many
 
 
 def find_narrow_classes(train: Embeddings, heldout: Embeddings, *, seed: int = 0) -> Tensor:
@@ -69,6 +71,22 @@ def narrow_plan(train: Embeddings, narrow: Tensor) -> Plan:
         [0.4, 0.2, 0.2, 0.2]
     """
     return drawn_more(even_plan(counts.class_counts(train.labels, train.num_classes)), narrow)
+
+
+def narrow_shares(narrow: Tensor) -> Tensor:
+    """Return the share of each class's weight that lies on its unseen rows where it has many, `(C,)`: 0.9 for narrow classes, else 0.5.
+
+    On 24 networks with narrow classes this gave `refit_head` more balanced accuracy than 0.5 for all, than 0.9 for all, and
+    than 0.9 for as many other classes (`docs/results/narrow_heads.md`).
+
+    Args:
+        narrow: `(C,)` bool.
+
+    Example:
+        >>> narrow_shares(torch.tensor([True, False])).tolist()
+        [0.9, 0.5]
+    """
+    return torch.where(narrow.cpu(), *torch.tensor([ON_UNSEEN, SHARE], dtype=torch.float64))
 
 
 def drawn_more(plan: Plan, classes: Tensor) -> Plan:

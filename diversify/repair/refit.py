@@ -31,7 +31,7 @@ def refit_head(
     head: nn.Module | LinearHead,
     *,
     unseen: Embeddings | None = None,
-    unseen_share: float = SHARE,
+    unseen_share: float | Sequence[float] | Tensor = SHARE,
     penalty: float = PENALTY,
 ) -> LinearHead:
     """Return the head whose class-balanced loss is least: a logistic regression in which every class weighs the same.
@@ -47,7 +47,8 @@ def refit_head(
         embeddings: Features of the images that the backbone was trained on.
         head: The present head, which says whether there is a bias: a module, which is only read, or its numbers.
         unseen: Features of images that the backbone was not trained on, and that are not those of the test set.
-        unseen_share: Share of a class's weight on its unseen rows where it has many, in [0, 1].
+        unseen_share: Share of a class's weight on its unseen rows where it has many, in [0, 1]; one number, or one for each class,
+            for example more for a class whose training images are all alike.
         penalty: On half the squared weight, beside the sum of the loss over the effective number of rows, which is 1 / sum(w^2) for
             rows of weight w; 1 / C in scikit-learn's terms. It holds for features divided by the root of their mean squared
             distance from their mean, so that the same number fits features of any scale.
@@ -90,7 +91,7 @@ def refit_by_penalty(
     penalties: Sequence[float],
     *,
     unseen: Embeddings | None = None,
-    unseen_share: float = SHARE,
+    unseen_share: float | Sequence[float] | Tensor = SHARE,
     bias: bool = True,
 ) -> list[LinearHead]:
     """Return the head of `refit_head` for each penalty; the search for each begins where that for the last one ended.
@@ -111,13 +112,13 @@ def refit_by_penalty(
     """
     head = read_head(head)
     _require_fit(embeddings, head, penalties)
-    require_share(unseen_share)
+    share = _share_of_classes(unseen_share, head.num_classes)
     features, labels = embeddings.features.detach().cpu().float(), embeddings.labels.cpu()
     if unseen is not None:
         require_unseen(unseen, embeddings)
         features = torch.cat([features, unseen.features.detach().cpu().float()])
         labels = torch.cat([labels, unseen.labels.cpu()])
-    weight = _class_shares(embeddings, unseen, unseen_share)
+    weight = _class_shares(embeddings, unseen, share)
     bias = bias and head.has_bias
     centre = features.mean(0) if bias else torch.zeros(features.shape[1])
     rows = features - centre
@@ -149,7 +150,13 @@ def refit_by_penalty(
 
 
 def penalised(
-    train: Embeddings, head: LinearHead, seed: int, *, bias: bool, unseen: Embeddings | None = None
+    train: Embeddings,
+    head: LinearHead,
+    seed: int,
+    *,
+    bias: bool,
+    unseen: Embeddings | None = None,
+    unseen_share: float | Tensor = SHARE,
 ) -> list[LinearHead]:
     """Return the head for each of `PENALTIES`, for `made_together`.
 
@@ -159,6 +166,7 @@ def penalised(
         seed: Unused, since nothing is random.
         bias: See `refit_by_penalty`.
         unseen: See `refit_head`.
+        unseen_share: See `refit_head`.
 
     Example:
         >>> import diversify as dv
@@ -166,7 +174,7 @@ def penalised(
         >>> len(penalised(train, head, 0, bias=True)) == len(PENALTIES)
         True
     """
-    return refit_by_penalty(train, head, PENALTIES, unseen=unseen, bias=bias)
+    return refit_by_penalty(train, head, PENALTIES, unseen=unseen, unseen_share=unseen_share, bias=bias)
 
 
 def too_large(train: Embeddings) -> bool:
@@ -192,11 +200,25 @@ def _head_of(coefficients: Tensor, centre: Tensor, scale: float, head: LinearHea
     return replace(head, weight=weight.to(head.weight), bias=bias.to(head.bias))
 
 
-def _class_shares(embeddings: Embeddings, unseen: Embeddings | None, share: float) -> Tensor:
+def _share_of_classes(share: float | Sequence[float] | Tensor, num_classes: int) -> Tensor:
+    """The share of each class, `(C,)` float64."""
+    if not isinstance(share, (Sequence, Tensor)) or isinstance(share, str):
+        require_share(share)
+        return torch.full((num_classes,), float(share), dtype=torch.float64)
+    each = share.tolist() if isinstance(share, Tensor) else list(share)
+    if not isinstance(each, list) or len(each) != num_classes:
+        got = len(each) if isinstance(each, list) else "one number in a tensor"
+        raise must("unseen_share", f"be one number, or {num_classes}, one for each class", got)
+    for one in each:
+        require_share(one)
+    return torch.tensor(each, dtype=torch.float64)
+
+
+def _class_shares(embeddings: Embeddings, unseen: Embeddings | None, share: Tensor) -> Tensor:
     """The weight of each row, those of the training side first: 1 in all, the same for every class that has rows."""
     seen = counts.class_counts(embeddings.labels, embeddings.num_classes).cpu()
     others = torch.zeros_like(seen) if unseen is None else counts.class_counts(unseen.labels, unseen.num_classes).cpu()
-    on_unseen = unseen_chances(others, share).double().masked_fill((seen == 0) & (others > 0), 1.0)
+    on_unseen = unseen_chances(others, share).masked_fill((seen == 0) & (others > 0), 1.0)
     each = 1 / ((seen > 0) | (others > 0)).sum().clamp(min=1).double()
     weight = (each * (1 - on_unseen) / seen.clamp(min=1))[embeddings.labels.cpu()]
     if unseen is not None:

@@ -17,15 +17,15 @@ SHARE = 0.5  # of a class's draws that come from unseen rows where it has many o
 FEW = 10  # unseen rows of a class at which that share is halved
 
 
-def unseen_chances(rows: Tensor, share: float) -> Tensor:
-    """Return the share of each class's draws that comes from its unseen rows, `(C,)` float32.
+def unseen_chances(rows: Tensor, share: float | Tensor) -> Tensor:
+    """Return the share of each class's draws that comes from its unseen rows, `(C,)`.
 
     It is `share * rows / (rows + 10)`: 0 without rows, half of `share` with 10 rows, and nearly `share` with hundreds. A few
     rows say little about a class, and a head that sees them in every batch learns them by heart.
 
     Args:
         rows: Unseen rows per class, `(C,)`.
-        share: The share with many rows, in [0, 1].
+        share: The share with many rows, in [0, 1]; one number, or one for each class, `(C,)`.
 
     Example:
         >>> unseen_chances(torch.tensor([0, 10, 30]), 0.5).tolist()

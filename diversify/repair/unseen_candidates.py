@@ -14,7 +14,7 @@ from ..network.linear_head import LinearHead
 from ..plan.plan import Plan
 from .candidate import MORE_TAUS, Candidate, Make, MakePlan, even_plan, evened, made_together
 from .fitted import ROUNDS, bias_fitted, slope_fitted
-from .narrow import find_narrow_classes, narrow_plan
+from .narrow import find_narrow_classes, narrow_plan, narrow_shares
 from .post_hoc import log_prior_of
 from .refit import PENALISED, penalised, too_large
 from .retrain import HeadRecipe, retrain_with
@@ -22,6 +22,7 @@ from .unseen import SHARE
 
 SHARES = (SHARE, 1.0)  # of a class's draws that come from its unseen rows where it has many
 NARROW = "narrow drawn more + unseen"
+NARROW_BY_UNSEEN = "narrow by unseen rows"
 EVENED = {"draws of the plan": 0.0, "half way to even draws": 0.5}
 _FROM_HELDOUT = " It is fitted on held-out images; each third of them is predicted by one fitted without that third."
 _REWEIGHTED = "Kirichenko et al. 2023 (deep feature reweighting)"
@@ -82,12 +83,13 @@ def heldout_candidates(
             _REWEIGHTED,
         ),
     ]
-    if not cosine and not too_large(train):
+    regression = not cosine and not too_large(train)
+    if regression:
         found.append(
             mixed(
                 "logistic regression + unseen",
                 "The head fitted anew to where its loss is least, on training and held-out rows, every class with the same weight.",
-                lambda rows: made_together(PENALISED, partial(penalised, bias=recipe.bias, unseen=rows)),
+                partial(_regressed, recipe),
                 _REWEIGHTED,
             )
         )
@@ -100,6 +102,14 @@ def heldout_candidates(
                 partial(_narrow_drawn_more, train, recipe),
             )
         )
+        if regression:
+            found.append(
+                mixed(
+                    NARROW_BY_UNSEEN,
+                    "Logistic regression, with most of the weight of narrow classes on their held-out rows.",
+                    partial(_regressed_by_unseen, train, recipe),
+                )
+            )
     make_plan = replan if replan is not None else (lambda _: plan) if plan is not None else None
     if plan is not None and make_plan is not None:
         needs_bias = plan.prior_correction.after > 0
@@ -172,6 +182,15 @@ def _mixed(make_plan: MakePlan, recipe: HeadRecipe, rows: Embeddings) -> dict[st
         )
 
     return {f"share {share:g}": of(share) for share in SHARES}
+
+
+def _regressed(recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
+    return made_together(PENALISED, partial(penalised, bias=recipe.bias, unseen=rows))
+
+
+def _regressed_by_unseen(train: Embeddings, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
+    share = narrow_shares(find_narrow_classes(train, rows))
+    return made_together(PENALISED, partial(penalised, bias=recipe.bias, unseen=rows, unseen_share=share))
 
 
 def _narrow_drawn_more(train: Embeddings, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:

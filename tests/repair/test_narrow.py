@@ -8,8 +8,8 @@ import torch
 import diversify as dv
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead
-from diversify.repair.narrow import find_narrow_classes, narrow_plan
-from diversify.repair.unseen_candidates import NARROW
+from diversify.repair.narrow import find_narrow_classes, narrow_plan, narrow_shares
+from diversify.repair.unseen_candidates import NARROW, NARROW_BY_UNSEEN
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +50,21 @@ def test_candidates_have_it_only_where_a_class_is_narrow(sides) -> None:
     assert not torch.equal(made.weight, next(iter(even.options.values()))(train, head, 0).weight)
     alike = dv.default_candidates(heldout, head, unseen=heldout, recipe=recipe)
     assert NARROW not in [each.name for each in alike]
+
+
+def test_narrow_classes_learn_most_from_their_held_out_rows(sides) -> None:
+    train, heldout, head = sides
+    listed = {one.name: one for one in dv.default_candidates(train, head, unseen=heldout)}
+    one = listed[NARROW_BY_UNSEEN]
+    assert one.fits_heldout
+    assert one.remade is not None
+    found = one.options["penalty 0.03"](train, head, 0)
+    share = narrow_shares(find_narrow_classes(train, heldout))
+    assert share.tolist() == [0.5, 0.5, 0.9, 0.5, 0.5]
+    wanted = dv.refit_head(train, head, unseen=heldout, unseen_share=share)
+    even = dv.refit_head(train, head, unseen=heldout)
+    rows = [each.logits(heldout.features).softmax(1) for each in (found, wanted, even)]
+    torch.testing.assert_close(rows[0], rows[1], atol=2e-3, rtol=0)
+    own = heldout.labels == 2
+    assert float(rows[0][own, 2].mean()) > float(rows[2][own, 2].mean()) + 0.01
+    assert NARROW_BY_UNSEEN not in [each.name for each in dv.default_candidates(heldout, head, unseen=heldout)]

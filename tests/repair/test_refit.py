@@ -84,6 +84,31 @@ def test_a_class_without_training_rows_is_learned_from_its_unseen_ones(sides):
     assert float((found[heldout.labels == 3] == 3).float().mean()) > 0.8
 
 
+def test_each_class_may_have_a_share_of_its_own(sides):
+    train, heldout, head = sides
+    mixed = dv.refit_head(train, head, unseen=heldout, unseen_share=[0.0, 0.0, 0.0, 1.0])
+    weight = torch.cat([_shares(train.labels, 4), torch.zeros(len(heldout), dtype=torch.float64)])
+    on_unseen = 50 / 60  # the fourth class has 12 training rows and 50 unseen ones
+    weight[: len(train)][train.labels == 3] *= 1 - on_unseen
+    weight[len(train) :][heldout.labels == 3] = on_unseen / 50 / 4
+    features, labels = torch.cat([train.features, heldout.features]), torch.cat([train.labels, heldout.labels])
+    used = weight > 0
+    centre = features.mean(0)
+    scale = float((features - centre).square().sum(1).mean().sqrt())
+    known = LogisticRegression(C=1 / 0.03 / float(weight.square().sum()), tol=1e-8, max_iter=2000)
+    known.fit(
+        ((features - centre) / scale)[used].double().numpy(), labels[used].numpy(), sample_weight=weight[used].numpy()
+    )
+    wanted = torch.from_numpy(known.predict_proba(((heldout.features - centre) / scale).double().numpy())).float()
+    torch.testing.assert_close(mixed.logits(heldout.features).softmax(1), wanted, atol=0.02, rtol=0)
+    same = [
+        dv.refit_head(train, head, unseen=heldout, unseen_share=share)
+        for share in (0.3, [0.3] * 4, torch.full((4,), 0.3))
+    ]
+    for one in same[1:]:
+        torch.testing.assert_close(one.weight, same[0].weight, rtol=1e-3, atol=1e-3)
+
+
 def test_each_penalty_of_several_gives_the_head_that_it_gives_alone(sides):
     train, heldout, head = sides
     for found, penalty in zip(refit_by_penalty(train, head, [0.3, 0.03]), (0.3, 0.03), strict=True):
@@ -111,6 +136,14 @@ def test_what_cannot_be_fitted_is_refused(sides):
         (lambda: dv.refit_head(train, head, penalty=0), "penalty must be above 0, and finite, got 0"),
         (lambda: dv.refit_head(train, head, penalty=float("nan")), "penalty must be above 0, and finite, got nan"),
         (lambda: dv.refit_head(train, head, unseen_share=2), r"unseen_share must lie in \[0, 1\], got 2"),
+        (
+            lambda: dv.refit_head(train, head, unseen_share=[0.5, 0.5]),
+            "unseen_share must be one number, or 4, one for each class, got 2",
+        ),
+        (
+            lambda: dv.refit_head(train, head, unseen_share=[0.5, 0.5, 0.5, -1]),
+            r"unseen_share must lie in \[0, 1\], got -1",
+        ),
         (lambda: dv.refit_head(train, head, unseen=train), "unseen must be images that the backbone was not trained"),
         (lambda: dv.refit_head(train, nn.Linear(5, 4)), "head must have the embeddings' 16 features, got 5"),
     ):
