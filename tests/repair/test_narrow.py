@@ -66,5 +66,6 @@ def test_narrow_classes_learn_most_from_their_held_out_rows(sides) -> None:
     rows = [each.logits(heldout.features).softmax(1) for each in (found, wanted, even)]
     torch.testing.assert_close(rows[0], rows[1], atol=2e-3, rtol=0)
     own = heldout.labels == 2
-    assert float(rows[0][own, 2].mean()) > float(rows[2][own, 2].mean()) + 0.01
+    missed = [float(1 - each[own, 2].mean()) for each in rows]
+    assert missed[0] < 0.8 * missed[2]
     assert NARROW_BY_UNSEEN not in [each.name for each in dv.default_candidates(heldout, head, unseen=heldout)]
