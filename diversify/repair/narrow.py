@@ -86,7 +86,8 @@ def narrow_shares(narrow: Tensor) -> Tensor:
         >>> narrow_shares(torch.tensor([True, False])).tolist()
         [0.9, 0.5]
     """
-    return torch.where(narrow.cpu(), *torch.tensor([ON_UNSEEN, SHARE], dtype=torch.float64))
+    share = torch.full(narrow.shape, SHARE, dtype=torch.float64)
+    return share.masked_fill(narrow.cpu(), ON_UNSEEN)
 
 
 def drawn_more(plan: Plan, classes: Tensor) -> Plan:
