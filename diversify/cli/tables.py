@@ -192,6 +192,7 @@ def show_choice(choice: HeadChoice, class_names: Sequence[str]) -> None:
         }
         if out.width >= NARROW:
             row["spread"] = "–" if math.isnan(column["spread"]) else f"{column['spread']:{form}}"
+            row |= {"loss": f"{float(choice.columns['loss'][place]):.3f}"} if "loss" in choice.columns else {}
             row |= {group: percent(float(values[place])) for group, values in groups.items()}
         if out.width >= NARROWEST:
             row["option"] = escape(choice.option(place)) or "–"

@@ -48,8 +48,9 @@ def default_candidates(
     also tried with a logit adjustment afterwards, so that a plan gets no credit for a correction that costs nothing.
 
     With `unseen` they are joined by repairs that learn from these held-out rows: a slope in log n, a bias per class, and a
-    temperature with a bias, each fitted by likelihood; even draws and the plan with unseen rows in every batch; the unseen
-    rows alone; and, where these rows show that classes are narrow, draws that favour these. `choose_head` judges each by heads
+    temperature with a bias, each fitted by likelihood; even draws and the plan with unseen rows in every batch; a logistic
+    regression on both; the unseen rows alone; and, where these rows show that classes are narrow, draws that favour these, and
+    a regression in which most of their weight lies on unseen rows. A cosine head gets no regression. `choose_head` judges each by heads
     that were fitted without the rows that it predicts.
 
     Args:
@@ -66,8 +67,8 @@ def default_candidates(
         offsets: Add biases per class that move, step by step, toward the classes that fare worst. They need `unseen`.
 
     Returns:
-        The candidates. SMOTE and EOS are left out if their rows would not fit into memory, and a plan if its nearest
-        neighbours would take minutes to find; `HeadChoice.notes` then says so.
+        The candidates. SMOTE and EOS are left out if their rows would not fit into memory, and a regression or a plan if it would
+        take minutes; `HeadChoice.notes` then says so.
 
     Example:
         >>> import diversify as dv
@@ -289,7 +290,7 @@ def _left_out_in_words(train: Embeddings, searches: Mapping[str, float], *, cosi
     if too_large(train) and not cosine:
         size = train.features.numel() * train.num_classes
         found.append(
-            f"Logistic regression is not compared: it has {size:.0e} rows x features x classes, and at most {LARGEST:.0e} are fitted."
+            f"Logistic regression is not compared: it has {size:,} rows x features x classes, and at most {LARGEST:,.0f} are fitted."
         )
     for name, work in searches.items():
         found.append(

@@ -66,11 +66,12 @@ class HeadChoice:
         final_option: Index of the option that is best on all held-out rows, per candidate.
         columns: Measurements by name, each `(F,)` float64: `balanced_accuracy` with `_low` and `_high`; `spread`, its
             standard deviation over repeats; `gain` over the untouched head with `_low` and `_high`; `behind`, the distance
-            to the best candidate; and `behind_error`, the standard error of that distance. Spread, gain and distance
-            are of the metric. `balanced` and `prior` add `loss`, the mean cross entropy over classes after the logits are
-            scaled by one fitted number, unless there are very many logits. A metric other than `balanced` adds `score` with
-            `_low` and `_high`. One that depends on the lowest recalls adds `mean_gain`, the gain in mean recall; `mean_behind`,
-            the distance to the highest mean recall; and `mean_behind_error`, its standard error.
+            to the best candidate, or where there is a `loss` to the most accurate one; and `behind_error`, the standard error
+            of that distance. Spread, gain and distance are of the metric. `balanced` and `prior` add `loss`, the mean cross
+            entropy over classes after the logits are scaled by one fitted number, unless there are more than two million
+            held-out logits. A metric other than `balanced` adds `score` with `_low` and `_high`. One that depends on the lowest
+            recalls adds `mean_gain`, the gain in mean recall; `mean_behind`, the distance to the highest mean recall; and
+            `mean_behind_error`, its standard error.
         recall: Mean recall over repeats, `(F, C)`; NaN for a class without held-out rows.
         recall_low: Lower end of the recall's interval, `(F, C)`.
         recall_high: Upper end of the recall's interval, `(F, C)`.
@@ -196,7 +197,7 @@ class HeadChoice:
 
     @property
     def ranking(self) -> list[int]:
-        """The candidates, best first, and then those that are passed over."""
+        """The candidates, the highest by the metric first, and then those that are passed over."""
         behind, over = self.columns["behind"].tolist(), self.passed_over
         return sorted(range(len(behind)), key=lambda place: (place in over, behind[place]))
 
@@ -230,15 +231,13 @@ class HeadChoice:
         """Return the recommendation as text: its gain with an interval, and a simpler candidate that is as good."""
         unit = " points" if self.in_shares else " of expected cost"
         if self.recommended == 0:
-            ahead = self.best
-            if not ahead and "loss" in self.columns:  # one may be ahead whose loss is larger
-                ahead = int(self.columns["behind"].argmin())
-            if not ahead:
+            ahead = self._most_accurate
+            if ahead == 0 or not float(self.columns["behind"][0]) > 0:
                 which = "no candidate with as good a mean recall" if self.passed_over else "no candidate"
                 return f"Recommended: leave the head as it is; {which} does better on held-out images."
-            lead, error = self._behind(0 if self.best else ahead)
+            lead, error = self._behind(0)
             return (
-                f"Recommended: leave the head as it is; {self.names[ahead]} is only {lead.lstrip('-')}{unit} ahead on held-out"
+                f"Recommended: leave the head as it is; {self.names[ahead]} is only {lead}{unit} ahead on held-out"
                 f" images, within one standard error ({error})."
             )
         gain, low, high = (
@@ -269,12 +268,8 @@ class HeadChoice:
         behind, error = self._behind(place)
         name = self.names[place]
         title = f"{name[:1].upper()}{name[1:]}"
-        if float(self.columns["behind"][place]) < 0:
-            ahead = self._amount(-float(self.columns["behind"][place]))
-            return (
-                f" {title} is simpler and {ahead}{unit} ahead, less than one standard error, but gives the true classes less"
-                " probability."
-            )
+        if self._most_accurate != self.recommended:
+            return f" {title} is simpler and as accurate, within one standard error, but gives the true classes less probability."
         return f" {title} is simpler and only {behind}{unit} behind, at most one standard error ({error})."
 
     def expected_in_words(self) -> str:
@@ -284,8 +279,13 @@ class HeadChoice:
         gain, low, high = (f"{100 * self.forecast_overall[f'gain{end}']:+.1f}" for end in ("", "_low", "_high"))
         return f"Expected of new images: balanced accuracy {gain} points (95% interval {low} to {high})."
 
+    @property
+    def _most_accurate(self) -> int:
+        """The candidate from which `behind` is measured."""
+        return int(self.columns["behind"].argmin()) if "loss" in self.columns else self.best
+
     def _behind(self, place: int) -> tuple[str, str]:
-        """Return how far a candidate is behind the best, and the standard error of that."""
+        """Return how far a candidate is behind the most accurate one, and the standard error of that."""
         behind, error = (self._amount(float(self.columns[key][place])) for key in ("behind", "behind_error"))
         return behind, error
 

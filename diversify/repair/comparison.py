@@ -65,11 +65,14 @@ def compare_candidates(
     )
     final = [_best(options, predicted[:, None], losses, labels, classes, judge) for options in places]
     score = judge.value(taken, labels, classes)
-    best = _best(range(len(listed)), taken, weighed, labels, classes, judge)
+    leader = best = _best(range(len(listed)), taken, None, labels, classes, judge)
+    stays = _as_good(taken, leader, labels, classes, judge)
+    if weighed is not None:
+        best = _best(range(0 if stays else 1, len(listed)), taken, weighed, labels, classes, judge)
     held = counts.class_counts(labels, classes)
     recalls = _recalls(taken, labels, classes, held)
     columns = _accuracies(taken, recalls["recall"], recalls["recall_low"], recalls["recall_high"], labels, classes)
-    columns |= _differences(taken, best, labels, classes, judge)
+    columns |= _differences(taken, leader, labels, classes, judge)
     spread = judge.value(taken[:, :, None], labels, classes)
     columns["spread"] = spread.std(1, correction=1) if repeats > 1 else torch.full_like(score, torch.nan)
     columns = {name: columns[name] for name in _COLUMNS}
@@ -82,7 +85,7 @@ def compare_candidates(
         columns |= _mean_recalls(taken, labels, classes)
     total, total_error = judge.difference(overall, taken[0], labels, classes)
     most = judge.largest_difference
-    recommended = 0 if _as_good(taken, best, labels, classes, judge) else best
+    recommended = 0 if stays else best
     before, after, nested = ((one == labels).double().mean(0) for one in (taken[0], taken[recommended], overall))
     forecast, forecast_overall = head_forecast(
         hit_sums(before, after, nested, labels, classes), untouched=recommended == 0

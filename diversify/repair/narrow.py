@@ -1,4 +1,4 @@
-"""Draws for the head step that favour narrow classes: those whose training images do not show what held-out images show."""
+"""Draws and weights of narrow classes in the head step: those whose training images do not show what held-out images show."""
 
 from __future__ import annotations
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import numbers
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import must
 from ..functional import counts
+from ..functional.labels import in_class_order
 from ..functional.logistic import fit_logistic
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
@@ -24,6 +26,7 @@ PENALISED = [f"penalty {penalty:g}" for penalty in PENALTIES]
 LARGEST = 1e9  # rows x features x classes; a larger regression takes minutes
 _ITERATIONS = 200
 _TOLERANCE = 1e-5
+_BLOCK = 1 << 14  # rows that are held in float64
 
 
 def refit_head(
@@ -37,8 +40,8 @@ def refit_head(
     """Return the head whose class-balanced loss is least: a logistic regression in which every class weighs the same.
 
     `retrain_head` takes some steps of stochastic gradient descent from the present head; this is where such steps on even draws
-    end, and the present head plays no part in it. Nothing is random. `choose_head` chooses the penalty and the share of
-    unseen rows on held-out folds.
+    end, and the present head plays no part in it. Nothing is random. `choose_head` chooses the penalty on
+    held-out folds.
 
     With `unseen`, the share `unseen_share * m / (m + 10)` of the weight of a class lies on its m unseen rows, as in `retrain_head`;
     all of it where the class has no training rows. These rows must not judge the head afterwards.
@@ -51,7 +54,7 @@ def refit_head(
             for example more for a class whose training images are all alike.
         penalty: On half the squared weight, beside the sum of the loss over the effective number of rows, which is 1 / sum(w^2) for
             rows of weight w; 1 / C in scikit-learn's terms. It holds for features divided by the root of their mean squared
-            distance from their mean, so that the same number fits features of any scale.
+            distance from their mean (from 0, if the head has no bias), so that the same number fits features of any scale.
 
     Returns:
         The head, on the device of the present one.
@@ -113,24 +116,15 @@ def refit_by_penalty(
     head = read_head(head)
     _require_fit(embeddings, head, penalties)
     share = _share_of_classes(unseen_share, head.num_classes)
-    features, labels = embeddings.features.detach().cpu().float(), embeddings.labels.cpu()
     if unseen is not None:
         require_unseen(unseen, embeddings)
-        features = torch.cat([features, unseen.features.detach().cpu().float()])
-        labels = torch.cat([labels, unseen.labels.cpu()])
-    weight = _class_shares(embeddings, unseen, share)
     bias = bias and head.has_bias
-    centre = features.mean(0) if bias else torch.zeros(features.shape[1])
-    rows = features - centre
-    scale = float(rows.square().sum(1).mean(dtype=torch.float64).sqrt()) or 1.0
-    rows /= scale
-    used = weight > 0
-    if not bool(used.all()):
-        rows, labels, weight = rows[used], labels[used], weight[used]
-    folded = (
-        2 if head.num_classes == 2 else 1
-    )  # one row of coefficients, the difference of two, has twice their penalty
+    rows, labels, weight = _weighted_rows(embeddings, unseen, share)
+    centre, scale = _centre_and_scale(rows, centred=bias)
+    for part in rows.split(_BLOCK):
+        part.copy_((part.double() - centre) / scale)
     effective = 1 / float(weight.double().square().sum())
+    folded = 2 if head.num_classes == 2 else 1  # the difference of two rows has twice their penalty
     found, start = [], None
     for penalty in penalties:
         stop_if_interrupted()
@@ -191,24 +185,50 @@ def too_large(train: Embeddings) -> bool:
     return train.features.numel() * train.num_classes > LARGEST
 
 
+def _weighted_rows(embeddings: Embeddings, unseen: Embeddings | None, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows that count, those of the training side first, as a float32 copy on the CPU; their labels; their weights."""
+    sides = [embeddings] if unseen is None else [embeddings, unseen]
+    features = torch.cat([side.features.detach().cpu().float() for side in sides])
+    labels = torch.cat([side.labels.cpu() for side in sides])
+    weight = _class_shares(embeddings, unseen, share)
+    used = weight > 0
+    if bool(used.all()):
+        return features, labels, weight
+    return features[used], labels[used], weight[used]
+
+
+def _centre_and_scale(rows: Tensor, *, centred: bool) -> tuple[Tensor, float]:
+    """The mean of the rows, `(D,)` float64, or 0, and the root of their mean squared distance from it; 1 for equal rows."""
+    blocks = rows.split(_BLOCK)
+    centre = torch.zeros(rows.shape[1], dtype=torch.float64)
+    if centred:
+        centre = torch.stack([block.sum(0, dtype=torch.float64) for block in blocks]).sum(0) / len(rows)
+    squares = sum(float((block.double() - centre).square().sum()) for block in blocks)
+    return centre, (squares / len(rows)) ** 0.5 or 1.0
+
+
 def _head_of(coefficients: Tensor, centre: Tensor, scale: float, head: LinearHead) -> LinearHead:
     """The head in the form and on the device of the present one."""
-    weight = coefficients[:, :-1] / scale
+    weight = coefficients[:, :-1].double() / scale
     bias = coefficients[:, -1] - weight @ centre
     if head.num_classes == 2:
         weight, bias = (torch.stack([torch.zeros_like(rows[0]), rows[0]]) for rows in (weight, bias))
-    return replace(head, weight=weight.to(head.weight), bias=bias.to(head.bias))
+    weight, bias = weight.to(head.weight), bias.to(head.bias)
+    if not bool(weight.isfinite().all() and bias.isfinite().all()):
+        law = "have a size at which the numbers of a head fit into float32"
+        raise must("features", law, f"a distance of {scale:.1e} from their mean")
+    return replace(head, weight=weight, bias=bias)
 
 
 def _share_of_classes(share: float | Sequence[float] | Tensor, num_classes: int) -> Tensor:
     """The share of each class, `(C,)` float64."""
-    if not isinstance(share, (Sequence, Tensor)) or isinstance(share, str):
-        require_share(share)
-        return torch.full((num_classes,), float(share), dtype=torch.float64)
-    each = share.tolist() if isinstance(share, Tensor) else list(share)
-    if not isinstance(each, list) or len(each) != num_classes:
-        got = len(each) if isinstance(each, list) else "one number in a tensor"
-        raise must("unseen_share", f"be one number, or {num_classes}, one for each class", got)
+    given: Any = in_class_order("unseen_share", share, num_classes)
+    each = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(each, (list, tuple)):
+        require_share(each)
+        return torch.full((num_classes,), float(each), dtype=torch.float64)
+    if len(each) != num_classes:
+        raise must("unseen_share", f"be one number, or {num_classes}, one for each class", len(each))
     for one in each:
         require_share(one)
     return torch.tensor(each, dtype=torch.float64)
@@ -238,5 +258,5 @@ def _require_fit(embeddings: Embeddings, head: LinearHead, penalties: Sequence[f
         raise must("embeddings", "have a row", 0)
     for penalty in penalties:
         real = isinstance(penalty, numbers.Real) and not isinstance(penalty, bool)
-        if not real or not (0 < float(penalty) < math.inf):
+        if not real or not (0 < penalty <= sys.float_info.max):
             raise must("penalty", "be above 0, and finite", repr(penalty))

@@ -133,12 +133,17 @@ def _definitions(choice: HeadChoice) -> tuple[Definition, ...]:
         Definition(
             title="within one standard error",
             text="A candidate whose difference to the best, on the same images, is less than its standard error may be as good as the"
-            " best. By balanced accuracy, or accuracy under a target prior, candidates within one standard error of the highest are"
-            " compared by their loss; the one with the least is the best. The best candidate is recommended, unless the untouched"
-            " head is within one standard error: then the head stays as it is. Where the metric depends on the lowest recalls, which"
-            " are of few images, the untouched head must also be within one standard error by the mean recall; and by the lowest"
-            " recall, or the lowest third, candidates whose mean recall is more than half a standard error behind the highest are"
-            " passed over.",
+            " best. "
+            + (
+                "Candidates within one standard error of the most accurate one are compared by their loss, and the one with the"
+                " least is the best. "
+                if "loss" in choice.columns
+                else ""
+            )
+            + "The best candidate is recommended, unless the untouched head is within one standard error: then the head stays as it"
+            " is. Where the metric depends on the lowest recalls, which are of few images, the untouched head must also be within"
+            " one standard error by the mean recall; and by the lowest recall, or the lowest third, candidates whose mean recall is"
+            " more than half a standard error behind the highest are passed over.",
             anchor="measure-behind",
         ),
     )
@@ -368,11 +373,16 @@ def _candidates(choice: HeadChoice) -> Section:
             anchor="measure-gain",
             meaning="Compared with the untouched head.",
         ),
-        Heading(title="behind the best", anchor="measure-behind", meaning=f"Difference to the best candidate{points}."),
+        Heading(
+            title="behind the highest" if "loss" in choice.columns else "behind the best",
+            anchor="measure-behind",
+            meaning=f"Difference to the {'most accurate' if 'loss' in choice.columns else 'best'} candidate{points}.",
+        ),
         *(
             [
                 Heading(
                     title="loss",
+                    short="loss",
                     meaning="Mean cross entropy over classes, after the logits are scaled by one fitted number.",
                 )
             ]
@@ -432,11 +442,15 @@ def _candidate_row(choice: HeadChoice, place: int) -> Row:
                 interval=_gained_ends(choice, column["gain_low"], column["gain_high"]) if place else "",
             ),
             Cell(value=_gained(choice, -column["behind"])),
-            *([Cell(value=f"{column['loss']:.2f}")] if "loss" in column else []),
+            *([Cell(value=_loss(column["loss"]))] if "loss" in column else []),
             *(Cell(value=wording.percent(float(values[place]))) for values in choice.groups().values()),
             Cell(value=option or DASH, interval=f"chosen by {chosen:.0%} of folds" if option else ""),
         ),
     )
+
+
+def _loss(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else DASH
 
 
 def _spread(choice: HeadChoice, value: float) -> str:

@@ -33,7 +33,7 @@ def test_the_factor_is_the_best_of_many(noisy):
 def test_the_scale_of_logits_and_what_is_added_to_all_do_not_matter(noisy):
     logits, labels = noisy[0].double(), noisy[1]
     wanted = tempered_losses(logits, labels, EVEN)
-    for factor in (1e-6, 1e4):
+    for factor in (1e-6, 1e4, 1e8):
         torch.testing.assert_close(tempered_losses(factor * logits + 7.0, labels, EVEN), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -96,10 +96,70 @@ def test_where_the_likelihood_decides_against_a_higher_accuracy_the_text_says_so
     same = [Candidate(name=name, meaning="", options={"": lambda *_: dv.refit_head(train, head)}) for name in "ab"]
     found = choose_head(train, heldout, head, same)
     found = dataclasses.replace(found, best=2, recommended=2)
-    found.columns["behind"][1] = -0.004
+    found.columns["behind"][2], found.columns["behind"][1] = 0.004, 0.0
     assert found.in_words().endswith(
-        " A is simpler and 0.4 points ahead, less than one standard error, but gives the true classes less probability."
+        " A is simpler and as accurate, within one standard error, but gives the true classes less probability."
     )
+
+
+def test_a_surely_better_head_is_not_given_up_because_a_likelier_one_is_hardly_better() -> None:
+    labels = torch.arange(400) % 4
+    train, _, _ = dv.make_embeddings((100, 100, 100, 100))
+    order = torch.arange(400)
+    wrong = {"before": order >= 340, "high": order >= 360, "likely": (order < 4) | (order >= 352)}
+    answers = {name: torch.where(each, (labels + 1) % 4, labels) for name, each in wrong.items()}
+    sure = {"before": 2.0, "high": 2.5, "likely": 3.0}
+    one = torch.eye(4)
+    rows = torch.cat([sure[name] * one[answers[name]] for name in wrong], 1)
+    rows[wrong["likely"], 8:] = 0.1 * one[answers["likely"][wrong["likely"]]]  # unsure where it is wrong
+    rows = torch.cat([rows, torch.zeros(400, 4)], 1)
+    heldout = dv.Embeddings(features=rows, labels=labels, logits=torch.zeros(400, 4), indices=torch.arange(400))
+    heads = [
+        dv.LinearHead(weight=torch.cat([one if place == at else 0 * one for at in range(4)], 1), bias=torch.zeros(4))
+        for place in range(3)
+    ]
+    candidates = [
+        Candidate(name=name, meaning="", options={"": lambda *_, made=made: made})
+        for name, made in zip(("high", "likely"), heads[1:], strict=True)
+    ]
+    found = choose_head(train, heldout, heads[0], candidates)
+    accuracy = found.columns["balanced_accuracy"].tolist()
+    assert accuracy == pytest.approx([0.85, 0.9, 0.87])
+    loss = found.columns["loss"]
+    assert int(loss.argmin()) == 2
+    assert found.recommended != 0
+    assert "leave the head" not in found.in_words()
+
+
+def test_what_beats_another_in_accuracy_and_loss_is_never_passed_over_for_it() -> None:
+    labels = torch.arange(400) % 2
+    place = torch.arange(400)
+    right = torch.stack([(place >= 20), (place >= 25), (place < 374)]).float()
+    losses = torch.stack([torch.full((400,), value) for value in (0.199, 0.05, 0.074)])
+    share = torch.tensor([0.5, 0.5])
+    taken = likeliest(right, losses, labels, share)
+    assert taken == 1
+    assert right[taken].mean() >= right[2].mean()
+
+
+def test_losses_that_are_equal_in_three_digits_leave_it_to_the_order_and_nan_never_wins() -> None:
+    labels = torch.arange(40) % 2
+    right = torch.ones(3, 40)
+    share = torch.tensor([0.5, 0.5])
+    assert likeliest(right, torch.tensor([0.5, 0.3004, 0.3001])[:, None].expand(3, 40), labels, share) == 1
+    assert likeliest(right, torch.tensor([torch.nan, 0.9, torch.nan])[:, None].expand(3, 40), labels, share) == 1
+
+
+def test_the_factor_is_that_of_all_rows() -> None:
+    torch.manual_seed(1)
+    labels = torch.arange(10_000) % 10
+    logits = 8.0 * functional.one_hot(labels, 10) + torch.randn(10_000, 10)
+    for row in (3, 5003):  # two wrong rows, which a part of the rows need not contain
+        logits[row] = logits[row].roll(1)
+    found = float(tempered_losses(logits, labels, torch.full((10,), 0.1)).mean())
+    factors = torch.logspace(-2, 1, 601, dtype=torch.float64)
+    least = min(float(functional.cross_entropy(factor * logits.double(), labels)) for factor in factors)
+    assert found == pytest.approx(least, rel=1e-3)
 
 
 @pytest.mark.parametrize("metric", ["macro-f1", "worst"])

@@ -58,6 +58,17 @@ def test_neither_unit_nor_place_of_the_features_matters(sides):
     logits = dv.refit_head(train, head).logits(heldout.features)
     same = dv.refit_head(moved, head).logits(1000 * heldout.features + 500)
     torch.testing.assert_close(same.softmax(1), logits.softmax(1), atol=0.02, rtol=0)
+    for unit in (1e-25, 1e19):
+        other = dv.refit_head(dataclasses.replace(train, features=unit * train.features), head)
+        torch.testing.assert_close(
+            other.logits(unit * heldout.features).softmax(1), logits.softmax(1), atol=0.02, rtol=0
+        )
+
+
+def test_unseen_rows_without_weight_change_nothing(sides):
+    train, heldout, head = sides
+    found = dv.refit_head(train, head, unseen=heldout, unseen_share=0)
+    assert torch.equal(found.weight, dv.refit_head(train, head).weight)
 
 
 def test_two_classes_in_one_logit_or_two():
@@ -103,10 +114,11 @@ def test_each_class_may_have_a_share_of_its_own(sides):
     torch.testing.assert_close(mixed.logits(heldout.features).softmax(1), wanted, atol=0.02, rtol=0)
     same = [
         dv.refit_head(train, head, unseen=heldout, unseen_share=share)
-        for share in (0.3, [0.3] * 4, torch.full((4,), 0.3))
+        for share in (0.3, [0.3] * 4, torch.full((4,), 0.3), np.full(4, 0.3), {3: 0.3, 2: 0.3, 1: 0.3, 0: 0.3})
     ]
     for one in same[1:]:
-        torch.testing.assert_close(one.weight, same[0].weight, rtol=1e-3, atol=1e-3)
+        rows = [each.logits(heldout.features).softmax(1) for each in (one, same[0])]
+        torch.testing.assert_close(*rows, rtol=0, atol=5e-3)
 
 
 def test_each_penalty_of_several_gives_the_head_that_it_gives_alone(sides):
@@ -134,6 +146,7 @@ def test_what_cannot_be_fitted_is_refused(sides):
         (lambda: dv.refit_head(train, cosine), "head must be linear, got a cosine head; use dv.retrain_head"),
         (lambda: dv.refit_head(nothing, head), "embeddings must have a row, got 0"),
         (lambda: dv.refit_head(train, head, penalty=0), "penalty must be above 0, and finite, got 0"),
+        (lambda: dv.refit_head(train, head, penalty=10**400), "penalty must be above 0, and finite, got 1000"),
         (lambda: dv.refit_head(train, head, penalty=float("nan")), "penalty must be above 0, and finite, got nan"),
         (lambda: dv.refit_head(train, head, unseen_share=2), r"unseen_share must lie in \[0, 1\], got 2"),
         (
@@ -169,4 +182,4 @@ def test_cosine_heads_and_large_sides_are_compared_without_it(sides):
     wide = dv.LinearHead(weight=torch.zeros(classes, 500), bias=torch.zeros(classes))
     found = dv.default_candidates(many, wide)
     assert not [one for one in found if one.name.startswith(name)]
-    assert "Logistic regression is not compared: it has 1e+09 rows x features x classes" in found[0].note
+    assert "Logistic regression is not compared: it has 1,200,000,000 rows x features x classes" in found[0].note
