@@ -22,6 +22,7 @@ from .metric import OBJECTIVE_TITLES, TITLES
 SCHEMA_VERSION = 1
 PASSES_OVER = ("worst", "worst third")  # metrics by which candidates with a lower mean recall are passed over
 FORECAST = ("gain", "gain_low", "gain_high", "after", "after_low", "after_high")  # columns of a forecast
+EQUAL_LOSS = 1e-3  # losses that differ by less are about equal
 NEAR = 0.5  # standard errors that a mean recall may be behind the highest one
 
 
@@ -258,19 +259,26 @@ class HeadChoice:
             text += f" Mean recall changes by {self._amount(float(self.columns['mean_gain'][self.recommended]), '+')} points."
         if self.passed_over:
             text += f" Passed over, because their mean recall is lower: {', '.join(self.names[one] for one in self.passed_over)}."
-        if self.simpler is not None:
-            text += self._simpler_in_words(self.simpler, unit)
+        if self._most_accurate != self.recommended and "loss" in self.columns:
+            text += self._most_accurate_in_words(unit)
+        elif self.simpler is not None:
+            behind, error = self._behind(self.simpler)
+            text += f" {self._title(self.simpler)} is simpler and only {behind}{unit} behind, at most one standard error ({error})."
         if self.fitted_on_heldout:
             text += " This head has learned from all of these held-out images: judge it on others."
         return text
 
-    def _simpler_in_words(self, place: int, unit: str) -> str:
-        behind, error = self._behind(place)
+    def _most_accurate_in_words(self, unit: str) -> str:
+        """Return why the most accurate candidate is not the recommended one."""
+        place, (lead, error) = self._most_accurate, self._behind(self.recommended)
+        loss = self.columns["loss"]
+        less = float(loss[place] - loss[self.recommended]) > EQUAL_LOSS / 2
+        why = "gives the true classes less probability" if less else "is not simpler"
+        return f" {self._title(place)} is only {lead}{unit} ahead, within one standard error ({error}), but {why}."
+
+    def _title(self, place: int) -> str:
         name = self.names[place]
-        title = f"{name[:1].upper()}{name[1:]}"
-        if self._most_accurate != self.recommended:
-            return f" {title} is simpler and as accurate, within one standard error, but gives the true classes less probability."
-        return f" {title} is simpler and only {behind}{unit} behind, at most one standard error ({error})."
+        return f"{name[:1].upper()}{name[1:]}"
 
     def expected_in_words(self) -> str:
         """Return the gain in balanced accuracy to expect of new images; empty if the head stays as it is, or without a forecast."""

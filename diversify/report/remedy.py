@@ -254,7 +254,7 @@ def _recommendation(choice: HeadChoice) -> Statement:
     if others:
         gains = (f"{choice.names[one]} {_gained(choice, float(choice.columns['gain'][one]))}" for one in others)
         points = ", in points" if choice.in_shares else ""
-        text += f" Gains of the next best candidates{points}: {', '.join(gains)}."
+        text += f" Gains of other candidates{points}: {', '.join(gains)}."
     if choice.expected_in_words():
         text += f" {choice.expected_in_words()}"
     return Statement(title=title, text=text, label=choice.option(place), good=True)

@@ -96,10 +96,11 @@ def test_where_the_likelihood_decides_against_a_higher_accuracy_the_text_says_so
     same = [Candidate(name=name, meaning="", options={"": lambda *_: dv.refit_head(train, head)}) for name in "ab"]
     found = choose_head(train, heldout, head, same)
     found = dataclasses.replace(found, best=2, recommended=2)
-    found.columns["behind"][2], found.columns["behind"][1] = 0.004, 0.0
-    assert found.in_words().endswith(
-        " A is simpler and as accurate, within one standard error, but gives the true classes less probability."
-    )
+    found.columns["behind"][2], found.columns["behind"][1], found.columns["behind_error"][2] = 0.004, 0.0, 0.006
+    said = " A is only 0.4 points ahead, within one standard error (0.6), but "
+    assert found.in_words().endswith(f"{said}is not simpler.")
+    found.columns["loss"][1] += 0.01
+    assert found.in_words().endswith(f"{said}gives the true classes less probability.")
 
 
 def test_a_surely_better_head_is_not_given_up_because_a_likelier_one_is_hardly_better() -> None:
