@@ -17,7 +17,7 @@ from ..network.linear_head import LinearHead, read_head
 from ..plan.plan import Plan
 from .candidate import MORE_TAUS, UNTOUCHED, Candidate, Make, MakePlan, even_plan, made_together
 from .post_hoc import nearest_mean, normalize_tau
-from .refit import LARGEST, PENALISED, penalised, too_large
+from .refit import LARGEST, refitted_options, too_large
 from .retrain import DEFAULT, HeadRecipe, retrain_by_strength, retrain_with
 from .shared_side import SharedSide
 from .unseen_candidates import heldout_candidates
@@ -146,7 +146,7 @@ def _resampling_candidates(
             Candidate(
                 name="logistic regression",
                 meaning="The head fitted anew to where its loss is least, every class with the same weight.",
-                options=made_together(PENALISED, partial(penalised, bias=recipe.bias)),
+                options=refitted_options(bias=recipe.bias),
                 taus=taus,
                 balances=recipe.bias,
                 source="Kang et al. 2020 (classifier retraining)",

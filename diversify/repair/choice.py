@@ -22,7 +22,7 @@ from .metric import OBJECTIVE_TITLES, TITLES
 SCHEMA_VERSION = 1
 PASSES_OVER = ("worst", "worst third")  # metrics by which candidates with a lower mean recall are passed over
 FORECAST = ("gain", "gain_low", "gain_high", "after", "after_low", "after_high")  # columns of a forecast
-EQUAL_LOSS = 1e-3  # losses that differ by less are about equal
+LOSS_DIGITS = 3  # losses that agree in these digits are equal
 NEAR = 0.5  # standard errors that a mean recall may be behind the highest one
 
 
@@ -271,9 +271,8 @@ class HeadChoice:
     def _most_accurate_in_words(self, unit: str) -> str:
         """Return why the most accurate candidate is not the recommended one."""
         place, (lead, error) = self._most_accurate, self._behind(self.recommended)
-        loss = self.columns["loss"]
-        less = float(loss[place] - loss[self.recommended]) > EQUAL_LOSS / 2
-        why = "gives the true classes less probability" if less else "is not simpler"
+        loss = self.columns["loss"].round(decimals=LOSS_DIGITS)
+        why = "gives the true classes less probability" if loss[place] > loss[self.recommended] else "is not simpler"
         return f" {self._title(place)} is only {lead}{unit} ahead, within one standard error ({error}), but {why}."
 
     def _title(self, place: int) -> str:

@@ -31,6 +31,8 @@ GROUPED = (
 )
 _BLOCK = 1 << 24  # logits that are computed at a time
 
+_Answers = tuple[Tensor, Tensor | None]  # predicted class and loss of each row, `(O, N)` int32 and float64
+
 
 def choose_head(
     train: Embeddings,
@@ -325,7 +327,7 @@ def _cross_fitted(
             raise must(f"remade options of {one.name!r}", f"be {list(one.options)}", list(options))
         side, rows = heldout.select(judged), judged.cpu()
         for place, each in enumerate(_made(one, options, train, head, judge, seed, tick)):
-            named, whole = _named(each, side, weighs)
+            named, whole = _predicted(each, side, weighs)
             predicted[place, rows] = named
             if logits is not None and whole is not None:
                 logits[place, rows] = whole
@@ -335,22 +337,19 @@ def _cross_fitted(
     return predicted, torch.stack([tempered_losses(each, labels, share) for each in logits])
 
 
-_Answers = tuple[Tensor, Tensor | None]  # predicted class and loss of each row, `(O, N)` int32 and float64
-
-
 def _answers(heads: Sequence[LinearHead], heldout: Embeddings, judge: Metric, weighs: bool) -> _Answers:
     """Return the class that each head predicts for each row, and the loss if it counts, on the CPU."""
     labels, predicted, losses = heldout.labels.cpu(), [], []
     share = judge.class_weights(counts.class_counts(labels, heldout.num_classes))
     for head in heads:
-        named, logits = _named(head, heldout, weighs)
+        named, logits = _predicted(head, heldout, weighs)
         predicted.append(named)
         if logits is not None:
             losses.append(tempered_losses(logits, labels, share))
     return torch.stack(predicted), torch.stack(losses) if weighs else None
 
 
-def _named(head: LinearHead, heldout: Embeddings, weighs: bool) -> tuple[Tensor, Tensor | None]:
+def _predicted(head: LinearHead, heldout: Embeddings, weighs: bool) -> tuple[Tensor, Tensor | None]:
     """Return the class that the head predicts for each row, `(N,)` int32, and the logits if they count, on the CPU."""
     blocks = heldout.features.split(max(1, _BLOCK // head.num_classes))
     on = replace(head, weight=head.weight.to(blocks[0].device), bias=head.bias.to(blocks[0].device))

@@ -287,12 +287,12 @@ def _ends_of(name: str, ends: Sequence[tuple[float, float]]) -> dict[str, Tensor
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _differences(taken: Tensor, best: int, labels: Tensor, classes: int, judge: Metric) -> dict[str, Tensor]:
-    """Return each candidate's gain over the untouched head, and its distance to the best one."""
+def _differences(taken: Tensor, leader: int, labels: Tensor, classes: int, judge: Metric) -> dict[str, Tensor]:
+    """Return each candidate's gain over the untouched head, and its distance to the one in front."""
     gains = [judge.difference(one, taken[0], labels, classes) for one in taken]
-    behinds = [judge.difference(taken[best], one, labels, classes) for one in taken]
+    behinds = [judge.difference(taken[leader], one, labels, classes) for one in taken]
     behind, error = (torch.tensor([one[key] for one in behinds], dtype=torch.float64) for key in (0, 1))
-    error[best] = 0.0
+    error[leader] = 0.0
     gain, gain_error = (torch.tensor([one[key] for one in gains], dtype=torch.float64) for key in (0, 1))
     gain_error[0] = 0.0
     return {

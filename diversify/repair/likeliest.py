@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import counts
+from .choice import LOSS_DIGITS
 
 MOST_LOGITS = 1 << 21  # logits of the held-out rows; with more of them accuracy alone decides, and is known better
 _STEPS = 30
@@ -92,7 +93,7 @@ def likeliest(right: Tensor, losses: Tensor, labels: Tensor, share: Tensor) -> i
         return torch.from_numpy(np.add.reduceat(values[:, order].double().numpy(), start, axis=1))
 
     mean = ((sums(right) / rows) @ share).round(decimals=12)  # so that rounding does not decide between equals
-    loss = ((sums(losses) / rows) @ share).round(decimals=3).nan_to_num(nan=torch.inf)
+    loss = ((sums(losses) / rows) @ share).round(decimals=LOSS_DIGITS).nan_to_num(nan=torch.inf)
     best = int(mean.argmax())
     behind = right[best] - right
     total, squares = sums(behind), sums(behind.square())

@@ -18,11 +18,11 @@ from ..functional.logistic import fit_logistic
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
 from ..runtime.signals import stop_if_interrupted
+from .candidate import Make, made_together
 from .unseen import SHARE, require_share, require_unseen, unseen_chances
 
 PENALTY = 0.03
 PENALTIES = (0.1, 0.03, 0.01)  # that are compared
-PENALISED = [f"penalty {penalty:g}" for penalty in PENALTIES]
 LARGEST = 1e9  # rows x features x classes; a larger regression takes minutes
 _ITERATIONS = 200
 _TOLERANCE = 1e-5
@@ -39,8 +39,8 @@ def refit_head(
 ) -> LinearHead:
     """Return the head whose class-balanced loss is least: a logistic regression in which every class weighs the same.
 
-    `retrain_head` takes some steps of stochastic gradient descent from the present head; this is where such steps on even draws
-    end, and the present head plays no part in it. Nothing is random. `choose_head` chooses the penalty on
+    `retrain_head` takes some steps of stochastic gradient descent from the present head. On even draws they go down the same loss,
+    but stop before its end. Here the present head plays no part, and nothing is random. `choose_head` chooses the penalty on
     held-out folds.
 
     With `unseen`, the share `unseen_share * m / (m + 10)` of the weight of a class lies on its m unseen rows, as in `retrain_head`;
@@ -143,32 +143,26 @@ def refit_by_penalty(
     return found
 
 
-def penalised(
-    train: Embeddings,
-    head: LinearHead,
-    seed: int,
-    *,
-    bias: bool,
-    unseen: Embeddings | None = None,
-    unseen_share: float | Tensor = SHARE,
-) -> list[LinearHead]:
-    """Return the head for each of `PENALTIES`, for `made_together`.
+def refitted_options(
+    *, bias: bool, unseen: Embeddings | None = None, unseen_share: float | Tensor = SHARE
+) -> dict[str, Make]:
+    """Return the options of a candidate: a head for each of `PENALTIES`, all made at once.
 
     Args:
-        train: The training side.
-        head: The present head.
-        seed: Unused, since nothing is random.
         bias: See `refit_by_penalty`.
         unseen: See `refit_head`.
         unseen_share: See `refit_head`.
 
     Example:
-        >>> import diversify as dv
-        >>> train, _, head = dv.make_embeddings()
-        >>> len(penalised(train, head, 0, bias=True)) == len(PENALTIES)
-        True
+        >>> list(refitted_options(bias=True))
+        ['penalty 0.1', 'penalty 0.03', 'penalty 0.01']
     """
-    return refit_by_penalty(train, head, PENALTIES, unseen=unseen, unseen_share=unseen_share, bias=bias)
+    return made_together(
+        [f"penalty {penalty:g}" for penalty in PENALTIES],
+        lambda train, head, _: refit_by_penalty(
+            train, head, PENALTIES, unseen=unseen, unseen_share=unseen_share, bias=bias
+        ),
+    )
 
 
 def too_large(train: Embeddings) -> bool:

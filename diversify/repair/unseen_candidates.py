@@ -16,7 +16,7 @@ from .candidate import MORE_TAUS, Candidate, Make, MakePlan, even_plan, evened, 
 from .fitted import ROUNDS, bias_fitted, slope_fitted
 from .narrow import find_narrow_classes, narrow_plan, narrow_shares
 from .post_hoc import log_prior_of
-from .refit import PENALISED, penalised, too_large
+from .refit import refitted_options, too_large
 from .retrain import HeadRecipe, retrain_with
 from .unseen import SHARE
 
@@ -185,12 +185,12 @@ def _mixed(make_plan: MakePlan, recipe: HeadRecipe, rows: Embeddings) -> dict[st
 
 
 def _regressed(recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
-    return made_together(PENALISED, partial(penalised, bias=recipe.bias, unseen=rows))
+    return refitted_options(bias=recipe.bias, unseen=rows)
 
 
 def _regressed_by_unseen(train: Embeddings, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
     share = narrow_shares(find_narrow_classes(train, rows))
-    return made_together(PENALISED, partial(penalised, bias=recipe.bias, unseen=rows, unseen_share=share))
+    return refitted_options(bias=recipe.bias, unseen=rows, unseen_share=share)
 
 
 def _narrow_drawn_more(train: Embeddings, recipe: HeadRecipe, rows: Embeddings) -> dict[str, Make]:
