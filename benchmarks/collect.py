@@ -1,14 +1,17 @@
 """Which images to label next, method against method: `benchmarks/results/collect.jsonl`.
 
-    python -m benchmarks.collect --root DATA --banks DIR [--workers 2] [--half development|confirmation]
+    python -m benchmarks.collect --root DATA --banks DIR [--workers 2] [--half development|confirmation] [--retrain]
 
 Small networks are trained on Fashion-MNIST in two settings: `narrow`, with 300 images of every class, which in half of the classes
 are those nearest to three; and `tail`, with 1000 down to 10. From a pool of 8,000 other images each method suggests 20, 50, 100 and
 200. Their labels are then read, the head is refitted with them, and the test set judges it. All methods get the same network, the
 same 100 held-out images of every class, which say how well each class is recognised, and the same refit.
 
+With `--retrain` the network is trained anew, from the start, on its images and the new ones, and its head is then refitted on all
+of them; assignments 3 to 8, budgets 50 and 200.
+
 Features are kept in `--banks`, and a record that is there is not made again, so the same command goes on where it was stopped.
-Assignments of classes 0 to 2 are for development; 3 and 4 are read once.
+Assignments of classes 0 to 2 are for development; those from 3 on are read once.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import argparse
 import dataclasses
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -25,7 +28,7 @@ from typing import Any
 
 import torch
 from scipy.stats import t as student
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.unseen_rows import network
 from diversify.data.diversity import Diversity, choose_images
@@ -39,7 +42,7 @@ from diversify.functional import counts, draws
 from diversify.functional.acquisition import METHODS
 from diversify.network.embeddings import Embeddings
 from diversify.network.linear_head import LinearHead, read_head
-from diversify.network.split import split_head
+from diversify.network.split import SplitModel, split_head
 from diversify.network.wrappers import evaluating
 from diversify.plan.suggest_images import DEFAULT, suggest_images
 from diversify.runtime import provenance
@@ -50,8 +53,10 @@ RESULTS = Path(__file__).parent / "results" / "collect.jsonl"
 DATA = "fashion-mnist"
 BUDGETS = (20, 50, 100, 200)
 HALVES = ("development", "confirmation")
-ASSIGNMENTS = 5
+ASSIGNMENTS = 12
 DEVELOPMENT = 3  # of these, the first
+RETRAINED = range(3, 9)  # assignments whose networks are also trained anew
+RETRAINED_BUDGETS = (50, 200)
 POOL, HELDOUT = 8000, 100  # images; held-out images are of each class
 EPOCHS = 10
 ROUNDS, WEIGHT_DECAY, FEW = 40, 1e-3, 10  # of the refit; new rows of a class have the share k / (k + FEW) of its weight
@@ -100,33 +105,60 @@ def rows_of(setting: str, assignment: int, images: ImageArray, labels: Tensor) -
     return {"train": train, "heldout": heldout, "pool": rest[left[rest]][:POOL]}, weak
 
 
-def make_bank(setting: str, assignment: int, path: Path, *, root: Path) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """The images of both splits in memory, and how a network takes them."""
+
+    train: ImageArray
+    labels: Tensor
+    test: ResidentImages
+    prepare: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def read(cls, root: Path) -> Source:
+        """Read them from a folder."""
+        source = read_source(DATA, root)
+        (train, labels), (test, test_labels) = source.splits["train"], source.splits["test"]
+        if not (isinstance(train, ImageArray) and isinstance(test, ImageArray) and source.mean and source.std):
+            raise must("data", "be images in memory with a mean", DATA)
+        centre, spread = (torch.tensor(values).view(-1, 1, 1) for values in (source.mean, source.std))
+        return cls(
+            train=train,
+            labels=labels,
+            test=ResidentImages(images=test.images, labels=test_labels),
+            prepare=lambda batch: (batch.float() / 255 - centre) / spread,
+        )
+
+    def side(self, rows: Tensor) -> ResidentImages:
+        """Return some of the training images."""
+        return ResidentImages(images=self.train.images[rows], labels=self.labels[rows])
+
+    def network(self, train: ResidentImages, seed: int) -> SplitModel:
+        """Train a network from the start."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: nn.Module = network(train.images.shape[1])
+        recipe = Recipe(epochs=EPOCHS, schedule="cosine", warmup_epochs=1, precision="fp32", batch_size=64, seed=seed)
+        for _ in fit_resident(model, train, recipe=recipe, num_classes=10, prepare=self.prepare):
+            pass
+        return split_head(model)
+
+    def features(self, split: SplitModel, side: ResidentImages) -> Tensor:
+        """Return what a network's head reads."""
+        with evaluating(split), torch.inference_mode():
+            return features_of(split.features, side, prepare=self.prepare, batch_size=500).clone()
+
+
+def make_bank(setting: str, assignment: int, path: Path, source: Source) -> None:
     """Train a network and save its features."""
-    source = read_source(DATA, root)
-    (images, labels), (test, test_labels) = source.splits["train"], source.splits["test"]
-    if not isinstance(images, ImageArray) or not isinstance(test, ImageArray) or source.mean is None or not source.std:
-        raise must("data", "be images in memory with a mean", DATA)
-    rows, weak = rows_of(setting, assignment, images, labels)
-    centre, spread = (torch.tensor(values).view(-1, 1, 1) for values in (source.mean, source.std))
-
-    def prepare(batch: Tensor) -> Tensor:
-        return (batch.float() / 255 - centre) / spread
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(assignment)
-        model = network(images.images.shape[1])
-    recipe = Recipe(epochs=EPOCHS, schedule="cosine", warmup_epochs=1, precision="fp32", batch_size=64, seed=assignment)
-    sides = {name: ResidentImages(images=images.images[own], labels=labels[own]) for name, own in rows.items()}
-    for _ in fit_resident(model, sides["train"], recipe=recipe, num_classes=10, prepare=prepare):
-        pass
-    sides["test"] = ResidentImages(images=test.images, labels=test_labels)
-    split = split_head(model)
+    rows, weak = rows_of(setting, assignment, source.train, source.labels)
+    sides = {name: source.side(own) for name, own in rows.items()}
+    split = source.network(sides["train"], assignment)
     head = read_head(split.head)
     tensors = {"weight": head.weight, "bias": head.bias, "weak": weak}
-    with evaluating(model), torch.inference_mode():
-        for name, side in sides.items():
-            tensors[f"{name}_features"] = features_of(split.features, side, prepare=prepare, batch_size=500).clone()
-            tensors[f"{name}_labels"] = side.labels
+    for name, side in (*sides.items(), ("test", source.test)):
+        tensors[f"{name}_features"] = source.features(split, side)
+        tensors[f"{name}_labels"] = side.labels
     atomic.write_tensors(path, tensors)
 
 
@@ -165,10 +197,10 @@ def refitted(head: LinearHead, train: Embeddings, new: Embeddings | None = None)
     return LinearHead(weight=weight.detach() / scale, bias=bias.detach())
 
 
-def scores(bank: Bank, head: LinearHead) -> dict[str, Any]:
+def scores(bank: Bank, head: LinearHead, test: Embeddings) -> dict[str, Any]:
     """Return what a head is worth on the test set."""
-    right = (head.logits(bank.test.features).argmax(1) == bank.test.labels).double()
-    recall = counts.class_mean(right, bank.test.labels, bank.test.num_classes)
+    right = (head.logits(test.features).argmax(1) == test.labels).double()
+    recall = counts.class_mean(right, test.labels, test.num_classes)
     return {
         "balanced_accuracy": float(recall.mean()),
         "recall_weak": float(recall[list(bank.weak)].mean()),
@@ -176,22 +208,42 @@ def scores(bank: Bank, head: LinearHead) -> dict[str, Any]:
     }
 
 
-def run(bank: Bank, done: set[tuple[str, int, int]]) -> Iterator[dict[str, Any]]:
-    """Yield the record of each method, budget and seed that is not done; a budget of 0 is the refit without new images."""
+def retrained(bank: Bank, source: Source, chosen: Tensor) -> dict[str, Any]:
+    """Return what a network is worth that is trained from the start with rows of the pool, its head then refitted on all rows."""
+    rows, _ = rows_of(bank.setting, bank.assignment, source.train, source.labels)
+    train = source.side(torch.cat([rows["train"], rows["pool"][chosen]]))
+    split = source.network(train, bank.assignment)
+    head = read_head(split.head)
+    own, test = (
+        Embeddings.from_arrays(source.features(split, side), side.labels, head=head) for side in (train, source.test)
+    )
+    return scores(bank, refitted(head, own), test)
+
+
+def tasks_of(budgets: Sequence[int]) -> list[tuple[str, int, int]]:
+    """Return every method with its budgets and seeds; a budget of 0 is the network without new images."""
+    return [("none", 0, 0)] + [(m, b, s) for m in COMPARED for s in range(DRAWN.get(m, 1)) for b in budgets]
+
+
+def run(bank: Bank, done: set[tuple[str, int, int]], source: Source | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the record of each method, budget and seed that is not done; with a source, of networks that are trained anew."""
     start = refitted(bank.head, bank.train)
     diagnosis = diagnose(bank.train, bank.heldout, head=bank.head, top_k=usual_top_k(bank.head.num_features))
-    tasks = [("none", 0, 0)]
-    tasks += [(m, b, s) for m in COMPARED for s in range(DRAWN.get(m, 1)) for b in BUDGETS]
-    for method, budget, seed in tasks:
+    for method, budget, seed in tasks_of(RETRAINED_BUDGETS if source else BUDGETS):
         if (method, budget, seed) in done:
             continue
-        begun, started, head, classes = provenance.now(), time.perf_counter(), start, []
+        begun, started = provenance.now(), time.perf_counter()
+        chosen = torch.empty(0, dtype=torch.int64)
         if budget:
             found = suggest_images(
                 diagnosis, bank.train, bank.pool, budget=budget, method=method, heldout=bank.heldout, seed=seed
             )
-            new = bank.pool.select(found.indices)
-            head, classes = refitted(start, bank.train, new), counts.class_counts(new.labels, 10).tolist()
+            chosen = torch.as_tensor(found.indices)
+        new = bank.pool.select(chosen)
+        if source:
+            worth = retrained(bank, source, chosen)
+        else:
+            worth = scores(bank, refitted(start, bank.train, new) if budget else start, bank.test)
         yield {
             "kind": "final",
             "suite": "collect",
@@ -203,31 +255,37 @@ def run(bank: Bank, done: set[tuple[str, int, int]]) -> Iterator[dict[str, Any]]
             "method": method,
             "budget": budget,
             "method_seed": seed,
-            "labelled": classes,
-            **scores(bank, head),
+            "retrained": source is not None,
+            "labelled": counts.class_counts(new.labels, 10).tolist() if budget else [],
+            **worth,
             "seconds": round(time.perf_counter() - started, 3),
             "started": begun,
             **provenance.origin(torch.device("cpu")),
         }
 
 
-def _task(task: tuple[str, int], *, root: Path, banks: Path, results: Path) -> str:
+def _task(task: tuple[str, int], *, root: Path, banks: Path, results: Path, retrain: bool) -> str:
     """Make what is missing of one network: its bank, and its records."""
     torch.set_num_threads(1)
     setting, assignment = task
-    path = banks / f"collect-{setting}-{EPOCHS}-{assignment}.safetensors"
+    source, path = Source.read(root), banks / f"collect-{setting}-{EPOCHS}-{assignment}.safetensors"
     if not path.exists():
-        make_bank(setting, assignment, path, root=root)
+        make_bank(setting, assignment, path, source)
     done = {
         (str(one["method"]), int(one["budget"]), int(one["method_seed"]))
         for one in records(results)
-        if (one["setting"], one["assignment"]) == task
+        if (one["setting"], one["assignment"], is_retrained(one)) == (*task, retrain)
     }
     bank, made = read_bank(setting, assignment, path), 0
-    for record in run(bank, done):
+    for record in run(bank, done, source if retrain else None):
         atomic.append_jsonl(results, record)
         made += 1
     return f"{setting}, assignment {assignment} ({bank.half}): {made} records"
+
+
+def is_retrained(record: dict[str, Any]) -> bool:
+    """Return whether a record is of a network that was trained anew; the first records did not say, and were of refits."""
+    return bool(record.get("retrained", False))
 
 
 def records(path: Path | None = None) -> list[dict[str, Any]]:
@@ -244,23 +302,30 @@ def _interval(values: Sequence[float], sign: str = "") -> str:
     return f"{mean(values):{sign}.1f} ± {half:.1f}"
 
 
-def table(setting: str, half: str, score: str = "balanced_accuracy") -> str:
-    """Return the gain of every method over the refit without new images, in points, on the networks of one half."""
+def gains(
+    setting: str, half: str, score: str = "balanced_accuracy", *, retrain: bool = False
+) -> dict[tuple[str, int], dict[int, float]]:
+    """Return the gain of every method and budget over no new images, in points, for each assignment of a half."""
     found: dict[tuple[str, int], dict[int, list[float]]] = {}
     for one in records():
-        if (one["setting"], one["half"]) == (setting, half):
+        if (one["setting"], one["half"], is_retrained(one)) == (setting, half, retrain):
             networks = found.setdefault((str(one["method"]), int(one["budget"])), {})
             networks.setdefault(int(one["assignment"]), []).append(100 * float(one[score]))
-    base = {assignment: values[0] for assignment, values in found.get(("none", 0), {}).items()}
-    if not base:
+    base = {assignment: values[0] for assignment, values in found.pop(("none", 0), {}).items()}
+    return {
+        key: {k: mean(values) - base[k] for k, values in networks.items() if k in base}
+        for key, networks in found.items()
+    }
+
+
+def table(setting: str, half: str, score: str = "balanced_accuracy", *, retrain: bool = False) -> str:
+    """Return the gain of every method over no new images, in points, on the networks of one half."""
+    found, budgets = gains(setting, half, score, retrain=retrain), RETRAINED_BUDGETS if retrain else BUDGETS
+    if not found:
         return "No records yet."
-    lines = [f"| method | {' | '.join(f'{budget} labels' for budget in BUDGETS)} |", f"|:--|{'--:|' * len(BUDGETS)}"]
+    lines = [f"| method | {' | '.join(f'{budget} labels' for budget in budgets)} |", f"|:--|{'--:|' * len(budgets)}"]
     for method in COMPARED:
-        cells = []
-        for budget in BUDGETS:
-            networks = found.get((method, budget), {})
-            gains = [mean(values) - base[assignment] for assignment, values in networks.items() if assignment in base]
-            cells.append(_interval(gains, "+") if gains else "–")
+        cells = [_interval(list(found[method, k].values()), "+") if found.get((method, k)) else "–" for k in budgets]
         title = f"**`{method}`**" if method == DEFAULT else f"`{method}`"
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -273,6 +338,7 @@ def main() -> None:
     parser.add_argument("--banks", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--half", choices=HALVES)
+    parser.add_argument("--retrain", action="store_true", help="train networks anew with the new images")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.banks.mkdir(parents=True, exist_ok=True)
@@ -281,8 +347,9 @@ def main() -> None:
         "confirmation": range(DEVELOPMENT, ASSIGNMENTS),
         None: range(ASSIGNMENTS),
     }
-    tasks = [(setting, assignment) for assignment in wanted[options.half] for setting in SETTINGS]
-    work = partial(_task, root=options.root, banks=options.banks, results=options.out)
+    assignments = [k for k in wanted[options.half] if k in RETRAINED or not options.retrain]
+    tasks = [(setting, assignment) for assignment in assignments for setting in SETTINGS]
+    work = partial(_task, root=options.root, banks=options.banks, results=options.out, retrain=options.retrain)
     with multiprocessing.get_context("spawn").Pool(options.workers) as workers:
         for line in workers.imap_unordered(work, tasks):
             print(line, flush=True)

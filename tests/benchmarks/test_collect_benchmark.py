@@ -85,4 +85,35 @@ def test_training_heldout_and_pool_images_are_different_ones(setting, monkeypatc
 
 def test_halves_share_no_assignment(bank) -> None:
     halves = [dataclasses.replace(bank, assignment=k).half for k in range(bench.ASSIGNMENTS)]
-    assert halves == ["development"] * 3 + ["confirmation"] * 2
+    assert halves == ["development"] * 3 + ["confirmation"] * 9
+    assert not set(bench.RETRAINED) & set(range(bench.DEVELOPMENT))
+
+
+def test_networks_trained_anew_see_the_new_images(monkeypatch) -> None:
+    """The images of the only class that training lacks are in the pool: with them, the class is recognised."""
+    labels = torch.arange(200) % 10
+    images = torch.zeros(200, 1, 8, 8, dtype=torch.uint8)
+    images[torch.arange(200), 0, labels % 8, labels // 8] = 255
+    source = bench.Source(
+        train=ImageArray(images, labels),
+        labels=labels,
+        test=bench.ResidentImages(images=images, labels=labels),
+        prepare=lambda batch: batch.float() / 255,
+    )
+    lacking = torch.cat([(labels == c).nonzero()[:8, 0] for c in range(9)])
+    rows = {"train": lacking, "pool": (labels == 9).nonzero()[:, 0]}
+    monkeypatch.setattr(bench, "rows_of", lambda *_: (rows, torch.tensor([9])))
+    bank = _bank_of(source, rows)
+    without, with_all = (bench.retrained(bank, source, torch.arange(k))["recall"][9] for k in (0, 20))
+    assert without == 0
+    assert with_all == 1
+
+
+def _bank_of(source, rows) -> bench.Bank:
+    split = source.network(source.side(rows["train"]), 0)
+    head = bench.read_head(split.head)
+    side = source.side(rows["train"])
+    train = bench.Embeddings.from_arrays(source.features(split, side), side.labels, head=head)
+    return bench.Bank(
+        setting="tail", assignment=3, weak=(9,), head=head, train=train, heldout=train, pool=train, test=train
+    )
