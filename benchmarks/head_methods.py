@@ -1,7 +1,7 @@
 """The head repairs that `benchmarks.head_study` compares: what each searches, and how it changes a trained head.
 
-Every head that is trained starts with the same recipe: 1,500 steps at the library's own rates. It may also subtract a part of the
-log prior afterwards (`tau`).
+Every head that is trained starts with the same recipe: 1,500 steps at the library's own rates. A logistic regression is fitted to its
+end instead. Both may also subtract a part of the log prior afterwards (`tau`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from diversify.plan.plan import Plan
 from diversify.plan.strengths import Strengths
 from diversify.repair.candidates import scaled
 from diversify.repair.post_hoc import adjust_logits, log_prior_of, nearest_mean, normalize_tau
+from diversify.repair.refit import PENALTY, refit_head
 from diversify.repair.retrain import HeadRecipe, retrain_with
 from diversify.study.methods import drawn_plan
 from diversify.study.protocol import Choice, HeadStep, Method, Parameters, Range, Setting, Space, Trained
@@ -75,6 +76,11 @@ def _anew(setting: Setting, parameters: Parameters, trained: Trained) -> HeadSte
     weight, bias = torch.zeros_like(trained.head.weight), torch.zeros_like(trained.head.bias)
     empty = dataclasses.replace(trained.head, weight=weight, bias=bias)
     return _retrained(trained, empty, drawn_plan(setting, 0.0), setting, parameters)
+
+
+def _fitted(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
+    found = refit_head(trained.train, trained.head, penalty=_number(parameters, "penalty"))
+    return HeadStep(head=adjust_logits(found, log_prior_of(setting.class_counts), _number(parameters, "tau")))
 
 
 def _corrected(setting: Setting, parameters: Parameters, trained: Trained) -> HeadStep:
@@ -142,6 +148,13 @@ METHODS = (
         source="Dablain et al. 2022, as its control",
         space=_TAU,
         head_step=_evenly,
+    ),
+    Method(
+        name="logistic_regression",
+        meaning="A new head with the least class-balanced loss, and a penalty on its weight",
+        source="Kang et al. 2020, fitted to its end",
+        space={"penalty": Range(low=1e-3, high=10.0, default=PENALTY, log=True), **_TAU},
+        head_step=_fitted,
     ),
     Method(
         name="smote",
