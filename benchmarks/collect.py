@@ -8,19 +8,21 @@ are those nearest to three; and `tail`, with 1000 down to 10. From a pool of 8,0
 same 100 held-out images of every class, which say how well each class is recognised, and the same refit.
 
 With `--retrain` the network is trained anew, from the start, on its images and the new ones, and its head is then refitted on all
-of them; assignments 3 to 8, budgets 50 and 200.
+of them; some methods, assignments 12 to 16, budgets 50 and 200.
 
 Features are kept in `--banks`, and a record that is there is not made again, so the same command goes on where it was stopped.
-Assignments of classes 0 to 2 are for development; those from 3 on are read once.
+Assignments of classes 0 to 11 are for development; those from 12 on are read once. Records of 3 to 11 say `confirmation`: they
+were read once when the default was `needed coverage`, and then changed it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -53,15 +55,24 @@ RESULTS = Path(__file__).parent / "results" / "collect.jsonl"
 DATA = "fashion-mnist"
 BUDGETS = (20, 50, 100, 200)
 HALVES = ("development", "confirmation")
-ASSIGNMENTS = 12
-DEVELOPMENT = 3  # of these, the first
-RETRAINED = range(3, 9)  # assignments whose networks are also trained anew
+ASSIGNMENTS = 21
+DEVELOPMENT = 12  # of these, the first
+BALANCED = ("balanced random", "balanced margin")
+RETRAINED = range(12, 17)  # assignments whose networks are also trained anew
 RETRAINED_BUDGETS = (50, 200)
+RETRAINED_METHODS = ("random", "margin", "badge", "typical", "coverage", "needed coverage", *BALANCED)
 POOL, HELDOUT = 8000, 100  # images; held-out images are of each class
 EPOCHS = 10
 ROUNDS, WEIGHT_DECAY, FEW = 40, 1e-3, 10  # of the refit; new rows of a class have the share k / (k + FEW) of its weight
-COMPARED = (*METHODS, "balanced random", "balanced margin")
+COMPARED = (*METHODS, *BALANCED)
 DRAWN = {"random": 3, "balanced random": 3}  # seeds; of other methods one
+NEEDED = (  # setting, score, and how it is called
+    ("narrow", "balanced_accuracy", "narrow classes, balanced accuracy"),
+    ("narrow", "recall_weak", "narrow classes, their mean recall"),
+    ("tail", "balanced_accuracy", "long tail, balanced accuracy"),
+    ("tail", "recall_weak", "long tail, mean recall of the smallest classes"),
+)
+RESAMPLES = 2000
 SETTINGS = {"narrow": ("exp:1:300", "neighbours:3"), "tail": ("exp:100:1000", "none")}
 
 
@@ -84,7 +95,12 @@ class Bank:
     @property
     def half(self) -> str:
         """Return which half the assignment belongs to."""
-        return HALVES[int(self.assignment >= DEVELOPMENT)]
+        return half_of(self.assignment)
+
+
+def half_of(assignment: int) -> str:
+    """Return which half an assignment belongs to."""
+    return HALVES[int(assignment >= DEVELOPMENT)]
 
 
 def rows_of(setting: str, assignment: int, images: ImageArray, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -220,16 +236,18 @@ def retrained(bank: Bank, source: Source, chosen: Tensor) -> dict[str, Any]:
     return scores(bank, refitted(head, own), test)
 
 
-def tasks_of(budgets: Sequence[int]) -> list[tuple[str, int, int]]:
+def tasks_of(*, retrain: bool) -> list[tuple[str, int, int]]:
     """Return every method with its budgets and seeds; a budget of 0 is the network without new images."""
-    return [("none", 0, 0)] + [(m, b, s) for m in COMPARED for s in range(DRAWN.get(m, 1)) for b in budgets]
+    if retrain:
+        return [("none", 0, 0)] + [(m, b, 0) for m in RETRAINED_METHODS for b in RETRAINED_BUDGETS]
+    return [("none", 0, 0)] + [(m, b, s) for m in COMPARED for s in range(DRAWN.get(m, 1)) for b in BUDGETS]
 
 
 def run(bank: Bank, done: set[tuple[str, int, int]], source: Source | None = None) -> Iterator[dict[str, Any]]:
     """Yield the record of each method, budget and seed that is not done; with a source, of networks that are trained anew."""
     start = refitted(bank.head, bank.train)
     diagnosis = diagnose(bank.train, bank.heldout, head=bank.head, top_k=usual_top_k(bank.head.num_features))
-    for method, budget, seed in tasks_of(RETRAINED_BUDGETS if source else BUDGETS):
+    for method, budget, seed in tasks_of(retrain=source is not None):
         if (method, budget, seed) in done:
             continue
         begun, started = provenance.now(), time.perf_counter()
@@ -308,7 +326,7 @@ def gains(
     """Return the gain of every method and budget over no new images, in points, for each assignment of a half."""
     found: dict[tuple[str, int], dict[int, list[float]]] = {}
     for one in records():
-        if (one["setting"], one["half"], is_retrained(one)) == (setting, half, retrain):
+        if (one["setting"], half_of(one["assignment"]), is_retrained(one)) == (setting, half, retrain):
             networks = found.setdefault((str(one["method"]), int(one["budget"])), {})
             networks.setdefault(int(one["assignment"]), []).append(100 * float(one[score]))
     base = {assignment: values[0] for assignment, values in found.pop(("none", 0), {}).items()}
@@ -324,11 +342,62 @@ def table(setting: str, half: str, score: str = "balanced_accuracy", *, retrain:
     if not found:
         return "No records yet."
     lines = [f"| method | {' | '.join(f'{budget} labels' for budget in budgets)} |", f"|:--|{'--:|' * len(budgets)}"]
-    for method in COMPARED:
+    for method in RETRAINED_METHODS if retrain else COMPARED:
         cells = [_interval(list(found[method, k].values()), "+") if found.get((method, k)) else "–" for k in budgets]
         title = f"**`{method}`**" if method == DEFAULT else f"`{method}`"
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def needed(gain: float, budgets: Sequence[int], curve: Sequence[float]) -> float:
+    """Return how many labels a method needs for a gain, by lines between its mean gains; infinite if its largest is smaller.
+
+    A mean gain that is below one with fewer labels counts as that one.
+    """
+    labels, reached = [0, *budgets], [0.0]
+    for value in curve:
+        reached.append(max(value, reached[-1]))
+    if gain > reached[-1]:
+        return math.inf
+    place = next(k for k, value in enumerate(reached) if value >= gain)
+    if place == 0:
+        return 0.0
+    low, high = reached[place - 1], reached[place]
+    return labels[place - 1] + (gain - low) / (high - low) * (labels[place] - labels[place - 1])
+
+
+def needed_table(half: str = HALVES[1]) -> str:
+    """Return how many labels other methods need for what the default gains, with bootstrap intervals over assignments."""
+    others = ("random", "margin")
+    titles = " | ".join(f"`{other}` needs" for other in others)
+    lines = [f"| score | labels by `{DEFAULT}` | {titles} |", f"|:--|{'--:|' * (1 + len(others))}"]
+    for setting, score, title in NEEDED:
+        found = gains(setting, half, score)
+        if not found:
+            return "No records yet."
+        size = len(found[DEFAULT, BUDGETS[0]])
+        drawn = draws.integers(size, "labels needed", torch.arange(RESAMPLES)[:, None], torch.arange(size))
+        drawn = torch.cat([torch.arange(size)[None], drawn])
+        means = {method: _means(found, method)[drawn].mean(1).tolist() for method in (DEFAULT, *others)}
+        for place, budget in enumerate(BUDGETS[:-1]):
+            cells = []
+            for other in others:
+                needs = [
+                    needed(own[place], BUDGETS, curve) for own, curve in zip(means[DEFAULT], means[other], strict=True)
+                ]
+                low, high = (sorted(needs[1:])[round(share * (RESAMPLES - 1))] for share in (0.025, 0.975))
+                cells.append(f"{_labels(needs[0])} ({_labels(low)} to {_labels(high)})")
+            lines.append(f"| {title} | {budget} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _means(found: Mapping[tuple[str, int], Mapping[int, float]], method: str) -> Tensor:
+    """The gains of a method, of each assignment at each budget."""
+    return torch.tensor([[found[method, k][one] for k in BUDGETS] for one in sorted(found[method, BUDGETS[0]])])
+
+
+def _labels(number: float) -> str:
+    return f"{number:.0f}" if math.isfinite(number) else f"more than {BUDGETS[-1]}"
 
 
 def main() -> None:

@@ -162,7 +162,7 @@ def collect(
         typer.Option(
             help="coverage | margin | entropy | random | k-center | badge | typical, with `needed ` before coverage, margin or badge"
             " to favour classes with low recall, or `balanced ` before any for equal shares.",
-            show_default="needed coverage",
+            show_default="coverage",
         ),
     ] = None,
     root: Root = Path("data"),

@@ -27,7 +27,7 @@ from ..network.linear_head import LinearHead, read_head
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT = "needed coverage"
+DEFAULT = "coverage"
 BALANCED = "balanced "  # before the name of a method: at most a fair share for each predicted class
 LEAST_NEED = 0.02  # of a class that is always recognised, where a class that is never recognised has 1
 ADDED = 4  # images with the mean recall that are added to those of a class: a recall of few images says little
@@ -202,7 +202,7 @@ def suggest_images(
         train: The training images.
         pool: The images to choose from, from the same network; `extract` with any labels makes them.
         budget: Number of images to suggest.
-        method: `needed coverage` (the default), `coverage`, `margin`, `entropy`, `random`, `k-center`, `badge`,
+        method: `coverage` (the default), `needed coverage`, `margin`, `entropy`, `random`, `k-center`, `badge`,
             `typical`, `needed margin` or `needed badge`; as "balanced margin", with at most a fair share for each
             predicted class.
         head: Gives the logits, if those of `train` and `pool` are of another head.

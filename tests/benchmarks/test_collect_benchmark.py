@@ -18,7 +18,7 @@ def bank() -> bench.Bank:
     pool, _, _ = make_embeddings((40, 40, 40), seed=0)
     return bench.Bank(
         setting="tail",
-        assignment=4,
+        assignment=14,
         weak=(1, 2),
         head=head,
         train=train,
@@ -30,7 +30,7 @@ def bank() -> bench.Bank:
 
 def test_every_method_is_judged_at_every_budget(bank, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(bench, "BUDGETS", (2, 5))
-    monkeypatch.setattr(bench, "COMPARED", ("random", "margin", "needed coverage"))
+    monkeypatch.setattr(bench, "COMPARED", ("random", "margin", "coverage"))
     monkeypatch.setattr(bench, "DRAWN", {"random": 2})
     monkeypatch.setattr(bench, "ROUNDS", 5)
     monkeypatch.setattr(bench, "RESULTS", tmp_path / "records.jsonl")
@@ -47,7 +47,7 @@ def test_every_method_is_judged_at_every_budget(bank, tmp_path, monkeypatch) -> 
     assert (
         lines[3] == "| `margin` | " + " | ".join(f"{gain['margin', k] - gain['none', 0]:+.1f}" for k in (2, 5)) + " |"
     )
-    assert lines[4].startswith("| **`needed coverage`** |")
+    assert lines[4].startswith("| **`coverage`** |")
     assert bench.table("tail", "development") == "No records yet."
 
 
@@ -85,7 +85,7 @@ def test_training_heldout_and_pool_images_are_different_ones(setting, monkeypatc
 
 def test_halves_share_no_assignment(bank) -> None:
     halves = [dataclasses.replace(bank, assignment=k).half for k in range(bench.ASSIGNMENTS)]
-    assert halves == ["development"] * 3 + ["confirmation"] * 9
+    assert halves == ["development"] * 12 + ["confirmation"] * 9
     assert not set(bench.RETRAINED) & set(range(bench.DEVELOPMENT))
 
 
