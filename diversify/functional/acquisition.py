@@ -308,7 +308,7 @@ METHODS: Mapping[str, Method] = {
     "needed badge": take_needed_badge,
     "needed coverage": take_needed_coverage,
 }
-"""The methods by name; those that are `needed` weigh rows by what a label of their class is worth."""
+"""The methods by name; those that are `needed` weigh rows by how much their class needs labels."""
 
 
 def _example(method: Method) -> list[int]:

@@ -16,12 +16,12 @@ _LEAST_LIMIT = 1e-6  # of the median distance within a class: equal rows are cop
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pool:
-    """What the methods know: the pool without labels, the training rows, and what a label is worth.
+    """What the methods know: the pool without labels, the training rows, and which classes need labels.
 
     Attributes:
         features: `(N, D)`, of the pool.
         probabilities: `(N, C)`, of the classes.
-        need: `(C,)`, what a label of each class is worth, 1 on average.
+        need: `(C,)`, how much each class needs labels, 1 on average.
         train: `(R, D)`, features of the training rows.
         labels: `(R,)`, their classes.
         seed: Seed of the draws.

@@ -75,7 +75,7 @@ class Suggestion:
     Attributes:
         images: The images, first to label first.
         class_names: One name per class.
-        need: What a label of each class is worth, 1 on average.
+        need: 1 minus the held-out recall of each class, relative to the mean of the classes; see `suggest_images`.
         method: The method that chose.
         budget: The number of images that was asked for.
         pool: Number of images in the pool.
@@ -196,9 +196,10 @@ def suggest_images(
     head would give if classes were equally frequent.
 
     Args:
-        diagnosis: Of the same network, made on the validation set. A label is worth more in a class with lower held-out
-            recall: the need of a class is 1 minus its recall, at least 0.02, divided by the mean of the classes. Its recall
-            counts 4 more images with the mean recall, so that few images say little. None: every class has the same need.
+        diagnosis: Of the same network, made on the validation set. It says which class needs images: the need of a class is 1
+            minus its held-out recall, at least 0.02, divided by the mean of the classes. The recall counts 4 more images with
+            the mean recall, so that few images say little. Methods that begin with `needed` weigh images by it; they were
+            no better in measurements, even for the classes that need images. None: every class has the same need.
         train: The training images.
         pool: The images to choose from, from the same network; `extract` with any labels makes them.
         budget: Number of images to suggest.

@@ -239,7 +239,7 @@ class HeadChoice:
             lead, error = self._behind(0)
             return (
                 f"Recommended: leave the head as it is; {self.names[ahead]} is only {lead}{unit} ahead on held-out"
-                f" images, within one standard error ({error})."
+                f" images, within one standard error ({error}).{' Nor is its loss surely lower.' if 'loss' in self.columns else ''}"
             )
         gain, low, high = (
             self._amount(float(self.columns[f"gain{end}"][self.recommended]), "+" if self.in_shares else "")
@@ -255,6 +255,8 @@ class HeadChoice:
         )
         if float(self.columns["gain_low"][self.recommended]) <= 0:
             text += " The interval contains 0: the gain may be chance."
+        if "loss" in self.columns and float(self.columns["behind"][0]) <= float(self.columns["behind_error"][0]):
+            text += " But its loss is surely lower than that of the untouched head."
         if "mean_gain" in self.columns:
             text += f" Mean recall changes by {self._amount(float(self.columns['mean_gain'][self.recommended]), '+')} points."
         if self.passed_over:

@@ -63,8 +63,8 @@ def choose_head(
     whose accuracy is within one standard error of the highest are equals, and the one that gives the true classes the
     most probability is taken, after each head's logits are scaled by one fitted number: probabilities are known
     better than recalls. With more than two million held-out logits accuracy alone decides. If the untouched head is behind the
-    most accurate one by at most one standard error of their difference on the same rows, the untouched head is recommended. It
-    is always compared, and comes first.
+    most accurate one by at most one standard error of their difference on the same rows, and its loss above that of the best
+    by at most one, the untouched head is recommended. It is always compared, and comes first.
 
     The lowest recalls are known from few rows, so the highest of many is mostly luck. By `worst` and `worst third`, candidates
     and options are therefore passed over if their mean recall is more than half a standard error behind the highest. By these

@@ -16,7 +16,7 @@ from ..network.linear_head import LinearHead
 from .candidate import Candidate
 from .choice import NEAR, PASSES_OVER, HeadChoice
 from .forecast import head_forecast, hit_sums
-from .likeliest import likeliest
+from .likeliest import as_likely, likeliest
 from .metric import Metric, class_sums
 
 _Z = NormalDist().inv_cdf(0.975)
@@ -67,9 +67,10 @@ def compare_candidates(
     score = judge.value(taken, labels, classes)
     leader = best = _best(range(len(listed)), taken, None, labels, classes, judge)
     stays = _as_good(taken, leader, labels, classes, judge)
+    held = counts.class_counts(labels, classes)
     if weighed is not None:
         best = _best(range(0 if stays else 1, len(listed)), taken, weighed, labels, classes, judge)
-    held = counts.class_counts(labels, classes)
+        stays = stays and as_likely(weighed[0], weighed[best], labels, judge.class_weights(held))
     recalls = _recalls(taken, labels, classes, held)
     columns = _accuracies(taken, recalls["recall"], recalls["recall_low"], recalls["recall_high"], labels, classes)
     columns |= _differences(taken, leader, labels, classes, judge)

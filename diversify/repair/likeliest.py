@@ -1,4 +1,4 @@
-"""Of classifiers that held-out rows cannot tell apart by accuracy, the one that gives the true classes the most probability."""
+"""Compare classifiers that held-out rows cannot tell apart by accuracy: which gives the true classes the most probability."""
 
 from __future__ import annotations
 
@@ -102,3 +102,29 @@ def likeliest(right: Tensor, losses: Tensor, labels: Tensor, share: Tensor) -> i
     lowest = mean[mean[best] - mean <= error].min()
     competes = (mean >= lowest).nonzero()[:, 0]
     return int(competes[loss[competes].argmin()])
+
+
+def as_likely(losses: Tensor, other: Tensor, labels: Tensor, share: Tensor) -> bool:
+    """Return whether a classifier's mean loss is above that of another by at most one standard error of the difference.
+
+    The difference of every row is compared with the mean difference over all classes, so that a class of one row counts, too.
+
+    Args:
+        losses: Its loss on each row, `(N,)`.
+        other: The loss of the other, `(N,)`.
+        labels: `(N,)`.
+        share: Weight of the loss of each class, `(C,)`.
+
+    Example:
+        >>> labels, share = torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, 0.5])
+        >>> one, other = torch.tensor([0.9, 0.2, 0.9, 0.3]), torch.tensor([0.2, 0.4, 0.8, 0.2])
+        >>> as_likely(one, other, labels, share), as_likely(one, one - 0.1, labels, share)
+        (True, False)
+    """
+    rows = counts.class_counts(labels, len(share)).double()
+    weight = (share.double() / rows.clamp(min=1))[labels]
+    weight = weight / weight.sum()
+    more = losses.double() - other.double()
+    mean = weight @ more
+    error = (weight.square() @ (more - mean).square()).sqrt()
+    return not bool(mean > error)  # nor if a loss is infinite

@@ -63,15 +63,15 @@ def render_suggestion_html(
 _DEFINITIONS = (
     Definition(
         title="need",
-        text="What a label of the class is worth: 1 minus its held-out recall, to which 4 images with the mean recall are added because"
-        " a recall of few images says little; at least 0.02, and divided by the mean over the classes.",
+        text="1 minus the held-out recall of the class, to which 4 images with the mean recall are added because a recall of few images"
+        " says little; at least 0.02, and divided by the mean over the classes. Methods whose name begins with “needed” count images"
+        " of classes with a high need more.",
         anchor="measure-need",
     ),
     Definition(
         title="score",
-        text="What the method ranks by. For needed coverage it is the total weight of the images that this one stands for, and the"
-        " weight of an image is 1 minus the difference of its two largest probabilities, times the mean need of the classes"
-        " weighted by their probabilities.",
+        text="What the method ranks by. For coverage it is the total weight of the images that this one stands for, and the weight of"
+        " an image is 1 minus the difference of its two largest probabilities.",
         anchor="measure-score",
     ),
 )
@@ -82,7 +82,7 @@ def _most_needed(found: Suggestion, names: Sequence[str]) -> Statement:
     count = sum(one.predicted == c for one in found.images)
     return Statement(
         title=names[c],
-        text=f"A label of {names[c]} is worth the most: {found.need[c]:.1f} times the mean. {count:,} of the"
+        text=f"{names[c]} has the most to gain: its need is {found.need[c]:.1f} times the mean. {count:,} of the"
         f" {len(found):,} images are predicted as {names[c]}.",
         advice="Label the images in the order of the list, refit or retrain, and diagnose again.",
     )
@@ -107,7 +107,7 @@ def _class_table(found: Suggestion, diagnosis: Diagnosis, names: Sequence[str]) 
 
     return Table(
         title="Classes",
-        caption="Classes in the order of what a label is worth. Brackets show 95% intervals.",
+        caption="Classes in the order of their need. Brackets show 95% intervals.",
         headings=tuple(
             Heading(title=title, short=title, anchor=anchor)
             for title, anchor in (

@@ -140,10 +140,11 @@ def _definitions(choice: HeadChoice) -> tuple[Definition, ...]:
                 if "loss" in choice.columns
                 else ""
             )
-            + "The best candidate is recommended, unless the untouched head is within one standard error: then the head stays as it"
-            " is. Where the metric depends on the lowest recalls, which are of few images, the untouched head must also be within"
-            " one standard error by the mean recall; and by the lowest recall, or the lowest third, candidates whose mean recall is"
-            " more than half a standard error behind the highest are passed over.",
+            + "The best candidate is recommended, unless the untouched head is within one standard error"
+            + (" both by accuracy and by loss" if "loss" in choice.columns else "")
+            + ": then the head stays as it is. Where the metric depends on the lowest recalls, which are of few images, the untouched"
+            " head must also be within one standard error by the mean recall; and by the lowest recall, or the lowest third,"
+            " candidates whose mean recall is more than half a standard error behind the highest are passed over.",
             anchor="measure-behind",
         ),
     )

@@ -9,7 +9,7 @@ from torch.nn import functional
 import diversify as dv
 from diversify.repair.candidate import Candidate
 from diversify.repair.choose import choose_head
-from diversify.repair.likeliest import likeliest, tempered_losses
+from diversify.repair.likeliest import as_likely, likeliest, tempered_losses
 
 EVEN = torch.full((3,), 1 / 3)
 
@@ -130,6 +130,37 @@ def test_a_surely_better_head_is_not_given_up_because_a_likelier_one_is_hardly_b
     assert int(loss.argmin()) == 2
     assert found.recommended != 0
     assert "leave the head" not in found.in_words()
+
+
+@pytest.mark.parametrize("unsure", [1, 40])
+def test_equal_accuracy_keeps_the_untouched_head_only_where_its_loss_is_not_surely_higher(unsure: int) -> None:
+    """Both heads are wrong on the same 40 of 400 rows; the other is less sure on some of these, and on one where it is right."""
+    labels = torch.arange(400) % 4
+    order, one = torch.arange(400), torch.eye(4)
+    named = torch.where(order % 10 == 9, (labels + 1) % 4, labels)
+    less = (order % 10 == 9) & (order < 10 * unsure) | (order == 0)
+    humble = torch.where(less[:, None], 0.1 * one[named], 3 * one[named])
+    features = torch.cat([3 * one[named], humble], 1)
+    heldout = dv.Embeddings(features=features, labels=labels, logits=torch.zeros(400, 4), indices=order)
+    train = dv.Embeddings(features=features, labels=labels, logits=torch.zeros(400, 4), indices=order + 400)
+    heads = [
+        dv.LinearHead(weight=torch.cat([one * (place == at) for at in range(2)], 1), bias=torch.zeros(4))
+        for place in range(2)
+    ]
+    other = Candidate(name="humble", meaning="", options={"": lambda *_: heads[1]})
+    found = choose_head(train, heldout, heads[0], [other])
+    assert found.columns["gain"].tolist() == [0.0, 0.0]
+    assert float(found.columns["loss"][1]) < float(found.columns["loss"][0])
+    assert found.names[found.recommended] == ("humble" if unsure == 40 else "untouched")
+    assert ("its loss is surely lower than that of the untouched head" in found.in_words()) == (unsure == 40)
+    assert ("leave the head as it is" in found.in_words()) == (unsure == 1)
+
+
+def test_losses_that_are_not_numbers_leave_it_to_accuracy() -> None:
+    labels, share = torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, 0.5])
+    endless = torch.tensor([0.1, torch.inf, 0.1, 0.1])
+    assert as_likely(endless, endless, labels, share)
+    assert as_likely(torch.full((4,), 0.1), endless, labels, share)
 
 
 def test_what_beats_another_in_accuracy_and_loss_is_never_passed_over_for_it() -> None:
