@@ -272,9 +272,11 @@ def run_one(bank: Bank, kind: str, number: int) -> dict[str, Any]:
         more["measures"] = {name: listed(values.double()) for name, values in measured.items()}
     else:
         usual = default_candidates(sides[0], plain, recipe=RECIPE)
+        unseen = default_candidates(sides[0], plain, recipe=RECIPE, unseen=sides[1])
         fitted = default_candidates(sides[0], plain, recipe=RECIPE, unseen=sides[1], offsets=True)
         choices = {
             "mean": choose_head(*sides, plain, usual, seed=number),
+            "mean, held-out images in the fit": choose_head(*sides, plain, unseen, seed=number),
             "worst": choose_head(*sides, plain, fitted, objective="worst", seed=number),
         }
         heads = {f"choose_head, {name}": choice.head for name, choice in choices.items()}
