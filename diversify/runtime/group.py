@@ -119,13 +119,13 @@ def in_words(error: Exception) -> Tensor:
     text = str(error)
     if not isinstance(error, InputError | ProcessLostError):
         text = f"process {(place() or (0, 1))[0]} failed ({describe(error)}); {_KEPT}"
-    return torch.tensor([isinstance(error, InputError), *text.encode()], dtype=torch.uint8)
+    return torch.tensor([isinstance(error, InputError), *text.encode(errors="surrogatepass")], dtype=torch.uint8)
 
 
 def from_words(words: Tensor) -> InputError | ProcessFailedError:
     """Return the error that another process told this one, for the caller to raise."""
     is_of_input, *text = words.tolist()
-    return (InputError if is_of_input else ProcessFailedError)(bytes(text).decode())
+    return (InputError if is_of_input else ProcessFailedError)(bytes(text).decode(errors="surrogatepass"))
 
 
 def cause_of(error: BaseException) -> str:

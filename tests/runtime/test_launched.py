@@ -41,6 +41,11 @@ def test_only_what_a_broken_connection_raises_counts_as_a_lost_process() -> None
         raise RuntimeError("the size of the tensor")
 
 
+def test_an_error_names_a_file_whose_name_is_no_text() -> None:
+    error = must("root", "be a folder", "birds\udcff")
+    assert str(group.from_words(group.in_words(error))) == str(error)
+
+
 def test_an_error_of_the_first_process_that_goes_ahead_reaches_the_others(tmp_path: Path) -> None:
     entered = tmp_path / "entered"
 
