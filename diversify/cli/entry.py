@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from ..errors import InputError, must, unknown
 from ..runtime import launched, signals
+from ..runtime.group import ProcessFailedError
 from .commands import app
 from .screen import STANDARD_OUTPUT, NoReaderError, err
 
@@ -57,6 +58,8 @@ def _run(arguments: Sequence[str]) -> int:
         code = app(list(arguments), standalone_mode=False, prog_name="diversify")
     except InputError as error:
         return refuse(_with_flags(error, arguments))
+    except ProcessFailedError:
+        raise  # the process that failed shows its error
     except OSError as error:  # a full disk, a folder that is gone or not ours: the system's own words
         if {"-h", "--help"} & set(arguments):  # the parser prints the help, without naming the stream
             error.filename = STANDARD_OUTPUT

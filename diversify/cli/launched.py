@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Sequence
 
@@ -16,7 +17,8 @@ SHARED = ("diagnose", "train")  # the commands that several processes run togeth
 def run(arguments: Sequence[str]) -> int:
     """Run one command line together with the other processes and return the exit code, the same in all of them.
 
-    Only the first process prints. The process that fails first prints its error, and all end with its code.
+    Only the first process prints. The process that fails first prints its error, as a process that runs alone does, and all
+    end with its code.
 
     Args:
         arguments: What follows `diversify`.
@@ -29,19 +31,43 @@ def run(arguments: Sequence[str]) -> int:
         if launched.speaks_at_the_start():
             signals.speak_again()
         return entry.refuse(str(error))
+    except Exception:
+        signals.speak_again()
+        raise
     signals.begin_work()
     try:
-        code = _checked(arguments)
+        with together.ending_with_others():
+            code = _checked(arguments)
     except launched.ShareDone:
         code = 0
+    except KeyboardInterrupt:  # it came after the last handler in `entry.run`
+        code = signals.INTERRUPTED
+    except SystemExit as error:
+        code = _leave_as_told(error)
+    except group.ProcessFailedError as error:
+        found = together.code_of_failed()
+        code = entry.refuse(str(error)) if found is None else found
     except Exception as error:
-        if group.is_lost(error):
-            code = entry.refuse(str(group.lost("another process", error)))
-        else:
-            code = 1
-            if launched.speaks_for_all(code):
-                traceback.print_exc()
+        code = _show(error)
     return together.leave_with(code)
+
+
+def _show(error: Exception) -> int:
+    """Print an error that is no user's, and return the exit code."""
+    if group.is_lost(error):
+        return entry.refuse(str(group.lost("another process", error)))
+    if launched.speaks_for_all(1):
+        traceback.print_exception(error)
+    return 1
+
+
+def _leave_as_told(error: SystemExit) -> int:
+    """Return the exit code of an end that the user's code asks for; a message is printed, as Python does."""
+    silent = error.code is None or isinstance(error.code, int)
+    code = int(error.code or 0) if silent else 1
+    if launched.speaks_for_all(code) and not silent:
+        print(error.code, file=sys.stderr)
+    return code
 
 
 def _checked(arguments: Sequence[str]) -> int:

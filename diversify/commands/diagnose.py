@@ -418,6 +418,7 @@ def diagnose_run(
     identity = digests.digest_json(
         {n: record[n] for n in ("data", "files", "view", "model", "weights", "precision", "heldout_split")}
     )
+    launched.meet()  # a process that cannot begin leaves `out` as it was
     folder = run_folder(out, record | {"identity": identity}, overwrite=overwrite)
     with folder if is_first() else contextlib.nullcontext():
         sides = subject.embed(

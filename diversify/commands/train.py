@@ -259,6 +259,7 @@ class _Training:
         )
         history = []
         try:
+            launched.meet()  # what an earlier run left is gone
             for epoch in epochs:
                 history.append(dataclasses.asdict(epoch))
                 if first:
@@ -379,6 +380,7 @@ def train_run(
         InputError: An argument is wrong; `out` is then as it was before.
     """
     _require_compatible(method, plan, adapt)
+    launched.require_all_of_launcher()
     given = None if plan is None else read_plan(plan)
     first = is_first()
     state = out / "state" / "state.safetensors"
@@ -402,8 +404,9 @@ def train_run(
     if first:
         run.look_for_copies(progress)
         run.describe(say, out, notes)
+    launched.meet()  # a process that cannot begin leaves `out` as it was
+    if first:
         run.begin(out, resumed=resumed)
-    launched.meet()  # what an earlier run left is gone
     history = run.fit(
         recipe,
         ingredients,

@@ -1,8 +1,9 @@
 """What the processes of a shared extraction send each other: the batches to read, the rows that came out, and errors.
 
-Each message of a process with rows is answered by the first process before the next one is sent. So an InputError of any
-process reaches all of them: that of another process comes to the first in place of rows, and that of the first process to
-the others in place of an answer.
+Each message of a process with rows is answered by the first process before the next one is sent. So an error of any process
+reaches all of them: that of another process comes to the first in place of rows, and that of the first process to the others
+in place of an answer. An InputError is raised in all as it is; of any other error, the others raise a ProcessFailedError that
+names the process and the cause. An interruption is not told.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, distributed
 
 from ..errors import InputError
 from ..runtime import group
-from ..runtime.group import connected_to
+from ..runtime.group import ProcessLostError, connected_to
 
 _BLOCK, _END, _FAILURE = 0, 1, 2
 _STREAM, _REFUSED = -1, -2  # in place of a number of batches
@@ -81,11 +82,11 @@ class Exchange:
 
         Raises:
             InputError: The first process could not begin.
-            ConnectionError: The first process is gone.
+            ConnectionError: The first process failed for another reason, or is gone.
         """
         number, turn, rows = self._broadcast(torch.zeros(3, dtype=torch.int64)).tolist()
         if number == _REFUSED:
-            raise InputError(_text(self._broadcast(torch.zeros(turn, dtype=torch.uint8))))
+            raise group.from_words(self._broadcast(torch.zeros(turn, dtype=torch.uint8)))
         origin = bytes(self._broadcast(torch.zeros(64, dtype=torch.uint8)).tolist()).hex()
         digests = [origin[:64], origin[64:]]
         if number < 1:
@@ -101,11 +102,11 @@ class Exchange:
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Send the rows of this process within the block; an InputError in it ends the other processes too.
+        """Send the rows of this process within the block; an error in it ends the other processes too.
 
         Raises:
             InputError: It is raised in the block, or in another process.
-            ConnectionError: The first process is gone.
+            ConnectionError: Another process failed for another reason, or the first one is gone.
         """
         try:
             yield
@@ -113,8 +114,8 @@ class Exchange:
             self._post(torch.tensor([_END, 0, 0, 0, 0]), 0)
             self._expect_answer()
             self._take_answer()
-        except InputError as error:
-            if not self._refused:
+        except Exception as error:
+            if not (self._refused or isinstance(error, ProcessLostError)):
                 self._fail(error)
             raise
 
@@ -123,7 +124,7 @@ class Exchange:
 
         Raises:
             InputError: Another process had one.
-            ConnectionError: The first process is gone.
+            ConnectionError: Another process failed for another reason, or the first one is gone.
         """
         self._take_answer()
         if block is None:
@@ -149,6 +150,7 @@ class Exchange:
 
         Raises:
             InputError: It refuses to go on.
+            ConnectionError: A process failed for another reason, or the first one is gone.
         """
         self._flush()
         if self._answer is None:
@@ -158,32 +160,31 @@ class Exchange:
             work.wait()
         if int(length):
             self._refused = True
-            raise InputError(_text(self._take(torch.zeros(int(length), dtype=torch.uint8), 0, _WORDS)))
+            raise group.from_words(self._take(torch.zeros(int(length), dtype=torch.uint8), 0, _WORDS))
 
-    def _fail(self, error: InputError) -> None:
-        """Tell the first process why this one has no rows to send, unless it has failed itself."""
-        with contextlib.suppress(InputError):
+    def _fail(self, error: Exception) -> None:
+        """Tell the first process why this one has no rows to send, unless it has failed itself or is gone."""
+        with contextlib.suppress(InputError, ProcessLostError):
             self._take_answer()
-            words = _bytes(str(error))
+            words = group.in_words(error)
             self._post(torch.tensor([_FAILURE, len(words), 0, 0, 0]), 0)
             self._post(words, 1)
             self._flush()
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[None]:
-        """Collect the rows of all processes within the block, then release the others; an InputError in it ends them too.
+        """Collect the rows of all processes within the block, then release the others; an error in it ends them too.
 
         Raises:
             InputError: It is raised in the block, or was in another process.
-            ConnectionError: A process is gone.
+            ConnectionError: Another process failed for another reason, or is gone.
         """
         try:
             yield
-        except InputError as error:
-            with contextlib.suppress(ConnectionError):  # whoever is left hears it
-                self._release(_bytes(str(error)))
+        except Exception as error:
+            self._end_others(group.in_words(error))
             raise
-        self._release(_bytes(""))
+        self._release()
 
     def receive(self, rank: int) -> Block | None:
         """Return the rows that a process sends next; a block without columns for a turn without rows, None at its end.
@@ -193,12 +194,12 @@ class Exchange:
 
         Raises:
             InputError: The process could not read its images.
-            ConnectionError: The process is gone.
+            ConnectionError: The process failed for another reason, or is gone.
         """
         kind, rows, *widths = self._take(torch.zeros(5, dtype=torch.int64), rank, 0).tolist()
         if kind == _FAILURE:
             self._failed.add(rank)
-            raise InputError(_text(self._take(torch.zeros(rows, dtype=torch.uint8), rank, 1)))
+            raise group.from_words(self._take(torch.zeros(rows, dtype=torch.uint8), rank, 1))
         self._unanswered.add(rank)
         if kind == _END:
             return None
@@ -225,27 +226,35 @@ class Exchange:
             rank: The process.
             words: The error that ends it, as bytes; none lets it go on.
         """
-        words = _bytes("") if words is None else words
         self._unanswered.discard(rank)
         self._flush(rank)  # it has been taken: the process has sent something since
-        self._post(torch.tensor([len(words)]), _ANSWER, rank)
-        if len(words):
+        self._post(torch.tensor([0 if words is None else len(words)]), _ANSWER, rank)
+        if words is not None:
             self._post(words, _WORDS, rank)
 
-    def _release(self, words: Tensor) -> None:
-        """Answer every process for the last time: with an error, or with none."""
-        if not self._announced:
-            self._broadcast(torch.tensor([_REFUSED, len(words), 0]))
-            self._broadcast(words)
-            return
+    def _release(self) -> None:
+        """Answer what each process sent at its end."""
         for rank in range(1, self.size):
-            if rank not in self._unanswered | self._failed:
-                with contextlib.suppress(InputError):  # the first error is the one that all hear
-                    self.receive(rank)
-            if rank not in self._failed:
-                self.answer(rank, words)
+            self.answer(rank)
         for rank in range(1, self.size):
             self._flush(rank)
+
+    def _end_others(self, words: Tensor) -> None:
+        """Tell every process that is left the error that ends it."""
+        if not self._announced:
+            with contextlib.suppress(ProcessLostError):
+                self._broadcast(torch.tensor([_REFUSED, len(words), 0]))
+                self._broadcast(words)
+            return
+        for rank in range(1, self.size):
+            with contextlib.suppress(InputError, ProcessLostError):  # the first error is the one that all hear
+                if rank not in self._unanswered | self._failed:
+                    self.receive(rank)
+                if rank not in self._failed:
+                    self.answer(rank, words)
+        for rank in range(1, self.size):
+            with contextlib.suppress(ProcessLostError):
+                self._flush(rank)
 
     def _broadcast(self, values: Tensor) -> Tensor:
         with connected_to("process 0" if self.rank else "another process"):
@@ -267,11 +276,3 @@ class Exchange:
         with connected_to(f"process {rank}"):
             distributed.recv(values, rank, group=self._group, tag=tag)
         return values
-
-
-def _bytes(text: str) -> Tensor:
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
-
-
-def _text(words: Tensor) -> str:
-    return bytes(words.tolist()).decode()

@@ -57,7 +57,8 @@ def extract_shared(
     Raises:
         InputError: As `extract`, in all processes; or the processes have different models or data sets, or each gives the
             same images of a stream.
-        ConnectionError: Another process is gone; what was finished is kept in `out`.
+        ConnectionError: Another process failed for another reason, and the message names it and the cause, or is gone; what
+            was finished is kept in `out`.
 
     See Also:
         `extract`; `torchrun -m diversify diagnose`, which calls this.

@@ -8,12 +8,25 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
+from .user_code import describe
+
 if TYPE_CHECKING:  # the command line imports this file before it knows whether it needs torch
     import torch
     from torch import Tensor
 
 _OF_GLOO = re.compile(r"\[\S*gloo/\S*:\d+\] ")  # a file of gloo and a line; what gloo checks has "enforce fail at"
 _OF_NCCL = re.compile(r"remote process exited|connection (reset|closed|refused)|socket timeout", re.IGNORECASE)
+_KEPT = "what was finished is kept: run the command again, train with --resume"
+_GUESS = " This is typically caused by"  # gloo goes on with advice to its developers
+
+
+class ProcessLostError(ConnectionError):
+    """Another process of the group is gone."""
+
+
+class ProcessFailedError(ProcessLostError):
+    """Another process of the group failed, and told this one; it shows the error itself."""
 
 
 def place() -> tuple[int, int] | None:
@@ -78,7 +91,7 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, distributed.DistBackendError) and _OF_NCCL.search(str(error)) is not None
 
 
-def lost(which: str, error: BaseException) -> ConnectionError:
+def lost(which: str, error: BaseException) -> ProcessLostError:
     """Return the error for a process that is gone.
 
     Args:
@@ -89,8 +102,30 @@ def lost(which: str, error: BaseException) -> ConnectionError:
         >>> print(lost("process 1", RuntimeError("Connection closed by peer")))
         lost the connection to process 1 (Connection closed by peer); what was finished is kept: run the command again, train with --resume
     """
-    kept = "what was finished is kept: run the command again, train with --resume"
-    return ConnectionError(f"lost the connection to {which} ({cause_of(error)}); {kept}")
+    return ProcessLostError(f"lost the connection to {which} ({cause_of(error)}); {_KEPT}")
+
+
+def in_words(error: Exception) -> Tensor:
+    """Return an error of this process as bytes that another process reads with `from_words`.
+
+    Example:
+        >>> from_words(in_words(InputError("epochs must be at least 1, got 0")))
+        InputError('epochs must be at least 1, got 0')
+        >>> print(from_words(in_words(ValueError("no such bird"))))
+        process 0 failed (ValueError: no such bird); what was finished is kept: run the command again, train with --resume
+    """
+    import torch
+
+    text = str(error)
+    if not isinstance(error, InputError | ProcessLostError):
+        text = f"process {(place() or (0, 1))[0]} failed ({describe(error)}); {_KEPT}"
+    return torch.tensor([isinstance(error, InputError), *text.encode(errors="surrogatepass")], dtype=torch.uint8)
+
+
+def from_words(words: Tensor) -> InputError | ProcessFailedError:
+    """Return the error that another process told this one, for the caller to raise."""
+    is_of_input, *text = words.tolist()
+    return (InputError if is_of_input else ProcessFailedError)(bytes(text).decode(errors="surrogatepass"))
 
 
 def cause_of(error: BaseException) -> str:
@@ -101,18 +136,18 @@ def cause_of(error: BaseException) -> str:
         'Connection closed by peer [10.0.0.7]:4711'
     """
     cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return _OF_GLOO.sub("", cause).rstrip(". ")
+    return _OF_GLOO.sub("", cause.partition(_GUESS)[0]).rstrip(". ")
 
 
 @contextlib.contextmanager
 def connected_to(which: str) -> Iterator[None]:
-    """Turn the error of a collective operation in the block into a ConnectionError if a process is gone.
+    """Turn the error of a collective operation in the block into a ProcessLostError if a process is gone.
 
     Args:
         which: The process, as the error names it.
 
     Raises:
-        ConnectionError: The process is gone.
+        ProcessLostError: The process is gone.
     """
     try:
         yield

@@ -159,6 +159,16 @@ def stop_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+def interrupt() -> None:
+    """Interrupt the main thread from another one, as a signal does; nothing if a signal has come already."""
+    if _received:
+        return
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    else:
+        signal.raise_signal(signal.SIGTERM)
+
+
 def _receive(number: int, frame: FrameType | None) -> None:
     global _received
     _received += 1

@@ -6,6 +6,7 @@ All are slow: each starts processes that import torch.
 import dataclasses
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from diversify.network.embeddings import Embeddings
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("reports_without_figures")]
 
 MODULE = '''
-import inspect, os, time
+import errno, inspect, os, time
 from pathlib import Path
 import torch
 from torch import nn
@@ -52,12 +53,29 @@ class Pictures(Dataset):
             time.sleep(float(os.environ["SECONDS"]))
         return self.images[index], int(self.labels[index])
 
+class Net(nn.Sequential):
+    """It can be told to fail after a number of batches."""
+    batches = 0
+    def forward(self, images):
+        self.batches += 1
+        if os.environ.get("RANK", "0") == os.environ.get("BREAKS") and self.batches > int(os.environ.get("BATCHES", "1000")):
+            raise ERRORS[os.environ["KIND"]]
+        return super().forward(images)
+
+ERRORS = {
+    "disk": OSError(errno.ENOSPC, "No space left on device", "/cache/birds"),
+    "bug": KeyError("no such bird"),
+    "end": SystemExit("no licence"),
+}
+
 def data():
+    if os.environ.get("RANK", "0") == os.environ.get("SEES_NOTHING"):
+        raise OSError("no such disk")
     return {"train": Pictures(0), "val": Pictures(1), "class_names": ["ant", "bee", "cat"]}
 
 def net(num_classes=3, channels=1):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, num_classes))
+    return Net(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, num_classes))
 '''
 
 TRAIN = ("train", "--data", "several_data:data", "--model", "several_data:net", "--epochs", "3", "--batch-size", "16")
@@ -198,6 +216,51 @@ def test_an_error_of_one_process_is_said_once_and_leaves_nothing(place: Place, t
     ]
     assert exit_codes(errors) <= {"2", "-15"}
     assert not (tmp_path / "run").exists()
+
+
+DISK = "error: /cache/birds: No space left on device; make room and run the command again"
+
+
+@pytest.mark.parametrize(
+    ("rank", "kind", "line", "code"),
+    [
+        ("1", "disk", DISK, "2"),
+        ("0", "bug", "KeyError: 'no such bird'", "1"),
+        ("1", "bug", "KeyError: 'no such bird'", "1"),
+        ("1", "end", "no licence", "1"),
+    ],
+    ids=[
+        "a full disk",
+        "a bug in the first process",
+        "a bug in the second process",
+        "an end that the user's code asks for",
+    ],
+)
+def test_the_process_that_fails_says_why_and_what_was_finished_is_kept(
+    rank: str, kind: str, line: str, code: str, place: Place, tmp_path: Path
+) -> None:
+    ends = {"BREAKS": rank, "KIND": kind}
+    for command, batches, kept in (
+        (place.diagnose(tmp_path / "diagnosis"), "6", "diagnosis/embeddings/train/index.json"),
+        ((*TRAIN, "--out", tmp_path / "run"), "14", "run/state/state.safetensors"),  # in the second epoch
+    ):
+        ended_with, _, errors = ended(place.start(2, *command, BATCHES=batches, **ends))
+        assert ended_with != 0
+        assert errors.splitlines().count(line) == 1, errors
+        assert "what was finished is kept" not in errors  # as the others would say
+        assert errors.count("several_data.py") == (kind == "bug")
+        assert exit_codes(errors) <= {code, "-15"}
+        assert (tmp_path / kept).exists()
+
+
+def test_a_process_that_cannot_begin_leaves_an_earlier_run_as_it_was(place: Place, tmp_path: Path) -> None:
+    for name, command in (("one", TRAIN), ("diagnosis", place.diagnose(place.folder)[:-2])):
+        out = shutil.copytree(place.folder / name, tmp_path / name)
+        before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        code, _, errors = ended(place.start(2, *command, "--out", out, "--overwrite", SEES_NOTHING="1"))
+        assert code != 0
+        assert [line.partition(", got ")[2] for line in lines_of(errors)] == ["OSError: no such disk"]
+        assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
 def test_what_all_processes_refuse_is_said_once(place: Place, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Several processes that extract together: an error of one is the error of all, and then they go on."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ SIZE = 3
 class Broken(Dataset[Any]):
     """Images of which one cannot be read, in one of the processes."""
 
-    def __init__(self, fails: bool) -> None:
-        self.fails = fails
+    def __init__(self, fails: bool, error: Exception | None = None) -> None:
+        self.fails, self.error = fails, error
 
     def __len__(self) -> int:
         return 18
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         if self.fails and index > 8:
-            raise must("image", "be readable", index)
+            raise self.error or must("image", "be readable", index)
         return torch.full((3, 8, 8), index / 18), index % 3
 
 
@@ -87,3 +88,40 @@ def test_an_error_of_one_process_is_that_of_all_and_leaves_none_waiting(tmp_path
                 assert each[number] == first[number]
     assert first[-1] == (torch.arange(18) % 3).tolist()
     assert [each[-1] for each in others] == [None, None]
+
+
+def failures(rank: int) -> list[str | None]:
+    """How each extraction ends in this process: the kind and text of its error, or None."""
+    split = dv.split_head(dv.build_model("small_cnn", num_classes=3, channels=3, seed=0))
+    found: list[str | None] = []
+    for loader, progress in (
+        (DataLoader(Broken(rank == 2, MemoryError("no page left")), batch_size=2), None),
+        (DataLoader(Broken(rank == 1, MemoryError()), batch_size=2), None),
+        (pictures(torch.arange(18) % 3), full_disk if rank == 0 else None),
+        (pictures(torch.arange(18) % 3), None),
+    ):
+        try:
+            dv.extract_shared(split, loader, progress=progress)
+            found.append(None)
+        except Exception as error:
+            found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+def full_disk(done: int, rows: int | None) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.slow
+def test_an_error_that_is_no_input_error_reaches_the_others_with_its_process_and_cause(tmp_path: Path) -> None:
+    of_process = of_ranks(tmp_path, failures, SIZE)
+    expected = (
+        (2, "MemoryError: no page left"),
+        (1, "MemoryError: "),
+        (0, "OSError: [Errno 28] No space left on device"),
+    )
+    for number, (failed, text) in enumerate(expected):
+        for rank, found in enumerate(of_process):
+            told = f"ProcessFailedError: process {failed} failed ({text.removesuffix(': ')}); what was finished is kept"
+            assert found[number].startswith(text if rank == failed else told), (rank, found[number])
+    assert [found[-1] for found in of_process] == [None] * SIZE
