@@ -79,7 +79,7 @@ def _trained() -> Iterator[Case]:
                 suite=one["suite"],
                 kind=KINDS[remedy],
                 remedy=remedy,
-                half=one["half"],
+                half=forecasts.half_in(one["suite"], one["order"]),
                 count=_column(one["count"]),
                 heldout=_column(one["count_heldout"]),
                 hits=_column(one["hits_heldout"]),
