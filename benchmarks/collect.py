@@ -373,12 +373,14 @@ def needed_table(half: str = HALVES[1]) -> str:
     lines = [f"| score | labels by `{DEFAULT}` | {titles} |", f"|:--|{'--:|' * (1 + len(others))}"]
     for setting, score, title in NEEDED:
         found = gains(setting, half, score)
-        if not found:
+        made = [set(found.get((method, k), ())) for method in (DEFAULT, *others) for k in BUDGETS]
+        complete = sorted(set.intersection(*made))
+        if not complete:
             return "No records yet."
-        size = len(found[DEFAULT, BUDGETS[0]])
+        size = len(complete)
         drawn = draws.integers(size, "labels needed", torch.arange(RESAMPLES)[:, None], torch.arange(size))
         drawn = torch.cat([torch.arange(size)[None], drawn])
-        means = {method: _means(found, method)[drawn].mean(1).tolist() for method in (DEFAULT, *others)}
+        means = {method: _means(found, method, complete)[drawn].mean(1).tolist() for method in (DEFAULT, *others)}
         for place, budget in enumerate(BUDGETS[:-1]):
             cells = []
             for other in others:
@@ -391,9 +393,9 @@ def needed_table(half: str = HALVES[1]) -> str:
     return "\n".join(lines)
 
 
-def _means(found: Mapping[tuple[str, int], Mapping[int, float]], method: str) -> Tensor:
+def _means(found: Mapping[tuple[str, int], Mapping[int, float]], method: str, assignments: Sequence[int]) -> Tensor:
     """The gains of a method, of each assignment at each budget."""
-    return torch.tensor([[found[method, k][one] for k in BUDGETS] for one in sorted(found[method, BUDGETS[0]])])
+    return torch.tensor([[found[method, k][one] for k in BUDGETS] for one in assignments])
 
 
 def _labels(number: float) -> str:
@@ -410,6 +412,8 @@ def main() -> None:
     parser.add_argument("--retrain", action="store_true", help="train networks anew with the new images")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.retrain and options.half == HALVES[0]:
+        parser.error("--retrain is for the assignments for confirmation: leave --half out, or give confirmation")
     options.banks.mkdir(parents=True, exist_ok=True)
     wanted = {
         "development": range(DEVELOPMENT),

@@ -52,7 +52,8 @@ WEAK = 5  # classes
 DRAWS = 2  # of the images that are added, and of the training rows that are left out
 SETS = {one.data: one for one in unseen_rows.SETS}
 NARROW = "narrow"
-ORDERS = {**{data: one.orders for data, one in SETS.items()}, NARROW: collect.ASSIGNMENTS}
+ASSIGNMENTS, DEVELOPMENT = 5, 3  # of narrow classes; those for development are the first
+ORDERS = {**{data: one.orders for data, one in SETS.items()}, NARROW: ASSIGNMENTS}
 TITLES = {
     "fashion-mnist": "Fashion-MNIST, long tail",
     "cifar10": "CIFAR-10, long tail",
@@ -83,7 +84,7 @@ class Bank:
 
 def half_of(setting: str, order: int) -> str:
     """Return which half a network belongs to."""
-    return HALVES[int(order >= (collect.DEVELOPMENT if setting == NARROW else ORDERS[setting] // 2))]
+    return HALVES[int(order >= (DEVELOPMENT if setting == NARROW else ORDERS[setting] // 2))]
 
 
 def bank_of(setting: str, order: int, banks: Path, *, root: Path) -> Bank:
@@ -91,7 +92,7 @@ def bank_of(setting: str, order: int, banks: Path, *, root: Path) -> Bank:
     path = banks / f"learning-curve-{setting}-{order}.safetensors"
     if setting == NARROW:
         if not path.exists():
-            collect.make_bank(setting, order, path, root=root)
+            collect.make_bank(setting, order, path, collect.Source.read(root))
         found = collect.read_bank(setting, order, path)
         sides, weak = (found.train, found.heldout, found.test), found.weak[:WEAK]
     else:

@@ -7,7 +7,7 @@ deep learning, 2022): a ResNet-32 trained with cross entropy on long-tailed CIFA
 as its authors drew them. It was trained on all 5,000 images of the largest class, so held-out images are taken from the test set: 30 of
 each class, other ones in each draw, and scores are read on the rest of it. Every method gets the same. Nothing of the library was
 settled on this network. The bound is a head that is fitted on the scored test images themselves, each predicted by one that did
-not see it: it chooses nothing, and says what a head could reach at most.
+not see it: it chooses nothing, and is about what these features hold.
 """
 
 from __future__ import annotations

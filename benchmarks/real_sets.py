@@ -72,7 +72,7 @@ HEADS = {
     "slope": "cross entropy, minus tau times the log prior, tau fitted on held-out images",
     "choose_head, mean": "`dv.choose_head` from the cross entropy head, among its usual repairs",
     "choose_head, mean, held-out images in the fit": "the same, and repairs that learn from held-out images",
-    "choose_head, worst": "the same with `objective='worst'`",
+    "choose_head, worst": "the same with `objective='worst'`, and offsets for the worst class",
 }
 
 

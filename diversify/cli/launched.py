@@ -36,20 +36,26 @@ def run(arguments: Sequence[str]) -> int:
         raise
     signals.begin_work()
     try:
-        with together.ending_with_others():
-            code = _checked(arguments)
-    except launched.ShareDone:
-        code = 0
-    except KeyboardInterrupt:  # it came after the last handler in `entry.run`
+        code = _worked(together, arguments)
+    except KeyboardInterrupt:  # it came after the last handler
         code = signals.INTERRUPTED
+    return together.leave_with(code)
+
+
+def _worked(together: launched.Launched, arguments: Sequence[str]) -> int:
+    """Run the command line, show an error as far as this process does, and return the exit code."""
+    try:
+        with together.ending_with_others():
+            return _checked(arguments)
+    except launched.ShareDone:
+        return 0
     except SystemExit as error:
-        code = _leave_as_told(error)
+        return _leave_as_told(error)
     except group.ProcessFailedError as error:
         found = together.code_of_failed()
-        code = entry.refuse(str(error)) if found is None else found
+        return entry.refuse(str(error)) if found is None else found
     except Exception as error:
-        code = _show(error)
-    return together.leave_with(code)
+        return _show(error)
 
 
 def _show(error: Exception) -> int:

@@ -265,7 +265,11 @@ class _Training:
                 if first:
                     atomic.write_jsonl(out / "metrics.jsonl", history)
         except BaseException as error:
-            if first and not state.exists() and (isinstance(error, Exception) or launched.failed_elsewhere()):
+            if (
+                first
+                and not state.exists()
+                and (isinstance(error, Exception | SystemExit) or launched.failed_elsewhere())
+            ):
                 staging.clear(out, owned=OWNED)
             raise
         return history

@@ -47,6 +47,7 @@ class Exchange:
         self._marked = False
         self._unanswered: set[int] = set()  # processes that have sent something
         self._failed: set[int] = set()  # processes that have sent an error, and wait for no answer
+        self._halfway: set[int] = set()  # processes whose message has been taken in part
 
     @classmethod
     def of_this_process(cls) -> Self | None:
@@ -69,13 +70,16 @@ class Exchange:
             turn: Number of consecutive batches that a process reads at a time.
             origin: Two digests, of the model and of the data, which must be the same in all processes.
         """
-        self._announced, self._marked = True, batches is None
         sizes = [] if batches is None else [len(batch) for batch in batches]
-        self._broadcast(torch.tensor([_STREAM if batches is None else len(sizes), turn, sum(sizes)]))
-        self._broadcast(torch.tensor(list(bytes.fromhex("".join(origin))), dtype=torch.uint8))
+        messages = [
+            torch.tensor([_STREAM if batches is None else len(sizes), turn, sum(sizes)]),
+            torch.tensor(list(bytes.fromhex("".join(origin))), dtype=torch.uint8),
+        ]
         if sizes and batches is not None:
-            self._broadcast(torch.tensor(sizes))
-            self._broadcast(torch.tensor([index for batch in batches for index in batch]))
+            messages += [torch.tensor(sizes), torch.tensor([index for batch in batches for index in batch])]
+        self._announced, self._marked = True, batches is None  # what fails before this is told by a broadcast
+        for message in messages:
+            self._broadcast(message)
 
     def hear(self) -> tuple[list[list[int]] | None, int, list[str]]:
         """Return the batches to be read, the turn and the two digests, as the first process announced them.
@@ -196,15 +200,18 @@ class Exchange:
             InputError: The process could not read its images.
             ConnectionError: The process failed for another reason, or is gone.
         """
+        self._halfway.add(rank)
         kind, rows, *widths = self._take(torch.zeros(5, dtype=torch.int64), rank, 0).tolist()
         if kind == _FAILURE:
             self._failed.add(rank)
             raise group.from_words(self._take(torch.zeros(rows, dtype=torch.uint8), rank, 1))
+        columns = self._columns(rank, rows, widths) if kind == _BLOCK and rows else {}
+        self._halfway.discard(rank)
         self._unanswered.add(rank)
-        if kind == _END:
-            return None
-        if not rows:
-            return {}
+        return None if kind == _END else columns
+
+    def _columns(self, rank: int, rows: int, widths: Sequence[int]) -> Block:
+        """Take the columns of a process's rows."""
         columns = {
             "features": torch.empty(rows, widths[0]),
             "indices": torch.empty(rows, dtype=torch.int64),
@@ -246,13 +253,15 @@ class Exchange:
                 self._broadcast(torch.tensor([_REFUSED, len(words), 0]))
                 self._broadcast(words)
             return
-        for rank in range(1, self.size):
+        # a process whose message was taken in part waits in its sending: it ends when this one does
+        whole = [rank for rank in range(1, self.size) if rank not in self._halfway - self._failed]
+        for rank in whole:
             with contextlib.suppress(InputError, ProcessLostError):  # the first error is the one that all hear
                 if rank not in self._unanswered | self._failed:
                     self.receive(rank)
                 if rank not in self._failed:
                     self.answer(rank, words)
-        for rank in range(1, self.size):
+        for rank in whole:
             with contextlib.suppress(ProcessLostError):
                 self._flush(rank)
 

@@ -241,7 +241,7 @@ def read_share(
 
     Raises:
         InputError: As `extract`; the first process raises it too.
-        ConnectionError: The first process is gone.
+        ConnectionError: Another process failed for another reason, or the first one is gone.
     """
     batches, turn, theirs = exchange.hear()
     with exchange.sending():

@@ -198,8 +198,8 @@ def suggest_images(
     Args:
         diagnosis: Of the same network, made on the validation set. It says which class needs images: the need of a class is 1
             minus its held-out recall, at least 0.02, divided by the mean of the classes. The recall counts 4 more images with
-            the mean recall, so that few images say little. Methods that begin with `needed` weigh images by it; they were
-            no better in measurements, even for the classes that need images. None: every class has the same need.
+            the mean recall, so that few images say little. Methods with `needed` in their name weigh images by it; no gain of
+            that was measured that chance does not explain. None: every class has the same need.
         train: The training images.
         pool: The images to choose from, from the same network; `extract` with any labels makes them.
         budget: Number of images to suggest.
@@ -232,7 +232,7 @@ def suggest_images(
         >>> len(found), found.images[0].predicted_class in diagnosis.class_names
         (10, True)
         >>> print(found.images[0].reason)
-        predicted as dog (55%), then cat (45%); held-out recall of dog is 92%
+        predicted as owl (93%), then cat (6%); held-out recall of owl is 86%
     """
     wanted, balanced = _method(method)
     _require_fit(diagnosis, train, pool, heldout)

@@ -83,7 +83,7 @@ class HeadChoice:
         best: Index of the candidate with the highest metric among those that are not `passed_over`; by `balanced` and `prior`, with
             the least loss among those within one standard error of the highest.
         recommended: Index of the best candidate, or 0 (the untouched head) if that is behind by at most one standard
-            error; see `choose_head`.
+            error, in the loss, too, where there is one; see `choose_head`.
         overall: `gain`, `gain_low` and `gain_high` of always taking the best candidate and option of the other folds.
         folds: Number of folds.
         repeats: How many times the rows were cut into folds.
@@ -237,9 +237,10 @@ class HeadChoice:
                 which = "no candidate with as good a mean recall" if self.passed_over else "no candidate"
                 return f"Recommended: leave the head as it is; {which} does better on held-out images."
             lead, error = self._behind(0)
+            by_loss = " No head of about this accuracy has a surely lower loss." if "loss" in self.columns else ""
             return (
                 f"Recommended: leave the head as it is; {self.names[ahead]} is only {lead}{unit} ahead on held-out"
-                f" images, within one standard error ({error}).{' Nor is its loss surely lower.' if 'loss' in self.columns else ''}"
+                f" images, within one standard error ({error}).{by_loss}"
             )
         gain, low, high = (
             self._amount(float(self.columns[f"gain{end}"][self.recommended]), "+" if self.in_shares else "")
@@ -255,8 +256,8 @@ class HeadChoice:
         )
         if float(self.columns["gain_low"][self.recommended]) <= 0:
             text += " The interval contains 0: the gain may be chance."
-        if "loss" in self.columns and float(self.columns["behind"][0]) <= float(self.columns["behind_error"][0]):
-            text += " But its loss is surely lower than that of the untouched head."
+            if "loss" in self.columns and float(self.columns["behind"][0]) <= float(self.columns["behind_error"][0]):
+                text += " But its loss is surely lower than that of the untouched head."
         if "mean_gain" in self.columns:
             text += f" Mean recall changes by {self._amount(float(self.columns['mean_gain'][self.recommended]), '+')} points."
         if self.passed_over:

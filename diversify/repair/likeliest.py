@@ -108,6 +108,7 @@ def as_likely(losses: Tensor, other: Tensor, labels: Tensor, share: Tensor) -> b
     """Return whether a classifier's mean loss is above that of another by at most one standard error of the difference.
 
     The difference of every row is compared with the mean difference over all classes, so that a class of one row counts, too.
+    Losses that agree in three digits are equal.
 
     Args:
         losses: Its loss on each row, `(N,)`.
@@ -117,14 +118,18 @@ def as_likely(losses: Tensor, other: Tensor, labels: Tensor, share: Tensor) -> b
 
     Example:
         >>> labels, share = torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, 0.5])
-        >>> one, other = torch.tensor([0.9, 0.2, 0.9, 0.3]), torch.tensor([0.2, 0.4, 0.8, 0.2])
+        >>> one, other = torch.tensor([0.9, 0.2, 0.9, 0.3]), torch.tensor([0.2, 0.5, 0.8, 0.2])
         >>> as_likely(one, other, labels, share), as_likely(one, one - 0.1, labels, share)
         (True, False)
     """
     rows = counts.class_counts(labels, len(share)).double()
     weight = (share.double() / rows.clamp(min=1))[labels]
-    weight = weight / weight.sum()
-    more = losses.double() - other.double()
-    mean = weight @ more
-    error = (weight.square() @ (more - mean).square()).sqrt()
-    return not bool(mean > error)  # nor if a loss is infinite
+    used = weight > 0
+    weight, losses, other = weight[used] / weight.sum(), losses[used].double(), other[used].double()
+    if not bool(losses.isfinite().all() and other.isfinite().all()):
+        return bool((weight @ losses).isfinite()) or not bool((weight @ other).isfinite())
+    more = losses - other
+    mean = float(weight @ more)
+    error = float((weight.square() @ (more - mean).square()).sqrt())
+    least: float = 10.0**-LOSS_DIGITS / 2
+    return mean <= max(error, least)

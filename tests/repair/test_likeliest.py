@@ -161,6 +161,10 @@ def test_losses_that_are_not_numbers_leave_it_to_accuracy() -> None:
     endless = torch.tensor([0.1, torch.inf, 0.1, 0.1])
     assert as_likely(endless, endless, labels, share)
     assert as_likely(torch.full((4,), 0.1), endless, labels, share)
+    assert not as_likely(endless, torch.full((4,), 0.1), labels, share)
+    assert as_likely(endless, torch.full((4,), 9.0), labels, torch.tensor([0.0, 1.0]))
+    assert as_likely(torch.full((4,), 0.1004), torch.full((4,), 0.1), labels, share)
+    assert not as_likely(torch.full((4,), 0.101), torch.full((4,), 0.1), labels, share)
 
 
 def test_what_beats_another_in_accuracy_and_loss_is_never_passed_over_for_it() -> None:
