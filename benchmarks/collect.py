@@ -66,7 +66,7 @@ EPOCHS = 10
 ROUNDS, WEIGHT_DECAY, FEW = 40, 1e-3, 10  # of the refit; new rows of a class have the share k / (k + FEW) of its weight
 COMPARED = (*METHODS, *BALANCED)
 DRAWN = {"random": 3, "balanced random": 3}  # seeds; of other methods one
-NEEDED = (  # setting, score, and how it is called
+SCORES = (  # setting, score, and how it is called
     ("narrow", "balanced_accuracy", "narrow classes, balanced accuracy"),
     ("narrow", "recall_weak", "narrow classes, their mean recall"),
     ("tail", "balanced_accuracy", "long tail, balanced accuracy"),
@@ -286,16 +286,16 @@ def _task(task: tuple[str, int], *, root: Path, banks: Path, results: Path, retr
     """Make what is missing of one network: its bank, and its records."""
     torch.set_num_threads(1)
     setting, assignment = task
-    source, path = Source.read(root), banks / f"collect-{setting}-{EPOCHS}-{assignment}.safetensors"
+    path = banks / f"collect-{setting}-{EPOCHS}-{assignment}.safetensors"
     if not path.exists():
-        make_bank(setting, assignment, path, source)
+        make_bank(setting, assignment, path, Source.read(root))
     done = {
         (str(one["method"]), int(one["budget"]), int(one["method_seed"]))
         for one in records(results)
         if (one["setting"], one["assignment"], is_retrained(one)) == (*task, retrain)
     }
     bank, made = read_bank(setting, assignment, path), 0
-    for record in run(bank, done, source if retrain else None):
+    for record in run(bank, done, Source.read(root) if retrain else None):
         atomic.append_jsonl(results, record)
         made += 1
     return f"{setting}, assignment {assignment} ({bank.half}): {made} records"
@@ -349,7 +349,7 @@ def table(setting: str, half: str, score: str = "balanced_accuracy", *, retrain:
     return "\n".join(lines)
 
 
-def needed(gain: float, budgets: Sequence[int], curve: Sequence[float]) -> float:
+def labels_to_reach(gain: float, budgets: Sequence[int], curve: Sequence[float]) -> float:
     """Return how many labels a method needs for a gain, by lines between its mean gains; infinite if its largest is smaller.
 
     A mean gain that is below one with fewer labels counts as that one.
@@ -366,12 +366,12 @@ def needed(gain: float, budgets: Sequence[int], curve: Sequence[float]) -> float
     return labels[place - 1] + (gain - low) / (high - low) * (labels[place] - labels[place - 1])
 
 
-def needed_table(half: str = HALVES[1]) -> str:
+def labels_table(half: str = HALVES[1]) -> str:
     """Return how many labels other methods need for what the default gains, with bootstrap intervals over assignments."""
     others = ("random", "margin")
     titles = " | ".join(f"`{other}` needs" for other in others)
     lines = [f"| score | labels by `{DEFAULT}` | {titles} |", f"|:--|{'--:|' * (1 + len(others))}"]
-    for setting, score, title in NEEDED:
+    for setting, score, title in SCORES:
         found = gains(setting, half, score)
         made = [set(found.get((method, k), ())) for method in (DEFAULT, *others) for k in BUDGETS]
         complete = sorted(set.intersection(*made))
@@ -385,7 +385,8 @@ def needed_table(half: str = HALVES[1]) -> str:
             cells = []
             for other in others:
                 needs = [
-                    needed(own[place], BUDGETS, curve) for own, curve in zip(means[DEFAULT], means[other], strict=True)
+                    labels_to_reach(own[place], BUDGETS, curve)
+                    for own, curve in zip(means[DEFAULT], means[other], strict=True)
                 ]
                 low, high = (sorted(needs[1:])[round(share * (RESAMPLES - 1))] for share in (0.025, 0.975))
                 cells.append(f"{_labels(needs[0])} ({_labels(low)} to {_labels(high)})")

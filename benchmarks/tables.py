@@ -196,7 +196,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "matched_development": partial(matched_magnitudes_page.curve_table, unseen_rows.HALVES[0]),
     "matched_development_difference": partial(matched_magnitudes_page.difference_table, unseen_rows.HALVES[0]),
     "matched_development_without": partial(matched_magnitudes_page.without_table, unseen_rows.HALVES[0]),
-    "collect_needed": collect.needed_table,
+    "collect_labels": collect.labels_table,
     "collect_narrow_retrained": partial(collect.table, "narrow", collect.HALVES[1], retrain=True),
     "collect_narrow_weak_retrained": partial(collect.table, "narrow", collect.HALVES[1], "recall_weak", retrain=True),
     "collect_tail_retrained": partial(collect.table, "tail", collect.HALVES[1], retrain=True),

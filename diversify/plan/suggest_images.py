@@ -198,8 +198,8 @@ def suggest_images(
     Args:
         diagnosis: Of the same network, made on the validation set. It says which class needs images: the need of a class is 1
             minus its held-out recall, at least 0.02, divided by the mean of the classes. The recall counts 4 more images with
-            the mean recall, so that few images say little. Methods with `needed` in their name weigh images by it; no gain of
-            that was measured that chance does not explain. None: every class has the same need.
+            the mean recall, so that few images say little. Methods with `needed` in their name weigh images by it, which
+            brought no gain that can be told from chance. None: every class has the same need.
         train: The training images.
         pool: The images to choose from, from the same network; `extract` with any labels makes them.
         budget: Number of images to suggest.

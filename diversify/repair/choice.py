@@ -237,7 +237,9 @@ class HeadChoice:
                 which = "no candidate with as good a mean recall" if self.passed_over else "no candidate"
                 return f"Recommended: leave the head as it is; {which} does better on held-out images."
             lead, error = self._behind(0)
-            by_loss = " No head of about this accuracy has a surely lower loss." if "loss" in self.columns else ""
+            by_loss = (
+                " No head of about this accuracy has a loss lower by more than one." if "loss" in self.columns else ""
+            )
             return (
                 f"Recommended: leave the head as it is; {self.names[ahead]} is only {lead}{unit} ahead on held-out"
                 f" images, within one standard error ({error}).{by_loss}"
@@ -257,7 +259,7 @@ class HeadChoice:
         if float(self.columns["gain_low"][self.recommended]) <= 0:
             text += " The interval contains 0: the gain may be chance."
             if "loss" in self.columns and float(self.columns["behind"][0]) <= float(self.columns["behind_error"][0]):
-                text += " But its loss is surely lower than that of the untouched head."
+                text += " But its loss is lower than the untouched head's by more than one standard error."
         if "mean_gain" in self.columns:
             text += f" Mean recall changes by {self._amount(float(self.columns['mean_gain'][self.recommended]), '+')} points."
         if self.passed_over:

@@ -117,3 +117,31 @@ def _bank_of(source, rows) -> bench.Bank:
     return bench.Bank(
         setting="tail", assignment=3, weak=(9,), head=head, train=train, heldout=train, pool=train, test=train
     )
+
+
+def test_labels_to_reach_a_gain_lie_on_the_lines_between_mean_gains() -> None:
+    budgets, curve = (20, 50, 100), (2.0, 1.0, 4.0)  # the second counts as 2
+    assert [bench.labels_to_reach(gain, budgets, curve) for gain in (-1.0, 1.0, 2.0, 3.0, 4.0)] == [0, 10, 20, 75, 100]
+    assert bench.labels_to_reach(4.1, budgets, curve) == float("inf")
+
+
+def test_the_table_of_labels_compares_the_default_with_the_others(monkeypatch, tmp_path) -> None:
+    """Random images gain a point with 20 labels, the default two: random needs 40, were its gains to go on along a line."""
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "records.jsonl")
+    assert bench.labels_table() == "No records yet."
+    steps = {"none": {0: 0}, bench.DEFAULT: dict.fromkeys(bench.BUDGETS, 2), "margin": dict.fromkeys(bench.BUDGETS, 1)}
+    steps["random"] = {k: k / 20 for k in bench.BUDGETS}
+    lines = [
+        {"setting": setting, "assignment": k, "method": method, "budget": budget, "half": "confirmation"}
+        | {"balanced_accuracy": 0.5 + gain / 100, "recall_weak": 0.5 + gain / 100}
+        for setting in bench.SETTINGS
+        for k in (12, 13)
+        for method, own in steps.items()
+        for budget, gain in own.items()
+    ]
+    atomic.write_jsonl(bench.RESULTS, lines)
+    rows = bench.labels_table().splitlines()[2:]
+    assert len(rows) == 4 * (len(bench.BUDGETS) - 1)
+    assert rows[0].endswith("| 20 | 40 (40 to 40) | more than 200 (more than 200 to more than 200) |")
+    atomic.write_jsonl(bench.RESULTS, lines[:1])
+    assert bench.labels_table() == "No records yet."

@@ -67,3 +67,10 @@ def test_a_forecast_is_counted_as_held_only_if_it_held() -> None:
         one for one in found if abs(one.real - one.expected) > one.width and one.what in forecasts_page.TRAINED.values()
     ]
     assert not any(one.held for one in far)
+
+
+def test_half_of_the_tails_of_each_training_suite_are_kept_back() -> None:
+    halves = [forecasts.half_in(suite.suite, order) for suite, order in forecasts.training_tasks()]
+    assert halves.count("development") == halves.count("confirmation")
+    assert [forecasts.half_in("fashion_small", order) for order in (5, 6)] == list(forecasts.HALVES)
+    assert [forecasts.half_in("fashion_exp", order) for order in (1, 2)] == list(forecasts.HALVES)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import diversify as dv
 from diversify.errors import InputError, must
+from diversify.network.exchange import Exchange
 
 SIZE = 3
 
@@ -125,3 +126,30 @@ def test_an_error_that_is_no_input_error_reaches_the_others_with_its_process_and
             told = f"ProcessFailedError: process {failed} failed ({text.removesuffix(': ')}); what was finished is kept"
             assert found[number].startswith(text if rank == failed else told), (rank, found[number])
     assert [found[-1] for found in of_process] == [None] * SIZE
+
+
+def torn(rank: int) -> str | None:
+    """How an extraction ends where the first process has no memory for the rows that another one is sending."""
+    split = dv.split_head(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 512 * 512, 3)))
+    images = torch.zeros(1, 3, 512, 512).expand(18, -1, -1, -1)  # 19 MB of features in a batch: no buffer holds them
+
+    def take(*_: object) -> None:
+        raise MemoryError("no page left")
+
+    if rank == 0:
+        Exchange._columns = take  # type: ignore[assignment,method-assign]
+    try:
+        dv.extract_shared(split, DataLoader(TensorDataset(images, torch.arange(18) % 3), batch_size=6))
+    except (MemoryError, ConnectionError) as error:
+        if rank == 0:
+            torch.distributed.destroy_process_group()  # as the end of the process does
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, SIZE])
+def test_no_process_waits_for_one_whose_rows_were_taken_in_part(size: int, tmp_path: Path) -> None:
+    own, *others = of_ranks(tmp_path, torn, size)
+    assert own == "MemoryError: no page left"
+    assert all(each is not None and each.startswith(("ProcessLostError", "ProcessFailedError")) for each in others)
