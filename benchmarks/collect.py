@@ -12,7 +12,8 @@ of them; some methods, assignments 12 to 16, budgets 50 and 200.
 
 Features are kept in `--banks`, and a record that is there is not made again, so the same command goes on where it was stopped.
 Assignments of classes 0 to 11 are for development; those from 12 on are read once. Records of 3 to 11 say `confirmation`: they
-were read once when the default was `needed coverage`, and then changed it.
+were read once when the default was `needed coverage`, and then changed it. `REMOVED` methods weighed images by the need of their
+predicted class; they gained nothing and are no longer in the library, so only their records are left.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ DEVELOPMENT = 12  # of these, the first
 BALANCED = ("balanced random", "balanced margin")
 RETRAINED = range(12, 17)  # assignments whose networks are also trained anew
 RETRAINED_BUDGETS = (50, 200)
-RETRAINED_METHODS = ("random", "margin", "badge", "typical", "coverage", "needed coverage", *BALANCED)
+RETRAINED_METHODS = ("random", "margin", "badge", "typical", "coverage", *BALANCED)
+REMOVED = ("needed margin", "needed badge", "needed coverage")
 POOL, HELDOUT = 8000, 100  # images; held-out images are of each class
 EPOCHS = 10
 ROUNDS, WEIGHT_DECAY, FEW = 40, 1e-3, 10  # of the refit; new rows of a class have the share k / (k + FEW) of its weight
@@ -342,9 +344,10 @@ def table(setting: str, half: str, score: str = "balanced_accuracy", *, retrain:
     if not found:
         return "No records yet."
     lines = [f"| method | {' | '.join(f'{budget} labels' for budget in budgets)} |", f"|:--|{'--:|' * len(budgets)}"]
-    for method in RETRAINED_METHODS if retrain else COMPARED:
+    removed = [method for method in REMOVED if any((method, k) in found for k in budgets)]
+    for method in (*(RETRAINED_METHODS if retrain else COMPARED), *removed):
         cells = [_interval(list(found[method, k].values()), "+") if found.get((method, k)) else "–" for k in budgets]
-        title = f"**`{method}`**" if method == DEFAULT else f"`{method}`"
+        title = f"**`{method}`**" if method == DEFAULT else f"`{method}` (removed)" if method in REMOVED else f"`{method}`"
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

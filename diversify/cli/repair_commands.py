@@ -160,8 +160,8 @@ def collect(
     method: Annotated[
         str | None,
         typer.Option(
-            help="coverage | margin | entropy | random | k-center | badge | typical, with `needed ` before coverage, margin or badge"
-            " to favour classes with low recall, or `balanced ` before any for equal shares.",
+            help="coverage | margin | entropy | random | k-center | badge | typical; `balanced ` before any gives every predicted"
+            " class at most its fair share.",
             show_default="coverage",
         ),
     ] = None,

@@ -62,17 +62,6 @@ def take_entropy(pool: Pool, taken: Taken) -> None:
     taken.in_order(torch.special.entr(pool.probabilities).sum(1))
 
 
-def take_needed_margin(pool: Pool, taken: Taken) -> None:
-    """Take the rows with the largest margin score times worth: doubtful, and probably of classes that need labels.
-
-    Example:
-        >>> from diversify.functional.acquisition import _example
-        >>> _example(take_needed_margin)
-        [2, 4]
-    """
-    taken.in_order(pool.doubt * pool.worth)
-
-
 def take_k_center(pool: Pool, taken: Taken) -> None:
     """Take, one after another, the row farthest from all training rows and rows taken; the score is that distance.
 
@@ -104,26 +93,8 @@ def take_badge(pool: Pool, taken: Taken) -> None:
         >>> _example(take_badge)
         [4, 2]
     """
-    _spread_gradients(pool, taken, torch.ones_like(pool.worth))
-
-
-def take_needed_badge(pool: Pool, taken: Taken) -> None:
-    """Take rows as BADGE does, with each gradient times the row's worth.
-
-    Example:
-        >>> from diversify.functional.acquisition import _example
-        >>> _example(take_needed_badge)
-        [4, 2]
-    """
-    _spread_gradients(pool, taken, pool.worth)
-
-
-def _spread_gradients(pool: Pool, taken: Taken, weight: Tensor) -> None:
-    """k-means++ on `weight (p - onehot) x`, whose inner products are those of the two factors."""
-    predicted = pool.predicted
-    left = pool.probabilities - torch.nn.functional.one_hot(predicted, len(pool.need)).to(pool.probabilities)
-    left = (left * weight[:, None]).double()
-    right = pool.features
+    predicted = torch.nn.functional.one_hot(pool.predicted, pool.num_classes)
+    left, right = pool.probabilities.double() - predicted, pool.features  # of `(p - onehot) x`, the two factors
     squares = left.square().sum(1) * right.double().square().sum(1)
     nearest, row = squares, -1
     while taken.wants:
@@ -200,22 +171,7 @@ def take_coverage(pool: Pool, taken: Taken) -> None:
         >>> _example(take_coverage)
         [2, 4]
     """
-    _cover(pool, taken, pool.doubt)
-
-
-def take_needed_coverage(pool: Pool, taken: Taken) -> None:
-    """Take rows as `take_coverage` does, with each row's doubt times its worth as its weight.
-
-    Example:
-        >>> from diversify.functional.acquisition import _example
-        >>> _example(take_needed_coverage)
-        [2, 4]
-    """
-    _cover(pool, taken, pool.doubt * pool.worth)
-
-
-def _cover(pool: Pool, taken: Taken, weight: Tensor) -> None:
-    weight = weight.double().clamp(min=1e-9) * taken.free
+    weight = pool.doubt.double().clamp(min=1e-9) * taken.free
     centres = k_means(pool.features, weight, min(taken.wanted, int(taken.free.sum())), seed=pool.seed)
     own, distance = nearest_centre(pool.features, centres)
     mass = torch.zeros(len(centres), dtype=torch.float64).index_add_(0, own, weight)
@@ -304,11 +260,8 @@ METHODS: Mapping[str, Method] = {
     "badge": take_badge,
     "typical": take_typical,
     "coverage": take_coverage,
-    "needed margin": take_needed_margin,
-    "needed badge": take_needed_badge,
-    "needed coverage": take_needed_coverage,
 }
-"""The methods by name; those that are `needed` weigh rows by how much their class needs labels."""
+"""The methods by name."""
 
 
 def _example(method: Method) -> list[int]:
@@ -316,7 +269,6 @@ def _example(method: Method) -> list[int]:
     pool = Pool(
         features=torch.tensor([[1.0, 0.0], [0.8, 0.3], [0.6, 0.5], [0.1, 0.9], [0.0, 2.0]]),
         probabilities=torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.52, 0.48], [0.2, 0.8], [0.3, 0.7]]),
-        need=torch.tensor([0.5, 1.5]),
         train=torch.tensor([[1.0, 0.1], [0.1, 1.0]]),
         labels=torch.tensor([0, 1]),
         seed=0,

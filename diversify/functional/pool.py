@@ -16,28 +16,26 @@ _LEAST_LIMIT = 1e-6  # of the median distance within a class: equal rows are cop
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pool:
-    """What the methods know: the pool without labels, the training rows, and which classes need labels.
+    """What the methods know: the pool without labels, and the training rows.
 
     Attributes:
         features: `(N, D)`, of the pool.
         probabilities: `(N, C)`, of the classes.
-        need: `(C,)`, how much each class needs labels, 1 on average.
         train: `(R, D)`, features of the training rows.
         labels: `(R,)`, their classes.
         seed: Seed of the draws.
 
     Example:
         >>> pool = Pool(
-        ...     features=torch.eye(2), probabilities=torch.tensor([[0.9, 0.1], [0.4, 0.6]]), need=torch.tensor([0.5, 1.5]),
+        ...     features=torch.eye(2), probabilities=torch.tensor([[0.9, 0.1], [0.4, 0.6]]),
         ...     train=torch.eye(2), labels=torch.tensor([0, 1]), seed=0,
         ... )
-        >>> pool.predicted.tolist(), [round(one, 2) for one in pool.worth.tolist()], [round(one, 2) for one in pool.doubt.tolist()]
-        ([0, 1], [0.6, 1.1], [0.2, 0.8])
+        >>> pool.predicted.tolist(), [round(one, 2) for one in pool.doubt.tolist()]
+        ([0, 1], [0.2, 0.8])
     """
 
     features: Tensor
     probabilities: Tensor
-    need: Tensor
     train: Tensor
     labels: Tensor
     seed: int
@@ -48,9 +46,9 @@ class Pool:
         return self.probabilities.argmax(1)
 
     @property
-    def worth(self) -> Tensor:
-        """`(N,)`, the need of the classes, weighted by their probabilities."""
-        return self.probabilities @ self.need
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return self.probabilities.shape[1]
 
     @property
     def doubt(self) -> Tensor:
@@ -177,7 +175,7 @@ class PoolCopies:
         >>> labels = torch.arange(60) % 2
         >>> pool = Pool(
         ...     features=torch.cat([rows[:1] + 1e-4, rows[:3] + 5, rows[:1] + 5]), probabilities=torch.eye(2)[[0, 0, 1, 0, 0]],
-        ...     need=torch.ones(2), train=rows, labels=labels, seed=0,
+        ...     train=rows, labels=labels, seed=0,
         ... )
         >>> copies = PoolCopies(pool)
         >>> copies.of_known(rows, labels).tolist(), copies.of(1).nonzero().flatten().tolist()
@@ -186,9 +184,8 @@ class PoolCopies:
 
     def __init__(self, pool: Pool) -> None:
         self.classes = pool.predicted
-        num_classes = len(pool.need)
-        others = torch.bincount(self.classes, minlength=num_classes)
-        space = copy_space(pool.train, pool.labels, num_classes, others)
+        others = torch.bincount(self.classes, minlength=pool.num_classes)
+        space = copy_space(pool.train, pool.labels, pool.num_classes, others)
         self.scales = torch.where(space.scales > 0, space.scales, torch.ones_like(space.scales))
         self.limits = space.limits_others.nan_to_num(0.0).clamp(min=_LEAST_LIMIT)
 

@@ -196,16 +196,15 @@ def suggest_images(
     head would give if classes were equally frequent.
 
     Args:
-        diagnosis: Of the same network, made on the validation set. It says which class needs images: the need of a class is 1
-            minus its held-out recall, at least 0.02, divided by the mean of the classes. The recall counts 4 more images with
-            the mean recall, so that few images say little. Methods with `needed` in their name weigh images by it, which
-            brought no gain that can be told from chance. None: every class has the same need.
+        diagnosis: Of the same network, made on the validation set. It gives names, reasons and `Suggestion.need`: the need
+            of a class is 1 minus its held-out recall, at least 0.02, divided by the mean of the classes. The recall counts 4
+            more images with the mean recall, so that few images say little. The choice does not depend on it. None: every
+            class has the same need.
         train: The training images.
         pool: The images to choose from, from the same network; `extract` with any labels makes them.
         budget: Number of images to suggest.
-        method: `coverage` (the default), `needed coverage`, `margin`, `entropy`, `random`, `k-center`, `badge`,
-            `typical`, `needed margin` or `needed badge`; as "balanced margin", with at most a fair share for each
-            predicted class.
+        method: `coverage` (the default), `margin`, `entropy`, `random`, `k-center`, `badge` or `typical`; as
+            "balanced margin", with at most a fair share for each predicted class.
         head: Gives the logits, if those of `train` and `pool` are of another head.
         heldout: The images of the validation set. They say how much the head favours frequent classes and how sure of
             itself it is. Without them it is taken for one that was trained by plain cross entropy and is as sure as it
@@ -243,7 +242,6 @@ def suggest_images(
     rows = Pool(
         features=pool.features.cpu() / scale,
         probabilities=probabilities,
-        need=_need(diagnosis, train.num_classes),
         train=train.features.cpu() / scale,
         labels=train.labels.cpu(),
         seed=seed,
@@ -276,7 +274,7 @@ def suggest_images(
             for row, score in zip(taken.rows, taken.scores, strict=True)
         ),
         class_names=tuple(names),
-        need=tuple(rows.need.tolist()),
+        need=tuple(_need(diagnosis, train.num_classes).tolist()),
         method=method,
         budget=budget,
         pool=len(pool),

@@ -64,8 +64,7 @@ _DEFINITIONS = (
     Definition(
         title="need",
         text="1 minus the held-out recall of the class, to which 4 images with the mean recall are added because a recall of few images"
-        " says little; at least 0.02, and divided by the mean over the classes. Methods with “needed” in their name count images"
-        " of classes with a high need more.",
+        " says little; at least 0.02, and divided by the mean over the classes. The choice of images does not depend on it.",
         anchor="measure-need",
     ),
     Definition(

@@ -11,16 +11,15 @@ from diversify.functional.acquisition import METHODS, k_means, nearest_centre
 from diversify.functional.pool import Pool, PoolCopies, Taken, fair_share
 
 
-def a_pool(rows: int = 40, *, need: tuple[float, ...] = (1.0, 1.0, 1.0), seed: int = 0) -> Pool:
+def a_pool(rows: int = 40, *, seed: int = 0) -> Pool:
     features = draws.normal("test pool", torch.arange(rows)[:, None], torch.arange(4))
-    logits = draws.normal("test logits", torch.arange(rows)[:, None], torch.arange(len(need))).double()
+    logits = draws.normal("test logits", torch.arange(rows)[:, None], torch.arange(3)).double()
     train = draws.normal("test train", torch.arange(30)[:, None], torch.arange(4))
     return Pool(
         features=features,
         probabilities=logits.softmax(1),
-        need=torch.tensor(need, dtype=torch.float64),
         train=train,
-        labels=torch.arange(30) % len(need),
+        labels=torch.arange(30) % 3,
         seed=seed,
     )
 
@@ -113,19 +112,6 @@ def test_badge_measures_the_distance_of_gradients() -> None:
     for place in range(1, 6):
         expected = min(float((gradients[taken.rows[place]] - gradients[one]).norm()) for one in taken.rows[:place])
         assert taken.scores[place] == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if name.startswith("needed ")])
-def test_a_needed_method_with_equal_needs_is_the_plain_one(method: str) -> None:
-    pool = a_pool()
-    assert taken_by(method, pool, 10).rows == taken_by(method.removeprefix("needed "), pool, 10).rows
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if name.startswith("needed ")])
-def test_more_rows_are_of_the_class_that_needs_labels(method: str) -> None:
-    even, uneven = a_pool(200), a_pool(200, need=(2.8, 0.1, 0.1))
-    share = [(pool.predicted[taken_by(method, pool, 40).rows] == 0).sum().item() for pool in (even, uneven)]
-    assert share[1] > share[0]
 
 
 def test_coverage_takes_one_row_of_each_far_cluster() -> None:
