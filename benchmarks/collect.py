@@ -347,7 +347,9 @@ def table(setting: str, half: str, score: str = "balanced_accuracy", *, retrain:
     removed = [method for method in REMOVED if any((method, k) in found for k in budgets)]
     for method in (*(RETRAINED_METHODS if retrain else COMPARED), *removed):
         cells = [_interval(list(found[method, k].values()), "+") if found.get((method, k)) else "–" for k in budgets]
-        title = f"**`{method}`**" if method == DEFAULT else f"`{method}` (removed)" if method in REMOVED else f"`{method}`"
+        title = (
+            f"**`{method}`**" if method == DEFAULT else f"`{method}` (removed)" if method in REMOVED else f"`{method}`"
+        )
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

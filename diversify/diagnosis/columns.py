@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..functional import ceiling, counts, diversity, geometry, groups, magnitude, metrics, neighbors, stats
+from ..functional import ceiling, counts, diversity, draws, geometry, groups, magnitude, metrics, neighbors, stats
 from ..functional.indexed_neighbors import NeighborSearch
 from ..network.linear_head import LinearHead
 from .beyond_size import MATCHED_N
@@ -21,6 +21,7 @@ DRAWS = 50  # draws of equally many rows of every class
 NEIGHBOR_VARIANCE = 2.25  # variance of a share of safe rows relative to independent rows: rows share neighbours
 ENEMY_NEIGHBORS = 10
 FOLDS = 5  # of the refitted head; undefined for a class with fewer rows
+NC4_ROWS = 20_000  # of each side at most: their share is known to 0.4 points, and each row is compared with every class
 
 
 def put_recognition(table: ClassTable, train: Side, heldout: Side) -> None:
@@ -267,11 +268,20 @@ def put_geometry(table: ClassTable, train: Side, heldout: Side, head: LinearHead
         "nc2_norms": norms,
         "nc2_angles": angles,
         "nc3": geometry.nc3(head.weight.to(means.device), means),
-        "nc4_train": geometry.nc4(train.raw, train.predictions, means),
-        "nc4_heldout": geometry.nc4(heldout.raw, heldout.predictions, means),
+        "nc4_train": _nc4(train, means, table.seed, "train"),
+        "nc4_heldout": _nc4(heldout, means, table.seed, "heldout"),
         "head_norm_count_correlation": stats.spearman(table.columns["head_norm"], count),
         "minority_cosine": geometry.minority_cosine(head.weight, count.long()),
     }
+
+
+def _nc4(side: Side, means: Tensor, seed: int, name: str) -> float:
+    """NC4 of the rows of a side, or of `NC4_ROWS` drawn from them."""
+    count = len(side.labels)
+    if count <= NC4_ROWS:
+        return geometry.nc4(side.raw, side.predictions, means)
+    rows = draws.permutation(count, "nc4", name, seed, device=side.labels.device)[:NC4_ROWS].sort().values
+    return geometry.nc4(side.raw[rows], side.predictions[rows], means)
 
 
 def put_ceiling(table: ClassTable, heldout: Side, fitted: ceiling.CrossFit | None) -> dict[str, float]:

@@ -70,7 +70,8 @@ class Diagnosis:
         enemies: `(C, C)`, the share of each other class among the training neighbours of a class's held-out errors; NaN for a
             class without such errors. With more than 200 classes only the shares that are not 0 are held: `enemies[c]` then
             makes the row of a class, and any other use the whole matrix.
-        summary: Numbers of the whole model; `*_low` and `*_high` are ends of 95% intervals.
+        summary: Numbers of the whole model; `*_low` and `*_high` are ends of 95% intervals. `nc4_*` are of at most 20,000 rows,
+            drawn from each side.
         log_count: For each measure, its line on log n: slope, intercept, r_squared and scatter. Empty where undefined.
         beyond_log_count: For each measure, its rank correlations with held-out recall, with the number of training images, and
             with recall given that number.

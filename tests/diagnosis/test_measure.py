@@ -462,3 +462,16 @@ def test_a_plan_needs_no_more_than_the_measures_of_a_plan():
     diagnoser = PlanDiagnoser(train, head=head, seed=3)
     diagnoser(heldout.select(torch.arange(0, len(heldout), 2)))
     assert diagnoser(heldout).to_dict() == short.to_dict()
+
+
+def test_collapse_of_many_rows_is_that_of_a_draw_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, heldout, head = make_embeddings((900, 500, 100), heldout=300)
+    whole = diagnose(train, heldout, head=head).summary
+    monkeypatch.setattr(diagnosis_columns, "NC4_ROWS", 400)
+    drawn, again = (diagnose(train, heldout, head=head).summary for _ in range(2))
+    assert drawn == pytest.approx(again, rel=0, abs=0, nan_ok=True)
+    for name in ("nc4_train", "nc4_heldout"):
+        assert 0 < abs(drawn[name] - whole[name]) < 0.07, name
+        assert drawn[name] * 400 == pytest.approx(round(drawn[name] * 400))
+    others = whole | {name: drawn[name] for name in ("nc4_train", "nc4_heldout")}
+    assert drawn == pytest.approx(others, rel=0, abs=0, nan_ok=True)

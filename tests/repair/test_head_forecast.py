@@ -65,3 +65,37 @@ def test_the_choice_carries_its_forecast_through_its_file() -> None:
     with pytest.raises(InputError, match="one per class"):
         HeadChoice.from_dict(short)
     assert dataclasses.replace(choice, recommended=0).expected_in_words() == ""
+
+
+def _of_ten(changes: list[int], rows: list[int]) -> dict[str, torch.Tensor]:
+    """Sums of 10 classes whose first half of rows is recognised before, and in which so many more are recognised after."""
+    labels = torch.arange(10).repeat_interleave(torch.tensor(rows))
+    before, after, start = torch.zeros(len(labels)), torch.zeros(len(labels)), 0
+    for more, count in zip(changes, rows, strict=True):
+        before[start : start + count // 2] = 1.0
+        after[start : start + count // 2 + more] = 1.0
+        start += count
+    return hit_sums(before, after, after, labels, 10)
+
+
+def test_a_class_of_few_rows_borrows_from_the_others_and_one_of_many_does_not() -> None:
+    rows = [4, *[100] * 9]
+    columns, whole = head_forecast(_of_ten([2, *[10] * 9], rows))
+    assert float(columns["gain"][0]) < 0.35  # 2 of 4 rows, where all others gain a tenth
+    assert float(columns["gain"][9]) == pytest.approx(0.1, abs=0.03)
+    assert float(columns["gain"].mean()) == pytest.approx(whole["gain"])
+    several, _ = head_forecast(_of_ten([2, *[10] * 3, *[30] * 3, *[0] * 3], rows))
+    apart = several["gain"][1:] - torch.tensor([0.1] * 3 + [0.3] * 3 + [0.0] * 3)
+    assert float(apart.abs().max()) < 0.03
+    alone = head_forecast({name: values[:4] for name, values in _of_ten([2, *[10] * 9], rows).items()})[0]
+    assert float(alone["gain"][0]) == pytest.approx(0.5)  # four classes are too few to borrow from
+
+
+def test_recall_after_is_recall_before_and_the_gain() -> None:
+    sums = _of_ten([1, 0, 2, 1, 0, 3, 1, 0, 1, 2], [6, 8, 10, 6, 8, 10, 6, 8, 10, 0])
+    columns, _ = head_forecast(sums)
+    expected = (sums["before"] / sums["rows"] + columns["gain"])[:9].clamp(0, 1)
+    torch.testing.assert_close(columns["after"][:9], expected)
+    assert bool((columns["after_low"][:9] <= columns["after"][:9]).all())
+    assert bool((columns["after"][:9] <= columns["after_high"][:9]).all())
+    assert all(bool(columns[name][9].isnan()) for name in ("gain", "gain_low", "gain_high", "after"))
