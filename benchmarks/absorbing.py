@@ -22,14 +22,12 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from benchmarks import tails
+from benchmarks.in_memory import InMemory
 from benchmarks.pairs import one_cycle
 from benchmarks.unseen_rows import HALVES, Set, _shuffled, half_of, network, recall_scores
 from diversify.augment.draw_key import CropFlip
 from diversify.augment.leak import LIMIT, Leak, bounded, measure_leak
-from diversify.data.images import ImageArray
 from diversify.data.imbalance import Imbalance, imbalance_indices
-from diversify.data.public import read_source
-from diversify.errors import must
 from diversify.files import atomic
 from diversify.functional import counts
 from diversify.network.wrappers import evaluating
@@ -62,20 +60,13 @@ class Images:
 
 def images_of(one: Set, order: int, root: Path) -> Images:
     """Return the images of a tail order."""
-    source = read_source(one.data, root)
-    (train, labels), (test, test_labels) = source.splits["train"], source.splits["test"]
-    if not isinstance(train, ImageArray) or not isinstance(test, ImageArray) or source.mean is None or not source.std:
-        raise must("data", "be images in memory with a mean", one.data)
-    kept = imbalance_indices(labels, Imbalance.parse(one.imbalance), str(order))
-    left = torch.ones(len(labels), dtype=torch.bool)
-    left[kept] = False
-    heldout = _shuffled(labels, left.nonzero()[:, 0], HELDOUT)
-    centre, spread = (torch.tensor(values).view(-1, 1, 1) for values in (source.mean, source.std))
+    source = InMemory.read(one.data, root)
+    kept = imbalance_indices(source.labels, Imbalance.parse(one.imbalance), str(order))
     return Images(
-        train=ResidentImages(images=train.images[kept], labels=labels[kept]),
-        heldout=ResidentImages(images=train.images[heldout], labels=labels[heldout]),
-        test=ResidentImages(images=test.images, labels=test_labels),
-        prepare=lambda images: (images.float() / 255 - centre) / spread,
+        train=source.side(kept),
+        heldout=source.side(_shuffled(source.labels, source.unused(kept), HELDOUT)),
+        test=source.test,
+        prepare=source.prepare,
     )
 
 

@@ -23,7 +23,7 @@ import dataclasses
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -33,13 +33,12 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
+from benchmarks.in_memory import InMemory
 from benchmarks.unseen_rows import network
 from diversify.data.diversity import Diversity, choose_images
 from diversify.data.images import ImageArray
 from diversify.data.imbalance import Imbalance, imbalance_indices
-from diversify.data.public import read_source
 from diversify.diagnosis.measure import diagnose, usual_top_k
-from diversify.errors import must
 from diversify.files import atomic
 from diversify.functional import counts, draws
 from diversify.functional.acquisition import METHODS
@@ -123,59 +122,32 @@ def rows_of(setting: str, assignment: int, images: ImageArray, labels: Tensor) -
     return {"train": train, "heldout": heldout, "pool": rest[left[rest]][:POOL]}, weak
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """The images of both splits in memory, and how a network takes them."""
-
-    train: ImageArray
-    labels: Tensor
-    test: ResidentImages
-    prepare: Callable[[Tensor], Tensor]
-
-    @classmethod
-    def read(cls, root: Path) -> Source:
-        """Read them from a folder."""
-        source = read_source(DATA, root)
-        (train, labels), (test, test_labels) = source.splits["train"], source.splits["test"]
-        if not (isinstance(train, ImageArray) and isinstance(test, ImageArray) and source.mean and source.std):
-            raise must("data", "be images in memory with a mean", DATA)
-        centre, spread = (torch.tensor(values).view(-1, 1, 1) for values in (source.mean, source.std))
-        return cls(
-            train=train,
-            labels=labels,
-            test=ResidentImages(images=test.images, labels=test_labels),
-            prepare=lambda batch: (batch.float() / 255 - centre) / spread,
-        )
-
-    def side(self, rows: Tensor) -> ResidentImages:
-        """Return some of the training images."""
-        return ResidentImages(images=self.train.images[rows], labels=self.labels[rows])
-
-    def network(self, train: ResidentImages, seed: int) -> SplitModel:
-        """Train a network from the start."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model: nn.Module = network(train.images.shape[1])
-        recipe = Recipe(epochs=EPOCHS, schedule="cosine", warmup_epochs=1, precision="fp32", batch_size=64, seed=seed)
-        for _ in fit_resident(model, train, recipe=recipe, num_classes=10, prepare=self.prepare):
-            pass
-        return split_head(model)
-
-    def features(self, split: SplitModel, side: ResidentImages) -> Tensor:
-        """Return what a network's head reads."""
-        with evaluating(split), torch.inference_mode():
-            return features_of(split.features, side, prepare=self.prepare, batch_size=500).clone()
+def train_network(source: InMemory, train: ResidentImages, seed: int) -> SplitModel:
+    """Train a network from the start."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = network(train.images.shape[1])
+    recipe = Recipe(epochs=EPOCHS, schedule="cosine", warmup_epochs=1, precision="fp32", batch_size=64, seed=seed)
+    for _ in fit_resident(model, train, recipe=recipe, num_classes=10, prepare=source.prepare):
+        pass
+    return split_head(model)
 
 
-def make_bank(setting: str, assignment: int, path: Path, source: Source) -> None:
+def read_by_head(source: InMemory, split: SplitModel, side: ResidentImages) -> Tensor:
+    """Return the features that a network's head reads."""
+    with evaluating(split), torch.inference_mode():
+        return features_of(split.features, side, prepare=source.prepare, batch_size=500).clone()
+
+
+def make_bank(setting: str, assignment: int, path: Path, source: InMemory) -> None:
     """Train a network and save its features."""
     rows, weak = rows_of(setting, assignment, source.train, source.labels)
     sides = {name: source.side(own) for name, own in rows.items()}
-    split = source.network(sides["train"], assignment)
+    split = train_network(source, sides["train"], assignment)
     head = read_head(split.head)
     tensors = {"weight": head.weight, "bias": head.bias, "weak": weak}
     for name, side in (*sides.items(), ("test", source.test)):
-        tensors[f"{name}_features"] = source.features(split, side)
+        tensors[f"{name}_features"] = read_by_head(source, split, side)
         tensors[f"{name}_labels"] = side.labels
     atomic.write_tensors(path, tensors)
 
@@ -226,14 +198,15 @@ def scores(bank: Bank, head: LinearHead, test: Embeddings) -> dict[str, Any]:
     }
 
 
-def retrained(bank: Bank, source: Source, chosen: Tensor) -> dict[str, Any]:
+def retrained(bank: Bank, source: InMemory, chosen: Tensor) -> dict[str, Any]:
     """Return what a network is worth that is trained from the start with rows of the pool, its head then refitted on all rows."""
     rows, _ = rows_of(bank.setting, bank.assignment, source.train, source.labels)
     train = source.side(torch.cat([rows["train"], rows["pool"][chosen]]))
-    split = source.network(train, bank.assignment)
+    split = train_network(source, train, bank.assignment)
     head = read_head(split.head)
     own, test = (
-        Embeddings.from_arrays(source.features(split, side), side.labels, head=head) for side in (train, source.test)
+        Embeddings.from_arrays(read_by_head(source, split, side), side.labels, head=head)
+        for side in (train, source.test)
     )
     return scores(bank, refitted(head, own), test)
 
@@ -245,7 +218,7 @@ def tasks_of(*, retrain: bool) -> list[tuple[str, int, int]]:
     return [("none", 0, 0)] + [(m, b, s) for m in COMPARED for s in range(DRAWN.get(m, 1)) for b in BUDGETS]
 
 
-def run(bank: Bank, done: set[tuple[str, int, int]], source: Source | None = None) -> Iterator[dict[str, Any]]:
+def run(bank: Bank, done: set[tuple[str, int, int]], source: InMemory | None = None) -> Iterator[dict[str, Any]]:
     """Yield the record of each method, budget and seed that is not done; with a source, of networks that are trained anew."""
     start = refitted(bank.head, bank.train)
     diagnosis = diagnose(bank.train, bank.heldout, head=bank.head, top_k=usual_top_k(bank.head.num_features))
@@ -290,14 +263,14 @@ def _task(task: tuple[str, int], *, root: Path, banks: Path, results: Path, retr
     setting, assignment = task
     path = banks / f"collect-{setting}-{EPOCHS}-{assignment}.safetensors"
     if not path.exists():
-        make_bank(setting, assignment, path, Source.read(root))
+        make_bank(setting, assignment, path, InMemory.read(DATA, root))
     done = {
         (str(one["method"]), int(one["budget"]), int(one["method_seed"]))
         for one in records(results)
         if (one["setting"], one["assignment"], is_retrained(one)) == (*task, retrain)
     }
     bank, made = read_bank(setting, assignment, path), 0
-    for record in run(bank, done, Source.read(root) if retrain else None):
+    for record in run(bank, done, InMemory.read(DATA, root) if retrain else None):
         atomic.append_jsonl(results, record)
         made += 1
     return f"{setting}, assignment {assignment} ({bank.half}): {made} records"

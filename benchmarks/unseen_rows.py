@@ -28,12 +28,10 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from diversify.data.images import ImageArray
+from benchmarks.in_memory import InMemory
 from diversify.data.imbalance import Imbalance, imbalance_indices
-from diversify.data.public import read_source
 from diversify.diagnosis.measure import diagnose, usual_top_k
 from diversify.diagnosis.result import Diagnosis
-from diversify.errors import must
 from diversify.files import atomic
 from diversify.functional import counts, draws
 from diversify.network.embeddings import Embeddings
@@ -140,22 +138,12 @@ def make_bank(
     Returns:
         The network, its training images, and what turns images into inputs of the network.
     """
-    source = read_source(one.data, root)
-    (train, labels), (test, test_labels) = source.splits["train"], source.splits["test"]
-    if not isinstance(train, ImageArray) or not isinstance(test, ImageArray) or source.mean is None or not source.std:
-        raise must("data", "be images in memory with a mean", one.data)
-    kept = imbalance_indices(labels, Imbalance.parse(one.imbalance), str(order))
-    left = torch.ones(len(labels), dtype=torch.bool)
-    left[kept] = False
-    unseen = _shuffled(labels, left.nonzero()[:, 0], max(ROWS))
-    centre, spread = (torch.tensor(values).view(-1, 1, 1) for values in (source.mean, source.std))
-
-    def prepare(images: Tensor) -> Tensor:
-        return (images.float() / 255 - centre) / spread
-
+    source = InMemory.read(one.data, root)
+    kept = imbalance_indices(source.labels, Imbalance.parse(one.imbalance), str(order))
+    unseen = _shuffled(source.labels, source.unused(kept), max(ROWS))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(order)
-        model = network(train.images.shape[1])
+        model = network(source.train.images.shape[1])
     recipe = Recipe(
         epochs=one.epochs if epochs is None else epochs,
         batch_size=one.batch_size,
@@ -164,19 +152,20 @@ def make_bank(
         precision="fp32",
         seed=order,
     )
-    data = ResidentImages(images=train.images[kept], labels=labels[kept])
-    records = list(fit_resident(model, data, recipe=recipe, num_classes=10, prepare=prepare))
+    data = source.side(kept)
+    records = list(fit_resident(model, data, recipe=recipe, num_classes=10, prepare=source.prepare))
     split = split_head(model)
     tensors = {"weight": read_head(split.head).weight, "bias": read_head(split.head).bias}
-    sides = {"train": data, "unseen": ResidentImages(images=train.images[unseen], labels=labels[unseen])}
-    sides["test"] = ResidentImages(images=test.images, labels=test_labels)
+    sides = {"train": data, "unseen": source.side(unseen), "test": source.test}
     with evaluating(model), torch.inference_mode():
         for name, side in sides.items():
-            tensors[f"{name}_features"] = features_of(split.features, side, prepare=prepare, batch_size=500).clone()
+            tensors[f"{name}_features"] = features_of(
+                split.features, side, prepare=source.prepare, batch_size=500
+            ).clone()
             tensors[f"{name}_labels"] = side.labels
     metadata = {"epochs": str(recipe.epochs), "accuracy_train": str(records[-1].accuracy_train)}
     atomic.write_tensors(path, tensors, {"made": json.dumps(metadata)})
-    return model, data, prepare
+    return model, data, source.prepare
 
 
 def read_bank(one: Set, order: int, path: Path) -> Bank:

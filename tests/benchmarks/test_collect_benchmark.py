@@ -94,11 +94,12 @@ def test_networks_trained_anew_see_the_new_images(monkeypatch) -> None:
     labels = torch.arange(200) % 10
     images = torch.zeros(200, 1, 8, 8, dtype=torch.uint8)
     images[torch.arange(200), 0, labels % 8, labels // 8] = 255
-    source = bench.Source(
+    source = bench.InMemory(
         train=ImageArray(images, labels),
         labels=labels,
         test=bench.ResidentImages(images=images, labels=labels),
-        prepare=lambda batch: batch.float() / 255,
+        centre=torch.zeros(1, 1, 1),
+        spread=torch.ones(1, 1, 1),
     )
     lacking = torch.cat([(labels == c).nonzero()[:8, 0] for c in range(9)])
     rows = {"train": lacking, "pool": (labels == 9).nonzero()[:, 0]}
@@ -110,10 +111,10 @@ def test_networks_trained_anew_see_the_new_images(monkeypatch) -> None:
 
 
 def _bank_of(source, rows) -> bench.Bank:
-    split = source.network(source.side(rows["train"]), 0)
+    split = bench.train_network(source, source.side(rows["train"]), 0)
     head = bench.read_head(split.head)
     side = source.side(rows["train"])
-    train = bench.Embeddings.from_arrays(source.features(split, side), side.labels, head=head)
+    train = bench.Embeddings.from_arrays(bench.read_by_head(source, split, side), side.labels, head=head)
     return bench.Bank(
         setting="tail", assignment=3, weak=(9,), head=head, train=train, heldout=train, pool=train, test=train
     )
