@@ -275,15 +275,9 @@ def study_hours(name: str, gpus: int) -> float:
 
 
 def diagnosis_minutes(name: str) -> str:
-    """Return the minutes of a diagnosis: measured, or a range from the measured one of ImageNet-LT.
-
-    The range goes from a cost that is linear in rows to one that is linear in rows and in classes.
-    """
-    one, known = latest().get(f"diagnosis {name}"), latest().get("diagnosis imagenet_lt")
-    if one is not None or known is None:
-        return "not measured" if one is None else f"{one['seconds'] / 60:.1f}"
-    low = known["seconds"] / 60 * SETS[name].train / SETS["imagenet_lt"].train
-    return f"{low:.0f} to {low * SETS[name].classes / SETS['imagenet_lt'].classes:.0f} (assumption)"
+    """Return the measured minutes of a diagnosis."""
+    one = latest().get(f"diagnosis {name}")
+    return "not measured" if one is None else f"{one['seconds'] / 60:.1f}"
 
 
 def embeddings_gb(name: str) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import draws
+from .blocks import joined_columns
 from .neighbors import nearest_neighbors
 from .pool import Pool, Taken
 
@@ -243,13 +244,14 @@ def nearest_centre(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     middle = centres.mean(0)
     shifted = centres - middle
     length = shifted.square().sum(1)
-    found = []
-    for part in rows.float().split(_BLOCK):
+
+    def nearest(part: Tensor) -> tuple[Tensor, Tensor]:
         block = part - middle
-        distance = torch.addmm(length[None], block, shifted.T, alpha=-2)
-        least, own = distance.min(1)
-        found.append((own, least + block.square().sum(1)))
-    return torch.cat([own for own, _ in found]), torch.cat([least for _, least in found])
+        least, own = torch.addmm(length[None], block, shifted.T, alpha=-2).min(1)
+        return own, least + block.square().sum(1)
+
+    own, distance = joined_columns(map(nearest, rows.float().split(_BLOCK)), len(rows))
+    return own, distance
 
 
 METHODS: Mapping[str, Method] = {

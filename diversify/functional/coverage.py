@@ -95,13 +95,14 @@ def class_coverage(
 
 def _nearest(rows: Tensor, reference: Tensor, groups: Tensor | None = None) -> Tensor:
     """The distance of each row to the nearest reference row; with groups, of rows and reference alike, of another group."""
-    found = [rows.new_zeros(0)]
+    found = rows.new_empty(len(rows))
     for start in range(0, len(rows), _BLOCK):
-        distance = torch.cdist(rows[start : start + _BLOCK], reference)
+        part = slice(start, start + _BLOCK)
+        distance = torch.cdist(rows[part], reference)
         if groups is not None:
-            distance.masked_fill_(groups[start : start + _BLOCK, None] == groups, torch.inf)
-        found.append(distance.amin(1))
-    return torch.cat(found)
+            distance.masked_fill_(groups[part, None] == groups, torch.inf)
+        found[part] = distance.amin(1)
+    return found
 
 
 def mann_whitney_interval(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .blocks import joined
 from .counts import class_counts, class_mean, class_moments, count_thirds
 from .neighbors import float32_is_whole
 from .stats import matched_rows
@@ -24,7 +25,8 @@ def _distance_to_own_mean(features: Tensor, labels: Tensor, means: Tensor) -> Te
     """The squared distance of each row to the mean of its class, `(N,)` float64."""
     size = max(1, _BLOCK // features.shape[1])
     blocks = zip(features.split(size), labels.split(size), strict=True)
-    return torch.cat([(block.double() - means[own].double()).square().sum(1) for block, own in blocks])
+    distances = ((block.double() - means[own].double()).square().sum(1) for block, own in blocks)
+    return joined(distances, len(features))
 
 
 def scatter(features: Tensor, labels: Tensor, num_classes: int, means: Tensor) -> Tensor:

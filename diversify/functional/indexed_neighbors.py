@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .blocks import joined
 from .counts import class_mean
 from .draws import normal, permutation
 from .neighbors import float32_is_whole, nearest_neighbors, pair_distances
@@ -135,11 +136,12 @@ class NeighborSearch:
         """The k nearest rows among those of the `probes` cells that are nearest to each query."""
         wanted = k * _MORE + 1  # one may be the query itself
         size = max(1, _BLOCK // max(len(cells.centres), queries.shape[1]))
-        nearest = torch.cat(
-            [
+        nearest = joined(
+            (
                 _squares(cells.placed(part), cells.places).topk(probes, dim=1, largest=False).indices
                 for part in queries.split(size)
-            ]
+            ),
+            len(queries),
         )
         best = queries.new_full((len(queries), wanted), torch.inf, dtype=torch.float32)
         found = torch.full((len(queries), wanted), -1, dtype=torch.int64, device=queries.device)
@@ -225,7 +227,7 @@ def _make_cells(reference: Tensor, count: int, seed: int) -> _Cells:
     start = torch.zeros(count + 1, dtype=torch.int64, device=reference.device)
     cells = _Cells(middle, directions, places, centres + middle, start, start, start, reach)
     size = max(1, _BLOCK // max(count, reference.shape[1]))
-    cell = torch.cat([_nearest_place(cells.placed(part), places) for part in reference.split(size)])
+    cell = joined((_nearest_place(cells.placed(part), places) for part in reference.split(size)), len(reference))
     start[1:] = torch.bincount(cell, minlength=count).cumsum(0)
     return cells._replace(cell=cell, order=cell.argsort(stable=True))
 
@@ -241,4 +243,5 @@ def _directions(centred: Tensor, seed: int) -> Tensor:
 
 
 def _nearest_place(rows: Tensor, places: Tensor) -> Tensor:
-    return torch.cat([_squares(part, places).argmin(1) for part in rows.split(max(1, _BLOCK // len(places)))])
+    blocks = rows.split(max(1, _BLOCK // len(places)))
+    return joined((_squares(part, places).argmin(1) for part in blocks), len(rows))

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..errors import must
+from .blocks import joined
 from .counts import class_counts
 from .draws import integers
 
@@ -128,7 +129,7 @@ def top_k_magnitude(features: Tensor, weight: Tensor | None, labels: Tensor, ind
     """
     size = max(1, _BLOCK // max(indices.shape[1], 1))
     parts = zip(features.split(size), labels.split(size), strict=True)
-    return torch.cat([_block_magnitude(rows, weight, own, indices) for rows, own in parts])
+    return joined((_block_magnitude(rows, weight, own, indices) for rows, own in parts), len(features))
 
 
 def _block_magnitude(features: Tensor, weight: Tensor | None, labels: Tensor, indices: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .blocks import joined, joined_columns
 from .counts import class_counts
 
 _BLOCK = 1 << 20  # logits at a time, so that memory-mapped ones stay on the disk
@@ -131,8 +132,8 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """
     size = max(1, _BLOCK // max(logits.shape[1], 1))
     parts = zip(logits.split(size), labels[:, None].split(size), strict=True)
-    found = [rows.gather(1, own) - rows.scatter(1, own, -torch.inf).amax(1, keepdim=True) for rows, own in parts]
-    return torch.cat(found).squeeze(1)
+    found = (rows.gather(1, own) - rows.scatter(1, own, -torch.inf).amax(1, keepdim=True) for rows, own in parts)
+    return joined(found, len(logits)).squeeze(1)
 
 
 def top_confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,8 +146,9 @@ def top_confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
         >>> [each.tolist() for each in top_confidence(torch.tensor([[0.0, 0.0, 40.0]]))]
         [[1.0], [2]]
     """
-    parts = [rows.double().softmax(1).max(1) for rows in logits.split(max(1, _BLOCK // max(logits.shape[1], 1)))]
-    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    blocks = logits.split(max(1, _BLOCK // max(logits.shape[1], 1)))
+    confidence, classes = joined_columns((rows.double().softmax(1).max(1) for rows in blocks), len(logits))
+    return confidence, classes
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import must
+from .blocks import joined
 from .counts import class_mean
 from .sparse_rows import SparseRows
 
@@ -38,11 +39,11 @@ def pair_distances(queries: Tensor, reference: Tensor, row: Tensor, column: Tens
     """
     numbers = _GATHERED if queries.device.type == "cpu" else _GATHERED_ELSEWHERE
     size = max(1, numbers // max(queries.shape[1], 1))
-    parts = [
+    parts = (
         queries.index_select(0, rows).double().sub_(reference.index_select(0, columns)).square_().sum(1)
         for rows, columns in zip(row.split(size), column.split(size), strict=True)
-    ]
-    return torch.cat(parts)
+    )
+    return joined(parts, len(row))
 
 
 def _kth_smallest(values: Tensor, k: int) -> Tensor:

@@ -34,9 +34,9 @@ RECORD_SECONDS = 5.0  # a killed run loses at most this much work
 class Table:
     """The four columns of embeddings while they fill up.
 
-    They are preallocated if the number of rows is known, and on disk if there is a folder. Then, every few seconds, the
-    arrays are flushed to disk and after them the number of finished rows, so that a run that is killed at any moment
-    can resume.
+    They are preallocated if the number of rows is known, and double their room if it is not. They are on disk if there is a
+    folder. Then, every few seconds, the arrays are flushed to disk and after them the number of finished rows, so that a run
+    that is killed at any moment can resume.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class Table:
         self.folder = folder
         self.origin = origin
         self.columns: dict[str, Tensor] = {}
-        self.blocks: list[dict[str, Tensor]] = []
         self._arrays: dict[str, atomic.Array] = {}
         self._recorded = 0
         self._recorded_at = time.monotonic()
@@ -110,17 +109,24 @@ class Table:
             self._require_classes(labels, num_classes)
         require_finite("features", block["features"], self.done)
         require_finite("logits", block["logits"], self.done)
-        if self.rows is None:
-            self.blocks.append({name: values.cpu() for name, values in block.items()})
-            self.done += count
-            return
-        if not self.columns:
-            self._create(self.rows, block["features"].shape[1], num_classes)
+        self._make_room(count, block["features"].shape[1], num_classes)
         for name, values in block.items():
             self.columns[name][self.done : self.done + count].copy_(values)
         self.done += count
         if self.done - self._recorded >= BLOCK_ROWS or time.monotonic() - self._recorded_at >= RECORD_SECONDS:
             self.record()
+
+    def _make_room(self, count: int, num_features: int, num_classes: int) -> None:
+        """Create the columns, or, if the number of rows is not known and they are full, larger ones."""
+        if not self.columns and self.rows is not None:
+            self._create(self.rows, num_features, num_classes)
+        room = len(self.columns["labels"]) if self.columns else 0
+        if self.rows is not None or self.done + count <= room:
+            return
+        full = self.columns
+        self._create(max(2 * room, self.done + count, BLOCK_ROWS), num_features, num_classes)
+        for name, values in full.items():
+            self.columns[name][: self.done].copy_(values[: self.done])
 
     def _require_classes(self, labels: Tensor, num_classes: int) -> None:
         if len(labels) and int(labels.max()) >= num_classes:
@@ -146,8 +152,6 @@ class Table:
 
     def filled(self, name: str) -> Tensor:
         """Return the finished rows of a column."""
-        if self.rows is None:
-            return torch.cat([block[name] for block in self.blocks])
         return self.columns[name][: self.done]
 
     def discard(self) -> None:
@@ -167,7 +171,9 @@ class Table:
         """
         if self.folder is None:
             columns = {name: self.filled(name) for name in COLUMNS}
-            self.columns, self.blocks = {}, []
+            if self.rows is None:  # without the room that was not needed
+                columns = {name: values.clone() for name, values in columns.items()}
+            self.columns = {}
             return columns, reading
         if not self.is_complete:
             self.record()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import must
 from ..functional import counts, draws
+from ..functional.blocks import joined_columns
 from ..functional.ceiling import stratified_folds
 from ..network.embeddings import Embeddings, require_embeddings
 from ..network.linear_head import LinearHead, read_head
@@ -353,10 +354,11 @@ def _predicted(head: LinearHead, heldout: Embeddings, weighs: bool) -> tuple[Ten
     """Return the class that the head predicts for each row, `(N,)` int32, and the logits if they count, on the CPU."""
     blocks = heldout.features.split(max(1, _BLOCK // head.num_classes))
     on = replace(head, weight=head.weight.to(blocks[0].device), bias=head.bias.to(blocks[0].device))
-    named, kept = [], []
-    for block in blocks:
+
+    def predicted(block: Tensor) -> tuple[Tensor, ...]:
         logits = on.logits(block)
-        named.append(logits.argmax(1).int().cpu())
-        if weighs:
-            kept.append(logits.cpu())
-    return torch.cat(named), torch.cat(kept) if weighs else None
+        named = logits.argmax(1).int().cpu()
+        return (named, logits.cpu()) if weighs else (named,)
+
+    found = joined_columns(map(predicted, blocks), len(heldout))
+    return found[0], found[1] if weighs else None

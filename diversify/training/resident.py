@@ -22,6 +22,7 @@ from ..augment.draw_key import DrawKey, is_whole, occurrence_of
 from ..augment.sampler import EpochSampler
 from ..errors import must
 from ..functional import allocate
+from ..functional.blocks import joined
 from ..network.extraction import autocast, compute_dtype
 from ..network.output_check import class_logits
 from ..runtime.progress import Progress
@@ -181,12 +182,14 @@ def features_of(
         >>> features_of(nn.Flatten(), data).shape
         torch.Size([4, 12])
     """
-    found = []
-    for images in split.images.split(batch_size):
+
+    def features(images: Tensor) -> Tensor:
         shown = (images if prepare is None else prepare(images)).contiguous(memory_format=torch.channels_last)
         with autocast(images.device, precision):
-            found.append(backbone(shown).float())
-    return torch.cat(found)
+            made: Tensor = backbone(shown).float()
+        return made
+
+    return joined(map(features, split.images.split(batch_size)), len(split.images))
 
 
 @contextlib.contextmanager

@@ -148,3 +148,15 @@ def test_bad_input_leaves_nothing_behind(tmp_path):
         "extract without out, then save the embeddings"
     )
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_rows_of_unknown_number_are_those_of_a_known_number(monkeypatch, size):
+    """The room doubles as the rows come; what is left of it is not kept."""
+    split, loader = split_head(make_net()), DataLoader(Images(), batch_size=size)
+    known = extract(split, loader)
+    monkeypatch.setattr(resumable, "BLOCK_ROWS", 2)
+    unknown = extract(split, (batch for batch in loader))
+    for name in ("features", "logits", "labels"):
+        assert torch.equal(getattr(unknown, name), getattr(known, name)), name
+    assert unknown.features.untyped_storage().nbytes() == known.features.untyped_storage().nbytes()
