@@ -356,8 +356,7 @@ def number_needed(features: Tensor, weight: Tensor, bias: Tensor, classes: Tenso
         >>> number_needed(torch.tensor([[4.0, 3.0, 1.0]]), weight, torch.zeros(2)).tolist()
         [2]
     """
-    counts = [count for _, count, _ in _needed_blocks(features, weight, bias, classes)]
-    return torch.cat(counts) if counts else torch.empty(0, dtype=torch.int64, device=features.device)
+    return joined((count for _, count, _ in _needed_blocks(features, weight, bias, classes)), len(features))
 
 
 def needed_frequency(features: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
