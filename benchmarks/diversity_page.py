@@ -1,4 +1,4 @@
-"""What the records of `benchmarks.diversity` show: `python -m benchmarks.diversity_page` draws the figures and fills the page.
+"""What the records of `benchmarks.diversity` show: tables and figures.
 
 Everything comes from `results/diversity_DATA.jsonl` alone, by way of `diversity_analysis.py`. The tables stand in
 `docs/results/diversity.md`; the figures are written beside it.
@@ -432,16 +432,3 @@ def _draw_ratio(figure: Any, listed: tuple[Table, ...]) -> None:
     for row in axes:
         row[0].set_ylabel("test recall")
     axes[0][-1].legend(fontsize=8, frameon=False, markerscale=3)
-
-
-def main() -> None:
-    """Draw the figures and fill the page."""
-    from benchmarks import tables as documents
-
-    for path in draw_figures():
-        print(path)
-    documents.main([DOCS / "diversity.md"])
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,6 @@
 
     python -m benchmarks.forecasts training --root DATA [--half development|confirmation]
     python -m benchmarks.forecasts head --root DATA --banks DIR [--half development|confirmation]
-    python -m benchmarks.forecasts table          # from these records, the numbers of `dv.expected_gains`
 
 *training*: a network is trained with cross entropy, without its validation set, and diagnosed on that; then it is trained anew with
 each remedy. *head*: `choose_head` repairs the head of a network and forecasts the change of each class's recall. Its networks are those
@@ -276,18 +275,13 @@ def records(path: Path | None = None) -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make what is missing and print a line for each record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("training", "head", "table"))
+    parser.add_argument("part", choices=("training", "head"))
     parser.add_argument("--root", default="data")
     parser.add_argument("--banks", type=Path)
     parser.add_argument("--half", choices=HALVES, help="only this half; both by default")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if options.part == "table":
-        from benchmarks import forecasts_fit  # which reads these records
-
-        forecasts_fit.write_table()
-        return
     if options.part == "training":
         made = training(options.root, options.half, options.out)
     else:

@@ -1,4 +1,7 @@
-"""The numbers of `dv.expected_gains`, fitted on records of suites; and its forecasts for suites that were left out of the fit."""
+"""The numbers of `dv.expected_gains`, fitted on records of suites; and its forecasts for suites that were left out of the fit.
+
+`python -m benchmarks.forecasts_fit` writes the numbers into the library.
+"""
 
 from __future__ import annotations
 
@@ -264,7 +267,7 @@ def table_text() -> str:
     tables = {kind: fitted([one for one in found if one.kind == kind]) for kind in ("prior", "images")}
     suites = {kind: sorted({one.suite for one in found if one.kind == kind}) for kind in tables}
     lines = [
-        '"""The numbers of `expected_gains`, as `python -m benchmarks.forecasts table` fits them on the records of suites."""',
+        '"""The numbers of `expected_gains`, as `python -m benchmarks.forecasts_fit` fits them on the records of suites."""',
         "",
         "from __future__ import annotations",
         "",
@@ -297,3 +300,7 @@ def table_text() -> str:
 def write_table() -> None:
     """Write the table of the library."""
     atomic.write_text(TABLE, table_text())
+
+
+if __name__ == "__main__":
+    write_table()

@@ -266,16 +266,3 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "forecasts_prior": functools.partial(training_table, "prior"),
     "forecasts_images": functools.partial(training_table, "images"),
 }
-
-
-def main() -> None:
-    """Draw the figure and fill the page."""
-    from benchmarks import tables as documents
-
-    for path in draw_figures():
-        print(path)
-    documents.main([DOCS / "forecasts.md"])
-
-
-if __name__ == "__main__":
-    main()

@@ -78,14 +78,3 @@ def tables() -> str:
 
 
 TABLES: Mapping[str, Callable[[], str]] = {"paper_text": text, "paper_rules": rules, "paper_claims": tables}
-
-
-def main() -> None:
-    """Fill the page."""
-    from benchmarks import tables as documents
-
-    documents.main([DOCS / "paper.md"])
-
-
-if __name__ == "__main__":
-    main()

@@ -322,16 +322,3 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "real_sets_measures": measures_table,
     "real_sets_forecasts": forecasts_table,
 }
-
-
-def main() -> None:
-    """Draw the figure and fill the page."""
-    from benchmarks import tables as documents
-
-    for path in draw_figures():
-        print(path)
-    documents.main([DOCS / "real_sets.md"])
-
-
-if __name__ == "__main__":
-    main()

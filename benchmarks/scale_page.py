@@ -140,16 +140,3 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "sampled_rows": sampled_table,
     "repair": repair_table,
 }
-
-
-def main() -> None:
-    """Draw the figure and fill the page."""
-    from benchmarks import tables
-
-    for path in draw_figures():
-        print(path)
-    tables.main([DOCS / "costs.md"])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Generate the tables in the documents from records: `python -m benchmarks.tables` rewrites them in place.
+"""Generate the tables and figures of the documents from records: `python -m benchmarks.tables` rewrites them in place.
 
 A table stands between `<!-- NAME -->` and `<!-- end NAME -->`. A test checks that it is what the records give. The records of a
 study, `results/study_NAME.jsonl`, give two: `study_NAME`, the table of methods, and `study_NAME_text`, the findings.
@@ -49,6 +49,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 RECENT = 3  # records that a timed figure is computed from
 ROOT = HERE.parent
+FIGURES = (diversity_page, forecasts_page, real_sets_page, scale_page)  # pages with figures
 DOCUMENTS = (ROOT / "README.md", HERE / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 
 
@@ -254,9 +255,12 @@ def filled(text: str) -> str:
     return re.sub(r"<!-- (\w+) -->.*?<!-- end \1 -->", table, text, flags=re.DOTALL)
 
 
-def main(documents: Sequence[Path] = DOCUMENTS) -> None:
-    """Rewrite the tables of every document."""
-    for document in documents:
+def main() -> None:
+    """Draw the figures, and rewrite the tables of every document."""
+    for one in FIGURES:
+        for path in one.draw_figures():
+            print(path)
+    for document in DOCUMENTS:
         atomic.write_text(document, filled(document.read_text()))
 
 

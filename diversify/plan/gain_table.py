@@ -1,4 +1,4 @@
-"""The numbers of `expected_gains`, as `python -m benchmarks.forecasts table` fits them on the records of suites."""
+"""The numbers of `expected_gains`, as `python -m benchmarks.forecasts_fit` fits them on the records of suites."""
 
 from __future__ import annotations
 
