@@ -7,7 +7,7 @@ study, `results/study_NAME.jsonl`, give two: `study_NAME`, the table of methods,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median

@@ -10,7 +10,7 @@ LEAST = 5  # values from which the spread around the line can be estimated
 
 
 def shrink_to_line(values: Tensor, variances: Tensor, predictor: Tensor) -> tuple[Tensor, Tensor]:
-    """Shrink noisy values toward a line in a predictor, the noisier the more; their mean stays as it is.
+    """Shrink noisy values toward a line in a predictor, the noisier the more.
 
     True values are taken for normal around the line. The line is fitted by least squares; the variance around it is the one
     under which the squared residuals, over their variances, have their expected sum (Paule and Mandel). If the residuals are no
@@ -46,9 +46,8 @@ def shrink_to_line(values: Tensor, variances: Tensor, predictor: Tensor) -> tupl
     residual = own - design @ (fit @ own)
     spread = _spread(residual.square(), variance, free)
     shrink = variance / (variance + spread) * (free - 2) / free
-    lost = shrink * residual
     of_line = (design @ fit).square() @ (variance + spread)
-    found[known] = own - lost + shrink * (lost.sum() / shrink.sum())
+    found[known] = own - shrink * residual
     noise[known] = (1 - shrink) * variance + shrink.square() * (of_line + 2 / (free - 2) * residual.square())
     return found, noise
 

@@ -80,10 +80,9 @@ def _of_ten(changes: list[int], rows: list[int]) -> dict[str, torch.Tensor]:
 
 def test_a_class_of_few_rows_borrows_from_the_others_and_one_of_many_does_not() -> None:
     rows = [4, *[100] * 9]
-    columns, whole = head_forecast(_of_ten([2, *[10] * 9], rows))
+    columns, _ = head_forecast(_of_ten([2, *[10] * 9], rows))
     assert float(columns["gain"][0]) < 0.35  # 2 of 4 rows, where all others gain a tenth
     assert float(columns["gain"][9]) == pytest.approx(0.1, abs=0.03)
-    assert float(columns["gain"].mean()) == pytest.approx(whole["gain"])
     several, _ = head_forecast(_of_ten([2, *[10] * 3, *[30] * 3, *[0] * 3], rows))
     apart = several["gain"][1:] - torch.tensor([0.1] * 3 + [0.3] * 3 + [0.0] * 3)
     assert float(apart.abs().max()) < 0.03
