@@ -45,8 +45,8 @@ def head_forecast(sums: Mapping[str, Tensor], *, untouched: bool = False) -> tup
     """Return the change of recall to expect of the recommended head, and that of the balanced accuracy.
 
     The best of many candidates is slightly lucky on the rows that chose it. How lucky is measured: `nested` chose anew for every
-    fold, on the other folds. What it gains less in mean recall is taken off the gains of the classes, most where few rows leave
-    most to chance. The low end of an interval is lowered as far: how lucky the choice was is not known exactly. From 5 classes
+    fold, on the other folds. What it gains less in mean recall is taken off the gains of the classes, most where most is
+    left to chance. The low end of an interval is lowered as far: how lucky the choice was is not known exactly. From 5 classes
     on, a class's gain is shrunk toward what the recall before predicts of it, as the gains of the other classes tell, the more
     the fewer rows it has. With fewer classes its interval is that of the paired difference. The form was settled on the
     development half of `benchmarks.forecasts`.
@@ -97,14 +97,13 @@ def head_forecast(sums: Mapping[str, Tensor], *, untouched: bool = False) -> tup
 
 
 def _class_gains(sums: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gain of each class, the ends of its interval, and the variance of what was measured, `(C,)` each."""
+    """The gain of each class, the ends of its interval, and its variance, `(C,)` each."""
     rows, before, after = (sums[name] for name in ("rows", "before", "after"))
     measured = (after - before) / rows
     if int((rows > 0).sum()) < LEAST:
         return measured, *stats.paired_difference_interval(before, after, sums["both"], rows), _variance(sums)
-    variance = _common_variance(sums)
-    gain, spread = shrink_to_line(measured, variance, (before + 1) / (rows + 2))
-    reach = _Z * spread.sqrt()
+    gain, variance = shrink_to_line(measured, _common_variance(sums), (before + 1) / (rows + 2))
+    reach = _Z * variance.sqrt()
     return gain, gain - reach, gain + reach, variance
 
 
