@@ -46,7 +46,8 @@ def shrink_to_line(values: Tensor, variances: Tensor, predictor: Tensor) -> tupl
     residual = own - design @ (fit @ own)
     spread = _spread(residual.square(), variance, free)
     shrink = variance / (variance + spread) * (free - 2) / free
-    of_line = (design @ fit).square() @ (variance + spread)
+    of_coefficients = (fit * (variance + spread)) @ fit.T
+    of_line = ((design @ of_coefficients) * design).sum(1)
     found[known] = own - shrink * residual
     noise[known] = (1 - shrink) * variance + shrink.square() * (of_line + 2 / (free - 2) * residual.square())
     return found, noise
