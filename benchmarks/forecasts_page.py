@@ -69,15 +69,16 @@ def _of_heads() -> list[Outcome]:
         gain, low, high = (columns[f"gain{end}"] for end in ("", "_low", "_high"))
         under, over = stats.difference_interval(gain, (low, high), real, ends)
         suite = one["data"] + (f", {one['heldout_rows']}" if one["suite"] == "tails" else ", narrow classes")
+        part = forecasts.half_of_head(one["suite"], one["order"])
         for c in (~gain.isnan()).nonzero()[:, 0].tolist():
             held = bool(under[c] <= 0 <= over[c])
             width = float(high[c] - low[c])
-            found.append(Outcome(HEADS, suite, one["half"], False, float(gain[c]), width, float(real[c]), held))
+            found.append(Outcome(HEADS, suite, part, False, float(gain[c]), width, float(real[c]), held))
         out = float(real.mean())
         half = float((torch.stack(ends) - real).square().sum(1).sqrt().max()) / len(real)
         held = whole["gain_low"] - half <= out <= whole["gain_high"] + half
         found.append(
-            Outcome(HEADS, suite, one["half"], True, whole["gain"], whole["gain_high"] - whole["gain_low"], out, held)
+            Outcome(HEADS, suite, part, True, whole["gain"], whole["gain_high"] - whole["gain_low"], out, held)
         )
     return found
 

@@ -48,6 +48,9 @@ def joined_columns(parts: Iterable[Iterable[Tensor]], rows: int) -> tuple[Tensor
             found = tuple(torch.empty((rows, *one.shape[1:]), dtype=one.dtype, device=one.device) for one in columns)
         end = start + len(columns[0])
         for whole, one in zip(found, columns, strict=True):
+            if one.dtype != whole.dtype or one.shape != whole[start:end].shape:
+                law = f"{whole.dtype} of shape {tuple(whole[start:end].shape)}"
+                raise ValueError(f"a block must give {law}, got {one.dtype} of shape {tuple(one.shape)}")
             whole[start:end] = one
         start = end
     if not found or start != rows:

@@ -1,62 +1,59 @@
-"""Parametric empirical Bayes: noisy values of many classes, each made surer by what the others say."""
+"""Parametric empirical Bayes: noisy measurements of many classes, each corrected by what the others say."""
 
 from __future__ import annotations
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
-LEAST = 5  # values from which the spread around the line can be estimated
+LEAST = 6  # vectors of two numbers from which the spread of the true ones can be estimated
+_SMALLEST = 1e-9  # variance of the true vectors along a direction
 
 
-def shrink_to_line(values: Tensor, variances: Tensor, predictor: Tensor) -> tuple[Tensor, Tensor]:
-    """Shrink noisy values toward a line in a predictor, the noisier the more.
+def shrink_to_mean(values: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Shrink noisy vectors toward their mean: the more noise a vector has, the farther.
 
-    True values are taken for normal around the line. The line is fitted by least squares; the variance around it is the one
-    under which the squared residuals, over their variances, have their expected sum (Paule and Mandel). If the residuals are no
-    larger than the noise explains, values shrink to the line.
+    The true vectors are taken for draws from one normal distribution. Its mean is that of the vectors. Its covariance is theirs
+    less the mean of their noise, without negative variances. So numbers of one vector whose noise is correlated are corrected
+    together. Because the covariance is estimated, vectors move by only `(C - q - 2) / (C - 1)` of the way.
 
     Args:
-        values: `(C,)`; NaN is left out.
-        variances: `(C,)`, of the noise of each value, above 0.
-        predictor: `(C,)`, what the values may depend on, known where they are.
+        values: `(C, q)`; vectors with NaN are left out.
+        noise: `(C, q, q)`, the covariance of the noise of each vector.
 
     Returns:
-        `(C,)` float64 each: the shrunk values, and the variances of the true values around them, which allow for the estimated
-        line and spread. Fewer than 5 values are returned as they are.
+        Both float64: the shrunk vectors `(C, q)`, and the covariances `(C, q, q)` of the true vectors around them, which allow
+        for the estimated mean and covariance. At most q + 3 vectors are returned as they are.
 
     References:
-        Morris (1983), Parametric empirical Bayes inference: theory and applications.
-        Paule and Mandel (1982), Consensus values and weighting factors.
+        Efron and Morris (1972), Empirical Bayes on vector observations: an extension of Stein's method, Biometrika 59, for
+        equal noise; the estimate of the covariance by moments allows for unequal noise.
+        Morris (1983), Parametric empirical Bayes inference: theory and applications, for the covariances around the results.
 
     Example:
-        >>> values = torch.tensor([0.1, -0.1, 0.2, -0.2, 0.1, -0.1])
-        >>> shrunk, variance = shrink_to_line(values, torch.full((6,), 0.05), torch.ones(6))
-        >>> [round(value, 2) for value in shrunk.tolist()], round(float(variance[0]), 3)
+        >>> values = torch.tensor([[0.1], [-0.1], [0.2], [-0.2], [0.1], [-0.1]])
+        >>> shrunk, covariance = shrink_to_mean(values, torch.full((6, 1, 1), 0.05))
+        >>> [round(value, 2) for value in shrunk[:, 0].tolist()], round(float(covariance[0]), 3)
         ([0.04, -0.04, 0.08, -0.08, 0.04, -0.04], 0.025)
     """
-    found, noise = values.double().clone(), variances.double().clone()
-    known = ~found.isnan()
-    own, variance = found[known], noise[known]
-    if len(own) < LEAST:
-        return found, noise
-    design = torch.stack([torch.ones_like(own), predictor.double()[known]], 1)
-    fit = torch.linalg.pinv(design)
-    free = len(own) - int(torch.linalg.matrix_rank(design))
-    residual = own - design @ (fit @ own)
-    spread = _spread(residual.square(), variance, free)
-    shrink = variance / (variance + spread) * (free - 2) / free
-    of_coefficients = (fit * (variance + spread)) @ fit.T
-    of_line = ((design @ of_coefficients) * design).sum(1)
-    found[known] = own - shrink * residual
-    noise[known] = (1 - shrink) * variance + shrink.square() * (of_line + 2 / (free - 2) * residual.square())
-    return found, noise
+    found, around = values.double().clone(), noise.double().clone()
+    known = ~found.isnan().any(1)
+    own, mine = found[known], around[known]
+    count, width = own.shape
+    left = count - width - 2
+    if left < 2:
+        return found, around
+    residual = own - own.mean(0)
+    spread = _without_negative(residual.T @ residual / (count - 1) - mine.mean(0))
+    way = mine @ torch.linalg.inv(spread + mine) * (left / (count - 1))
+    found[known] = own - (way @ residual[:, :, None])[:, :, 0]
+    of_mean = (spread + mine).mean(0) / count
+    of_spread = 2 / left * residual[:, :, None] * residual[:, None, :]
+    around[known] = mine - way @ mine + way @ (of_mean + of_spread) @ way.mT
+    return found, around
 
 
-def _spread(squares: Tensor, variance: Tensor, free: int) -> float:
-    """The variance around the line under which squared residuals over variances sum to the degrees of freedom; at least 0."""
-
-    def excess(spread: float) -> float:
-        return float((squares / (variance + spread)).sum()) - free
-
-    return brentq(excess, 0.0, float(squares.sum()) / free) if excess(0.0) > 0 else 0.0
+def _without_negative(covariance: Tensor) -> Tensor:
+    """The covariance with every variance along its axes at least `_SMALLEST`."""
+    variances, axes = torch.linalg.eigh(covariance)
+    found: Tensor = axes @ torch.diag(variances.clamp(min=_SMALLEST)) @ axes.T
+    return found

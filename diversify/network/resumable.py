@@ -110,6 +110,10 @@ class Table:
         require_finite("features", block["features"], self.done)
         require_finite("logits", block["logits"], self.done)
         self._make_room(count, block["features"].shape[1], num_classes)
+        for name in ("features", "logits"):
+            own, width = block[name].shape[1], self.columns[name].shape[1]
+            if own != width:
+                raise must("model", f"give {width} {name} for every image, as for those before", own)
         for name, values in block.items():
             self.columns[name][self.done : self.done + count].copy_(values)
         self.done += count
@@ -121,7 +125,7 @@ class Table:
         if not self.columns and self.rows is not None:
             self._create(self.rows, num_features, num_classes)
         room = len(self.columns["labels"]) if self.columns else 0
-        if self.rows is not None or self.done + count <= room:
+        if self.columns and (self.rows is not None or self.done + count <= room):
             return
         full = self.columns
         self._create(max(2 * room, self.done + count, BLOCK_ROWS), num_features, num_classes)
@@ -170,11 +174,11 @@ class Table:
             reading: How the loader gave the rows now; a finished folder keeps how it gave them then.
         """
         if self.folder is None:
-            columns = {name: self.filled(name) for name in COLUMNS}
-            if self.rows is None:  # without the room that was not needed
-                columns = {name: values.clone() for name, values in columns.items()}
-            self.columns = {}
-            return columns, reading
+            found, self._arrays = {}, {}
+            for name in COLUMNS:
+                column = self.columns.pop(name)[: self.done]
+                found[name] = column.clone() if self.rows is None else column  # without the room that was not needed
+            return found, reading
         if not self.is_complete:
             self.record()
             features, logits = self.columns["features"], self.columns["logits"]

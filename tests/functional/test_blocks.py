@@ -34,10 +34,16 @@ def test_blocks_give_what_the_whole_gives(rows: int, size: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_rows_that_do_not_add_up_are_an_error(rows: int) -> None:
-    with pytest.raises((ValueError, RuntimeError)):
+    with pytest.raises(ValueError, match="must give|have 3 rows"):
         joined(torch.zeros(3).split(2), rows)
     with pytest.raises(ValueError, match="0 rows"):
         joined([], rows)
+
+
+@pytest.mark.parametrize("other", [torch.ones(2, 1), torch.ones(2, 3, dtype=torch.float64), torch.ones(2)])
+def test_blocks_that_differ_are_an_error_and_not_repeated_or_rounded(other: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="a block must give torch.float32 of shape"):
+        joined([torch.zeros(2, 3), other], 4)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at the memory as Linux counts it")

@@ -160,3 +160,28 @@ def test_rows_of_unknown_number_are_those_of_a_known_number(monkeypatch, size):
     for name in ("features", "logits", "labels"):
         assert torch.equal(getattr(unknown, name), getattr(known, name)), name
     assert unknown.features.untyped_storage().nbytes() == known.features.untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+@pytest.mark.parametrize("name", ["features", "logits"])
+def test_a_batch_of_another_width_is_refused_and_not_repeated(rows, name):
+    table = resumable.Table(rows, None, {})
+
+    def block(**widths):
+        sizes = {"features": 3, "logits": 2} | widths
+        values = {each: torch.ones(2, width) for each, width in sizes.items()}
+        return values | {"labels": torch.zeros(2, dtype=torch.int64), "indices": torch.arange(2)}
+
+    table.add(block())
+    width = 3 if name == "features" else 2
+    with pytest.raises(InputError, match=f"model must give {width} {name} for every image, as for those before, got 1"):
+        table.add(block(**{name: 1}))
+
+
+def test_an_empty_first_batch_of_a_stream_is_kept_as_none():
+    table = resumable.Table(None, None, {})
+    table.add(
+        {name: torch.zeros(0, 3)[:, :width] for name, width in (("features", 3), ("logits", 2))}
+        | {name: torch.zeros(0, dtype=torch.int64) for name in ("labels", "indices")}
+    )
+    assert {name: len(table.filled(name)) for name in ("features", "labels")} == {"features": 0, "labels": 0}

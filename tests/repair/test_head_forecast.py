@@ -7,6 +7,7 @@ import torch
 
 import diversify as dv
 from diversify.errors import InputError
+from diversify.functional import draws
 from diversify.repair.choice import HeadChoice
 from diversify.repair.forecast import head_forecast, hit_sums
 
@@ -85,16 +86,44 @@ def test_a_class_of_few_rows_borrows_from_the_others_and_one_of_many_does_not() 
     assert float(columns["gain"][9]) == pytest.approx(0.1, abs=0.03)
     several, _ = head_forecast(_of_ten([2, *[10] * 3, *[30] * 3, *[0] * 3], rows))
     apart = several["gain"][1:] - torch.tensor([0.1] * 3 + [0.3] * 3 + [0.0] * 3)
-    assert float(apart.abs().max()) < 0.03
+    assert float(apart.abs().max()) < 0.05
     alone = head_forecast({name: values[:4] for name, values in _of_ten([2, *[10] * 9], rows).items()})[0]
     assert float(alone["gain"][0]) == pytest.approx(0.5)  # four classes are too few to borrow from
 
 
-def test_recall_after_is_recall_before_and_the_gain() -> None:
+def test_recall_after_lies_in_its_interval_and_the_gain_leads_to_it() -> None:
     sums = _of_ten([1, 0, 2, 1, 0, 3, 1, 0, 1, 2], [6, 8, 10, 6, 8, 10, 6, 8, 10, 0])
     columns, _ = head_forecast(sums)
-    expected = (sums["before"] / sums["rows"] + columns["gain"])[:9].clamp(0, 1)
-    torch.testing.assert_close(columns["after"][:9], expected)
-    assert bool((columns["after_low"][:9] <= columns["after"][:9]).all())
-    assert bool((columns["after"][:9] <= columns["after_high"][:9]).all())
-    assert all(bool(columns[name][9].isnan()) for name in ("gain", "gain_low", "gain_high", "after"))
+    before = columns["after"] - columns["gain"]
+    assert bool(((before >= 0) & (before <= 1))[:9].all())
+    assert float((before - sums["before"] / sums["rows"])[:9].abs().max()) < 0.1
+    for name in ("gain", "after"):
+        low, middle, high = (columns[name + end][:9] for end in ("_low", "", "_high"))
+        assert bool(((low < middle) & (middle < high)).all()), name
+    assert all(bool(value[9].isnan()) for value in columns.values())
+
+
+def _many(count: int, rows: int, kept: torch.Tensor, lost: torch.Tensor, won: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Sums of classes whose rows are right before and after, before only, or after only, with these probabilities."""
+    draw = draws.uniform("many classes", torch.arange(count)[:, None], torch.arange(rows))
+    before = (draw < (kept + lost)[:, None]).double()
+    after = (
+        (draw < kept[:, None]) | ((draw >= (kept + lost)[:, None]) & (draw < (kept + lost + won)[:, None]))
+    ).double()
+    labels = torch.arange(count).repeat_interleave(rows)
+    return hit_sums(before.flatten(), after.flatten(), after.flatten(), labels, count)
+
+
+@pytest.mark.parametrize("rows", [3, 10, 50])
+@pytest.mark.parametrize("falls", [True, False])
+def test_intervals_hold_with_very_many_classes(rows: int, falls: bool) -> None:
+    """Chance in the recall before and in the gain is opposed: whoever predicts the one from the other is misled, and surely so."""
+    rising, count = torch.linspace(0, 1, 1000), 1000
+    kept = 0.1 + 0.6 * rising if falls else torch.full((count,), 0.4)
+    lost = torch.full((count,), 0.05 if falls else 0.1)
+    won = 0.05 + 0.25 * (1 - rising) if falls else torch.full((count,), 0.1)
+    columns, _ = head_forecast(_many(count, rows, kept, lost, won))
+    true = won - lost
+    held = (columns["gain_low"] <= true) & (true <= columns["gain_high"])
+    assert float(held.double().mean()) >= 0.92
+    assert float((columns["gain_high"] - columns["gain_low"]).mean()) < {3: 0.3, 10: 0.25, 50: 0.13}[rows]
