@@ -9,8 +9,8 @@ of `benchmarks.unseen_rows`, with other classes in the tail, and of `benchmarks.
 for each network, tells what came out. The first half of the tail orders and assignments is for development, the other for
 confirmation of training. `SMALL` has suites of few images, so that networks overfit. Their tail orders 0 to 5 were read once, with forecasts that
 promised too much for plans with images; since then they are for development, whatever their records say, and 6 to 11 are for
-confirmation. The forecast of repaired heads was settled on all networks that were there: `FRESH` tail orders, made afterwards, are for
-its confirmation. The same command goes on where it was stopped.
+confirmation. The forecast of repaired heads was settled on all networks that were there: `FRESH` ones, made afterwards, are for its
+confirmation. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from diversify.study.task import load_task
 
 RESULTS = Path(__file__).parent / "results" / "forecasts.jsonl"
 TAILS = 4  # tail orders of each training suite; the first half is for development
-FRESH = range(14, 20)  # tail orders of `benchmarks.objective` for the confirmation of repaired heads
-ASSIGNMENTS = 4  # of narrow classes
+ASSIGNMENTS = 6  # of narrow classes
+FRESH = {"tails": range(14, 20), "diversity": range(4, ASSIGNMENTS)}  # for the confirmation of repaired heads
 NARROW_DATA = ("digits", "fashion-mnist", "cifar10")
 HELDOUT = ("in proportion", "10", "30")  # images of each class
 SIDES = ("train", "unseen", "test")
@@ -110,7 +110,7 @@ def half_of(order: int, orders: int = TAILS) -> str:
 
 def half_of_head(suite: str, order: int) -> str:
     """Return which half a repaired head belongs to, whatever its record says."""
-    return HALVES[int(suite == "tails" and order in FRESH)]
+    return HALVES[int(order in FRESH[suite])]
 
 
 def half_in(suite: str, order: int) -> str:
@@ -184,7 +184,7 @@ def diversity_banks(banks: Path, root: str, half: str | None) -> Iterator[tuple[
 
 def tail_banks(banks: Path, root: str, half: str | None) -> Iterator[tuple[str, str, int, Bank]]:
     """Yield the networks of `benchmarks.unseen_rows`."""
-    for order, one in itertools.product((*range(unseen_rows.SETS[0].orders), *FRESH), unseen_rows.SETS):
+    for order, one in itertools.product((*range(unseen_rows.SETS[0].orders), *FRESH["tails"]), unseen_rows.SETS):
         if half in (None, half_of_head("tails", order)):
             path = banks / unseen_rows.bank_name(one, order)
             if not path.exists():
