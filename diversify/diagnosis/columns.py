@@ -21,7 +21,9 @@ DRAWS = 50  # draws of equally many rows of every class
 NEIGHBOR_VARIANCE = 2.25  # variance of a share of safe rows relative to independent rows: rows share neighbours
 ENEMY_NEIGHBORS = 10
 FOLDS = 5  # of the refitted head; undefined for a class with fewer rows
-NC4_ROWS = 20_000  # of each side at most: their share is known to 0.4 points, and each row is compared with every class
+NC4_ROWS = (
+    20_000  # of each side at most: the standard error of their share is 0.35 points; each is compared with every class
+)
 
 
 def put_recognition(table: ClassTable, train: Side, heldout: Side) -> None:

@@ -97,9 +97,11 @@ class HeadChoice:
         fits_heldout: Whether each candidate's heads are fitted on held-out rows, which then cannot judge them any more.
         notes: What was left out of the comparison, and why, and what groups mean for it; one sentence each.
         forecast: What the recommended head is expected to change on new images, per class, `(C,)` each: the `gain` in recall and the
-            recall `after`, with `_low` and `_high`, the ends of 95% intervals. Less than `recall` says where the choice among
-            many was lucky. Empty in a choice read from an older file.
-        forecast_overall: The same for the balanced accuracy: `gain`, `gain_low` and `gain_high`.
+            recall `after`, with `_low` and `_high`, the ends of 95% intervals. They differ from the measured `recall` where the
+            choice among many was lucky, and, with 6 classes or more, where a class has few rows. Empty in a choice read from an
+            older file.
+        forecast_overall: The same for the balanced accuracy: `gain`, `gain_low` and `gain_high`; the measured gain less the luck,
+            and so not the mean of the classes' gains.
         heads: The head of each candidate's final option; empty in a choice read from a file.
 
     Example:

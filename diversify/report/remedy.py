@@ -121,10 +121,10 @@ def _definitions(choice: HeadChoice) -> tuple[Definition, ...]:
                 Definition(
                     title="expected of new images",
                     text="The change in recall on new images. The best of many candidates is slightly lucky on the held-out images. How"
-                    " lucky is measured on folds that took no part in the choice and taken off the classes, most where few images"
-                    " leave most to chance; the low end of the 95% interval is lowered as far. From five classes on, a class with few"
-                    " held-out images borrows from the others: its change is pulled toward what the recall before predicts.",
-                    source="Morris 1983; with fewer than five classes Newcombe 1998",
+                    " lucky is measured on folds that took no part in the choice and taken off the classes, most where most is left to"
+                    " chance; the low end of the 95% interval is lowered as far. With 6 classes or more, a class with few held-out"
+                    " images borrows from the others: its recall and its change are pulled toward their means over the classes.",
+                    source="Efron and Morris 1972; with fewer than 6 classes Newcombe 1998",
                     anchor="measure-expected",
                 ),
             )
