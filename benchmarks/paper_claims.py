@@ -1,6 +1,6 @@
 """The verdicts on the paper's claims from the records of `benchmarks.paper`, as tables.
 
-`python -m benchmarks.paper_claims` fills the page `docs/results/paper.md` from `results/paper_DATA.jsonl`. The claims, their measures
+They stand in `docs/results/paper.md` and come from `results/paper_DATA.jsonl`. The claims, their measures
 and the rules by which they are judged stand in `diversify/study/experiments/paper_claims.py`.
 """
 
@@ -22,8 +22,6 @@ from diversify.study.experiments.paper_claims import rare as rare
 from diversify.study.experiments.paper_claims import rules as rules
 from diversify.study.experiments.paper_claims import table as table
 from diversify.study.experiments.paper_claims import verdicts as verdicts
-
-DOCS = Path(__file__).parents[1] / "docs" / "results"
 
 
 def experiments(folder: Path = paper.RESULTS) -> Iterator[list[Record]]:

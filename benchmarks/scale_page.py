@@ -1,7 +1,4 @@
-"""What the records of `benchmarks.scale` show: tables and the figure of `docs/results/costs.md`.
-
-python -m benchmarks.scale_page    # draws the figure and fills the page
-"""
+"""What the records of `benchmarks.scale` show: tables and the figure of `docs/results/costs.md`."""
 
 from __future__ import annotations
 
