@@ -6,11 +6,11 @@
 *training*: a network is trained with cross entropy, without its validation set, and diagnosed on that; then it is trained anew with
 each remedy. *head*: `choose_head` repairs the head of a network and forecasts the change of each class's recall. Its networks are those
 of `benchmarks.unseen_rows`, with other classes in the tail, and of `benchmarks.diversity`, with narrow classes. The test set, read once
-for each network, tells what came out. The first half of the tail orders and assignments is for development, the other for
-confirmation of training. `SMALL` has suites of few images, so that networks overfit. Their tail orders 0 to 5 were read once, with forecasts that
-promised too much for plans with images; since then they are for development, whatever their records say, and 6 to 11 are for
-confirmation. The forecast of repaired heads was settled on all networks that were there: `FRESH` ones, made afterwards, are for its
-confirmation. The same command goes on where it was stopped.
+for each network, tells what came out. Of training, the first half of the tail orders is for development, the other for confirmation.
+`SMALL` has suites of few images, so that networks overfit. Their tail orders 0 to 5 were read once, with forecasts that promised too
+much for plans with images; since then they are for development, whatever their records say, and 6 to 11 are for confirmation. The
+forecast of repaired heads was settled on all networks that were there; the `FRESH` ones, made afterwards, are for its confirmation.
+The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def load_bank(path: Path, data: str, order: int) -> Bank:
     tensors, _ = atomic.read_tensors(path, "features of a network")
     head = LinearHead(weight=tensors["weight"], bias=tensors["bias"])
     sides = {name: real_sets.embedded(tensors[f"{name}_features"], tensors[f"{name}_labels"], head) for name in SIDES}
-    return Bank(data=data, tail_order=order, half=half_of(order), head=head, **sides)
+    return Bank(data=data, tail_order=order, half=half_of_head("diversity", order), head=head, **sides)
 
 
 def as_in_use(bank: Bank) -> Embeddings:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import collect, unseen_rows
+from benchmarks.in_memory import InMemory
 from diversify.files import atomic
 from diversify.functional import counts, draws
 from diversify.functional.ceiling import balanced_head, head_scores
@@ -92,7 +93,7 @@ def bank_of(setting: str, order: int, banks: Path, *, root: Path) -> Bank:
     path = banks / f"learning-curve-{setting}-{order}.safetensors"
     if setting == NARROW:
         if not path.exists():
-            collect.make_bank(setting, order, path, collect.Source.read(root))
+            collect.make_bank(setting, order, path, InMemory.read(collect.DATA, root))
         found = collect.read_bank(setting, order, path)
         sides, weak = (found.train, found.heldout, found.test), found.weak[:WEAK]
     else:

@@ -22,7 +22,7 @@ NEIGHBOR_VARIANCE = 2.25  # variance of a share of safe rows relative to indepen
 ENEMY_NEIGHBORS = 10
 FOLDS = 5  # of the refitted head; undefined for a class with fewer rows
 NC4_ROWS = (
-    20_000  # of each side at most: the standard error of their share is 0.35 points; each is compared with every class
+    20_000  # of each side at most, as each is compared with every class; the share has a standard error of 0.35 points
 )
 
 

@@ -74,8 +74,8 @@ def head_forecast(sums: Mapping[str, Tensor], *, untouched: bool = False) -> tup
         ([0.0, 0.4], 0.2)
     """
     rows, before, after = (sums[name] for name in ("rows", "before", "after"))
-    low, high = stats.wilson_interval(after, rows)
     if untouched:
+        low, high = stats.wilson_interval(after, rows)
         nothing = torch.where(rows > 0, 0.0, torch.nan).double()
         ends = {"gain_low": nothing, "gain_high": nothing, "after_low": low, "after_high": high}
         return {"gain": nothing, "after": after / rows, **ends}, {"gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
@@ -128,9 +128,7 @@ def _borrowed(sums: Mapping[str, Tensor], lucky: float) -> dict[str, Tensor]:
 def _noise(sums: Mapping[str, Tensor]) -> Tensor:
     """The covariance of the noise in each class's recall before and gain, `(C, 2, 2)`."""
     rows, before, after, both = (sums[name] for name in ("rows", "before", "after", "both"))
-    cells = torch.stack(
-        [both, before - both, after - both, rows - before - after + both], 1
-    )  # right or wrong, before and after
+    cells = torch.stack([both, before - both, after - both, rows - before - after + both], 1)
     common = (cells.sum(0) + 0.25) / (rows.sum() + 1)
     kept, lost, won, _ = ((cells + _COMMON * common) / (rows + _COMMON)[:, None]).T
     recall, gain = kept + lost, won - lost

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import learning_curve as bench
+from diversify.errors import InputError
 from diversify.files import atomic
 from diversify.network.synthetic import make_embeddings
 
@@ -70,3 +71,13 @@ def test_every_forecast_stands_beside_what_came_out(
     assert f"contain {covered:.1f}% of what came out ({len(made)} forecasts" in bench.text()
     assert bench.setting_table().splitlines()[2].startswith("| CIFAR-10, long tail | 1 | 5 |")
     assert bench.table(bench.HALVES[0]) == "No records yet."
+
+
+def test_a_network_that_is_not_there_is_made_from_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = []
+    monkeypatch.setattr(bench.InMemory, "read", lambda *source: source)
+    monkeypatch.setattr(bench.collect, "make_bank", lambda *arguments: made.append(arguments))
+    with pytest.raises(InputError, match="learning-curve-narrow-0"):  # nothing was written in its place
+        bench.bank_of(bench.NARROW, 0, tmp_path, root=tmp_path / "data")
+    path = tmp_path / f"learning-curve-{bench.NARROW}-0.safetensors"
+    assert made == [(bench.NARROW, 0, path, ("fashion-mnist", tmp_path / "data"))]
